@@ -1,0 +1,5 @@
+"""`python -m fanout` is the command line."""
+
+from fanout.cli import main
+
+main()

@@ -1,0 +1,99 @@
+"""The command line: one module a command, imported when the command is run.
+
+Exit codes: 0 all sent, 1 error, 2 usage, 3 no endpoints, 4 some pods refused or silent.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+import fanout
+from fanout.errors import FanoutError, InvalidInput, NoEndpoints
+
+EXIT_OK = 0
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_NO_ENDPOINTS = 3
+EXIT_INCOMPLETE = 4
+
+_COMMANDS = {
+    "send": "Send a message to every pod of a headless Service.",
+    "resolve": "Show the pods of a headless Service, and how DNS named them.",
+    "receive": "Receive datagrams and log each one: the receiver that runs in the pods.",
+    "healthcheck": "Ask a receiver on this host whether it is ready: an exec probe.",
+    "local": "Run a headless Service with receivers on this machine.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module only when that command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"fanout.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(fanout.__version__, prog_name="fanout", message="%(prog)s %(version)s")
+def cli() -> None:
+    """UDP broadcast for clusters: a copy of each datagram to every pod of a headless Service.
+
+    Every option can also be given as an environment variable, FANOUT_ and its name: FANOUT_PORT=12000.
+
+    Exit codes: 0 all sent, 1 error, 2 usage, 3 no endpoints, 4 some pods refused or silent.
+    """
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the documented exit code of an error."""
+    if isinstance(error, (click.UsageError, InvalidInput)):
+        return EXIT_USAGE
+    return EXIT_NO_ENDPOINTS if isinstance(error, NoEndpoints) else EXIT_ERROR
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: each error is one sentence on standard error, never a traceback."""
+    try:
+        code = cli.main(arguments, prog_name="fanout", standalone_mode=False)
+    except click.exceptions.Exit as request:
+        code = request.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_ERROR
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else "fanout"
+        complain(f"{' '.join(error.format_message().split())} (see {command} --help)")
+        code = EXIT_USAGE
+    except (FanoutError, click.ClickException) as error:
+        complain(str(error))
+        code = exit_code(error)
+    except OSError as error:
+        complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        code = EXIT_ERROR
+    except Exception as error:
+        if os.environ.get("FANOUT_DEBUG"):
+            raise
+        complain(f"internal error, please report it: {type(error).__name__}: {error} (FANOUT_DEBUG=1 shows where)")
+        code = EXIT_ERROR
+    sys.exit(code if isinstance(code, int) else EXIT_OK)
+
+
+def complain(sentence: str) -> None:
+    """Say what went wrong on standard error, on one line."""
+    click.echo(f"{click.style('fanout:', fg='red', bold=True)} {sentence}", err=True)

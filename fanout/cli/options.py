@@ -1,0 +1,18 @@
+"""Options that several commands share, and the rule that each has its environment variable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def option(*declarations: str, **settings: Any) -> Callable[[Command], Command]:
+    """Return `click.option` with the environment variable FANOUT_<LONG NAME>, shown in the help."""
+    long_name = next(name for name in declarations if name.startswith("--")).partition("/")[0]
+    settings.setdefault("envvar", "FANOUT_" + long_name.removeprefix("--").replace("-", "_").upper())
+    settings.setdefault("show_envvar", True)
+    return click.option(*declarations, **settings)

@@ -1,0 +1,1 @@
+"""Which pods a Service has: what DNS answered, and what is believed of it."""

@@ -1,0 +1,47 @@
+"""What can go wrong, as one tree.
+
+::
+
+    FanoutError
+    ├── InvalidInput (also ValueError)   the call itself is wrong; nothing was sent
+    │   ├── InvalidService               a name, port or literal that cannot be one
+    │   └── MessageTooLarge              more than a UDP datagram holds
+    ├── NoEndpoints                      DNS says: no such Service, or no ready pod
+    ├── ResolverUnavailable              DNS says nothing usable, and no earlier answer is known
+    ├── SocketUnavailable                the system refused a socket, a port or an address
+    └── Closed                           used after close()
+
+A failure of one pod is never raised: it is an outcome in the `Report`.
+"""
+
+
+class FanoutError(Exception):
+    """Root of all errors that fanout raises; its text is one sentence for the operator."""
+
+
+class InvalidInput(FanoutError, ValueError):
+    """The call itself is wrong; nothing was sent."""
+
+
+class InvalidService(InvalidInput):
+    """A Service name, a port or a literal list of endpoints that cannot be one."""
+
+
+class MessageTooLarge(InvalidInput):
+    """The payload is larger than one UDP datagram can carry; no pod got a copy."""
+
+
+class NoEndpoints(FanoutError):
+    """DNS answers, and names no ready pod."""
+
+
+class ResolverUnavailable(FanoutError):
+    """DNS gives no usable answer, and no earlier one is known."""
+
+
+class SocketUnavailable(FanoutError):
+    """The system refused a socket, a port or an address."""
+
+
+class Closed(FanoutError):
+    """Used after close()."""
