@@ -1,3 +1,78 @@
-"""UDP broadcast for clusters: unicast each datagram to every pod of a headless Service."""
+"""UDP broadcast for clusters: unicast each datagram to every pod of a headless Service.
+
+::
+
+    with fanout.Sender("headless-udp", port=12000) as sender:
+        report = sender.send(b"reload")
+
+    async with fanout.AsyncReceiver(port=12000) as receiver:
+        async for message in receiver:
+            print(message.source, message.payload)
+
+Names are imported when first used, so that `import fanout` costs next to nothing. The library logs to the
+standard logger `fanout`.
+"""
+
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fanout.errors import (
+        Closed,
+        FanoutError,
+        InvalidInput,
+        InvalidService,
+        MessageTooLarge,
+        NoEndpoints,
+        ResolverUnavailable,
+        SocketUnavailable,
+    )
+    from fanout.model import DropReason, Endpoint, Family, Message, Outcome, Report, Service, Status
+    from fanout.receiver import AsyncReceiver, Receiver, ReceiverStats
+    from fanout.sender import AsyncSender, Sender, SenderStats
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AsyncReceiver",
+    "AsyncSender",
+    "Closed",
+    "DropReason",
+    "Endpoint",
+    "Family",
+    "FanoutError",
+    "InvalidInput",
+    "InvalidService",
+    "Message",
+    "MessageTooLarge",
+    "NoEndpoints",
+    "Outcome",
+    "Receiver",
+    "ReceiverStats",
+    "Report",
+    "ResolverUnavailable",
+    "Sender",
+    "SenderStats",
+    "Service",
+    "SocketUnavailable",
+    "Status",
+]
+
+_ROOMS = ("fanout.errors", "fanout.model", "fanout.sender", "fanout.receiver")
+
+logging.getLogger("fanout").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        for room in _ROOMS:
+            module = import_module(room)
+            if hasattr(module, name):
+                globals()[name] = value = getattr(module, name)
+                return value
+    raise AttributeError(f"module 'fanout' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

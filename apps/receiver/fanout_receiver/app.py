@@ -1,0 +1,168 @@
+"""The receiver's life: listen, log, be ready, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from fanout.limiter import LineLimiter
+from fanout.metrics import ReceiverCollector
+from fanout.model import Message
+from fanout.net.inbox import RECEIVE_BUFFER
+from fanout.receiver import AsyncReceiver
+from fanout_receiver import logs
+from fanout_receiver.admin import AdminServer
+
+_HEARTBEAT = 1.0
+_HEARTBEAT_OVERDUE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to receive and log; seconds, bytes, lines a second."""
+
+    host: str | None = None
+    port: int = 12000
+    admin_port: int = 8080
+    """0 for none."""
+    receive_buffer: int = RECEIVE_BUFFER
+    log_level: str = "info"
+    log_format: str = "auto"
+    log_file: str | None = None
+    log_rate: float = 200.0
+    """Lines a second for messages; 0 for all."""
+    log_payload: int = 65_507
+    """Bytes of each payload to log."""
+    drain: float = 5.0
+    """Seconds to go on receiving after SIGTERM: as long as senders may still have this pod's address."""
+
+
+def run(settings: Settings) -> None:
+    """Receive and log until SIGTERM or SIGINT; raise `FanoutError` where it cannot start."""
+    stream = logs.LogStream(settings.log_file)
+    stream.check()
+    asyncio.run(_App(settings, stream).run())
+
+
+class _App(Collector):
+    def __init__(self, settings: Settings, stream: logs.LogStream) -> None:
+        self._settings = settings
+        self._stream = stream
+        self._log = logs.configure(stream, settings.log_format, settings.log_level)
+        self._receiver = AsyncReceiver(settings.port, host=settings.host, receive_buffer=settings.receive_buffer)
+        self._limiter = LineLimiter(settings.log_rate)
+        self._suppressed = 0
+        self._reported_drops = 0
+        self._is_ready = False
+        self._beat = time.monotonic()
+        self._terminate = asyncio.Event()
+
+    async def run(self) -> None:
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        async with self._receiver as receiver:
+            admin = self._open_admin()
+            try:
+                self._is_ready = True
+                self._log.info(
+                    logs.RECEIVER_STARTED,
+                    address=str(receiver.address),
+                    admin=None if admin is None else str(admin.address),
+                    receive_buffer=receiver.stats.receive_buffer,
+                )
+                background = [
+                    asyncio.create_task(self._keep_house()),
+                    asyncio.create_task(self._drain_when_told(settings.drain)),
+                ]
+                await receiver.serve(self._handle)
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, return_exceptions=True)
+            finally:
+                if admin is not None:
+                    admin.close()
+            self._tidy()
+            stats = receiver.stats
+            self._log.info(
+                logs.RECEIVER_STOPPED,
+                datagrams=stats.datagrams,
+                bytes=stats.bytes,
+                kernel_drops=stats.kernel_drops,
+                handler_errors=stats.handler_errors,
+                suppressed_lines=self._suppressed,
+                lost_lines=self._stream.lost_lines,
+            )
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the app's own metrics."""
+        yield CounterMetricFamily(
+            "fanout_receiver_log_lines_suppressed",
+            "Message lines left out by the rate limit.",
+            self._suppressed,
+        )
+        yield CounterMetricFamily(
+            "fanout_receiver_log_lines_lost", "Lines that could not be written.", self._stream.lost_lines
+        )
+
+    def _open_admin(self) -> AdminServer | None:
+        if self._settings.admin_port == 0:
+            return None
+        registry = CollectorRegistry()
+        registry.register(ReceiverCollector(lambda: self._receiver.stats))
+        registry.register(self)
+        return AdminServer(
+            self._settings.host,
+            self._settings.admin_port,
+            registry,
+            alive=self._why_dead,
+            ready=self._why_unready,
+        )
+
+    def _handle(self, message: Message) -> None:
+        if self._limiter.allow(time.monotonic()):
+            self._log.info(logs.MESSAGE_RECEIVED, **logs.message_fields(message, self._settings.log_payload))
+
+    def _why_dead(self) -> str | None:
+        silence = time.monotonic() - self._beat
+        return f"the event loop has been stuck for {silence:.0f} s" if silence > _HEARTBEAT_OVERDUE else None
+
+    def _why_unready(self) -> str | None:
+        return None if self._is_ready else "draining"
+
+    def _on_signal(self) -> None:
+        if self._terminate.is_set():
+            self._receiver.stop()  # told twice: do not wait for the drain
+        self._terminate.set()
+
+    async def _drain_when_told(self, seconds: float) -> None:
+        await self._terminate.wait()
+        self._is_ready = False
+        self._log.info(logs.RECEIVER_DRAINING, seconds=seconds)
+        await asyncio.sleep(seconds)
+        self._receiver.stop()
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(_HEARTBEAT)
+            self._beat = time.monotonic()
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Log how many lines were left out, and how many datagrams the kernel dropped, since the last time."""
+        suppressed = self._limiter.take_suppressed()
+        if suppressed:
+            self._suppressed += suppressed
+            self._log.warning(logs.MESSAGES_SUPPRESSED, count=suppressed)
+        drops = self._receiver.stats.kernel_drops
+        if drops > self._reported_drops:
+            self._log.warning(logs.KERNEL_DROPPED, count=drops - self._reported_drops)
+            self._reported_drops = drops

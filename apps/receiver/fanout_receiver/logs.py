@@ -1,0 +1,172 @@
+"""Structured logs: one line an event, whatever strangers send.
+
+The event's name is a constant; payloads and addresses are values. JSON escapes line breaks and control
+characters, the console renderer prints values as Python literals: neither can break a line or reach the terminal.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+import structlog
+
+from fanout.errors import FanoutError
+from fanout.model import Message
+
+RECEIVER_STARTED = "receiver_started"
+MESSAGE_RECEIVED = "message_received"
+MESSAGES_SUPPRESSED = "messages_suppressed"
+KERNEL_DROPPED = "kernel_dropped"
+RECEIVER_DRAINING = "receiver_draining"
+RECEIVER_STOPPED = "receiver_stopped"
+
+_DOWNWARD_API = {"pod": "POD_NAME", "namespace": "POD_NAMESPACE", "pod_ip": "POD_IP", "node": "NODE_NAME"}
+
+
+class LogStream:
+    """Where log lines go. A line that cannot be written is counted, and said once on standard error."""
+
+    def __init__(self, path: str | None) -> None:
+        self.lost_lines = 0
+        self._path = path
+        try:
+            self._file: TextIO = sys.stdout if path is None else open(path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the app
+        except OSError as error:
+            raise FanoutError(f"cannot write the log to {path}: {error.strerror}") from None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person is looking."""
+        return self._file.isatty()
+
+    def write_line(self, line: str) -> None:
+        """Write one line; raise OSError where that fails."""
+        self._file.write(line + "\n")
+        self._file.flush()
+
+    def write(self, line: str) -> None:
+        """Write one line, or count it as lost: datagrams are taken all the same."""
+        try:
+            self.write_line(line)
+        except (OSError, ValueError) as error:
+            self.lost_lines += 1
+            if self.lost_lines == 1:
+                self._complain(f"log lines are lost from now on: {self._what(error)}")
+
+    def check(self) -> None:
+        """Raise `FanoutError` where nothing can be written: better at the start than for ever after."""
+        try:
+            self._file.write("")
+            self._file.flush()
+        except (OSError, ValueError) as error:
+            raise FanoutError(self._what(error)) from None
+
+    def _what(self, error: Exception) -> str:
+        return f"cannot write the log to {self._path or 'standard output'}: {getattr(error, 'strerror', error)}"
+
+    @staticmethod
+    def _complain(sentence: str) -> None:
+        with contextlib.suppress(OSError):  # standard error is gone as well: the metric tells
+            print(f"fanout: {sentence}", file=sys.stderr, flush=True)
+
+
+def identity() -> dict[str, str]:
+    """Return who this pod is, from the downward API; the host's name outside of Kubernetes."""
+    known = {key: os.environ[variable] for key, variable in _DOWNWARD_API.items() if os.environ.get(variable)}
+    return {"pod": socket.gethostname(), **known}
+
+
+def configure(stream: LogStream, log_format: str, level: str) -> structlog.typing.FilteringBoundLogger:
+    """Configure structlog and the library's records alike; return the app's logger.
+
+    `log_format` is `json`, `console`, or `auto`: console where a person is looking.
+    """
+    shared: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _lead,
+    ]
+    renderer: structlog.typing.Processor
+    if log_format == "console" or (log_format == "auto" and stream.is_terminal):
+        colors = stream.is_terminal and "NO_COLOR" not in os.environ
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=colors, repr_native_str=True, exception_formatter=structlog.dev.plain_traceback
+        )
+        tail: list[structlog.typing.Processor] = [renderer]
+    else:
+        tail = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    minimum = getattr(logging, level.upper())
+    structlog.configure(
+        processors=[*shared, *tail],
+        wrapper_class=structlog.make_filtering_bound_logger(minimum),
+        logger_factory=lambda *_: _LineLogger(stream),
+        cache_logger_on_first_use=True,
+    )
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(**identity())
+    library = logging.getLogger("fanout")
+    library.setLevel(minimum)
+    library.handlers = [_LibraryRecords(logger)]
+    return logger
+
+
+def payload_field(payload: bytes, limit: int) -> dict[str, Any]:
+    """Return the payload as a value of a log line: text where it is UTF-8, base64 where it is not.
+
+    Of a payload over `limit` bytes only the beginning is shown, which `payload_cut` says.
+    """
+    shown = payload[:limit]
+    cut = {"payload_cut": True} if len(shown) < len(payload) else {}
+    try:
+        return {"payload": shown.decode("utf-8"), **cut}
+    except UnicodeDecodeError as error:
+        if cut and error.start >= len(shown) - 3 and error.reason == "unexpected end of data":
+            return {"payload": shown[: error.start].decode("utf-8"), **cut}
+        return {"payload_base64": base64.b64encode(shown).decode("ascii"), **cut}
+
+
+def message_fields(message: Message, limit: int) -> dict[str, Any]:
+    """Return the values of a `message_received` line."""
+    return {
+        "source": str(message.source),
+        "size": len(message.payload),
+        **payload_field(message.payload, limit),
+    }
+
+
+def _lead(
+    logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Put what people look for first at the line's beginning."""
+    return {"timestamp": event.pop("timestamp"), "level": event.pop("level"), "event": event.pop("event"), **event}
+
+
+class _LineLogger:
+    """The end of the structlog chain: every level writes its rendered line."""
+
+    def __init__(self, stream: LogStream) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        self._stream.write(line)
+
+    debug = info = warning = error = critical = exception = msg
+
+
+class _LibraryRecords(logging.Handler):
+    """Passes the library's records on: `event: text with %(values)s` becomes the event and its values."""
+
+    def __init__(self, logger: structlog.typing.FilteringBoundLogger) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event, _, _ = str(record.msg).partition(":")
+        values = dict(record.args) if isinstance(record.args, Mapping) else {}
+        self._logger.log(record.levelno, event, **values, exc_info=record.exc_info)

@@ -1,0 +1,84 @@
+"""`fanout receive`: the receiver app, the same in a pod and on a laptop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fanout.cli.options import option
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@option("--host", metavar="ADDRESS", help="Listen on this address only. [default: all addresses, IPv4 and IPv6]")
+@option(
+    "-p",
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=12000,
+    show_default=True,
+    help="UDP port; 0 takes a free one.",
+)
+@option(
+    "--admin-port",
+    type=click.IntRange(0, 65_535),
+    default=8080,
+    show_default=True,
+    help="TCP port of /livez, /readyz and /metrics; 0 for none.",
+)
+@option(
+    "--receive-buffer",
+    type=click.IntRange(min=1),
+    default=4_194_304,
+    show_default=True,
+    metavar="BYTES",
+    help="Ask the kernel for so much buffer.",
+)
+@option(
+    "--drain",
+    type=click.FloatRange(0, 3600),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Go on receiving so long after SIGTERM.",
+)
+@option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="Least level to log; messages are info.",
+)
+@option(
+    "--log-format",
+    type=click.Choice(["auto", "json", "console"]),
+    default="auto",
+    show_default=True,
+    help="auto is console on a terminal, JSON elsewhere.",
+)
+@option(
+    "--log-rate",
+    type=click.FloatRange(min=0),
+    default=200.0,
+    show_default=True,
+    metavar="N",
+    help="Log at most N messages a second, and how many were left out; 0 logs all.",
+)
+@option(
+    "--log-payload",
+    type=click.IntRange(0, 65_507),
+    default=65_507,
+    show_default=True,
+    metavar="BYTES",
+    help="Log so much of each payload.",
+)
+@option("--log-file", metavar="PATH", help="Append the log to this file instead of standard output.")
+def receive(**settings: Any) -> None:
+    """Receive datagrams and log each one: the receiver that runs in the pods.
+
+    SIGTERM makes it not ready, lets it receive for the drain time, hand over what is queued, and exit 0. Log
+    lines name the pod by POD_NAME, POD_NAMESPACE, POD_IP and NODE_NAME (the downward API).
+    """
+    from fanout_receiver.app import Settings, run
+
+    run(Settings(**settings))

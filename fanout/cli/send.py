@@ -1,0 +1,227 @@
+"""`fanout send`: a message, or a stream of them, to every pod of a Service."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import click
+
+from fanout.cli import EXIT_INCOMPLETE, exit_code
+from fanout.cli.options import option
+from fanout.cli.output import note, print_json, show_library_notes
+from fanout.cli.stream import Stream
+from fanout.cli.target import Target, find_target, plural, target_options
+from fanout.errors import FanoutError, MessageTooLarge
+from fanout.model import MAX_PAYLOAD, Endpoint, Outcome, Report, Status, check_payload
+from fanout.net.explain import sending
+from fanout.sender import Sender
+
+SETTLE = 0.005
+"""Seconds to wait for ICMP errors after the last message: several round trips inside a cluster."""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@target_options
+@option("-m", "--message", metavar="TEXT", help="The message; '-' reads it from standard input.")
+@option("--file", "path", metavar="PATH", help="The message is this file's content.")
+@option("--lines", is_flag=True, help="Read standard input and send each line as a message.")
+@option(
+    "--count",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Send the message so many times.",
+)
+@option("--interval", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait so long between messages.")
+@option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Send N messages a second.")
+@option(
+    "--settle",
+    type=click.FloatRange(min=0, max=60),
+    default=SETTLE,
+    show_default=True,
+    metavar="SECONDS",
+    help="Wait so long for refusals after the last message.",
+)
+@option("--allow-empty", is_flag=True, help="Send an empty message, too, as an empty datagram.")
+@option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="What to print: lines for people, or one JSON object.",
+)
+@option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@option("--dry-run", is_flag=True, help="Resolve and show the pods, and send nothing.")
+def send(
+    service: str,
+    port: str,
+    family: str,
+    nameserver: str | None,
+    allow_loopback: bool,
+    message: str | None,
+    path: str | None,
+    lines: bool,
+    count: int,
+    interval: float | None,
+    rate: float | None,
+    settle: float,
+    allow_empty: bool,
+    output: str,
+    quiet: bool,
+    dry_run: bool,
+) -> int:
+    """Send a message to every pod of a headless Service, and say what became of each copy.
+
+    "sent" means that the kernel took the copy, not that it was delivered. Exit codes: 0 all sent, 1 error,
+    2 usage, 3 no endpoints, 4 some pods refused it or could not be sent to.
+
+    \b
+    fanout send -s headless-udp -m reload
+    tail -f events | fanout send -s headless-udp --lines
+    fanout send -s headless-udp -m tick --count 60 --interval 1
+    """
+    if (message is not None) + (path is not None) + lines != 1:
+        raise click.UsageError("give one of --message, --file and --lines")
+    if lines and count != 1:
+        raise click.UsageError("--count repeats one message: it does not go with --lines")
+    if interval is not None and rate is not None:
+        raise click.UsageError("--interval and --rate are two ways to say one thing: give one")
+    show_library_notes()
+    try:
+        stream = Stream(1.0 / rate if rate else interval or 0.0, allow_empty=allow_empty)
+        payload = None if lines else _payload(message, path, allow_empty=allow_empty)
+        target = find_target(service, port, family, nameserver, allow_loopback)
+        if target.note and not quiet:
+            note(target.note)
+        with Sender(target.service, resolver=target.resolver) as sender:
+            if dry_run:
+                return _show_dry_run(target, sender.resolve(), output, quiet=quiet)
+            started = time.monotonic()
+            payloads = stream.lines(_standard_input()) if payload is None else stream.repeated(payload, count)
+            is_long = (payload is None or count > 1) and not quiet and sys.stderr.isatty()
+            with stream.interruptible():
+                report = sender.send_many(_with_progress(payloads, None if lines else count, is_long), settle=settle)
+            elapsed = time.monotonic() - started
+    except FanoutError as error:
+        if output == "json":
+            print_json({"service": service, "error": str(error), "exit_code": exit_code(error)})
+        raise
+    if output == "json":
+        print_json(_as_json(target, report, elapsed))
+    elif not quiet:
+        _show(target, report, stream)
+    if stream.failure is not None:
+        raise stream.failure
+    if stream.interrupted:
+        raise KeyboardInterrupt
+    return 0 if report.complete else EXIT_INCOMPLETE
+
+
+def _payload(message: str | None, path: str | None, *, allow_empty: bool) -> bytes:
+    if path is not None:
+        try:
+            with open(path, "rb") as file:
+                data = _bounded(file, path)
+        except OSError as error:
+            raise FanoutError(f"cannot read the message from {path}: {error.strerror}") from None
+    elif message == "-":
+        data = _bounded(_standard_input(), "standard input")
+    else:
+        data = os.fsencode(message or "")
+    if not data and not allow_empty:
+        raise click.UsageError("the message is empty: is a variable unset? (--allow-empty sends an empty datagram)")
+    return check_payload(data)
+
+
+def _bounded(file: BinaryIO, name: str) -> bytes:
+    data = file.read(MAX_PAYLOAD + 1)
+    if len(data) > MAX_PAYLOAD:
+        raise MessageTooLarge(
+            f"{name} has more than the {MAX_PAYLOAD:,} bytes that a UDP datagram carries: send it in parts"
+        )
+    return data
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise FanoutError("cannot read from standard input: it is closed")
+    return sys.stdin.buffer
+
+
+def _with_progress(payloads: Iterator[bytes], length: int | None, shown: bool) -> Iterator[bytes]:
+    if not shown:
+        yield from payloads
+        return
+    with click.progressbar(payloads, length, label="sending", show_pos=True, file=sys.stderr) as bar:
+        yield from bar
+
+
+def _show_dry_run(target: Target, endpoints: tuple[Endpoint, ...], output: str, *, quiet: bool) -> int:
+    if output == "json":
+        print_json(
+            {
+                "service": target.service.name,
+                "dry_run": True,
+                "endpoints": [{"endpoint": str(e)} for e in endpoints],
+            }
+        )
+    elif not quiet:
+        for endpoint in endpoints:
+            click.echo(f"would send message to {endpoint}")
+        click.echo(f"nothing sent (dry run): {target.pods(len(endpoints))} of {target.service.name}")
+    return 0
+
+
+def _show(target: Target, report: Report, stream: Stream) -> None:
+    for outcome in report.outcomes:
+        click.echo(_line(outcome, report.messages))
+    size = plural(report.size, "byte") + ("" if report.messages == 1 else " in all")
+    complete, pods = len(report.sent), len(report.outcomes)
+    whom = target.pods(pods) if complete == pods else f"{complete} of {target.pods(pods)}"
+    of_service = "" if target.is_literal else f" of {target.service.name}"
+    troubles = [f"{len(group)} {group[0].status}" for group in (report.refused, report.dropped) if group]
+    if stream.empty_lines:
+        troubles.append(f"{plural(stream.empty_lines, 'empty line')} left out")
+    if report.stale:
+        troubles.append(f"DNS does not answer, its last answer is {report.age:.0f} s old")
+    summary = f"sent {plural(report.messages, 'message')} ({size}) to {whom}{of_service}"
+    click.secho("; ".join([summary, *troubles]), fg="green" if complete == pods else "yellow")
+
+
+def _line(outcome: Outcome, messages: int) -> str:
+    what = "message" if messages == 1 else plural(outcome.sent, "message")
+    if outcome.status is Status.SENT:
+        return f"sent {what} to {outcome.endpoint}"
+    counts = [f"{n} {word}" for n, word in ((outcome.refused, "refused"), (outcome.dropped, "dropped")) if n]
+    how = outcome.status if messages == 1 else f"sent {what}, {', '.join(counts)}"
+    return click.style(f"{how}: {sending(outcome.endpoint, outcome.errno)}", fg="red")
+
+
+def _as_json(target: Target, report: Report, elapsed: float) -> dict[str, Any]:
+    return {
+        "service": target.service.name,
+        "messages": report.messages,
+        "bytes": report.size,
+        "elapsed": round(elapsed, 6),
+        "answer_age": round(report.age, 3),
+        "stale": report.stale,
+        "sent": len(report.sent),
+        "refused": len(report.refused),
+        "dropped": len(report.dropped),
+        "endpoints": [
+            {
+                "endpoint": str(outcome.endpoint),
+                "status": outcome.status.value,
+                "sent": outcome.sent,
+                "refused": outcome.refused,
+                "dropped": outcome.dropped,
+                "reason": outcome.reason and outcome.reason.value,
+            }
+            for outcome in report.outcomes
+        ],
+    }

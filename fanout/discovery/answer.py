@@ -1,0 +1,84 @@
+"""What one resolution of a Service came to, and which addresses in it are believed. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from fanout.model import Endpoint, unmapped
+
+MAX_ENDPOINTS = 4096
+_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+
+
+class Lookup(NamedTuple):
+    """One question to one nameserver, and how it ended."""
+
+    name: str
+    record: str
+    nameserver: str
+    over: str
+    """`UDP` or `TCP`."""
+    result: str
+    """`2 records`, `NXDOMAIN`, `NODATA`, `SERVFAIL`, `truncated`, or an error."""
+
+
+class Refusal(NamedTuple):
+    """An address in an answer that is not sent to, and why."""
+
+    address: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What DNS (or a literal list) says of a Service at one moment. No endpoints: no such Service, or no ready pod."""
+
+    endpoints: tuple[Endpoint, ...]
+    dns_ttl: float | None = None
+    """Seconds; None where the answer never expires (a literal list)."""
+    name: str = ""
+    """The name that was answered, after the search list."""
+    refused: tuple[Refusal, ...] = ()
+    lookups: tuple[Lookup, ...] = ()
+
+
+def accept(
+    candidates: Iterable[tuple[str, int]], *, allow_loopback: bool, limit: int
+) -> tuple[tuple[Endpoint, ...], tuple[Refusal, ...]]:
+    """Return the believable ones of (address, port), each once and in order, and the refused ones with a reason."""
+    endpoints: dict[Endpoint, None] = {}
+    refused: dict[str, Refusal] = {}
+    for text, port in candidates:
+        try:
+            address = unmapped(ipaddress.ip_address(text))
+        except ValueError:
+            refused[text] = Refusal(text, "not an IP address")
+            continue
+        endpoint = Endpoint(str(address), port)
+        reason = refusal_reason(address, allow_loopback=allow_loopback)
+        if reason is None and not 1 <= port <= 65_535:
+            reason = f"port {port}"
+        if reason is None and len(endpoints) >= limit and endpoint not in endpoints:
+            reason = f"over the limit of {limit} endpoints"
+        if reason is None:
+            endpoints[endpoint] = None
+        else:
+            refused[text] = Refusal(str(address), reason)
+    return tuple(endpoints), tuple(refused.values())
+
+
+def refusal_reason(address: ipaddress.IPv4Address | ipaddress.IPv6Address, *, allow_loopback: bool) -> str | None:
+    """Say why no pod can have this address; None where one can. A spoofed answer must not aim at such a place."""
+    if address.is_loopback:
+        return None if allow_loopback else "loopback"
+    if address.is_unspecified or address in _THIS_NETWORK:
+        return "unspecified"
+    if address.is_link_local:
+        return "link-local"
+    if address.is_multicast:
+        return "multicast"
+    return "broadcast" if address == _BROADCAST else None

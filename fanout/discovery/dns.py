@@ -1,0 +1,238 @@
+"""Ask DNS which pods a headless Service has: the only place that asks.
+
+Rules from the Kubernetes DNS specification (kubernetes/dns, docs/specification.md): an A or AAAA record a ready
+pod under the Service's name, an SRV record a ready pod under `_port._udp.` and the Service's name, NXDOMAIN where
+no pod is ready. EDNS 1232 is the size that passes every path (DNS flag day 2020) and OpenShift's cap; a larger
+answer is truncated and asked for again over TCP (RFC 7766), which dnspython does by itself.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import dns.exception
+import dns.message
+import dns.name
+import dns.nameserver
+import dns.rcode
+import dns.rdatatype
+import dns.resolver
+
+from fanout.discovery.answer import MAX_ENDPOINTS, Answer, Lookup, accept
+from fanout.errors import InvalidService, ResolverUnavailable
+from fanout.model import Family, Service, parse_port
+
+LIFETIME = 2.0
+_MAX_LOOKUPS_KEPT = 64
+
+
+class DnsResolver:
+    """Resolves one Service. `resolve` blocks for at most `lifetime` seconds a question, twice that in all.
+
+    `nameserver` is `HOST[:PORT]`, an IP address, in the place of those of resolv.conf; `search` and `ndots`
+    likewise. Loopback addresses in answers are refused unless `allow_loopback`. Raises `InvalidService`.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        nameserver: str | None = None,
+        search: Sequence[str] | None = None,
+        ndots: int | None = None,
+        lifetime: float = LIFETIME,
+        allow_loopback: bool = False,
+        max_endpoints: int = MAX_ENDPOINTS,
+    ) -> None:
+        try:
+            self._name = dns.name.from_text(service.name, origin=None)
+        except (dns.exception.DNSException, UnicodeError) as error:
+            raise InvalidService(f"{service.name!r} cannot be a DNS name: {error}") from None
+        if self._name in (dns.name.root, dns.name.empty):
+            raise InvalidService(f"{service.name!r} cannot be a Service's name")
+        self._service = service
+        self._lifetime = lifetime
+        self._allow_loopback = allow_loopback
+        self._max_endpoints = max_endpoints
+        self._servers = None if nameserver is None else [parse_nameserver(nameserver)]
+        self._search = None if search is None else [dns.name.from_text(suffix) for suffix in search]
+        self._ndots = ndots
+
+    def resolve(self) -> Answer:
+        """Ask for the Service's pods, now; raise `ResolverUnavailable` where no usable answer comes."""
+        resolution = _Resolution(*self._configured(), self._lifetime)
+        candidates: list[tuple[str, int]]
+        port = self._service.port
+        if isinstance(port, str):
+            prefix = dns.name.from_text(f"_{port}._udp", origin=None)
+            candidates = self._by_srv(resolution, prefix)
+        else:
+            candidates = [(address, port) for address in self._addresses(resolution, self._name)]
+        endpoints, refused = accept(candidates, allow_loopback=self._allow_loopback, limit=self._max_endpoints)
+        return Answer(endpoints, resolution.dns_ttl, resolution.answered_name, refused, tuple(resolution.lookups))
+
+    def _by_srv(self, resolution: _Resolution, prefix: dns.name.Name) -> list[tuple[str, int]]:
+        records = resolution.ask(prefix.concatenate(self._name), "SRV")
+        if not records:
+            return []
+        # A Service's port has one number on all pods but where a named targetPort differs: one A question will do.
+        ports = {record.port for record in records}
+        if len(ports) == 1:
+            owner = dns.name.Name(resolution.owner.labels[len(prefix.labels) :])
+            return [(address, records[0].port) for address in self._addresses(resolution, owner)]
+        return [
+            (address, record.port)
+            for record in records
+            for address in resolution.additional(record.target, self._service.family)
+            or self._addresses(resolution, record.target)
+        ]
+
+    def _addresses(self, resolution: _Resolution, name: dns.name.Name) -> list[str]:
+        family = self._service.family
+        addresses: list[str] = []
+        if family is not Family.IPV6:
+            addresses = [record.address for record in resolution.ask(name, "A")]
+        if not addresses and family is not Family.IPV4 and not resolution.no_such_name:
+            addresses = [record.address for record in resolution.ask(name, "AAAA")]
+        return addresses
+
+    def _configured(self) -> tuple[dns.resolver.Resolver, list[tuple[str, int]]]:
+        """Read resolv.conf anew, so that a changed one is followed, and apply what was asked for instead."""
+        try:
+            resolver = dns.resolver.Resolver(configure=self._servers is None or self._search is None)
+        except dns.resolver.NoResolverConfiguration:
+            resolver = dns.resolver.Resolver(configure=False)
+        servers = self._servers or [(str(server), resolver.port) for server in resolver.nameservers]
+        if not servers:
+            raise ResolverUnavailable("resolv.conf names no nameserver: name one with --nameserver (nameserver=)")
+        if self._search is not None:
+            resolver.search = list(self._search)
+        if self._ndots is not None:
+            resolver.ndots = self._ndots
+        resolver.use_edns(0, 0, 1232)
+        resolver.timeout = self._lifetime / 2
+        return resolver, servers
+
+
+class _Resolution:
+    """The questions of one `resolve`: asks, and keeps what was seen on the way."""
+
+    def __init__(self, resolver: dns.resolver.Resolver, servers: Sequence[tuple[str, int]], lifetime: float) -> None:
+        self.lookups: list[Lookup] = []
+        self.dns_ttl: float | None = None
+        self.owner = dns.name.root
+        self.no_such_name = False
+        self._lifetime = lifetime
+        self._deadline = time.monotonic() + 2 * lifetime
+        self._additional: dict[tuple[dns.name.Name, str], list[str]] = {}
+        self._resolver = resolver
+        resolver.nameservers = [_ObservedNameserver(host, port, self.lookups) for host, port in servers]
+
+    @property
+    def answered_name(self) -> str:
+        """The name of the last answer that had records, after the search list."""
+        return "" if self.owner == dns.name.root else self.owner.to_text()
+
+    def ask(self, name: dns.name.Name, record: str) -> list[Any]:
+        """Return the records; none where there is no such name (`no_such_name`) or it has none of this type."""
+        self.no_such_name = False
+        lifetime = max(0.01, min(self._lifetime, self._deadline - time.monotonic()))
+        try:
+            answer = self._resolver.resolve(name, record, search=True, raise_on_no_answer=False, lifetime=lifetime)
+        except dns.resolver.NXDOMAIN:
+            self.no_such_name = True
+            return []
+        except (dns.exception.DNSException, OSError) as error:
+            raise ResolverUnavailable(self._failure(name, record, error)) from error
+        if answer.rrset is None:
+            return []
+        self.owner = answer.qname
+        self.dns_ttl = answer.rrset.ttl if self.dns_ttl is None else min(self.dns_ttl, answer.rrset.ttl)
+        for extra in answer.response.additional:
+            if extra.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
+                known = self._additional.setdefault((extra.name, dns.rdatatype.to_text(extra.rdtype)), [])
+                known.extend(record.address for record in extra)
+        return list(answer.rrset)
+
+    def additional(self, name: dns.name.Name, family: Family) -> list[str]:
+        """Return the addresses of `name` that an earlier answer brought along (RFC 2782, page 5)."""
+        first, second = self._additional.get((name, "A"), []), self._additional.get((name, "AAAA"), [])
+        if family is Family.ANY:
+            return first or second
+        return first if family is Family.IPV4 else second
+
+    def _failure(self, name: dns.name.Name, record: str, error: Exception) -> str:
+        servers = ", ".join(dict.fromkeys(lookup.nameserver for lookup in self.lookups)) or "any nameserver"
+        results = [lookup.result for lookup in self.lookups]
+        if "truncated" in results:
+            hint = (
+                f"the answer is too large for UDP, and TCP did not work ({results[-1]}): "
+                "allow DNS over TCP, in the NetworkPolicy too"
+            )
+        elif isinstance(error, dns.exception.Timeout):
+            hint = (
+                f"no answer within {self._lifetime:g} s: is the nameserver right, "
+                "and does a NetworkPolicy allow DNS (UDP and TCP, ports 53 and 5353)?"
+            )
+        else:
+            hint = "; ".join(dict.fromkeys(results)) or str(error)
+        return f"cannot resolve {name} {record} at {servers}: {hint}"
+
+
+class _ObservedNameserver(dns.nameserver.Do53Nameserver):
+    """A nameserver on port 53 that notes what it was asked and how that ended."""
+
+    def __init__(self, address: str, port: int, lookups: list[Lookup]) -> None:
+        super().__init__(address, port)
+        self._lookups = lookups
+
+    def query(self, request: dns.message.QueryMessage, timeout: float, source: Any, source_port: int,
+              max_size: bool, *args: Any, **kwargs: Any) -> dns.message.Message:  # fmt: skip
+        try:
+            response = super().query(request, timeout, source, source_port, max_size, *args, **kwargs)
+        except dns.message.Truncated:
+            self._note(request, max_size, "truncated")
+            raise
+        except dns.exception.Timeout:
+            self._note(request, max_size, f"no answer in {timeout:.1f} s")
+            raise
+        except Exception as error:
+            self._note(request, max_size, str(error) or type(error).__name__)
+            raise
+        self._note(request, max_size, _result(request, response))
+        return response
+
+    def _note(self, request: dns.message.QueryMessage, over_tcp: bool, result: str) -> None:
+        if len(self._lookups) < _MAX_LOOKUPS_KEPT:
+            question = request.question[0]
+            server = f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+            record = dns.rdatatype.to_text(question.rdtype)
+            self._lookups.append(Lookup(str(question.name), record, server, "TCP" if over_tcp else "UDP", result))
+
+
+def _result(request: dns.message.QueryMessage, response: dns.message.Message) -> str:
+    if response.rcode() != dns.rcode.NOERROR:
+        return dns.rcode.to_text(response.rcode())
+    records = sum(len(rrset) for rrset in response.answer if rrset.rdtype == request.question[0].rdtype)
+    if not records:
+        return "NODATA"
+    return "1 record" if records == 1 else f"{records} records"
+
+
+def parse_nameserver(text: str) -> tuple[str, int]:
+    """Parse `HOST[:PORT]`, an IP address and a port that is 53 unless given; raise `InvalidService`."""
+    host, port = text, "53"
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port = rest.removeprefix(":") or port
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    try:
+        return str(ipaddress.ip_address(host)), parse_port(port)
+    except ValueError:
+        raise InvalidService(
+            f"nameserver {text!r} is not an IP address with an optional port, such as 10.96.0.10 or [fd00::a]:5353"
+        ) from None

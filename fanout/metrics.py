@@ -1,0 +1,66 @@
+"""Prometheus collectors for senders and receivers; register them with a `CollectorRegistry` of your own.
+
+No label is made of an address or a payload: what strangers send must not make new time series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from fanout.model import DropReason
+from fanout.receiver import ReceiverStats
+from fanout.sender import SenderStats
+
+
+class SenderCollector(Collector):
+    """Exposes `Sender.stats` or `AsyncSender.stats`, read at each scrape: `SenderCollector(lambda: sender.stats)`."""
+
+    def __init__(self, stats: Callable[[], SenderStats]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        stats = self._stats()
+        yield CounterMetricFamily("fanout_messages", "Messages sent, each counted once.", stats.messages)
+        yield CounterMetricFamily("fanout_copies_sent", "Copies that the kernel took.", stats.sent)
+        yield CounterMetricFamily("fanout_copies_refused", "ICMP errors heard.", stats.refused)
+        dropped = CounterMetricFamily(
+            "fanout_copies_dropped", "Copies that the kernel did not take.", labels=["reason"]
+        )
+        for reason in DropReason:
+            dropped.add_metric([reason.value], stats.dropped.get(reason, 0))
+        yield dropped
+        yield GaugeMetricFamily("fanout_endpoints", "Pods known now.", stats.endpoints)
+        if stats.answer_age is not None:
+            yield GaugeMetricFamily("fanout_answer_age_seconds", "Time since DNS last answered.", stats.answer_age)
+        yield CounterMetricFamily(
+            "fanout_resolver_failures", "Questions that DNS did not answer usably.", stats.resolver_failures
+        )
+
+
+class ReceiverCollector(Collector):
+    """Exposes `Receiver.stats` or `AsyncReceiver.stats`, read at each scrape."""
+
+    def __init__(self, stats: Callable[[], ReceiverStats]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        stats = self._stats()
+        yield CounterMetricFamily("fanout_receiver_datagrams", "Datagrams received.", stats.datagrams)
+        yield CounterMetricFamily("fanout_receiver_bytes", "Bytes of payload received.", stats.bytes)
+        yield CounterMetricFamily(
+            "fanout_receiver_kernel_drops", "Datagrams dropped by a full receive buffer.", stats.kernel_drops
+        )
+        yield CounterMetricFamily(
+            "fanout_receiver_handler_errors", "Messages whose handler raised.", stats.handler_errors
+        )
+        yield GaugeMetricFamily(
+            "fanout_receiver_queue_depth", "Messages received and not handled yet.", stats.queue_depth
+        )
+        yield GaugeMetricFamily(
+            "fanout_receiver_buffer_bytes", "Receive buffer that the kernel granted.", stats.receive_buffer
+        )

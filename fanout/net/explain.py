@@ -1,0 +1,43 @@
+"""An errno becomes a sentence: what it means for this address, and what to change."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from fanout.model import Endpoint
+
+_SENDING = {
+    errno.ECONNREFUSED: "nothing listens on that port there: is the receiver ready, and is the port right?",
+    errno.EHOSTUNREACH: "no way to that host: has the pod or its node gone, or does a policy reject it?",
+    errno.ENETUNREACH: "no route to that network: does this machine have that address family?",
+    errno.ENETDOWN: "the network interface is down",
+    errno.EPERM: "a firewall rule on this host forbids it",
+    errno.EACCES: "a broadcast address, or forbidden here: name the pods' own addresses",
+    errno.EMSGSIZE: "larger than the path carries unfragmented: send smaller messages",
+    errno.ENOBUFS: "the interface's queue is full: send more slowly (--rate)",
+    errno.ENOMEM: "the kernel has no memory for it: send more slowly (--rate)",
+    errno.EAGAIN: "the socket stayed full: is the interface stuck? raise net.core.wmem_max",
+    errno.EINVAL: "the kernel takes no such address",
+    errno.EAFNOSUPPORT: "this machine has no such address family: try --family",
+    errno.EADDRNOTAVAIL: "no source address for it: does this machine have that address family?",
+}
+
+
+def sending(endpoint: Endpoint, number: int) -> str:
+    """Say why a datagram to `endpoint` was refused or dropped."""
+    return f"{endpoint}: {_SENDING.get(number) or os.strerror(number)} ({errno.errorcode.get(number, number)})"
+
+
+def binding(endpoint: Endpoint, number: int, protocol: str = "UDP") -> str:
+    """Say why a socket could not listen on `endpoint`."""
+    if number == errno.EADDRINUSE:
+        flag = "u" if protocol == "UDP" else "t"
+        hint = f"the port is in use: find the process (ss -l{flag}np 'sport = :{endpoint.port}') or choose another"
+    elif number in (errno.EACCES, errno.EPERM):
+        hint = "ports below 1024 need a privilege (net.ipv4.ip_unprivileged_port_start): choose another port"
+    elif number == errno.EADDRNOTAVAIL:
+        hint = "no interface of this machine has that address (ip address)"
+    else:
+        hint = os.strerror(number)
+    return f"cannot listen on {protocol} {endpoint}: {hint}"

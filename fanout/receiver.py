@@ -1,0 +1,275 @@
+"""`Receiver` and `AsyncReceiver`: two thin shells over one `Inbox`, which differ in how they wait."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import select
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Self
+
+from fanout.errors import Closed
+from fanout.limiter import LineLimiter
+from fanout.model import DEFAULT_PORT, Endpoint, Message
+from fanout.net.inbox import RECEIVE_BUFFER, Inbox
+
+log = logging.getLogger("fanout")
+
+CAPACITY = 65_536
+"""Messages that are queued for a busy handler before they are left to the kernel's buffer."""
+_TURN = 32
+"""Messages handed over between two looks at the socket: few enough that the kernel's buffer stays short."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverStats:
+    """What a receiver has done since it was opened: counts that only grow, and its queue now."""
+
+    datagrams: int = 0
+    bytes: int = 0
+    kernel_drops: int = 0
+    """Datagrams that the kernel dropped because the receive buffer was full."""
+    handler_errors: int = 0
+    queue_depth: int = 0
+    """Messages taken from the kernel and not handed over yet."""
+    receive_buffer: int = 0
+    """Bytes of receive buffer that the kernel granted."""
+
+
+class _ReceiverBase:
+    """What both receivers are made of: everything but the waiting."""
+
+    def __init__(
+        self,
+        port: int = DEFAULT_PORT,
+        *,
+        host: str | None = None,
+        receive_buffer: int = RECEIVE_BUFFER,
+        capacity: int = CAPACITY,
+    ) -> None:
+        self._settings = (host, port, receive_buffer, capacity)
+        self._inbox: Inbox | None = None
+        self._stopped = False
+        self._handler_errors = 0
+        self._error_lines = LineLimiter(10)
+
+    @property
+    def address(self) -> Endpoint:
+        """Where it listens; raises `Closed` before it was opened and after it stopped."""
+        if self._inbox is None or self._stopped:
+            raise Closed("the receiver does not listen: open it first")
+        return self._inbox.address
+
+    @property
+    def stats(self) -> ReceiverStats:
+        """Counts since it was opened."""
+        inbox = self._inbox
+        if inbox is None:
+            return ReceiverStats()
+        return ReceiverStats(
+            inbox.datagrams,
+            inbox.bytes,
+            inbox.kernel_drops,
+            self._handler_errors,
+            len(inbox.queue),
+            inbox.receive_buffer,
+        )
+
+    def _listen(self) -> Inbox:
+        if self._stopped:
+            raise Closed("the receiver was stopped: make a new one")
+        if self._inbox is None:
+            host, port, receive_buffer, capacity = self._settings
+            self._inbox = Inbox(host, port, receive_buffer=receive_buffer, capacity=capacity)
+        return self._inbox
+
+    def _handler_failed(self, message: Message, error: Exception) -> None:
+        """One message's failure is counted and logged, a few a second; the next message is handed over."""
+        self._handler_errors += 1
+        if self._error_lines.allow(time.monotonic()):
+            log.error(
+                "handler_failed: message from %(source)s: %(error)s (%(suppressed)d such lines left out before)",
+                {
+                    "source": str(message.source),
+                    "error": f"{type(error).__name__}: {error}",
+                    "suppressed": self._error_lines.take_suppressed(),
+                },
+                exc_info=error,
+            )
+
+    def __repr__(self) -> str:
+        if self._inbox is None or self._stopped:
+            return f"<{type(self).__name__} {'not opened' if self._inbox is None else 'stopped'}>"
+        return f"<{type(self).__name__} on {self._inbox.address}>"
+
+
+class Receiver(_ReceiverBase):
+    """Receives datagrams: iterate over it, or give `serve` a handler.
+
+    Listens on `port` of all addresses of both families, or of `host` alone; port 0 takes a free one (`address`).
+    Asks for `receive_buffer` bytes of kernel buffer and warns where less is granted. Up to `capacity` messages
+    are queued for a busy handler. Opening raises `SocketUnavailable` or `InvalidService`.
+    """
+
+    def __init__(
+        self,
+        port: int = DEFAULT_PORT,
+        *,
+        host: str | None = None,
+        receive_buffer: int = RECEIVE_BUFFER,
+        capacity: int = CAPACITY,
+    ) -> None:
+        super().__init__(port, host=host, receive_buffer=receive_buffer, capacity=capacity)
+        self._wake: tuple[socket.socket, socket.socket] | None = None
+
+    def open(self) -> Self:
+        """Listen; `with` and iterating do it too."""
+        self._listening()
+        return self
+
+    def stop(self) -> None:
+        """Stop listening; iteration ends once what was received is handed over. Any thread may call it."""
+        self._stopped = True
+        if self._wake is not None:
+            with contextlib.suppress(OSError):  # closed, or told so often that the pipe is full
+                self._wake[1].send(b"\0", socket.MSG_DONTWAIT)
+
+    def close(self) -> None:
+        """Stop listening and forget what was not handed over. Closing twice is fine."""
+        self._stopped = True
+        for opened in self._wake or ():
+            opened.close()
+        if self._inbox is not None:
+            self._inbox.close()
+
+    def __iter__(self) -> Iterator[Message]:
+        """Yield messages until `stop`."""
+        inbox, woken = self._listening()
+        poll = select.poll()
+        poll.register(inbox.socket, select.POLLIN)
+        poll.register(woken, select.POLLIN)
+        while not self._stopped:
+            inbox.fill()
+            if not inbox.queue:
+                poll.poll()
+            for _ in range(min(len(inbox.queue), _TURN)):
+                yield inbox.pop()
+        inbox.close()
+        while inbox.queue:
+            yield inbox.pop()
+
+    def _listening(self) -> tuple[Inbox, socket.socket]:
+        inbox = self._listen()
+        if self._wake is None:
+            self._wake = socket.socketpair()
+        return inbox, self._wake[0]
+
+    def serve(self, handler: Callable[[Message], object]) -> None:
+        """Call `handler` for each message until `stop`; what it raises is counted and logged."""
+        for message in self:
+            try:
+                handler(message)
+            except Exception as error:
+                self._handler_failed(message, error)
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class AsyncReceiver(_ReceiverBase):
+    """`Receiver` for asyncio: the same arguments and guarantees.
+
+    While a handler awaits, datagrams are taken from the kernel into the queue.
+    """
+
+    def __init__(
+        self,
+        port: int = DEFAULT_PORT,
+        *,
+        host: str | None = None,
+        receive_buffer: int = RECEIVE_BUFFER,
+        capacity: int = CAPACITY,
+    ) -> None:
+        super().__init__(port, host=host, receive_buffer=receive_buffer, capacity=capacity)
+        self._arrived = asyncio.Event()
+        self._watching: asyncio.AbstractEventLoop | None = None
+
+    async def open(self) -> Self:
+        """Listen; `async with` and iterating do it too."""
+        self._watch(self._listen())
+        return self
+
+    def stop(self) -> None:
+        """Stop listening; iteration ends once what was received is handed over. Call it in the event loop."""
+        if self._stopped:
+            return
+        self._unwatch()
+        if self._inbox is not None:
+            self._inbox.close()
+        self._stopped = True
+        self._arrived.set()
+
+    async def close(self) -> None:
+        """Stop listening and forget what was not handed over. Closing twice is fine."""
+        self.stop()
+        if self._inbox is not None:
+            while self._inbox.queue:
+                self._inbox.pop()
+
+    async def __aiter__(self) -> AsyncIterator[Message]:
+        """Yield messages until `stop`."""
+        inbox = self._listen()
+        while inbox.queue or not self._stopped:
+            if not self._stopped:
+                inbox.fill()
+                self._watch(inbox)
+            if not inbox.queue:
+                self._arrived.clear()
+                await self._arrived.wait()
+            for _ in range(min(len(inbox.queue), _TURN)):
+                yield inbox.pop()
+            # A consumer that never awaits must not keep the loop from timers, signals and other tasks.
+            await asyncio.sleep(0)
+
+    async def serve(self, handler: Callable[[Message], Awaitable[object] | object]) -> None:
+        """Call `handler`, a function or a coroutine function, for each message until `stop`.
+
+        One message at a time; what it raises is counted and logged.
+        """
+        async for message in self:
+            try:
+                result = handler(message)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception as error:
+                self._handler_failed(message, error)
+
+    def _watch(self, inbox: Inbox) -> None:
+        if self._watching is None:
+            self._watching = asyncio.get_running_loop()
+            self._watching.add_reader(inbox.socket, self._readable, inbox)
+
+    def _unwatch(self) -> None:
+        if self._watching is not None and self._inbox is not None:
+            self._watching.remove_reader(self._inbox.socket)
+            self._watching = None
+
+    def _readable(self, inbox: Inbox) -> None:
+        if not inbox.fill() and inbox.queue:
+            # The queue is full: the iterator watches the socket again when it has made room.
+            self._unwatch()
+        self._arrived.set()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()

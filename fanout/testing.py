@@ -1,0 +1,100 @@
+"""Parts for tests of programs that use fanout: a scripted resolver and a transport in memory.
+
+::
+
+    transport = MemoryTransport()
+    sender = fanout.Sender("headless-udp", resolver=ScriptedResolver("10.0.0.1,10.0.0.2"), transport=transport)
+    sender.send(b"reload")
+    assert transport.received("10.0.0.1") == [b"reload"]
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from fanout.discovery.answer import Answer
+from fanout.model import Endpoint, Fault, parse_literals
+
+
+class ScriptedResolver:
+    """Answers by a script, one entry a question; the last entry answers all further ones.
+
+    An entry is a literal list (`"10.0.0.1,10.0.0.2:13000"`; `""` for no endpoints), an `Answer`, or an exception
+    to raise. `dns_ttl` (seconds) goes with the literal lists. `asked` counts the questions.
+    """
+
+    def __init__(self, *script: str | Answer | Exception, dns_ttl: float | None = 5.0) -> None:
+        if not script:
+            raise ValueError("a script has at least one entry")
+        self.asked = 0
+        self._script = deque(script)
+        self._dns_ttl = dns_ttl
+        self._lock = threading.Lock()
+
+    def resolve(self) -> Answer:
+        """Give the next answer of the script."""
+        with self._lock:
+            self.asked += 1
+            entry = self._script[0] if len(self._script) == 1 else self._script.popleft()
+        if isinstance(entry, Exception):
+            raise entry
+        if isinstance(entry, Answer):
+            return entry
+        return Answer((entry and parse_literals(entry)) or (), self._dns_ttl)
+
+
+class MemoryTransport:
+    """Keeps what is sent. The same contract as the sockets (`fanout.net.transport.Transport`).
+
+    `faults` gives the errno with which the copies for an endpoint are dropped, `refusals` the one that ICMP tells
+    of it after each copy. `room` scripts a socket that is full: how many copies each call takes, one entry a call;
+    once the script has ended, every call takes all.
+    """
+
+    def __init__(
+        self,
+        *,
+        faults: Mapping[Endpoint, int] | None = None,
+        refusals: Mapping[Endpoint, int] | None = None,
+        room: Sequence[int] = (),
+    ) -> None:
+        self.sent: list[tuple[Endpoint, bytes]] = []
+        self.attempted: list[Endpoint] = []
+        self.faults = dict(faults or {})
+        self.refusals = dict(refusals or {})
+        self.closed = False
+        self._room = deque(room)
+        self._heard: deque[Fault] = deque()
+
+    def received(self, host: str, port: int | None = None) -> list[bytes]:
+        """Return the payloads that were sent to `host`, in order."""
+        return [
+            payload for endpoint, payload in self.sent if endpoint.host == host and port in (None, endpoint.port)
+        ]
+
+    def send(self, payload: bytes, endpoints: Sequence[Endpoint], start: int, faults: list[Fault]) -> int:
+        """See `Transport`."""
+        stop = min(len(endpoints), start + self._room.popleft()) if self._room else len(endpoints)
+        for endpoint in endpoints[start:stop]:
+            self.attempted.append(endpoint)
+            if endpoint in self.faults:
+                faults.append(Fault(endpoint, self.faults[endpoint]))
+                continue
+            self.sent.append((endpoint, payload))
+            if endpoint in self.refusals:
+                self._heard.append(Fault(endpoint, self.refusals[endpoint]))
+        return stop
+
+    def heard(self) -> list[Fault]:
+        """See `Transport`."""
+        return [self._heard.popleft() for _ in range(len(self._heard))]
+
+    def fileno(self, endpoint: Endpoint) -> int | None:
+        """See `Transport`: memory never has to be waited for."""
+        return None
+
+    def close(self) -> None:
+        """See `Transport`."""
+        self.closed = True
