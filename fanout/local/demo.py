@@ -1,0 +1,139 @@
+"""The whole story, played with the real commands on a Service of its own."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from fanout.errors import SocketUnavailable
+from fanout.local import logs
+from fanout.local.launch import python_command
+from fanout.local.pods import MESSAGE_RECEIVED, free_address
+from fanout.local.state import LocalServiceError
+from fanout.model import DEFAULT_PORT
+
+_SERVICE = "headless-udp"
+_FIRST, _SECOND = "cache invalidated", "hello to all five"
+_LOG_TIMEOUT = 5.0
+"""Seconds for a message to show in the logs; on one machine it takes milliseconds."""
+
+
+def play() -> None:
+    """Play it, a command at a time; raise `LocalServiceError` unless all five receivers logged the second message."""
+    port = _usable_port()
+    port_options = [] if port == DEFAULT_PORT else ["--port", str(port)]
+    started = time.monotonic()
+    with _stage() as stage:
+        _say("A state directory of its own, beside that of a Service that may be running:")
+        click.secho(f"$ export FANOUT_LOCAL_DIR={stage.directory}", bold=True)
+        _say("Two receivers, and a nameserver that answers for them as a cluster's does:")
+        stage.run("local", "up", "--replicas", "2", *port_options, "--detach")
+        _say("A message to every pod that DNS names:")
+        stage.run("send", "-s", _SERVICE, *port_options, "-m", _FIRST)
+        stage.expect(_FIRST, pods=2)
+        stage.run("local", "logs")
+        _say("Scale up: the next message reaches the new pods too.")
+        stage.run("local", "scale", "5")
+        stage.run("send", "-s", _SERVICE, *port_options, "-m", _SECOND)
+        stage.expect(_SECOND, pods=5)
+        stage.run("local", "logs", "--tail", "1")
+        stage.run("local", "down")
+    click.secho(f"\nAll 5 receivers logged {_SECOND!r} ({time.monotonic() - started:.0f} s).", fg="green")
+
+
+class _Stage:
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("FANOUT_")}
+        # In a pod, `fanout send` would ask the cluster's DNS.
+        inherited.pop("KUBERNETES_SERVICE_HOST", None)
+        # FANOUT_PID: whatever becomes of the demo, its Service ends with it.
+        self._environment = {**inherited, "FANOUT_LOCAL_DIR": directory, "FANOUT_PID": str(os.getpid())}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self, *arguments: str) -> None:
+        """Show a command, run it, and raise `LocalServiceError` where it fails."""
+        command = shlex.join(["fanout", *arguments])
+        click.secho(f"$ {command}", bold=True)
+        self._process = subprocess.Popen(python_command("fanout", *arguments), env=self._environment)
+        code = self._process.wait()
+        if code:
+            raise LocalServiceError(f"the demo ends here: `{command}` ended with exit code {code}")
+
+    def expect(self, payload: str, *, pods: int) -> None:
+        """Wait until so many pods have logged the message; raise `LocalServiceError` where one does not."""
+        deadline = time.monotonic() + _LOG_TIMEOUT
+        while len(having := self._pods_that_logged(payload)) < pods:
+            if time.monotonic() > deadline:
+                missing = ", ".join(name for name in logs.names(self.directory) if name not in having)
+                raise LocalServiceError(
+                    f"the demo ends here: {len(having)} of {pods} receivers logged {payload!r} "
+                    f"within {_LOG_TIMEOUT:.0f} s, not {missing or 'the others'}"
+                )
+            time.sleep(0.02)
+
+    def clear(self) -> None:
+        """End what is running, and leave nothing behind."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait()
+        subprocess.run(
+            python_command("fanout", "local", "down"),
+            env=self._environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _pods_that_logged(self, payload: str) -> set[str]:
+        events = ((line.pod, logs.parse(line.text) or {}) for line in logs.read(self.directory))
+        return {
+            pod
+            for pod, values in events
+            if values.get("event") == MESSAGE_RECEIVED and values.get("payload") == payload
+        }
+
+
+@contextmanager
+def _stage() -> Iterator[_Stage]:
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    stage = _Stage(tempfile.mkdtemp(prefix="fanout-demo-"))
+    try:
+        yield stage
+    finally:
+        # From here on, an impatient second Ctrl-C must not leave anything behind.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        stage.clear()
+
+
+def _usable_port() -> int:
+    """Return the usual port, or a free one where something listens on that on all addresses."""
+    try:
+        free_address(DEFAULT_PORT, ())
+    except SocketUnavailable:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind(("", 0))
+            port: int = probe.getsockname()[1]
+            return port
+    return DEFAULT_PORT
+
+
+def _say(sentence: str) -> None:
+    click.secho(f"\n# {sentence}", dim=True)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

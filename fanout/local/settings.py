@@ -1,0 +1,43 @@
+"""What `fanout local up` is asked for, and the limits of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from fanout.model import DEFAULT_PORT
+
+MAX_REPLICAS = 100
+"""Each is a process of its own, of about 30 MB."""
+
+MAX_DRAIN = 60.0
+STOP_GRACE = 5.0
+"""Seconds past the drain time that a receiver has to end before it is killed."""
+STOP_TIMEOUT = MAX_DRAIN + 3 * STOP_GRACE
+"""Seconds after which a command that ends pods is not waited for any longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The Service that is wanted."""
+
+    replicas: int = 2
+    port: int = DEFAULT_PORT
+    drain: float = 0.5
+    """Seconds that a receiver goes on receiving after it was told to stop."""
+    watched: tuple[int, ...] = ()
+    """Processes whose end ends the Service."""
+
+    def to_json(self) -> str:
+        """Return the settings as one argument of a process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """Return the settings that `to_json` gave."""
+        return cls(**json.loads(text))
+
+
+def ready_timeout(replicas: int) -> float:
+    """Return how many seconds so many pods may take to become ready: they start side by side."""
+    return 15.0 + replicas
