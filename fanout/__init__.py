@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fanout.aio import AsyncReceiver, AsyncSender
     from fanout.errors import (
         Closed,
         FanoutError,
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
         SocketUnavailable,
     )
     from fanout.model import DropReason, Endpoint, Family, Message, Outcome, Report, Service, Status
-    from fanout.receiver import AsyncReceiver, Receiver, ReceiverStats
-    from fanout.sender import AsyncSender, Sender, SenderStats
+    from fanout.receiver import Receiver, ReceiverStats
+    from fanout.sender import Sender, SenderStats
 
 __version__ = "0.1.0"
 
@@ -59,20 +60,21 @@ __all__ = [
     "Status",
 ]
 
-_ROOMS = ("fanout.errors", "fanout.model", "fanout.sender", "fanout.receiver")
+_ROOMS = ("fanout.errors", "fanout.model", "fanout.sender", "fanout.receiver", "fanout.aio")
 
 logging.getLogger("fanout").addHandler(logging.NullHandler())
 
 
-def __getattr__(name: str) -> object:
-    if name in __all__:
-        for room in _ROOMS:
-            module = import_module(room)
-            if hasattr(module, name):
-                globals()[name] = value = getattr(module, name)
-                return value
-    raise AttributeError(f"module 'fanout' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker sees the imports above, and no other name
 
+    def __getattr__(name: str) -> object:
+        if name in __all__:
+            for room in _ROOMS:
+                module = import_module(room)
+                if hasattr(module, name):
+                    globals()[name] = value = getattr(module, name)
+                    return value
+        raise AttributeError(f"module 'fanout' has no attribute {name!r}")
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -67,6 +67,8 @@ class Endpoint(NamedTuple):
             raise InvalidService(
                 f"endpoint {text!r} has no IP address: write 10.0.0.7, 10.0.0.7:12000 or [fd00::1]:12000"
             ) from None
+        if "%" in host:
+            raise InvalidService(f"endpoint {text!r}: no pod has a link-local address with a zone")
         if address.is_unspecified:
             raise InvalidService(f"endpoint {text!r}: the unspecified address is no pod's")
         port = default_port if port_text is None else parse_port(port_text)

@@ -1,15 +1,13 @@
-"""`Receiver` and `AsyncReceiver`: two thin shells over one `Inbox`, which differ in how they wait."""
+"""`Receiver`, and what it shares with `AsyncReceiver`: two shells over one `Inbox`."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import inspect
 import logging
 import select
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -22,7 +20,7 @@ log = logging.getLogger("fanout")
 
 CAPACITY = 65_536
 """Messages that are queued for a busy handler before they are left to the kernel's buffer."""
-_TURN = 32
+TURN = 32
 """Messages handed over between two looks at the socket: few enough that the kernel's buffer stays short."""
 
 
@@ -41,7 +39,7 @@ class ReceiverStats:
     """Bytes of receive buffer that the kernel granted."""
 
 
-class _ReceiverBase:
+class ReceiverBase:
     """What both receivers are made of: everything but the waiting."""
 
     def __init__(
@@ -108,7 +106,7 @@ class _ReceiverBase:
         return f"<{type(self).__name__} on {self._inbox.address}>"
 
 
-class Receiver(_ReceiverBase):
+class Receiver(ReceiverBase):
     """Receives datagrams: iterate over it, or give `serve` a handler.
 
     Listens on `port` of all addresses of both families, or of `host` alone; port 0 takes a free one (`address`).
@@ -157,7 +155,7 @@ class Receiver(_ReceiverBase):
             inbox.fill()
             if not inbox.queue:
                 poll.poll()
-            for _ in range(min(len(inbox.queue), _TURN)):
+            for _ in range(min(len(inbox.queue), TURN)):
                 yield inbox.pop()
         inbox.close()
         while inbox.queue:
@@ -182,94 +180,3 @@ class Receiver(_ReceiverBase):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-class AsyncReceiver(_ReceiverBase):
-    """`Receiver` for asyncio: the same arguments and guarantees.
-
-    While a handler awaits, datagrams are taken from the kernel into the queue.
-    """
-
-    def __init__(
-        self,
-        port: int = DEFAULT_PORT,
-        *,
-        host: str | None = None,
-        receive_buffer: int = RECEIVE_BUFFER,
-        capacity: int = CAPACITY,
-    ) -> None:
-        super().__init__(port, host=host, receive_buffer=receive_buffer, capacity=capacity)
-        self._arrived = asyncio.Event()
-        self._watching: asyncio.AbstractEventLoop | None = None
-
-    async def open(self) -> Self:
-        """Listen; `async with` and iterating do it too."""
-        self._watch(self._listen())
-        return self
-
-    def stop(self) -> None:
-        """Stop listening; iteration ends once what was received is handed over. Call it in the event loop."""
-        if self._stopped:
-            return
-        self._unwatch()
-        if self._inbox is not None:
-            self._inbox.close()
-        self._stopped = True
-        self._arrived.set()
-
-    async def close(self) -> None:
-        """Stop listening and forget what was not handed over. Closing twice is fine."""
-        self.stop()
-        if self._inbox is not None:
-            while self._inbox.queue:
-                self._inbox.pop()
-
-    async def __aiter__(self) -> AsyncIterator[Message]:
-        """Yield messages until `stop`."""
-        inbox = self._listen()
-        while inbox.queue or not self._stopped:
-            if not self._stopped:
-                inbox.fill()
-                self._watch(inbox)
-            if not inbox.queue:
-                self._arrived.clear()
-                await self._arrived.wait()
-            for _ in range(min(len(inbox.queue), _TURN)):
-                yield inbox.pop()
-            # A consumer that never awaits must not keep the loop from timers, signals and other tasks.
-            await asyncio.sleep(0)
-
-    async def serve(self, handler: Callable[[Message], Awaitable[object] | object]) -> None:
-        """Call `handler`, a function or a coroutine function, for each message until `stop`.
-
-        One message at a time; what it raises is counted and logged.
-        """
-        async for message in self:
-            try:
-                result = handler(message)
-                if inspect.isawaitable(result):
-                    await result
-            except Exception as error:
-                self._handler_failed(message, error)
-
-    def _watch(self, inbox: Inbox) -> None:
-        if self._watching is None:
-            self._watching = asyncio.get_running_loop()
-            self._watching.add_reader(inbox.socket, self._readable, inbox)
-
-    def _unwatch(self) -> None:
-        if self._watching is not None and self._inbox is not None:
-            self._watching.remove_reader(self._inbox.socket)
-            self._watching = None
-
-    def _readable(self, inbox: Inbox) -> None:
-        if not inbox.fill() and inbox.queue:
-            # The queue is full: the iterator watches the socket again when it has made room.
-            self._unwatch()
-        self._arrived.set()
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(self, *exception: object) -> None:
-        await self.close()

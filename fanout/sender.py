@@ -1,16 +1,14 @@
-"""`Sender` and `AsyncSender`: two thin shells over one fan-out, which differ in how they wait and in nothing else."""
+"""`Sender`, and the fan-out that it shares with `AsyncSender`: the two differ in how they wait and in nothing else."""
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import select
 import threading
 import time
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from fanout.discovery.static import StaticResolver
 from fanout.errors import Closed
@@ -77,7 +75,7 @@ class _Copies:
         self.position = len(self.endpoints)
 
 
-class _FanOut:
+class FanOut:
     """What both senders are made of: everything but the waiting."""
 
     def __init__(
@@ -187,7 +185,7 @@ class _FanOut:
         return f"<{type(self).__name__} {self.service.name} ({len(self.endpoints)} endpoints, {state})>"
 
 
-class Sender(_FanOut):
+class Sender(FanOut):
     """Sends each message to every pod of a headless Service.
 
     `service` is a short name, an FQDN (with a trailing dot it is taken as it is) or a literal list of endpoints
@@ -246,88 +244,9 @@ class Sender(_FanOut):
         self.close()
 
 
-class AsyncSender(_FanOut):
-    """`Sender` for asyncio: the same arguments, guarantees and reports; nothing blocks the event loop."""
-
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        # An event loop has one callback a file descriptor: tasks wait for a full socket in turn.
-        self._waiting = asyncio.Lock()
-
-    async def send(self, payload: bytes, *, settle: float = 0.0) -> Report:
-        """See `Sender.send`."""
-        return await self.send_many((payload,), settle=settle)
-
-    async def send_many(self, payloads: Iterable[bytes] | AsyncIterable[bytes], *, settle: float = 0.0) -> Report:
-        """See `Sender.send_many`; `payloads` may be an async iterable."""
-        self._open()
-        tally = Tally()
-        if isinstance(payloads, AsyncIterable):
-            async for payload in payloads:
-                await self._send_one(payload, tally)
-        else:
-            for payload in payloads:
-                await self._send_one(payload, tally)
-        if settle > 0:
-            await asyncio.sleep(settle)
-        return self._report(tally, settled=settle > 0)
-
-    async def _send_one(self, payload: bytes, tally: Tally) -> None:
-        data = check_payload(payload)
-        copies = self._begin(data, await self.resolve())
-        while not copies.step():
-            async with self._waiting:
-                if not await _async_wait_writable(copies.fileno()):
-                    copies.give_up()
-        self._count(copies, tally)
-
-    async def resolve(self) -> tuple[Endpoint, ...]:
-        """See `Sender.resolve`."""
-        refresher = self._open()
-        return refresher.known.endpoints or (await asyncio.to_thread(refresher.endpoints)).endpoints
-
-    async def open(self) -> Self:
-        """Start to resolve, and return at once."""
-        self._open()
-        return self
-
-    async def close(self) -> None:
-        """Stop to resolve and close the sockets. Closing twice is fine."""
-        self._close()
-
-    async def __aenter__(self) -> Self:
-        return await self.open()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-
 def _wait_writable(fileno: int | None) -> bool:
     if fileno is None:
         return True
     poll = select.poll()
     poll.register(fileno, select.POLLOUT)
     return bool(poll.poll(STALL * 1000))
-
-
-async def _async_wait_writable(fileno: int | None) -> bool:
-    if fileno is None:
-        await asyncio.sleep(0)
-        return True
-    loop = asyncio.get_running_loop()
-    writable: asyncio.Future[Any] = loop.create_future()
-
-    def ready() -> None:
-        if not writable.done():
-            writable.set_result(None)
-
-    loop.add_writer(fileno, ready)
-    try:
-        await asyncio.wait_for(writable, STALL)
-    except TimeoutError:
-        return False
-    finally:
-        loop.remove_writer(fileno)
-    return True

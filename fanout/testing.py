@@ -70,9 +70,7 @@ class MemoryTransport:
 
     def received(self, host: str, port: int | None = None) -> list[bytes]:
         """Return the payloads that were sent to `host`, in order."""
-        return [
-            payload for endpoint, payload in self.sent if endpoint.host == host and port in (None, endpoint.port)
-        ]
+        return [payload for endpoint, payload in self.sent if endpoint.host == host and port in (None, endpoint.port)]
 
     def send(self, payload: bytes, endpoints: Sequence[Endpoint], start: int, faults: list[Fault]) -> int:
         """See `Transport`."""

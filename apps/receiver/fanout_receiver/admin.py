@@ -52,7 +52,9 @@ class AdminServer:
 
         self._server = _listen(host, port)
         self._server.set_app(app)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL,), name="fanout-admin", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL,), name="fanout-admin", daemon=True
+        )
         self._thread.start()
 
     @property

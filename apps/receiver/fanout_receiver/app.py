@@ -12,11 +12,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from fanout.aio import AsyncReceiver
 from fanout.limiter import LineLimiter
 from fanout.metrics import ReceiverCollector
 from fanout.model import Message
 from fanout.net.inbox import RECEIVE_BUFFER
-from fanout.receiver import AsyncReceiver
 from fanout_receiver import logs
 from fanout_receiver.admin import AdminServer
 
