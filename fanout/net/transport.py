@@ -6,7 +6,6 @@ import errno
 import socket
 import struct
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -55,16 +54,21 @@ class UdpTransport:
 
     Linux tells of an ICMP error at the next send on the socket, whichever its destination; only the error queue
     (`IP_RECVERR`, man 7 ip) names the culprit. So a failed send is tried again as long as the queue had
-    something to tell: that failure was not its own.
+    something to tell: that failure was not its own. One thread at a time sends, or the error that one thread met
+    would be explained to another.
     """
 
     def __init__(self) -> None:
         self._sockets: dict[bool, socket.socket] = {}
-        self._opening = threading.Lock()
-        self._heard: deque[Fault] = deque()
+        self._lock = threading.Lock()
+        self._heard: list[Fault] = []
 
     def send(self, payload: bytes, endpoints: Sequence[Endpoint], start: int, faults: list[Fault]) -> int:
         """See `Transport`."""
+        with self._lock:
+            return self._send(payload, endpoints, start, faults)
+
+    def _send(self, payload: bytes, endpoints: Sequence[Endpoint], start: int, faults: list[Fault]) -> int:
         is_ipv6: bool | None = None
         for index in range(start, len(endpoints)):
             endpoint = endpoints[index]
@@ -114,9 +118,11 @@ class UdpTransport:
 
     def heard(self) -> list[Fault]:
         """See `Transport`."""
-        for sender in tuple(self._sockets.values()):
-            self._drain(sender)
-        return [self._heard.popleft() for _ in range(len(self._heard))]
+        with self._lock:
+            for sender in self._sockets.values():
+                self._drain(sender)
+            heard, self._heard = self._heard, []
+            return heard
 
     def _drain(self, sender: socket.socket) -> bool:
         """Read the error queue, a bounded number of entries; return whether there was one."""
@@ -138,19 +144,19 @@ class UdpTransport:
         return self._sockets[endpoint.is_ipv6].fileno()
 
     def _socket(self, is_ipv6: bool) -> socket.socket:
-        with self._opening:
-            if is_ipv6 not in self._sockets:
-                opened = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
-                opened.setblocking(False)
-                if is_ipv6:
-                    opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                if _HAS_ERROR_QUEUE:
-                    opened.setsockopt(*(_IPV6_ERRORS if is_ipv6 else _IPV4_ERRORS), 1)
-                self._sockets[is_ipv6] = opened
-            return self._sockets[is_ipv6]
+        if is_ipv6 not in self._sockets:
+            opened = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
+            opened.setblocking(False)
+            if is_ipv6:
+                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if _HAS_ERROR_QUEUE:
+                opened.setsockopt(*(_IPV6_ERRORS if is_ipv6 else _IPV4_ERRORS), 1)
+            self._sockets[is_ipv6] = opened
+        return self._sockets[is_ipv6]
 
     def close(self) -> None:
         """See `Transport`."""
-        for opened in self._sockets.values():
-            opened.close()
-        self._sockets.clear()
+        with self._lock:
+            for opened in self._sockets.values():
+                opened.close()
+            self._sockets.clear()
