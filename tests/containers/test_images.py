@@ -1,0 +1,81 @@
+"""What is inside the images, and that it runs under restricted-v2."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import docker
+import pytest
+
+import fanout
+from tests.containers.conftest import run
+
+if TYPE_CHECKING:
+    from tests.containers.conftest import Cluster, Images
+
+pytestmark = pytest.mark.containers
+
+LOOK_AROUND = """
+import json, os, pathlib, sys
+files = [path for path in pathlib.Path("/opt/fanout").rglob("*") if path.is_file()]
+names = {part for path in files for part in path.relative_to("/opt/fanout").parts}
+print(json.dumps({
+    "uid": os.getuid(),
+    "gid": os.getgid(),
+    "prefix": sys.prefix,
+    "tools": sorted({"pip", "pip3", "setuptools", "wheel", "ensurepip", "gcc", "cc"} & names),
+    "unreadable": [str(path) for path in files if not os.access(path, os.R_OK)],
+    "writable": [str(path) for path in files if os.access(path, os.W_OK)],
+    "not compiled": [
+        str(path) for path in files
+        if path.suffix == ".py" and path.parent != pathlib.Path("/opt/fanout")
+        and not list(path.parent.glob(f"__pycache__/{path.stem}.*.pyc"))
+    ],
+}))
+"""
+
+
+@pytest.mark.parametrize("app", ["sender", "receiver"])
+def test_image_says_what_it_is(engine: docker.DockerClient, images: Images, app: str) -> None:
+    config = engine.images.get(getattr(images, app)).attrs["Config"]
+    assert config["User"] == "1001", "a number, or runAsNonRoot cannot be checked"
+    assert not config["Cmd"]
+    labels = config["Labels"]
+    assert labels["org.opencontainers.image.title"] == labels["name"] == f"fanout-{app}"
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    for key in ("io.k8s.display-name", "io.k8s.description", "io.openshift.tags", "summary", "description"):
+        assert labels[key]
+
+
+def test_receiver_image_starts_the_receiver(engine: docker.DockerClient, images: Images) -> None:
+    config = engine.images.get(images.receiver).attrs["Config"]
+    assert config["Entrypoint"] == ["fanout", "receive"]
+    assert set(config["ExposedPorts"]) == {"12000/udp", "8080/tcp"}
+
+
+def test_both_run_as_any_uid_with_nothing_to_build_or_write_with(cluster: Cluster) -> None:
+    cluster.scale(1)
+    for container in (cluster.sender, *cluster.receivers):
+        assert run(container, "fanout", "--version").out.strip() == f"fanout {fanout.__version__}"
+        result = run(container, "python3", "-c", LOOK_AROUND)
+        assert result.code == 0, result.err
+        assert json.loads(result.out) == {
+            "uid": 1000740000,
+            "gid": 0,
+            "prefix": "/opt/fanout",
+            "tools": [],
+            "unreadable": [],
+            "writable": [],
+            "not compiled": [],
+        }
+        assert run(container, "python3", "-c", "open('/tmp/x', 'w')").code != 0, "the root is read-only"
+
+
+def test_healthcheck_is_an_exec_probe(cluster: Cluster) -> None:
+    cluster.scale(1)
+    ready = run(cluster.receivers[0], "fanout", "healthcheck")
+    assert (ready.code, ready.out, ready.err) == (0, "ok\n", "")
+    nobody = run(cluster.sender, "fanout", "healthcheck")
+    assert nobody.code == 1
+    assert "no receiver answers" in nobody.err
