@@ -144,7 +144,8 @@ class Refresher:
     def _say_failure(self, previous: str | None, reason: str, now: float) -> None:
         age = self.known.age(now)
         if age is None:
-            log.warning("resolver_failed: %(reason)s", {"reason": reason, "service": self._name})
+            # Whoever sends is told by an exception.
+            log.info("resolver_failed: %(reason)s", {"reason": reason, "service": self._name})
             return
         log.log(
             logging.WARNING if previous is None else logging.DEBUG,

@@ -19,6 +19,7 @@ EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_NO_ENDPOINTS = 3
 EXIT_INCOMPLETE = 4
+EXIT_INTERRUPTED = 130
 
 _COMMANDS = {
     "send": "Send a message to every pod of a headless Service.",
@@ -67,11 +68,11 @@ def exit_code(error: BaseException) -> int:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: each error is one sentence on standard error, never a traceback."""
     try:
-        code = cli.main(arguments, prog_name="fanout", standalone_mode=False)
+        code = cli.main(arguments, prog_name="fanout", standalone_mode=False, color=_color())
     except click.exceptions.Exit as request:
         code = request.exit_code
     except (click.Abort, KeyboardInterrupt):
-        code = 130
+        code = EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away (`| head`): nobody is left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -96,4 +97,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def complain(sentence: str) -> None:
     """Say what went wrong on standard error, on one line."""
-    click.echo(f"{click.style('fanout:', fg='red', bold=True)} {sentence}", err=True)
+    click.echo(f"{click.style('fanout:', fg='red', bold=True)} {sentence}", err=True, color=_color())
+
+
+def _color() -> bool | None:
+    """Return False where the user wants none (no-color.org), None to let click look for a terminal."""
+    return False if os.environ.get("NO_COLOR") else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from fanout.cli import EXIT_ERROR
-from fanout.cli.options import option
+from fanout.cli.options import FiniteRange, option
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -14,7 +14,7 @@ from fanout.cli.options import option
 @option("--live", is_flag=True, help="Ask whether it lives instead of whether it is ready.")
 @option(
     "--timeout",
-    type=click.FloatRange(0, 60, min_open=True),
+    type=FiniteRange(0, 60, min_open=True),
     default=2.0,
     show_default=True,
     metavar="SECONDS",

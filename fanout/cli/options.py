@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -16,3 +17,14 @@ def option(*declarations: str, **settings: Any) -> Callable[[Command], Command]:
     settings.setdefault("envvar", "FANOUT_" + long_name.removeprefix("--").replace("-", "_").upper())
     settings.setdefault("show_envvar", True)
     return click.option(*declarations, **settings)
+
+
+class FiniteRange(click.FloatRange):
+    """A `click.FloatRange` without NaN and the infinities."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType.convert`."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from fanout.cli.options import option
+from fanout.cli.options import FiniteRange, option
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,7 +36,7 @@ from fanout.cli.options import option
 )
 @option(
     "--drain",
-    type=click.FloatRange(0, 3600),
+    type=FiniteRange(0, 3600),
     default=5.0,
     show_default=True,
     metavar="SECONDS",
@@ -58,7 +58,7 @@ from fanout.cli.options import option
 )
 @option(
     "--log-rate",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=200.0,
     show_default=True,
     metavar="N",

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 import click
 
-from fanout.cli import EXIT_INCOMPLETE, exit_code
-from fanout.cli.options import option
+from fanout.cli import EXIT_INCOMPLETE, EXIT_INTERRUPTED, exit_code
+from fanout.cli.options import FiniteRange, option
 from fanout.cli.output import note, print_json, show_library_notes
 from fanout.cli.stream import Stream
 from fanout.cli.target import Target, find_target, plural, target_options
@@ -22,6 +22,7 @@ from fanout.sender import Sender
 
 SETTLE = 0.005
 """Seconds to wait for ICMP errors after the last message: several round trips inside a cluster."""
+_PROGRESS_INTERVAL = 0.1
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,11 +37,11 @@ SETTLE = 0.005
     show_default=True,
     help="Send the message so many times.",
 )
-@option("--interval", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait so long between messages.")
-@option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Send N messages a second.")
+@option("--interval", type=FiniteRange(min=0), metavar="SECONDS", help="Wait so long between messages.")
+@option("--rate", type=FiniteRange(min=0, min_open=True), metavar="N", help="Send N messages a second.")
 @option(
     "--settle",
-    type=click.FloatRange(min=0, max=60),
+    type=FiniteRange(min=0, max=60),
     default=SETTLE,
     show_default=True,
     metavar="SECONDS",
@@ -118,7 +119,7 @@ def send(
     if stream.failure is not None:
         raise stream.failure
     if stream.interrupted:
-        raise KeyboardInterrupt
+        return EXIT_INTERRUPTED
     return 0 if report.complete else EXIT_INCOMPLETE
 
 
@@ -157,8 +158,17 @@ def _with_progress(payloads: Iterator[bytes], length: int | None, shown: bool) -
     if not shown:
         yield from payloads
         return
-    with click.progressbar(payloads, length, label="sending", show_pos=True, file=sys.stderr) as bar:
-        yield from bar
+    with click.progressbar(
+        label="sending", length=length, show_pos=True, show_percent=length is not None, file=sys.stderr
+    ) as bar:
+        pending, due = 0, 0.0
+        for payload in payloads:
+            yield payload
+            pending += 1
+            if (now := time.monotonic()) >= due:
+                bar.update(pending)
+                pending, due = 0, now + _PROGRESS_INTERVAL
+        bar.update(pending)
 
 
 def _show_dry_run(target: Target, endpoints: tuple[Endpoint, ...], output: str, *, quiet: bool) -> int:

@@ -25,6 +25,7 @@ _QUEUED_BYTES = 64 * 1024 * 1024
 _SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h: nine counters of the socket, no privilege needed
 _MEMINFO = struct.Struct("=9I")
 _MEMINFO_DROPS = 8
+_INT_MAX = 2**31 - 1
 
 
 class Inbox:
@@ -131,7 +132,7 @@ def _bind(family: socket.AddressFamily, endpoint: Endpoint, *, both_families: bo
 
 
 def _grow_buffer(listening: socket.socket, wanted: int) -> int:
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, min(wanted, _INT_MAX))
     granted = listening.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
     if sys.platform == "linux":
         granted //= 2  # man 7 socket: the kernel doubles it for its own bookkeeping, and returns the double

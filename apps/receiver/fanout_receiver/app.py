@@ -47,7 +47,6 @@ class Settings:
 def run(settings: Settings) -> None:
     """Receive and log until SIGTERM or SIGINT; raise `FanoutError` where it cannot start."""
     stream = logs.LogStream(settings.log_file)
-    stream.check()
     asyncio.run(_App(settings, stream).run())
 
 

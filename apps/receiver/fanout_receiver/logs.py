@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import logging
 import os
 import socket
 import sys
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any
 
 import structlog
 
@@ -31,50 +32,45 @@ _DOWNWARD_API = {"pod": "POD_NAME", "namespace": "POD_NAMESPACE", "pod_ip": "POD
 
 
 class LogStream:
-    """Where log lines go. A line that cannot be written is counted, and said once on standard error."""
+    """Where log lines go, a `write` each.
+
+    The first line that cannot be written raises `FanoutError`: better to fail at the start than to receive for
+    nobody. A later one is counted and said once on standard error: datagrams are taken all the same.
+    """
 
     def __init__(self, path: str | None) -> None:
         self.lost_lines = 0
-        self._path = path
+        self._name = path or "standard output"
+        self._is_trusted = False
         try:
-            self._file: TextIO = sys.stdout if path is None else open(path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the app
+            # Unbuffered: what could not be written must not come back with the next line, or at exit.
+            self._file = io.FileIO(path, "a") if path is not None else io.FileIO(1, "w", closefd=False)
         except OSError as error:
-            raise FanoutError(f"cannot write the log to {path}: {error.strerror}") from None
+            raise FanoutError(self._what(error)) from None
 
     @property
     def is_terminal(self) -> bool:
         """Whether a person is looking."""
         return self._file.isatty()
 
-    def write_line(self, line: str) -> None:
-        """Write one line; raise OSError where that fails."""
-        self._file.write(line + "\n")
-        self._file.flush()
-
     def write(self, line: str) -> None:
-        """Write one line, or count it as lost: datagrams are taken all the same."""
+        """Write one line."""
+        rest = f"{line}\n".encode("utf-8", "backslashreplace")
         try:
-            self.write_line(line)
-        except (OSError, ValueError) as error:
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
+        except OSError as error:
+            if not self._is_trusted:
+                raise FanoutError(self._what(error)) from None
             self.lost_lines += 1
             if self.lost_lines == 1:
-                self._complain(f"log lines are lost from now on: {self._what(error)}")
+                with contextlib.suppress(OSError):  # standard error is gone as well: the metric tells
+                    print(f"fanout: log lines are lost from now on: {self._what(error)}", file=sys.stderr, flush=True)
+        else:
+            self._is_trusted = True
 
-    def check(self) -> None:
-        """Raise `FanoutError` where nothing can be written: better at the start than for ever after."""
-        try:
-            self._file.write("")
-            self._file.flush()
-        except (OSError, ValueError) as error:
-            raise FanoutError(self._what(error)) from None
-
-    def _what(self, error: Exception) -> str:
-        return f"cannot write the log to {self._path or 'standard output'}: {getattr(error, 'strerror', error)}"
-
-    @staticmethod
-    def _complain(sentence: str) -> None:
-        with contextlib.suppress(OSError):  # standard error is gone as well: the metric tells
-            print(f"fanout: {sentence}", file=sys.stderr, flush=True)
+    def _what(self, error: OSError) -> str:
+        return f"cannot write the log to {self._name}: {error.strerror}"
 
 
 def identity() -> dict[str, str]:

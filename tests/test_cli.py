@@ -1,0 +1,65 @@
+"""The command line as a whole: help, exit codes, what an unexpected error looks like."""
+
+from __future__ import annotations
+
+import pytest
+
+import fanout as package
+from fanout.cli import main
+from tests.cli import fanout
+
+COMMANDS = ["send", "resolve", "receive", "healthcheck", "local"]
+
+
+def test_help_and_version() -> None:
+    run = fanout("--help")
+    assert run.code == 0
+    assert all(command in run.out for command in COMMANDS)
+    assert "0 all sent, 1 error, 2 usage, 3 no endpoints" in run.out
+    assert fanout("--version") == (0, f"fanout {package.__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself(command: str) -> None:
+    for flag in ("-h", "--help"):
+        run = fanout(command, flag)
+        assert (run.code, run.err) == (0, "")
+        assert run.out.startswith(f"Usage: fanout {command}")
+
+
+@pytest.mark.parametrize("command", ["send", "resolve", "receive", "healthcheck"])
+def test_each_option_has_its_environment_variable(command: str) -> None:
+    text = " ".join(fanout(command, "--help").out.split())
+    options = {word.rstrip(",") for word in text.split() if word.startswith("--")} - {"--help"}
+    assert options
+    for option in options:
+        if option.strip("-").replace("-", "").isalpha():
+            assert f"FANOUT_{option.strip('-').replace('-', '_').upper()}" in text, option
+
+
+def test_unknown_commands() -> None:
+    assert "No such command 'broadcast'" in fanout("broadcast").assert_one_sentence(2)
+    assert "--nonsense" in fanout("--nonsense").assert_one_sentence(2)
+
+
+def test_completion_for_shells() -> None:
+    run = fanout(_FANOUT_COMPLETE="bash_complete", COMP_WORDS="fanout se", COMP_CWORD="1")
+    assert "send" in run.out
+
+
+def test_an_internal_error_is_a_sentence_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("fanout.cli.resolve.find_target", broken)
+    with pytest.raises(SystemExit) as ended:
+        main(["resolve", "-s", "10.0.0.1"])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == (
+        "fanout: internal error, please report it: ZeroDivisionError: oops (FANOUT_DEBUG=1 shows where)\n"
+    )
+    monkeypatch.setenv("FANOUT_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        main(["resolve", "-s", "10.0.0.1"])
