@@ -137,6 +137,14 @@ def test_template_check_finds_what_is_broken(change: Callable[[Manifest], object
     assert sentence in list(template_problems(template))
 
 
+@pytest.mark.parametrize("name", ["Deploy.yaml", "Build.yaml"])
+def test_documentation_lists_every_parameter_and_its_default(name: str) -> None:
+    text = (ROOT / "docs" / "openshift.md").read_text(encoding="utf-8")
+    for parameter in render.load_template(DEPLOYMENTS / name)["parameters"]:
+        default = parameter.get("value")
+        assert re.search(rf"`{parameter['name']}`.*?{re.escape(default or 'empty')}", text), parameter["name"]
+
+
 def test_builds_fill_the_images_that_are_deployed(template: Manifest) -> None:
     built = render.process(render.load_template(DEPLOYMENTS / "Build.yaml"))
     streams = {item["metadata"]["name"]: item for item in built if item["kind"] == "ImageStream"}

@@ -9,10 +9,10 @@ import docker
 import pytest
 
 import fanout
-from tests.containers.conftest import run
+from tests.containers.cluster import RECEIVER, manifest_container, run
 
 if TYPE_CHECKING:
-    from tests.containers.conftest import Cluster, Images
+    from tests.containers.cluster import Cluster, Images
 
 pytestmark = pytest.mark.containers
 
@@ -70,6 +70,17 @@ def test_both_run_as_any_uid_with_nothing_to_build_or_write_with(cluster: Cluste
             "not compiled": [],
         }
         assert run(container, "python3", "-c", "open('/tmp/x', 'w')").code != 0, "the root is read-only"
+
+
+def test_probes_of_the_manifest_are_answered(cluster: Cluster) -> None:
+    cluster.scale(1)
+    container = manifest_container(RECEIVER)
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        request = container[probe]["httpGet"]
+        url = f"http://localhost:{ports[request['port']]}{request['path']}"
+        ask = f"import urllib.request; print(urllib.request.urlopen({url!r}).status)"
+        assert run(cluster.receivers[0], "python3", "-c", ask) == (0, "200\n", ""), probe
 
 
 def test_healthcheck_is_an_exec_probe(cluster: Cluster) -> None:
