@@ -207,7 +207,7 @@ def pods_are_bounded(objects: list[Manifest]) -> Iterator[str]:
 def drain_fits_the_grace_period(objects: list[Manifest]) -> Iterator[str]:
     """No receiver is killed while it drains."""
     for pod in _pods(objects):
-        grace = pod.spec["terminationGracePeriodSeconds"]
+        grace = pod.spec.get("terminationGracePeriodSeconds", 30)
         for container in pod.containers:
             drain = _environment(container).get("FANOUT_DRAIN", "0")
             try:
@@ -249,7 +249,7 @@ def policies_let_datagrams_through(objects: list[Manifest]) -> Iterator[str]:
             yield f"{pod.owner}: lacks the label {SENDER_LABEL}, so no receiver takes its datagrams"
         reached, ports = False, set()
         for rule in _rules_with(objects, pod, "egress"):
-            selectors = [peer["podSelector"]["matchLabels"] for peer in rule["to"] if "podSelector" in peer]
+            selectors = [peer["podSelector"]["matchLabels"] for peer in rule.get("to", []) if "podSelector" in peer]
             if selectors:
                 reached = all(any(_matches(each, other.labels) for each in selectors) for other in receivers)
             else:

@@ -178,6 +178,7 @@ BROKEN: list[tuple[str, Break, str]] = [
     ("no way to receivers", _set(_sender_policy, "egress", 0, value=None), "egress does not reach the receivers"),
     ("a way to others", _set(_sender_policy, "egress", 0, "to", 0, "podSelector", "matchLabels",
      "app.kubernetes.io/component", value="sender"), "egress does not reach the receivers"),
+    ("any DNS anywhere", _set(_sender_policy, "egress", 1, "to", value=None), "has no 'to', and so means everybody"),
     ("a way to everywhere", _set(_sender_policy, "egress", 1, "to", value=[]), "has no 'to', and so means everybody"),
 ]  # fmt: skip
 
