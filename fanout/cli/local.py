@@ -189,15 +189,25 @@ def _stay(supervisor: subprocess.Popen[bytes], service: LocalService) -> int:
     """Show the logs until the Service has ended; end it at Ctrl-C, and whatever happens."""
     from fanout.local.logs import follow
 
+    told_to_stop = False
+
+    def stop(*_: object) -> None:
+        nonlocal told_to_stop
+        told_to_stop = True
+        supervisor.terminate()
+
     # Not by an exception: the logs are shown to their end, as the receivers drain.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: supervisor.terminate())
+        signal.signal(number, stop)
     try:
         _show(follow(service.directory), prefixed=True)
+    except BaseException:
+        supervisor.terminate()
+        raise
     finally:
-        if supervisor.poll() is None:
-            supervisor.terminate()
         code = supervisor.wait()
+    if told_to_stop and code == -signal.SIGTERM:
+        code = 0  # told twice, the second time when it had done all but exit
     if code:
         raise LocalServiceError(
             f"the supervisor of {service.service} (process {service.pid}) "

@@ -14,49 +14,56 @@ _MAX_SOCKET_PATH = 107
 """Bytes: of the 108 in `sockaddr_un` (unix(7)) one is the closing zero."""
 
 
-def take(directory: str) -> int:
-    """Make the state directory, lock it for this process, and empty it; return the descriptor that holds the lock.
+class StateDirectory:
+    """The state directory, held by this process until `release()`."""
 
-    Raises `LocalServiceError` where it cannot be made, is not the user's alone, or is another supervisor's.
-    """
-    while True:
-        _make(directory)
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise LocalServiceError(
-                f"a local headless Service is running already (state in {directory}): use it, "
-                "end it by `fanout local down`, or set FANOUT_LOCAL_DIR to another directory"
-            ) from None
-        if _is_at(descriptor, directory):
-            _empty(directory)
-            return descriptor
-        os.close(descriptor)  # of a directory that its last owner has just removed
+    def __init__(self, path: str, lock: int) -> None:
+        self.path = path
+        self._lock = lock
 
+    @classmethod
+    def take(cls, path: str) -> StateDirectory:
+        """Make the state directory, lock it for this process, and empty it.
 
-def publish(service: LocalService) -> None:
-    """Write down how the Service is found: `state.find()` returns it from now on."""
-    lines = (
-        f"pid {service.pid}",
-        f"nameserver {service.nameserver}",
-        f"search {' '.join(service.search)}",
-        f"ndots {service.ndots}",
-        f"service {service.service}",
-        f"port {service.port}",
-    )
-    path = Path(state.file_path(service.directory))
-    fresh = _fresh(path)
-    fresh.write_text("\n".join(lines) + "\n")
-    fresh.replace(path)
+        Raises `LocalServiceError` where it cannot be made, is not the user's alone, or is another supervisor's.
+        """
+        while True:
+            _make(path)
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                raise LocalServiceError(
+                    f"a local headless Service is running already (state in {path}): use it, "
+                    "end it by `fanout local down`, or set FANOUT_LOCAL_DIR to another directory"
+                ) from None
+            if _is_at(lock, path):
+                _empty(path)
+                return cls(path, lock)
+            os.close(lock)  # of a directory that its last owner has just removed
 
+    def publish(self, service: LocalService) -> None:
+        """Write down how the Service is found: `state.find()` returns it from now on."""
+        lines = (
+            f"pid {service.pid}",
+            f"nameserver {service.nameserver}",
+            f"search {' '.join(service.search)}",
+            f"ndots {service.ndots}",
+            f"service {service.service}",
+            f"port {service.port}",
+        )
+        path = Path(state.file_path(self.path))
+        fresh = _fresh(path)
+        fresh.write_text("\n".join(lines) + "\n")
+        fresh.replace(path)
 
-def remove(directory: str) -> None:
-    """Remove what the Service left in the state directory, and the directory if nothing else is in it."""
-    _empty(directory)
-    with suppress(OSError):
-        Path(directory).rmdir()
+    def release(self) -> None:
+        """Remove what the Service left there, and the directory if nothing else is in it."""
+        _empty(self.path)
+        with suppress(OSError):
+            Path(self.path).rmdir()
+        os.close(self._lock)
 
 
 def _make(directory: str) -> None:

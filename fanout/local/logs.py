@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Collection, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -72,21 +73,22 @@ class LogFile:
 
 def read(directory: str, pods: Collection[str] = (), *, tail: int | None = None) -> list[Line]:
     """Return the lines of these pods (of all, if none is named) in order of time, the last `tail` of each pod."""
-    return _sorted(_Follower(directory, pods).read(tail))
+    with closing(_Follower(directory, pods)) as follower:
+        return _sorted(follower.read(tail))
 
 
 def follow(directory: str, pods: Collection[str] = (), *, tail: int | None = None) -> Iterator[Line]:
     """Like `read`, and then lines as they are written, by new pods too, until the Service has ended."""
-    follower = _Follower(directory, pods)
-    lines = follower.read(tail)
-    while True:
-        yield from _sorted(lines)
-        has_ended = not lines and state.find() is None
-        lines = follower.read()
-        if has_ended and not lines:
-            return
-        if not lines:
-            time.sleep(_POLL_INTERVAL)
+    with closing(_Follower(directory, pods)) as follower:
+        lines = follower.read(tail)
+        while True:
+            yield from _sorted(lines)
+            has_ended = not lines and state.find() is None
+            lines = follower.read()
+            if has_ended and not lines:
+                return
+            if not lines:
+                time.sleep(_POLL_INTERVAL)
 
 
 def names(directory: str) -> list[str]:
@@ -165,6 +167,10 @@ class _Follower:
                 del self._tails[pod]
         return lines
 
+    def close(self) -> None:
+        for log in self._tails.values():
+            log.close()
+
 
 class _Tail:
     def __init__(self, path: Path, pod: str) -> None:
@@ -191,6 +197,10 @@ class _Tail:
             self._file.close()
             self._file = _open(self._path)
         return lines
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def _is_current(self, file: BinaryIO) -> bool:
         try:

@@ -1,13 +1,15 @@
-"""A receiver that ends with its supervisor: `python -m fanout.local.pod SUPERVISOR_PID [ARGUMENT...]`.
+"""A command of fanout that ends with its parent: `python -m fanout.local.pod PARENT_PID receive ...`.
 
-The same code as `fanout receive ARGUMENT...`, in a process that the kernel kills when the supervisor dies, even
-of SIGKILL. Asked for here and not in a preexec function, which is unsafe where the parent has threads.
+The same as `python -m fanout receive ...`, in a process that the kernel kills when the supervisor dies, even of
+SIGKILL. The kernel is asked from here, and not in a preexec function, which is unsafe where the parent has
+threads.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import runpy
 import signal
 import sys
 
@@ -22,7 +24,5 @@ def end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    end_with(int(sys.argv[1]))
-    from fanout.cli import main
-
-    main(["receive", *sys.argv[2:]])
+    end_with(int(sys.argv.pop(1)))
+    runpy.run_module("fanout", run_name="__main__", alter_sys=True)

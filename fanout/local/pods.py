@@ -117,7 +117,7 @@ class PodProcess:
                 # Never ready at this address: another program may have taken it since it was found free.
                 self.address = self._pick_address()
             self._process = process = await asyncio.create_subprocess_exec(
-                *python_command("fanout.local.pod", str(os.getpid()), *self._arguments()),
+                *python_command("fanout.local.pod", str(os.getpid()), "receive", *self._arguments()),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,

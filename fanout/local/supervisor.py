@@ -13,10 +13,12 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from fanout.errors import FanoutError, InvalidInput
-from fanout.local import control, directory, state
+from fanout.local import control, state
+from fanout.local.directory import StateDirectory
 from fanout.local.nameserver import Nameserver
 from fanout.local.pods import PodProcess, free_address
 from fanout.local.settings import MAX_REPLICAS, Settings, ready_timeout
@@ -32,9 +34,9 @@ _MAX_FAILURES = 3
 class Supervisor:
     """Keeps as many pods as were asked for, and DNS in step with the ready ones. `run()` is its whole life."""
 
-    def __init__(self, settings: Settings, state_directory: str) -> None:
+    def __init__(self, settings: Settings, directory: StateDirectory) -> None:
         self._settings = settings
-        self._directory = state_directory
+        self._directory = directory
         self._zone = Zone(port=settings.port)
         self._pods: list[PodProcess] = []
         self._nameserver: Nameserver | None = None
@@ -43,27 +45,30 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
 
-    async def run(self) -> None:
-        """Bring the Service up, say so, and take it down when told; raise `FanoutError` if it does not come up."""
-        lock = directory.take(self._directory)
-        _send_errors_to(state.supervisor_log_path(self._directory))
-        self._listen_to_the_system()
-        self._nameserver = await Nameserver.start(self._zone)
-        server = await control.ControlServer.start(self._directory, self._handle)
+    async def run(self, when_ready: Callable[[], None]) -> None:
+        """Bring the Service up, say so, take it down when told, and release the state directory.
+
+        Raises `FanoutError` or `OSError` if it does not come up; nothing is left then.
+        """
+        server: control.ControlServer | None = None
         try:
+            self._listen_to_the_system()
+            self._nameserver = await Nameserver.start(self._zone)
+            server = await control.ControlServer.start(self._directory.path, self._handle)
             await self.scale(self._settings.replicas)
-            directory.publish(self._describe())
-            announce({})
+            self._directory.publish(self._describe())
+            when_ready()
             await self._stopping.wait()
         finally:
             self._stop()
             async with self._scaling:
                 await asyncio.gather(*(pod.stop() for pod in self._pods))
-            await self._nameserver.close()
-            directory.remove(self._directory)
-            os.close(lock)
+            if self._nameserver is not None:
+                await self._nameserver.close()
+            self._directory.release()
             self._stopped.set()
-            await server.close()
+            if server is not None:
+                await server.close()
 
     async def scale(self, replicas: int) -> None:
         """Have that many pods, as a StatefulSet does: the highest ordinals go; return when all are ready.
@@ -89,7 +94,7 @@ class Supervisor:
             namespace=self._zone.namespace,
             port=self._settings.port,
             drain=self._settings.drain,
-            directory=self._directory,
+            directory=self._directory.path,
             pick_address=lambda: free_address(self._settings.port, {pod.address for pod in self._pods}),
             on_change=self._pods_changed,
         )
@@ -162,7 +167,7 @@ class Supervisor:
             ndots=_NDOTS,
             service=self._zone.service,
             port=self._settings.port,
-            directory=self._directory,
+            directory=self._directory.path,
         )
 
     def _listen_to_the_system(self) -> None:
@@ -172,10 +177,9 @@ class Supervisor:
         for pid in self._settings.watched:
             try:
                 descriptor = os.pidfd_open(pid)
-            except ProcessLookupError:
-                self._stop()
-            else:
-                loop.add_reader(descriptor, self._watched_ended, descriptor)
+            except ProcessLookupError as error:
+                raise LocalServiceError(f"there is no process {pid} to go down with (--pid)") from error
+            loop.add_reader(descriptor, self._watched_ended, descriptor)
 
     def _watched_ended(self, descriptor: int) -> None:
         asyncio.get_running_loop().remove_reader(descriptor)
@@ -183,26 +187,29 @@ class Supervisor:
         self._stop()
 
 
-def announce(outcome: control.Values) -> None:
+def main() -> None:
+    """Run with the settings in the first argument."""
+    settings = Settings.from_json(sys.argv[1])
+    path = state.directory_path()
+    try:
+        directory = StateDirectory.take(path)
+        _send_errors_to(state.supervisor_log_path(path))
+        asyncio.run(Supervisor(settings, directory).run(lambda: _announce({})))
+    except FanoutError as error:
+        _announce({"error": str(error)})
+        sys.exit(1)
+    except OSError as error:
+        _announce({"error": f"the local headless Service cannot run with its state in {path}: {error}"})
+        sys.exit(1)
+
+
+def _announce(outcome: control.Values) -> None:
     """Tell the launcher how the start went, and let go of its pipe."""
     with suppress(BrokenPipeError):
         os.write(sys.stdout.fileno(), json.dumps(outcome).encode() + b"\n")
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
-
-
-def main() -> None:
-    """Run with the settings in the first argument."""
-    settings = Settings.from_json(sys.argv[1])
-    try:
-        asyncio.run(Supervisor(settings, state.directory_path()).run())
-    except FanoutError as error:
-        announce({"error": str(error)})
-        sys.exit(1)
-    except OSError as error:
-        announce({"error": f"the local headless Service cannot run in {state.directory_path()}: {error}"})
-        sys.exit(1)
 
 
 def _send_errors_to(path: str) -> None:

@@ -9,7 +9,8 @@ Three kinds of names are in the zone, for the Service `headless-udp` in the name
     _udp._udp.headless-udp.local.svc.cluster.local                  the pods that have the named port
 
 Each answers A and SRV. Without a ready pod the name does not exist (NXDOMAIN); other types, and names that
-others lie under, are empty (NODATA). Names outside `cluster.local` are refused: there is nobody to ask.
+others lie under, are empty (NODATA). A name outside `cluster.local` does not exist either: in a cluster, that is
+what the root servers say of the bare `headless-udp` that a resolver asks for after the search list.
 """
 
 from __future__ import annotations
@@ -129,8 +130,11 @@ def respond(query_wire: bytes, zone: Zone, *, over_tcp: bool = False) -> bytes |
 
 def _fill(response: dns.message.Message, zone: Zone) -> None:
     question = response.question[0]
-    if question.rdclass != dns.rdataclass.IN or not question.name.is_subdomain(_APEX):
+    if question.rdclass != dns.rdataclass.IN:
         response.set_rcode(dns.rcode.REFUSED)
+        return
+    if not question.name.is_subdomain(_APEX):
+        response.set_rcode(dns.rcode.NXDOMAIN)
         return
     response.flags |= dns.flags.AA
     relative = question.name.relativize(_APEX)
