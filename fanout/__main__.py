@@ -1,5 +1,5 @@
 """`python -m fanout` is the command line."""
 
-from fanout.cli import main
+from fanout.cli import run
 
-main()
+run()

@@ -122,6 +122,6 @@ def running(folder: Path, *arguments: str, stdin: int | None = None, **variables
 def receiving(folder: Path, *arguments: str, **variables: str) -> Iterator[tuple[Running, str]]:
     """Run `fanout receive` on a free port of 127.0.0.1; yield it and its endpoint."""
     defaults = ("receive", "--host", "127.0.0.1", "--port", "0", "--admin-port", "0", "--drain", "0")
-    with running(folder, *defaults, *arguments, **variables) as receiver:
+    with running(folder, *defaults, *arguments, stdin=None, **variables) as receiver:
         receiver.wait_until(lambda: "receiver_started" in receiver.out)
         yield receiver, receiver.events("receiver_started")[0]["address"]

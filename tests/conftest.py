@@ -1,16 +1,41 @@
-"""What all tests share: no thread left behind, and receivers that are real sockets."""
+"""What all tests share: no thread left behind, pods that are real sockets, and loud skips.
+
+Tests that need what a machine may lack (`containers`, `nameserver`, `tools`) are skipped there, and the reasons are
+printed at the end; FANOUT_REQUIRE=containers,nameserver,tools turns them into failures.
+"""
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import NoReturn
 
 import pytest
 
 from fanout.model import Endpoint
+
+
+_not_tested: dict[str, None] = {}
+
+
+def unavailable(needed: str, reason: str) -> NoReturn:
+    """Skip the test, which needs `containers`, `nameserver` or `tools`; fail where FANOUT_REQUIRE names that."""
+    if needed in os.environ.get("FANOUT_REQUIRE", "").split(","):
+        pytest.fail(f"{needed} required, and {reason}", pytrace=False)
+    _not_tested[f"{needed}: {reason}"] = None
+    pytest.skip(reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say loudly what was not tested, and why."""
+    if _not_tested:
+        terminalreporter.section("not tested on this machine", yellow=True)
+        for reason in _not_tested:
+            terminalreporter.line(reason)
 
 
 @pytest.fixture(autouse=True)

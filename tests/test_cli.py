@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 import fanout as package
 from fanout.cli import main
-from tests.cli import fanout
+from tests.cli import FANOUT, environment, fanout
 
 COMMANDS = ["send", "resolve", "receive", "healthcheck", "local"]
 
@@ -42,6 +44,13 @@ def test_unknown_commands() -> None:
     assert "--nonsense" in fanout("--nonsense").assert_one_sentence(2)
 
 
+def test_an_output_that_cannot_be_written_is_one_sentence() -> None:
+    with open("/dev/full", "wb") as full:
+        command = [*FANOUT, "resolve", "-s", "10.0.0.1"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment(), check=False)
+    assert (done.returncode, done.stderr) == (1, b"fanout: No space left on device\n")
+
+
 def test_completion_for_shells() -> None:
     run = fanout(_FANOUT_COMPLETE="bash_complete", COMP_WORDS="fanout se", COMP_CWORD="1")
     assert "send" in run.out
@@ -54,9 +63,7 @@ def test_an_internal_error_is_a_sentence_too(
         raise ZeroDivisionError("oops")
 
     monkeypatch.setattr("fanout.cli.resolve.find_target", broken)
-    with pytest.raises(SystemExit) as ended:
-        main(["resolve", "-s", "10.0.0.1"])
-    assert ended.value.code == 1
+    assert main(["resolve", "-s", "10.0.0.1"]) == 1
     assert capsys.readouterr().err == (
         "fanout: internal error, please report it: ZeroDivisionError: oops (FANOUT_DEBUG=1 shows where)\n"
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli import fanout, receiving
+from tests.conftest import unavailable
 from tests.test_cli_receive import port_of, received
 
 PAYLOAD = bytes(range(256)) * 4
@@ -20,7 +21,8 @@ PAYLOAD = bytes(range(256)) * 4
 def program(name: str) -> str:
     path = shutil.which(name)
     if path is None:
-        pytest.fail(f"{name} is needed: apt install {'netcat-openbsd' if name == 'nc' else name}")
+        package = "netcat-openbsd" if name == "nc" else name
+        unavailable("tools", f"{name} is missing (Debian, Ubuntu: apt install {package})")
     return path
 
 

@@ -5,9 +5,11 @@ Exit codes: 0 all sent, 1 error, 2 usage, 3 no endpoints, 4 some pods refused or
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from importlib import import_module
+from typing import NoReturn
 
 import click
 
@@ -65,17 +67,17 @@ def exit_code(error: BaseException) -> int:
     return EXIT_NO_ENDPOINTS if isinstance(error, NoEndpoints) else EXIT_ERROR
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: each error is one sentence on standard error, never a traceback."""
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: each error is one sentence on standard error, no traceback."""
     try:
         code = cli.main(arguments, prog_name="fanout", standalone_mode=False, color=_color())
+        sys.stdout.flush()
     except click.exceptions.Exit as request:
         code = request.exit_code
     except (click.Abort, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away (`| head`): nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_ERROR
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx is not None else "fanout"
@@ -92,7 +94,19 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         complain(f"internal error, please report it: {type(error).__name__}: {error} (FANOUT_DEBUG=1 shows where)")
         code = EXIT_ERROR
-    sys.exit(code if isinstance(code, int) else EXIT_OK)
+    return code if isinstance(code, int) else EXIT_OK
+
+
+def run() -> NoReturn:
+    """Run the command line as the process: end it with the exit code.
+
+    At once: taking a hundred modules apart before the process ends would be a sixth of what `fanout send` takes.
+    """
+    code = main()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def complain(sentence: str) -> None:

@@ -159,7 +159,7 @@ def _with_progress(payloads: Iterator[bytes], length: int | None, shown: bool) -
         yield from payloads
         return
     with click.progressbar(
-        label="sending", length=length, show_pos=True, show_percent=length is not None, file=sys.stderr
+        payloads, length, label="sending", show_pos=True, show_percent=length is not None, file=sys.stderr
     ) as bar:
         pending, due = 0, 0.0
         for payload in payloads:

@@ -1,7 +1,6 @@
 """Builds both images and lends out clusters of them; nothing is left behind, whatever happens.
 
-Where no Docker engine or no base image is there, the tests are skipped and the reason is printed;
-FANOUT_REQUIRE=containers turns that into failures.
+Where no Docker engine or no base image is there, the tests are skipped loudly (`tests.conftest.unavailable`).
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 # Its helper container would have to be pulled; the fixtures below remove what they made. Read at import.
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
@@ -25,25 +23,11 @@ import pytest
 from docker.errors import BuildError, DockerException, ImageNotFound
 from testcontainers.core.network import Network
 
+from tests.conftest import unavailable
 from tests.containers.cluster import ROOT, Cluster, Images
 
 LOCAL_BASE = "localhost/fanout-base:latest"
 DEFAULT_BASE = "registry.access.redhat.com/ubi9/python-312-minimal:latest"
-
-_REASON = pytest.StashKey[str]()
-
-
-def _unavailable(config: pytest.Config, reason: str, error: str) -> NoReturn:
-    if "containers" in os.environ.get("FANOUT_REQUIRE", "").split(","):
-        pytest.fail(f"containers are required, and {reason}: {error}", pytrace=False)
-    config.stash[_REASON] = f"{reason}: {error}"
-    pytest.skip(reason)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if _REASON in config.stash:
-        terminalreporter.section("container tests were skipped", yellow=True)
-        terminalreporter.line(f"The images were not tested: {config.stash[_REASON]}")
 
 
 def _connect() -> docker.DockerClient | str:
@@ -55,7 +39,7 @@ def _connect() -> docker.DockerClient | str:
 
 
 @pytest.fixture(scope="session")
-def engine(pytestconfig: pytest.Config) -> Iterator[docker.DockerClient]:
+def engine() -> Iterator[docker.DockerClient]:
     """A Docker engine that answers."""
     with warnings.catch_warnings():
         # Where none answers, the docker package leaves its socket to the garbage collector.
@@ -63,13 +47,13 @@ def engine(pytestconfig: pytest.Config) -> Iterator[docker.DockerClient]:
         client = _connect()
         gc.collect()
     if isinstance(client, str):
-        _unavailable(pytestconfig, "no Docker engine answers", client)
+        unavailable("containers", f"no Docker engine answers: {client}")
     with contextlib.closing(client):
         yield client
 
 
 @pytest.fixture(scope="session")
-def base_image(engine: docker.DockerClient, pytestconfig: pytest.Config) -> str:
+def base_image(engine: docker.DockerClient) -> str:
     """The image that both are built on: FANOUT_BASE_IMAGE, the one that .ci/base-image makes, or UBI."""
     wanted = os.environ.get("FANOUT_BASE_IMAGE")
     for name in [wanted] if wanted else [LOCAL_BASE, DEFAULT_BASE]:
@@ -81,7 +65,7 @@ def base_image(engine: docker.DockerClient, pytestconfig: pytest.Config) -> str:
         engine.images.pull(name)
     except DockerException as error:
         reason = f"there is no base image ({name} cannot be pulled; .ci/base-image makes {LOCAL_BASE})"
-        _unavailable(pytestconfig, reason, str(error))
+        unavailable("containers", f"{reason}: {error}")
     return name
 
 
