@@ -165,7 +165,7 @@ def test_a_receiver_that_dies_is_restarted_as_the_same_pod(local: Local) -> None
     assert pod["pid"] != before[f"{POD}-0"]["pid"]
     other = local.pods()[f"{POD}-1"]
     assert (other["pid"], other["restarts"]) == (before[f"{POD}-1"]["pid"], 0)
-    assert "killed by SIGKILL" in local.run("local", "logs", f"{POD}-0")
+    assert "was killed by SIGKILL" in local.run("local", "logs", f"{POD}-0")
     assert len(local.sent("again")) == 2
 
 

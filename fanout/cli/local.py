@@ -35,8 +35,8 @@ def local() -> None:
     an address of its own, 127.0.0.11 and up. `fanout send -s headless-udp` finds it by itself.
 
     \b
-    fanout local up                 # in one terminal
-    fanout send -s headless-udp -m hi   # in another
+    fanout local up                    # in one terminal
+    fanout send -s headless-udp -m hi  # in another
     fanout local scale 5
     """
 
@@ -173,9 +173,9 @@ def down() -> None:
     click.echo(f"{service.service} is down")
 
 
-@local.command(context_settings=_HELP)
+@local.command(context_settings=_HELP, short_help="Play the whole story in a few seconds.")
 def demo() -> None:
-    """Play the whole story in ten seconds: 2 receivers, send, logs, scale to 5, send, logs.
+    """Play the whole story in a few seconds: 2 receivers, send, logs, scale to 5, send, logs.
 
     It has a Service of its own, beside one that may be running. Exit code 0 means that all five receivers logged
     the second message.
@@ -187,6 +187,7 @@ def demo() -> None:
 
 def _stay(supervisor: subprocess.Popen[bytes], service: LocalService) -> int:
     """Show the logs until the Service has ended; end it at Ctrl-C, and whatever happens."""
+    from fanout.local.launch import describe_end
     from fanout.local.logs import follow
 
     told_to_stop = False
@@ -210,9 +211,8 @@ def _stay(supervisor: subprocess.Popen[bytes], service: LocalService) -> int:
         code = 0  # told twice, the second time when it had done all but exit
     if code:
         raise LocalServiceError(
-            f"the supervisor of {service.service} (process {service.pid}) "
-            + (f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}")
-            + "; its receivers have ended with it"
+            f"the supervisor of {service.service} (process {service.pid}) {describe_end(code)}; "
+            "its receivers have ended with it"
         )
     click.echo(f"{service.service} is down")
     return 0

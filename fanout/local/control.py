@@ -54,7 +54,7 @@ def request(service: LocalService, command: str, *, timeout: float, **arguments:
 
 
 class ControlServer:
-    """Listens on the control socket; `handle` gets each command, and its result or `FanoutError` goes back."""
+    """Listens on the control socket; `handle` gets each command, and its result or its error goes back."""
 
     def __init__(self, handle: Handler) -> None:
         self._handle = handle
@@ -105,5 +105,5 @@ async def _answer(reader: asyncio.StreamReader, handle: Handler) -> Values | Non
         return {"error": "the command is not a JSON object"}
     try:
         return await handle(command)
-    except FanoutError as error:
+    except (FanoutError, OSError) as error:
         return {"error": str(error)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -51,3 +52,11 @@ def python_command(module: str, *arguments: str) -> list[str]:
     # -m looks into the working directory first: right only where this process does so too (python -m fanout).
     flags = () if any(path in ("", str(Path.cwd())) for path in sys.path) else ("-P",)
     return [sys.executable, *flags, "-m", module, *arguments]
+
+
+def describe_end(code: int) -> str:
+    """Return how a process ended, from its return code: `ended with exit code 1`, `was killed by SIGKILL`."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"was killed by {names.get(-code, f'signal {-code}')}"

@@ -48,7 +48,12 @@ class LogFile:
         """Append one line, given without its line end; raise `OSError`."""
         if self._size > self._max_size:
             self._rotate()
-        self._size += self._file.write(line + b"\n")
+        rest = line + b"\n"
+        while rest:
+            # On a full disk a part is taken, and then nothing: the second write raises.
+            written = self._file.write(rest)
+            self._size += written
+            rest = rest[written:]
 
     def _rotate(self) -> None:
         # By a link, so that there is a POD.log at every moment: to a reader, none means that the pod is gone.

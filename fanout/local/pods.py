@@ -18,7 +18,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from fanout.errors import SocketUnavailable
-from fanout.local.launch import python_command
+from fanout.local.launch import describe_end, python_command
 from fanout.local.logs import LogFile, parse, render
 from fanout.local.settings import STOP_GRACE
 
@@ -114,7 +114,7 @@ class PodProcess:
         """Run the receiver until it ends; return how it ended, in words."""
         try:
             if self.failures:
-                # Never ready at this address: another program may have taken it since it was found free.
+                # Not ready at this address: another program may have taken it since it was found free.
                 self.address = self._pick_address()
             self._process = process = await asyncio.create_subprocess_exec(
                 *python_command("fanout.local.pod", str(os.getpid()), "receive", *self._arguments()),
@@ -141,7 +141,7 @@ class PodProcess:
         self._set_ready(False)
         if self._ready_since == was_ready:
             self._has_failed()
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return describe_end(code)
 
     def _arguments(self) -> tuple[str, ...]:
         return (
