@@ -29,8 +29,9 @@ if TYPE_CHECKING:
         ResolverUnavailable,
         SocketUnavailable,
     )
-    from fanout.model import DropReason, Endpoint, Family, Message, Outcome, Report, Service, Status
+    from fanout.model import Endpoint, Family, Message, Service
     from fanout.receiver import Receiver, ReceiverStats
+    from fanout.report import DropReason, Outcome, Report, Status
     from fanout.sender import Sender, SenderStats
 
 __version__ = "0.1.0"
@@ -60,7 +61,7 @@ __all__ = [
     "Status",
 ]
 
-_ROOMS = ("fanout.errors", "fanout.model", "fanout.sender", "fanout.receiver", "fanout.aio")
+_ROOMS = ("fanout.errors", "fanout.model", "fanout.report", "fanout.sender", "fanout.receiver", "fanout.aio")
 
 logging.getLogger("fanout").addHandler(logging.NullHandler())
 

@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
 from fanout import sender as sender_module
-from fanout.model import DEFAULT_PORT, Endpoint, Message, Report, Tally, check_payload
-from fanout.net.inbox import RECEIVE_BUFFER, Inbox
-from fanout.receiver import CAPACITY, TURN, ReceiverBase
+from fanout.model import Endpoint, Message, check_payload
+from fanout.net.inbox import Inbox
+from fanout.receiver import TURN, ReceiverBase
+from fanout.report import Report, Tally
 from fanout.sender import FanOut
 
 
 class AsyncSender(FanOut):
     """`Sender` for asyncio: the same arguments, guarantees and reports; nothing blocks the event loop."""
 
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        # An event loop has one callback a file descriptor: tasks wait for a full socket in turn.
-        self._waiting = asyncio.Lock()
+    @cached_property
+    def _waiting(self) -> asyncio.Lock:
+        """An event loop has one callback a file descriptor: tasks wait for a full socket in turn."""
+        return asyncio.Lock()
 
     async def send(self, payload: bytes, *, settle: float = 0.0) -> Report:
         """See `Sender.send`."""
@@ -79,17 +81,11 @@ class AsyncReceiver(ReceiverBase):
     While a handler awaits, datagrams are taken from the kernel into the queue.
     """
 
-    def __init__(
-        self,
-        port: int = DEFAULT_PORT,
-        *,
-        host: str | None = None,
-        receive_buffer: int = RECEIVE_BUFFER,
-        capacity: int = CAPACITY,
-    ) -> None:
-        super().__init__(port, host=host, receive_buffer=receive_buffer, capacity=capacity)
-        self._arrived = asyncio.Event()
-        self._watching: asyncio.AbstractEventLoop | None = None
+    _watching: asyncio.AbstractEventLoop | None = None
+
+    @cached_property
+    def _arrived(self) -> asyncio.Event:
+        return asyncio.Event()
 
     async def open(self) -> Self:
         """Listen; `async with` and iterating do it too."""

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fanout.model import DropReason
 from fanout.receiver import ReceiverStats
+from fanout.report import DropReason
 from fanout.sender import SenderStats
 
 

@@ -114,16 +114,8 @@ class Receiver(ReceiverBase):
     are queued for a busy handler. Opening raises `SocketUnavailable` or `InvalidService`.
     """
 
-    def __init__(
-        self,
-        port: int = DEFAULT_PORT,
-        *,
-        host: str | None = None,
-        receive_buffer: int = RECEIVE_BUFFER,
-        capacity: int = CAPACITY,
-    ) -> None:
-        super().__init__(port, host=host, receive_buffer=receive_buffer, capacity=capacity)
-        self._wake: tuple[socket.socket, socket.socket] | None = None
+    _wake: tuple[socket.socket, socket.socket] | None = None
+    """What `stop` writes to, and what a waiting iteration watches beside the socket."""
 
     def open(self) -> Self:
         """Listen; `with` and iterating do it too."""

@@ -12,20 +12,10 @@ from typing import Self
 
 from fanout.discovery.static import StaticResolver
 from fanout.errors import Closed
-from fanout.model import (
-    DEFAULT_PORT,
-    DropReason,
-    Endpoint,
-    Family,
-    Fault,
-    Report,
-    Service,
-    Tally,
-    check_payload,
-    parse_literals,
-)
+from fanout.model import DEFAULT_PORT, Endpoint, Family, Service, check_payload, parse_literals
 from fanout.net.transport import Transport, UdpTransport
 from fanout.refresher import Known, Refresher, Resolver
+from fanout.report import DropReason, Fault, Report, Tally
 
 STALL = 5.0
 """Seconds that a full socket is waited for before the rest of a message's copies count as dropped."""

@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from fanout.discovery.answer import Answer
-from fanout.model import Endpoint, Fault, parse_literals
+from fanout.model import Endpoint, parse_literals
+from fanout.report import Fault
 
 
 class ScriptedResolver:

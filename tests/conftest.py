@@ -18,7 +18,6 @@ import pytest
 
 from fanout.model import Endpoint
 
-
 _not_tested: dict[str, None] = {}
 
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 import fanout
 from fanout.aio import AsyncSender
 from fanout.discovery.answer import Answer
-from fanout.model import DropReason, Endpoint, Report
+from fanout.model import Endpoint
+from fanout.report import DropReason, Report
 from fanout.sender import Sender
 from fanout.testing import MemoryTransport, ScriptedResolver
 from tests.conftest import Pod, literals

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.model import Endpoint, Fault
+from fanout.model import Endpoint
 from fanout.net.transport import Transport, UdpTransport
+from fanout.report import Fault
 from fanout.testing import MemoryTransport
 from tests.conftest import Pod
 

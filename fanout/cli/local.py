@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fanout.cli.options import option
+from fanout.cli.options import option, output_option
 from fanout.cli.output import print_json
 from fanout.cli.target import plural
 from fanout.local.settings import MAX_DRAIN, MAX_REPLICAS, STOP_TIMEOUT, Settings, ready_timeout
@@ -96,14 +96,7 @@ def scale(replicas: int) -> None:
 @click.argument("pod", required=False)
 @option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
 @option("--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N lines of each pod.")
-@option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Lines for people, or lines as the receivers wrote them.",
-)
+@output_option
 def logs(pod: str | None, follow: bool, tail: int | None, output: str) -> None:
     """Show the logs of all pods in order of time, or those of POD."""
     from fanout.local import logs as pod_logs
@@ -123,14 +116,7 @@ def logs(pod: str | None, follow: bool, tail: int | None, output: str) -> None:
 
 
 @local.command(context_settings=_HELP)
-@option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="A table, or one JSON object.",
-)
+@output_option
 def status(output: str) -> None:
     """Show the Service, its nameserver and its pods."""
     from fanout.local.control import request

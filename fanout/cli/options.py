@@ -19,6 +19,16 @@ def option(*declarations: str, **settings: Any) -> Callable[[Command], Command]:
     return click.option(*declarations, **settings)
 
 
+output_option = option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="What to print: lines for people, or JSON.",
+)
+
+
 class FiniteRange(click.FloatRange):
     """A `click.FloatRange` without NaN and the infinities."""
 

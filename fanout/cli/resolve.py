@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from fanout.cli import EXIT_NO_ENDPOINTS
-from fanout.cli.options import option
+from fanout.cli.options import option, output_option
 from fanout.cli.output import note, print_json, show_library_notes
 from fanout.cli.target import Target, find_target, target_options
 from fanout.discovery.answer import Answer
@@ -22,14 +22,7 @@ from fanout.refresher import Refresher
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @target_options
 @option("-w", "--watch", is_flag=True, help="Go on, and print each pod that joins or leaves.")
-@option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="What to print: lines for people, or JSON objects.",
-)
+@output_option
 def resolve(
     service: str,
     port: str,

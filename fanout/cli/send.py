@@ -11,13 +11,14 @@ from typing import Any, BinaryIO
 import click
 
 from fanout.cli import EXIT_INCOMPLETE, EXIT_INTERRUPTED, exit_code
-from fanout.cli.options import FiniteRange, option
+from fanout.cli.options import FiniteRange, option, output_option
 from fanout.cli.output import note, print_json, show_library_notes
 from fanout.cli.stream import Stream
 from fanout.cli.target import Target, find_target, plural, target_options
 from fanout.errors import FanoutError, MessageTooLarge
-from fanout.model import MAX_PAYLOAD, Endpoint, Outcome, Report, Status, check_payload
+from fanout.model import MAX_PAYLOAD, Endpoint, check_payload
 from fanout.net.explain import sending
+from fanout.report import Outcome, Report, Status
 from fanout.sender import Sender
 
 SETTLE = 0.005
@@ -48,14 +49,7 @@ _PROGRESS_INTERVAL = 0.1
     help="Wait so long for refusals after the last message.",
 )
 @option("--allow-empty", is_flag=True, help="Send an empty message, too, as an empty datagram.")
-@option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="What to print: lines for people, or one JSON object.",
-)
+@output_option
 @option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @option("--dry-run", is_flag=True, help="Resolve and show the pods, and send nothing.")
 def send(

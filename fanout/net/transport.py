@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from fanout.model import Endpoint, Fault
+from fanout.model import Endpoint
+from fanout.report import Fault
 
 # Values of Linux (include/uapi/linux/in.h, in6.h, errqueue.h) that the socket module does not name.
 _IPV4_ERRORS = (socket.IPPROTO_IP, 11)  # IP_RECVERR

@@ -1,0 +1,217 @@
+"""What became of a message, or of a stream of them: one `Outcome` a pod, in a `Report`. Pure."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from fanout.model import Endpoint
+
+
+class Status(StrEnum):
+    """What became of a message's copy to one pod."""
+
+    SENT = "sent"
+    """The kernel took it; says nothing of delivery."""
+    REFUSED = "refused"
+    """ICMP said that it was not delivered."""
+    DROPPED = "dropped"
+    """The kernel did not take it."""
+
+
+class DropReason(StrEnum):
+    """Why the kernel did not take a copy; the only source of such labels in reports, logs and metrics."""
+
+    NOT_PERMITTED = "not_permitted"
+    UNREACHABLE = "unreachable"
+    NO_BUFFER = "no_buffer"
+    TOO_LARGE = "too_large"
+    INVALID_ADDRESS = "invalid_address"
+    OTHER = "other"
+
+    @classmethod
+    def of(cls, number: int) -> DropReason:
+        """Return the reason that an errno stands for."""
+        return _REASONS.get(number, cls.OTHER)
+
+
+_REASONS = {
+    errno.EPERM: DropReason.NOT_PERMITTED,
+    errno.EACCES: DropReason.NOT_PERMITTED,
+    errno.ENETUNREACH: DropReason.UNREACHABLE,
+    errno.EHOSTUNREACH: DropReason.UNREACHABLE,
+    errno.ENETDOWN: DropReason.UNREACHABLE,
+    errno.ENOBUFS: DropReason.NO_BUFFER,
+    errno.ENOMEM: DropReason.NO_BUFFER,
+    errno.EAGAIN: DropReason.NO_BUFFER,
+    errno.EMSGSIZE: DropReason.TOO_LARGE,
+    errno.EINVAL: DropReason.INVALID_ADDRESS,
+    errno.EAFNOSUPPORT: DropReason.INVALID_ADDRESS,
+    errno.EADDRNOTAVAIL: DropReason.INVALID_ADDRESS,
+}
+
+
+class Fault(NamedTuple):
+    """One errno for one pod: from the send itself, or heard from ICMP afterwards."""
+
+    endpoint: Endpoint
+    errno: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of the copies for one pod. `sent + dropped` is what was attempted."""
+
+    endpoint: Endpoint
+    sent: int = 0
+    """Datagrams that the kernel took."""
+    refused: int = 0
+    """ICMP errors heard from or about this pod; may concern an earlier message (see `Sender.send`)."""
+    dropped: int = 0
+    """Datagrams that the kernel did not take."""
+    errno: int = 0
+    """Of the last refusal or drop; 0 where there was none."""
+
+    @property
+    def status(self) -> Status:
+        """Return the worst that happened to this pod's copies."""
+        if self.dropped:
+            return Status.DROPPED
+        return Status.REFUSED if self.refused else Status.SENT
+
+    @property
+    def reason(self) -> DropReason | None:
+        """Why copies were dropped; None where none was."""
+        return DropReason.of(self.errno) if self.dropped else None
+
+
+class Tally:
+    """Counts, per pod, of one call to send: filled by the sender, read as a `Report`."""
+
+    __slots__ = ("_drops", "_refusals", "messages", "runs", "size")
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.size = 0
+        self.runs: list[tuple[tuple[Endpoint, ...], int]] = []
+        self._drops: dict[Fault, int] = {}
+        self._refusals: dict[Fault, int] = {}
+
+    def attempted(self, endpoints: tuple[Endpoint, ...], size: int) -> None:
+        """Count one message of `size` bytes that was attempted to each of `endpoints`."""
+        self.messages += 1
+        self.size += size
+        if self.runs and self.runs[-1][0] is endpoints:
+            self.runs[-1] = (endpoints, self.runs[-1][1] + 1)
+        else:
+            self.runs.append((endpoints, 1))
+
+    def dropped(self, faults: Iterable[Fault]) -> None:
+        """Count copies that the kernel did not take."""
+        for fault in faults:
+            self._drops[fault] = self._drops.get(fault, 0) + 1
+
+    def refused(self, faults: Iterable[Fault]) -> None:
+        """Count ICMP errors."""
+        for fault in faults:
+            self._refusals[fault] = self._refusals.get(fault, 0) + 1
+
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Return one outcome a pod, in the order in which the pods were first attempted."""
+        attempts: dict[Endpoint, int] = {}
+        for endpoints, count in self.runs:
+            for endpoint in endpoints:
+                attempts[endpoint] = attempts.get(endpoint, 0) + count
+        dropped, drop_errno = _by_endpoint(self._drops)
+        refused, refusal_errno = _by_endpoint(self._refusals)
+        for endpoint in refused:
+            attempts.setdefault(endpoint, 0)
+        return tuple(
+            Outcome(
+                endpoint,
+                sent=count - dropped.get(endpoint, 0),
+                refused=refused.get(endpoint, 0),
+                dropped=dropped.get(endpoint, 0),
+                errno=drop_errno.get(endpoint) or refusal_errno.get(endpoint, 0),
+            )
+            for endpoint, count in attempts.items()
+        )
+
+
+def _by_endpoint(faults: Mapping[Fault, int]) -> tuple[dict[Endpoint, int], dict[Endpoint, int]]:
+    counts: dict[Endpoint, int] = {}
+    errnos: dict[Endpoint, int] = {}
+    for fault, count in faults.items():
+        counts[fault.endpoint] = counts.get(fault.endpoint, 0) + count
+        errnos[fault.endpoint] = fault.errno
+    return counts, errnos
+
+
+class Report:
+    """What became of a message, or of a stream of them: one `Outcome` a pod.
+
+    `messages` and `size` (bytes of payload) tell what was sent, `age` how old the answer of DNS was
+    (seconds), `stale` whether DNS has failed since, so that the last known pods were used.
+    """
+
+    __slots__ = ("_outcomes", "_tally", "age", "stale")
+
+    def __init__(self, tally: Tally, *, age: float, stale: bool) -> None:
+        self._tally = tally
+        self._outcomes: tuple[Outcome, ...] | None = None
+        self.age = age
+        self.stale = stale
+
+    @property
+    def messages(self) -> int:
+        """How many messages were sent."""
+        return self._tally.messages
+
+    @property
+    def size(self) -> int:
+        """Bytes of payload in those messages, each counted once."""
+        return self._tally.size
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """One a pod, those that joined or left meanwhile included."""
+        if self._outcomes is None:
+            self._outcomes = self._tally.outcomes()
+        return self._outcomes
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Every pod of this report."""
+        return tuple(outcome.endpoint for outcome in self.outcomes)
+
+    @property
+    def sent(self) -> tuple[Outcome, ...]:
+        """The pods whose every copy the kernel took, and of which ICMP said nothing."""
+        return self._having(Status.SENT)
+
+    @property
+    def refused(self) -> tuple[Outcome, ...]:
+        """The pods of which ICMP said that a copy was not delivered."""
+        return self._having(Status.REFUSED)
+
+    @property
+    def dropped(self) -> tuple[Outcome, ...]:
+        """The pods for which the kernel did not take a copy."""
+        return self._having(Status.DROPPED)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every pod is in `sent`."""
+        return len(self.sent) == len(self.outcomes)
+
+    def _having(self, status: Status) -> tuple[Outcome, ...]:
+        return tuple(outcome for outcome in self.outcomes if outcome.status is status)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Report of {self.messages} message(s): {len(self.sent)} sent, {len(self.refused)} refused, "
+            f"{len(self.dropped)} dropped; age {self.age:.1f} s{', stale' if self.stale else ''}>"
+        )
