@@ -60,7 +60,7 @@ class Endpoint(NamedTuple):
         else:
             host, port_text = text, None
         try:
-            address = ipaddress.ip_address(host)
+            address = unmapped(ipaddress.ip_address(host))
         except ValueError:
             raise InvalidService(
                 f"endpoint {text!r} has no IP address: write 10.0.0.7, 10.0.0.7:12000 or [fd00::1]:12000"
@@ -70,7 +70,7 @@ class Endpoint(NamedTuple):
         if address.is_unspecified:
             raise InvalidService(f"endpoint {text!r}: the unspecified address is no pod's")
         port = default_port if port_text is None else parse_port(port_text)
-        return cls(str(unmapped(address)), port)
+        return cls(str(address), port)
 
 
 def unmapped(

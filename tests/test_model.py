@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanout.errors import FanoutError, InvalidInput, InvalidService, MessageTooLarge
-from fanout.model import MAX_PAYLOAD, Endpoint, Service, check_payload, parse_literals, parse_port
+from fanout.model import MAX_PAYLOAD, Endpoint, Service, check_payload, parse_literals, parse_port, unmapped
 
-ADDRESSES = st.ip_addresses().filter(lambda address: not address.is_unspecified)
+ADDRESSES = st.ip_addresses().filter(lambda address: not unmapped(address).is_unspecified)
 PORTS = st.integers(1, 65_535)
 ENDPOINTS = st.builds(lambda address, port: Endpoint.parse(str(address), port), ADDRESSES, PORTS)
 
@@ -64,7 +64,7 @@ def test_a_name_is_not_a_literal(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["10.0.0.999", "10.0.0", "1.2.3.4:0", "1.2.3.4:65536", "1.2.3.4:x", "10.0.0.1,pod", ",", "[fd00::1", "[fd00::1]x",
-     "0.0.0.0", "::", "headless-udp:12000", "[fd00::1]:", "fe80::1%lo", "1.2.3.4:-1", "1.2.3.4:\uff11"],
+     "0.0.0.0", "::", "::ffff:0.0.0.0", "headless-udp:12000", "[fd00::1]:", "fe80::1%lo", "1.2.3.4:-1", "1.2.3.4:\uff11"],
 )  # fmt: skip
 def test_a_wrong_literal_is_refused_with_a_sentence(text: str) -> None:
     with pytest.raises(InvalidService):

@@ -79,7 +79,7 @@ def find_target(service: str, port: str, family: str, nameserver: str | None, al
         from fanout.local.state import find
 
         local = find()
-        if local is not None and local.service == service:
+        if local is not None and service.rstrip(".") in (local.service, local.name):
             resolver = DnsResolver(
                 wanted,
                 nameserver=local.nameserver,
