@@ -11,13 +11,15 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import dns.exception
+import dns.flags
 import dns.message
 import dns.name
 import dns.nameserver
 import dns.rcode
+import dns.rdataclass
 import dns.rdatatype
 import dns.resolver
 
@@ -27,6 +29,7 @@ from fanout.model import Family, Service, parse_port
 
 LIFETIME = 2.0
 _MAX_LOOKUPS_KEPT = 64
+_TRUNCATED = "truncated"
 
 
 class DnsResolver:
@@ -47,10 +50,9 @@ class DnsResolver:
         allow_loopback: bool = False,
         max_endpoints: int = MAX_ENDPOINTS,
     ) -> None:
-        try:
-            self._name = dns.name.from_text(service.name, origin=None)
-        except (dns.exception.DNSException, UnicodeError) as error:
-            raise InvalidService(f"{service.name!r} cannot be a DNS name: {error}") from None
+        port = service.port
+        self._prefix = None if isinstance(port, int) else dns.name.from_text(f"_{port}._udp", origin=None)
+        self._name = _parse_name(service.name, None, self._prefix or dns.name.empty)
         if self._name in (dns.name.root, dns.name.empty):
             raise InvalidService(f"{service.name!r} cannot be a Service's name")
         self._service = service
@@ -58,7 +60,7 @@ class DnsResolver:
         self._allow_loopback = allow_loopback
         self._max_endpoints = max_endpoints
         self._servers = None if nameserver is None else [parse_nameserver(nameserver)]
-        self._search = None if search is None else [dns.name.from_text(suffix) for suffix in search]
+        self._search = None if search is None else [_parse_name(suffix, dns.name.root) for suffix in search]
         self._ndots = ndots
 
     def resolve(self) -> Answer:
@@ -66,11 +68,10 @@ class DnsResolver:
         resolution = _Resolution(*self._configured(), self._lifetime)
         candidates: list[tuple[str, int]]
         port = self._service.port
-        if isinstance(port, str):
-            prefix = dns.name.from_text(f"_{port}._udp", origin=None)
-            candidates = self._by_srv(resolution, prefix)
+        if self._prefix is not None:
+            candidates = self._by_srv(resolution, self._prefix)
         else:
-            candidates = [(address, port) for address in self._addresses(resolution, self._name)]
+            candidates = [(address, int(port)) for address in self._addresses(resolution, self._name)]
         endpoints, refused = accept(candidates, allow_loopback=self._allow_loopback, limit=self._max_endpoints)
         return Answer(endpoints, resolution.dns_ttl, resolution.answered_name, refused, tuple(resolution.lookups))
 
@@ -101,17 +102,27 @@ class DnsResolver:
 
     def _configured(self) -> tuple[dns.resolver.Resolver, list[tuple[str, int]]]:
         """Read resolv.conf anew, so that a changed one is followed, and apply what was asked for instead."""
-        try:
-            resolver = dns.resolver.Resolver(configure=self._servers is None or self._search is None)
-        except dns.resolver.NoResolverConfiguration:
-            resolver = dns.resolver.Resolver(configure=False)
+        resolver = dns.resolver.Resolver(configure=False)
+        trouble = "names no nameserver"
+        if self._servers is None or self._search is None:
+            try:
+                resolver.read_resolv_conf("/etc/resolv.conf")
+            except dns.resolver.NoResolverConfiguration:
+                pass
+            except (dns.exception.DNSException, ValueError) as error:
+                trouble = f"cannot be used ({_said(error)})"
         servers = self._servers or [(str(server), resolver.port) for server in resolver.nameservers]
         if not servers:
-            raise ResolverUnavailable("resolv.conf names no nameserver: name one with --nameserver (nameserver=)")
+            raise ResolverUnavailable(f"resolv.conf {trouble}: name a nameserver with --nameserver (nameserver=)")
         if self._search is not None:
             resolver.search = list(self._search)
+            # Without a search list dnspython takes the domain of the host's name for one.
+            resolver.domain = dns.name.root
         if self._ndots is not None:
             resolver.ndots = self._ndots
+        if self._prefix is not None:
+            # The labels of a port leave the way in which the Service's name is expanded as it is.
+            resolver.ndots = (1 if resolver.ndots is None else resolver.ndots) + len(self._prefix.labels)
         resolver.use_edns(0, 0, 1232)
         resolver.timeout = self._lifetime / 2
         return resolver, servers
@@ -139,6 +150,7 @@ class _Resolution:
     def ask(self, name: dns.name.Name, record: str) -> list[Any]:
         """Return the records; none where there is no such name (`no_such_name`) or it has none of this type."""
         self.no_such_name = False
+        first = len(self.lookups)
         lifetime = max(0.01, min(self._lifetime, self._deadline - time.monotonic()))
         try:
             answer = self._resolver.resolve(name, record, search=True, raise_on_no_answer=False, lifetime=lifetime)
@@ -146,13 +158,20 @@ class _Resolution:
             self.no_such_name = True
             return []
         except (dns.exception.DNSException, OSError) as error:
-            raise ResolverUnavailable(self._failure(name, record, error)) from error
+            lookups = self.lookups[first:]
+            asked = list(dict.fromkeys(lookup.name for lookup in lookups))
+            if _is_short(name) and asked[1:] and asked[-1] == f"{name}.":
+                # No domain of the search list has it. That no answer came for the bare name, which in a cluster
+                # only the outside could give, says nothing of the Service.
+                self.no_such_name = True
+                return []
+            raise ResolverUnavailable(self._failure(name, record, error, lookups)) from error
         if answer.rrset is None:
             return []
         self.owner = answer.qname
         self.dns_ttl = answer.rrset.ttl if self.dns_ttl is None else min(self.dns_ttl, answer.rrset.ttl)
         for extra in answer.response.additional:
-            if extra.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
+            if extra.rdclass == dns.rdataclass.IN and extra.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
                 known = self._additional.setdefault((extra.name, dns.rdatatype.to_text(extra.rdtype)), [])
                 known.extend(record.address for record in extra)
         return list(answer.rrset)
@@ -164,12 +183,17 @@ class _Resolution:
             return first or second
         return first if family is Family.IPV4 else second
 
-    def _failure(self, name: dns.name.Name, record: str, error: Exception) -> str:
-        servers = ", ".join(dict.fromkeys(lookup.nameserver for lookup in self.lookups)) or "any nameserver"
-        results = [lookup.result for lookup in self.lookups]
-        if "truncated" in results:
+    def _failure(self, name: dns.name.Name, record: str, error: Exception, lookups: Sequence[Lookup]) -> str:
+        servers = ", ".join(dict.fromkeys(lookup.nameserver for lookup in lookups)) or "any nameserver"
+        over_tcp = [lookup.result for lookup in lookups if (lookup.name, lookup.over) == (lookups[-1].name, "TCP")]
+        if over_tcp and (over_tcp[-1] == _TRUNCATED or over_tcp[-1] in dns.rcode.Rcode.__members__):
             hint = (
-                f"the answer is too large for UDP, and TCP did not work ({results[-1]}): "
+                f"the answer is too large for UDP, and over TCP the nameserver said {over_tcp[-1]}: "
+                "DNS carries at most about 4,090 A or 2,330 AAAA records of one name"
+            )
+        elif over_tcp:
+            hint = (
+                f"the answer is too large for UDP, and TCP did not work ({over_tcp[-1]}): "
                 "allow DNS over TCP, in the NetworkPolicy too"
             )
         elif isinstance(error, dns.exception.Timeout):
@@ -178,7 +202,7 @@ class _Resolution:
                 "and does a NetworkPolicy allow DNS (UDP and TCP, ports 53 and 5353)?"
             )
         else:
-            hint = "; ".join(dict.fromkeys(results)) or str(error)
+            hint = "; ".join(dict.fromkeys(lookup.result for lookup in lookups)) or _said(error)
         return f"cannot resolve {name} {record} at {servers}: {hint}"
 
 
@@ -193,14 +217,17 @@ class _ObservedNameserver(dns.nameserver.Do53Nameserver):
               max_size: bool, *args: Any, **kwargs: Any) -> dns.message.Message:  # fmt: skip
         try:
             response = super().query(request, timeout, source, source_port, max_size, *args, **kwargs)
+            if response.flags & dns.flags.TC:
+                # Over TCP dnspython would take a part of the set for all of it.
+                raise dns.message.Truncated(message=response)  # type: ignore[no-untyped-call]
         except dns.message.Truncated:
-            self._note(request, max_size, "truncated")
+            self._note(request, max_size, _TRUNCATED)
             raise
         except dns.exception.Timeout:
             self._note(request, max_size, f"no answer in {timeout:.1f} s")
             raise
         except Exception as error:
-            self._note(request, max_size, str(error) or type(error).__name__)
+            self._note(request, max_size, _said(error))
             raise
         self._note(request, max_size, _result(request, response))
         return response
@@ -214,12 +241,38 @@ class _ObservedNameserver(dns.nameserver.Do53Nameserver):
 
 
 def _result(request: dns.message.QueryMessage, response: dns.message.Message) -> str:
-    if response.rcode() != dns.rcode.NOERROR:
+    if response.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
         return dns.rcode.to_text(response.rcode())
+    try:
+        cast(dns.message.QueryMessage, response).resolve_chaining()
+    except dns.exception.DNSException as error:
+        return _said(error)
+    if response.rcode() == dns.rcode.NXDOMAIN:
+        return "NXDOMAIN"
     records = sum(len(rrset) for rrset in response.answer if rrset.rdtype == request.question[0].rdtype)
     if not records:
         return "NODATA"
     return "1 record" if records == 1 else f"{records} records"
+
+
+def _is_short(name: dns.name.Name) -> bool:
+    """Whether `name` is one label, but for those of a named port: always in need of the search list."""
+    return not name.is_absolute() and sum(not label.startswith(b"_") for label in name.labels) == 1
+
+
+def _said(error: Exception) -> str:
+    """Return an error's text on one line: some of dnspython's have several."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _parse_name(text: str, origin: dns.name.Name | None, prefix: dns.name.Name = dns.name.empty) -> dns.name.Name:
+    """Return `text` as a name that leaves room for `prefix`; raise `InvalidService`."""
+    try:
+        name = dns.name.from_text(text, origin)
+        prefix.concatenate(name)
+    except (dns.exception.DNSException, UnicodeError) as error:
+        raise InvalidService(f"{text!r} cannot be a DNS name: {_said(error)}") from None
+    return name
 
 
 def parse_nameserver(text: str) -> tuple[str, int]:
@@ -227,7 +280,8 @@ def parse_nameserver(text: str) -> tuple[str, int]:
     host, port = text, "53"
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")
-        port = rest.removeprefix(":") or port
+        if not text.endswith("]"):
+            port = rest[1:] if rest.startswith(":") else ""
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
     try:
