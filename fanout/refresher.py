@@ -99,7 +99,8 @@ class Refresher:
                             f"{address} ({reason})" for address, reason in sorted(self._refused)[:3]
                         )
                     raise NoEndpoints(f"Service {self._name!r} has no endpoints: {why}")
-                raise ResolverUnavailable(known.failure or f"Service {self._name!r} was not resolved: stopped")
+                state = "its sender was closed" if self._stopped.is_set() else "a first empty answer is being confirmed"
+                raise ResolverUnavailable(known.failure or f"Service {self._name!r} is not resolved: {state}")
         return known
 
     def _run(self) -> None:

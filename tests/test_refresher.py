@@ -77,6 +77,22 @@ def test_no_endpoints_after_one_confirmation() -> None:
     refresher.stop()
 
 
+def test_an_empty_answer_after_a_failure_is_not_believed_before_its_confirmation() -> None:
+    resolver = ScriptedResolver(ResolverUnavailable("SERVFAIL"), "")
+    refresher = Refresher(resolver, "nosuch")
+    refresher.start()
+    with pytest.raises(ResolverUnavailable, match="SERVFAIL"):
+        refresher.endpoints()
+    eventually(lambda: resolver.asked == 2)
+    eventually(lambda: refresher.known.failure is None)
+    with pytest.raises(ResolverUnavailable, match="being confirmed"):
+        refresher.endpoints()
+    eventually(lambda: refresher.known.settled)
+    with pytest.raises(NoEndpoints):
+        refresher.endpoints()
+    refresher.stop()
+
+
 def test_an_answer_of_refused_addresses_says_so(caplog: pytest.LogCaptureFixture) -> None:
     hostile = Answer((), 5.0, "headless-udp.", (Refusal("127.0.0.1", "loopback"),))
     refresher = Refresher(ScriptedResolver(hostile), "headless-udp")
@@ -115,6 +131,6 @@ def test_stopping_frees_who_waits_for_a_first_answer() -> None:
     refresher = Refresher(Hanging(), "headless-udp")
     refresher.start()
     threading.Timer(0.05, refresher.stop).start()
-    with pytest.raises(ResolverUnavailable, match="stopped"):
+    with pytest.raises(ResolverUnavailable, match="closed"):
         refresher.endpoints()
     released.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import click
@@ -79,6 +80,8 @@ def receive(**settings: Any) -> None:
     SIGTERM makes it not ready, lets it receive for the drain time, hand over what is queued, and exit 0. Log
     lines name the pod by POD_NAME, POD_NAMESPACE, POD_IP and NODE_NAME (the downward API).
     """
+    # The kernel drops a signal to PID 1 that has no handler yet, but keeps a blocked one until the app takes it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     from fanout_receiver.app import Settings, run
 
     run(Settings(**settings))

@@ -20,6 +20,7 @@ from fanout.net.inbox import RECEIVE_BUFFER
 from fanout_receiver import logs
 from fanout_receiver.admin import AdminServer
 
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _HEARTBEAT = 1.0
 _HEARTBEAT_OVERDUE = 10.0
 
@@ -66,8 +67,9 @@ class _App(Collector):
     async def run(self) -> None:
         settings = self._settings
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _STOP_SIGNALS:
             loop.add_signal_handler(number, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
         async with self._receiver as receiver:
             admin = self._open_admin()
             try:
@@ -78,6 +80,7 @@ class _App(Collector):
                     admin=None if admin is None else str(admin.address),
                     receive_buffer=receiver.stats.receive_buffer,
                 )
+                self._stream.is_starting = False
                 background = [
                     asyncio.create_task(self._keep_house()),
                     asyncio.create_task(self._drain_when_told(settings.drain)),

@@ -34,14 +34,14 @@ _DOWNWARD_API = {"pod": "POD_NAME", "namespace": "POD_NAMESPACE", "pod_ip": "POD
 class LogStream:
     """Where log lines go, a `write` each.
 
-    The first line that cannot be written raises `FanoutError`: better to fail at the start than to receive for
+    While `is_starting`, a line that cannot be written raises `FanoutError`: better to fail then than to receive for
     nobody. A later one is counted and said once on standard error: datagrams are taken all the same.
     """
 
     def __init__(self, path: str | None) -> None:
+        self.is_starting = True
         self.lost_lines = 0
         self._name = path or "standard output"
-        self._is_trusted = False
         try:
             # Unbuffered: what could not be written must not come back with the next line, or at exit.
             self._file = io.FileIO(path, "a") if path is not None else io.FileIO(1, "w", closefd=False)
@@ -60,14 +60,12 @@ class LogStream:
             while rest:
                 rest = rest[self._file.write(rest) or 0 :]
         except OSError as error:
-            if not self._is_trusted:
+            if self.is_starting:
                 raise FanoutError(self._what(error)) from None
             self.lost_lines += 1
             if self.lost_lines == 1:
                 with contextlib.suppress(OSError):  # standard error is gone as well: the metric tells
                     print(f"fanout: log lines are lost from now on: {self._what(error)}", file=sys.stderr, flush=True)
-        else:
-            self._is_trusted = True
 
     def _what(self, error: OSError) -> str:
         return f"cannot write the log to {self._name}: {error.strerror}"
