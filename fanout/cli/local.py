@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fanout.cli.options import option, output_option
+from fanout.cli.options import FiniteRange, option, output_option
 from fanout.cli.output import print_json
 from fanout.cli.target import plural
 from fanout.local.settings import MAX_DRAIN, MAX_REPLICAS, STOP_TIMEOUT, Settings, ready_timeout
@@ -53,7 +53,7 @@ def local() -> None:
 )
 @option(
     "--drain",
-    type=click.FloatRange(0, MAX_DRAIN),
+    type=FiniteRange(0, MAX_DRAIN),
     default=0.5,
     show_default=True,
     metavar="SECONDS",
