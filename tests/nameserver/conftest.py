@@ -17,6 +17,7 @@ from tests.nameserver.knot import Knot, Records, program
 from tests.nameserver.namespace import Namespace, why_no_namespace
 
 _REASONS = pytest.StashKey[dict[str, None]]()
+_FIGURES = pytest.StashKey[list[str]]()
 
 
 def _unavailable(config: pytest.Config, reason: str) -> NoReturn:
@@ -31,6 +32,25 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("nameserver tests were skipped", yellow=True)
         for reason in config.stash[_REASONS]:
             terminalreporter.line(f"Not tested with a real nameserver: {reason}")
+    if _FIGURES in config.stash:
+        terminalreporter.section("figures of the nameserver tests")
+        for figure in config.stash[_FIGURES]:
+            terminalreporter.line(figure)
+
+
+@pytest.fixture
+def nft(pytestconfig: pytest.Config) -> str:
+    """The program that loads firewall rules."""
+    found = program("nft")
+    if found is None:
+        _unavailable(pytestconfig, "nft is missing (Debian, Ubuntu: apt install nftables)")
+    return found
+
+
+@pytest.fixture
+def figures(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Say what was measured, at the end of the run."""
+    return pytestconfig.stash.setdefault(_FIGURES, []).append
 
 
 @pytest.fixture(scope="session")

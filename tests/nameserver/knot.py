@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import random
 import shutil
 import signal
 import socket
@@ -215,16 +216,25 @@ zone:
             self.process.wait()
 
 
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that is free for UDP and for TCP."""
+def bind_both() -> tuple[socket.socket, socket.socket]:
+    """Return a UDP and a TCP socket on one port of 127.0.0.1, below those that the system lends to clients."""
     for _ in range(100):
-        with (
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
-            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
-        ):
-            udp.bind(("127.0.0.1", 0))
-            port: int = udp.getsockname()[1]
-            with contextlib.suppress(OSError):
-                tcp.bind(("127.0.0.1", port))
-                return port
+        port = random.randrange(20_000, 32_000)
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            udp.bind(("127.0.0.1", port))
+            tcp.bind(("127.0.0.1", port))
+        except OSError:
+            udp.close()
+            tcp.close()
+        else:
+            return udp, tcp
     raise AssertionError("no free port")
+
+
+def free_port() -> int:
+    udp, tcp = bind_both()
+    with udp, tcp:
+        port: int = udp.getsockname()[1]
+        return port

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -63,8 +62,8 @@ class Namespace:
         """Write resolv.conf."""
         self._resolv_conf.write_text("".join(f"{line}\n" for line in lines))
 
-    def run(self, *arguments: str) -> None:
-        subprocess.run([*self.command, *arguments], check=True)
+    def run(self, *command: str) -> None:
+        subprocess.run([*self.command, *command], check=True)
 
     def fanout(self, *arguments: str) -> Run:
         """Run `fanout` inside, as in a pod."""
@@ -76,12 +75,6 @@ class Namespace:
             check=False,
         )
         return Run(done.returncode, done.stdout.decode(), done.stderr.decode())
-
-    def firewall(self, rules: Sequence[str]) -> None:
-        """Load rules of nftables."""
-        nft = program("nft")
-        assert nft is not None
-        subprocess.run([*self.command, nft, "-f", "-"], input="\n".join(rules), text=True, check=True)
 
     def close(self) -> None:
         self._stack.close()

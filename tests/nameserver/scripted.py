@@ -15,7 +15,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
-from tests.nameserver.knot import Knot, free_port
+from tests.nameserver.knot import Knot, bind_both
 
 Over = Literal["UDP", "TCP"]
 Tcp = Literal["open", "refused", "silent"]
@@ -77,13 +77,10 @@ class ScriptedServer:
         self.script = script
         self.questions: list[bytes] = []
         with contextlib.ExitStack() as stack:
-            self.port = free_port()
-            self._udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            self._udp.bind(("127.0.0.1", self.port))
+            self._udp, self._tcp = map(stack.enter_context, bind_both())
+            self.port: int = self._udp.getsockname()[1]
             self._elsewhere = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             self._elsewhere.bind(("127.0.0.1", 0))
-            self._tcp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            self._tcp.bind(("127.0.0.1", self.port))
             if tcp == "silent":
                 self._fill_backlog(stack)
             elif tcp == "open":

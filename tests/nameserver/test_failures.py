@@ -7,7 +7,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import dns.message
@@ -68,16 +68,18 @@ def test_refused_servfail_and_silence(
 
         def assert_failing(result: str, hint: str) -> None:
             failures = sender.stats.resolver_failures
-            wait_until(lambda: sender.stats.resolver_failures > failures, f"a failure ({result})")
-            report = sender.send(b"still there")
-            assert (report.endpoints, report.stale, report.complete) == (known, True, True)
-            ages.append(report.age)
-            sentence, seconds = first_error(knot.nameserver, SMALL, port)
-            assert sentence.startswith(f"cannot resolve {SMALL} A at {knot.nameserver}: {result}")
-            assert hint in sentence
-            assert seconds < LIFETIME + 0.5
-            for run in together(*commands):
-                assert hint in run.assert_one_sentence(1)
+            with ThreadPoolExecutor(1) as pool:
+                runs = pool.submit(together, *commands)
+                sentence, seconds = first_error(knot.nameserver, SMALL, port)
+                assert sentence.startswith(f"cannot resolve {SMALL} A at {knot.nameserver}: {result}")
+                assert hint in sentence
+                assert seconds < LIFETIME + 0.5
+                wait_until(lambda: sender.stats.resolver_failures > failures, f"a failure ({result})")
+                report = sender.send(b"still there")
+                assert (report.endpoints, report.stale, report.complete) == (known, True, True)
+                ages.append(report.age)
+                for run in runs.result():
+                    assert hint in run.assert_one_sentence(1)
 
         ages: list[float] = []
         knot.refuse()
@@ -144,10 +146,9 @@ class Told(NamedTuple):
 
 def tell(knot: Knot, port: int, over: Over, lie: Lie) -> Told:
     name = SMALL if over == "UDP" else LARGE
-    with Front(knot, lie=lie, over=over) as front:
-        sentence, seconds = first_error(front.nameserver, name, port)
-        run = fanout("send", "-s", name, "-m", "x", "--nameserver", front.nameserver)
-        front.lie = None
+    with Front(knot, lie=lie, over=over) as liar, Front(knot, over=over) as front, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(first_error, liar.nameserver, name, port)
+        run = pool.submit(fanout, "send", "-s", name, "-m", "x", "--nameserver", liar.nameserver)
         with Sender(name, port, resolver=resolver_of(front.nameserver, name, port)) as sender:
             known = sender.resolve()
             front.lie = lie
@@ -155,25 +156,24 @@ def tell(knot: Knot, port: int, over: Over, lie: Lie) -> Told:
             report = sender.send(b"still there")
             front.lie = None
             wait_until(lambda: not sender.send(b"again").stale, "the truth is told")
-            return Told(sentence, seconds, run, known, report.endpoints, report.stale, sender.endpoints)
+            return Told(*first.result(), run.result(), known, report.endpoints, report.stale, sender.endpoints)
 
 
 @pytest.fixture(scope="module")
-def told(start_knot: Callable[..., Knot], port: int) -> dict[str, Told]:
+def told(start_knot: Callable[..., Knot], port: int) -> dict[str, Future[Told]]:
     """All lies, told at the same time: most of it is waiting."""
     knot = start_knot(RECORDS)
     with ThreadPoolExecutor(len(LIES)) as pool:
-        futures = {name: pool.submit(tell, knot, port, over, lie) for name, (over, lie) in LIES.items()}
-        return {name: future.result() for name, future in futures.items()}
+        return {name: pool.submit(tell, knot, port, over, lie) for name, (over, lie) in LIES.items()}
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_lies(told: dict[str, Told], port: int, name: str) -> None:
-    sentence, seconds, run, known, kept, was_stale, after = told[name]
+def test_lies(told: dict[str, Future[Told]], name: str) -> None:
+    sentence, seconds, run, known, kept, was_stale, after = told[name].result()
     service = SMALL if LIES[name][0] == "UDP" else LARGE
     assert sentence.startswith(f"cannot resolve {service} A at 127.0.0.1:")
     assert ("no answer within 0.5 s" if service == SMALL else "too large for UDP") in sentence
-    assert seconds < LIFETIME + 1.0, "many at a time: a second for all of them"
+    assert seconds < LIFETIME + 2.0, "many at a time: two seconds more for all of them"
     assert "cannot resolve" in run.assert_one_sentence(1)
     assert {endpoint.host for endpoint in known} == set(PODS[service])
     assert (kept, was_stale, after) == (known, True, known)
@@ -200,6 +200,6 @@ def test_a_dns_ttl_without_measure_is_clamped(
             pods.answered(answer, 1000.0, jitter)
             wakeup = pods.next_wakeup()
             assert wakeup is not None
-            assert least <= wakeup - 1000.0 <= most
+            assert least <= round(wakeup - 1000.0, 6) <= most
         options = ["--nameserver", front.nameserver, "--allow-loopback", "-o", "json"]
         assert fanout("resolve", "-s", SMALL, *options).json["dns_ttl"] == dns_ttl
