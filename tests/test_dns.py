@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
@@ -119,6 +120,20 @@ def test_silence_ends_with_the_lifetime(serve: Serve) -> None:
     sentence = failure(resolver(serve(lambda question, over: [])))
     assert "no answer within 0.3 s" in sentence
     assert 0.3 <= time.monotonic() - started < 1.5
+
+
+def test_a_flood_of_lies_ends_with_the_lifetime(serve: Serve) -> None:
+    ended = threading.Event()
+
+    def script(question: bytes, over: Over) -> Iterable[bytes]:
+        deadline = time.monotonic() + 4
+        while not ended.is_set() and time.monotonic() < deadline:
+            yield bytes([question[0] ^ 1]) + question[1:]
+
+    started = time.monotonic()
+    assert "no answer within 0.3 s" in failure(resolver(serve(script)))
+    ended.set()
+    assert time.monotonic() - started < 2
 
 
 def test_other_classes_are_no_addresses(serve: Serve) -> None:
