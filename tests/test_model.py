@@ -64,7 +64,7 @@ def test_a_name_is_not_a_literal(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["10.0.0.999", "10.0.0", "1.2.3.4:0", "1.2.3.4:65536", "1.2.3.4:x", "10.0.0.1,pod", ",", "[fd00::1", "[fd00::1]x",
-     "0.0.0.0", "::", "::ffff:0.0.0.0", "headless-udp:12000", "[fd00::1]:", "fe80::1%lo", "1.2.3.4:-1", "1.2.3.4:\uff11"],
+     "0.0.0.0", "::", "::ffff:0.0.0.0", "pod:12000", "[fd00::1]:", "fe80::1%lo", "1.2.3.4:-1", "1.2.3.4:\uff11"],
 )  # fmt: skip
 def test_a_wrong_literal_is_refused_with_a_sentence(text: str) -> None:
     with pytest.raises(InvalidService):

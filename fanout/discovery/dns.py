@@ -9,6 +9,7 @@ answer is truncated and asked for again over TCP (RFC 7766), which dnspython doe
 from __future__ import annotations
 
 import ipaddress
+import socket
 import time
 from collections.abc import Sequence
 from typing import Any, cast
@@ -18,6 +19,7 @@ import dns.flags
 import dns.message
 import dns.name
 import dns.nameserver
+import dns.query
 import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
@@ -206,6 +208,17 @@ class _Resolution:
         return f"cannot resolve {name} {record} at {servers}: {hint}"
 
 
+class _UntilDeadline(socket.socket):
+    """Receives nothing after `deadline`: dnspython looks at the clock only where there is nothing to read."""
+
+    deadline = 0.0
+
+    def recvfrom(self, bufsize: int, flags: int = 0) -> tuple[bytes, Any]:
+        if time.monotonic() > self.deadline:
+            raise dns.exception.Timeout
+        return super().recvfrom(bufsize, flags)
+
+
 class _ObservedNameserver(dns.nameserver.Do53Nameserver):
     """A nameserver on port 53 that notes what it was asked and how that ended."""
 
@@ -216,7 +229,10 @@ class _ObservedNameserver(dns.nameserver.Do53Nameserver):
     def query(self, request: dns.message.QueryMessage, timeout: float, source: Any, source_port: int,
               max_size: bool, *args: Any, **kwargs: Any) -> dns.message.Message:  # fmt: skip
         try:
-            response = super().query(request, timeout, source, source_port, max_size, *args, **kwargs)
+            if max_size:
+                response = super().query(request, timeout, source, source_port, max_size, *args, **kwargs)
+            else:
+                response = self._over_udp(request, timeout)
             if response.flags & dns.flags.TC:
                 # Over TCP dnspython would take a part of the set for all of it.
                 raise dns.message.Truncated(message=response)  # type: ignore[no-untyped-call]
@@ -231,6 +247,13 @@ class _ObservedNameserver(dns.nameserver.Do53Nameserver):
             raise
         self._note(request, max_size, _result(request, response))
         return response
+
+    def _over_udp(self, request: dns.message.QueryMessage, timeout: float) -> dns.message.Message:
+        with _UntilDeadline(socket.AF_INET6 if ":" in self.address else socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            asking.setblocking(False)
+            asking.deadline = time.monotonic() + timeout
+            return dns.query.udp(request, self.address, timeout, self.port, ignore_unexpected=True, ignore_errors=True,
+                                 raise_on_truncation=True, sock=asking)  # fmt: skip
 
     def _note(self, request: dns.message.QueryMessage, over_tcp: bool, result: str) -> None:
         if len(self._lookups) < _MAX_LOOKUPS_KEPT:
