@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple, Self
 
+import dns.flags
 import dns.message
 import dns.rcode
 import dns.rdatatype
@@ -65,6 +66,20 @@ def srv(*records: str, additional: Iterable[str] = ()) -> Script:
         yield made.to_wire()
 
     return script
+
+
+def truncated(over_tcp: Script) -> Script:
+    """Answer over TCP only."""
+    over_udp = answering(flags=dns.flags.TC)
+    return lambda question, over: (over_udp if over == "UDP" else over_tcp)(question, over)
+
+
+def mutated(wire: bytes, changes: list[tuple[int, int]], kept: int) -> bytes:
+    """Return a message with some of its bytes changed, and perhaps cut off; its id stays."""
+    changed = bytearray(wire)
+    for position, value in changes:
+        changed[2 + position % (len(changed) - 2)] = value
+    return bytes(changed[: max(kept, 2)])
 
 
 class ScriptedServer:
