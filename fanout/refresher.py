@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from fanout.discovery.answer import Answer, Refusal
+from fanout.discovery.answer import Answer, Refusal, why_no_endpoints
 from fanout.discovery.endpoints import Change, EndpointSet
 from fanout.errors import FanoutError, NoEndpoints, ResolverUnavailable
 from fanout.model import Endpoint
@@ -93,11 +93,7 @@ class Refresher:
             known = self.known
             if not known.endpoints:
                 if known.settled:
-                    why = "DNS knows no such Service, or no pod is ready"
-                    if self._refused:
-                        why = "DNS names only addresses that are refused: " + ", ".join(
-                            f"{address} ({reason})" for address, reason in sorted(self._refused)[:3]
-                        )
+                    why = why_no_endpoints(self._refused)
                     raise NoEndpoints(f"Service {self._name!r} has no endpoints: {why}")
                 state = "its sender was closed" if self._stopped.is_set() else "a first empty answer is being confirmed"
                 raise ResolverUnavailable(known.failure or f"Service {self._name!r} is not resolved: {state}")

@@ -14,7 +14,7 @@ from fanout.cli import EXIT_NO_ENDPOINTS
 from fanout.cli.options import option, output_option
 from fanout.cli.output import note, print_json, show_library_notes
 from fanout.cli.target import Target, find_target, target_options
-from fanout.discovery.answer import Answer
+from fanout.discovery.answer import Answer, why_no_endpoints
 from fanout.discovery.endpoints import CONFIRM_AFTER, Change
 from fanout.refresher import Refresher
 
@@ -59,7 +59,7 @@ def _show(target: Target, answer: Answer) -> None:
         dns_ttl = "" if answer.dns_ttl is None else f", DNS TTL {answer.dns_ttl:g} s"
         click.secho(f"{name}: {target.pods(len(answer.endpoints))}{dns_ttl}", bold=True)
     else:
-        click.secho(f"{name}: no endpoints: DNS knows no such Service, or no pod is ready", fg="yellow")
+        click.secho(f"{name}: no endpoints: {why_no_endpoints(answer.refused)}", fg="yellow")
     for endpoint in answer.endpoints:
         click.echo(f"  {endpoint}")
     if answer.refused:

@@ -71,6 +71,14 @@ def accept(
     return tuple(endpoints), tuple(refused.values())
 
 
+def why_no_endpoints(refused: Iterable[Refusal]) -> str:
+    """Say why an answer has no endpoints, with up to three of the refused addresses."""
+    examples = ", ".join(f"{address} ({reason})" for address, reason in sorted(refused)[:3])
+    if examples:
+        return f"DNS names only addresses that are refused: {examples}"
+    return "DNS knows no such Service, or no pod is ready"
+
+
 def refusal_reason(address: ipaddress.IPv4Address | ipaddress.IPv6Address, *, allow_loopback: bool) -> str | None:
     """Say why no pod can have this address; None where one can. A spoofed answer must not aim at such a place."""
     if address.is_loopback:
