@@ -16,9 +16,14 @@ from fanout.receiver import TURN, ReceiverBase
 from fanout.report import Report, Tally
 from fanout.sender import FanOut
 
+_COPIES_A_TURN = 128
+"""Copies between two turns of the event loop: a millisecond's worth."""
+
 
 class AsyncSender(FanOut):
     """`Sender` for asyncio: the same arguments, guarantees and reports; nothing blocks the event loop."""
+
+    _copies_this_turn = 0
 
     @cached_property
     def _waiting(self) -> asyncio.Lock:
@@ -46,11 +51,19 @@ class AsyncSender(FanOut):
     async def _send_one(self, payload: bytes, tally: Tally) -> None:
         data = check_payload(payload)
         copies = self._begin(data, await self.resolve())
-        while not copies.step():
+        while not copies.step(_COPIES_A_TURN):
+            if not copies.blocked:
+                await asyncio.sleep(0)
+                continue
             async with self._waiting:
                 if not await _async_wait_writable(copies.fileno()):
                     copies.give_up()
         self._count(copies, tally)
+        self._copies_this_turn += len(copies.endpoints)
+        if self._copies_this_turn >= _COPIES_A_TURN:
+            # A socket that is never full must not keep the loop from timers, signals and other tasks.
+            self._copies_this_turn = 0
+            await asyncio.sleep(0)
 
     async def resolve(self) -> tuple[Endpoint, ...]:
         """See `Sender.resolve`."""
@@ -106,8 +119,7 @@ class AsyncReceiver(ReceiverBase):
         """Stop listening and forget what was not handed over. Closing twice is fine."""
         self.stop()
         if self._inbox is not None:
-            while self._inbox.queue:
-                self._inbox.pop()
+            self._inbox.queue.clear()
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         """Yield messages until `stop`."""
@@ -119,7 +131,9 @@ class AsyncReceiver(ReceiverBase):
             if not inbox.queue:
                 self._arrived.clear()
                 await self._arrived.wait()
-            for _ in range(min(len(inbox.queue), TURN)):
+            for _ in range(TURN):
+                if not inbox.queue:
+                    break
                 yield inbox.pop()
             # A consumer that never awaits must not keep the loop from timers, signals and other tasks.
             await asyncio.sleep(0)

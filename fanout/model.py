@@ -25,6 +25,14 @@ class Family(StrEnum):
     IPV4 = "ipv4"
     IPV6 = "ipv6"
 
+    @classmethod
+    def parse(cls, text: str) -> Family:
+        """Return the family of that name; raise `InvalidInput`."""
+        try:
+            return cls(text)
+        except ValueError:
+            raise InvalidInput(f"family {text!r} is not one of {', '.join(cls)}") from None
+
 
 class Endpoint(NamedTuple):
     """IP address (a literal in its shortest form) and UDP port of one pod; also a socket address as it is."""
@@ -83,10 +91,10 @@ def unmapped(
 
 def parse_port(text: str | int) -> int:
     """Return a UDP port from 1 to 65535; raise `InvalidService`."""
-    if isinstance(text, int) or (text.isascii() and text.isdigit()):
-        port = int(str(text)[:10])
-        if 1 <= port <= 65_535:
-            return port
+    if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 5:
+        text = int(text)
+    if isinstance(text, int) and not isinstance(text, bool) and 1 <= text <= 65_535:
+        return text
     raise InvalidService(f"port {text!r} is not a number from 1 to 65535")
 
 
@@ -99,9 +107,9 @@ class Service:
     family: Family = Family.ANY
 
     def __post_init__(self) -> None:
-        if not self.name or self.name.isspace():
-            raise InvalidService("the Service name is empty")
-        if isinstance(self.port, int):
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise InvalidService(f"the Service name {self.name!r} is empty or no text")
+        if not isinstance(self.port, str):
             parse_port(self.port)
         elif self.port.isascii() and self.port.isdigit():
             object.__setattr__(self, "port", parse_port(self.port))

@@ -136,6 +136,7 @@ class Receiver(ReceiverBase):
             opened.close()
         if self._inbox is not None:
             self._inbox.close()
+            self._inbox.queue.clear()
 
     def __iter__(self) -> Iterator[Message]:
         """Yield messages until `stop`."""
@@ -147,7 +148,9 @@ class Receiver(ReceiverBase):
             inbox.fill()
             if not inbox.queue:
                 poll.poll()
-            for _ in range(min(len(inbox.queue), TURN)):
+            for _ in range(TURN):
+                if not inbox.queue:
+                    break
                 yield inbox.pop()
         inbox.close()
         while inbox.queue:

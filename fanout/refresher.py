@@ -10,7 +10,6 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -43,6 +42,8 @@ class Known:
     """Failed questions so far."""
     settled: bool = False
     """Whether an answer has been believed; a first empty one is believed after its confirmation."""
+    refused: frozenset[Refusal] = frozenset()
+    """Addresses of the last answer that are not sent to."""
 
     def age(self, now: float) -> float | None:
         """Seconds since DNS last answered; None where it never has."""
@@ -52,23 +53,15 @@ class Known:
 class Refresher:
     """Resolves in a thread and publishes `known`; logs each pod that joined or left, once.
 
-    `on_change` is called in that thread. Reading `known` never blocks. `stop` returns at once: a question that
-    is under way ends by itself within the resolver's lifetime.
+    Reading `known` never blocks. `stop` returns at once: a question that is under way ends by itself within the
+    resolver's lifetime.
     """
 
-    def __init__(
-        self,
-        resolver: Resolver,
-        name: str,
-        *,
-        on_change: Callable[[Change], None] | None = None,
-    ) -> None:
+    def __init__(self, resolver: Resolver, name: str) -> None:
         self.known = Known()
         self._name = name
         self._resolver = resolver
-        self._on_change = on_change
         self._set = EndpointSet()
-        self._refused: frozenset[Refusal] = frozenset()
         self._decided = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"fanout-refresh-{name}", daemon=True)
@@ -93,7 +86,7 @@ class Refresher:
             known = self.known
             if not known.endpoints:
                 if known.settled:
-                    why = why_no_endpoints(self._refused)
+                    why = why_no_endpoints(known.refused)
                     raise NoEndpoints(f"Service {self._name!r} has no endpoints: {why}")
                 state = "its sender was closed" if self._stopped.is_set() else "a first empty answer is being confirmed"
                 raise ResolverUnavailable(known.failure or f"Service {self._name!r} is not resolved: {state}")
@@ -107,7 +100,6 @@ class Refresher:
                 break
 
     def _ask(self) -> None:
-        change = Change((), ())
         previous_failure = self._set.failure
         try:
             answer = self._resolver.resolve()
@@ -116,27 +108,25 @@ class Refresher:
             reason = str(error) if isinstance(error, FanoutError) else f"{type(error).__name__}: {error}"
             now = time.monotonic()
             self._set.failed(reason, now, random.random())
-            self._publish()
+            self._publish(self.known.refused)
             self._say_failure(previous_failure, reason, now)
         else:
             previous_age = self.known.age(time.monotonic())
             change = self._set.answered(answer, time.monotonic(), random.random())
             self._say_refused(answer)
-            self._publish()
+            self._publish(frozenset(answer.refused))
             if previous_failure is not None and previous_age is not None:
                 log.info(
                     "resolver_recovered: %(service)s answers again after %(age).1f s",
                     {"service": self._name, "age": previous_age},
                 )
             self._say_change(change)
-        if change and self._on_change is not None:
-            self._on_change(change)
         if self._set.settled or self._set.failure is not None:
             self._decided.set()
 
-    def _publish(self) -> None:
+    def _publish(self, refused: frozenset[Refusal]) -> None:
         state = self._set
-        self.known = Known(state.endpoints, state.answered_at, state.failure, state.failures, state.settled)
+        self.known = Known(state.endpoints, state.answered_at, state.failure, state.failures, state.settled, refused)
 
     def _say_failure(self, previous: str | None, reason: str, now: float) -> None:
         age = self.known.age(now)
@@ -151,13 +141,11 @@ class Refresher:
         )
 
     def _say_refused(self, answer: Answer) -> None:
-        refused = frozenset(answer.refused)
-        for address, reason in sorted(refused - self._refused):
+        for address, reason in sorted(frozenset(answer.refused) - self.known.refused):
             log.warning(
                 "address_refused: %(address)s in the answer for %(service)s: %(reason)s",
                 {"address": address, "service": self._name, "reason": reason},
             )
-        self._refused = refused
 
     def _say_change(self, change: Change) -> None:
         for event, endpoints in (("pod_joined", change.joined), ("pod_left", change.left)):

@@ -6,6 +6,7 @@ import errno
 import select
 import threading
 import time
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
@@ -41,18 +42,24 @@ class SenderStats:
 class _Copies:
     """The copies of one message: what is still to be attempted, and what failed."""
 
-    __slots__ = ("endpoints", "faults", "payload", "position", "transport")
+    __slots__ = ("blocked", "endpoints", "faults", "payload", "position", "transport")
 
     def __init__(self, transport: Transport, payload: bytes, endpoints: tuple[Endpoint, ...]) -> None:
         self.transport = transport
         self.payload = payload
         self.endpoints = endpoints
         self.position = 0
+        self.blocked = False
         self.faults: list[Fault] = []
 
-    def step(self) -> bool:
-        """Attempt what can be attempted now; return whether that was all."""
-        self.position = self.transport.send(self.payload, self.endpoints, self.position, self.faults)
+    def step(self, limit: int | None = None) -> bool:
+        """Attempt what can be attempted now, at most `limit` copies; return whether all have been attempted.
+
+        `blocked` then says whether the socket is full.
+        """
+        stop = len(self.endpoints) if limit is None else min(self.position + limit, len(self.endpoints))
+        self.position = self.transport.send(self.payload, self.endpoints[:stop], self.position, self.faults)
+        self.blocked = self.position < stop
         return self.position >= len(self.endpoints)
 
     def fileno(self) -> int | None:
@@ -79,12 +86,12 @@ class FanOut:
         resolver: Resolver | None = None,
         transport: Transport | None = None,
     ) -> None:
-        if isinstance(service, str):
-            literals = parse_literals(service, port)
-            self.service = Service(service, port, Family(family))
-        else:
-            literals = None
+        literals = None
+        if isinstance(service, Service):
             self.service = service
+        else:
+            self.service = Service(service, port, Family.parse(family))
+            literals = parse_literals(service, port)
         if resolver is not None:
             self._resolver = resolver
         elif literals is not None:
@@ -130,6 +137,8 @@ class FanOut:
             if self._refresher is None:
                 self._refresher = Refresher(self._resolver, self.service.name)
                 self._refresher.start()
+                # The thread does not know the sender: one that is forgotten without close() must not keep it busy.
+                weakref.finalize(self, self._refresher.stop)
             return self._refresher
 
     def _close(self) -> None:

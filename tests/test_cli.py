@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 
 import pytest
@@ -49,6 +50,45 @@ def test_an_output_that_cannot_be_written_is_one_sentence() -> None:
         command = [*FANOUT, "resolve", "-s", "10.0.0.1"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment(), check=False)
     assert (done.returncode, done.stderr) == (1, b"fanout: No space left on device\n")
+
+
+@pytest.mark.parametrize("arguments", [[], ["local"]])
+def test_no_arguments_show_the_help(arguments: list[str]) -> None:
+    run = fanout(*arguments)
+    assert (run.code, run.out) == (2, "")
+    assert len(run.err.splitlines()) > 10
+    assert run.err.startswith("Usage: fanout ")
+
+
+@pytest.mark.parametrize("closing", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["send", "-s", "127.0.0.1", "-m", "x", "-p", "9"], 4),
+        (["send", "-s", "127.0.0.999", "-m", "x"], 2),
+        (["resolve", "-s", "10.0.0.1"], 0),
+        (["--help"], 0),
+        (["receive", "--host", "192.0.2.1"], 1),
+    ],
+)
+def test_closed_standard_streams(closing: str, arguments: list[str], code: int) -> None:
+    done = subprocess.run(
+        f"{shlex.join([*FANOUT, *arguments])} {closing}",
+        shell=True,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) <= (0 if "2>&-" in closing else 1)
+
+
+def test_closed_standard_input_is_one_sentence() -> None:
+    command = f"{shlex.join([*FANOUT, 'send', '-s', '127.0.0.1', '--lines'])} <&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment(), check=False)
+    assert (done.returncode, done.stderr) == (1, "fanout: cannot read from standard input: it is closed\n")
 
 
 def test_completion_for_shells() -> None:

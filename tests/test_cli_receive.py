@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import pty
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -215,6 +217,55 @@ def test_the_admin_port_survives_peers_that_lie(tmp_path: Path) -> None:
                 assert time.monotonic() < deadline
         run = receiver.stop()
     assert (run.code, run.err) == (0, "")
+
+
+def test_the_admin_port_survives_peers_that_drip(tmp_path: Path) -> None:
+    with running(tmp_path, "receive", "--port", "0", "--admin-port", free_tcp_port(), "--drain", "0") as receiver:
+        receiver.wait_until(lambda: "receiver_started" in receiver.out)
+        admin = admin_of(receiver)
+        peers = [socket.create_connection(("127.0.0.1", port_of(admin))) for _ in range(32)]
+        started = time.monotonic()
+        answered = None
+        while answered is None and time.monotonic() < started + 15:
+            for peer in peers:
+                with contextlib.suppress(OSError):
+                    peer.send(b"x")
+            time.sleep(0.2)
+            with contextlib.suppress(OSError):
+                answered = get(f"{admin}/livez")
+        for peer in peers:
+            peer.close()
+        assert answered == (200, "ok\n")
+        assert time.monotonic() - started < 10
+        receiver.stop()
+
+
+@pytest.mark.parametrize("host", ["a b", "a..b", "\u00fc" * 70, "::1", "nosuch.invalid"])
+def test_healthcheck_of_no_receiver(host: str) -> None:
+    sentence = fanout("healthcheck", "--host", host, "--admin-port", "1").assert_one_sentence(1)
+    assert "no receiver answers at http://" in sentence
+    assert ("[::1]:1" in sentence) == (host == "::1")
+
+
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.0 200 OK\r\n\r\n\x1b[31mfine\nsecond", b"\x1b[31m\ngarbage\n", b"", b"HTTP/1.0 \xff\r\n\r\n"]
+)
+def test_healthcheck_of_a_stranger_prints_one_clean_line(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def lie() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(answer)
+
+        lying = threading.Thread(target=lie)
+        lying.start()
+        run = fanout("healthcheck", "--host", "127.0.0.1", "--admin-port", str(server.getsockname()[1]))
+        lying.join()
+    assert len((run.out + run.err).splitlines()) == 1
+    assert "\x1b" not in run.out + run.err
+    assert run.code == (0 if b"200" in answer else 1)
 
 
 def test_sigterm_drains_and_hands_over_what_is_queued(tmp_path: Path) -> None:

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import shlex
 import signal
+import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from tests.cli import fanout, running, strict_json
+from fanout.cli.resolve import _changes
+from fanout.discovery.answer import Refusal
+from fanout.model import Endpoint
+from fanout.refresher import Known
+from tests.cli import FANOUT, environment, fanout, running, strict_json
 
 
 def test_literals_need_no_dns() -> None:
@@ -40,6 +47,60 @@ def test_watch_prints_joins_until_it_is_told_to_stop(tmp_path: Path, number: sig
         change = strict_json(first)
         del change["time"]
         assert change == {"change": "joined", "endpoint": "10.0.0.7:12000"}
+
+
+def test_watch_says_that_dns_is_silent(tmp_path: Path, closed_port: int) -> None:
+    arguments = ("resolve", "-s", "headless-udp", "--watch", "--nameserver", f"127.0.0.1:{closed_port}")
+    with running(tmp_path, *arguments) as watch:
+        watch.wait_until(lambda: "\n" in watch.out)
+        run = watch.stop()
+    assert (run.code, run.err) == (0, "")
+    (line,) = run.out.splitlines()
+    assert "! DNS failed: cannot resolve headless-udp A" in line
+
+
+def test_the_changes_that_watch_shows() -> None:
+    one, two = Endpoint("10.0.0.1", 1), Endpoint("10.0.0.2", 1)
+    refusal = Refusal("127.0.0.1", "loopback")
+    steps = [
+        (Known(), []),
+        (Known((one,), 0.0, settled=True), [("joined", "10.0.0.1:1")]),
+        (Known((one,), 0.0, "SERVFAIL", 1, settled=True), [("DNS failed", "SERVFAIL")]),
+        (Known((one,), 0.0, "SERVFAIL", 2, settled=True), []),
+        (
+            Known((two,), 9.0, settled=True),
+            [("joined", "10.0.0.2:1"), ("left", "10.0.0.1:1"), ("DNS answers again", "")],
+        ),
+        (
+            Known((), 9.0, settled=True, refused=frozenset([refusal])),
+            [
+                ("left", "10.0.0.2:1"),
+                ("refused", "loopback"),
+                ("no endpoints", "DNS names only addresses that are refused: 127.0.0.1 (loopback)"),
+            ],
+        ),
+        (Known((), 9.0, settled=True), []),
+    ]
+    for (before, _), (now, expected) in pairwise(steps):
+        changes = [
+            (change["change"], change.get("endpoint") or change.get("reason", "")) for change in _changes(before, now)
+        ]
+        assert changes == expected
+    ((only),) = _changes(Known(), Known(settled=True))
+    assert only["reason"] == "DNS knows no such Service, or no pod is ready"
+
+
+def test_watch_ends_when_nobody_reads() -> None:
+    command = f"{shlex.join([*FANOUT, 'resolve', '-s', '10.0.0.7', '--watch'])} >/dev/full"
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, env=environment(), timeout=10, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "fanout: No space left on device\n")
+
+
+def test_errors_are_json_too() -> None:
+    run = fanout("resolve", "-s", "10.0.0.999", "-o", "json")
+    assert run.json["exit_code"] == run.code == 2
 
 
 @pytest.mark.parametrize(

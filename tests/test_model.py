@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -74,6 +75,14 @@ def test_a_wrong_literal_is_refused_with_a_sentence(text: str) -> None:
 @pytest.mark.parametrize("port", ["udp", "udp-1", "1", "65535", 12000, "a", "x" * 15])
 def test_ports_of_a_service(port: int | str) -> None:
     assert Service("headless-udp", port).port in (port, int(port) if str(port).isdigit() else port)
+
+
+@pytest.mark.parametrize("port", [True, None, 1.5, b"1", "000000012000", "012000"])
+def test_what_is_no_port_at_all(port: Any) -> None:
+    with pytest.raises(InvalidService):
+        parse_port(port)
+    with pytest.raises(InvalidService):
+        Service("headless-udp", port)
 
 
 @pytest.mark.parametrize("port", ["", "UDP", "-udp", "udp-", "u--p", "x" * 16, "0", "65536", 0, -1, 65_536, "12 000"])

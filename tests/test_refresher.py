@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 
 from fanout.discovery.answer import Answer, Refusal
-from fanout.discovery.endpoints import Change
 from fanout.errors import NoEndpoints, ResolverUnavailable
 from fanout.model import Endpoint
 from fanout.refresher import Refresher
@@ -28,14 +27,13 @@ def events(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_pods_are_known_and_changes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "fanout")
-    changes: list[Change] = []
     resolver = ScriptedResolver("10.0.0.1", "10.0.0.1,10.0.0.2", "10.0.0.2", dns_ttl=0)
-    refresher = Refresher(resolver, "headless-udp", on_change=changes.append)
+    refresher = Refresher(resolver, "headless-udp")
     refresher.start()
     assert [str(endpoint) for endpoint in refresher.endpoints().endpoints] == ["10.0.0.1:12000"]
-    eventually(lambda: len(changes) == 3)
+    eventually(lambda: len(events(caplog)) == 3)
     refresher.stop()
-    assert [len(change.joined) - len(change.left) for change in changes] == [1, 1, -1]
+    assert [str(endpoint) for endpoint in refresher.known.endpoints] == ["10.0.0.2:12000"]
     assert events(caplog) == ["pod_joined", "pod_joined", "pod_left"]
     assert "10.0.0.1:12000 of headless-udp" in caplog.messages[-1]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -18,6 +19,7 @@ import fanout
 from fanout.aio import AsyncSender
 from fanout.discovery.answer import Answer
 from fanout.model import Endpoint
+from fanout.net.transport import UdpTransport
 from fanout.report import DropReason, Report
 from fanout.sender import Sender
 from fanout.testing import MemoryTransport, ScriptedResolver
@@ -200,6 +202,87 @@ def test_many_threads_share_a_sender(pods: Callable[..., list[Pod]], closed_port
     assert stats.sent == 1602
 
 
+def test_a_close_while_others_send_ends_them_with_closed_and_opens_nothing(pods: Callable[..., list[Pod]]) -> None:
+    (pod,) = pods(1)
+    for _ in range(50):
+        transport = UdpTransport()
+        sender = Sender(str(pod.endpoint), transport=transport)
+        sender.resolve()
+        ended: list[bool] = []
+
+        def work(sender: Sender = sender, ended: list[bool] = ended) -> None:
+            with contextlib.suppress(fanout.Closed):
+                while True:
+                    sender.send(b"x")
+            ended.append(True)
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        sender.close()
+        for thread in threads:
+            thread.join()
+        assert len(ended) == 3
+        assert not transport._sockets
+    assert set(pod.waiting()) <= {b"x"}
+
+
+def test_a_stream_leaves_the_event_loop_its_turn(pods: Callable[..., list[Pod]]) -> None:
+    (pod,) = pods(1)
+
+    async def run() -> int:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0)
+
+        ticking = asyncio.create_task(tick())
+        async with AsyncSender(str(pod.endpoint)) as sender:
+            await sender.resolve()
+            ticks = 0
+            await sender.send_many(b"x" for _ in range(5000))
+        ticking.cancel()
+        return ticks
+
+    assert asyncio.run(run()) >= 5000 // 128
+
+
+def test_one_message_to_many_pods_leaves_the_event_loop_its_turn() -> None:
+    transport = MemoryTransport()
+    service = ",".join(f"10.0.{number // 250}.{number % 250 + 1}" for number in range(1000))
+
+    async def run() -> int:
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count())
+        async with AsyncSender(service, transport=transport) as sender:
+            await sender.resolve()
+            turns = 0
+            assert (await sender.send(b"x")).complete
+        counting.cancel()
+        return turns
+
+    assert asyncio.run(run()) >= 7
+    assert len(set(transport.attempted)) == len(transport.attempted) == 1000
+
+
+def test_a_sender_that_is_forgotten_stops_to_resolve() -> None:
+    resolver = ScriptedResolver("10.0.0.1")
+    sender = Sender("headless-udp", resolver=resolver, transport=MemoryTransport())
+    sender.send(b"x")
+    del sender
+    gc.collect()  # the fixture sees that the thread ends
+
+
 def test_async_iterables(pods: Callable[..., list[Pod]]) -> None:
     (pod,) = pods(1)
 
@@ -277,3 +360,6 @@ def test_bad_arguments_are_refused_at_once(arguments: tuple[Any, ...]) -> None:
         Sender("headless-udp", nameserver="not an address")
     with pytest.raises(ValueError, match="ipx"):
         Sender("headless-udp", family="ipx")
+    for service in (None, 123, b"headless-udp"):
+        with pytest.raises(fanout.InvalidService):
+            Sender(service)  # type: ignore[arg-type]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import click
 
 from fanout.cli import EXIT_ERROR
 from fanout.cli.options import FiniteRange, option
+from fanout.model import Endpoint
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,16 +28,20 @@ def healthcheck(host: str, admin_port: int, live: bool, timeout: float) -> int:
     from http.client import HTTPConnection, HTTPException
 
     path = "/livez" if live else "/readyz"
-    connection = HTTPConnection(host, admin_port, timeout=timeout)
+    url = f"http://{Endpoint(host, admin_port)}{path}"
     try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        text = response.read(200).decode("utf-8", "replace").strip()
-    except (OSError, HTTPException) as error:
-        raise click.ClickException(
-            f"no receiver answers at http://{host}:{admin_port}{path}: {getattr(error, 'strerror', None) or error}"
-        ) from None
-    finally:
-        connection.close()
-    click.echo(text)
+        with closing(HTTPConnection(host, admin_port, timeout=timeout)) as connection:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            text = response.read(200).decode("utf-8", "replace")
+    except (OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise click.ClickException(f"no receiver answers at {url}: {_one_line(reason)}") from None
+    click.echo(_one_line(text))
     return 0 if response.status == 200 else EXIT_ERROR
+
+
+def _one_line(text: str) -> str:
+    """Return the first line of what a stranger said, as far as it can be printed."""
+    first = next(iter(text.splitlines()), "")
+    return "".join(character if character.isprintable() else "?" for character in first)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
+
+from fanout.cli import exit_code
+from fanout.errors import FanoutError
 
 
 class _Notes(logging.Handler):
@@ -32,3 +37,14 @@ def print_json(value: dict[str, Any]) -> None:
     import json
 
     click.echo(json.dumps(value, allow_nan=False))
+
+
+@contextmanager
+def errors_as_json(output: str, service: str) -> Iterator[None]:
+    """Print an error that ends the command as an object too, where JSON was asked for."""
+    try:
+        yield
+    except (FanoutError, click.UsageError) as error:
+        if output == "json":
+            print_json({"service": service, "error": str(error), "exit_code": exit_code(error)})
+        raise

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from fanout.cli import EXIT_NO_ENDPOINTS
 from fanout.cli.options import option, output_option
-from fanout.cli.output import note, print_json, show_library_notes
+from fanout.cli.output import errors_as_json, note, print_json
 from fanout.cli.target import Target, find_target, target_options
 from fanout.discovery.answer import Answer, why_no_endpoints
-from fanout.discovery.endpoints import CONFIRM_AFTER, Change
-from fanout.refresher import Refresher
+from fanout.discovery.endpoints import CONFIRM_AFTER
+from fanout.refresher import Known, Refresher
+
+_LOOK_INTERVAL = 0.1
+"""Seconds: shorter than the least time between two answers."""
+_SIGNS = {
+    "joined": ("+", "green"),
+    "left": ("-", "red"),
+    "refused": ("!", "red"),
+    "no endpoints": ("!", "yellow"),
+    "DNS failed": ("!", "yellow"),
+    "DNS answers again": ("*", "green"),
+}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,16 +48,17 @@ def resolve(
 
     Exit codes: 0 pods found, 1 no usable answer, 2 usage, 3 no endpoints.
     """
-    target = find_target(service, port, family, nameserver, allow_loopback)
-    if target.note:
-        note(target.note)
-    if watch:
-        return _watch(target, output)
-    answer = target.resolver.resolve()
-    if not answer.endpoints and not answer.refused:
-        # The rule of every sender: an empty answer is believed after one confirmation.
-        time.sleep(CONFIRM_AFTER)
+    with errors_as_json(output, service):
+        target = find_target(service, port, family, nameserver, allow_loopback)
+        if target.note:
+            note(target.note)
+        if watch:
+            return _watch(target, output)
         answer = target.resolver.resolve()
+        if not answer.endpoints and not answer.refused:
+            # The rule of every sender: an empty answer is believed after one confirmation.
+            time.sleep(CONFIRM_AFTER)
+            answer = target.resolver.resolve()
     if output == "json":
         print_json(_as_json(target, answer))
     else:
@@ -84,26 +97,43 @@ def _as_json(target: Target, answer: Answer) -> dict[str, Any]:
 
 
 def _watch(target: Target, output: str) -> int:
-    # Joins and leaves are this command's output: what the library logs of them would say it twice.
-    show_library_notes(logging.WARNING)
-
-    def show(change: Change) -> None:
-        moment = time.strftime("%H:%M:%S")
-        for word, sign, colour, endpoints in (
-            ("joined", "+", "green", change.joined),
-            ("left", "-", "red", change.left),
-        ):
-            for endpoint in endpoints:
-                if output == "json":
-                    print_json({"time": moment, "change": word, "endpoint": str(endpoint)})
-                else:
-                    click.echo(f"{moment} {click.style(f'{sign} {endpoint} {word}', fg=colour)}")
-
+    """Print what changes in what is known, from knowing nothing on."""
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    refresher = Refresher(target.resolver, target.service.name, on_change=show)
+    refresher = Refresher(target.resolver, target.service.name)
     refresher.start()
-    stopped.wait()
+    shown = Known()
+    while not stopped.wait(_LOOK_INTERVAL):
+        known = refresher.known
+        for change in _changes(shown, known):
+            if output == "json":
+                print_json({"time": time.strftime("%H:%M:%S"), **change})
+            else:
+                sign, colour = _SIGNS[change["change"]]
+                text = change.get("endpoint") or change.get("address", "")
+                reason = f": {change['reason']}" if "reason" in change else ""
+                line = f"{sign} {text} {change['change']}{reason}".replace("  ", " ")
+                click.echo(f"{time.strftime('%H:%M:%S')} {click.style(line, fg=colour)}")
+        sys.stdout.flush()
+        shown = known
     refresher.stop()
     return 0
+
+
+def _changes(before: Known, now: Known) -> Iterator[dict[str, str]]:
+    """Yield what is different, an object each."""
+    for endpoint in now.endpoints:
+        if endpoint not in before.endpoints:
+            yield {"change": "joined", "endpoint": str(endpoint)}
+    for endpoint in before.endpoints:
+        if endpoint not in now.endpoints:
+            yield {"change": "left", "endpoint": str(endpoint)}
+    for address, reason in sorted(now.refused - before.refused):
+        yield {"change": "refused", "address": address, "reason": reason}
+    if now.settled and not now.endpoints and (before.endpoints or not before.settled):
+        yield {"change": "no endpoints", "reason": why_no_endpoints(now.refused)}
+    if now.failure is not None and before.failure is None:
+        yield {"change": "DNS failed", "reason": now.failure}
+    if now.failure is None and before.failure is not None:
+        yield {"change": "DNS answers again"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -10,9 +11,9 @@ from typing import Any, BinaryIO
 
 import click
 
-from fanout.cli import EXIT_INCOMPLETE, EXIT_INTERRUPTED, exit_code
+from fanout.cli import EXIT_INCOMPLETE, EXIT_INTERRUPTED
 from fanout.cli.options import FiniteRange, option, output_option
-from fanout.cli.output import note, print_json, show_library_notes
+from fanout.cli.output import errors_as_json, note, print_json, show_library_notes
 from fanout.cli.stream import Stream
 from fanout.cli.target import Target, find_target, plural, target_options
 from fanout.errors import FanoutError, MessageTooLarge
@@ -21,9 +22,11 @@ from fanout.net.explain import sending
 from fanout.report import Outcome, Report, Status
 from fanout.sender import Sender
 
-SETTLE = 0.005
+SETTLE = 0.003
 """Seconds to wait for ICMP errors after the last message: several round trips inside a cluster."""
 _PROGRESS_INTERVAL = 0.1
+_BURST = 256
+"""Messages that --rate sends at once after a pause: what a default receive buffer holds of small ones."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,8 +41,8 @@ _PROGRESS_INTERVAL = 0.1
     show_default=True,
     help="Send the message so many times.",
 )
-@option("--interval", type=FiniteRange(min=0), metavar="SECONDS", help="Wait so long between messages.")
-@option("--rate", type=FiniteRange(min=0, min_open=True), metavar="N", help="Send N messages a second.")
+@option("--interval", type=FiniteRange(0, 86_400), metavar="SECONDS", help="Wait so long between messages.")
+@option("--rate", type=FiniteRange(min=0.0001), metavar="N", help="Send N messages a second on average.")
 @option(
     "--settle",
     type=FiniteRange(min=0, max=60),
@@ -80,15 +83,18 @@ def send(
     tail -f events | fanout send -s headless-udp --lines
     fanout send -s headless-udp -m tick --count 60 --interval 1
     """
-    if (message is not None) + (path is not None) + lines != 1:
-        raise click.UsageError("give one of --message, --file and --lines")
-    if lines and count != 1:
-        raise click.UsageError("--count repeats one message: it does not go with --lines")
-    if interval is not None and rate is not None:
-        raise click.UsageError("--interval and --rate are two ways to say one thing: give one")
     show_library_notes()
-    try:
-        stream = Stream(1.0 / rate if rate else interval or 0.0, allow_empty=allow_empty)
+    with errors_as_json(output, service):
+        if (message is not None) + (path is not None) + lines != 1:
+            raise click.UsageError("give one of --message, --file and --lines")
+        if lines and count != 1:
+            raise click.UsageError("--count repeats one message: it does not go with --lines")
+        if interval is not None and rate is not None:
+            raise click.UsageError("--interval and --rate are two ways to say one thing: give one")
+        if rate is None:
+            stream = Stream(interval or 0.0, allow_empty=allow_empty)
+        else:
+            stream = Stream(1.0 / rate, catch_up=_BURST / rate, allow_empty=allow_empty)
         payload = None if lines else _payload(message, path, allow_empty=allow_empty)
         target = find_target(service, port, family, nameserver, allow_loopback)
         if target.note and not quiet:
@@ -98,14 +104,12 @@ def send(
                 return _show_dry_run(target, sender.resolve(), output, quiet=quiet)
             started = time.monotonic()
             payloads = stream.lines(_standard_input()) if payload is None else stream.repeated(payload, count)
-            is_long = (payload is None or count > 1) and not quiet and sys.stderr.isatty()
+            # Nobody types lines into a progress bar.
+            is_long = count > 1 if payload is not None else not sys.stdin.isatty()
+            shown = is_long and not quiet and sys.stderr.isatty()
             with stream.interruptible():
-                report = sender.send_many(_with_progress(payloads, None if lines else count, is_long), settle=settle)
+                report = sender.send_many(_with_progress(payloads, None if lines else count, shown), settle=settle)
             elapsed = time.monotonic() - started
-    except FanoutError as error:
-        if output == "json":
-            print_json({"service": service, "error": str(error), "exit_code": exit_code(error)})
-        raise
     if output == "json":
         print_json(_as_json(target, report, elapsed))
     elif not quiet:
@@ -225,6 +229,7 @@ def _as_json(target: Target, report: Report, elapsed: float) -> dict[str, Any]:
                 "refused": outcome.refused,
                 "dropped": outcome.dropped,
                 "reason": outcome.reason and outcome.reason.value,
+                "errno": errno.errorcode.get(outcome.errno),
             }
             for outcome in report.outcomes
         ],

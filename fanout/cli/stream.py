@@ -15,17 +15,18 @@ from fanout.model import MAX_PAYLOAD
 
 
 class Stream:
-    """Yields payloads at least `interval` seconds apart on average.
+    """Yields payloads `interval` seconds apart; one that comes late makes up for at most `catch_up` seconds.
 
     Ctrl-C or SIGTERM ends it after the message that is under way (`interrupted`), a line that cannot be sent
     before that line (`failure`): what was sent until then is reported like any other stream.
     """
 
-    def __init__(self, interval: float = 0.0, *, allow_empty: bool = False) -> None:
+    def __init__(self, interval: float = 0.0, *, catch_up: float = 0.0, allow_empty: bool = False) -> None:
         self.interrupted = False
         self.failure: FanoutError | None = None
         self.empty_lines = 0
         self._interval = interval
+        self._catch_up = catch_up
         self._allow_empty = allow_empty
         self._stopped = threading.Event()
         self._reading = False
@@ -68,8 +69,7 @@ class Stream:
         for payload in payloads:
             if self._interval:
                 now = time.monotonic()
-                # After a pause of its source or of the machine it goes on from here; it does not catch up in a burst.
-                due = max(due, now - 1.0)
+                due = max(due, now - self._catch_up)
                 if self._stopped.wait(max(0.0, due - now)):
                     return
                 due += self._interval

@@ -69,7 +69,7 @@ def target_options(command: Command) -> Command:
 def find_target(service: str, port: str, family: str, nameserver: str | None, allow_loopback: bool) -> Target:
     """Return where `service` is to be looked for; raise `InvalidService`."""
     literals = parse_literals(service, port)
-    wanted = Service(service, port, Family(family))
+    wanted = Service(service, port, Family.parse(family))
     if literals is not None:
         return Target(wanted, StaticResolver(literals), is_literal=True)
     # dnspython takes longer to import than the rest together: only where a name is to be resolved.

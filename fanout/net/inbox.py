@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import logging
@@ -21,18 +22,20 @@ RECEIVE_BUFFER = 4 * 1024 * 1024
 """Bytes of receive buffer that are asked for: some 5,000 small datagrams instead of 256."""
 _DATAGRAM_MAX = 65_535
 _BATCH = 256
-_QUEUED_BYTES = 64 * 1024 * 1024
+_QUEUED_BYTES = 32 * 1024 * 1024
 _SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h: nine counters of the socket, no privilege needed
 _MEMINFO = struct.Struct("=9I")
 _MEMINFO_DROPS = 8
 _INT_MAX = 2**31 - 1
+_DISCARD_PORT = 9
+_CLOSING_MAX = 65_536  # more than a receive buffer of 8 MiB holds of the smallest datagrams
 
 
 class Inbox:
     """A listening UDP socket and the messages taken from it that nobody has handled yet.
 
     `fill` moves what the kernel holds into the queue, without blocking and at most a batch at a time. It takes
-    nothing while the queue holds `capacity` messages or 64 MiB of payload: the kernel's buffer fills up then, and
+    nothing while the queue holds `capacity` messages or 32 MiB of payload: the kernel's buffer fills up then, and
     what it drops is counted by `kernel_drops`. Raises `InvalidService` and `SocketUnavailable`.
     """
 
@@ -53,13 +56,16 @@ class Inbox:
 
     def fill(self) -> int:
         """Take up to a batch of waiting datagrams; return how many came."""
+        room = min(_BATCH, self._capacity - len(self.queue)) if self._queued_bytes < _QUEUED_BYTES else 0
+        return self._take(room)
+
+    def _take(self, limit: int) -> int:
         queue = self.queue
         receive = self.socket.recvfrom
-        room = min(_BATCH, self._capacity - len(queue)) if self._queued_bytes < _QUEUED_BYTES else 0
         count = 0
         size = 0
         now = time.time()
-        while count < room:
+        while count < limit:
             try:
                 payload, address = receive(_DATAGRAM_MAX)
             except BlockingIOError:
@@ -91,9 +97,16 @@ class Inbox:
         return int(_MEMINFO.unpack(counters)[_MEMINFO_DROPS])
 
     def close(self) -> None:
-        """Take what the kernel still holds, as far as there is room, and give the port back; the queue stays."""
-        while self.fill() == _BATCH:
-            pass
+        """Take all that the kernel still holds, beyond `capacity` where need be, and give the port back."""
+        if self.socket.fileno() < 0:
+            return
+        # A connected socket gets datagrams of its peer alone (man 7 udp): what comes from now on is refused, and
+        # its sender told; without this, what comes between the last look and the close would be lost uncounted.
+        with contextlib.suppress(OSError):
+            host = self.address.host
+            itself = {"::": "::ffff:127.0.0.1", "0.0.0.0": "127.0.0.1"}.get(host, host)
+            self.socket.connect((itself, _DISCARD_PORT))
+        self._take(_CLOSING_MAX)
         self._drops_at_close = self.kernel_drops
         self.socket.close()
 

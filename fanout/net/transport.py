@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from fanout.errors import Closed
 from fanout.model import Endpoint
 from fanout.report import Fault
 
@@ -30,7 +31,7 @@ class Transport(Protocol):
     * It returns the index of the first endpoint that was not attempted because the socket is full:
       `len(endpoints)` where all were. Call again from there once that endpoint's `fileno` is writable.
     * `heard` returns the ICMP errors that came since the last call, by the endpoint that they concern.
-    * Calls may come from several threads. After `close` nothing may be called.
+    * Calls may come from several threads. After `close` each of them raises `Closed`.
     """
 
     def send(self, payload: bytes, endpoints: Sequence[Endpoint], start: int, faults: list[Fault]) -> int:
@@ -63,10 +64,12 @@ class UdpTransport:
         self._sockets: dict[bool, socket.socket] = {}
         self._lock = threading.Lock()
         self._heard: list[Fault] = []
+        self._closed = False
 
     def send(self, payload: bytes, endpoints: Sequence[Endpoint], start: int, faults: list[Fault]) -> int:
         """See `Transport`."""
         with self._lock:
+            self._check_open()
             return self._send(payload, endpoints, start, faults)
 
     def _send(self, payload: bytes, endpoints: Sequence[Endpoint], start: int, faults: list[Fault]) -> int:
@@ -120,6 +123,7 @@ class UdpTransport:
     def heard(self) -> list[Fault]:
         """See `Transport`."""
         with self._lock:
+            self._check_open()
             for sender in self._sockets.values():
                 self._drain(sender)
             heard, self._heard = self._heard, []
@@ -142,7 +146,9 @@ class UdpTransport:
 
     def fileno(self, endpoint: Endpoint) -> int | None:
         """See `Transport`."""
-        return self._sockets[endpoint.is_ipv6].fileno()
+        with self._lock:
+            self._check_open()
+            return self._sockets[endpoint.is_ipv6].fileno()
 
     def _socket(self, is_ipv6: bool) -> socket.socket:
         if is_ipv6 not in self._sockets:
@@ -158,6 +164,11 @@ class UdpTransport:
     def close(self) -> None:
         """See `Transport`."""
         with self._lock:
+            self._closed = True
             for opened in self._sockets.values():
                 opened.close()
             self._sockets.clear()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("the sender was closed while it sent")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import threading
@@ -24,7 +25,7 @@ _POLL = 0.1  # seconds that `close` may take
 class AdminServer:
     """Serves in a thread of its own until `close`.
 
-    `alive` and `ready` return why not, or None. A peer that says nothing is cut off after 5 s, and at most 32 are
+    `alive` and `ready` return why not, or None. A peer is cut off after 5 s, whatever it says, and at most 32 are
     served at a time. Raises `SocketUnavailable`.
     """
 
@@ -96,13 +97,23 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        # The handler's timeout is for each read: a peer that drips bytes would never meet it.
+        deadline = threading.Timer(_PEER_TIMEOUT, _cut_off, (request,))
+        deadline.daemon = True
+        deadline.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            deadline.cancel()
             self._connections.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: a peer that hangs up or sends garbage is its own problem."""
+
+
+def _cut_off(request: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(WSGIRequestHandler):
