@@ -1,5 +1,18 @@
-"""`python -m fanout` is the command line."""
+"""The process: `fanout`, which is also `python -m fanout`."""
 
-from fanout.cli import run
+import os
+from typing import NoReturn
 
-run()
+
+def main() -> NoReturn:
+    """Run the command line; Ctrl-C while it is still being imported ends it quietly, too."""
+    try:
+        from fanout.cli import run
+
+        run()
+    except KeyboardInterrupt:
+        os._exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ printed at the end; FANOUT_REQUIRE=containers,nameserver,tools turns them into f
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
@@ -103,3 +104,24 @@ def closed_port() -> int:
 def literals(pods: list[Pod]) -> str:
     """Return the pods as a literal list."""
     return ",".join(str(pod.endpoint) for pod in pods)
+
+
+class Turns:
+    """Counts the turns that an event loop gives to others while something runs."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def _run(self) -> None:
+        while True:
+            self.count += 1
+            await asyncio.sleep(0)
+
+    async def __aenter__(self) -> Turns:
+        self._task = asyncio.create_task(self._run())
+        await asyncio.sleep(0)
+        self.count = 0
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._task.cancel()
