@@ -65,18 +65,18 @@ def test_the_changes_that_watch_shows() -> None:
     steps = [
         (Known(), []),
         (Known((one,), 0.0, settled=True), [("joined", "10.0.0.1:1")]),
-        (Known((one,), 0.0, "SERVFAIL", 1, settled=True), [("DNS failed", "SERVFAIL")]),
+        (Known((one,), 0.0, "SERVFAIL", 1, settled=True), [("dns_failed", "SERVFAIL")]),
         (Known((one,), 0.0, "SERVFAIL", 2, settled=True), []),
         (
             Known((two,), 9.0, settled=True),
-            [("joined", "10.0.0.2:1"), ("left", "10.0.0.1:1"), ("DNS answers again", "")],
+            [("joined", "10.0.0.2:1"), ("left", "10.0.0.1:1"), ("dns_recovered", "")],
         ),
         (
             Known((), 9.0, settled=True, refused=frozenset([refusal])),
             [
                 ("left", "10.0.0.2:1"),
                 ("refused", "loopback"),
-                ("no endpoints", "DNS names only addresses that are refused: 127.0.0.1 (loopback)"),
+                ("no_endpoints", "DNS names only addresses that are refused: 127.0.0.1 (loopback)"),
             ],
         ),
         (Known((), 9.0, settled=True), []),

@@ -21,13 +21,13 @@ from fanout.refresher import Known, Refresher
 
 _LOOK_INTERVAL = 0.1
 """Seconds: shorter than the least time between two answers."""
-_SIGNS = {
-    "joined": ("+", "green"),
-    "left": ("-", "red"),
-    "refused": ("!", "red"),
-    "no endpoints": ("!", "yellow"),
-    "DNS failed": ("!", "yellow"),
-    "DNS answers again": ("*", "green"),
+_WORDS = {
+    "joined": ("+", "joined", "green"),
+    "left": ("-", "left", "red"),
+    "refused": ("!", "refused", "red"),
+    "no_endpoints": ("!", "no endpoints", "yellow"),
+    "dns_failed": ("!", "DNS failed", "yellow"),
+    "dns_recovered": ("*", "DNS answers again", "green"),
 }
 
 
@@ -106,34 +106,41 @@ def _watch(target: Target, output: str) -> int:
     shown = Known()
     while not stopped.wait(_LOOK_INTERVAL):
         known = refresher.known
-        for change in _changes(shown, known):
-            if output == "json":
-                print_json({"time": time.strftime("%H:%M:%S"), **change})
-            else:
-                sign, colour = _SIGNS[change["change"]]
-                text = change.get("endpoint") or change.get("address", "")
-                reason = f": {change['reason']}" if "reason" in change else ""
-                line = f"{sign} {text} {change['change']}{reason}".replace("  ", " ")
-                click.echo(f"{time.strftime('%H:%M:%S')} {click.style(line, fg=colour)}")
-        sys.stdout.flush()
-        shown = known
+        if known is not shown:
+            for change in _changes(shown, known):
+                _show_change(change, output)
+            sys.stdout.flush()
+            shown = known
     refresher.stop()
     return 0
 
 
+def _show_change(change: dict[str, str], output: str) -> None:
+    moment = time.strftime("%H:%M:%S")
+    if output == "json":
+        print_json({"time": moment, **change})
+        return
+    sign, words, colour = _WORDS[change["change"]]
+    subject = change.get("endpoint") or change.get("address")
+    text = " ".join([sign, *([subject] if subject else []), words])
+    reason = f": {change['reason']}" if "reason" in change else ""
+    click.echo(f"{moment} {click.style(text + reason, fg=colour)}")
+
+
 def _changes(before: Known, now: Known) -> Iterator[dict[str, str]]:
     """Yield what is different, an object each."""
+    known, knew = set(now.endpoints), set(before.endpoints)
     for endpoint in now.endpoints:
-        if endpoint not in before.endpoints:
+        if endpoint not in knew:
             yield {"change": "joined", "endpoint": str(endpoint)}
     for endpoint in before.endpoints:
-        if endpoint not in now.endpoints:
+        if endpoint not in known:
             yield {"change": "left", "endpoint": str(endpoint)}
     for address, reason in sorted(now.refused - before.refused):
         yield {"change": "refused", "address": address, "reason": reason}
-    if now.settled and not now.endpoints and (before.endpoints or not before.settled):
-        yield {"change": "no endpoints", "reason": why_no_endpoints(now.refused)}
+    if now.settled and not known and (knew or not before.settled):
+        yield {"change": "no_endpoints", "reason": why_no_endpoints(now.refused)}
     if now.failure is not None and before.failure is None:
-        yield {"change": "DNS failed", "reason": now.failure}
+        yield {"change": "dns_failed", "reason": now.failure}
     if now.failure is None and before.failure is not None:
-        yield {"change": "DNS answers again"}
+        yield {"change": "dns_recovered"}

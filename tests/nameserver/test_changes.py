@@ -70,7 +70,7 @@ def test_changes_are_followed(
             changes.extend(new)
             shown.extend(new)
             if not after:
-                shown.append(("no endpoints", None))
+                shown.append(("no_endpoints", None))
             watch.wait_until(lambda: watch.out.count("\n") >= len(shown))
 
         follow(frozenset(), frozenset(PODS[:2]))
