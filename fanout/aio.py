@@ -14,7 +14,7 @@ from fanout.model import Endpoint, Message, check_payload
 from fanout.net.inbox import Inbox
 from fanout.receiver import TURN, ReceiverBase
 from fanout.report import Report, Tally
-from fanout.sender import FanOut
+from fanout.sender import Copies, FanOut
 
 _COPIES_A_TURN = 128
 """Copies between two turns of the event loop: a millisecond's worth."""
@@ -50,7 +50,7 @@ class AsyncSender(FanOut):
 
     async def _send_one(self, payload: bytes, tally: Tally) -> None:
         data = check_payload(payload)
-        copies = self._begin(data, await self.resolve())
+        copies = Copies(self._transport, data, await self.resolve())
         while not copies.step(_COPIES_A_TURN):
             if not copies.blocked:
                 await asyncio.sleep(0)

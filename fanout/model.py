@@ -6,7 +6,7 @@ Pure: no socket, no clock. Seconds are floats, sizes are bytes.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -100,11 +100,13 @@ def parse_port(text: str | int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the user asked for: a DNS name, and the port as a number or as the name of a Service port."""
+    """What the user asked for: a DNS name or a literal list, and the port as a number or as a Service port's name."""
 
     name: str
     port: int | str = DEFAULT_PORT
     family: Family = Family.ANY
+    literals: tuple[Endpoint, ...] | None = field(init=False, repr=False, compare=False)
+    """The endpoints, where `name` is a literal list of them: no DNS is needed then."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
@@ -118,6 +120,7 @@ class Service:
                 f"port {self.port!r} is neither a number from 1 to 65535 nor a port name "
                 "(at most 15 of a-z, 0-9 and '-', with a letter)"
             )
+        object.__setattr__(self, "literals", parse_literals(self.name, self.port))
 
     def __str__(self) -> str:
         return self.name

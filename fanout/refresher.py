@@ -10,13 +10,15 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from fanout.discovery.answer import Answer, Refusal, why_no_endpoints
 from fanout.discovery.endpoints import Change, EndpointSet
+from fanout.discovery.static import StaticResolver
 from fanout.errors import FanoutError, NoEndpoints, ResolverUnavailable
-from fanout.model import Endpoint
+from fanout.model import Endpoint, Service
 
 log = logging.getLogger("fanout")
 
@@ -27,6 +29,23 @@ class Resolver(Protocol):
     def resolve(self) -> Answer:
         """Ask now, and block until there is an answer; raise `ResolverUnavailable` where none is usable."""
         ...
+
+
+def resolver_for(
+    service: Service,
+    *,
+    nameserver: str | None = None,
+    search: Sequence[str] | None = None,
+    ndots: int | None = None,
+    allow_loopback: bool = False,
+) -> Resolver:
+    """Return what tells the pods of `service`: its literal list, or DNS. Raises `InvalidService`."""
+    if service.literals is not None:
+        return StaticResolver(service.literals)
+    # dnspython takes longer to import than everything else together: only when it is needed.
+    from fanout.discovery.dns import DnsResolver
+
+    return DnsResolver(service, nameserver=nameserver, search=search, ndots=ndots, allow_loopback=allow_loopback)
 
 
 @dataclass(frozen=True, slots=True)

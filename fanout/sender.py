@@ -11,11 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
-from fanout.discovery.static import StaticResolver
 from fanout.errors import Closed
-from fanout.model import DEFAULT_PORT, Endpoint, Family, Service, check_payload, parse_literals
+from fanout.model import DEFAULT_PORT, Endpoint, Family, Service, check_payload
 from fanout.net.transport import Transport, UdpTransport
-from fanout.refresher import Known, Refresher, Resolver
+from fanout.refresher import Known, Refresher, Resolver, resolver_for
 from fanout.report import DropReason, Fault, Report, Tally
 
 STALL = 5.0
@@ -39,7 +38,7 @@ class SenderStats:
     resolver_failures: int = 0
 
 
-class _Copies:
+class Copies:
     """The copies of one message: what is still to be attempted, and what failed."""
 
     __slots__ = ("blocked", "endpoints", "faults", "payload", "position", "transport")
@@ -86,21 +85,8 @@ class FanOut:
         resolver: Resolver | None = None,
         transport: Transport | None = None,
     ) -> None:
-        literals = None
-        if isinstance(service, Service):
-            self.service = service
-        else:
-            self.service = Service(service, port, Family.parse(family))
-            literals = parse_literals(service, port)
-        if resolver is not None:
-            self._resolver = resolver
-        elif literals is not None:
-            self._resolver = StaticResolver(literals)
-        else:
-            # dnspython takes longer to import than everything else together: only when it is needed.
-            from fanout.discovery.dns import DnsResolver
-
-            self._resolver = DnsResolver(self.service, nameserver=nameserver, allow_loopback=allow_loopback)
+        self.service = service if isinstance(service, Service) else Service(service, port, Family.parse(family))
+        self._resolver = resolver or resolver_for(self.service, nameserver=nameserver, allow_loopback=allow_loopback)
         self._transport = transport or UdpTransport()
         self._refresher: Refresher | None = None
         self._closed = False
@@ -150,12 +136,7 @@ class FanOut:
             self._refresher.stop()
         self._transport.close()
 
-    def _begin(self, payload: bytes, endpoints: tuple[Endpoint, ...]) -> _Copies:
-        if self._closed:
-            raise Closed(f"the sender to {self.service.name!r} is closed: make a new one")
-        return _Copies(self._transport, payload, endpoints)
-
-    def _count(self, copies: _Copies, tally: Tally) -> None:
+    def _count(self, copies: Copies, tally: Tally) -> None:
         tally.attempted(copies.endpoints, len(copies.payload))
         heard = self._transport.heard()
         if copies.faults:
@@ -214,7 +195,7 @@ class Sender(FanOut):
         tally = Tally()
         for payload in payloads:
             data = check_payload(payload)
-            copies = self._begin(data, refresher.endpoints().endpoints)
+            copies = Copies(self._transport, data, refresher.endpoints().endpoints)
             while not copies.step():
                 if not _wait_writable(copies.fileno()):
                     copies.give_up()

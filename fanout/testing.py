@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from fanout.discovery.answer import Answer
+from fanout.errors import Closed
 from fanout.model import Endpoint, parse_literals
 from fanout.report import Fault
 
@@ -75,6 +76,7 @@ class MemoryTransport:
 
     def send(self, payload: bytes, endpoints: Sequence[Endpoint], start: int, faults: list[Fault]) -> int:
         """See `Transport`."""
+        self._check_open()
         stop = min(len(endpoints), start + self._room.popleft()) if self._room else len(endpoints)
         for endpoint in endpoints[start:stop]:
             self.attempted.append(endpoint)
@@ -88,12 +90,18 @@ class MemoryTransport:
 
     def heard(self) -> list[Fault]:
         """See `Transport`."""
+        self._check_open()
         return [self._heard.popleft() for _ in range(len(self._heard))]
 
     def fileno(self, endpoint: Endpoint) -> int | None:
         """See `Transport`: memory never has to be waited for."""
+        self._check_open()
         return None
 
     def close(self) -> None:
         """See `Transport`."""
         self.closed = True
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise Closed("the sender was closed while it sent")

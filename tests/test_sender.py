@@ -29,12 +29,14 @@ A, B, C = (Endpoint(f"10.0.0.{number}", 12000) for number in (1, 2, 3))
 Shell = Callable[..., Report]
 
 
-def send_sync(service: str, payloads: Iterable[bytes], settle: float = 0.0, **settings: Any) -> Report:
+def send_sync(service: str | fanout.Service, payloads: Iterable[bytes], settle: float = 0.0, **settings: Any) -> Report:
     with Sender(service, **settings) as sender:
         return sender.send_many(payloads, settle=settle)
 
 
-def send_async(service: str, payloads: Iterable[bytes], settle: float = 0.0, **settings: Any) -> Report:
+def send_async(
+    service: str | fanout.Service, payloads: Iterable[bytes], settle: float = 0.0, **settings: Any
+) -> Report:
     async def run() -> Report:
         async with AsyncSender(service, **settings) as sender:
             return await sender.send_many(payloads, settle=settle)
@@ -278,6 +280,12 @@ def test_async_iterables(pods: Callable[..., list[Pod]]) -> None:
 
     assert asyncio.run(run()).messages == 3
     assert pod.waiting() == [b"0", b"1", b"2"]
+
+
+def test_a_list_in_a_service_needs_no_dns(send: Shell) -> None:
+    transport = MemoryTransport()
+    assert send(fanout.Service("10.0.0.1,10.0.0.2"), [b"x"], transport=transport).complete
+    assert [endpoint for endpoint, _ in transport.sent] == [A, B]
 
 
 def test_stats_and_repr() -> None:

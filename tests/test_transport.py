@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fanout.errors import Closed
 from fanout.model import Endpoint
 from fanout.net.transport import Transport, UdpTransport
 from fanout.report import Fault
@@ -119,3 +120,19 @@ def test_memory_keeps_the_same_contract(data: st.DataObject) -> None:
     assert [endpoint for endpoint, _ in transport.sent] == [e for e in endpoints if e not in faults]
     assert {fault.endpoint for fault in transport.heard()} == set(refusals) - set(faults)
     assert transport.heard() == []
+
+
+@pytest.mark.parametrize("make", [UdpTransport, MemoryTransport])
+def test_after_close_every_call_says_closed(make: Callable[[], Transport]) -> None:
+    transport = make()
+    transport.close()
+    transport.close()
+    endpoint = Endpoint("127.0.0.1", 9)
+    calls: list[Callable[[], object]] = [
+        lambda: transport.send(b"x", [endpoint], 0, []),
+        transport.heard,
+        lambda: transport.fileno(endpoint),
+    ]
+    for call in calls:
+        with pytest.raises(Closed):
+            call()

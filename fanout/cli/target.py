@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import click
 
-from fanout.cli.options import option
-from fanout.discovery.static import StaticResolver
-from fanout.model import DEFAULT_PORT, Family, Service, parse_literals
-from fanout.refresher import Resolver
-
-Command = TypeVar("Command", bound=Callable[..., Any])
+from fanout.cli.options import Command, option
+from fanout.model import DEFAULT_PORT, Family, Service
+from fanout.refresher import Resolver, resolver_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +18,13 @@ class Target:
 
     service: Service
     resolver: Resolver
-    is_literal: bool = False
     note: str = ""
     """What the user should know of how the pods are found."""
+
+    @property
+    def is_literal(self) -> bool:
+        """Whether the endpoints were named one by one."""
+        return self.service.literals is not None
 
     def pods(self, count: int) -> str:
         """Return `1 pod`, `2 pods`, or `2 endpoints` where they were named one by one."""
@@ -68,28 +67,18 @@ def target_options(command: Command) -> Command:
 
 def find_target(service: str, port: str, family: str, nameserver: str | None, allow_loopback: bool) -> Target:
     """Return where `service` is to be looked for; raise `InvalidService`."""
-    literals = parse_literals(service, port)
     wanted = Service(service, port, Family.parse(family))
-    if literals is not None:
-        return Target(wanted, StaticResolver(literals), is_literal=True)
-    # dnspython takes longer to import than the rest together: only where a name is to be resolved.
-    from fanout.discovery.dns import DnsResolver
-
-    if nameserver is None and "KUBERNETES_SERVICE_HOST" not in os.environ:
+    if wanted.literals is None and nameserver is None and "KUBERNETES_SERVICE_HOST" not in os.environ:
         from fanout.local.state import find
 
         local = find()
         if local is not None and service.rstrip(".") in (local.service, local.name):
-            resolver = DnsResolver(
-                wanted,
-                nameserver=local.nameserver,
-                search=local.search,
-                ndots=local.ndots,
-                allow_loopback=True,
+            resolver = resolver_for(
+                wanted, nameserver=local.nameserver, search=local.search, ndots=local.ndots, allow_loopback=True
             )
             note = f"{service} is the local headless Service (`fanout local`, nameserver {local.nameserver})"
-            return Target(wanted, resolver, note=note)
-    return Target(wanted, DnsResolver(wanted, nameserver=nameserver, allow_loopback=allow_loopback))
+            return Target(wanted, resolver, note)
+    return Target(wanted, resolver_for(wanted, nameserver=nameserver, allow_loopback=allow_loopback))
 
 
 def plural(count: int, noun: str) -> str:
