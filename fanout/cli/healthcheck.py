@@ -11,7 +11,7 @@ from fanout.cli.options import FiniteRange, option
 from fanout.model import Endpoint
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command()
 @option("--host", default="localhost", show_default=True, metavar="ADDRESS", help="Where the receiver listens.")
 @option("--admin-port", type=click.IntRange(1, 65_535), default=8080, show_default=True, help="Its admin port.")
 @option("--live", is_flag=True, help="Ask whether it lives instead of whether it is ready.")

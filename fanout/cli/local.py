@@ -23,11 +23,10 @@ if TYPE_CHECKING:
     from fanout.local.logs import Line
 
 _COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "bright_red")
-_HELP = {"help_option_names": ["-h", "--help"]}
 _REPLICAS = click.IntRange(0, MAX_REPLICAS)
 
 
-@click.group(context_settings=_HELP)
+@click.group()
 def local() -> None:
     """Run a headless Service with receivers on this machine: no root, no Docker, no cluster.
 
@@ -41,7 +40,7 @@ def local() -> None:
     """
 
 
-@local.command(context_settings=_HELP)
+@local.command()
 @option("-r", "--replicas", type=_REPLICAS, default=2, show_default=True, metavar="N", help="Start N receivers.")
 @option(
     "-p",
@@ -74,7 +73,7 @@ def up(replicas: int, port: int, drain: float, detach: bool, pid: int | None) ->
     return 0 if detach else _stay(supervisor, service)
 
 
-@local.command(context_settings=_HELP)
+@local.command()
 @click.argument("replicas", type=_REPLICAS, metavar="REPLICAS")
 def scale(replicas: int) -> None:
     """Have that many receivers; return when all are ready."""
@@ -92,7 +91,7 @@ def scale(replicas: int) -> None:
     click.secho(f"{service.service} has {plural(replicas, 'ready pod')}", fg="green")
 
 
-@local.command(context_settings=_HELP)
+@local.command()
 @click.argument("pod", required=False)
 @option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
 @option("--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N lines of each pod.")
@@ -115,7 +114,7 @@ def logs(pod: str | None, follow: bool, tail: int | None, output: str) -> None:
         _show(lines, prefixed=pod is None)
 
 
-@local.command(context_settings=_HELP)
+@local.command()
 @output_option
 def status(output: str) -> None:
     """Show the Service, its nameserver and its pods."""
@@ -149,7 +148,7 @@ def status(output: str) -> None:
             click.secho(f"{pod['name']}: {pod['problem']}", fg="yellow")
 
 
-@local.command(context_settings=_HELP)
+@local.command()
 def down() -> None:
     """End the Service: receivers, nameserver, logs."""
     from fanout.local.control import request
@@ -159,7 +158,7 @@ def down() -> None:
     click.echo(f"{service.service} is down")
 
 
-@local.command(context_settings=_HELP, short_help="Play the whole story in a few seconds.")
+@local.command(short_help="Play the whole story in a few seconds.")
 def demo() -> None:
     """Play the whole story in a few seconds: 2 receivers, send, logs, scale to 5, send, logs.
 
@@ -232,12 +231,11 @@ def _introduce(service: LocalService, *, detach: bool) -> None:
 def _show(lines: Iterable[Line], *, prefixed: bool) -> None:
     from fanout.local.logs import render
 
-    color = False if os.environ.get("NO_COLOR") else None
     for line in lines:
         ordinal = line.pod.rpartition("-")[2]
         colour = _COLOURS[int(ordinal) % len(_COLOURS)] if ordinal.isdecimal() else None
         prefix = click.style(f"{line.pod} | ", fg=colour) if prefixed else ""
-        click.echo(prefix + render(line.text), color=color)
+        click.echo(prefix + render(line.text))
 
 
 def _endpoints(status: Values) -> dict[str, str]:

@@ -20,10 +20,10 @@ class _Notes(logging.Handler):
         note(record.getMessage())
 
 
-def show_library_notes(level: int = logging.WARNING) -> None:
-    """Show the library's log records from `level` on."""
+def show_library_notes() -> None:
+    """Show the library's warnings."""
     logger = logging.getLogger("fanout")
-    logger.setLevel(level)
+    logger.setLevel(logging.WARNING)
     logger.addHandler(_Notes())
 
 

@@ -8,15 +8,17 @@ from typing import Any
 import click
 
 from fanout.cli.options import FiniteRange, option
+from fanout.model import DEFAULT_PORT, MAX_PAYLOAD
+from fanout.net.inbox import RECEIVE_BUFFER
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command()
 @option("--host", metavar="ADDRESS", help="Listen on this address only. [default: all addresses, IPv4 and IPv6]")
 @option(
     "-p",
     "--port",
     type=click.IntRange(0, 65_535),
-    default=12000,
+    default=DEFAULT_PORT,
     show_default=True,
     help="UDP port; 0 takes a free one.",
 )
@@ -30,7 +32,7 @@ from fanout.cli.options import FiniteRange, option
 @option(
     "--receive-buffer",
     type=click.IntRange(min=1),
-    default=4_194_304,
+    default=RECEIVE_BUFFER,
     show_default=True,
     metavar="BYTES",
     help="Ask the kernel for so much buffer.",
@@ -67,8 +69,8 @@ from fanout.cli.options import FiniteRange, option
 )
 @option(
     "--log-payload",
-    type=click.IntRange(0, 65_507),
-    default=65_507,
+    type=click.IntRange(0, MAX_PAYLOAD),
+    default=MAX_PAYLOAD,
     show_default=True,
     metavar="BYTES",
     help="Log so much of each payload.",

@@ -31,7 +31,7 @@ _WORDS = {
 }
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command()
 @target_options
 @option("-w", "--watch", is_flag=True, help="Go on, and print each pod that joins or leaves.")
 @output_option

@@ -29,7 +29,7 @@ _BURST = 256
 """Messages that --rate sends at once after a pause: what a default receive buffer holds of small ones."""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command()
 @target_options
 @option("-m", "--message", metavar="TEXT", help="The message; '-' reads it from standard input.")
 @option("--file", "path", metavar="PATH", help="The message is this file's content.")

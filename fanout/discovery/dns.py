@@ -27,7 +27,7 @@ import dns.resolver
 
 from fanout.discovery.answer import MAX_ENDPOINTS, Answer, Lookup, accept
 from fanout.errors import InvalidService, ResolverUnavailable
-from fanout.model import Family, Service, parse_port
+from fanout.model import Endpoint, Family, Service, parse_port
 
 LIFETIME = 2.0
 _MAX_LOOKUPS_KEPT = 64
@@ -258,7 +258,7 @@ class _ObservedNameserver(dns.nameserver.Do53Nameserver):
     def _note(self, request: dns.message.QueryMessage, over_tcp: bool, result: str) -> None:
         if len(self._lookups) < _MAX_LOOKUPS_KEPT:
             question = request.question[0]
-            server = f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+            server = str(Endpoint(self.address, self.port))
             record = dns.rdatatype.to_text(question.rdtype)
             self._lookups.append(Lookup(str(question.name), record, server, "TCP" if over_tcp else "UDP", result))
 

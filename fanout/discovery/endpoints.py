@@ -68,7 +68,7 @@ class EndpointSet:
         joined = named - known
         self._missing = missing - left
         if joined or left:
-            self.endpoints = tuple(sorted((known | joined) - left, key=lambda endpoint: endpoint.sort_key))
+            self.endpoints = _ordered((known | joined) - left)
         first_empty = not self.settled and not named and not self._unconfirmed_empty
         self._unconfirmed_empty = first_empty
         self.settled = self.settled or not first_empty

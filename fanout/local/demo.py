@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
+from fanout_receiver.events import MESSAGE_RECEIVED
 
 from fanout.errors import SocketUnavailable
 from fanout.local import logs
 from fanout.local.launch import python_command
-from fanout.local.pods import MESSAGE_RECEIVED, free_address
+from fanout.local.pods import free_address
 from fanout.local.state import LocalServiceError
 from fanout.model import DEFAULT_PORT
 

@@ -17,14 +17,13 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 
+from fanout_receiver.events import RECEIVER_DRAINING, RECEIVER_STARTED
+
 from fanout.errors import SocketUnavailable
 from fanout.local.launch import describe_end, python_command
 from fanout.local.logs import LogFile, parse, render
 from fanout.local.settings import STOP_GRACE
 
-MESSAGE_RECEIVED = "message_received"
-RECEIVER_STARTED = "receiver_started"
-RECEIVER_DRAINING = "receiver_draining"
 POD_RESTARTING = "pod_restarting"
 
 _FIRST_HOST, _LAST_HOST = 11, 254

@@ -97,7 +97,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        # The handler's timeout is for each read: a peer that drips bytes would never meet it.
+        # Not the handler's timeout: that is for each read, and a peer that drips bytes would never meet it.
         deadline = threading.Timer(_PEER_TIMEOUT, _cut_off, (request,))
         deadline.daemon = True
         deadline.start()
@@ -117,8 +117,6 @@ def _cut_off(request: socket.socket) -> None:
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = _PEER_TIMEOUT
-
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the standard library
         """Say nothing: probes come every few seconds."""
 

@@ -16,8 +16,7 @@ from fanout.aio import AsyncReceiver
 from fanout.limiter import LineLimiter
 from fanout.metrics import ReceiverCollector
 from fanout.model import Message
-from fanout.net.inbox import RECEIVE_BUFFER
-from fanout_receiver import logs
+from fanout_receiver import events, logs
 from fanout_receiver.admin import AdminServer
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -27,21 +26,21 @@ _HEARTBEAT_OVERDUE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to receive and log; seconds, bytes, lines a second."""
+    """How to receive and log; the defaults are those of `fanout receive`."""
 
-    host: str | None = None
-    port: int = 12000
-    admin_port: int = 8080
+    host: str | None
+    port: int
+    admin_port: int
     """0 for none."""
-    receive_buffer: int = RECEIVE_BUFFER
-    log_level: str = "info"
-    log_format: str = "auto"
-    log_file: str | None = None
-    log_rate: float = 200.0
+    receive_buffer: int
+    log_level: str
+    log_format: str
+    log_file: str | None
+    log_rate: float
     """Lines a second for messages; 0 for all."""
-    log_payload: int = 65_507
+    log_payload: int
     """Bytes of each payload to log."""
-    drain: float = 5.0
+    drain: float
     """Seconds to go on receiving after SIGTERM: as long as senders may still have this pod's address."""
 
 
@@ -75,7 +74,7 @@ class _App(Collector):
             try:
                 self._is_ready = True
                 self._log.info(
-                    logs.RECEIVER_STARTED,
+                    events.RECEIVER_STARTED,
                     address=str(receiver.address),
                     admin=None if admin is None else str(admin.address),
                     receive_buffer=receiver.stats.receive_buffer,
@@ -95,7 +94,7 @@ class _App(Collector):
             self._tidy()
             stats = receiver.stats
             self._log.info(
-                logs.RECEIVER_STOPPED,
+                events.RECEIVER_STOPPED,
                 datagrams=stats.datagrams,
                 bytes=stats.bytes,
                 kernel_drops=stats.kernel_drops,
@@ -131,7 +130,7 @@ class _App(Collector):
 
     def _handle(self, message: Message) -> None:
         if self._limiter.allow(time.monotonic()):
-            self._log.info(logs.MESSAGE_RECEIVED, **logs.message_fields(message, self._settings.log_payload))
+            self._log.info(events.MESSAGE_RECEIVED, **logs.message_fields(message, self._settings.log_payload))
 
     def _why_dead(self) -> str | None:
         silence = time.monotonic() - self._beat
@@ -148,7 +147,7 @@ class _App(Collector):
     async def _drain_when_told(self, seconds: float) -> None:
         await self._terminate.wait()
         self._is_ready = False
-        self._log.info(logs.RECEIVER_DRAINING, seconds=seconds)
+        self._log.info(events.RECEIVER_DRAINING, seconds=seconds)
         await asyncio.sleep(seconds)
         self._receiver.stop()
 
@@ -163,8 +162,8 @@ class _App(Collector):
         suppressed = self._limiter.take_suppressed()
         if suppressed:
             self._suppressed += suppressed
-            self._log.warning(logs.MESSAGES_SUPPRESSED, count=suppressed)
+            self._log.warning(events.MESSAGES_SUPPRESSED, count=suppressed)
         drops = self._receiver.stats.kernel_drops
         if drops > self._reported_drops:
-            self._log.warning(logs.KERNEL_DROPPED, count=drops - self._reported_drops)
+            self._log.warning(events.KERNEL_DROPPED, count=drops - self._reported_drops)
             self._reported_drops = drops

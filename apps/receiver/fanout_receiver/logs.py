@@ -21,13 +21,6 @@ import structlog
 from fanout.errors import FanoutError
 from fanout.model import Message
 
-RECEIVER_STARTED = "receiver_started"
-MESSAGE_RECEIVED = "message_received"
-MESSAGES_SUPPRESSED = "messages_suppressed"
-KERNEL_DROPPED = "kernel_dropped"
-RECEIVER_DRAINING = "receiver_draining"
-RECEIVER_STOPPED = "receiver_stopped"
-
 _DOWNWARD_API = {"pod": "POD_NAME", "namespace": "POD_NAMESPACE", "pod_ip": "POD_IP", "node": "NODE_NAME"}
 
 
@@ -89,7 +82,7 @@ def configure(stream: LogStream, log_format: str, level: str) -> structlog.typin
     ]
     renderer: structlog.typing.Processor
     if log_format == "console" or (log_format == "auto" and stream.is_terminal):
-        colors = stream.is_terminal and "NO_COLOR" not in os.environ
+        colors = stream.is_terminal and not os.environ.get("NO_COLOR")
         renderer = structlog.dev.ConsoleRenderer(
             colors=colors, repr_native_str=True, exception_formatter=structlog.dev.plain_traceback
         )
