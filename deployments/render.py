@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from rules import problems
 
 Manifest = dict[str, Any]

@@ -17,10 +17,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from fanout_receiver.logs import payload_field
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fanout_receiver.logs import payload_field
 from tests.cli import FANOUT, Running, environment, fanout, receiving, running, strict_json
 from tests.test_receiver import send_to
 

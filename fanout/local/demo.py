@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
-from fanout_receiver.events import MESSAGE_RECEIVED
 
 from fanout.errors import SocketUnavailable
 from fanout.local import logs
@@ -22,6 +21,7 @@ from fanout.local.launch import python_command
 from fanout.local.pods import free_address
 from fanout.local.state import LocalServiceError
 from fanout.model import DEFAULT_PORT
+from fanout_receiver.events import MESSAGE_RECEIVED
 
 _SERVICE = "headless-udp"
 _FIRST, _SECOND = "cache invalidated", "hello to all five"
