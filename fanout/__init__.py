@@ -18,7 +18,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fanout.aio import AsyncReceiver, AsyncSender
+    from fanout.async_receiver import AsyncReceiver
+    from fanout.async_sender import AsyncSender
     from fanout.errors import (
         Closed,
         FanoutError,
@@ -61,7 +62,15 @@ __all__ = [
     "Status",
 ]
 
-_ROOMS = ("fanout.errors", "fanout.model", "fanout.report", "fanout.sender", "fanout.receiver", "fanout.aio")
+_ROOMS = (
+    "fanout.errors",
+    "fanout.model",
+    "fanout.report",
+    "fanout.sender",
+    "fanout.receiver",
+    "fanout.async_sender",
+    "fanout.async_receiver",
+)
 
 logging.getLogger("fanout").addHandler(logging.NullHandler())
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 import fanout
-from fanout.aio import AsyncReceiver
+from fanout.async_receiver import AsyncReceiver
 from fanout.model import Message
 from fanout.receiver import CAPACITY, Receiver
 from tests.conftest import Turns

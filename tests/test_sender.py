@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fanout
-from fanout.aio import AsyncSender
+from fanout.async_sender import AsyncSender
 from fanout.discovery.answer import Answer
 from fanout.model import Endpoint
 from fanout.net.transport import UdpTransport
