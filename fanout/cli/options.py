@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+_BANDWIDTH_LIMIT = 1e15
+"""Bits a second: beyond every network there is."""
 
 
 def option(*declarations: str, **settings: Any) -> Callable[[Command], Command]:
@@ -38,3 +41,38 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+class Bandwidth(click.types.FloatParamType):
+    """Bits a second as iperf takes them: `800`, `64k`, `10M`, `1.5G`, a `float` above 0; k, M, G and T are decimal."""
+
+    name = "bandwidth"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType.convert`."""
+        if isinstance(value, float):
+            return value
+        # Neither "1e6" nor "inf": whoever types such a figure has most likely slipped.
+        match = re.fullmatch(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)) ?([kmgtKMGT]?)", str(value).strip(), re.ASCII)
+        if match is None:
+            self.fail(f"{value!r} is not bits a second: write 64k, 10M or 1.5G.", param, ctx)
+        bits = float(match[1]) * 1000.0 ** " kmgt".index(match[2].lower() or " ")
+        if not 0 < bits < _BANDWIDTH_LIMIT:
+            self.fail(f"{value!r} is not above 0 and below 1000T bits a second.", param, ctx)
+        return bits
+
+
+def datagrams_per_second(bandwidth: float, size: int) -> float:
+    """Return how many datagrams of `size` bytes of payload a second make `bandwidth` bits a second.
+
+    Headers are not counted (iperf does not either). Raises `click.UsageError` where it is less than one a second.
+    """
+    if size == 0:
+        raise click.UsageError("empty datagrams have no bits to pace by --bandwidth: give --rate")
+    rate = bandwidth / (8 * size)
+    if rate < 1.0:
+        raise click.UsageError(
+            f"--bandwidth of {bandwidth:,.0f} bits a second is under one datagram of {size:,} bytes a second "
+            f"({8 * size:,} bits): raise it, send smaller datagrams, or give --rate"
+        )
+    return rate
