@@ -1,0 +1,126 @@
+"""The frames of `fanout bench`: a numbered stream, an echo, and a report of what arrived. Pure.
+
+Every frame begins with `HEADER`, in network byte order:
+
+====== ==== ==========================================================================
+offset size field
+====== ==== ==========================================================================
+0      8    `MAGIC`: not UTF-8 text, no RTP, no JSON
+8      1    version, 1
+9      1    kind: 1 data, 2 ping, 3 pong, 4 request, 5 report
+10     2    zero
+12     8    run: a random number that whoever measures draws once
+20     8    number: sequence number of data from 0 on, below 2^63; token of the other kinds
+====== ==== ==========================================================================
+
+Data is padded to the size that is to be measured. A pong is its ping with another kind: exactly as large. A report
+is `REPORT_SIZE` bytes, and only a request of at least so many is answered: no reply is larger than what asked for it.
+Data, pongs and reports are never answered, so two receivers cannot keep each other busy.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import NamedTuple
+
+MAGIC = b"\xfffprobe\xfe"
+VERSION = 1
+HEADER = struct.Struct("!8sBBHQQ")
+_BODY = struct.Struct("!10Q16s")
+REPORT_SIZE = HEADER.size + _BODY.size
+"""Bytes of a report, and the least of a request."""
+NUMBER_LIMIT = 2**63
+"""Sequence numbers are below it."""
+
+
+class Kind(IntEnum):
+    """What a frame is."""
+
+    DATA = 1
+    PING = 2
+    PONG = 3
+    REQUEST = 4
+    REPORT = 5
+
+
+class Frame(NamedTuple):
+    """The header of a frame that this version knows."""
+
+    kind: Kind
+    run: int
+    number: int
+
+
+class Observed(NamedTuple):
+    """What a receiver has seen of one run."""
+
+    received: int = 0
+    """Datagrams of data, each copy counted."""
+    unique: int = 0
+    """Different sequence numbers among them."""
+    expected: int = 0
+    """One more than the highest sequence number seen; 0 before the first."""
+    duplicates: int = 0
+    """Datagrams whose number had been seen before."""
+    reordered: int = 0
+    """Datagrams whose number was below the highest seen when they first came (RFC 4737, 3.3)."""
+    stale: int = 0
+    """Datagrams so late that the window has forgotten whether they are duplicates or reordered."""
+    bytes: int = 0
+    """Bytes of payload in `received`."""
+    nanoseconds: int = 0
+    """Between the first datagram and the last, on the receiver's clock."""
+    kernel_drops: int = 0
+    """Datagrams, whoever sent them, that the receiver's kernel dropped from a full buffer since the run began."""
+    queue_drops: int = 0
+    """Datagrams, whoever sent them, that the receiver itself dropped since the run began."""
+    version: str = ""
+    """Of the receiver: at most 16 characters of ASCII."""
+
+
+def data_prefix(run: int) -> bytes:
+    """Return what each datagram of a run begins with; 8 bytes of sequence number and the padding follow."""
+    return HEADER.pack(MAGIC, VERSION, Kind.DATA, 0, run, 0)[:-8]
+
+
+def ping(run: int, token: int) -> bytes:
+    """Return a ping."""
+    return HEADER.pack(MAGIC, VERSION, Kind.PING, 0, run, token)
+
+
+def pong(request: bytes) -> bytes:
+    """Return the answer to a ping, as large as it."""
+    return request[:9] + bytes((Kind.PONG,)) + request[10:]
+
+
+def request(run: int, token: int) -> bytes:
+    """Return a request for a report."""
+    return HEADER.pack(MAGIC, VERSION, Kind.REQUEST, 0, run, token) + bytes(_BODY.size)
+
+
+def report(run: int, token: int, observed: Observed) -> bytes:
+    """Return the answer to a request."""
+    *counts, version = observed
+    body = _BODY.pack(*counts, version.encode("ascii", "replace"))
+    return HEADER.pack(MAGIC, VERSION, Kind.REPORT, 0, run, token) + body
+
+
+def parse(datagram: bytes) -> Frame | None:
+    """Return the header of a frame; None for anything else, whatever it is, and for other versions."""
+    if len(datagram) < HEADER.size:
+        return None
+    magic, version, kind, _, run, number = HEADER.unpack_from(datagram)
+    if magic != MAGIC or version != VERSION or not Kind.DATA <= kind <= Kind.REPORT:
+        return None
+    return Frame(Kind(kind), run, number)
+
+
+def parse_report(datagram: bytes) -> Observed | None:
+    """Return what a report says; None where it has not the size of one."""
+    if len(datagram) != REPORT_SIZE:
+        return None
+    *counts, version = _BODY.unpack_from(datagram, HEADER.size)
+    text = version.rstrip(b"\0").decode("ascii", "replace")
+    printable = "".join(character if "!" <= character <= "~" else "?" for character in text)
+    return Observed._make((*counts, printable))
