@@ -1,30 +1,115 @@
-"""`make bench`: run every measurement, print a table, keep it as build/bench.json."""
+"""`make bench`: run every measurement, print tables, and keep them in build/."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from bench import outage, receiving, startup
+import click
+from rich.console import Console
+
+from bench import lab as laboratory
+from bench import latency, outage, receiving, sending, startup, table
+from bench.lab import Lab
+from bench.rows import Part
+from bench.talk import why_no_compiler
+
+_FOLDER = Path("build")
 
 
-def main() -> None:
-    """Measure and print."""
-    load = os.getloadavg()[0]
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, load {load:.1f}; about a minute.", flush=True)
-    rows = []
-    for measurement in (startup, outage, receiving):
-        for row in measurement.measure():
-            rows.append(row)
-            print(
-                f"\n{row.what}\n  {row.measured}; {row.against}\n  ratio {row.ratio:.3f} (goal {row.goal})", flush=True
-            )
-    result = Path("build", "bench.json")
-    result.parent.mkdir(exist_ok=True)
-    result.write_text(json.dumps([row._asdict() for row in rows], indent=2) + "\n")
-    print(f"\nsaved as {result}")
+def _plain(measurement: Any) -> Callable[..., Part]:
+    """A part that needs no laboratory."""
+
+    def measure(lab: Lab, tell: sending.Tell, *, quick: bool) -> Part:
+        rows = measurement.measure()
+        return Part(rows, [], [row._asdict() for row in rows])
+
+    return measure
+
+
+_PARTS: dict[str, Callable[..., Part]] = {
+    "sending": sending.measure,
+    "latency": latency.measure,
+    "startup": _plain(startup),
+    "outage": _plain(outage),
+    "receiving": _plain(receiving),
+}
+_IN_C = {"sending", "latency"}
+
+
+@click.command()
+@click.option("--only", "names", multiple=True, type=click.Choice(list(_PARTS)), help="Run this part; may be repeated.")
+@click.option("--quick", is_flag=True, help="Fewer cells and repeats: to see that it works.")
+def main(names: tuple[str, ...], *, quick: bool) -> None:
+    """Measure fanout beside what one could have instead, in one run on this machine."""
+    out = table.console()
+    reason = None if laboratory.is_inside() else laboratory.why_no_lab()
+    if reason is None and not laboratory.is_inside():
+        sys.exit(laboratory.run_inside(sys.argv[1:]))
+    if reason is not None:
+        out.print(f"No laboratory: {reason}. The pods are addresses of the loopback interface instead.")
+    lab = Lab(loopback=reason is not None)
+    chosen = [name for name in _PARTS if not names or name in names]
+    if (lack := why_no_compiler()) is not None:
+        out.print(f"Left out: {', '.join(sorted(_IN_C.intersection(chosen)))}: {lack}.")
+        chosen = [name for name in chosen if name not in _IN_C]
+    _run(out, lab, chosen, quick=quick)
+
+
+def _run(out: Console, lab: Lab, names: list[str], *, quick: bool) -> None:
+    started = time.monotonic()
+    machine: dict[str, Any] = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "pods": lab.name,
+        "quick": quick,
+        "load_before": os.getloadavg()[0],
+    }
+    out.print(f"Linux {machine['kernel']}, Python {machine['python']}, {machine['cores']} cores; pods: {lab.name}")
+    parts: dict[str, Part] = {}
+    for name in names:
+        with out.status(name) as status:
+
+            def tell(text: str, update: Callable[[str], None] = status.update) -> None:
+                update(text)
+                if not out.is_terminal:
+                    out.print(f"[{time.monotonic() - started:5.0f} s] {text}", markup=False)
+
+            tell(name)
+            parts[name] = _PARTS[name](lab, tell, quick=quick)
+        for one in parts[name].tables:
+            table.show(out, one)
+    machine["load_after"] = os.getloadavg()[0]
+    machine["seconds"] = round(time.monotonic() - started)
+    goals = table.goals_table([row for part in parts.values() for row in part.goals])
+    table.show(out, goals)
+    _save(machine, parts, [goals, *(one for part in parts.values() for one in part.tables)])
+    out.print(f"Saved as {_FOLDER}/bench.json and {_FOLDER}/bench.md, after {machine['seconds']} s")
+
+
+def _save(machine: dict[str, Any], parts: dict[str, Part], tables: list[Any]) -> None:
+    _FOLDER.mkdir(exist_ok=True)
+    goals = [{**row._asdict(), "met": row.met} for part in parts.values() for row in part.goals]
+    data = {"machine": machine, "goals": goals, "parts": {name: part.data for name, part in parts.items()}}
+    (_FOLDER / "bench.json").write_text(json.dumps(data, indent=2) + "\n")
+    (_FOLDER / "bench.md").write_text("\n".join(table.markdown(one) for one in tables))
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,149 @@
+"""The contenders written in Python: `python -m bench.contenders.worker NAME SIZE PORT ADDRESS...`.
+
+Commands as in `bench/c/sendto.c`: "burst N" and "each N".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import fanout
+from fanout.sender import FanOut
+
+DISTINCT = 1024
+"""Different payloads that a stream goes through again and again: more than one batch, so that none can be reused."""
+_TASKS = 64
+Address = tuple[str, int]
+
+
+class Contender(NamedTuple):
+    """Sends one message, or many; tells how many copies failed so far."""
+
+    one: Callable[[bytes], object]
+    many: Callable[[list[bytes]], object]
+    failed: Callable[[], int] = lambda: 0
+
+
+def _loop(addresses: list[Address]) -> Contender:
+    sendto = socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto
+
+    def one(payload: bytes) -> None:
+        for address in addresses:
+            sendto(payload, address)
+
+    def many(payloads: list[bytes]) -> None:
+        for payload in payloads:
+            for address in addresses:
+                sendto(payload, address)
+
+    return Contender(one, many)
+
+
+def _connected(addresses: list[Address]) -> Contender:
+    sockets = []
+    for address in addresses:
+        opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        opened.connect(address)
+        sockets.append(opened)
+    sends = [opened.send for opened in sockets]
+
+    def one(payload: bytes) -> None:
+        for send in sends:
+            send(payload)
+
+    def many(payloads: list[bytes]) -> None:
+        for payload in payloads:
+            for send in sends:
+                send(payload)
+
+    return Contender(one, many)
+
+
+def literal(addresses: list[Address]) -> str:
+    """Return the addresses as fanout takes them; one alone takes a comma, too."""
+    return ",".join(f"{host}:{port}" for host, port in addresses) + ("," if len(addresses) == 1 else "")
+
+
+def _failed(sender: FanOut) -> int:
+    stats = sender.stats
+    return stats.refused + sum(stats.dropped.values())
+
+
+def _single(addresses: list[Address]) -> Contender:
+    sender = fanout.Sender(literal(addresses)).open()
+
+    def many(payloads: list[bytes]) -> None:
+        for payload in payloads:
+            sender.send(payload)
+
+    return Contender(sender.send, many, lambda: _failed(sender))
+
+
+def _many(addresses: list[Address], how: Callable[[list[bytes]], Iterable[bytes]]) -> Contender:
+    sender = fanout.Sender(literal(addresses)).open()
+    return Contender(sender.send, lambda payloads: sender.send_many(how(payloads)), lambda: _failed(sender))
+
+
+def _async(addresses: list[Address]) -> Contender:
+    loop = asyncio.new_event_loop()
+    sender = fanout.AsyncSender(literal(addresses))
+
+    async def run(payloads: list[bytes]) -> None:
+        for start in range(0, len(payloads), _TASKS):
+            await asyncio.gather(*(sender.send(one) for one in payloads[start : start + _TASKS]))
+
+    return Contender(
+        lambda payload: loop.run_until_complete(sender.send(payload)),
+        lambda payloads: loop.run_until_complete(run(payloads)),
+        lambda: _failed(sender),
+    )
+
+
+CONTENDERS: dict[str, Callable[[list[Address]], Contender]] = {
+    "loop": _loop,
+    "connected": _connected,
+    "single": _single,
+    "list": lambda addresses: _many(addresses, lambda payloads: payloads),
+    "generator": lambda addresses: _many(addresses, lambda payloads: (payload for payload in payloads)),
+    "async": _async,
+}
+
+
+def main() -> None:
+    """Take commands until the input ends."""
+    name, size, port, *hosts = sys.argv[1:]
+    contender = CONTENDERS[name]([(host, int(port)) for host in hosts])
+    distinct = [number.to_bytes(8, sys.byteorder) + b"x" * (int(size) - 8) for number in range(DISTINCT)]
+    print('"ready"', flush=True)
+    for line in sys.stdin:
+        command, count = line.split()
+        payloads = [distinct[number % DISTINCT] for number in range(int(count))]
+        print(json.dumps(_burst(contender, payloads) if command == "burst" else _each(contender, payloads)), flush=True)
+
+
+def _burst(contender: Contender, payloads: list[bytes]) -> dict[str, int]:
+    failed = contender.failed()
+    wall, cpu = time.perf_counter_ns(), time.process_time_ns()
+    contender.many(payloads)
+    cpu, wall = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
+    return {"wall": wall, "cpu": cpu, "failed": contender.failed() - failed}
+
+
+def _each(contender: Contender, payloads: list[bytes]) -> list[int]:
+    one, clock = contender.one, time.perf_counter_ns
+    times = []
+    for payload in payloads:
+        started = clock()
+        one(payload)
+        times.append(clock() - started)
+    return times
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The time of one message to all pods: fanout's `send` beside the loop in C and the bare loop in Python."""
+
+from __future__ import annotations
+
+import contextlib
+
+from bench.contenders import starting
+from bench.lab import Lab
+from bench.rows import Part, Row, Spread, Table
+from bench.sending import Tell
+from bench.talk import Counter
+
+SIZE = 200
+_CELLS = ((200, 10, starting.LOOP_C, "<= 0.9"), (2, 200, starting.LOOP, "<= 1.1"))
+"""Pods, messages in a block, whom the goal is against, the goal."""
+_NAMES = (starting.LOOP, starting.LOOP_C, starting.SINGLE)
+_PROCESSES = 3
+"""Each contender is started so often: two processes of one program differ by some percent, for as long as they live."""
+_BLOCKS = 40
+
+
+def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
+    """Alternate in small blocks, so that the machine's noise meets all."""
+    goals, rows, data = [], [], []
+    for pods, block, against, goal in _CELLS:
+        tell(f"latency: one message to {pods} pods")
+        spreads = _cell(lab, pods, block, 5 if quick else _BLOCKS)
+        ours, other = spreads[starting.SINGLE].median, spreads[against].median
+        goals.append(
+            Row(f"one message to {pods} pods, time of send", f"{ours / 1e3:.1f} µs", f"{against}: {other / 1e3:.1f} µs",
+                ours / other, goal)
+        )  # fmt: skip
+        for name, spread in spreads.items():
+            rows.append([f"{pods} pods, {name}", *(f"{value / 1e3:.1f}" for value in spread)])
+            data.append({"pods": pods, "contender": name, **spread._asdict()})
+    return Part(goals, [Table(f"One message of {SIZE} B, µs", ["to", "median", "least", "most"], rows)], data)
+
+
+def _cell(lab: Lab, pods: int, block: int, blocks: int) -> dict[str, Spread]:
+    lab.grow(pods)
+    times: dict[str, list[int]] = {name: [] for name in _NAMES}
+    with Counter(lab, pods) as counter:
+        for _ in range(_PROCESSES):
+            with contextlib.ExitStack() as stack:
+                running = {name: stack.enter_context(starting.started(name, lab, pods, SIZE)) for name in _NAMES}
+                for contender in running.values():
+                    contender.each(block)
+                for number in range(blocks):
+                    for name, contender in list(running.items())[:: 1 if number % 2 else -1]:
+                        times[name] += contender.each(block)
+        sent = _PROCESSES * len(_NAMES) * (blocks + 1) * block
+        arrived = sum(pod["datagrams"] for pod in counter.read_pods())
+        if arrived != sent * pods:
+            raise AssertionError(f"{arrived} of {sent * pods} copies arrived: what did not is no message sent in time")
+    return {name: Spread.of(values) for name, values in times.items()}

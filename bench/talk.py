@@ -1,0 +1,130 @@
+"""Processes that take commands on their standard input, a line each, and answer each with a line of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from bench.lab import GROUP, PORT, Lab
+
+_SOURCES = Path(__file__).parent / "c"
+_BUILT = Path("build", "bench")
+
+
+def why_no_compiler() -> str | None:
+    """Say in one line why nothing written in C can take part; None where it can."""
+    return None if shutil.which("gcc") else "the C compiler gcc is missing (Debian, Ubuntu: apt install gcc)"
+
+
+def compiled(name: str) -> str:
+    """Compile `bench/c/NAME.c` and return the program."""
+    _BUILT.mkdir(parents=True, exist_ok=True)
+    program = _BUILT / name
+    subprocess.run(["gcc", "-O2", "-Wall", "-o", str(program), str(_SOURCES / f"{name}.c")], check=True)
+    return str(program.absolute())
+
+
+class Helper:
+    """One such process. It ends with the end of its input, and is killed where it does not."""
+
+    def __init__(self, command: Sequence[str], *, core: int | None = None) -> None:
+        pinned = ["taskset", "--cpu-list", str(core)] if core is not None and shutil.which("taskset") else []
+        self._name = " ".join(command)[:200]
+        self._process = subprocess.Popen(
+            [*pinned, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        try:
+            self.answer = self._read(30)
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, command: str, timeout: float = 60) -> Any:
+        """Give a command and return its answer."""
+        self.tell(command)
+        return self._read(timeout)
+
+    def tell(self, command: str) -> None:
+        """Give a command whose answer is read later."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{command}\n")
+        self._process.stdin.flush()
+
+    def _read(self, timeout: float) -> Any:
+        out = self._process.stdout
+        assert out is not None
+        if not select.select([out], [], [], timeout)[0]:
+            raise TimeoutError(f"no answer within {timeout} s from {self._name}")
+        line = out.readline()
+        if not line:
+            raise ChildProcessError(f"ended with {self._process.wait()}: {self._name}")
+        return json.loads(line)
+
+    def read(self, timeout: float) -> Any:
+        """Return the next answer."""
+        return self._read(timeout)
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class Counter(Helper):
+    """The receivers that count: one process, a socket in each pod."""
+
+    def __init__(self, lab: Lab, pods: int) -> None:
+        where = [f"{lab.namespace(pod)}@{lab.address(pod)}" for pod in range(pods)]
+        group = "-" if lab.loopback else GROUP
+        super().__init__([compiled("counter"), str(PORT), group, *where], core=receiving_core())
+
+    def take_gro(self, on: bool) -> None:
+        """Say whether the sockets take runs of segments as one."""
+        self.ask(f"gro {int(on)}")
+
+    def read_pods(self) -> list[dict[str, int]]:
+        """Return each pod's counts once they stand still."""
+        before = None
+        for _ in range(500):
+            pods: list[dict[str, int]] = self.ask("read")
+            if pods == before:
+                break
+            before = pods
+            time.sleep(0.01)
+        return pods
+
+
+def sending_core() -> int | None:
+    """Contenders run on the first core, those that they send to on the second: so they do not meet."""
+    return min(os.sched_getaffinity(0)) if len(os.sched_getaffinity(0)) > 1 else None
+
+
+def receiving_core() -> int | None:
+    """See `sending_core`."""
+    return sorted(os.sched_getaffinity(0))[1] if len(os.sched_getaffinity(0)) > 1 else None
+
+
+def python(module: str, *arguments: str) -> list[str]:
+    """Return the command of a module of the bench."""
+    return [sys.executable, "-m", f"bench.{module}", *arguments]
