@@ -10,7 +10,7 @@ from typing import Self
 
 from fanout.model import Message
 from fanout.net.inbox import Inbox
-from fanout.receiver import TURN, ReceiverBase
+from fanout.receiver import BATCH, TURN, ReceiverBase
 
 
 class AsyncReceiver(ReceiverBase):
@@ -43,25 +43,37 @@ class AsyncReceiver(ReceiverBase):
     async def close(self) -> None:
         """Stop listening and forget what was not handed over. Closing twice is fine."""
         self.stop()
-        if self._inbox is not None:
-            self._inbox.queue.clear()
+        self._forget()
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         """Yield messages until `stop`."""
+        async for batch in self._batches(TURN):
+            self._rest = iter(batch)
+            for message in self._rest:
+                yield message
+
+    def batches(self) -> AsyncIterator[list[Message]]:
+        """Yield what is there, as lists of 1 to 1,024 messages, until `stop`: the fastest way to have them."""
+        return self._batches(BATCH)
+
+    async def _batches(self, limit: int) -> AsyncIterator[list[Message]]:
         inbox = self._listen()
-        while inbox.queue or not self._stopped:
+        if rest := self._take_rest():
+            yield rest
+        while True:
             if not self._stopped:
                 inbox.fill()
-                self._watch(inbox)
-            if not inbox.queue:
+                if not inbox.backlog.is_full:
+                    self._watch(inbox)
+            if batch := inbox.take(limit):
+                yield batch
+                # A consumer that never awaits must not keep the loop from timers, signals and other tasks.
+                await asyncio.sleep(0)
+            elif self._stopped:
+                return
+            else:
                 self._arrived.clear()
                 await self._arrived.wait()
-            for _ in range(TURN):
-                if not inbox.queue:
-                    break
-                yield inbox.pop()
-            # A consumer that never awaits must not keep the loop from timers, signals and other tasks.
-            await asyncio.sleep(0)
 
     async def serve(self, handler: Callable[[Message], Awaitable[object] | object]) -> None:
         """Call `handler`, a function or a coroutine function, for each message until `stop`.
@@ -87,9 +99,9 @@ class AsyncReceiver(ReceiverBase):
             self._watching = None
 
     def _readable(self, inbox: Inbox) -> None:
-        if not inbox.fill() and inbox.queue:
-            # The queue is full: the iterator watches the socket again when it has made room.
-            self._unwatch()
+        inbox.fill()
+        if inbox.backlog.is_full:
+            self._unwatch()  # the iterator watches again when it has made room
         self._arrived.set()
 
     async def __aenter__(self) -> Self:

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import length_hint
 from typing import Self
 
 from fanout.errors import Closed
@@ -20,8 +21,10 @@ log = logging.getLogger("fanout")
 
 CAPACITY = 65_536
 """Messages that are queued for a busy handler before they are left to the kernel's buffer."""
+BATCH = 1024
+"""Messages in a batch, at most."""
 TURN = 32
-"""Messages handed over between two looks at the socket: few enough that the kernel's buffer stays short."""
+"""Messages handed over one by one between two looks at the socket: the kernel's buffer stays short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class ReceiverBase:
         self._settings = (host, port, receive_buffer, capacity)
         self._inbox: Inbox | None = None
         self._stopped = False
+        self._rest: Iterator[Message] = iter(())  # of the batch that is being handed over message by message
         self._handler_errors = 0
         self._error_lines = LineLimiter(10)
 
@@ -69,12 +73,13 @@ class ReceiverBase:
         inbox = self._inbox
         if inbox is None:
             return ReceiverStats()
+        backlog = inbox.backlog
         return ReceiverStats(
-            inbox.datagrams,
-            inbox.bytes,
+            backlog.datagrams,
+            backlog.bytes,
             inbox.kernel_drops,
             self._handler_errors,
-            len(inbox.queue),
+            backlog.depth + length_hint(self._rest),
             inbox.receive_buffer,
         )
 
@@ -85,6 +90,15 @@ class ReceiverBase:
             host, port, receive_buffer, capacity = self._settings
             self._inbox = Inbox(host, port, receive_buffer=receive_buffer, capacity=capacity)
         return self._inbox
+
+    def _take_rest(self) -> list[Message]:
+        """Return what an iteration over messages took and did not hand over: it was broken out of."""
+        return list(self._rest)
+
+    def _forget(self) -> None:
+        self._take_rest()
+        if self._inbox is not None:
+            self._inbox.backlog.clear()
 
     def _handler_failed(self, message: Message, error: Exception) -> None:
         """One message's failure is counted and logged, a few a second; the next message is handed over."""
@@ -131,30 +145,39 @@ class Receiver(ReceiverBase):
 
     def close(self) -> None:
         """Stop listening and forget what was not handed over. Closing twice is fine."""
-        self._stopped = True
-        for opened in self._wake or ():
-            opened.close()
+        self.stop()
         if self._inbox is not None:
             self._inbox.close()
-            self._inbox.queue.clear()
+        for opened in self._wake or ():
+            opened.close()
+        self._forget()
 
     def __iter__(self) -> Iterator[Message]:
         """Yield messages until `stop`."""
+        for batch in self._batches(TURN):
+            self._rest = iter(batch)
+            yield from self._rest
+
+    def batches(self) -> Iterator[list[Message]]:
+        """Yield what is there, as lists of 1 to 1,024 messages, until `stop`: the fastest way to have them."""
+        return self._batches(BATCH)
+
+    def _batches(self, limit: int) -> Iterator[list[Message]]:
         inbox, woken = self._listening()
+        if rest := self._take_rest():
+            yield rest
         poll = select.poll()
         poll.register(inbox.socket, select.POLLIN)
         poll.register(woken, select.POLLIN)
         while not self._stopped:
             inbox.fill()
-            if not inbox.queue:
+            if batch := inbox.take(limit):
+                yield batch
+            else:
                 poll.poll()
-            for _ in range(TURN):
-                if not inbox.queue:
-                    break
-                yield inbox.pop()
         inbox.close()
-        while inbox.queue:
-            yield inbox.pop()
+        while batch := inbox.take(limit):
+            yield batch
 
     def _listening(self) -> tuple[Inbox, socket.socket]:
         inbox = self._listen()

@@ -1,0 +1,138 @@
+"""The bounded queue between the kernel and whoever handles messages, and what happens when it is full."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from enum import StrEnum
+from math import inf
+
+from fanout.errors import InvalidInput
+from fanout.model import Message
+from fanout.net.gro import BUFFER, Run, Sources, split
+
+BYTES_MAX = 32 * 1024 * 1024
+_CALLS = 256
+
+
+class Overflow(StrEnum):
+    """What a receiver does when messages come faster than they are handled, and its queue is full."""
+
+    WAIT = "wait"
+    """Leave them in the kernel's buffer. When that is full too, the kernel drops the newest (`kernel_drops`)."""
+    DROP_OLDEST = "drop_oldest"
+    """Take the new ones and drop those that waited longest (`queue_drops`): what is handed over is fresh."""
+    DROP_NEWEST = "drop_newest"
+    """Take the new ones and drop them (`queue_drops`): what is handed over has no gap before the loss began."""
+
+    @classmethod
+    def parse(cls, text: str) -> Overflow:
+        """Return the policy of that name; raise `InvalidInput`."""
+        try:
+            return cls(text)
+        except ValueError:
+            raise InvalidInput(f"overflow {text!r} is not one of {', '.join(cls)}") from None
+
+
+class Backlog:
+    """Runs of messages that were received and not handed over yet. Any thread may call anything.
+
+    It holds `capacity` messages or 32 MiB of payload, and at most one run more. Runs are cut into messages when they
+    are handed over, so that taking a run from the kernel costs the same for one message as for sixty-four.
+
+    With `Overflow.WAIT` it `is_full` from that bound on until half of it was handed over, so that those who fill it
+    work in long strides; it is theirs to look. With the other policies it never is: `put` drops, and counts `drops`.
+    """
+
+    def __init__(self, capacity: int, overflow: Overflow) -> None:
+        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
+            raise InvalidInput(f"capacity {capacity!r} is not a number of messages of at least 1")
+        self.datagrams = 0
+        self.bytes = 0
+        self.drops = 0
+        self.is_full = False
+        self.depth = 0
+        self._capacity = capacity
+        self._overflow = overflow
+        self._lock = threading.Lock()
+        self._runs: deque[Run] = deque()
+        self._skip = 0  # messages of the first run that were handed over
+        self._size = 0
+        self._sources = Sources()
+
+    @property
+    def room(self) -> tuple[float, int]:
+        """How many messages to receive before the next `put`, and in how many calls: some milliseconds' work."""
+        if self._overflow is not Overflow.WAIT:
+            return inf, _CALLS
+        if self.is_full:
+            return 0, 0
+        return self._capacity - self.depth, min(_CALLS, 1 + (BYTES_MAX - self._size) // BUFFER)
+
+    def put(self, runs: list[Run]) -> None:
+        """Queue the runs, or drop what the policy says."""
+        with self._lock:
+            for run in runs:
+                self.datagrams += run.messages
+                self.bytes += len(run.data)
+                if self._overflow is Overflow.DROP_NEWEST and self._is_over(self.depth, self._size):
+                    self.drops += run.messages
+                    continue
+                self._runs.append(run)
+                self.depth += run.messages
+                self._size += len(run.data)
+            if self._overflow is Overflow.DROP_OLDEST:
+                self._drop_oldest()
+            elif self._overflow is Overflow.WAIT:
+                self.is_full = self.is_full or self._is_over(self.depth, self._size)
+
+    def _is_over(self, depth: int, size: int) -> bool:
+        return depth >= self._capacity or size >= BYTES_MAX
+
+    def _drop_oldest(self) -> None:
+        """Drop runs as long as the rest still fills the queue."""
+        while self._runs:
+            oldest = self._runs[0]
+            count = oldest.messages - self._skip
+            size = len(oldest.data) - self._skip * oldest.segment
+            if not self._is_over(self.depth - count, self._size - size):
+                return
+            self._runs.popleft()
+            self._skip = 0
+            self.drops += count
+            self.depth -= count
+            self._size -= size
+
+    def take(self, limit: int) -> list[Message]:
+        """Return the oldest messages, at most `limit`; an empty list where there are none."""
+        parts: list[tuple[Run, int, int]] = []
+        with self._lock:
+            runs = self._runs
+            left = min(limit, self.depth)
+            self.depth -= left
+            while left:
+                run = runs[0]
+                start = self._skip
+                count = run.messages - start
+                if count <= left:
+                    runs.popleft()
+                    self._skip = 0
+                    self._size -= len(run.data) - start * run.segment
+                else:
+                    count = left
+                    self._skip += count
+                    self._size -= count * run.segment
+                left -= count
+                parts.append((run, start, count))
+            if self.is_full and self.depth <= self._capacity // 2 and self._size <= BYTES_MAX // 2:
+                self.is_full = False
+        messages: list[Message] = []
+        for run, start, count in parts:
+            split(run, start, count, self._sources[run.address], messages)
+        return messages
+
+    def clear(self) -> None:
+        """Forget everything queued."""
+        with self._lock:
+            self._runs.clear()
+            self.depth = self._skip = self._size = 0

@@ -1,0 +1,120 @@
+"""Sockets that listen: how they are bound, how much they hold, what they dropped, and whether they merge datagrams."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import logging
+import socket
+import struct
+import sys
+
+from fanout.errors import InvalidService, SocketUnavailable
+from fanout.model import Endpoint, parse_port
+from fanout.net import explain
+
+log = logging.getLogger("fanout")
+
+_SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h: nine counters of the socket, no privilege needed
+_MEMINFO = struct.Struct("=9I")
+_MEMINFO_DROPS = 8
+_UDP_GRO = 104  # include/uapi/linux/udp.h, Linux 5.0
+_INT_MAX = 2**31 - 1
+_DISCARD_PORT = 9
+
+
+def listen(host: str | None, port: int, *, shared: bool = False) -> socket.socket:
+    """Return a non-blocking UDP socket on `host`, or on all addresses of both families; port 0 is a free one.
+
+    Where it is `shared`, other sockets of the same user that are shared too may have the same port (SO_REUSEPORT,
+    man 7 socket). Raises `InvalidService` for an address that is none, `SocketUnavailable` where the system refuses.
+    """
+    if port != 0:
+        parse_port(port)
+    try:
+        address = None if host is None else ipaddress.ip_address(host)
+    except ValueError:
+        raise InvalidService(f"host {host!r} is not an IP address to listen on") from None
+    if address is None:
+        try:
+            return _bind(socket.AF_INET6, Endpoint("::", port), shared, both_families=True)
+        except SocketUnavailable as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                return _bind(socket.AF_INET, Endpoint("0.0.0.0", port), shared)
+            raise
+    return _bind(socket.AF_INET if address.version == 4 else socket.AF_INET6, Endpoint(str(address), port), shared)
+
+
+def _bind(
+    family: socket.AddressFamily, endpoint: Endpoint, shared: bool, *, both_families: bool = False
+) -> socket.socket:
+    opened = None
+    try:
+        opened = socket.socket(family, socket.SOCK_DGRAM)
+        opened.setblocking(False)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both_families)
+        if shared:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        opened.bind(endpoint)
+    except OSError as error:
+        if opened is not None:
+            opened.close()
+        raise SocketUnavailable(explain.binding(endpoint, error.errno or 0)) from error
+    return opened
+
+
+def deafen(listening: socket.socket) -> None:
+    """Let the socket keep what it has and get nothing more; its port stays taken, and senders are told (ICMP).
+
+    A connected socket gets datagrams of its peer alone (man 7 udp), so it is connected to a peer that never sends.
+    Without this, what comes between the last look and the close would be lost uncounted.
+    """
+    with contextlib.suppress(OSError):
+        host = listening.getsockname()[0]
+        itself = {"::": "::ffff:127.0.0.1", "0.0.0.0": "127.0.0.1"}.get(host, host)
+        listening.connect((itself, _DISCARD_PORT))
+
+
+def merge(listening: socket.socket, wanted: bool) -> bool:
+    """Let the kernel hand over runs of datagrams as one buffer (UDP_GRO), or not; return whether it does now.
+
+    False where the system has no UDP_GRO. What was merged before must be read while merging is on: otherwise the
+    size of the segments is not told.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        listening.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, wanted)
+    except OSError:
+        return False
+    return wanted
+
+
+def drops(listening: socket.socket) -> int:
+    """Return how often the kernel dropped because the buffer was full (0 where it does not tell); raise OSError.
+
+    A merged buffer (UDP_GRO) counts as one drop, however many datagrams it holds (net/ipv4/udp.c,
+    __udp_enqueue_schedule_skb); a socket that does not merge counts each datagram.
+    """
+    if sys.platform != "linux":
+        return 0
+    counters = listening.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+    return int(_MEMINFO.unpack(counters)[_MEMINFO_DROPS])
+
+
+def grow_buffer(listening: socket.socket, wanted: int) -> int:
+    """Ask for `wanted` bytes of receive buffer; return what was granted, and warn where that is less."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, min(wanted, _INT_MAX))
+    granted = listening.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    if sys.platform == "linux":
+        granted //= 2  # man 7 socket: the kernel doubles it for its own bookkeeping, and returns the double
+    if granted < wanted:
+        log.warning(
+            "receive_buffer_clamped: asked for %(wanted)d bytes, got %(granted)d; "
+            "bursts may be dropped: raise net.core.rmem_max (sysctl)",
+            {"wanted": wanted, "granted": granted},
+        )
+    return granted
