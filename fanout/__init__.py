@@ -17,6 +17,8 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from fanout.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from fanout.async_receiver import AsyncReceiver
     from fanout.async_sender import AsyncSender
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from fanout.report import DropReason, Outcome, Report, Status
     from fanout.sender import Sender, SenderStats
 
-__version__ = "0.1.0"
 
 __all__ = [
     "AsyncReceiver",

@@ -2,90 +2,111 @@
 
 from __future__ import annotations
 
-import time
-from math import inf
+import socket
+import threading
 
+from fanout.errors import InvalidInput
 from fanout.model import Endpoint, Message
 from fanout.net import listening
-from fanout.net.backlog import Backlog, Overflow
-from fanout.net.gro import receive
+from fanout.net.backlog import Backlog
+from fanout.net.intake import Intake
+from fanout.net.workers import Waker, Workers
 
 RECEIVE_BUFFER = 4 * 1024 * 1024
 """Bytes of receive buffer that are asked for: some 5,000 small datagrams instead of 256."""
+WORKERS_MAX = 64
 _ROUNDS = 64
-_CLOSING_CALLS = 65_536  # more than a receive buffer of 8 MiB holds of the smallest datagrams
+
+
+def check_workers(workers: object) -> int:
+    """Return the number of workers; raise `InvalidInput` where it is none from 1 to 64."""
+    if isinstance(workers, int) and not isinstance(workers, bool) and 1 <= workers <= WORKERS_MAX:
+        return workers
+    raise InvalidInput(f"workers {workers!r} is not a number from 1 to {WORKERS_MAX}")
 
 
 class Inbox:
-    """A listening UDP socket and the messages taken from it that nobody has handled yet.
+    """Listening sockets on one port, and the backlog of messages taken from them that nobody has handled yet.
 
-    `fill` moves what the kernel holds into the queue, without blocking and some milliseconds' work at a time; `take`
-    hands it over. With `Overflow.WAIT` it takes nothing once the queue has `capacity` messages or 32 MiB of payload
-    (and at most one run more, see `gro`), until half of that was handed over. The kernel's buffer fills up then, and
-    what it drops is counted by `kernel_drops`; with the other policies the queue drops: `backlog.drops`.
+    `fill` moves what the kernel holds into the backlog, without blocking and some milliseconds' work at a time; `take`
+    hands it over; `readable` is what to wait on in between. With one worker the caller's thread does it all. With
+    more there is a socket and a thread for each, and `fill` has nothing to do but to clear `readable`. The kernel
+    maps a source to one socket (SO_REUSEPORT, man 7 socket), so each source's order is kept.
 
-    Raises `InvalidInput`, `InvalidService` and `SocketUnavailable`.
+    Raises `InvalidService` and `SocketUnavailable`.
     """
 
-    def __init__(
-        self, host: str | None, port: int, *, receive_buffer: int, capacity: int, overflow: Overflow = Overflow.WAIT
-    ) -> None:
-        self.backlog = Backlog(capacity, overflow)
-        self._overflow = overflow
-        self.socket = listening.listen(host, port)
-        self.receive_buffer = listening.grow_buffer(self.socket, receive_buffer)
-        self._can_merge = self._merges = listening.merge(self.socket, True)
-        self._drops_at_close = 0
+    def __init__(self, host: str | None, port: int, backlog: Backlog, *, receive_buffer: int, workers: int = 1) -> None:
+        self._backlog = backlog
+        self._intakes: list[Intake] = []
+        self._workers: Workers | None = None
+        self._arrived: Waker | None = None
+        self._closing = threading.Lock()
+        self._is_closed = False
+        try:
+            for _ in range(workers):
+                opened = listening.listen(host, port, shared=workers > 1)
+                self._intakes.append(Intake(opened, backlog, receive_buffer))
+                port = self.address.port
+            if workers > 1:
+                self._arrived = Waker()
+                self._workers = Workers(self._intakes, backlog, self._arrived)
+        except Exception:
+            self.close()
+            raise
 
     @property
     def address(self) -> Endpoint:
-        """Return where the socket listens."""
-        return Endpoint(*self.socket.getsockname()[:2])
+        """Return where the sockets listen."""
+        return Endpoint(*self._intakes[0].socket.getsockname()[:2])
+
+    @property
+    def receive_buffer(self) -> int:
+        """Bytes of receive buffer that the kernel granted, of all sockets together."""
+        return sum(intake.receive_buffer for intake in self._intakes)
+
+    @property
+    def readable(self) -> socket.socket:
+        """Return what becomes readable when `fill` is worth a call."""
+        return self._intakes[0].socket if self._arrived is None else self._arrived.readable
 
     def fill(self) -> None:
         """Take what waits, as far as there is room."""
-        backlog = self.backlog
-        for _ in range(1 if self._overflow is Overflow.WAIT else _ROUNDS):
-            messages, calls = backlog.room
-            if not messages:
+        if self._arrived is not None:
+            self._arrived.clear()
+            return
+        (intake,) = self._intakes
+        # What the backlog may drop must not wait in the kernel, which drops the newest: look until nothing waits.
+        for _ in range(_ROUNDS if self._backlog.may_drop else 1):
+            if not intake.fill():
                 return
-            self._merge(True)
-            runs = receive(self.socket, messages, calls, time.time())
-            if runs:
-                backlog.put(runs)
-                if backlog.is_full:
-                    # A merged buffer would count as one drop, whatever it holds: while nobody takes, each
-                    # datagram is to count.
-                    self._merge(False)
-            if len(runs) < calls:
-                return
-
-    def _merge(self, wanted: bool) -> None:
-        if self._merges is not wanted and self._can_merge:
-            self._merges = listening.merge(self.socket, wanted)
 
     def take(self, limit: int) -> list[Message]:
         """Return the oldest queued messages, at most `limit`."""
-        return self.backlog.take(limit)
+        return self._backlog.take(limit)
 
     @property
     def kernel_drops(self) -> int:
         """Datagrams that the kernel dropped because the receive buffer was full (0 where it does not tell).
 
-        While there is room in the queue, a run that the kernel merged counts as one, however many it has: at least
-        so many were dropped. While the queue is full, each datagram counts.
+        While there is room in the backlog, a run that the kernel merged counts as one, however many it has: at least
+        so many were dropped. While the backlog is full, each datagram counts.
         """
-        try:
-            return listening.drops(self.socket)
-        except OSError:
-            return self._drops_at_close
+        return sum(intake.drops for intake in self._intakes)
 
     def close(self) -> None:
-        """Take all that the kernel still holds, beyond `capacity` where need be, and give the port back."""
-        if self.socket.fileno() < 0:
-            return
-        listening.deafen(self.socket)
-        self._merge(True)
-        self.backlog.put(receive(self.socket, inf, _CLOSING_CALLS, time.time()))
-        self._drops_at_close = self.kernel_drops
-        self.socket.close()
+        """Take all that the kernel still holds, beyond the bounds where need be, and give the port back."""
+        with self._closing:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            if self._workers is not None:
+                self._workers.close()
+            self._backlog.lift()
+            # All of them first: the kernel gives to the next socket what the one before gets no more.
+            for intake in self._intakes:
+                intake.deafen()
+            for intake in self._intakes:
+                intake.close()
+            if self._arrived is not None:
+                self._arrived.close()

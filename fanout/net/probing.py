@@ -1,0 +1,64 @@
+"""Takes the probes of `fanout bench` out of what arrives, and answers them: no program has to know of them."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from fanout.net.gro import Run
+from fanout.version import __version__
+from fanout.wire.probe import MAGIC
+from fanout.wire.probe_log import ProbeLog
+
+
+class Sieve:
+    """What passes it are the datagrams that are no probes, as they came. Several threads may share one.
+
+    Ordinary datagrams cost one look at the beginning of each run that the kernel gave: a run is of one source, and
+    whoever measures sends nothing but probes. (One who mixes them with messages has probes that came behind a
+    message in one run delivered like messages.) Answers leave by the socket on which the question came; a full
+    socket drops them, and whoever measures asks again.
+    """
+
+    def __init__(self, drops: Callable[[], tuple[int, int]]) -> None:
+        self._log = ProbeLog(__version__, drops)
+        self._lock = threading.Lock()
+
+    @property
+    def probes(self) -> int:
+        """Datagrams taken out."""
+        return self._log.taken
+
+    def sift(self, runs: list[Run], listening: socket.socket) -> list[Run]:
+        """Return the runs without probes, in their order; answer the probes."""
+        for run in runs:
+            if run.data.startswith(MAGIC):
+                return self._sift(runs, listening)
+        return runs
+
+    def _sift(self, runs: list[Run], listening: socket.socket) -> list[Run]:
+        kept: list[Run] = []
+        now = time.monotonic()
+        for run in runs:
+            if not run.data.startswith(MAGIC):
+                kept.append(run)
+                continue
+            replies: list[bytes] = []
+            messages: list[bytes] = []
+            with self._lock:
+                for start in range(0, len(run.data), run.segment):
+                    datagram = run.data[start : start + run.segment]
+                    if not datagram.startswith(MAGIC):
+                        messages.append(datagram)
+                    elif (reply := self._log.take(datagram, now)) is not None:
+                        replies.append(reply)
+            for reply in replies:
+                with contextlib.suppress(OSError):
+                    listening.sendto(reply, socket.MSG_DONTWAIT, run.address)
+            if messages:
+                # Only the last datagram of a run may be shorter than the others: that holds for a part of it, too.
+                kept.append(run._replace(data=b"".join(messages), messages=len(messages)))
+        return kept
