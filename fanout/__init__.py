@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         SocketUnavailable,
     )
     from fanout.model import Endpoint, Family, Message, Service
+    from fanout.net.backlog import Overflow
     from fanout.receiver import Receiver, ReceiverStats
     from fanout.report import DropReason, Outcome, Report, Status
     from fanout.sender import Sender, SenderStats
@@ -52,6 +53,7 @@ __all__ = [
     "MessageTooLarge",
     "NoEndpoints",
     "Outcome",
+    "Overflow",
     "Receiver",
     "ReceiverStats",
     "Report",

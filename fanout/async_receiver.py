@@ -63,7 +63,7 @@ class AsyncReceiver(ReceiverBase):
         while True:
             if not self._stopped:
                 inbox.fill()
-                if not inbox.backlog.is_full:
+                if not self._backlog.is_full:
                     self._watch(inbox)
             if batch := inbox.take(limit):
                 yield batch
@@ -91,16 +91,16 @@ class AsyncReceiver(ReceiverBase):
     def _watch(self, inbox: Inbox) -> None:
         if self._watching is None:
             self._watching = asyncio.get_running_loop()
-            self._watching.add_reader(inbox.socket, self._readable, inbox)
+            self._watching.add_reader(inbox.readable, self._readable, inbox)
 
     def _unwatch(self) -> None:
         if self._watching is not None and self._inbox is not None:
-            self._watching.remove_reader(self._inbox.socket)
+            self._watching.remove_reader(self._inbox.readable)
             self._watching = None
 
     def _readable(self, inbox: Inbox) -> None:
         inbox.fill()
-        if inbox.backlog.is_full:
+        if self._backlog.is_full:
             self._unwatch()  # the iterator watches again when it has made room
         self._arrived.set()
 

@@ -6,6 +6,7 @@ No label is made of an address or a payload: what strangers send must not make n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from enum import StrEnum
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -41,6 +42,15 @@ class SenderCollector(Collector):
         )
 
 
+class ReceiveDropReason(StrEnum):
+    """Why a datagram was not handed over: the label of `fanout_receiver_dropped_total`."""
+
+    KERNEL_BUFFER = "kernel_buffer"
+    """The kernel's receive buffer was full: `ReceiverStats.kernel_drops`."""
+    QUEUE_FULL = "queue_full"
+    """The receiver's queue was full: `ReceiverStats.queue_drops`."""
+
+
 class ReceiverCollector(Collector):
     """Exposes `Receiver.stats` or `AsyncReceiver.stats`, read at each scrape."""
 
@@ -52,9 +62,14 @@ class ReceiverCollector(Collector):
         stats = self._stats()
         yield CounterMetricFamily("fanout_receiver_datagrams", "Datagrams received.", stats.datagrams)
         yield CounterMetricFamily("fanout_receiver_bytes", "Bytes of payload received.", stats.bytes)
-        yield CounterMetricFamily(
-            "fanout_receiver_kernel_drops", "Datagrams dropped by a full receive buffer.", stats.kernel_drops
+        dropped = CounterMetricFamily(
+            "fanout_receiver_dropped",
+            "Datagrams dropped by the kernel's full buffer or by the full queue.",
+            labels=["reason"],
         )
+        dropped.add_metric([ReceiveDropReason.KERNEL_BUFFER], stats.kernel_drops)
+        dropped.add_metric([ReceiveDropReason.QUEUE_FULL], stats.queue_drops)
+        yield dropped
         yield CounterMetricFamily(
             "fanout_receiver_handler_errors", "Messages whose handler raised.", stats.handler_errors
         )

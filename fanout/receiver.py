@@ -15,7 +15,8 @@ from typing import Self
 from fanout.errors import Closed
 from fanout.limiter import LineLimiter
 from fanout.model import DEFAULT_PORT, Endpoint, Message
-from fanout.net.inbox import RECEIVE_BUFFER, Inbox
+from fanout.net.backlog import Backlog, Overflow
+from fanout.net.inbox import RECEIVE_BUFFER, Inbox, check_workers
 
 log = logging.getLogger("fanout")
 
@@ -32,14 +33,21 @@ class ReceiverStats:
     """What a receiver has done since it was opened: counts that only grow, and its queue now."""
 
     datagrams: int = 0
+    """Taken from the kernel: handed over, queued, or dropped by the queue."""
     bytes: int = 0
     kernel_drops: int = 0
-    """Datagrams that the kernel dropped because the receive buffer was full."""
+    """Datagrams that the kernel dropped because the receive buffer was full.
+
+    Exact for datagrams that came one by one. A run of them that the kernel keeps merged (UDP_GRO: it came from a
+    sender on this host that coalesces, or was merged by the network card) counts as one, unless the queue was full.
+    """
+    queue_drops: int = 0
+    """Datagrams that the queue dropped because it was full (`Overflow`)."""
     handler_errors: int = 0
     queue_depth: int = 0
     """Messages taken from the kernel and not handed over yet."""
     receive_buffer: int = 0
-    """Bytes of receive buffer that the kernel granted."""
+    """Bytes of receive buffer that the kernel granted, of all workers' sockets together."""
 
 
 class ReceiverBase:
@@ -52,8 +60,11 @@ class ReceiverBase:
         host: str | None = None,
         receive_buffer: int = RECEIVE_BUFFER,
         capacity: int = CAPACITY,
+        overflow: Overflow | str = Overflow.WAIT,
+        workers: int = 1,
     ) -> None:
-        self._settings = (host, port, receive_buffer, capacity)
+        self._settings = (host, port, receive_buffer, check_workers(workers))
+        self._backlog = Backlog(capacity, Overflow.parse(overflow))
         self._inbox: Inbox | None = None
         self._stopped = False
         self._rest: Iterator[Message] = iter(())  # of the batch that is being handed over message by message
@@ -70,25 +81,23 @@ class ReceiverBase:
     @property
     def stats(self) -> ReceiverStats:
         """Counts since it was opened."""
-        inbox = self._inbox
-        if inbox is None:
-            return ReceiverStats()
-        backlog = inbox.backlog
+        inbox, backlog = self._inbox, self._backlog
         return ReceiverStats(
-            backlog.datagrams,
-            backlog.bytes,
-            inbox.kernel_drops,
-            self._handler_errors,
-            backlog.depth + length_hint(self._rest),
-            inbox.receive_buffer,
+            datagrams=backlog.datagrams,
+            bytes=backlog.bytes,
+            kernel_drops=0 if inbox is None else inbox.kernel_drops,
+            queue_drops=backlog.drops,
+            handler_errors=self._handler_errors,
+            queue_depth=backlog.depth + length_hint(self._rest),
+            receive_buffer=0 if inbox is None else inbox.receive_buffer,
         )
 
     def _listen(self) -> Inbox:
         if self._stopped:
             raise Closed("the receiver was stopped: make a new one")
         if self._inbox is None:
-            host, port, receive_buffer, capacity = self._settings
-            self._inbox = Inbox(host, port, receive_buffer=receive_buffer, capacity=capacity)
+            host, port, receive_buffer, workers = self._settings
+            self._inbox = Inbox(host, port, self._backlog, receive_buffer=receive_buffer, workers=workers)
         return self._inbox
 
     def _take_rest(self) -> list[Message]:
@@ -97,8 +106,7 @@ class ReceiverBase:
 
     def _forget(self) -> None:
         self._take_rest()
-        if self._inbox is not None:
-            self._inbox.backlog.clear()
+        self._backlog.clear()
 
     def _handler_failed(self, message: Message, error: Exception) -> None:
         """One message's failure is counted and logged, a few a second; the next message is handed over."""
@@ -124,8 +132,13 @@ class Receiver(ReceiverBase):
     """Receives datagrams: iterate over it, or give `serve` a handler.
 
     Listens on `port` of all addresses of both families, or of `host` alone; port 0 takes a free one (`address`).
-    Asks for `receive_buffer` bytes of kernel buffer and warns where less is granted. Up to `capacity` messages
-    are queued for a busy handler. Opening raises `SocketUnavailable` or `InvalidService`.
+    Asks for `receive_buffer` bytes of kernel buffer and warns where less is granted. Up to `capacity` messages and
+    32 MiB of payload are queued for a busy handler (the last run that the kernel merged may go beyond);
+    `overflow` says what happens then. With `workers` from 2 to 64, so many threads, with a socket each, empty the
+    kernel's buffers while Python code handles messages, and other processes of the same user may have the port as
+    well, where they too have more than one (SO_REUSEPORT, man 7 socket). Each source's order is kept.
+
+    Raises `InvalidInput`; opening raises `SocketUnavailable` or `InvalidService`.
     """
 
     _wake: tuple[socket.socket, socket.socket] | None = None
@@ -167,14 +180,14 @@ class Receiver(ReceiverBase):
         if rest := self._take_rest():
             yield rest
         poll = select.poll()
-        poll.register(inbox.socket, select.POLLIN)
+        poll.register(inbox.readable, select.POLLIN)
         poll.register(woken, select.POLLIN)
         while not self._stopped:
+            if not self._backlog.depth:
+                poll.poll()
             inbox.fill()
             if batch := inbox.take(limit):
                 yield batch
-            else:
-                poll.poll()
         inbox.close()
         while batch := inbox.take(limit):
             yield batch

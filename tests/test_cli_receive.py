@@ -171,7 +171,8 @@ def test_probes_and_metrics(tmp_path: Path) -> None:
         for line in (
             "fanout_receiver_datagrams_total 5.0",
             "fanout_receiver_bytes_total 15.0",
-            "fanout_receiver_kernel_drops_total 0.0",
+            'fanout_receiver_dropped_total{reason="kernel_buffer"} 0.0',
+            'fanout_receiver_dropped_total{reason="queue_full"} 0.0',
             "fanout_receiver_handler_errors_total 0.0",
             "fanout_receiver_queue_depth 0.0",
             "fanout_receiver_log_lines_suppressed_total 4.0",

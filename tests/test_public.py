@@ -14,8 +14,8 @@ from fanout.testing import MemoryTransport, ScriptedResolver
 def test_the_public_names_are_these() -> None:
     assert fanout.__all__ == [
         "AsyncReceiver", "AsyncSender", "Closed", "DropReason", "Endpoint", "Family", "FanoutError", "InvalidInput",
-        "InvalidService", "Message", "MessageTooLarge", "NoEndpoints", "Outcome", "Receiver", "ReceiverStats",
-        "Report", "ResolverUnavailable", "Sender", "SenderStats", "Service", "SocketUnavailable", "Status",
+        "InvalidService", "Message", "MessageTooLarge", "NoEndpoints", "Outcome", "Overflow", "Receiver",
+        "ReceiverStats", "Report", "ResolverUnavailable", "Sender", "SenderStats", "Service", "SocketUnavailable", "Status",
     ]  # fmt: skip
     for name in fanout.__all__:
         assert getattr(fanout, name).__name__ == name
@@ -67,5 +67,6 @@ def test_metrics_have_no_label_made_of_an_address() -> None:
     assert "fanout_endpoints 1.0" in text
     assert "fanout_answer_age_seconds" in text
     assert 'fanout_copies_dropped_total{reason="no_buffer"} 0.0' in text
-    assert "fanout_receiver_kernel_drops_total 0.0" in text
+    assert 'fanout_receiver_dropped_total{reason="kernel_buffer"} 0.0' in text
+    assert 'fanout_receiver_dropped_total{reason="queue_full"} 0.0' in text
     assert "10.9.8.7" not in text

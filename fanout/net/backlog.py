@@ -52,9 +52,12 @@ class Backlog:
         self.drops = 0
         self.is_full = False
         self.depth = 0
+        self.may_drop = overflow is not Overflow.WAIT
         self._capacity = capacity
         self._overflow = overflow
+        self._is_lifted = False
         self._lock = threading.Lock()
+        self._has_room = threading.Condition(self._lock)
         self._runs: deque[Run] = deque()
         self._skip = 0  # messages of the first run that were handed over
         self._size = 0
@@ -63,7 +66,7 @@ class Backlog:
     @property
     def room(self) -> tuple[float, int]:
         """How many messages to receive before the next `put`, and in how many calls: some milliseconds' work."""
-        if self._overflow is not Overflow.WAIT:
+        if self.may_drop or self._is_lifted:
             return inf, _CALLS
         if self.is_full:
             return 0, 0
@@ -83,8 +86,8 @@ class Backlog:
                 self._size += len(run.data)
             if self._overflow is Overflow.DROP_OLDEST:
                 self._drop_oldest()
-            elif self._overflow is Overflow.WAIT:
-                self.is_full = self.is_full or self._is_over(self.depth, self._size)
+            elif self._overflow is Overflow.WAIT and not self._is_lifted and self._is_over(self.depth, self._size):
+                self.is_full = True
 
     def _is_over(self, depth: int, size: int) -> bool:
         return depth >= self._capacity or size >= BYTES_MAX
@@ -125,14 +128,32 @@ class Backlog:
                 left -= count
                 parts.append((run, start, count))
             if self.is_full and self.depth <= self._capacity // 2 and self._size <= BYTES_MAX // 2:
-                self.is_full = False
+                self._make_room()
         messages: list[Message] = []
         for run, start, count in parts:
             split(run, start, count, self._sources[run.address], messages)
         return messages
+
+    def wait_for_room(self) -> None:
+        """Block while it is full."""
+        if self.is_full:
+            with self._lock:
+                while self.is_full:
+                    self._has_room.wait()
+
+    def lift(self) -> None:
+        """Let it never be full from now on: those who fill it are closing, and bring what they have."""
+        with self._lock:
+            self._is_lifted = True
+            self._make_room()
+
+    def _make_room(self) -> None:
+        self.is_full = False
+        self._has_room.notify_all()
 
     def clear(self) -> None:
         """Forget everything queued."""
         with self._lock:
             self._runs.clear()
             self.depth = self._skip = self._size = 0
+            self._make_room()

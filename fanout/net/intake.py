@@ -1,0 +1,62 @@
+"""One listening socket, and how what it holds gets into the queue."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from math import inf
+
+from fanout.net import listening
+from fanout.net.backlog import Backlog
+from fanout.net.gro import receive
+
+_CLOSING_CALLS = 65_536  # more than a receive buffer of 8 MiB holds of the smallest datagrams
+
+
+class Intake:
+    """Moves datagrams from one socket into the backlog, without blocking. One thread at a time uses it."""
+
+    def __init__(self, opened: socket.socket, backlog: Backlog, receive_buffer: int) -> None:
+        self.socket = opened
+        self.receive_buffer = listening.grow_buffer(opened, receive_buffer)
+        self._backlog = backlog
+        self._can_merge = self._merges = listening.merge(opened, True)
+        self._drops_at_close = 0
+
+    def fill(self) -> bool:
+        """Take what waits, as far as there is room and some milliseconds' work; return whether more may wait."""
+        messages, calls = self._backlog.room
+        if not messages:
+            return False
+        self._merge(True)
+        runs = receive(self.socket, messages, calls, time.time())
+        if runs:
+            self._backlog.put(runs)
+            if self._backlog.is_full:
+                # The kernel counts a merged buffer as one drop, whatever it holds: while nobody takes, each
+                # datagram is to count.
+                self._merge(False)
+        return len(runs) == calls
+
+    def _merge(self, wanted: bool) -> None:
+        if self._merges is not wanted and self._can_merge:
+            self._merges = listening.merge(self.socket, wanted)
+
+    @property
+    def drops(self) -> int:
+        """Drops by the kernel, as it counts them: see `listening.drops`."""
+        with contextlib.suppress(OSError):
+            return listening.drops(self.socket)
+        return self._drops_at_close
+
+    def deafen(self) -> None:
+        """Get nothing more; what came before can still be taken."""
+        listening.deafen(self.socket)
+
+    def close(self) -> None:
+        """Take all that the kernel still holds, and give the port back."""
+        self._merge(True)
+        self._backlog.put(receive(self.socket, inf, _CLOSING_CALLS, time.time()))
+        self._drops_at_close = self.drops
+        self.socket.close()
