@@ -15,8 +15,8 @@ from typing import Any
 import click
 from rich.console import Console
 
+from bench import endtoend, latency, memory, outage, pacing, plot, receiving, sending, startup, table
 from bench import lab as laboratory
-from bench import latency, outage, receiving, sending, startup, table
 from bench.lab import Lab
 from bench.rows import Part
 from bench.talk import why_no_compiler
@@ -37,11 +37,16 @@ def _plain(measurement: Any) -> Callable[..., Part]:
 _PARTS: dict[str, Callable[..., Part]] = {
     "sending": sending.measure,
     "latency": latency.measure,
+    "endtoend": endtoend.measure,
+    "app": pacing.measure_app,
+    "pacing": pacing.measure,
+    "memory": memory.measure,
     "startup": _plain(startup),
     "outage": _plain(outage),
     "receiving": _plain(receiving),
 }
-_IN_C = {"sending", "latency"}
+_IN_C = {"sending", "latency", "pacing"}
+"""Parts in which a program in C counts what arrives."""
 
 
 @click.command()
@@ -65,6 +70,7 @@ def main(names: tuple[str, ...], *, quick: bool) -> None:
 
 def _run(out: Console, lab: Lab, names: list[str], *, quick: bool) -> None:
     started = time.monotonic()
+    _FOLDER.mkdir(exist_ok=True)
     machine: dict[str, Any] = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "kernel": platform.release(),
@@ -93,12 +99,19 @@ def _run(out: Console, lab: Lab, names: list[str], *, quick: bool) -> None:
     machine["seconds"] = round(time.monotonic() - started)
     goals = table.goals_table([row for part in parts.values() for row in part.goals])
     table.show(out, goals)
+    if "sending" in parts:
+        _plot(parts["sending"].data)
     _save(machine, parts, [goals, *(one for part in parts.values() for one in part.tables)])
     out.print(f"Saved as {_FOLDER}/bench.json and {_FOLDER}/bench.md, after {machine['seconds']} s")
 
 
+def _plot(data: Any) -> None:
+    pods, size = sending.HEADLINE
+    title = f"Copies a second to {pods} pods, {size} bytes each"
+    plot.bars(_FOLDER / "performance.svg", title, sending.rates(data, pods, size))
+
+
 def _save(machine: dict[str, Any], parts: dict[str, Part], tables: list[Any]) -> None:
-    _FOLDER.mkdir(exist_ok=True)
     goals = [{**row._asdict(), "met": row.met} for part in parts.values() for row in part.goals]
     data = {"machine": machine, "goals": goals, "parts": {name: part.data for name, part in parts.items()}}
     (_FOLDER / "bench.json").write_text(json.dumps(data, indent=2) + "\n")

@@ -149,12 +149,20 @@ def _tables(results: list[Result], missing: dict[str, str]) -> list[Table]:
     tables = [_cell_table(*HEADLINE, cells[HEADLINE])]
     if len(cells) > 1:
         names = [name for name in starting.ALL if name not in missing]
-        columns = ["contender", *(f"{pods} x {size} B" for pods, size in cells)]
-        rates = [[name, *(si(cell[name].rate.median) for cell in cells.values())] for name in names]
-        tables.append(Table("By pods and payload: copies a second", columns, rates))
-        cpu = [[name, *(f"{cell[name].cpu.median:,.0f}" for cell in cells.values())] for name in names]
-        tables.append(Table("By pods and payload: CPU a delivered copy, ns", columns, cpu))
+        for size in SIZES:
+            columns = [f"{size} B: copies/s (times the Python loop)", *(f"{pods} pods" for pods in PODS)]
+            rows = [[name, *(_against_loop(cells[pods, size], name) for pods in PODS)] for name in names]
+            tables.append(Table(f"By number of pods, {size} B", columns, rows))
+        size = HEADLINE[1]
+        columns = [f"{size} B: CPU a delivered copy, ns", *(f"{pods} pods" for pods in PODS)]
+        rows = [[name, *(f"{cells[pods, size][name].cpu.median:,.0f}" for pods in PODS)] for name in names]
+        tables.append(Table(f"CPU by number of pods, {size} B", columns, rows))
     return tables
+
+
+def _against_loop(cell: dict[str, Result], name: str) -> str:
+    rate = cell[name].rate.median
+    return f"{si(rate)} ({rate / cell[starting.LOOP].rate.median:.2f})"
 
 
 def _cell_table(pods: int, size: int, cell: dict[str, Result]) -> Table:

@@ -119,7 +119,8 @@ def main() -> None:
     """Take commands until the input ends."""
     name, size, port, *hosts = sys.argv[1:]
     contender = CONTENDERS[name]([(host, int(port)) for host in hosts])
-    distinct = [number.to_bytes(8, sys.byteorder) + b"x" * (int(size) - 8) for number in range(DISTINCT)]
+    # Of size 0 it is what tells a receiver of the bench that the stream is over.
+    distinct = [(number.to_bytes(8, sys.byteorder) + b"x" * int(size))[: int(size)] for number in range(DISTINCT)]
     print('"ready"', flush=True)
     for line in sys.stdin:
         command, count = line.split()

@@ -1,0 +1,57 @@
+"""The picture that a README shows: copies a second of each contender, as bars with values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pygal  # type: ignore[import-untyped]
+from pygal.style import Style  # type: ignore[import-untyped]
+
+from bench.rows import si
+
+# Legible on white and on dark pages alike.
+_TEXT = "#768390"
+_OURS = "#2f81f7"
+_OTHERS = "#9aa4af"
+
+
+def bars(path: Path, title: str, rates: Mapping[str, float]) -> None:
+    """Save a bar for each contender, the slowest at the bottom."""
+    style = Style(
+        background="transparent",
+        plot_background="transparent",
+        foreground=_TEXT,
+        foreground_strong=_TEXT,
+        foreground_subtle="transparent",
+        value_colors=(_TEXT,),
+        colors=(_OURS,),
+        opacity="1",
+        font_family="system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif",
+        title_font_size=18,
+        label_font_size=14,
+        major_label_font_size=14,
+        value_font_size=14,
+    )
+    chart = pygal.HorizontalBar(
+        style=style,
+        js=[],
+        width=960,
+        height=120 + 34 * len(rates),
+        title=title,
+        show_legend=False,
+        print_values=True,
+        print_values_position="top",
+        show_x_guides=False,
+        show_y_guides=False,
+        show_x_labels=False,
+        rounded_bars=3,
+        spacing=12,
+        margin=20,
+        formatter=lambda rate: f"{si(rate)}/s",
+        disable_xml_declaration=True,
+    )
+    ordered = sorted(rates.items(), key=lambda item: item[1])
+    chart.x_labels = [name for name, _ in ordered]
+    chart.add("", [{"value": rate, "color": _OURS if name.startswith("fanout") else _OTHERS} for name, rate in ordered])
+    path.write_bytes(chart.render() + b"\n")

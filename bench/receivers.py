@@ -1,0 +1,152 @@
+"""Ways to receive into Python code, each a process in a pod: `python -m bench.receivers NAME PORT`.
+
+Says that it is ready, counts messages from the first one on until an empty one, and tells the count and the times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import fanout
+
+
+class _Clock:
+    """What happens between the first message and the last."""
+
+    def start(self) -> None:
+        self.wall, self.cpu = time.perf_counter_ns(), time.process_time_ns()
+
+    def report(self, count: int) -> None:
+        cpu, wall = time.process_time_ns() - self.cpu, time.perf_counter_ns() - self.wall
+        print(json.dumps({"count": count, "wall": wall, "cpu": cpu}), flush=True)
+
+
+def _ready() -> None:
+    print('"ready"', flush=True)
+
+
+def _recvfrom(port: int, clock: _Clock) -> int:
+    opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    opened.bind(("", port))
+    receive = opened.recvfrom
+    _ready()
+    receive(65_535)
+    clock.start()
+    count = 1
+    while receive(65_535)[0]:
+        count += 1
+    return count
+
+
+class _Protocol(asyncio.DatagramProtocol):
+    def __init__(self, clock: _Clock, done: asyncio.Event) -> None:
+        self.count = 0
+        self.clock = clock
+        self.done = done
+
+    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
+        if not self.count:
+            self.clock.start()
+        if data:
+            self.count += 1
+        else:
+            self.done.set()
+
+
+def _stock_asyncio(port: int, clock: _Clock) -> int:
+    async def run() -> int:
+        done = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        _, protocol = await loop.create_datagram_endpoint(lambda: _Protocol(clock, done), local_addr=("0.0.0.0", port))
+        _ready()
+        await done.wait()
+        return protocol.count
+
+    return asyncio.run(run())
+
+
+def _receiver(port: int, clock: _Clock) -> int:
+    count = 0
+    with fanout.Receiver(port) as receiver:
+        _ready()
+        for message in receiver:
+            if not count:
+                clock.start()
+            if not message.payload:
+                break
+            count += 1
+    return count
+
+
+def _async_receiver(port: int, clock: _Clock) -> int:
+    async def run() -> int:
+        count = 0
+        async with fanout.AsyncReceiver(port) as receiver:
+            _ready()
+            async for message in receiver:
+                if not count:
+                    clock.start()
+                if not message.payload:
+                    break
+                count += 1
+        return count
+
+    return asyncio.run(run())
+
+
+def _batches(port: int, clock: _Clock) -> int:
+    count = 0
+    with fanout.Receiver(port) as receiver:
+        _ready()
+        for batch in receiver.batches():
+            if not count:
+                clock.start()
+            for message in batch:
+                if not message.payload:
+                    return count
+                count += 1
+    return count
+
+
+def _async_batches(port: int, clock: _Clock) -> int:
+    async def run() -> int:
+        count = 0
+        async with fanout.AsyncReceiver(port) as receiver:
+            _ready()
+            async for batch in receiver.batches():
+                if not count:
+                    clock.start()
+                for message in batch:
+                    if not message.payload:
+                        return count
+                    count += 1
+        return count
+
+    return asyncio.run(run())
+
+
+RECEIVERS: dict[str, Callable[[int, _Clock], int]] = {
+    "recvfrom": _recvfrom,
+    "asyncio": _stock_asyncio,
+    "receiver": _receiver,
+    "batches": _batches,
+    "async": _async_receiver,
+    "async-batches": _async_batches,
+}
+
+
+def main() -> None:
+    """Receive one stream."""
+    name, port = sys.argv[1:]
+    clock = _Clock()
+    clock.report(RECEIVERS[name](int(port), clock))
+
+
+if __name__ == "__main__":
+    main()
