@@ -10,6 +10,8 @@ from fanout.model import Endpoint, Message
 from fanout.net import listening
 from fanout.net.backlog import Backlog
 from fanout.net.intake import Intake
+from fanout.net.probing import Sieve
+from fanout.net.probing import Sieve
 from fanout.net.workers import Waker, Workers
 
 RECEIVE_BUFFER = 4 * 1024 * 1024
@@ -31,22 +33,25 @@ class Inbox:
     `fill` moves what the kernel holds into the backlog, without blocking and some milliseconds' work at a time; `take`
     hands it over; `readable` is what to wait on in between. With one worker the caller's thread does it all. With
     more there is a socket and a thread for each, and `fill` has nothing to do but to clear `readable`. The kernel
-    maps a source to one socket (SO_REUSEPORT, man 7 socket), so each source's order is kept.
+    maps a source to one socket (SO_REUSEPORT, man 7 socket), so each source's order is kept. Probes of `fanout bench`
+    are answered on the way and handed over to nobody.
 
     Raises `InvalidService` and `SocketUnavailable`.
     """
 
     def __init__(self, host: str | None, port: int, backlog: Backlog, *, receive_buffer: int, workers: int = 1) -> None:
+        self.sieve = Sieve(lambda: (self.kernel_drops, backlog.drops))
         self._backlog = backlog
         self._intakes: list[Intake] = []
         self._workers: Workers | None = None
         self._arrived: Waker | None = None
         self._closing = threading.Lock()
         self._is_closed = False
+        sieve = Sieve(lambda: (self.kernel_drops, backlog.drops))
         try:
             for _ in range(workers):
                 opened = listening.listen(host, port, shared=workers > 1)
-                self._intakes.append(Intake(opened, backlog, receive_buffer))
+                self._intakes.append(Intake(opened, backlog, sieve, receive_buffer))
                 port = self.address.port
             if workers > 1:
                 self._arrived = Waker()

@@ -9,7 +9,8 @@ from math import inf
 
 from fanout.net import listening
 from fanout.net.backlog import Backlog
-from fanout.net.gro import receive
+from fanout.net.gro import Run, receive
+from fanout.net.probing import Sieve
 
 _CLOSING_CALLS = 65_536  # more than a receive buffer of 8 MiB holds of the smallest datagrams
 
@@ -17,10 +18,12 @@ _CLOSING_CALLS = 65_536  # more than a receive buffer of 8 MiB holds of the smal
 class Intake:
     """Moves datagrams from one socket into the backlog, without blocking. One thread at a time uses it."""
 
-    def __init__(self, opened: socket.socket, backlog: Backlog, receive_buffer: int) -> None:
+    def __init__(self, opened: socket.socket, backlog: Backlog, sieve: Sieve, receive_buffer: int) -> None:
         self.socket = opened
         self.receive_buffer = listening.grow_buffer(opened, receive_buffer)
+        self._sieve = sieve
         self._backlog = backlog
+        self._sieve = sieve
         self._can_merge = self._merges = listening.merge(opened, True)
         self._drops_at_close = 0
 
@@ -32,12 +35,15 @@ class Intake:
         self._merge(True)
         runs = receive(self.socket, messages, calls, time.time())
         if runs:
-            self._backlog.put(runs)
+            self._put(runs)
             if self._backlog.is_full:
                 # The kernel counts a merged buffer as one drop, whatever it holds: while nobody takes, each
                 # datagram is to count.
                 self._merge(False)
         return len(runs) == calls
+
+    def _put(self, runs: list[Run]) -> None:
+        self._backlog.put(self._sieve.sift(runs, self.socket))
 
     def _merge(self, wanted: bool) -> None:
         if self._merges is not wanted and self._can_merge:
@@ -57,6 +63,6 @@ class Intake:
     def close(self) -> None:
         """Take all that the kernel still holds, and give the port back."""
         self._merge(True)
-        self._backlog.put(receive(self.socket, inf, _CLOSING_CALLS, time.time()))
+        self._put(receive(self.socket, inf, _CLOSING_CALLS, time.time()))
         self._drops_at_close = self.drops
         self.socket.close()
