@@ -11,7 +11,6 @@ from fanout.net import listening
 from fanout.net.backlog import Backlog
 from fanout.net.intake import Intake
 from fanout.net.probing import Sieve
-from fanout.net.probing import Sieve
 from fanout.net.workers import Waker, Workers
 
 RECEIVE_BUFFER = 4 * 1024 * 1024
@@ -40,18 +39,17 @@ class Inbox:
     """
 
     def __init__(self, host: str | None, port: int, backlog: Backlog, *, receive_buffer: int, workers: int = 1) -> None:
-        self.sieve = Sieve(lambda: (self.kernel_drops, backlog.drops))
         self._backlog = backlog
         self._intakes: list[Intake] = []
         self._workers: Workers | None = None
         self._arrived: Waker | None = None
         self._closing = threading.Lock()
         self._is_closed = False
-        sieve = Sieve(lambda: (self.kernel_drops, backlog.drops))
+        self._sieve = Sieve(lambda: (self.kernel_drops, backlog.drops))
         try:
             for _ in range(workers):
                 opened = listening.listen(host, port, shared=workers > 1)
-                self._intakes.append(Intake(opened, backlog, sieve, receive_buffer))
+                self._intakes.append(Intake(opened, backlog, self._sieve, receive_buffer))
                 port = self.address.port
             if workers > 1:
                 self._arrived = Waker()
@@ -74,6 +72,11 @@ class Inbox:
     def readable(self) -> socket.socket:
         """Return what becomes readable when `fill` is worth a call."""
         return self._intakes[0].socket if self._arrived is None else self._arrived.readable
+
+    @property
+    def probes(self) -> int:
+        """Probes that were taken out on the way."""
+        return self._sieve.probes
 
     def fill(self) -> None:
         """Take what waits, as far as there is room."""

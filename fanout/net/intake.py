@@ -21,7 +21,6 @@ class Intake:
     def __init__(self, opened: socket.socket, backlog: Backlog, sieve: Sieve, receive_buffer: int) -> None:
         self.socket = opened
         self.receive_buffer = listening.grow_buffer(opened, receive_buffer)
-        self._sieve = sieve
         self._backlog = backlog
         self._sieve = sieve
         self._can_merge = self._merges = listening.merge(opened, True)
