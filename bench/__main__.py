@@ -99,10 +99,10 @@ def _run(out: Console, lab: Lab, names: list[str], *, quick: bool) -> None:
     machine["seconds"] = round(time.monotonic() - started)
     goals = table.goals_table([row for part in parts.values() for row in part.goals])
     table.show(out, goals)
+    _save(machine, parts, [goals, *(one for part in parts.values() for one in part.tables)])
     if "sending" in parts:
         _plot(parts["sending"].data)
-    _save(machine, parts, [goals, *(one for part in parts.values() for one in part.tables)])
-    out.print(f"Saved as {_FOLDER}/bench.json and {_FOLDER}/bench.md, after {machine['seconds']} s")
+    out.print(f"Saved as bench.json, bench.md and performance.svg in {_FOLDER}/, after {machine['seconds']} s")
 
 
 def _plot(data: Any) -> None:

@@ -13,7 +13,7 @@ from bench.talk import Counter
 SIZE = 200
 _CELLS = ((200, 10, starting.LOOP_C, "<= 0.9"), (2, 200, starting.LOOP, "<= 1.1"))
 """Pods, messages in a block, whom the goal is against, the goal."""
-_NAMES = (starting.LOOP, starting.LOOP_C, starting.SINGLE)
+_NAMES = (starting.LOOP, starting.LOOP_C, starting.MANY_C, starting.SINGLE)
 _PROCESSES = 3
 """Each contender is started so often: two processes of one program differ by some percent, for as long as they live."""
 _BLOCKS = 40

@@ -12,6 +12,7 @@ from bench.talk import Helper, compiled, python, sending_core
 
 LOOP = "sendto loop, Python"
 LOOP_C = "sendto loop, C"
+MANY_C = "sendmmsg, C"
 CONNECTED = "connected sockets, Python"
 MULTICAST = "native multicast, C"
 GSTREAMER = "GStreamer multiudpsink"
@@ -30,8 +31,8 @@ _WORKERS = {
     ASYNC: "async",
     WITHOUT_GRO: "list",
 }
-STREAMS = (LIST, GENERATOR, WITHOUT_GRO)
-ALL = (LOOP, LOOP_C, CONNECTED, MULTICAST, GSTREAMER, SINGLE, ASYNC, GENERATOR, LIST, WITHOUT_GRO)
+_IN_C = {LOOP_C: "sendto", MANY_C: "sendmmsg", MULTICAST: "sendto"}
+ALL = (LOOP, LOOP_C, MANY_C, CONNECTED, MULTICAST, GSTREAMER, SINGLE, ASYNC, GENERATOR, LIST, WITHOUT_GRO)
 
 
 class Contender(NamedTuple):
@@ -68,8 +69,7 @@ def started(name: str, lab: Lab, pods: int, size: int) -> Iterator[Contender]:
             extra=2 * gstreamer.STARTUP_MESSAGES,
         )
         return
-    worker = _WORKERS.get(name)
-    command = [compiled("sendto")] if worker is None else python("contenders.worker", worker)
+    command = [compiled("sender"), _IN_C[name]] if name in _IN_C else python("contenders.worker", _WORKERS[name])
     with Helper([*lab.in_sender, *command, str(size), str(PORT), *addresses], core=core) as helper:
         yield Contender(
             lambda count: dict(helper.ask(f"burst {count}")),

@@ -1,6 +1,6 @@
 """The contenders written in Python: `python -m bench.contenders.worker NAME SIZE PORT ADDRESS...`.
 
-Commands as in `bench/c/sendto.c`: "burst N" and "each N".
+Commands as in `bench/c/sender.c`: "burst N" and "each N".
 """
 
 from __future__ import annotations

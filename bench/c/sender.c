@@ -1,6 +1,6 @@
-/* What one would write in C: for each message, one sendto() to each address.
+/* What one would write in C: for each message, one sendto() to each address, or one sendmmsg() to all.
  *
- *     sendto SIZE PORT ADDRESS...
+ *     sender sendto|sendmmsg SIZE PORT ADDRESS...
  *
  * Commands, a line each, answered by a line of JSON: "burst N" sends N messages and tells the wall and CPU time,
  * "each N" sends N messages and tells the time of each; all in nanoseconds. The end of standard input ends it.
@@ -16,6 +16,7 @@
 #include <time.h>
 
 static struct sockaddr_in *addresses;
+static struct mmsghdr *copies; /* for sendmmsg; else NULL */
 static int address_count, fd;
 static size_t size;
 static char payload[65507];
@@ -32,25 +33,40 @@ static void send_one(void)
 {
     number++;
     memcpy(payload, &number, sizeof number);
+    if (copies) {
+        for (int sent = 0; sent < address_count;) {
+            int count = sendmmsg(fd, copies + sent, address_count - sent, 0);
+            failed += count < 1;
+            sent += count < 1 ? 1 : count;
+        }
+        return;
+    }
     for (int i = 0; i < address_count; i++)
         failed += sendto(fd, payload, size, 0, (struct sockaddr *)&addresses[i], sizeof addresses[i]) < 0;
 }
 
 int main(int argc, char **argv)
 {
-    if (argc < 4) {
-        fprintf(stderr, "usage: sendto SIZE PORT ADDRESS...\n");
+    static struct iovec whole = {.iov_base = payload};
+    if (argc < 5) {
+        fprintf(stderr, "usage: sender sendto|sendmmsg SIZE PORT ADDRESS...\n");
         return 2;
     }
-    size = strtoul(argv[1], NULL, 10);
+    size = strtoul(argv[2], NULL, 10);
     if (size < sizeof number || size > sizeof payload)
         return 2;
-    address_count = argc - 3;
+    whole.iov_len = size;
+    address_count = argc - 4;
     addresses = calloc(address_count, sizeof *addresses);
+    if (!strcmp(argv[1], "sendmmsg"))
+        copies = calloc(address_count, sizeof *copies);
     for (int i = 0; i < address_count; i++) {
-        addresses[i] = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(atoi(argv[2]))};
-        if (!inet_aton(argv[i + 3], &addresses[i].sin_addr))
+        addresses[i] = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(atoi(argv[3]))};
+        if (!inet_aton(argv[i + 4], &addresses[i].sin_addr))
             return 2;
+        if (copies)
+            copies[i].msg_hdr = (struct msghdr){
+                .msg_name = &addresses[i], .msg_namelen = sizeof addresses[i], .msg_iov = &whole, .msg_iovlen = 1};
     }
     fd = socket(AF_INET, SOCK_DGRAM, 0);
     memset(payload, 'x', sizeof payload);
