@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 PORT = 12000
@@ -15,6 +16,8 @@ GROUP = "239.77.0.1"
 MOST_PODS = 200
 _INSIDE = "FANOUT_BENCH_INSIDE"
 _NAMESPACES = "/run/netns"
+_BRIDGE_FIREWALL = Path("/proc/sys/net/bridge")
+"""Whether bridges show each packet to iptables: off, so that a run does not depend on what the machine has loaded."""
 
 
 def is_inside() -> bool:
@@ -88,6 +91,8 @@ class Lab:
                 *_host("sender"),
             ]
         )
+        for switch in _BRIDGE_FIREWALL.glob("bridge-nf-call-*"):
+            switch.write_text("0")
         _ip([*_addresses("10.77.255.1"), "route add 224.0.0.0/4 dev eth0"], "sender")
 
     @property
