@@ -28,6 +28,7 @@ EXIT_INTERRUPTED = 130
 _COMMANDS = {
     "send": "Send a message to every pod of a headless Service.",
     "resolve": "Show the pods of a headless Service, and how DNS named them.",
+    "bench": "Measure rate, loss, order and latency to every pod of a headless Service.",
     "receive": "Receive datagrams and log each one: the receiver that runs in the pods.",
     "healthcheck": "Ask a receiver on this host whether it is ready: an exec probe.",
     "local": "Run a headless Service with receivers on this machine.",
