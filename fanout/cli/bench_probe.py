@@ -109,20 +109,22 @@ class Prober:
             if time.monotonic() >= deadline:
                 return
 
-    def ask(self, endpoints: Iterable[Endpoint]) -> None:
-        """Ask for a report, again and again for 2 s, until each of `endpoints` has answered one of these questions."""
+    def ask(self, endpoints: Iterable[Endpoint]) -> list[Endpoint]:
+        """Ask for a report, again and again for 2 s, until each of `endpoints` has answered; return who has not."""
         since = self._token
+        missing = list(endpoints)
         for patience in _PATIENCE:
-            missing = [endpoint for endpoint in endpoints if self.pods[endpoint].report_token <= since]
-            if not missing:
-                return
             for start in range(0, len(missing), _CHUNK):
                 for endpoint in missing[start : start + _CHUNK]:
                     self._request(endpoint)
                 self.step(0.001)
             deadline = time.monotonic() + patience
-            while time.monotonic() < deadline and any(self.pods[each].report_token <= since for each in missing):
+            while missing and time.monotonic() < deadline:
                 self.step(0.002)
+                missing = [endpoint for endpoint in missing if self.pods[endpoint].report_token <= since]
+            if not missing:
+                break
+        return missing
 
     def close(self) -> None:
         """Close the sockets."""

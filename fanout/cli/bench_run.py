@@ -72,8 +72,6 @@ class Bench:
         `look` is called some times a second, and may ask for the `result` so far.
         """
         prober = self._prober
-        for pod in prober.pods.values():
-            pod.observed = None
         stream = threading.Thread(target=self._stream, name="fanout-bench", daemon=True)
         self._started = self._ended = time.monotonic()
         prober.ping_for(self.plan.seconds)
@@ -87,7 +85,9 @@ class Bench:
             raise self._failure
         prober.stop_pings()
         prober.step(_SETTLE)
-        prober.ask(self._endpoints)
+        for endpoint in prober.ask(self._endpoints):
+            # What it said in between is not what it came to.
+            prober.pods[endpoint].observed = None
         return self.result()
 
     def interrupt(self) -> None:

@@ -24,11 +24,10 @@ _REFRESH = 0.25
 """Seconds between two looks of the live table."""
 _OTHER_LINES = 8
 """Of the screen: what is not rows of the live table."""
-_NARROW = 100
-"""Columns of a terminal below which a table leaves out what can be told from the rest."""
 _NAMED = 8
 """Pods that sentences name one by one."""
-_DISPENSABLE = ("SENT", "P90 MS", "DUPLICATES")
+_DISPENSABLE = ("SENT", "P90 MS", "DUP", "MAX MS", "REORD", "PER S")
+"""Columns that a narrow terminal has to do without, in this order."""
 
 
 class Live:
@@ -93,22 +92,33 @@ def show(result: BenchResult, target: Target, plan: Plan) -> None:
     for sentence in troubles(result):
         click.secho(sentence, fg="red")
     measured = result.having(PodStatus.MEASURED)
-    click.secho(_summary(result, target), fg="green" if len(measured) == len(result.pods) else "yellow")
+    for line in _summary(result, target):
+        click.secho(line, fg="green" if len(measured) == len(result.pods) else "yellow")
 
 
 def _table(console: Console, pods: Sequence[PodResult], without: tuple[str, ...] = ()) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
-    left_out = without if console.width >= _NARROW else (*without, *_DISPENSABLE)
-    columns = [name for name in _COLUMNS if name not in left_out]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    rows = [(pod, cells(pod)) for pod in pods]
+    columns = _fitting([row for _, row in rows], console.width, without)
     for name in columns:
         table.add_column(name, justify="left" if name == "POD" else "right", no_wrap=True)
-    for pod in pods:
+    for pod, row in rows:
         style = "red" if pod.status is not PodStatus.MEASURED else "yellow" if pod.lost else None
-        table.add_row(*(cells(pod)[name] for name in columns), style=style)
+        table.add_row(*(row[name] for name in columns), style=style)
     return table
+
+
+def _fitting(rows: list[dict[str, str]], width: int, without: tuple[str, ...]) -> list[str]:
+    """Return the columns that a terminal has room for."""
+    needed = {name: 2 + max(map(len, [name, *(row[name] for row in rows)])) for name in _COLUMNS if name not in without}
+    for name in _DISPENSABLE:
+        if sum(needed.values()) < width:
+            break
+        needed.pop(name, None)
+    return list(needed)
 
 
 def _aligned(pods: Iterable[PodResult]) -> list[str]:
@@ -127,7 +137,7 @@ def cells(pod: PodResult) -> dict[str, str]:
     """Return what the table says of a pod, by column; a pod without figures says why."""
     row = {name: cell(pod) for name, cell in _COLUMNS.items()}
     if pod.status is not PodStatus.MEASURED:
-        row |= dict.fromkeys(("PER S", "REORDERED", "DUPLICATES"), "-")
+        row |= dict.fromkeys(("PER S", "REORD", "DUP"), "-")
         row |= {"RECEIVED": "-", "LOSS %": pod.status.value}
     return row
 
@@ -183,27 +193,27 @@ def _why_lost(pod: PodResult) -> str:
     return f"lost: {pod.endpoint}: {pod.lost:,} of {pod.attempted:,} messages: {'; '.join(causes)}"
 
 
-def _summary(result: BenchResult, target: Target) -> str:
+def _summary(result: BenchResult, target: Target) -> list[str]:
     measured = result.having(PodStatus.MEASURED)
-    pods = target.pods(len(result.pods))
-    of_service = "" if target.is_literal else f" of {target.service.name}"
+    pods = target.pods(len(result.pods)) + ("" if target.is_literal else f" of {target.service.name}")
     if not result.messages:
-        return f"sent nothing to {pods}{of_service}"
-    parts = [
-        f"sent {result.messages:,} messages of {result.size:,} bytes to each of {pods}{of_service} "
-        f"in {result.elapsed:.2f} s ({result.rate:,.0f}/s, {bits(result.rate * result.size * 8)}/s)"
-    ]
+        return [f"sent nothing to {pods}"]
+    parts = []
     if len(measured) < len(result.pods):
-        parts.append(f"{len(measured)} measured")
+        parts.append(f"{len(measured)} of {target.pods(len(result.pods))} measured")
     if measured:
         worst = result.worst
-        at_worst = f", at worst {_loss(worst.loss)} % at {worst.endpoint}" if worst is not None and worst.lost else ""
+        at_worst = f" ({_loss(worst.loss)} % at {worst.endpoint})" if worst is not None and worst.lost else ""
         parts.append(f"lost {_loss(result.loss)} %{at_worst}")
     every = result.round_trips()
     if every.round_trips:
         p50, p99 = milliseconds(every.round_trip(0.5)), milliseconds(every.round_trip(0.99))
         parts.append(f"round trip {p50} ms (p50), {p99} ms (p99)")
-    return "; ".join(parts)
+    return [
+        f"sent {result.messages:,} messages of {result.size:,} bytes to each of {pods} in {result.elapsed:.2f} s: "
+        f"{result.rate:,.0f}/s, {bits(result.rate * result.size * 8)}/s",
+        "; ".join(parts),
+    ]
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -243,7 +253,7 @@ _COLUMNS: dict[str, Callable[[PodResult], str]] = {
     "RECEIVED": lambda pod: f"{pod.seen.received:,}",
     "PER S": lambda pod: _figure(pod.rate, "{:,.0f}"),
     "LOSS %": lambda pod: _loss(pod.loss),
-    "REORDERED": lambda pod: f"{pod.seen.reordered:,}",
-    "DUPLICATES": lambda pod: f"{pod.seen.duplicates:,}",
+    "REORD": lambda pod: f"{pod.seen.reordered:,}",
+    "DUP": lambda pod: f"{pod.seen.duplicates:,}",
     **{f"{name.upper()} MS": _percentile(fraction) for name, fraction in PERCENTILES.items()},
 }
