@@ -23,7 +23,8 @@ class Intake:
         self.receive_buffer = listening.grow_buffer(opened, receive_buffer)
         self._backlog = backlog
         self._sieve = sieve
-        self._can_merge = self._merges = listening.merge(opened, True)
+        self._can_merge = listening.merge(opened, True)
+        self._merges = listening.merge(opened, False)  # until somebody takes: see `fill`
         self._drops_at_close = 0
 
     def fill(self) -> bool:
@@ -36,8 +37,8 @@ class Intake:
         if runs:
             self._put(runs)
             if self._backlog.is_full:
-                # The kernel counts a merged buffer as one drop, whatever it holds: while nobody takes, each
-                # datagram is to count.
+                # The kernel counts a merged run as one drop, however long it is: while nobody takes, each datagram
+                # is to count. (What was merged is read while merging is on, or its boundaries would be lost.)
                 self._merge(False)
         return len(runs) == calls
 
