@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -52,6 +53,10 @@ def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
         results += _cell(lab, pods, size, repeats, [name for name in starting.ALL if name not in missing])
     data = {
         "missing": missing,
+        "noise": {
+            "median": statistics.median(result.rate.noise for result in results),
+            "most": max(result.rate.noise for result in results),
+        },
         "cells": [
             {**result._asdict(), "rate": result.rate._asdict(), "cpu": result.cpu._asdict()} for result in results
         ],

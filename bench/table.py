@@ -38,10 +38,11 @@ def goals_table(rows: Sequence[Row]) -> Table:
     ])  # fmt: skip
 
 
-def markdown(table: Table) -> str:
-    """Return a table as Markdown, with a title."""
-    lines = [f"### {table.title}", "", _line(table.columns), _line(["---", *(["---:"] * (len(table.columns) - 1))])]
-    return "\n".join([*lines, *(_line(row) for row in table.rows), ""])
+def markdown(table: Table, *, titled: bool = True) -> str:
+    """Return a table as Markdown."""
+    title = [f"### {table.title}", ""] if titled else []
+    lines = [*title, _line(table.columns), _line(["---", *(["---:"] * (len(table.columns) - 1))])]
+    return "\n".join([*lines, *(_line(row) for row in table.rows), *([""] if titled else [])]) + "\n"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -39,7 +39,11 @@ class Helper:
         pinned = ["taskset", "--cpu-list", str(core)] if core is not None and shutil.which("taskset") else []
         self._name = " ".join(command)[:200]
         self._process = subprocess.Popen(
-            [*pinned, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            [*pinned, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,  # Ctrl-C is for the bench, which ends its helpers
         )
         try:
             self.answer = self._read(30)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 
 from bench.lab import PORT
 
 STARTUP_MESSAGES = 64
+_LONGEST = 60.0
 
 
 def why_no_gstreamer() -> str | None:
@@ -34,11 +36,14 @@ def _run(prefix: Sequence[str], size: int, addresses: Sequence[str], buffers: in
     sink = ["multiudpsink", "sync=false", "async=false", f"clients={','.join(f'{host}:{PORT}' for host in addresses)}"]
     started = time.perf_counter_ns()
     process = subprocess.Popen([*prefix, "gst-launch-1.0", "-q", *source, "!", *sink])
+    deadline = threading.Timer(_LONGEST, process.kill)
+    deadline.start()
     try:
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter_ns() - started
         process.returncode = os.waitstatus_to_exitcode(status)
     finally:
+        deadline.cancel()
         if process.returncode is None:
             process.kill()
             process.wait()
