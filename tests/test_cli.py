@@ -11,7 +11,7 @@ import fanout as package
 from fanout.cli import main
 from tests.cli import FANOUT, environment, fanout
 
-COMMANDS = ["send", "resolve", "receive", "healthcheck", "local"]
+COMMANDS = ["send", "resolve", "bench", "receive", "healthcheck", "local"]
 
 
 def test_help_and_version() -> None:
@@ -30,7 +30,7 @@ def test_each_command_explains_itself(command: str) -> None:
         assert run.out.startswith(f"Usage: fanout {command}")
 
 
-@pytest.mark.parametrize("command", ["send", "resolve", "receive", "healthcheck"])
+@pytest.mark.parametrize("command", ["send", "resolve", "bench", "receive", "healthcheck"])
 def test_each_option_has_its_environment_variable(command: str) -> None:
     text = " ".join(fanout(command, "--help").out.split())
     options = {word.rstrip(",") for word in text.split() if word.startswith("--")} - {"--help"}

@@ -20,7 +20,7 @@ PING_RATE = 2000.0
 """Pings a second to all pods together, at most."""
 REQUEST_RATE = 200.0
 """Requests for interim reports a second to all pods together, at most."""
-_PATIENCE = (0.05, 0.05, 0.1, 0.1, 0.2, 0.2, 0.2, 0.3, 0.4, 0.4)
+PATIENCE = (0.05, 0.05, 0.1, 0.1, 0.2, 0.2, 0.2, 0.3, 0.4, 0.4)
 """Seconds to wait for reports after each request, 2 s in all."""
 _CHUNK = 64
 """Requests sent at once: their answers fit into a default receive buffer."""
@@ -109,16 +109,16 @@ class Prober:
             if time.monotonic() >= deadline:
                 return
 
-    def ask(self, endpoints: Iterable[Endpoint]) -> list[Endpoint]:
-        """Ask for a report, again and again for 2 s, until each of `endpoints` has answered; return who has not."""
+    def ask(self, endpoints: Iterable[Endpoint], patience: Sequence[float] = PATIENCE) -> list[Endpoint]:
+        """Ask for a report, again after each wait of `patience`, until all have answered; return who has not."""
         since = self._token
         missing = list(endpoints)
-        for patience in _PATIENCE:
+        for wait in patience:
             for start in range(0, len(missing), _CHUNK):
                 for endpoint in missing[start : start + _CHUNK]:
                     self._request(endpoint)
                 self.step(0.001)
-            deadline = time.monotonic() + patience
+            deadline = time.monotonic() + wait
             while missing and time.monotonic() < deadline:
                 self.step(0.002)
                 missing = [endpoint for endpoint in missing if self.pods[endpoint].report_token <= since]

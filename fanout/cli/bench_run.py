@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from fanout.cli.bench_probe import Prober, draw_run
+from fanout.cli.bench_probe import PATIENCE, Prober, draw_run
 from fanout.cli.bench_result import BenchResult, PodResult
 from fanout.discovery.static import StaticResolver
 from fanout.model import Endpoint, Service
@@ -63,7 +63,7 @@ class Bench:
 
         It begins the run on each of them, so that what their sockets dropped before does not count.
         """
-        self._prober.ask(self._endpoints)
+        self._prober.ask(self._endpoints, PATIENCE[:-3])
         return sum(pod.observed is not None for pod in self._prober.pods.values())
 
     def run(self, look: Callable[[Bench], None] | None = None) -> BenchResult:
