@@ -5,14 +5,15 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import pytest
 
 import fanout
 from fanout.async_receiver import AsyncReceiver
 from fanout.model import Message
-from fanout.receiver import CAPACITY, Receiver
+from fanout.receiver import BATCH, CAPACITY, Receiver
 from tests.conftest import Turns
 
 SIZES = [0, 1, 1200, 65_507]
@@ -25,25 +26,50 @@ def send_to(port: int, payloads: list[bytes], host: str = "127.0.0.1") -> None:
             sender.sendto(payload, (host, port))
 
 
-def receive_sync(act: Callable[[int], None], capacity: int = CAPACITY) -> list[Message]:
+def receive_sync(
+    act: Callable[[int], None], capacity: int = CAPACITY, *, workers: int = 1, batches: bool = False
+) -> list[Message]:
     """Open, let `act` send to the port, stop, and return what was handed over."""
-    with Receiver(0, capacity=capacity) as receiver:
+    with Receiver(0, capacity=capacity, workers=workers) as receiver:
         act(receiver.address.port)
         threading.Timer(0.05, receiver.stop).start()
+        if batches:
+            return [message for batch in checked(receiver.batches()) for message in batch]
         return list(receiver)
 
 
-def receive_async(act: Callable[[int], None], capacity: int = CAPACITY) -> list[Message]:
+def receive_async(
+    act: Callable[[int], None], capacity: int = CAPACITY, *, workers: int = 1, batches: bool = False
+) -> list[Message]:
     async def run() -> list[Message]:
-        async with AsyncReceiver(0, capacity=capacity) as receiver:
+        async with AsyncReceiver(0, capacity=capacity, workers=workers) as receiver:
             act(receiver.address.port)
             asyncio.get_running_loop().call_later(0.05, receiver.stop)
+            if batches:
+                return [
+                    message for batch in checked([batch async for batch in receiver.batches()]) for message in batch
+                ]
             return [message async for message in receiver]
 
     return asyncio.run(run())
 
 
-BOTH = pytest.mark.parametrize("receive", [receive_sync, receive_async], ids=["Receiver", "AsyncReceiver"])
+def checked(batches: Iterable[list[Message]]) -> Iterator[list[Message]]:
+    for batch in batches:
+        assert 1 <= len(batch) <= BATCH
+        yield batch
+
+
+def every_way(receive: Callable[..., list[Message]]) -> list[object]:
+    name = {receive_sync: "Receiver", receive_async: "AsyncReceiver"}[receive]
+    return [
+        pytest.param(partial(receive, workers=workers, batches=batches), id=f"{name}-{workers}-{form}")
+        for workers in (1, 3)
+        for batches, form in ((False, "messages"), (True, "batches"))
+    ]
+
+
+BOTH = pytest.mark.parametrize("receive", [*every_way(receive_sync), *every_way(receive_async)])
 
 
 @BOTH
@@ -229,26 +255,6 @@ def test_breaking_out_and_going_on() -> None:
     assert (first.payload, second.payload) == (b"0", b"1")
 
 
-def test_a_flood_while_stopping_is_handed_over_dropped_or_refused_and_all_is_counted() -> None:
-    """What the kernel took is handed over or a drop; what it no longer took is refused, so that its sender knows."""
-    for _ in range(10):
-        with Receiver(0, host="127.0.0.1", receive_buffer=50_000) as receiver:
-            service = str(receiver.address)
-            threading.Timer(0.02, receiver.stop).start()
-            reports: list[fanout.Report] = []
-
-            def flood(service: str = service, reports: list[fanout.Report] = reports) -> None:
-                with fanout.Sender(service) as sender:
-                    reports.append(sender.send_many((b"x" for _ in range(8000)), settle=0.05))
-
-            flooding = threading.Thread(target=flood)
-            flooding.start()
-            handed_over = len(list(receiver))
-            flooding.join()
-            (outcome,) = reports[0].outcomes
-            assert outcome.sent == handed_over + receiver.stats.kernel_drops + outcome.refused
-
-
 def test_close_forgets_what_was_not_handed_over() -> None:
     with Receiver(0) as receiver:
         send_to(receiver.address.port, [b"x"] * 10)
@@ -262,3 +268,72 @@ def test_stop_wakes_a_waiting_receiver() -> None:
     with Receiver(0) as receiver:
         threading.Timer(0.1, receiver.stop).start()
         assert list(receiver) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_stop_wakes_waiting_batches(workers: int) -> None:
+    with Receiver(0, workers=workers) as receiver:
+        threading.Timer(0.1, receiver.stop).start()
+        assert list(receiver.batches()) == []
+
+    async def run() -> list[list[Message]]:
+        async with AsyncReceiver(0, workers=workers) as receiver:
+            asyncio.get_running_loop().call_later(0.1, receiver.stop)
+            return [batch async for batch in receiver.batches()]
+
+    assert asyncio.run(run()) == []
+
+
+def test_close_by_another_thread_wakes_a_waiting_receiver() -> None:
+    receiver = Receiver(0).open()
+    threading.Timer(0.1, receiver.close).start()
+    assert list(receiver) == []
+
+
+def test_batches_go_on_where_messages_were_broken_out_of() -> None:
+    payloads = [b"%d" % number for number in range(100)]
+    with Receiver(0) as receiver:
+        send_to(receiver.address.port, payloads)
+        got = [next(iter(receiver)).payload]
+        assert receiver.stats.queue_depth == 99
+        batches = receiver.batches()
+        while len(got) < 50:
+            got += [message.payload for message in next(batches)]
+        while len(got) < 100:
+            got.append(next(iter(receiver)).payload)
+    assert got == payloads
+
+
+def test_async_batches_go_on_where_messages_were_broken_out_of() -> None:
+    payloads = [b"%d" % number for number in range(100)]
+
+    async def run() -> list[bytes]:
+        async with AsyncReceiver(0) as receiver:
+            send_to(receiver.address.port, payloads)
+            got: list[bytes] = []
+            async for message in receiver:
+                got.append(message.payload)
+                break
+            async for batch in receiver.batches():
+                got += [message.payload for message in batch]
+                if len(got) == 100:
+                    return got
+        raise AssertionError
+
+    assert asyncio.run(run()) == payloads
+
+
+def test_a_busy_async_consumer_of_batches_leaves_the_loop_its_turn() -> None:
+    async def run() -> tuple[int, int]:
+        async with AsyncReceiver(0) as receiver:
+            send_to(receiver.address.port, [b"x"] * 4000)
+            asyncio.get_running_loop().call_later(0.05, receiver.stop)
+            async with Turns() as turns:
+                batches = 0
+                async for _ in receiver.batches():
+                    batches += 1
+                return batches, turns.count
+
+    batches, turns = asyncio.run(run())
+    assert batches >= 4
+    assert turns >= batches - 1
