@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import fanout
+from fanout.net.inbox import RECEIVE_BUFFER
 
 
 class _Clock:
@@ -31,8 +32,10 @@ def _ready() -> None:
     print('"ready"', flush=True)
 
 
-def _recvfrom(port: int, clock: _Clock) -> int:
+def _recvfrom(port: int, clock: _Clock, receive_buffer: int | None = None) -> int:
     opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    if receive_buffer is not None:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     opened.bind(("", port))
     receive = opened.recvfrom
     _ready()
@@ -133,6 +136,7 @@ def _async_batches(port: int, clock: _Clock) -> int:
 
 RECEIVERS: dict[str, Callable[[int, _Clock], int]] = {
     "recvfrom": _recvfrom,
+    "recvfrom-buffer": lambda port, clock: _recvfrom(port, clock, RECEIVE_BUFFER),
     "asyncio": _stock_asyncio,
     "receiver": _receiver,
     "batches": _batches,

@@ -42,8 +42,8 @@ class Contender(NamedTuple):
     """Sends so many messages and returns the times."""
     each: Callable[[int], list[int]]
     """Sends so many messages and returns the time of each."""
-    is_group: bool = False
-    """The kernel makes the copies."""
+    pace: Callable[[int, int], int]
+    """Sends so many messages at so many a second; returns how long it took, in nanoseconds."""
     extra: int = 0
     """Messages that a burst sends beside those that are timed."""
 
@@ -66,6 +66,7 @@ def started(name: str, lab: Lab, pods: int, size: int) -> Iterator[Contender]:
         yield Contender(
             lambda count: gstreamer.burst(prefix, size, addresses, count),
             lambda count: [],
+            lambda count, rate: 0,
             extra=2 * gstreamer.STARTUP_MESSAGES,
         )
         return
@@ -74,5 +75,5 @@ def started(name: str, lab: Lab, pods: int, size: int) -> Iterator[Contender]:
         yield Contender(
             lambda count: dict(helper.ask(f"burst {count}")),
             lambda count: list(helper.ask(f"each {count}")),
-            is_group=name == MULTICAST,
+            lambda count, rate: int(helper.ask(f"pace {count} {rate}")["wall"]),
         )

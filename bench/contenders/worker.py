@@ -1,6 +1,6 @@
 """The contenders written in Python: `python -m bench.contenders.worker NAME SIZE PORT ADDRESS...`.
 
-Commands as in `bench/c/sender.c`: "burst N" and "each N".
+Commands as in `bench/c/sender.c`: "burst N" and "each N"; also "pace N RATE", messages a second.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from fanout.sender import FanOut
 DISTINCT = 1024
 """Different payloads that a stream goes through again and again: more than one batch, so that none can be reused."""
 _TASKS = 64
+_CHUNK = 32
 Address = tuple[str, int]
 
 
@@ -123,9 +124,13 @@ def main() -> None:
     distinct = [(number.to_bytes(8, sys.byteorder) + b"x" * int(size))[: int(size)] for number in range(DISTINCT)]
     print('"ready"', flush=True)
     for line in sys.stdin:
-        command, count = line.split()
+        command, count, *rate = line.split()
         payloads = [distinct[number % DISTINCT] for number in range(int(count))]
-        print(json.dumps(_burst(contender, payloads) if command == "burst" else _each(contender, payloads)), flush=True)
+        if command == "pace":
+            result: object = _pace(contender, payloads, int(rate[0]))
+        else:
+            result = _burst(contender, payloads) if command == "burst" else _each(contender, payloads)
+        print(json.dumps(result), flush=True)
 
 
 def _burst(contender: Contender, payloads: list[bytes]) -> dict[str, int]:
@@ -144,6 +149,17 @@ def _each(contender: Contender, payloads: list[bytes]) -> list[int]:
         one(payload)
         times.append(clock() - started)
     return times
+
+
+def _pace(contender: Contender, payloads: list[bytes], rate: int) -> dict[str, int]:
+    clock = time.perf_counter_ns
+    started = clock()
+    for position in range(0, len(payloads), _CHUNK):
+        # Busy: a sleep would end late by more than a chunk takes.
+        while (clock() - started) * rate < position * 1_000_000_000:
+            pass
+        contender.many(payloads[position : position + _CHUNK])
+    return {"wall": clock() - started}
 
 
 if __name__ == "__main__":
