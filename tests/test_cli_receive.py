@@ -20,8 +20,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fanout.model import Endpoint
 from fanout_receiver.logs import payload_field
 from tests.cli import FANOUT, Running, environment, fanout, receiving, running, strict_json
+from tests.test_inbox import gso_sender, send_run
 from tests.test_receiver import send_to
 
 HOSTILE = [
@@ -127,8 +129,9 @@ def test_any_payload_is_a_value(payload: bytes, limit: int) -> None:
     assert len(shown) >= min(limit, len(payload)) - (3 if cut and key == "payload" else 0)
 
 
-def test_a_flood_is_logged_at_the_rate_and_the_rest_counted_exactly(tmp_path: Path) -> None:
-    with receiving(tmp_path, "--log-rate", "50") as (receiver, endpoint):
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_flood_is_logged_at_the_rate_and_the_rest_counted_exactly(tmp_path: Path, workers: str) -> None:
+    with receiving(tmp_path, "--log-rate", "50", "--workers", workers) as (receiver, endpoint):
         for _ in range(10):
             send_to(port_of(endpoint), [b"x"] * 500)
             time.sleep(0.05)
@@ -140,6 +143,49 @@ def test_a_flood_is_logged_at_the_rate_and_the_rest_counted_exactly(tmp_path: Pa
     assert logged <= 50 + 50 * 3
     assert logged + suppressed == stopped["datagrams"] == 5000
     assert stopped["suppressed_lines"] == suppressed
+
+
+def test_merged_runs_are_counted_by_message(tmp_path: Path) -> None:
+    with receiving(tmp_path, "--log-rate", "50") as (receiver, endpoint):
+        with gso_sender(Endpoint.parse(endpoint)) as sender:
+            for _ in range(200):
+                send_run(sender, b"x" * 64 * 200, 200)
+        receiver.wait_until(lambda: "messages_suppressed" in receiver.out)
+        receiver.stop()
+    logged = receiver.events("message_received")
+    suppressed = sum(event["count"] for event in receiver.events("messages_suppressed"))
+    assert {event["size"] for event in logged} == {200}
+    assert len(logged) + suppressed == receiver.events("receiver_stopped")[0]["datagrams"] == 200 * 64
+
+
+@pytest.mark.parametrize(
+    ("overflow", "drops"),
+    [("wait", "kernel_dropped"), ("drop_oldest", "queue_dropped"), ("drop_newest", "queue_dropped")],
+)
+def test_what_a_log_that_cannot_follow_loses_is_counted(tmp_path: Path, overflow: str, drops: str) -> None:
+    """All is logged, the reader of the log stops reading, and the queue and the kernel's buffer fill up."""
+    reader, writer = os.pipe()
+    arguments = ("--port", "0", "--admin-port", "0", "--drain", "0", "--log-rate", "0")
+    command = [*FANOUT, "receive", "--host", "127.0.0.1", *arguments, "--workers", "2", "--overflow", overflow]
+    process = subprocess.Popen(command, stdout=writer, env=environment())
+    os.close(writer)
+    try:
+        with os.fdopen(reader) as log:
+            port = port_of(strict_json(log.readline())["address"])
+            for _ in range(60):
+                send_to(port, [b"x"] * 2000)
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            events = [strict_json(line) for line in log]
+        assert process.wait(timeout=10) == 0
+    finally:
+        process.kill()
+        process.wait()
+    stopped = events[-1]
+    dropped = stopped["kernel_drops"] + stopped["queue_drops"]
+    assert dropped == sum(event["count"] for event in events if event["event"] in ("kernel_dropped", "queue_dropped"))
+    assert sum(event["event"] == "message_received" for event in events) + dropped == 60 * 2000
+    assert any(event["event"] == drops for event in events)
 
 
 def test_the_log_level_and_the_payload_limit(tmp_path: Path) -> None:
@@ -326,6 +372,9 @@ def test_a_log_file_that_fails_later_is_said_once_and_datagrams_are_counted(tmp_
         (["--log-rate", "inf"], 2, "--log-rate"),
         (["--log-level", "loud"], 2, "loud"),
         (["--receive-buffer", "0"], 2, "--receive-buffer"),
+        (["--workers", "0"], 2, "--workers"),
+        (["--workers", "65"], 2, "--workers"),
+        (["--overflow", "drop"], 2, "--overflow"),
         (["extra"], 2, "extra"),
     ],
 )

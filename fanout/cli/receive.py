@@ -9,7 +9,8 @@ import click
 
 from fanout.cli.options import FiniteRange, option
 from fanout.model import DEFAULT_PORT, MAX_PAYLOAD
-from fanout.net.inbox import RECEIVE_BUFFER
+from fanout.net.backlog import Overflow
+from fanout.net.inbox import RECEIVE_BUFFER, WORKERS_MAX
 
 
 @click.command()
@@ -36,6 +37,21 @@ from fanout.net.inbox import RECEIVE_BUFFER
     show_default=True,
     metavar="BYTES",
     help="Ask the kernel for so much buffer.",
+)
+@option(
+    "--workers",
+    type=click.IntRange(1, WORKERS_MAX),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Empty the kernel's buffers by N threads with a socket each; 1 needs no thread.",
+)
+@option(
+    "--overflow",
+    type=click.Choice([policy.value for policy in Overflow]),
+    default=Overflow.WAIT.value,
+    show_default=True,
+    help="When the queue is full: leave datagrams to the kernel's buffer, or drop.",
 )
 @option(
     "--drain",

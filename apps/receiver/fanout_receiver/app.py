@@ -22,6 +22,7 @@ from fanout_receiver.admin import AdminServer
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _HEARTBEAT = 1.0
 _HEARTBEAT_OVERDUE = 10.0
+_LINES_A_TURN = 32  # of the event loop: some milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class Settings:
     admin_port: int
     """0 for none."""
     receive_buffer: int
+    workers: int
+    overflow: str
     log_level: str
     log_format: str
     log_file: str | None
@@ -55,10 +58,18 @@ class _App(Collector):
         self._settings = settings
         self._stream = stream
         self._log = logs.configure(stream, settings.log_format, settings.log_level)
-        self._receiver = AsyncReceiver(settings.port, host=settings.host, receive_buffer=settings.receive_buffer)
+        self._receiver = AsyncReceiver(
+            settings.port,
+            host=settings.host,
+            receive_buffer=settings.receive_buffer,
+            workers=settings.workers,
+            overflow=settings.overflow,
+        )
         self._limiter = LineLimiter(settings.log_rate)
         self._suppressed = 0
-        self._reported_drops = 0
+        self._unasked = 0  # messages since the last look that the limiter need not be asked about
+        self._kernel_drops = 0
+        self._queue_drops = 0
         self._is_ready = False
         self._beat = time.monotonic()
         self._terminate = asyncio.Event()
@@ -84,7 +95,8 @@ class _App(Collector):
                     asyncio.create_task(self._keep_house()),
                     asyncio.create_task(self._drain_when_told(settings.drain)),
                 ]
-                await receiver.serve(self._handle)
+                async for batch in receiver.batches():
+                    await self._log_messages(batch)
                 for task in background:
                     task.cancel()
                 await asyncio.gather(*background, return_exceptions=True)
@@ -98,7 +110,7 @@ class _App(Collector):
                 datagrams=stats.datagrams,
                 bytes=stats.bytes,
                 kernel_drops=stats.kernel_drops,
-                handler_errors=stats.handler_errors,
+                queue_drops=stats.queue_drops,
                 suppressed_lines=self._suppressed,
                 lost_lines=self._stream.lost_lines,
             )
@@ -128,9 +140,16 @@ class _App(Collector):
             ready=self._why_unready,
         )
 
-    def _handle(self, message: Message) -> None:
-        if self._limiter.allow(time.monotonic()):
+    async def _log_messages(self, batch: list[Message]) -> None:
+        now = time.monotonic()
+        for index, message in enumerate(batch):
+            if not self._limiter.allow(now):
+                # Nor are the others, at the same time: under a flood a message must not cost more than its count.
+                self._unasked += len(batch) - index - 1
+                return
             self._log.info(events.MESSAGE_RECEIVED, **logs.message_fields(message, self._settings.log_payload))
+            if index % _LINES_A_TURN == _LINES_A_TURN - 1:
+                await asyncio.sleep(0)
 
     def _why_dead(self) -> str | None:
         silence = time.monotonic() - self._beat
@@ -158,12 +177,16 @@ class _App(Collector):
             self._tidy()
 
     def _tidy(self) -> None:
-        """Log how many lines were left out, and how many datagrams the kernel dropped, since the last time."""
-        suppressed = self._limiter.take_suppressed()
+        """Log how many lines were left out, and how many datagrams were dropped, since the last time."""
+        suppressed = self._limiter.take_suppressed() + self._unasked
+        self._unasked = 0
         if suppressed:
             self._suppressed += suppressed
             self._log.warning(events.MESSAGES_SUPPRESSED, count=suppressed)
-        drops = self._receiver.stats.kernel_drops
-        if drops > self._reported_drops:
-            self._log.warning(events.KERNEL_DROPPED, count=drops - self._reported_drops)
-            self._reported_drops = drops
+        stats = self._receiver.stats
+        if stats.kernel_drops > self._kernel_drops:
+            self._log.warning(events.KERNEL_DROPPED, count=stats.kernel_drops - self._kernel_drops)
+            self._kernel_drops = stats.kernel_drops
+        if stats.queue_drops > self._queue_drops:
+            self._log.warning(events.QUEUE_DROPPED, count=stats.queue_drops - self._queue_drops)
+            self._queue_drops = stats.queue_drops
