@@ -27,8 +27,8 @@ test: .venv/.done ## All tests; those with containers or a nameserver say so whe
 lint: .venv/.done ## Ruff, mypy --strict, and the contracts between the floors
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache
 
-bench: .venv/.done ## Measure, side by side
-	@$(BIN)/python -m bench
+bench: .venv/.done ## Measure, side by side: some ten minutes; as root it builds a laboratory of network namespaces
+	@$(BIN)/python -m bench $(BENCH_ARGS)
 
 wheels: .venv/.done ## fanout and what it needs, as a folder of wheels for the images
 	@$(BIN)/pip wheel --quiet --wheel-dir wheels .

@@ -22,6 +22,8 @@ from bench.rows import Part, Table
 from bench.talk import why_no_compiler
 
 _FOLDER = Path("build")
+_BUSY = 0.5
+"""Load of others beyond which a run's noise is worth a word."""
 
 
 def _plain(measurement: Any) -> Callable[..., Part]:
@@ -83,7 +85,10 @@ def _run(out: Console, lab: Lab, names: list[str], *, quick: bool) -> None:
         "load_before": os.getloadavg()[0],
     }
     out.print(f"Linux {machine['kernel']}, Python {machine['python']}, {machine['cores']} cores; pods: {lab.name}")
+    if machine["load_before"] > _BUSY:
+        out.print(f"The machine is busy (load {machine['load_before']:.1f}): the figures will be noisy.")
     parts: dict[str, Part] = {}
+    failed: list[str] = []
     for name in names:
         with out.status(name) as status:
 
@@ -93,7 +98,13 @@ def _run(out: Console, lab: Lab, names: list[str], *, quick: bool) -> None:
                     out.print(f"[{time.monotonic() - started:5.0f} s] {text}", markup=False)
 
             tell(name)
-            parts[name] = _PARTS[name](lab, tell, quick=quick)
+            try:
+                parts[name] = _PARTS[name](lab, tell, quick=quick)
+            except Exception:
+                # What the other parts took minutes for is not to be lost.
+                out.print_exception()
+                failed.append(name)
+                continue
         for one in parts[name].tables:
             table.show(out, one)
     machine["load_after"] = os.getloadavg()[0]
@@ -105,6 +116,8 @@ def _run(out: Console, lab: Lab, names: list[str], *, quick: bool) -> None:
     if "sending" in parts:
         _plot(parts["sending"].data)
     out.print(f"Saved as bench.json, bench.md and performance.svg in {_FOLDER}/, after {machine['seconds']} s")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 def _plot(data: Any) -> None:

@@ -11,17 +11,19 @@ _COMPARISONS = {"<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": ope
 
 
 class Row(NamedTuple):
-    """What was measured, against what, the ratio of the two, and what that is to be."""
+    """What was measured, against what, the ratio of the two, and what that is to be; no goal: for comparison."""
 
     what: str
     measured: str
     against: str
     ratio: float
-    goal: str
+    goal: str = ""
 
     @property
-    def met(self) -> bool:
+    def met(self) -> bool | None:
         """Whether the ratio is as the goal has it."""
+        if not self.goal:
+            return None
         comparison, limit = self.goal.split()
         return bool(_COMPARISONS[comparison](self.ratio, float(limit)))
 

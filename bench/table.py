@@ -10,6 +10,7 @@ from rich.table import Table as RichTable
 
 from bench.rows import Row, Table
 
+_MET = {True: "yes", False: "no", None: ""}
 _WIDTH = 150
 """Where the output is no terminal."""
 
@@ -34,7 +35,7 @@ def goals_table(rows: Sequence[Row]) -> Table:
     """Return the goals as a table."""
     columns = ["what", "measured", "against", "ratio", "goal", "met"]
     return Table("Goals", columns, [
-        [row.what, row.measured, row.against, f"{row.ratio:.3g}", row.goal, "yes" if row.met else "no"] for row in rows
+        [row.what, row.measured, row.against, f"{row.ratio:.3g}", row.goal, _MET[row.met]] for row in rows
     ])  # fmt: skip
 
 

@@ -24,6 +24,12 @@ def test_a_goal_is_met_or_not(ratio: float, goal: str, met: bool) -> None:
     assert Row("what", "measured", "against", ratio, goal).met is met
 
 
+def test_what_is_there_for_comparison_has_no_goal() -> None:
+    row = Row("what", "measured", "against", 5.0)
+    assert row.met is None
+    assert table.goals_table([row]).rows == [["what", "measured", "against", "5", "", ""]]
+
+
 def test_repeats_are_summed_up() -> None:
     spread = Spread.of([3.0, 1.0, 2.0])
     assert spread == (2.0, 1.0, 3.0)
