@@ -26,6 +26,8 @@ _OTHER_LINES = 8
 """Of the screen: what is not rows of the live table."""
 _NAMED = 8
 """Pods that sentences name one by one."""
+_AS_ASKED = 0.97
+"""Of the rate that was asked for; below, the sender was the limit."""
 _DISPENSABLE = ("SENT", "P90 MS", "DUP", "MAX MS", "REORD", "PER S")
 """Columns that a narrow terminal has to do without, in this order."""
 
@@ -91,9 +93,11 @@ def show(result: BenchResult, target: Target, plan: Plan) -> None:
             click.echo(line)
     for sentence in troubles(result):
         click.secho(sentence, fg="red")
+    if not result.interrupted and 0 < result.rate < _AS_ASKED * plan.rate:
+        click.secho(f"slower than asked: this host did not get further than {result.rate:,.0f}/s", fg="yellow")
     measured = result.having(PodStatus.MEASURED)
     for line in _summary(result, target):
-        click.secho(line, fg="green" if len(measured) == len(result.pods) else "yellow")
+        click.secho(line, fg="green" if len(measured) == len(result.pods) and not result.lost else "yellow")
 
 
 def _table(console: Console, pods: Sequence[PodResult], without: tuple[str, ...] = ()) -> Table:
