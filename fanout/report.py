@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -59,6 +59,8 @@ class Fault(NamedTuple):
 
     endpoint: Endpoint
     errno: int
+    message: int = 0
+    """Of a copy that was not taken: which message of its batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,41 +90,100 @@ class Outcome:
         return DropReason.of(self.errno) if self.dropped else None
 
 
-class Tally:
-    """Counts, per pod, of one call to send: filled by the sender, read as a `Report`."""
+Run = tuple[tuple[Endpoint, ...], int]
+"""Pods, and how many messages in a row were attempted to each of them."""
+Counts = Mapping[tuple[Endpoint, int], int]
+"""Copies by endpoint and errno."""
+_NONE: Counts = {}
 
-    __slots__ = ("_drops", "_refusals", "messages", "runs", "size")
+
+class Tally:
+    """Counts of one call to send: filled by the sender, read as a `Report`."""
+
+    __slots__ = ("drops", "messages", "refusals", "runs", "size")
 
     def __init__(self) -> None:
         self.messages = 0
         self.size = 0
-        self.runs: list[tuple[tuple[Endpoint, ...], int]] = []
-        self._drops: dict[Fault, int] = {}
-        self._refusals: dict[Fault, int] = {}
+        self.runs: list[Run] = []
+        self.drops: dict[tuple[Endpoint, int], int] = {}
+        self.refusals: dict[tuple[Endpoint, int], int] = {}
 
-    def attempted(self, endpoints: tuple[Endpoint, ...], size: int) -> None:
-        """Count one message of `size` bytes that was attempted to each of `endpoints`."""
-        self.messages += 1
+    def attempted(self, endpoints: tuple[Endpoint, ...], size: int, messages: int = 1) -> None:
+        """Count messages, of `size` bytes in all, that were attempted to each of `endpoints`."""
+        self.messages += messages
         self.size += size
         if self.runs and self.runs[-1][0] is endpoints:
-            self.runs[-1] = (endpoints, self.runs[-1][1] + 1)
-        else:
-            self.runs.append((endpoints, 1))
+            messages += self.runs.pop()[1]
+        self.runs.append((endpoints, messages))
 
     def dropped(self, faults: Iterable[Fault]) -> None:
         """Count copies that the kernel did not take."""
-        for fault in faults:
-            self._drops[fault] = self._drops.get(fault, 0) + 1
+        _add(self.drops, faults)
 
     def refused(self, faults: Iterable[Fault]) -> None:
         """Count ICMP errors."""
-        for fault in faults:
-            self._refusals[fault] = self._refusals.get(fault, 0) + 1
+        _add(self.refusals, faults)
 
+
+def _add(counts: dict[tuple[Endpoint, int], int], faults: Iterable[Fault]) -> None:
+    for fault in faults:
+        key = (fault.endpoint, fault.errno)
+        counts[key] = counts.get(key, 0) + 1
+
+
+def _by_endpoint(counts: Counts) -> tuple[dict[Endpoint, int], dict[Endpoint, int]]:
+    sums: dict[Endpoint, int] = {}
+    errnos: dict[Endpoint, int] = {}
+    for (endpoint, number), count in counts.items():
+        sums[endpoint] = sums.get(endpoint, 0) + count
+        errnos[endpoint] = number
+    return sums, errnos
+
+
+class Report:
+    """What became of a message, or of a stream of them: one `Outcome` a pod.
+
+    `messages` and `size` (bytes of payload, each message counted once) tell what was sent, `age` how old the answer
+    of DNS was (seconds), `stale` whether DNS has failed since, so that the last known pods were used.
+    """
+
+    __slots__ = ("_drops", "_outcomes", "_refusals", "_runs", "age", "messages", "size", "stale")
+
+    def __init__(
+        self,
+        messages: int,
+        size: int,
+        runs: Sequence[Run],
+        age: float,
+        stale: bool,
+        drops: Counts = _NONE,
+        refusals: Counts = _NONE,
+    ) -> None:
+        self.messages = messages
+        self.size = size
+        self.age = age
+        self.stale = stale
+        self._runs = runs
+        self._drops = drops
+        self._refusals = refusals
+        self._outcomes: tuple[Outcome, ...] | None = None
+
+    @classmethod
+    def of(cls, tally: Tally, age: float, stale: bool) -> Report:
+        """Return the report of what was counted."""
+        return cls(tally.messages, tally.size, tally.runs, age, stale, tally.drops, tally.refusals)
+
+    @property
     def outcomes(self) -> tuple[Outcome, ...]:
-        """Return one outcome a pod, in the order in which the pods were first attempted."""
+        """One a pod, in the order in which they were first attempted; with those that joined or left meanwhile."""
+        if self._outcomes is None:
+            self._outcomes = self._count()
+        return self._outcomes
+
+    def _count(self) -> tuple[Outcome, ...]:
         attempts: dict[Endpoint, int] = {}
-        for endpoints, count in self.runs:
+        for endpoints, count in self._runs:
             for endpoint in endpoints:
                 attempts[endpoint] = attempts.get(endpoint, 0) + count
         dropped, drop_errno = _by_endpoint(self._drops)
@@ -139,48 +200,6 @@ class Tally:
             )
             for endpoint, count in attempts.items()
         )
-
-
-def _by_endpoint(faults: Mapping[Fault, int]) -> tuple[dict[Endpoint, int], dict[Endpoint, int]]:
-    counts: dict[Endpoint, int] = {}
-    errnos: dict[Endpoint, int] = {}
-    for fault, count in faults.items():
-        counts[fault.endpoint] = counts.get(fault.endpoint, 0) + count
-        errnos[fault.endpoint] = fault.errno
-    return counts, errnos
-
-
-class Report:
-    """What became of a message, or of a stream of them: one `Outcome` a pod.
-
-    `messages` and `size` (bytes of payload) tell what was sent, `age` how old the answer of DNS was
-    (seconds), `stale` whether DNS has failed since, so that the last known pods were used.
-    """
-
-    __slots__ = ("_outcomes", "_tally", "age", "stale")
-
-    def __init__(self, tally: Tally, *, age: float, stale: bool) -> None:
-        self._tally = tally
-        self._outcomes: tuple[Outcome, ...] | None = None
-        self.age = age
-        self.stale = stale
-
-    @property
-    def messages(self) -> int:
-        """How many messages were sent."""
-        return self._tally.messages
-
-    @property
-    def size(self) -> int:
-        """Bytes of payload in those messages, each counted once."""
-        return self._tally.size
-
-    @property
-    def outcomes(self) -> tuple[Outcome, ...]:
-        """One a pod, those that joined or left meanwhile included."""
-        if self._outcomes is None:
-            self._outcomes = self._tally.outcomes()
-        return self._outcomes
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:

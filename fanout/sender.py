@@ -7,13 +7,17 @@ import select
 import threading
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+from fanout.batch import Batch
+from fanout.coalescing import Coalescer
 from fanout.errors import Closed
-from fanout.model import DEFAULT_PORT, Endpoint, Family, Service, check_payload
-from fanout.net.transport import Transport, UdpTransport
+from fanout.model import DEFAULT_PORT, MAX_PAYLOAD, Endpoint, Family, Service, check_payload
+from fanout.net.transport import Transport
+from fanout.net.udp import UdpTransport
+from fanout.pacing import BURST, Pacer
 from fanout.refresher import Known, Refresher, Resolver, resolver_for
 from fanout.report import DropReason, Fault, Report, Tally
 
@@ -39,36 +43,42 @@ class SenderStats:
 
 
 class Copies:
-    """The copies of one message: what is still to be attempted, and what failed."""
+    """The copies of a batch: what is still to be attempted, and what failed."""
 
-    __slots__ = ("blocked", "endpoints", "faults", "payload", "position", "transport")
+    __slots__ = ("_pods", "_position", "_total", "_transport", "batch", "blocked", "endpoints", "faults")
 
-    def __init__(self, transport: Transport, payload: bytes, endpoints: tuple[Endpoint, ...]) -> None:
-        self.transport = transport
-        self.payload = payload
+    def __init__(self, transport: Transport, payloads: Sequence[bytes], endpoints: tuple[Endpoint, ...]) -> None:
+        self._transport = transport
+        self.batch = Batch(payloads, transport.gso_limit)
         self.endpoints = endpoints
-        self.position = 0
-        self.blocked = False
         self.faults: list[Fault] = []
+        self.blocked = False
+        self._pods = len(endpoints)
+        self._position = 0
+        self._total = len(payloads) * self._pods
 
-    def step(self, limit: int | None = None) -> bool:
-        """Attempt what can be attempted now, at most `limit` copies; return whether all have been attempted.
+    def step(self, sends: int | None = None) -> bool:
+        """Attempt what can be attempted now, in at most so many sends; return whether all have been attempted.
 
         `blocked` then says whether the socket is full.
         """
-        stop = len(self.endpoints) if limit is None else min(self.position + limit, len(self.endpoints))
-        self.position = self.transport.send(self.payload, self.endpoints[:stop], self.position, self.faults)
-        self.blocked = self.position < stop
-        return self.position >= len(self.endpoints)
+        stop = self._total if sends is None else self.batch.after(self._position, self._pods, sends)
+        self._position = self._transport.send_batch(self.batch, self.endpoints, self._position, stop, self.faults)
+        self.blocked = self._position < stop
+        return self._position >= self._total
 
-    def fileno(self) -> int | None:
-        """Return what to wait on for writing."""
-        return self.transport.fileno(self.endpoints[self.position])
+    @property
+    def next_endpoint(self) -> Endpoint:
+        """The endpoint of the first copy that was not attempted."""
+        _, pod = self.batch.copy_at(self._position, self._pods)
+        return self.endpoints[pod]
 
     def give_up(self) -> None:
         """Count what was not attempted as dropped: the socket stayed full."""
-        self.faults.extend(Fault(endpoint, errno.EAGAIN) for endpoint in self.endpoints[self.position :])
-        self.position = len(self.endpoints)
+        for position in range(self._position, self._total):
+            message, pod = self.batch.copy_at(position, self._pods)
+            self.faults.append(Fault(self.endpoints[pod], errno.EAGAIN, message))
+        self._position = self._total
 
 
 class FanOut:
@@ -89,6 +99,8 @@ class FanOut:
         self._resolver = resolver or resolver_for(self.service, nameserver=nameserver, allow_loopback=allow_loopback)
         self._transport = transport or UdpTransport()
         self._refresher: Refresher | None = None
+        self._opened: Refresher | None = None
+        """The same, until the sender is closed."""
         self._closed = False
         self._lock = threading.Lock()
         self._stats = SenderStats()
@@ -125,6 +137,7 @@ class FanOut:
                 self._refresher.start()
                 # The thread does not know the sender: one that is forgotten without close() must not keep it busy.
                 weakref.finalize(self, self._refresher.stop)
+            self._opened = self._refresher
             return self._refresher
 
     def _close(self) -> None:
@@ -132,33 +145,36 @@ class FanOut:
             if self._closed:
                 return
             self._closed = True
+            self._opened = None
         if self._refresher is not None:
             self._refresher.stop()
         self._transport.close()
 
-    def _count(self, copies: Copies, tally: Tally) -> None:
-        tally.attempted(copies.endpoints, len(copies.payload))
-        heard = self._transport.heard()
-        if copies.faults:
-            tally.dropped(copies.faults)
-        if heard:
-            tally.refused(heard)
+    def _count(
+        self, tally: Tally, endpoints: tuple[Endpoint, ...], messages: int, size: int, faults: Sequence[Fault]
+    ) -> None:
+        """Count what became of so many messages, of `size` bytes in all."""
+        tally.attempted(endpoints, size, messages)
+        tally.dropped(faults)
         with self._lock:
-            self._stats.messages += 1
-            self._stats.sent += len(copies.endpoints) - len(copies.faults)
-            self._stats.refused += len(heard)
-            for fault in copies.faults:
+            self._stats.messages += messages
+            self._stats.sent += messages * len(endpoints) - len(faults)
+            for fault in faults:
                 reason = DropReason.of(fault.errno)
                 self._stats.dropped[reason] = self._stats.dropped.get(reason, 0) + 1
+        if self._transport.has_heard:
+            self._hear(tally)
 
-    def _report(self, tally: Tally, *, settled: bool) -> Report:
-        if settled:
-            late = self._transport.heard()
-            tally.refused(late)
-            with self._lock:
-                self._stats.refused += len(late)
+    def _hear(self, tally: Tally) -> None:
+        """Take the ICMP errors that have come."""
+        heard = self._transport.heard()
+        tally.refused(heard)
+        with self._lock:
+            self._stats.refused += len(heard)
+
+    def _report(self, tally: Tally) -> Report:
         known = self._known()
-        return Report(tally, age=known.age(time.monotonic()) or 0.0, stale=known.failure is not None)
+        return Report.of(tally, known.age(time.monotonic()) or 0.0, known.failure is not None)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._refresher is not None else "not opened"
@@ -181,28 +197,80 @@ class Sender(FanOut):
         """Send one copy of `payload` (up to 65,507 bytes) to each pod and report on each.
 
         ICMP errors come a round trip later: `settle` is how many seconds to wait for them. Those that come after
-        this call are told by the next report. Raises `InvalidInput`, `MessageTooLarge`, `NoEndpoints`,
+        this call are told by a later report. Raises `InvalidInput`, `MessageTooLarge`, `NoEndpoints`,
         `ResolverUnavailable` or `Closed`; no pod got a copy then.
         """
-        return self.send_many((payload,), settle=settle)
+        # Written out, and not a stream of one: to two pods, this function must cost next to nothing.
+        if type(payload) is not bytes or len(payload) > MAX_PAYLOAD:
+            payload = check_payload(payload)
+        refresher = self._opened or self._open()
+        known = refresher.known
+        if not known.endpoints:
+            known = refresher.endpoints()
+        endpoints = known.endpoints
+        stop = len(endpoints)
+        faults: list[Fault] = []
+        transport = self._transport
+        position = transport.send(payload, endpoints, 0, stop, faults)
+        while position < stop:
+            if not _wait_writable(transport.fileno(endpoints[position])):
+                faults += [Fault(endpoint, errno.EAGAIN) for endpoint in endpoints[position:]]
+                break
+            position = transport.send(payload, endpoints, position, stop, faults)
+        if faults or settle or transport.has_heard:
+            tally = Tally()
+            self._count(tally, endpoints, 1, len(payload), faults)
+            return self._settled(tally, settle)
+        stats = self._stats
+        with self._lock:
+            stats.messages += 1
+            stats.sent += stop
+        age = known.age(time.monotonic()) or 0.0
+        return Report(1, len(payload), ((endpoints, 1),), age, known.failure is not None)
 
-    def send_many(self, payloads: Iterable[bytes], *, settle: float = 0.0) -> Report:
-        """Send each of `payloads` as it is produced, like `send`, following the pods meanwhile; report on all.
+    def send_many(
+        self,
+        payloads: Iterable[bytes],
+        *,
+        rate: float | None = None,
+        bandwidth: float | None = None,
+        burst: int = BURST,
+        stop: threading.Event | None = None,
+        settle: float = 0.0,
+    ) -> Report:
+        """Send each of `payloads` as it is produced, following the pods meanwhile; report on all.
+
+        What is produced within a millisecond leaves together, as runs of equal sizes where the kernel can (GSO);
+        what comes after a pause leaves at once. `rate` (messages/s) and `bandwidth` (bits of payload/s) pace the
+        stream, in bursts of at most `burst` tiny datagrams (see `Pacer`); `stop`, set by anyone, ends it.
 
         An error raised by the iterable, or by one of its payloads, ends the stream: what came before it was sent.
+        Raises what `send` raises.
         """
         refresher = self._open()
         tally = Tally()
-        for payload in payloads:
-            data = check_payload(payload)
-            copies = Copies(self._transport, data, refresher.endpoints().endpoints)
+
+        def flush(ready: list[bytes]) -> None:
+            copies = Copies(self._transport, ready, refresher.endpoints().endpoints)
             while not copies.step():
-                if not _wait_writable(copies.fileno()):
+                if not _wait_writable(self._transport.fileno(copies.next_endpoint)):
                     copies.give_up()
-            self._count(copies, tally)
+            self._count(tally, copies.endpoints, len(ready), sum(map(len, ready)), copies.faults)
+
+        pacer = make_pacer(rate, bandwidth, burst)
+        never_pauses = isinstance(payloads, (list, tuple))
+        with Coalescer(flush, pacer=pacer, stop=stop, never_pauses=never_pauses) as coalescer:
+            for payload in payloads:
+                if not coalescer.put(check_payload(payload)):
+                    break
+        self._hear(tally)
+        return self._settled(tally, settle)
+
+    def _settled(self, tally: Tally, settle: float) -> Report:
         if settle > 0:
             time.sleep(settle)
-        return self._report(tally, settled=settle > 0)
+            self._hear(tally)
+        return self._report(tally)
 
     def resolve(self) -> tuple[Endpoint, ...]:
         """Return the pods; wait where there never was an answer. Raises `NoEndpoints` or `ResolverUnavailable`."""
@@ -222,6 +290,13 @@ class Sender(FanOut):
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def make_pacer(rate: float | None, bandwidth: float | None, burst: int) -> Pacer | None:
+    """Return what paces a stream from now on; None where nothing does."""
+    if rate is None and bandwidth is None:
+        return None
+    return Pacer(time.monotonic(), rate=rate, bandwidth=bandwidth, burst=burst)
 
 
 def _wait_writable(fileno: int | None) -> bool:

@@ -14,9 +14,10 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 
+from fanout.batch import Batch
 from fanout.discovery.answer import Answer
 from fanout.errors import Closed
-from fanout.model import Endpoint, parse_literals
+from fanout.model import MAX_PAYLOAD, Endpoint, parse_literals
 from fanout.report import Fault
 
 
@@ -74,19 +75,37 @@ class MemoryTransport:
         """Return the payloads that were sent to `host`, in order."""
         return [payload for endpoint, payload in self.sent if endpoint.host == host and port in (None, endpoint.port)]
 
-    def send(self, payload: bytes, endpoints: Sequence[Endpoint], start: int, faults: list[Fault]) -> int:
+    @property
+    def gso_limit(self) -> int:
+        """See `Transport`."""
+        return MAX_PAYLOAD
+
+    @property
+    def has_heard(self) -> bool:
+        """See `Transport`."""
+        return bool(self._heard)
+
+    def send(self, payload: bytes, endpoints: Sequence[Endpoint], start: int, stop: int, faults: list[Fault]) -> int:
+        """See `Transport`."""
+        return self.send_batch(Batch((payload,), 0), endpoints, start, stop, faults)
+
+    def send_batch(
+        self, batch: Batch, endpoints: Sequence[Endpoint], start: int, stop: int, faults: list[Fault]
+    ) -> int:
         """See `Transport`."""
         self._check_open()
-        stop = min(len(endpoints), start + self._room.popleft()) if self._room else len(endpoints)
-        for endpoint in endpoints[start:stop]:
+        reached = min(stop, start + self._room.popleft()) if self._room else stop
+        for position in range(start, reached):
+            message, pod = batch.copy_at(position, len(endpoints))
+            endpoint = endpoints[pod]
             self.attempted.append(endpoint)
             if endpoint in self.faults:
-                faults.append(Fault(endpoint, self.faults[endpoint]))
+                faults.append(Fault(endpoint, self.faults[endpoint], message))
                 continue
-            self.sent.append((endpoint, payload))
+            self.sent.append((endpoint, batch.payloads[message]))
             if endpoint in self.refusals:
                 self._heard.append(Fault(endpoint, self.refusals[endpoint]))
-        return stop
+        return reached
 
     def heard(self) -> list[Fault]:
         """See `Transport`."""

@@ -19,7 +19,7 @@ def test_a_report_has_one_outcome_a_pod() -> None:
     tally.attempted(second, 7)
     tally.dropped([Fault(B, errno.EPERM), Fault(B, errno.EPERM)])
     tally.refused([Fault(C, errno.ECONNREFUSED)])
-    report = Report(tally, age=1.5, stale=True)
+    report = Report.of(tally, age=1.5, stale=True)
     assert report.messages == 3
     assert report.size == 17
     assert report.endpoints == (A, B, C)
@@ -43,7 +43,7 @@ def test_every_attempt_is_sent_or_dropped(messages: list[tuple[list[Endpoint], i
         bad = data.draw(st.lists(st.sampled_from(endpoints), unique=True)) if endpoints else []
         tally.dropped(Fault(endpoint, errno.ENOBUFS) for endpoint in bad)
         attempts, drops = attempts + len(endpoints), drops + len(bad)
-    outcomes = Report(tally, age=0, stale=False).outcomes
+    outcomes = Report.of(tally, age=0, stale=False).outcomes
     assert sum(outcome.sent + outcome.dropped for outcome in outcomes) == attempts
     assert sum(outcome.dropped for outcome in outcomes) == drops
     assert len({outcome.endpoint for outcome in outcomes}) == len(outcomes)
@@ -53,4 +53,4 @@ def test_a_refusal_by_a_pod_that_left_is_told() -> None:
     tally = Tally()
     tally.attempted((A,), 1)
     tally.refused([Fault(B, errno.ECONNREFUSED)])
-    assert Report(tally, age=0, stale=False).refused == (Outcome(B, refused=1, errno=errno.ECONNREFUSED),)
+    assert Report.of(tally, age=0, stale=False).refused == (Outcome(B, refused=1, errno=errno.ECONNREFUSED),)

@@ -1,36 +1,344 @@
-"""The contract of a transport, held by the sockets and by the one in memory alike."""
+"""The contract of a transport, held by every way out of it: the loop, `sendmmsg`, GSO, and the one in memory."""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import socket
+import struct
+from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fanout.batch import Batch
 from fanout.errors import Closed
-from fanout.model import Endpoint
-from fanout.net.transport import Transport, UdpTransport
+from fanout.model import MAX_PAYLOAD, Endpoint
+from fanout.net.headers import SendMany, system_sendmmsg
+from fanout.net.transport import Transport
+from fanout.net.udp import UdpTransport
 from fanout.report import Fault
 from fanout.testing import MemoryTransport
 from tests.conftest import Pod
 
 BROADCAST = Endpoint("255.255.255.255", 9)
+NO_ROOM = 1_000
+"""More calls than any script has entries: a transport that has not come to its end then never will."""
 
 
 def send_all(transport: Transport, payload: bytes, endpoints: list[Endpoint]) -> list[Fault]:
     faults: list[Fault] = []
     position = 0
-    while position < len(endpoints):
-        position = transport.send(payload, endpoints, position, faults)
+    for _ in range(NO_ROOM):
+        if position == len(endpoints):
+            break
+        position = transport.send(payload, endpoints, position, len(endpoints), faults)
+    assert position == len(endpoints)
     return faults
 
 
-@pytest.fixture
-def udp() -> Iterator[UdpTransport]:
-    transport = UdpTransport()
+def send_batch(
+    transport: Transport, payloads: list[bytes], endpoints: list[Endpoint], stops: list[int] | None = None
+) -> list[Fault]:
+    """Send a batch, in calls that end at the positions of `stops` and at its end."""
+    faults: list[Fault] = []
+    batch = Batch(payloads, transport.gso_limit)
+    total = len(payloads) * len(endpoints)
+    position = 0
+    for stop in [*sorted(stops or []), total]:
+        for _ in range(NO_ROOM):
+            if position >= stop:
+                break
+            position = transport.send_batch(batch, endpoints, position, stop, faults)
+            assert position <= stop
+    assert position == total
+    return faults
+
+
+# --- any script of errnos and short counts -------------------------------------------------------------------------
+
+_MSGHDR = struct.Struct("@PIPNPNi0PI0P")
+_IOVEC = struct.Struct("@PN")
+_ERRNOS = [errno.EPERM, errno.EACCES, errno.ENOBUFS, errno.EINVAL, errno.EHOSTUNREACH, errno.EMSGSIZE]
+OK, FULL, ICMP, ICMP_WITHIN, SHORT, MISSING = range(6)
+
+
+@dataclass
+class Kernel:
+    """Both sockets' side of the system calls: does what the script says, and keeps what it was given.
+
+    Each call takes an entry of the script. `FULL`: EAGAIN. `ICMP`: an error of an earlier copy fails this call.
+    `ICMP_WITHIN`: it comes while `sendmmsg` runs, which ends early and forgets it. `SHORT`: `sendmmsg` ends early.
+    `MISSING`: there is no `sendmmsg`.
+    """
+
+    bad: dict[Endpoint, int] = field(default_factory=dict)
+    script: deque[int] = field(default_factory=deque)
+    gso_limit: int = MAX_PAYLOAD
+    no_gso: int = errno.EIO
+    taken: list[tuple[Endpoint, bytes]] = field(default_factory=list)
+    refusals: int = 0
+    calls: int = 0
+    _queue: deque[Endpoint] = field(default_factory=deque)
+
+    def socket(self, family: int, kind: int) -> Any:
+        assert kind == socket.SOCK_DGRAM
+        return _KernelSocket(self, family)
+
+    def sendmmsg(self, fileno: int, address: int, count: int) -> int:
+        event = self.begin()
+        assert 0 < count <= 1024
+        if event == MISSING:
+            raise OSError(errno.ENOSYS, "missing")
+        end = count if event not in (SHORT, ICMP_WITHIN) else (count + 1) // 2
+        for index in range(end):
+            name, length, vector, vectors, *_ = _MSGHDR.unpack(ctypes.string_at(address + index * 64, 64))
+            base, size = _IOVEC.unpack(ctypes.string_at(vector, 16))
+            assert vectors == 1
+            endpoint = _parse(ctypes.string_at(name, length))
+            assert (length == 28) is endpoint.is_ipv6 is (fileno == 6)
+            if endpoint in self.bad:
+                if index == 0:
+                    raise OSError(self.bad[endpoint], "bad")
+                return index
+            self.taken.append((endpoint, ctypes.string_at(base, size)))
+        if event == ICMP_WITHIN:
+            self.queue()
+        return end
+
+    def begin(self) -> int:
+        self.calls += 1
+        event = self.script.popleft() if self.script else OK
+        if event == FULL:
+            raise BlockingIOError(errno.EAGAIN, "full")
+        if event == ICMP:
+            self.queue()
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "an earlier one")
+        return event
+
+    def queue(self) -> None:
+        self.refusals += 1
+        self._queue.append(Endpoint("10.0.0.99", self.refusals))
+
+    def dequeue(self) -> Endpoint:
+        if not self._queue:
+            raise BlockingIOError(errno.EAGAIN, "empty")
+        return self._queue.popleft()
+
+
+class _KernelSocket:
+    def __init__(self, kernel: Kernel, family: int) -> None:
+        self.kernel, self.is_ipv6 = kernel, family == socket.AF_INET6
+
+    def setblocking(self, flag: bool) -> None:
+        assert not flag
+
+    def setsockopt(self, *option: int) -> None:
+        pass
+
+    def fileno(self) -> int:
+        return 6 if self.is_ipv6 else 4
+
+    def close(self) -> None:
+        pass
+
+    def recvmsg(self, *_: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, tuple[str, int]]:
+        culprit = self.kernel.dequeue()
+        error = struct.pack("=IBBBBII", errno.ECONNREFUSED, 2, 3, 3, 0, 0, 0)
+        return b"", [(socket.IPPROTO_IP, 11, error)], 0, culprit
+
+    def sendto(self, payload: bytes, endpoint: Endpoint) -> int:
+        self._attempt(endpoint)
+        self.kernel.taken.append((endpoint, payload))
+        return len(payload)
+
+    def sendmsg(
+        self, buffers: list[bytes], option: list[tuple[int, int, bytes]], flags: int, endpoint: Endpoint
+    ) -> int:
+        ((level, kind, data),) = option
+        (size,) = struct.unpack("=H", data)
+        run = b"".join(buffers)
+        segments = [run[at : at + size] for at in range(0, len(run), size)]
+        assert (level, kind, flags) == (17, 103, 0)
+        assert 1 < len(segments) <= 64
+        assert len(run) <= MAX_PAYLOAD
+        if size > self.kernel.gso_limit:
+            raise OSError(self.kernel.no_gso, "no GSO")
+        self._attempt(endpoint)
+        self.kernel.taken.extend((endpoint, segment) for segment in segments)
+        return len(run)
+
+    def _attempt(self, endpoint: Endpoint) -> None:
+        assert endpoint.is_ipv6 is self.is_ipv6
+        self.kernel.begin()
+        if endpoint in self.kernel.bad:
+            raise OSError(self.kernel.bad[endpoint], "bad")
+
+
+def _parse(address: bytes) -> Endpoint:
+    (family,) = struct.unpack_from("@H", address)
+    port = int.from_bytes(address[2:4], "big")
+    host = address[4:8] if family == socket.AF_INET else address[8:24]
+    return Endpoint(socket.inet_ntop(family, host), port)
+
+
+def none() -> SendMany | None:
+    return None
+
+
+PODS = st.one_of(
+    st.lists(st.integers(1, 9).map(lambda n: Endpoint(f"10.0.0.{n}", 1)), min_size=1, max_size=9, unique=True),
+    st.lists(
+        st.sampled_from([Endpoint(host, 1) for host in ("10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2", "fd00::3")]),
+        min_size=1,
+        unique=True,
+    ),
+    st.lists(st.integers(1, 9).map(lambda n: Endpoint(f"fd00::{n}", 1)), min_size=1, max_size=9, unique=True),
+)
+PAYLOADS = st.one_of(
+    st.lists(st.binary(max_size=3), min_size=1, max_size=12),
+    st.lists(st.sampled_from([0, 1, 600, 1400, 1400, 1400, 40_000]).map(bytes), min_size=1, max_size=80),
+)
+SCRIPT = st.lists(st.sampled_from([OK, OK, FULL, ICMP, ICMP_WITHIN, SHORT, MISSING]), max_size=40)
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    pods=PODS,
+    payloads=PAYLOADS,
+    script=SCRIPT,
+    gso_limit=st.sampled_from([0, 599, 1400, MAX_PAYLOAD]),
+    no_gso=st.sampled_from([errno.EIO, errno.EINVAL, errno.EMSGSIZE]),
+    has_sendmmsg=st.booleans(),
+    data=st.data(),
+)
+def test_each_copy_is_attempted_once_in_order_or_reported_whatever_the_kernel_says(
+    pods: list[Endpoint],
+    payloads: list[bytes],
+    script: list[int],
+    gso_limit: int,
+    no_gso: int,
+    has_sendmmsg: bool,
+    data: st.DataObject,
+) -> None:
+    bad = data.draw(st.dictionaries(st.sampled_from(pods), st.sampled_from(_ERRNOS), max_size=3))
+    kernel = Kernel(bad, deque(script), gso_limit, no_gso)
+    transport = UdpTransport(make_socket=kernel.socket, find_sendmmsg=lambda: kernel.sendmmsg if has_sendmmsg else None)
+    total = len(pods) * len(payloads)
+    batch = Batch(payloads, transport.gso_limit)
+    order = [batch.copy_at(position, len(pods)) for position in range(total)]
+    assert sorted(order) == [(message, pod) for message in range(len(payloads)) for pod in range(len(pods))]
+    stops = data.draw(st.lists(st.integers(0, total), max_size=3))
+    faults = send_batch(transport, payloads, pods, stops)
+
+    expected = [(pods[pod], payloads[message]) for message, pod in order if pods[pod] not in bad]
+    assert kernel.taken == expected
+    assert faults == [Fault(pods[pod], bad[pods[pod]], message) for message, pod in order if pods[pod] in bad]
+    assert transport.has_heard == (kernel.refusals > 0), "what a call has met is known without looking"
+    assert len(transport.heard()) == kernel.refusals
+    assert not transport.has_heard
+
+    kernel.taken.clear()
+    kernel.refusals = 0
+    kernel.script.extend(data.draw(SCRIPT))
+    assert send_all(transport, b"one", pods) == [Fault(pod, bad[pod]) for pod in pods if pod in bad]
+    assert kernel.taken == [(pod, b"one") for pod in pods if pod not in bad]
+    assert transport.has_heard == (kernel.refusals > 0)
+
+
+@given(pods=PODS, payloads=PAYLOADS, room=st.lists(st.integers(0, 5), max_size=20), data=st.data())
+def test_memory_keeps_the_same_contract(
+    pods: list[Endpoint], payloads: list[bytes], room: list[int], data: st.DataObject
+) -> None:
+    bad = data.draw(st.dictionaries(st.sampled_from(pods), st.sampled_from(_ERRNOS)))
+    refusals = data.draw(st.dictionaries(st.sampled_from(pods), st.just(errno.ECONNREFUSED)))
+    transport = MemoryTransport(faults=bad, refusals=refusals, room=room)
+    batch = Batch(payloads, transport.gso_limit)
+    order = [batch.copy_at(position, len(pods)) for position in range(len(pods) * len(payloads))]
+    faults = send_batch(transport, payloads, pods)
+    assert transport.attempted == [pods[pod] for _, pod in order]
+    assert faults == [Fault(pods[pod], bad[pods[pod]], message) for message, pod in order if pods[pod] in bad]
+    assert transport.sent == [(pods[pod], payloads[message]) for message, pod in order if pods[pod] not in bad]
+    assert {fault.endpoint for fault in transport.heard()} == set(refusals) - set(bad)
+    assert transport.heard() == []
+
+
+def test_a_family_without_gso_is_not_asked_again() -> None:
+    kernel = Kernel(gso_limit=0)
+    transport = UdpTransport(make_socket=kernel.socket, find_sendmmsg=none)
+    pods = [Endpoint(f"10.0.0.{number}", 1) for number in (1, 2)]
+    payloads = [bytes(100)] * 64
+    assert send_batch(transport, payloads, pods) == []
+    calls = []
+
+    def spy(self: _KernelSocket, *arguments: object) -> int:
+        calls.append(arguments)
+        raise AssertionError("asked again")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_KernelSocket, "sendmsg", spy)
+        assert send_batch(transport, payloads, pods) == []
+    assert transport.gso_limit == MAX_PAYLOAD, "the other family has not been asked yet"
+    assert len(kernel.taken) == 256
+
+
+def test_a_system_without_sendmmsg_is_not_asked_again() -> None:
+    kernel = Kernel(script=deque([MISSING]))
+    transport = UdpTransport(make_socket=kernel.socket, find_sendmmsg=lambda: kernel.sendmmsg)
+    pods = [Endpoint(f"10.0.0.{number}", 1) for number in range(1, 9)]
+    for calls in (9, 8, 8):
+        kernel.calls = 0
+        assert send_all(transport, b"x", pods) == []
+        assert kernel.calls == calls
+    assert len(kernel.taken) == 24
+
+
+def test_segments_over_the_mtu_go_alone_and_smaller_ones_still_merge() -> None:
+    kernel = Kernel(gso_limit=1472, no_gso=errno.EINVAL)
+    transport = UdpTransport(make_socket=kernel.socket, find_sendmmsg=none)
+    pod = [Endpoint("10.0.0.1", 1)]
+    for size, calls in ((1473, 40), (1473, 40), (1472, 1)):
+        kernel.calls = 0
+        assert send_batch(transport, [bytes(size)] * 40, pod) == []
+        assert kernel.calls == calls
+    assert len(kernel.taken) == 120
+
+
+def test_as_few_calls_as_possible() -> None:
+    kernel = Kernel()
+    transport = UdpTransport(make_socket=kernel.socket, find_sendmmsg=lambda: kernel.sendmmsg)
+    pods = [Endpoint(f"10.0.0.{number}", 1) for number in range(1, 17)]
+    for payloads, calls in (
+        ([bytes(100)] * 64, 16),  # a run a pod
+        ([bytes(number) for number in range(64)], 1),  # all of them unequal
+        ([bytes(100)] * 63 + [bytes(7)], 16),  # the last may be shorter
+        ([b"x"], 1),
+    ):
+        kernel.calls = 0
+        assert send_batch(transport, payloads, pods) == []
+        assert kernel.calls == calls
+
+
+def test_many_pods_are_sent_to_a_thousand_at_a_time() -> None:
+    kernel = Kernel()
+    transport = UdpTransport(make_socket=kernel.socket, find_sendmmsg=lambda: kernel.sendmmsg)
+    pods = [Endpoint(f"10.0.{number // 250}.{number % 250 + 1}", 1) for number in range(4000)]
+    assert send_all(transport, b"x", pods) == []
+    assert kernel.taken == [(pod, b"x") for pod in pods]
+    assert kernel.calls == 4
+
+
+# --- real sockets ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["loop", "system"])
+def udp(request: pytest.FixtureRequest) -> Iterator[UdpTransport]:
+    """Without and with `sendmmsg`."""
+    transport = UdpTransport(find_sendmmsg=none if request.param == "loop" else system_sendmmsg)
     yield transport
     transport.close()
 
@@ -78,48 +386,33 @@ def test_a_payload_over_the_limit_is_a_fault_of_each_entry(udp: UdpTransport, po
     assert send_all(udp, bytes(65_508), endpoints) == [Fault(endpoint, errno.EMSGSIZE) for endpoint in endpoints]
 
 
-def test_a_full_socket_means_wait(pods: Callable[..., list[Pod]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A send buffer that is full for a moment: the copies go out once, in order, after the wait."""
+def test_a_batch_arrives_with_its_boundaries(udp: UdpTransport, pods: Callable[..., list[Pod]]) -> None:
+    made = pods(hosts=["127.0.0.11", "127.0.0.12", "127.0.0.13", "127.0.0.14"])
+    payloads = [
+        *[bytes([number]) * 1200 for number in range(100)],
+        b"short",
+        b"",
+        b"",
+        *[bytes(number) for number in range(50)],
+        *[b"y" * 30_000] * 3,
+        bytes(65_507),
+    ]
+    assert send_batch(udp, payloads, [pod.endpoint for pod in made]) == []
+    for pod in made:
+        assert pod.waiting() == payloads
+
+
+def test_a_bad_entry_of_a_batch_never_costs_another_its_copies(
+    udp: UdpTransport, pods: Callable[..., list[Pod]], closed_port: int
+) -> None:
     made = pods(3)
-
-    class Full(socket.socket):
-        calls = 0
-
-        def sendto(self, *arguments: object) -> int:
-            type(self).calls += 1
-            if self.calls % 2:
-                raise BlockingIOError(errno.EAGAIN, "full")
-            return super().sendto(*arguments)  # type: ignore[call-overload, no-any-return]
-
-    monkeypatch.setattr(socket, "socket", Full)
-    transport = UdpTransport()
-    endpoints = [pod.endpoint for pod in made]
-    faults: list[Fault] = []
-    positions = [0]
-    while positions[-1] < 3:
-        positions.append(transport.send(b"x", endpoints, positions[-1], faults))
-    assert positions == [0, 0, 1, 2, 3]
-    assert transport.fileno(endpoints[0]) is not None
-    assert faults == []
-    assert [pod.waiting() for pod in made] == [[b"x"]] * 3
-    transport.close()
-
-
-@given(st.data())
-def test_memory_keeps_the_same_contract(data: st.DataObject) -> None:
-    endpoints = [Endpoint(f"10.0.0.{number}", 1) for number in range(data.draw(st.integers(0, 12)))]
-    numbers = st.sampled_from([errno.EPERM, errno.ENOBUFS])
-    choose = st.sampled_from(endpoints) if endpoints else st.nothing()
-    faults = data.draw(st.dictionaries(choose, numbers))
-    refusals = data.draw(st.dictionaries(choose, st.just(errno.ECONNREFUSED)))
-    room = data.draw(st.lists(st.integers(0, 5), max_size=20))
-    transport = MemoryTransport(faults=faults, refusals=refusals, room=room)
-    found = send_all(transport, b"x", endpoints)
-    assert transport.attempted == endpoints
-    assert [fault.endpoint for fault in found] == [endpoint for endpoint in endpoints if endpoint in faults]
-    assert [endpoint for endpoint, _ in transport.sent] == [e for e in endpoints if e not in faults]
-    assert {fault.endpoint for fault in transport.heard()} == set(refusals) - set(faults)
-    assert transport.heard() == []
+    dead = Endpoint("127.0.0.1", closed_port)
+    endpoints = [BROADCAST, made[0].endpoint, dead, made[1].endpoint, dead, made[2].endpoint]
+    payloads = [bytes(10)] * 20 + [b"1", b"22"]
+    faults = send_batch(udp, payloads, endpoints)
+    assert faults == [Fault(BROADCAST, errno.EACCES, message) for message in range(22)]
+    assert [pod.waiting() for pod in made] == [payloads] * 3
+    assert udp.heard().count(Fault(dead, errno.ECONNREFUSED)) > 0
 
 
 @pytest.mark.parametrize("make", [UdpTransport, MemoryTransport])
@@ -129,7 +422,7 @@ def test_after_close_every_call_says_closed(make: Callable[[], Transport]) -> No
     transport.close()
     endpoint = Endpoint("127.0.0.1", 9)
     calls: list[Callable[[], object]] = [
-        lambda: transport.send(b"x", [endpoint], 0, []),
+        lambda: transport.send(b"x", [endpoint], 0, 1, []),
         transport.heard,
         lambda: transport.fileno(endpoint),
     ]

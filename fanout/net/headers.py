@@ -1,0 +1,90 @@
+"""The table of message headers that `sendmmsg` reads (man 2 sendmmsg): made once for a set of pods."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable, Sequence
+
+from fanout.model import Endpoint
+
+_ENTRIES = 1024
+_SLOTS = 64
+_HEADER = struct.Struct("@PIPNPNi0P")  # struct msghdr: name, its length, iov, its length, control, its length, flags
+_ENTRY = struct.Struct(f"@{_HEADER.format.removeprefix('@')}I0P")  # struct mmsghdr: and the bytes sent
+_IPV4 = struct.Struct("@H2s4s8x")  # struct sockaddr_in
+_IPV6 = struct.Struct("@H2s4x16s4x")  # struct sockaddr_in6
+
+SendMany = Callable[[int, int, int], int]
+"""Sends so many entries at an address through a file descriptor; returns how many were taken, or raises OSError."""
+
+
+class _Vector(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_char_p), ("length", ctypes.c_size_t))
+
+
+class Headers:
+    """Headers for one message, or for several (`slots`), to each of `endpoints`, all of one family.
+
+    Entry `slot * len(endpoints) + pod` is the copy of that slot's payload for that pod. Raises OSError for a host
+    that is no address.
+    """
+
+    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+        pods = len(endpoints)
+        self.endpoints = endpoints
+        self.slots = max(1, min(_SLOTS, _ENTRIES // pods))
+        names = b"".join(map(_socket_address, endpoints))
+        size = len(names) // pods
+        self._names = ctypes.create_string_buffer(names, len(names))
+        self._vectors = (_Vector * self.slots)()
+        first_name, first_vector = ctypes.addressof(self._names), ctypes.addressof(self._vectors)
+        self._entries = ctypes.create_string_buffer(
+            b"".join(
+                _ENTRY.pack(first_name + pod * size, size, first_vector + slot * ctypes.sizeof(_Vector), 1, 0, 0, 0, 0)
+                for slot in range(self.slots)
+                for pod in range(pods)
+            )
+        )
+        self._address = ctypes.addressof(self._entries)
+
+    def fill(self, payloads: Sequence[bytes]) -> None:
+        """Put payloads into the first slots: at most `slots`."""
+        for vector, payload in zip(self._vectors, payloads, strict=False):
+            vector.base = payload
+            vector.length = len(payload)
+
+    def address(self, entry: int) -> int:
+        """Return where an entry begins in memory."""
+        return self._address + entry * _ENTRY.size
+
+
+def _socket_address(endpoint: Endpoint) -> bytes:
+    family = socket.AF_INET6 if endpoint.is_ipv6 else socket.AF_INET
+    port = endpoint.port.to_bytes(2, "big")
+    layout = _IPV6 if endpoint.is_ipv6 else _IPV4
+    return layout.pack(family, port, socket.inet_pton(family, endpoint.host))
+
+
+def system_sendmmsg() -> SendMany | None:
+    """Return the system's `sendmmsg`; None where it has none, or another layout than Linux."""
+    if sys.platform != "linux":
+        return None
+    try:
+        function = ctypes.CFUNCTYPE(
+            ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, use_errno=True
+        )(("sendmmsg", ctypes.CDLL(None, use_errno=True)))
+    except (OSError, AttributeError):
+        return None
+
+    def sendmmsg(fileno: int, address: int, count: int) -> int:
+        taken: int = function(fileno, address, count, 0)
+        if taken < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return taken
+
+    return sendmmsg

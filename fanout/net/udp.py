@@ -1,0 +1,344 @@
+"""How copies leave: by the plain `sendto` loop, by `sendmmsg`, or as runs of segments (GSO)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fanout.batch import Batch, Part
+from fanout.errors import Closed
+from fanout.model import MAX_PAYLOAD, Endpoint
+from fanout.report import Fault
+
+if TYPE_CHECKING:
+    from fanout.net.headers import Headers, SendMany
+
+# Values of Linux (include/uapi/linux/in.h, in6.h, udp.h, errqueue.h) that the socket module does not name.
+_IPV4_ERRORS = (socket.IPPROTO_IP, 11)  # IP_RECVERR
+_IPV6_ERRORS = (socket.IPPROTO_IPV6, 25)  # IPV6_RECVERR
+_UDP_SEGMENT = 103
+_SOCK_EXTENDED_ERR = struct.Struct("=IBBBBII")
+_SEGMENT = struct.Struct("=H")
+_HAS_ERROR_QUEUE = hasattr(socket, "MSG_ERRQUEUE")
+# Bounds for a peer that answers with a flood of ICMP errors.
+_ERRORS_PER_DRAIN = 8192
+_TRIES_AFTER_ERRORS = 64
+# What says that a run of segments cannot leave as one: EIO a device without checksums, EMSGSIZE or EINVAL a
+# segment over the path's MTU, or a kernel that does not know the option.
+_NO_GSO = frozenset((errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP, errno.ENOPROTOOPT))
+_SMALLEST_MTU = 576
+ENTRIES = 1024
+"""Messages in one `sendmmsg`: the kernel takes no more (UIO_MAXIOV)."""
+HEADERS_FROM = 4
+"""Copies from which on `sendmmsg` beats the loop, ctypes and all (`make bench`)."""
+
+
+def _system_sendmmsg() -> SendMany | None:
+    # ctypes is imported when it is first needed: not for a message to two pods.
+    from fanout.net.headers import system_sendmmsg
+
+    return system_sendmmsg()
+
+
+class UdpTransport:
+    """One non-blocking, unconnected socket a family, opened when first needed; see `Transport` for the contract.
+
+    The plain loop is the specification. For a message to 4 pods or more of one family `sendmmsg` does the same with
+    fewer calls. A merged part of a batch leaves as one GSO send a pod; a family for which the kernel refuses that
+    while it takes the messages one by one gets them so from then on.
+
+    Linux tells of an ICMP error at the next send on the socket, whichever its destination; only the error queue
+    (`IP_RECVERR`, man 7 ip) names the culprit. So a failed send is tried again as long as the queue had something
+    to tell: that failure was not its own. One thread at a time sends, or the error that one thread met would be
+    explained to another.
+
+    `make_socket` and `find_sendmmsg` take the place of the system's; where there is no `sendmmsg` the loop is used.
+    """
+
+    def __init__(
+        self,
+        *,
+        make_socket: Callable[[int, int], socket.socket] = socket.socket,
+        find_sendmmsg: Callable[[], SendMany | None] = _system_sendmmsg,
+    ) -> None:
+        self._make_socket = make_socket
+        self._find_sendmmsg = find_sendmmsg
+        self._sendmmsg: SendMany | None = None
+        self._looked_for_sendmmsg = False
+        self._sockets: dict[bool, socket.socket] = {}
+        self._gso_limits = dict.fromkeys((False, True), MAX_PAYLOAD if sys.platform == "linux" else 0)
+        self._lock = threading.Lock()
+        self._heard: list[Fault] = []
+        self._closed = False
+        self._prepared: Sequence[Endpoint] | None = None
+        self._sendto: Callable[[bytes, Endpoint], int] | None = None
+        self._headers: Headers | None = None
+        self._has_headers = False
+
+    @property
+    def gso_limit(self) -> int:
+        """See `Transport`."""
+        return max(self._gso_limits.values())
+
+    @property
+    def has_heard(self) -> bool:
+        """See `Transport`."""
+        return bool(self._heard)
+
+    def send(self, payload: bytes, endpoints: Sequence[Endpoint], start: int, stop: int, faults: list[Fault]) -> int:
+        """See `Transport`."""
+        with self._lock:
+            if endpoints is not self._prepared:
+                self._prepare(endpoints)
+            sendto = self._sendto
+            if sendto is None:
+                return self._send_each((payload,), endpoints, start, stop, faults)
+            # The path of one message to a few pods: as lean as a loop can be.
+            position = start
+            try:
+                for endpoint in endpoints if stop - start == len(endpoints) else endpoints[start:stop]:
+                    sendto(payload, endpoint)
+                    position += 1
+            except OSError:
+                self._drain(self._sockets[endpoints[0].is_ipv6])
+                return self._send_each((payload,), endpoints, position, stop, faults)
+            return stop
+
+    def send_batch(
+        self, batch: Batch, endpoints: Sequence[Endpoint], start: int, stop: int, faults: list[Fault]
+    ) -> int:
+        """See `Transport`."""
+        pods = len(endpoints)
+        position = start
+        with self._lock:
+            if endpoints is not self._prepared:
+                self._prepare(endpoints)
+            while position < stop:
+                part = batch.part_at(position, pods)
+                offset = part.first * pods
+                end = min(stop, offset + part.length * pods)
+                payloads = batch.payloads[part.first : part.first + part.length]
+                sent: list[Fault] = []
+                if part.merged:
+                    reached = self._send_run(payloads, part, endpoints, position - offset, end - offset, sent)
+                else:
+                    reached = self._send_each(payloads, endpoints, position - offset, end - offset, sent)
+                faults.extend(fault._replace(message=fault.message + part.first) for fault in sent)
+                position = offset + reached
+                if position < end:
+                    break
+        return position
+
+    def heard(self) -> list[Fault]:
+        """See `Transport`."""
+        with self._lock:
+            self._check_open()
+            for sender in self._sockets.values():
+                self._drain(sender)
+            heard, self._heard = self._heard, []
+            return heard
+
+    def fileno(self, endpoint: Endpoint) -> int | None:
+        """See `Transport`."""
+        with self._lock:
+            self._check_open()
+            return self._sockets[endpoint.is_ipv6].fileno()
+
+    def close(self) -> None:
+        """See `Transport`."""
+        with self._lock:
+            self._closed = True
+            self._prepared = self._sendto = self._headers = None
+            for opened in self._sockets.values():
+                opened.close()
+            self._sockets.clear()
+
+    def _prepare(self, endpoints: Sequence[Endpoint]) -> None:
+        """Choose the way to these pods: once, as long as they stay the same."""
+        self._check_open()
+        self._sendto = self._headers = None
+        self._has_headers = False
+        families = {endpoint.is_ipv6 for endpoint in endpoints}
+        if len(families) == 1:
+            # No socket of that family, or a host that is no address: the loop tells of it pod by pod.
+            with contextlib.suppress(OSError):
+                sender = self._socket(*families)
+                if len(endpoints) < HEADERS_FROM or not self._has_sendmmsg():
+                    self._sendto = sender.sendto
+                self._has_headers = True
+        self._prepared = endpoints
+
+    def _find_headers(self, endpoints: Sequence[Endpoint]) -> Headers | None:
+        """Return the headers for these pods where there can be some; made once."""
+        if self._headers is None and self._has_headers and self._has_sendmmsg():
+            from fanout.net.headers import Headers
+
+            self._has_headers = False
+            with contextlib.suppress(OSError):
+                self._headers = Headers(endpoints)
+        return self._headers
+
+    def _has_sendmmsg(self) -> bool:
+        if not self._looked_for_sendmmsg:
+            self._looked_for_sendmmsg = True
+            self._sendmmsg = self._find_sendmmsg()
+        return self._sendmmsg is not None
+
+    def _send_each(
+        self, payloads: Sequence[bytes], endpoints: Sequence[Endpoint], start: int, stop: int, faults: list[Fault]
+    ) -> int:
+        """Send the messages one by one, each to every pod: `start` and `stop` are among these copies."""
+        pods = len(endpoints)
+        position = start
+        while position < stop:
+            headers = self._find_headers(endpoints) if stop - position >= HEADERS_FROM else None
+            if headers is not None:
+                position = self._send_headers(headers, payloads, position, stop)
+                if position == stop:
+                    break
+            message, pod = divmod(position, pods)
+            number = self._attempt(payloads[message], endpoints[pod])
+            if number == errno.EAGAIN:
+                break
+            if number:
+                faults.append(Fault(endpoints[pod], number, message))
+            position += 1
+        return position
+
+    def _send_headers(self, headers: Headers, payloads: Sequence[bytes], start: int, stop: int) -> int:
+        """Send with as few calls as can be, up to the first copy that fails; return its position.
+
+        A call ends before an entry that fails, and tells why only where that is its first: the caller sees the
+        errno by sending that copy alone.
+        """
+        sendmmsg = self._sendmmsg
+        pods = len(headers.endpoints)
+        sender = self._sockets[headers.endpoints[0].is_ipv6]
+        position = start
+        while position < stop and sendmmsg is not None:
+            first = position // pods
+            filled = payloads[first : first + headers.slots]
+            headers.fill(filled)
+            end = min(stop, (first + len(filled)) * pods)
+            while position < end:
+                count = min(end - position, ENTRIES)
+                try:
+                    taken = sendmmsg(sender.fileno(), headers.address(position - first * pods), count)
+                except OSError as error:
+                    if error.errno == errno.ENOSYS:
+                        self._sendmmsg = self._headers = self._prepared = None
+                    taken = 0
+                position += taken
+                if taken < count:
+                    # The kernel forgets the error that ended the call; an ICMP error is still in the queue.
+                    self._drain(sender)
+                    if not taken:
+                        return position
+        return position
+
+    def _send_run(
+        self,
+        payloads: Sequence[bytes],
+        part: Part,
+        endpoints: Sequence[Endpoint],
+        start: int,
+        stop: int,
+        faults: list[Fault],
+    ) -> int:
+        """Send a merged part, pod by pod: `start` and `stop` are among its copies."""
+        size = len(payloads[0])
+        run = [b"".join(payloads)]
+        option = [(socket.IPPROTO_UDP, _UDP_SEGMENT, _SEGMENT.pack(size))]
+        position = start
+        while position < stop:
+            pod, message = divmod(position, part.length)
+            endpoint = endpoints[pod]
+            whole = message == 0 and stop - position >= part.length
+            if whole and size <= self._gso_limits[endpoint.is_ipv6]:
+                number = self._attempt_run(run, option, endpoint)
+                if number == errno.EAGAIN:
+                    break
+                if number not in _NO_GSO:
+                    if number:
+                        faults.extend(Fault(endpoint, number, index) for index in range(part.length))
+                    position += part.length
+                    continue
+                refused = True
+            else:
+                refused = False
+            number = self._attempt(payloads[message], endpoint)
+            if number == errno.EAGAIN:
+                break
+            if number:
+                faults.append(Fault(endpoint, number, message))
+            elif refused:
+                # It was not this pod that the kernel had something against, but the run.
+                self._gso_limits[endpoint.is_ipv6] = size - 1 if size > _SMALLEST_MTU else 0
+            position += 1
+        return position
+
+    def _attempt(self, payload: bytes, endpoint: Endpoint) -> int:
+        """Send one copy; return 0, EAGAIN where the socket is full, or the errno that is the endpoint's own."""
+        try:
+            sender = self._socket(endpoint.is_ipv6)
+        except OSError as error:
+            return error.errno or errno.EAFNOSUPPORT
+        return self._send_until_explained(sender, lambda: sender.sendto(payload, endpoint))
+
+    def _attempt_run(self, run: list[bytes], option: list[tuple[int, int, bytes]], endpoint: Endpoint) -> int:
+        """Send one run; return like `_attempt`."""
+        try:
+            sender = self._socket(endpoint.is_ipv6)
+        except OSError as error:
+            return error.errno or errno.EAFNOSUPPORT
+        return self._send_until_explained(sender, lambda: sender.sendmsg(run, option, 0, endpoint))
+
+    def _send_until_explained(self, sender: socket.socket, send: Callable[[], int]) -> int:
+        number = 0
+        for _ in range(_TRIES_AFTER_ERRORS):
+            try:
+                send()
+            except OSError as error:
+                number = error.errno or errno.EIO
+                # An error in the queue makes poll() return at once, full socket or not: drain it in any case.
+                if not self._drain(sender) or number == errno.EAGAIN:
+                    return number
+            else:
+                return 0
+        return number
+
+    def _drain(self, sender: socket.socket) -> bool:
+        """Read the error queue, a bounded number of entries; return whether there was one."""
+        if not _HAS_ERROR_QUEUE:
+            return False
+        for count in range(_ERRORS_PER_DRAIN):
+            try:
+                _, ancillary, _, address = sender.recvmsg(0, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+            except OSError:
+                return count > 0
+            for level, kind, data in ancillary:
+                if (level, kind) in (_IPV4_ERRORS, _IPV6_ERRORS) and len(data) >= _SOCK_EXTENDED_ERR.size:
+                    number = _SOCK_EXTENDED_ERR.unpack_from(data)[0]
+                    self._heard.append(Fault(Endpoint(address[0], address[1]), number))
+        return True
+
+    def _socket(self, is_ipv6: bool) -> socket.socket:
+        if is_ipv6 not in self._sockets:
+            opened = self._make_socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
+            opened.setblocking(False)
+            if is_ipv6:
+                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if _HAS_ERROR_QUEUE:
+                opened.setsockopt(*(_IPV6_ERRORS if is_ipv6 else _IPV4_ERRORS), 1)
+            self._sockets[is_ipv6] = opened
+        return self._sockets[is_ipv6]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("the sender was closed while it sent")

@@ -1,0 +1,83 @@
+"""When the next messages of a paced stream may leave: a token bucket. Pure: time is an argument."""
+
+from __future__ import annotations
+
+from fanout.errors import InvalidInput
+
+BURST = 256
+"""Datagrams that may leave at once where they are tiny: what a default receive buffer holds of them."""
+_BUFFER_SHARE = 600
+"""So many bytes of payload take as much of a receive buffer as the bookkeeping of one more datagram."""
+_CATCH_UP = 0.1
+_TICK = 0.001
+_LEAST_WAIT = 1e-6
+
+
+class Pacer:
+    """Lets `rate` messages a second or `bandwidth` bits of payload a second pass, the slower where both are given.
+
+    Never more leaves at once than a default receive buffer holds: `burst` tiny datagrams, a third as many of 1,200
+    bytes. Who comes late (a busy machine, a slow producer) makes up for at most a tenth of a second, at no more than
+    twice the speed. `now` is in seconds, on a clock that never goes back; `size` is that of the messages to come, in
+    bytes. Raises `InvalidInput`.
+    """
+
+    __slots__ = ("_bandwidth", "_burst", "_due", "_rate", "_refilled_at", "_room", "_room_until", "_tokens")
+
+    def __init__(self, now: float, *, rate: float | None, bandwidth: float | None, burst: int = BURST) -> None:
+        for name, value in (("rate", rate), ("bandwidth", bandwidth), ("burst", burst)):
+            if value is not None and not 0 < value < float("inf"):
+                raise InvalidInput(f"{name} {value!r} is not a number above zero")
+        self._rate = rate
+        self._bandwidth = bandwidth
+        self._burst = float(burst)
+        self._due = now
+        self._tokens = self._burst
+        self._refilled_at = now
+        self._room = 0
+        self._room_until = now
+
+    def admit(self, now: float, size: int) -> bool:
+        """Return whether a message of `size` bytes may leave now, and count it where it may."""
+        if self._room == 0 or now >= self._room_until:
+            self._room = self._allowed(now, size)
+            self._room_until = now + _TICK
+            if self._room == 0:
+                return False
+        self._room -= 1
+        self._due += self._interval(size)
+        self._tokens -= self._weight(size)
+        return True
+
+    def _allowed(self, now: float, size: int) -> int:
+        if self._bandwidth is not None and self._bandwidth < 8 * size:
+            raise InvalidInput(
+                f"a bandwidth of {self._bandwidth:g} bits/s is less than one datagram of {size:,} bytes "
+                f"({8 * size:,} bits) a second: raise it, or send smaller messages"
+            )
+        interval = self._interval(size)
+        weight = self._weight(size)
+        self._due = max(self._due, now - _CATCH_UP)
+        self._tokens = min(self._burst, self._tokens + (now - self._refilled_at) * 2.0 * weight / interval)
+        self._refilled_at = now
+        # What sums lose by rounding must not make the stream wait once more.
+        due = int((now - self._due) / interval + 1.000001) if now >= self._due - 1e-9 else 0
+        # A message that weighs more than the whole bucket leaves when the bucket is full.
+        return min(due, max(int(self._tokens / weight + 1e-6), int(self._tokens >= self._burst - 1e-6)))
+
+    def wait(self, now: float, size: int) -> float:
+        """Return in how many seconds the next messages may leave: a millisecond's worth, so that sleeping pays."""
+        interval = self._interval(size)
+        weight = self._weight(size)
+        together = max(1, int(min(_TICK / interval, self._burst / weight / 4)))
+        for_due = self._due + (together - 1) * interval - now
+        for_tokens = self._refilled_at + (min(together * weight, self._burst) - self._tokens) / weight * interval / 2
+        return max(_LEAST_WAIT, for_due, for_tokens - now)
+
+    def _interval(self, size: int) -> float:
+        by_rate = 1.0 / self._rate if self._rate else 0.0
+        return max(by_rate, 8.0 * max(size, 1) / self._bandwidth if self._bandwidth else 0.0)
+
+    @staticmethod
+    def _weight(size: int) -> float:
+        return 1.0 + size / _BUFFER_SHARE
