@@ -25,7 +25,7 @@ _SECONDS = 5.0
 
 @click.command()
 @target_options
-@option("--rate", type=FiniteRange(min=1, max=1e7), metavar="N", help="Send N messages a second. [default: 1000]")
+@option("--rate", type=FiniteRange(0.001, 1e7), metavar="N", help="Send N messages a second. [default: 1000]")
 @option("--bandwidth", type=Bandwidth(), metavar="BITS", help="Send so many bits a second to each pod: 64k, 10M, 1.5G.")
 @option(
     "--size",
@@ -162,8 +162,9 @@ class _Picture:
     def draw(self, result: BenchResult, target: Target) -> None:
         """Write the plot in the place of what the file held."""
         from fanout.cli.bench_plot import draw
+        from fanout.cli.bench_show import pods_of
 
-        picture = draw(result, target.service.name)
+        picture = draw(result, pods_of(target, result))
         try:
             if self._file.seekable():
                 self._file.truncate(0)

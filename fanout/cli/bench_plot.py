@@ -17,6 +17,7 @@ _LOWER = 340
 _BARS_MAX = 12
 """Pods up to which each is named and has bars of its own; more are curves, in order of their p99."""
 _LABELS_MAX = 12
+_TITLE_MAX = 80
 _STYLE = Style(
     background="#ffffff",
     plot_background="#ffffff",
@@ -36,13 +37,14 @@ _STYLE = Style(
 )
 
 
-def draw(result: BenchResult, service: str) -> bytes:
-    """Return the picture as SVG; pods without figures have their place and no column."""
+def draw(result: BenchResult, pods_of: str) -> bytes:
+    """Return the picture of `pods_of` (`2 pods of NAME`) as SVG; a pod without figures has its place and no column."""
     pods = list(result.pods)
     crowded = len(pods) > _BARS_MAX
     if crowded:
         pods.sort(key=lambda pod: (pod.round_trip(0.99) is None, pod.round_trip(0.99) or 0.0))
-    upper = _latency(pods, f"Round trip to {plural(len(pods), 'pod')} of {service} (ms)", crowded=crowded)
+    whom = pods_of if len(pods_of) <= _TITLE_MAX else f"{pods_of[:_TITLE_MAX]}..."
+    upper = _latency(pods, f"Round trip to {whom} (ms)", crowded=crowded)
     lower = _loss(pods, _what_was_sent(result), crowded=crowded)
     return _one_above_the_other(upper, lower)
 

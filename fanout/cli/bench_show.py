@@ -59,9 +59,8 @@ class Live:
 
         done = min(1.0, result.elapsed / plan.seconds if plan.count is None else result.messages / plan.count)
         head = Table.grid(padding=(0, 1))
-        pods = self._target.pods(len(result.pods))
         head.add_row(
-            pods if self._target.is_literal else f"{self._target.service.name}: {pods}",
+            pods_of(self._target, result),
             ProgressBar(1.0, done, width=max(10, min(40, self._console.width - 60))),
             f"{done:.0%}  {result.messages:,} sent",
         )
@@ -199,7 +198,7 @@ def _why_lost(pod: PodResult) -> str:
 
 def _summary(result: BenchResult, target: Target) -> list[str]:
     measured = result.having(PodStatus.MEASURED)
-    pods = target.pods(len(result.pods)) + ("" if target.is_literal else f" of {target.service.name}")
+    pods = pods_of(target, result)
     if not result.messages:
         return [f"sent nothing to {pods}"]
     parts = []
@@ -218,6 +217,11 @@ def _summary(result: BenchResult, target: Target) -> list[str]:
         f"{result.rate:,.0f}/s, {bits(result.rate * result.size * 8)}/s",
         "; ".join(parts),
     ]
+
+
+def pods_of(target: Target, result: BenchResult) -> str:
+    """Return `2 pods of NAME`, or `2 endpoints` where they were named one by one."""
+    return target.pods(len(result.pods)) + ("" if target.is_literal else f" of {target.service.name}")
 
 
 def milliseconds(seconds: float | None) -> str:
