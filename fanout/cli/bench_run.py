@@ -154,7 +154,9 @@ class Bench:
         try:
             # The pods of the beginning to the end: one that joins in the middle would count as lossy.
             with Sender(self._service, resolver=StaticResolver(self._endpoints)) as sender:
-                self._report = sender.send_many(self._payloads(), settle=_SETTLE)
+                self._report = sender.send_many(
+                    self._payloads(), rate=self.plan.rate, stop=self._stopped, settle=_SETTLE
+                )
         except BaseException as error:
             self._failure = error
 
@@ -162,16 +164,13 @@ class Bench:
         prefix = probe.data_prefix(self._run)
         padding = bytes(self.plan.size - probe.HEADER.size)
         deadline = self._started + self.plan.seconds
-        count, stopped, clock = self.plan.count, self._stopped.is_set, time.monotonic
+        count = self.plan.count
         number = 0
-        due = clock()
-        while not stopped() and (number < count if count is not None else clock() < deadline):
-            self._stopped.wait(max(0.0, due - clock()))
-            due += 1 / self.plan.rate
+        while number < count if count is not None else time.monotonic() < deadline:
             yield b"".join((prefix, number.to_bytes(8), padding))
             number += 1
             self.sent = number
-            self._ended = clock()
+            self._ended = time.monotonic()
 
 
 def planned(rate: float, size: int, seconds: float, count: int | None) -> Plan:
