@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Self
 
 from fanout.batch import Batch
@@ -121,7 +122,7 @@ class FanOut:
                 self._stats.refused,
                 dict(self._stats.dropped),
                 len(known.endpoints),
-                known.age(time.monotonic()),
+                known.age(monotonic()),
                 known.failures,
             )
 
@@ -174,7 +175,7 @@ class FanOut:
 
     def _report(self, tally: Tally) -> Report:
         known = self._known()
-        return Report.of(tally, known.age(time.monotonic()) or 0.0, known.failure is not None)
+        return Report.of(tally, known.age(monotonic()) or 0.0, known.failure is not None)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._refresher is not None else "not opened"
@@ -225,7 +226,7 @@ class Sender(FanOut):
         with self._lock:
             stats.messages += 1
             stats.sent += stop
-        age = known.age(time.monotonic()) or 0.0
+        age = monotonic() - (known.answered_at or 0.0)
         return Report(1, len(payload), ((endpoints, 1),), age, known.failure is not None)
 
     def send_many(
@@ -296,7 +297,7 @@ def make_pacer(rate: float | None, bandwidth: float | None, burst: int) -> Pacer
     """Return what paces a stream from now on; None where nothing does."""
     if rate is None and bandwidth is None:
         return None
-    return Pacer(time.monotonic(), rate=rate, bandwidth=bandwidth, burst=burst)
+    return Pacer(monotonic(), rate=rate, bandwidth=bandwidth, burst=burst)
 
 
 def _wait_writable(fileno: int | None) -> bool:

@@ -74,6 +74,7 @@ class UdpTransport:
         self._sockets: dict[bool, socket.socket] = {}
         self._gso_limits = dict.fromkeys((False, True), MAX_PAYLOAD if sys.platform == "linux" else 0)
         self._lock = threading.Lock()
+        self.has_heard = False
         self._heard: list[Fault] = []
         self._closed = False
         self._prepared: Sequence[Endpoint] | None = None
@@ -85,11 +86,6 @@ class UdpTransport:
     def gso_limit(self) -> int:
         """See `Transport`."""
         return max(self._gso_limits.values())
-
-    @property
-    def has_heard(self) -> bool:
-        """See `Transport`."""
-        return bool(self._heard)
 
     def send(self, payload: bytes, endpoints: Sequence[Endpoint], start: int, stop: int, faults: list[Fault]) -> int:
         """See `Transport`."""
@@ -142,6 +138,7 @@ class UdpTransport:
             for sender in self._sockets.values():
                 self._drain(sender)
             heard, self._heard = self._heard, []
+            self.has_heard = False
             return heard
 
     def fileno(self, endpoint: Endpoint) -> int | None:
@@ -326,6 +323,7 @@ class UdpTransport:
                 if (level, kind) in (_IPV4_ERRORS, _IPV6_ERRORS) and len(data) >= _SOCK_EXTENDED_ERR.size:
                     number = _SOCK_EXTENDED_ERR.unpack_from(data)[0]
                     self._heard.append(Fault(Endpoint(address[0], address[1]), number))
+                    self.has_heard = True
         return True
 
     def _socket(self, is_ipv6: bool) -> socket.socket:
