@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fanout as package
 from fanout.cli.bench_plot import draw
 from fanout.cli.bench_result import BenchResult, PodResult, PodStatus
 from fanout.cli.bench_show import troubles
@@ -462,6 +463,37 @@ def test_sizes_from_the_least_to_the_largest(receivers: list[tuple[Running, str]
     run = fanout("bench", "-s", service(receivers), "--rate", "50", "--count", "10", "--size", str(size), "-o", "json")
     assert run.code == 0
     assert [(pod["unique"], pod["bytes"]) for pod in run.json["endpoints"]] == [(10, 10 * size)] * 2
+
+
+@pytest.mark.parametrize("options", [["--host", "::1"], ["--workers", "3"]])
+def test_other_ways_to_listen(options: list[str], tmp_path: Path) -> None:
+    """By IPv6; by several sockets, where the stream and the questions go to different ones."""
+    with receiving(tmp_path, *options) as (_, endpoint):
+        for _ in range(3):
+            run = fanout("bench", "-s", endpoint, "--rate", "20000", "--count", "2000", "-o", "json")
+            assert (run.code, run.err) == (0, "")
+            pod = only(run.json)
+            assert (pod["endpoint"], pod["unique"], pod["duplicates"]) == (endpoint, 2000, 0)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_program_that_listens_on_both_families(host: str) -> None:
+    with package.Receiver(0) as receiver:
+        thread = threading.Thread(target=list, args=(receiver,))
+        thread.start()
+        endpoint = str(Endpoint(host, receiver.address.port))
+        run = fanout("bench", "-s", endpoint, "--count", "100", "-o", "json")
+        receiver.stop()
+        thread.join()
+        assert receiver.stats.datagrams == 0
+        assert receiver.stats.probes >= 102
+    assert (run.code, only(run.json)["unique"]) == (0, 100)
+
+
+def test_tables_and_plots_are_imported_when_they_are_needed() -> None:
+    code = "import fanout.cli.bench, sys; print(*sys.modules)"
+    modules = subprocess.run([FANOUT[0], "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"rich", "pygal", "dns", "asyncio", "structlog"}.isdisjoint(modules)
 
 
 def test_bandwidth_is_of_each_pod(receivers: list[tuple[Running, str]]) -> None:

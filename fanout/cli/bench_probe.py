@@ -8,6 +8,7 @@ import secrets
 import select
 import socket
 import struct
+import sys
 import time
 from collections.abc import Iterable, Sequence
 
@@ -78,7 +79,7 @@ class Prober:
         self._sockets[is_ipv6] = opened
         opened.setblocking(False)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-        with contextlib.suppress(OSError):
+        if sys.platform == "linux":
             opened.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self._poll.register(opened, select.POLLIN)
 
