@@ -24,7 +24,7 @@ def run(pacer: Pacer, seconds: float, size: int, hiccups: list[float]) -> list[f
     return left
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(
     rate=st.floats(10, 500_000),
     hiccups=st.lists(st.floats(0, 0.01), max_size=50),
@@ -37,9 +37,9 @@ def test_the_rate_is_kept_within_a_percent_however_late_the_clock_is(rate: float
     assert abs(len(left) - rate * seconds) <= max(0.01 * rate * seconds, 1.01)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
-    rate=st.floats(1, 20_000),
+    rate=st.floats(1, 5_000),
     size=st.integers(0, 65_507),
     burst=st.integers(1, 1000),
     pauses=st.lists(st.floats(0, 2), max_size=20),
@@ -80,16 +80,11 @@ def test_the_slower_of_the_two_counts() -> None:
 
 
 def test_nonsense_is_refused() -> None:
-    for settings_ in (
-        {"rate": 0.0},
-        {"rate": -1.0},
-        {"rate": float("nan")},
-        {"rate": float("inf")},
-        {"bandwidth": 0.0},
-        {"bandwidth": -8.0},
-    ):
+    for figure in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(InvalidInput):
-            Pacer(0.0, **({"rate": None, "bandwidth": None} | settings_))
+            Pacer(0.0, rate=figure, bandwidth=None)
+        with pytest.raises(InvalidInput):
+            Pacer(0.0, rate=None, bandwidth=figure)
     with pytest.raises(InvalidInput):
         Pacer(0.0, rate=1.0, bandwidth=None, burst=0)
     with pytest.raises(InvalidInput, match="less than one datagram of 200 bytes"):

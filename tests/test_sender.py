@@ -8,6 +8,7 @@ import errno
 import gc
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 import fanout
 from fanout.async_sender import AsyncSender
+from fanout.batch import Batch
 from fanout.discovery.answer import Answer
 from fanout.model import Endpoint
 from fanout.net.udp import UdpTransport
@@ -29,17 +31,27 @@ A, B, C = (Endpoint(f"10.0.0.{number}", 12000) for number in (1, 2, 3))
 Shell = Callable[..., Report]
 
 
-def send_sync(service: str | fanout.Service, payloads: Iterable[bytes], settle: float = 0.0, **settings: Any) -> Report:
+def send_sync(
+    service: str | fanout.Service,
+    payloads: Iterable[bytes],
+    settle: float = 0.0,
+    pace: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Report:
     with Sender(service, **settings) as sender:
-        return sender.send_many(payloads, settle=settle)
+        return sender.send_many(payloads, settle=settle, **(pace or {}))
 
 
 def send_async(
-    service: str | fanout.Service, payloads: Iterable[bytes], settle: float = 0.0, **settings: Any
+    service: str | fanout.Service,
+    payloads: Iterable[bytes],
+    settle: float = 0.0,
+    pace: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> Report:
     async def run() -> Report:
         async with AsyncSender(service, **settings) as sender:
-            return await sender.send_many(payloads, settle=settle)
+            return await sender.send_many(payloads, settle=settle, **(pace or {}))
 
     return asyncio.run(run())
 
@@ -353,3 +365,120 @@ def test_bad_arguments_are_refused_at_once(arguments: tuple[Any, ...]) -> None:
     for service in (None, 123, b"headless-udp"):
         with pytest.raises(fanout.InvalidService):
             Sender(service)  # type: ignore[arg-type]
+
+
+class Calls(MemoryTransport):
+    """Keeps which payloads left in one call."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.calls: list[list[bytes]] = []
+
+    def send_batch(self, batch: Batch, *arguments: Any) -> int:
+        self.calls.append(list(batch.payloads))
+        return super().send_batch(batch, *arguments)
+
+
+def test_what_tasks_send_in_one_turn_of_the_loop_leaves_together() -> None:
+    transport = Calls(faults={B: errno.EPERM})
+
+    async def run() -> list[Report]:
+        async with AsyncSender("10.0.0.1,10.0.0.2", transport=transport) as sender:
+            await sender.resolve()
+            return await asyncio.gather(*(sender.send(b"%d" % number) for number in range(1000)))
+
+    reports = asyncio.run(run())
+    assert len(transport.calls) <= 1 + 4
+    assert sum(map(len, transport.calls)) == 1000
+    assert transport.received("10.0.0.1") == [b"%d" % number for number in range(1000)]
+    for number, report in enumerate(reports):
+        assert (report.messages, report.size) == (1, len(str(number)))
+        assert [(outcome.sent, outcome.dropped) for outcome in report.outcomes] == [(1, 0), (0, 1)]
+
+
+def test_a_lone_message_leaves_before_the_loop_turns() -> None:
+    transport = Calls()
+
+    async def run() -> None:
+        async with AsyncSender("10.0.0.1", transport=transport) as sender:
+            await sender.resolve()
+            async with Turns() as turns:
+                for _ in range(10):
+                    await sender.send(b"x")
+                assert turns.count == 0
+            assert len(transport.calls) == 10
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_task_takes_its_message_back() -> None:
+    transport = Calls()
+
+    async def run() -> None:
+        async with AsyncSender("10.0.0.1", transport=transport) as sender:
+            await sender.resolve()
+            tasks = [asyncio.create_task(sender.send(b"%d" % number)) for number in range(4)]
+            asyncio.get_running_loop().call_soon(tasks[2].cancel)
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [isinstance(result, asyncio.CancelledError) for result in results] == [False, False, True, False]
+
+    asyncio.run(run())
+    assert transport.received("10.0.0.1") == [b"0", b"1", b"3"]
+
+
+def test_a_queued_message_is_told_of_an_error() -> None:
+    async def run() -> None:
+        sender = AsyncSender("10.0.0.1", transport=MemoryTransport())
+        await sender.resolve()
+        tasks = [asyncio.create_task(sender.send(b"x")) for _ in range(3)]
+        await asyncio.sleep(0)
+        await sender.close()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(results[0], Report)
+        assert [type(result) for result in results[1:]] == [fanout.Closed] * 2
+
+    asyncio.run(run())
+
+
+def test_an_async_iterable_that_waits_holds_nothing_back() -> None:
+    transport = Calls()
+
+    async def payloads() -> AsyncIterator[bytes]:
+        yield b"1"
+        yield b"2"
+        yield b"3"
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert transport.received("10.0.0.1") == [b"1", b"2", b"3"]
+        yield b"4"
+
+    async def run() -> Report:
+        async with AsyncSender("10.0.0.1", transport=transport) as sender:
+            return await sender.send_many(payloads())
+
+    assert asyncio.run(run()).messages == 4
+    assert transport.received("10.0.0.1") == [b"1", b"2", b"3", b"4"]
+
+
+def test_a_stream_is_paced_and_coalesced(send: Shell) -> None:
+    transport = Calls()
+    started = time.monotonic()
+    report = send("10.0.0.1", [b"x"] * 500, transport=transport, pace={"rate": 5_000})
+    assert report.messages == 500
+    assert time.monotonic() - started >= 499 / 5_000 - 0.001
+    assert max(map(len, transport.calls)) <= 256
+
+
+def test_an_empty_stream_sends_nothing(send: Shell) -> None:
+    transport = Calls()
+    report = send("10.0.0.1", [], transport=transport)
+    assert (report.messages, report.outcomes, transport.calls) == (0, (), [])
+    assert report.complete
+
+
+def test_a_pace_that_is_none_is_refused(send: Shell) -> None:
+    for pace in ({"rate": 0}, {"rate": -5}, {"bandwidth": 0}, {"bandwidth": 799}, {"rate": 1, "burst": 0}):
+        transport = Calls()
+        with pytest.raises(fanout.InvalidInput):
+            send("10.0.0.1", [bytes(100)], transport=transport, pace=pace)
+        assert transport.calls == []

@@ -7,26 +7,26 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from itertools import repeat
 from typing import Any, BinaryIO
 
 import click
 
 from fanout.cli import EXIT_INCOMPLETE, EXIT_INTERRUPTED
-from fanout.cli.options import FiniteRange, option, output_option
+from fanout.cli.options import Bandwidth, FiniteRange, option, output_option
 from fanout.cli.output import errors_as_json, note, print_json, show_library_notes
 from fanout.cli.stream import Stream
 from fanout.cli.target import Target, find_target, plural, target_options
 from fanout.errors import FanoutError, MessageTooLarge
 from fanout.model import MAX_PAYLOAD, Endpoint, check_payload
 from fanout.net.explain import sending
+from fanout.pacing import BURST
 from fanout.report import Outcome, Report, Status
 from fanout.sender import Sender
 
 SETTLE = 0.003
 """Seconds to wait for ICMP errors after the last message: several round trips inside a cluster."""
 _PROGRESS_INTERVAL = 0.1
-_BURST = 256
-"""Messages that --rate sends at once after a pause: what a default receive buffer holds of small ones."""
 
 
 @click.command()
@@ -42,7 +42,16 @@ _BURST = 256
     help="Send the message so many times.",
 )
 @option("--interval", type=FiniteRange(0, 86_400), metavar="SECONDS", help="Wait so long between messages.")
-@option("--rate", type=FiniteRange(min=0.0001), metavar="N", help="Send N messages a second on average.")
+@option("--rate", type=FiniteRange(min=0.0001), metavar="N", help="Send N messages a second.")
+@option("--bandwidth", type=Bandwidth(), metavar="BITS", help="Send so many bits of payload a second: 800k, 10M, 1.5G.")
+@option(
+    "--burst",
+    type=click.IntRange(min=1),
+    default=BURST,
+    show_default=True,
+    metavar="N",
+    help="Send at most N tiny messages at once when paced, fewer larger ones: what a default receive buffer holds.",
+)
 @option(
     "--settle",
     type=FiniteRange(min=0, max=60),
@@ -67,6 +76,8 @@ def send(
     count: int,
     interval: float | None,
     rate: float | None,
+    bandwidth: float | None,
+    burst: int,
     settle: float,
     allow_empty: bool,
     output: str,
@@ -89,12 +100,11 @@ def send(
             raise click.UsageError("give one of --message, --file and --lines")
         if lines and count != 1:
             raise click.UsageError("--count repeats one message: it does not go with --lines")
-        if interval is not None and rate is not None:
-            raise click.UsageError("--interval and --rate are two ways to say one thing: give one")
-        if rate is None:
-            stream = Stream(interval or 0.0, allow_empty=allow_empty)
-        else:
-            stream = Stream(1.0 / rate, catch_up=_BURST / rate, allow_empty=allow_empty)
+        if interval is not None and (rate is not None or bandwidth is not None):
+            raise click.UsageError("--interval says how fast, and so do --rate and --bandwidth: give one")
+        if interval:
+            rate, burst = 1.0 / interval, 1
+        stream = Stream(allow_empty=allow_empty)
         payload = None if lines else _payload(message, path, allow_empty=allow_empty)
         target = find_target(service, port, family, nameserver, allow_loopback)
         if target.note and not quiet:
@@ -103,12 +113,19 @@ def send(
             if dry_run:
                 return _show_dry_run(target, sender.resolve(), output, quiet=quiet)
             started = time.monotonic()
-            payloads = stream.lines(_standard_input()) if payload is None else stream.repeated(payload, count)
+            payloads = stream.lines(_standard_input()) if payload is None else repeat(payload, count)
             # Nobody types lines into a progress bar.
             is_long = count > 1 if payload is not None else not sys.stdin.isatty()
             shown = is_long and not quiet and sys.stderr.isatty()
             with stream.interruptible():
-                report = sender.send_many(_with_progress(payloads, None if lines else count, shown), settle=settle)
+                report = sender.send_many(
+                    _with_progress(payloads, None if lines else count) if shown else payloads,
+                    rate=rate,
+                    bandwidth=bandwidth,
+                    burst=burst,
+                    stop=stream.stopped,
+                    settle=settle,
+                )
             elapsed = time.monotonic() - started
     if output == "json":
         print_json(_as_json(target, report, elapsed))
@@ -152,10 +169,7 @@ def _standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def _with_progress(payloads: Iterator[bytes], length: int | None, shown: bool) -> Iterator[bytes]:
-    if not shown:
-        yield from payloads
-        return
+def _with_progress(payloads: Iterator[bytes], length: int | None) -> Iterator[bytes]:
     with click.progressbar(
         payloads, length, label="sending", show_pos=True, show_percent=length is not None, file=sys.stderr
     ) as bar:
