@@ -357,6 +357,20 @@ def test_a_plot_is_svg_without_scripts_and_outside_references(
         assert endpoint in text
 
 
+def test_a_plot_on_standard_output_has_it_for_itself(receivers: list[tuple[Running, str]], tmp_path: Path) -> None:
+    run = fanout("bench", "-s", service(receivers), *QUICK, "--plot", "-")
+    assert run.code == 0
+    assert_is_picture(run.out)
+    assert "lost 0 %" in run.err
+    path = tmp_path / "kept"
+    with path.open("wb") as file:
+        file.write(b"kept\n")
+        file.flush()
+        command = [*FANOUT, "bench", "-s", service(receivers), *QUICK, "--plot", "-"]
+        subprocess.run(command, stdout=file, stderr=subprocess.DEVNULL, env=environment(), check=True)
+    assert path.read_text().startswith("kept\n<svg")
+
+
 def assert_is_picture(text: str) -> None:
     root = ElementTree.fromstring(text)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
@@ -443,6 +457,7 @@ def test_whatever_a_pod_claims_can_be_shown(claims: tuple[int, ...], attempted: 
         (["-s", "127.0.0.1", "--max-loss", "-1"], 2, "--max-loss"),
         (["-s", "127.0.0.999"], 2, "127.0.0.999"),
         (["-s", "127.0.0.1", "--plot", "/nonexistent/x"], 1, "cannot write the plot to /nonexistent/x: No such file"),
+        (["-s", "127.0.0.1", "--plot", "-", "-o", "json"], 2, "one of --plot - and --output json"),
         (["-s", "127.0.0.1", "--plot", "/"], 1, "cannot write the plot to /: Is a directory"),
     ],
 )  # fmt: skip

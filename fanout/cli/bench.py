@@ -43,7 +43,7 @@ _SECONDS = 5.0
     metavar="PERCENT",
     help="Exit code 4 where a pod lost more than that.",
 )
-@option("--plot", metavar="FILE", help="Draw latency and loss of each pod into this file, as SVG.")
+@option("--plot", metavar="FILE", help="Draw latency and loss of each pod as SVG; - is standard output.")
 @output_option
 def bench(
     service: str,
@@ -75,6 +75,8 @@ def bench(
     show_library_notes()
     with errors_as_json(output, service):
         plan = _plan(rate, bandwidth, size, seconds, count)
+        if plot == "-" and output == "json":
+            raise click.UsageError("standard output takes one of --plot - and --output json")
         target = find_target(service, port, family, nameserver, allow_loopback)
         picture = None if plot is None else _Picture(plot)
         try:
@@ -93,7 +95,7 @@ def bench(
     else:
         from fanout.cli.bench_show import show
 
-        show(result, target, plan)
+        show(result, target, plan, err=plot == "-")
     return _judge(result, max_loss)
 
 
@@ -151,11 +153,12 @@ class _Picture:
     """The file for the plot: open before the run, so that it is not measured in vain; what it held stays until then."""
 
     def __init__(self, path: str) -> None:
-        self._path = Path(path)
-        self._is_new = not self._path.exists()
+        self._is_output = path == "-"
+        self._path = Path("standard output" if self._is_output else path)
+        self._is_new = not self._is_output and not self._path.exists()
         self._drawn = False
         try:
-            self._file: BinaryIO = self._path.open("ab")
+            self._file: BinaryIO = sys.stdout.buffer if self._is_output else self._path.open("ab")
         except OSError as error:
             raise self._failure(error) from None
 
@@ -166,7 +169,7 @@ class _Picture:
 
         picture = draw(result, pods_of(target, result))
         try:
-            if self._file.seekable():
+            if not self._is_output and self._file.seekable():
                 self._file.truncate(0)
             self._file.write(picture)
             self._file.flush()
@@ -176,7 +179,8 @@ class _Picture:
 
     def close(self) -> None:
         """Close the file, and leave no empty one behind."""
-        self._file.close()
+        if not self._is_output:
+            self._file.close()
         if self._is_new and not self._drawn:
             self._path.unlink()
 

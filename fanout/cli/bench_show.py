@@ -80,23 +80,23 @@ class Live:
         self._live.stop()
 
 
-def show(result: BenchResult, target: Target, plan: Plan) -> None:
-    """Print the final table, what went wrong, and a summary."""
-    if sys.stdout.isatty():
+def show(result: BenchResult, target: Target, plan: Plan, *, err: bool = False) -> None:
+    """Print the final table, what went wrong, and a summary, on standard error with `err`."""
+    if (sys.stderr if err else sys.stdout).isatty():
         from rich.console import Console
 
-        console = Console(highlight=False)
+        console = Console(stderr=err, highlight=False)
         console.print(_table(console, result.pods))
     else:
         for line in _aligned(result.pods):
-            click.echo(line)
+            click.echo(line, err=err)
     for sentence in troubles(result):
-        click.secho(sentence, fg="red")
+        click.secho(sentence, fg="red", err=err)
     if not result.interrupted and 0 < result.rate < _AS_ASKED * plan.rate:
-        click.secho(f"slower than asked: this host did not get further than {result.rate:,.0f}/s", fg="yellow")
-    measured = result.having(PodStatus.MEASURED)
+        click.secho(f"slower than asked: this host did not get further than {result.rate:,.0f}/s", fg="yellow", err=err)
+    is_well = len(result.having(PodStatus.MEASURED)) == len(result.pods) and not result.lost
     for line in _summary(result, target):
-        click.secho(line, fg="green" if len(measured) == len(result.pods) and not result.lost else "yellow")
+        click.secho(line, fg="green" if is_well else "yellow", err=err)
 
 
 def _table(console: Console, pods: Sequence[PodResult], without: tuple[str, ...] = ()) -> Table:

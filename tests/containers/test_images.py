@@ -29,7 +29,7 @@ print(json.dumps({
     "writable": [str(path) for path in files if os.access(path, os.W_OK)],
     "not compiled": [
         str(path) for path in files
-        if path.suffix == ".py" and path.parent != pathlib.Path("/opt/fanout")
+        if path.suffix == ".py" and path.is_relative_to("/opt/fanout/lib")
         and not list(path.parent.glob(f"__pycache__/{path.stem}.*.pyc"))
     ],
 }))
