@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import unavailable
 from tests.nameserver.knot import Knot, Records, program
-from tests.nameserver.namespace import Namespace, why_no_namespace
+from tests.namespace import Namespace, why_no_namespace
 
 _FIGURES = pytest.StashKey[list[str]]()
 

@@ -10,7 +10,7 @@ import pytest
 from fanout.discovery.dns import DnsResolver
 from fanout.model import Service
 from tests.nameserver.knot import Knot, a_records
-from tests.nameserver.namespace import Namespace
+from tests.namespace import Namespace
 
 pytestmark = pytest.mark.nameserver
 

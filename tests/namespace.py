@@ -53,6 +53,11 @@ class Namespace:
             self._stack = stack.pop_all()
 
     @property
+    def pid(self) -> int:
+        """A process inside."""
+        return self._process.pid
+
+    @property
     def command(self) -> list[str]:
         """What stands before a command to run it inside; the process id stays that of the command."""
         user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
