@@ -65,8 +65,8 @@ class ReceiverBase:
         overflow: Overflow | str = Overflow.WAIT,
         workers: int = 1,
     ) -> None:
-        self._settings = (host, port, receive_buffer, check_workers(workers))
-        self._backlog = Backlog(capacity, Overflow.parse(overflow))
+        self._settings = (host, port, receive_buffer, workers)
+        self._backlog = Backlog(capacity, Overflow.parse(overflow), takers=check_workers(workers))
         self._inbox: Inbox | None = None
         self._stopped = False
         self._rest: Iterator[Message] = iter(())  # of the batch that is being handed over message by message

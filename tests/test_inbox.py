@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 import fanout
 from fanout.model import Endpoint, Message
 from fanout.net import gro, listening
-from fanout.net.backlog import BYTES_MAX, Backlog
+from fanout.net.backlog import BYTES_MAX, Backlog, Room
 from fanout.net.gro import Run, Sources
 from fanout.net.inbox import RECEIVE_BUFFER, Inbox
 from fanout.net.workers import Waker, Workers
@@ -182,43 +183,57 @@ def run_of(payloads: list[bytes], segment: int) -> Run:
     return Run(b"".join(payloads), segment, len(payloads), ("10.0.0.7", 1), 0.0)
 
 
-@st.composite
-def schedules(draw: st.DrawFn) -> list[list[int] | int]:
-    """Puts, as lists of run lengths, and takes, as limits."""
-    puts = st.lists(st.integers(1, 64), max_size=6)
-    return draw(st.lists(puts | st.integers(1, 100), max_size=40))
+class Take(NamedTuple):
+    """A step of a schedule: hand over so many."""
+
+    limit: int
 
 
-@given(schedules(), st.integers(1, 150), st.sampled_from(list(fanout.Overflow)))
+class Fill(NamedTuple):
+    """A step: a taker reserves, or brings what the kernel gave it, which is no more than it may."""
+
+    taker: int
+    lengths: list[int]
+
+
+def schedules() -> st.SearchStrategy[list[Take | Fill]]:
+    fills = st.builds(Fill, st.integers(0, 2), st.lists(st.integers(1, 64), max_size=6))
+    return st.lists(fills | fills | st.builds(Take, st.integers(1, 100)), max_size=60)
+
+
+@given(schedules(), st.integers(1, 3), st.integers(1, 300), st.sampled_from(list(fanout.Overflow)))
 def test_the_queue_holds_its_bounds_and_counts_exactly(
-    schedule: list[list[int] | int], capacity: int, overflow: fanout.Overflow
+    schedule: list[Take | Fill], takers: int, capacity: int, overflow: fanout.Overflow
 ) -> None:
-    backlog = Backlog(capacity, overflow)
-    number = 0
+    backlog = Backlog(capacity, overflow, takers)
+    reserved: dict[int, Room] = {}
     handed: list[int] = []
     put: list[int] = []
-    for step in [*schedule, 100_000]:
-        if isinstance(step, int):
+    for step in [*schedule, Take(1_000_000)]:
+        if isinstance(step, Take):
             depth = backlog.depth
-            messages = backlog.take(step)
-            assert len(messages) == min(step, depth)
+            messages = backlog.take(step.limit)
+            assert len(messages) == min(step.limit, depth)
             handed += [int(message.payload) for message in messages]
             continue
-        room, calls = backlog.room
-        taken: list[Run] = []
+        taker = step.taker % takers
+        if taker not in reserved:
+            reserved[taker] = backlog.reserve()
+            assert (reserved[taker] == (0, 0)) == backlog.is_full
+            continue
+        room = reserved.pop(taker)
+        runs: list[Run] = []
         count = 0
-        for length in step:
-            if count < room and len(taken) < calls:
-                payloads = [b"%08d" % (number + index) for index in range(length)]
-                if number % 3 == 0:
-                    payloads[-1] = str(number + length - 1).encode()  # the last may be shorter
-                taken.append(run_of(payloads, len(payloads[0]) if length > 1 else len(payloads[-1])))
-                put += range(number, number + length)
-                number += length
+        for length in step.lengths:
+            if count < room.messages and len(runs) < room.calls:
+                payloads = [b"%08d" % (len(put) + index) for index in range(length)]
+                if length % 3 == 0:
+                    payloads[-1] = payloads[-1].lstrip(b"0") or b"0"  # the last may be shorter
+                runs.append(run_of(payloads, len(payloads[0])))
+                put += range(len(put), len(put) + length)
                 count += length
-        backlog.put(taken)
-        assert backlog.depth < capacity + 64
-        assert backlog.is_full == (backlog.room == (0, 0))
+        backlog.put(runs, room)
+        assert backlog.depth < capacity + 64 * takers
     assert handed == sorted(handed)
     assert backlog.datagrams == len(put) == len(handed) + backlog.drops
     assert backlog.depth == 0
@@ -232,7 +247,7 @@ def test_drop_oldest_keeps_the_newest_and_drop_newest_the_oldest() -> None:
     for overflow in (fanout.Overflow.DROP_OLDEST, fanout.Overflow.DROP_NEWEST):
         backlog = Backlog(10, overflow)
         for number in range(100):
-            backlog.put([run_of([b"%d" % number], 2)])
+            backlog.put([run_of([b"%d" % number], 2)], backlog.reserve())
         kept[overflow] = [int(message.payload) for message in backlog.take(100)]
         assert backlog.drops == 90
     assert kept == {
@@ -246,26 +261,24 @@ def test_the_queue_is_bounded_in_bytes(overflow: fanout.Overflow) -> None:
     backlog = Backlog(1_000_000, overflow)
     datagram = bytes(65_507)
     for _ in range(1000):
-        room, calls = backlog.room
-        assert calls * len(datagram) < BYTES_MAX + 2 * len(datagram)
-        if room:
-            backlog.put([run_of([datagram], len(datagram))])
+        room = backlog.reserve()
+        backlog.put([run_of([datagram], len(datagram))] * room.calls, room)
     held = sum(len(message.payload) for message in backlog.take(1000))
     assert BYTES_MAX <= held < BYTES_MAX + len(datagram)
 
 
 def test_a_full_queue_takes_again_when_half_of_it_was_handed_over() -> None:
     backlog = Backlog(10, fanout.Overflow.WAIT)
-    backlog.put([run_of([b"x"] * 10, 1)])
+    backlog.put([run_of([b"x"] * 10, 1)], backlog.reserve())
     backlog.take(4)
     assert backlog.is_full
     backlog.take(1)
     assert not backlog.is_full
-    backlog.put([run_of([b"x"] * 64, 1)])
+    backlog.put([run_of([b"x"] * 64, 1)], backlog.reserve())
     assert backlog.is_full
     backlog.lift()
     assert not backlog.is_full
-    backlog.put([run_of([b"x"] * 64, 1)])
+    backlog.put([run_of([b"x"] * 64, 1)], backlog.reserve())
     assert not backlog.is_full
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from enum import StrEnum
-from math import inf
+from typing import NamedTuple
 
 from fanout.errors import InvalidInput
 from fanout.model import Message
 from fanout.net.gro import BUFFER, Run, Sources, split
 
 BYTES_MAX = 32 * 1024 * 1024
-_CALLS = 256
+_CALLS = 256  # of all takers between two looks at the bounds: some milliseconds' work
 
 
 class Overflow(StrEnum):
@@ -34,17 +34,30 @@ class Overflow(StrEnum):
             raise InvalidInput(f"overflow {text!r} is not one of {', '.join(cls)}") from None
 
 
+class Room(NamedTuple):
+    """What may be received: so many messages (the last run may go beyond), in so many calls."""
+
+    messages: int
+    calls: int
+
+
+NO_ROOM = Room(0, 0)
+_UNBOUNDED = 1 << 62
+
+
 class Backlog:
     """Runs of messages that were received and not handed over yet. Any thread may call anything.
 
-    It holds `capacity` messages or 32 MiB of payload, and at most one run more. Runs are cut into messages when they
-    are handed over, so that taking a run from the kernel costs the same for one message as for sixty-four.
+    It holds `capacity` messages or 32 MiB of payload, and at most one run more for each of the `takers` that fill it.
+    Runs are cut into messages when they are handed over, so that taking a run from the kernel costs the same for one
+    message as for sixty-four.
 
     With `Overflow.WAIT` it `is_full` from that bound on until half of it was handed over, so that those who fill it
-    work in long strides; it is theirs to look. With the other policies it never is: `put` drops, and counts `drops`.
+    work in long strides; `reserve` gives them nothing then. With the other policies it never is: `put` drops, and
+    counts `drops`.
     """
 
-    def __init__(self, capacity: int, overflow: Overflow) -> None:
+    def __init__(self, capacity: int, overflow: Overflow, takers: int = 1) -> None:
         if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
             raise InvalidInput(f"capacity {capacity!r} is not a number of messages of at least 1")
         self.datagrams = 0
@@ -55,6 +68,8 @@ class Backlog:
         self.may_drop = overflow is not Overflow.WAIT
         self._capacity = capacity
         self._overflow = overflow
+        self._takers = takers
+        self._reserved = NO_ROOM
         self._is_lifted = False
         self._lock = threading.Lock()
         self._has_room = threading.Condition(self._lock)
@@ -63,18 +78,24 @@ class Backlog:
         self._size = 0
         self._sources = Sources()
 
-    @property
-    def room(self) -> tuple[float, int]:
-        """How many messages to receive before the next `put`, and in how many calls: some milliseconds' work."""
-        if self.may_drop or self._is_lifted:
-            return inf, _CALLS
-        if self.is_full:
-            return 0, 0
-        return self._capacity - self.depth, min(_CALLS, 1 + (BYTES_MAX - self._size) // BUFFER)
+    def reserve(self) -> Room:
+        """Return how much to receive before the next `put`, which takes the reservation back; nothing while full."""
+        with self._lock:
+            if self.is_full:
+                return NO_ROOM
+            calls = _CALLS // self._takers
+            messages = _UNBOUNDED
+            if not (self.may_drop or self._is_lifted):
+                # A call can always be made: what is reserved by others may never come.
+                calls = min(calls, max(1, (BYTES_MAX - self._size - self._reserved.calls * BUFFER) // BUFFER))
+                messages = max(1, (self._capacity - self.depth - self._reserved.messages) // self._takers)
+            self._reserved = Room(self._reserved.messages + messages, self._reserved.calls + calls)
+            return Room(messages, calls)
 
-    def put(self, runs: list[Run]) -> None:
+    def put(self, runs: list[Run], reserved: Room) -> None:
         """Queue the runs, or drop what the policy says."""
         with self._lock:
+            self._reserved = Room(self._reserved.messages - reserved.messages, self._reserved.calls - reserved.calls)
             for run in runs:
                 self.datagrams += run.messages
                 self.bytes += len(run.data)

@@ -34,7 +34,7 @@ class Run(NamedTuple):
     received_at: float
 
 
-def receive(listening: socket.socket, messages: float, calls: int, now: float) -> list[Run]:
+def receive(listening: socket.socket, messages: int, calls: int, now: float) -> list[Run]:
     """Take what waits, until there are `messages` or more, or so many `calls` were made; never block.
 
     The last run may take it past `messages`.

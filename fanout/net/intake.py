@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from math import inf
 
 from fanout.net import listening
-from fanout.net.backlog import Backlog
-from fanout.net.gro import Run, receive
+from fanout.net.backlog import Backlog, Room
+from fanout.net.gro import receive
 from fanout.net.probing import Sieve
 
 _CLOSING_CALLS = 65_536  # more than a receive buffer of 8 MiB holds of the smallest datagrams
@@ -29,21 +28,30 @@ class Intake:
 
     def fill(self) -> bool:
         """Take what waits, as far as there is room and some milliseconds' work; return whether more may wait."""
-        messages, calls = self._backlog.room
-        if not messages:
-            return False
-        self._merge(True)
-        runs = receive(self.socket, messages, calls, time.time())
-        if runs:
-            self._put(runs)
-            if self._backlog.is_full:
-                # The kernel counts a merged run as one drop, however long it is: while nobody takes, each datagram
-                # is to count. (What was merged is read while merging is on, or its boundaries would be lost.)
-                self._merge(False)
-        return len(runs) == calls
+        room = self._backlog.reserve()
+        more = False
+        if room.calls:
+            self._merge(True)
+            more = self._receive(room) == room.calls
+        self._rest_if_full()
+        return more
 
-    def _put(self, runs: list[Run]) -> None:
-        self._backlog.put(self._sieve.sift(runs, self.socket))
+    def wait_for_room(self) -> None:
+        """Block while the backlog is full."""
+        self._rest_if_full()
+        self._backlog.wait_for_room()
+
+    def _rest_if_full(self) -> None:
+        # The kernel counts a merged run as one drop, however long it is: while nobody takes, each datagram is to
+        # count. (What was merged is read while merging is on, or its boundaries would be lost.)
+        if self._backlog.is_full:
+            self._merge(False)
+
+    def _receive(self, room: Room) -> int:
+        """Return how many runs the kernel gave."""
+        runs = receive(self.socket, *room, time.time())
+        self._backlog.put(self._sieve.sift(runs, self.socket), room)
+        return len(runs)
 
     def _merge(self, wanted: bool) -> None:
         if self._merges is not wanted and self._can_merge:
@@ -63,6 +71,11 @@ class Intake:
     def close(self) -> None:
         """Take all that the kernel still holds, and give the port back."""
         self._merge(True)
-        self._put(receive(self.socket, inf, _CLOSING_CALLS, time.time()))
+        calls = _CLOSING_CALLS
+        while calls > 0:
+            room = self._backlog.reserve()
+            calls -= room.calls
+            if self._receive(room) < room.calls:
+                break
         self._drops_at_close = self.drops
         self.socket.close()

@@ -68,7 +68,7 @@ class Workers:
         while all(number != end for number, _ in poll.poll()):
             intake.fill()
             self._arrived.set()
-            self._backlog.wait_for_room()
+            intake.wait_for_room()
 
     def close(self) -> None:
         """End the threads and wait for them."""
