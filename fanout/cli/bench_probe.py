@@ -10,13 +10,17 @@ import socket
 import struct
 import sys
 import time
+from bisect import insort
 from collections.abc import Iterable, Sequence
 
 from fanout.model import Endpoint
 from fanout.wire import probe
 from fanout.wire.probe import Kind, Observed
 
-PINGS_PER_POD = 100
+PINGS_MIN = 100
+PINGS_PER_SECOND = 5.0
+PINGS_MAX = 2000
+"""Pings to a pod: a second in a long run, and in all from the least to the most."""
 PING_RATE = 2000.0
 """Pings a second to all pods together, at most."""
 REQUEST_RATE = 200.0
@@ -45,6 +49,7 @@ class PodProbe:
         self.report_token = -1
         self.pings = 0
         self.round_trips: list[float] = []
+        """Seconds, in ascending order."""
 
 
 class Prober:
@@ -64,7 +69,7 @@ class Prober:
         self._pings: dict[int, tuple[Endpoint, float]] = {}
         self._requests: dict[int, Endpoint] = {}
         self._ping_gap = self._ping_due = 0.0
-        self._pings_left = PINGS_PER_POD * len(endpoints)
+        self._pings_left = 0
         self._request_due = 0.0
         self._turn = self._request_turn = 0
         self._sockets: dict[bool, socket.socket] = {}
@@ -84,9 +89,10 @@ class Prober:
         self._poll.register(opened, select.POLLIN)
 
     def ping_for(self, seconds: float) -> None:
-        """Send pings from now on, such that each pod gets `PINGS_PER_POD` in so many seconds, at most `PING_RATE`."""
-        rate = min(PING_RATE, PINGS_PER_POD * len(self.pods) / seconds)
-        self._ping_gap = 1.0 / rate
+        """Send pings from now on, spread over so many seconds."""
+        count = min(PINGS_MAX, max(PINGS_MIN, round(PINGS_PER_SECOND * seconds)))
+        self._pings_left = count * len(self.pods)
+        self._ping_gap = 1.0 / min(PING_RATE, self._pings_left / seconds)
         self._ping_due = time.monotonic()
 
     def stop_pings(self) -> None:
@@ -199,7 +205,7 @@ class Prober:
                 asked, sent_at = self._pings.get(frame.number, (None, 0.0))
                 if asked == source:
                     del self._pings[frame.number]
-                    pod.round_trips.append(max(0.0, arrived - sent_at))
+                    insort(pod.round_trips, max(0.0, arrived - sent_at))
                     return
             elif frame.kind is Kind.REPORT and self._requests.get(frame.number) == source:
                 observed = probe.parse_report(datagram)

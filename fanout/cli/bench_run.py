@@ -130,7 +130,7 @@ class Bench:
                     refused=0 if outcome is None else outcome.refused,
                     errno=0 if outcome is None else outcome.errno,
                     observed=seen,
-                    round_trips=tuple(sorted(heard.round_trips)),
+                    round_trips=tuple(heard.round_trips),
                     pings=heard.pings,
                 )
             )
