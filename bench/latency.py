@@ -16,6 +16,7 @@ _CELLS = ((200, 10, starting.LOOP_C, "<= 0.9"), (2, 200, starting.LOOP, "<= 1.1"
 _NAMES = (starting.LOOP, starting.LOOP_C, starting.MANY_C, starting.SINGLE)
 _PROCESSES = 3
 """Each contender is started so often: two processes of one program differ by some percent, for as long as they live."""
+_DELIVERED = 0.999
 _BLOCKS = 40
 
 
@@ -48,8 +49,8 @@ def _cell(lab: Lab, pods: int, block: int, blocks: int) -> dict[str, Spread]:
                 for number in range(blocks):
                     for name, contender in list(running.items())[:: 1 if number % 2 else -1]:
                         times[name] += contender.each(block)
-        sent = _PROCESSES * len(_NAMES) * (blocks + 1) * block
-        arrived = sum(pod["datagrams"] for pod in counter.read_pods())
-        if arrived != sent * pods:
-            raise AssertionError(f"{arrived} of {sent * pods} copies arrived: what did not is no message sent in time")
+        sent = _PROCESSES * len(_NAMES) * (blocks + 1) * block * pods
+        arrived = sum(pod["datagrams"] for pod in counter.read_pods(sent))
+        if not _DELIVERED * sent <= arrived <= sent:
+            raise AssertionError(f"{arrived} of {sent} copies arrived: the others were not sent in any time")
     return {name: Spread.of(values) for name, values in times.items()}

@@ -30,7 +30,7 @@ def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
         tell(f"pacing: {rate:,}/s for {seconds} s")
         with Counter(lab, 1) as counter:
             _send(lab, rate, rate * seconds)
-            (pod,) = counter.read_pods()
+            (pod,) = counter.read_pods(rate * seconds)
         # The first datagram starts the time, so it is not one of those that came in it.
         measured = (pod["datagrams"] - 1) / (pod["last"] - pod["first"]) * 1e9
         worst = max(worst, (abs(measured / rate - 1), rate))

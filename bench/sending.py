@@ -102,14 +102,14 @@ def _enough(each: float) -> int:
 
 
 def _burst(contender: Contender, counter: Counter, pods: int, size: int, messages: int) -> _Burst:
-    before = counter.read_pods()
+    before = counter.ask("read")
+    sent = (messages + contender.extra) * pods
     times = contender.burst(messages)
-    after = counter.read_pods()
+    after = counter.read_pods(sum(pod["datagrams"] for pod in before) + sent)
     arrived = sum(new["datagrams"] - old["datagrams"] for new, old in zip(after, before, strict=True))
     carried = sum(new["bytes"] - old["bytes"] for new, old in zip(after, before, strict=True))
     if carried != arrived * size:
         raise AssertionError(f"{arrived} datagrams of {size} bytes arrived with {carried} bytes: the count is wrong")
-    sent = (messages + contender.extra) * pods
     if arrived > sent:
         raise AssertionError(f"{arrived} copies arrived of {sent} that were sent: the count is wrong")
     return _Burst(times["wall"], times["cpu"], messages * pods, arrived / sent, times["failed"])
