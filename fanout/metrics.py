@@ -73,7 +73,7 @@ class ReceiverCollector(Collector):
         yield CounterMetricFamily(
             "fanout_receiver_handler_errors", "Messages whose handler raised.", stats.handler_errors
         )
-        yield CounterMetricFamily("fanout_receiver_probes", "Datagrams of `fanout bench`.", stats.probes)
+        yield CounterMetricFamily("fanout_receiver_bench_probes", "Datagrams of `fanout bench`.", stats.bench_probes)
         yield GaugeMetricFamily(
             "fanout_receiver_queue_depth", "Messages received and not handled yet.", stats.queue_depth
         )

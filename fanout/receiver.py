@@ -48,7 +48,7 @@ class ReceiverStats:
     """Messages taken from the kernel and not handed over yet."""
     receive_buffer: int = 0
     """Bytes of receive buffer that the kernel granted, of all workers' sockets together."""
-    probes: int = 0
+    bench_probes: int = 0
     """Datagrams of `fanout bench`, which it answers by itself: they are not among `datagrams`."""
 
 
@@ -92,7 +92,7 @@ class ReceiverBase:
             handler_errors=self._handler_errors,
             queue_depth=backlog.depth + length_hint(self._rest),
             receive_buffer=0 if inbox is None else inbox.receive_buffer,
-            probes=0 if inbox is None else inbox.probes,
+            bench_probes=0 if inbox is None else inbox.probes,
         )
 
     def _listen(self) -> Inbox:
