@@ -21,6 +21,8 @@ REPEATS = 5
 HEADLINE_REPEATS = 11
 _BURST_SECONDS = 0.12
 _BATCH = 64
+_TRIES = 3
+_CALM = 0.95
 _MOST_MESSAGES = 100_000
 Tell = Callable[[str], None]
 
@@ -81,7 +83,7 @@ def _cell(lab: Lab, pods: int, size: int, repeats: int, names: list[str]) -> lis
                 name = names[(repeat + turn) % len(names)]
                 if name == starting.WITHOUT_GRO:
                     counter.take_gro(False)
-                bursts[name].append(_burst(running[name], counter, pods, size, messages[name]))
+                bursts[name].append(_undisturbed(running[name], counter, pods, size, messages[name]))
                 if name == starting.WITHOUT_GRO:
                     counter.take_gro(True)
     return [_sum_up(name, pods, size, messages[name], bursts[name]) for name in names]
@@ -93,6 +95,21 @@ class _Burst(NamedTuple):
     copies: int
     delivered: float
     failed: int
+
+    @property
+    def share(self) -> float:
+        """How much of its core the contender had."""
+        return self.cpu / self.wall
+
+
+def _undisturbed(contender: Contender, counter: Counter, pods: int, size: int, messages: int) -> _Burst:
+    """Send; do it again where something else had the core meanwhile, a few times, and return the calmest."""
+    best = _burst(contender, counter, pods, size, messages)
+    for _ in range(_TRIES - 1):
+        if best.share >= _CALM:
+            break
+        best = max(best, _burst(contender, counter, pods, size, messages), key=lambda burst: burst.share)
+    return best
 
 
 def _enough(each: float) -> int:
