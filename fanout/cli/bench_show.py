@@ -36,11 +36,10 @@ class Live:
     """A progress bar and a table on standard error while a run goes on; nothing of it stays."""
 
     def __init__(self, target: Target) -> None:
-        from rich.console import Console
         from rich.live import Live as RichLive
 
         self._target = target
-        self._console = Console(stderr=True)
+        self._console = _console(err=True)
         self._live = RichLive(console=self._console, auto_refresh=False, transient=True)
         self._due = 0.0
 
@@ -83,9 +82,7 @@ class Live:
 def show(result: BenchResult, target: Target, plan: Plan, *, err: bool = False) -> None:
     """Print the final table, what went wrong, and a summary, on standard error with `err`."""
     if (sys.stderr if err else sys.stdout).isatty():
-        from rich.console import Console
-
-        console = Console(stderr=err, highlight=False)
+        console = _console(err=err)
         console.print(_table(console, result.pods))
     else:
         for line in _aligned(result.pods):
@@ -97,6 +94,13 @@ def show(result: BenchResult, target: Target, plan: Plan, *, err: bool = False) 
     is_well = len(result.having(PodStatus.MEASURED)) == len(result.pods) and not result.lost
     for line in _summary(result, target):
         click.secho(line, fg="green" if is_well else "yellow", err=err)
+
+
+def _console(*, err: bool) -> Console:
+    from rich.console import Console
+
+    # Without markup: [fd00::1]:12000 would be a tag.
+    return Console(stderr=err, markup=False, emoji=False, highlight=False)
 
 
 def _table(console: Console, pods: Sequence[PodResult], without: tuple[str, ...] = ()) -> Table:
