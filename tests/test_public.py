@@ -15,7 +15,8 @@ def test_the_public_names_are_these() -> None:
     assert fanout.__all__ == [
         "AsyncReceiver", "AsyncSender", "Closed", "DropReason", "Endpoint", "Family", "FanoutError", "InvalidInput",
         "InvalidService", "Message", "MessageTooLarge", "NoEndpoints", "Outcome", "Overflow", "Receiver",
-        "ReceiverStats", "Report", "ResolverUnavailable", "Sender", "SenderStats", "Service", "SocketUnavailable", "Status",
+        "ReceiverStats", "Report", "ResolverUnavailable", "Sender", "SenderStats", "Service", "SocketUnavailable",
+        "Status",
     ]  # fmt: skip
     for name in fanout.__all__:
         assert getattr(fanout, name).__name__ == name
