@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pygal  # type: ignore[import-untyped]
 from pygal.graph.graph import Graph  # type: ignore[import-untyped]
@@ -10,6 +11,9 @@ from pygal.style import Style  # type: ignore[import-untyped]
 
 from fanout.cli.bench_result import PERCENTILES, BenchResult, PodResult, PodStatus
 from fanout.cli.target import plural
+
+# pygal looks for its plug-ins at every import that follows, in a way that Python 3.11 warns of: there are none here.
+sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
 
 _WIDTH = 1200
 _UPPER = 520
