@@ -109,7 +109,8 @@ class AsyncSender(FanOut):
         position = 0
         while position < pods:
             start, stop = position, min(pods, position + _SENDS_A_TURN)
-            position = self._transport.send(payload, endpoints, start, stop, faults)
+            with self._lock:
+                position = self._transport.send(payload, endpoints, start, stop, faults)
             if position < stop and not await self._wait_writable(endpoints[position]):
                 faults += [Fault(endpoint, errno.EAGAIN) for endpoint in endpoints[position:]]
                 break
@@ -201,7 +202,7 @@ class AsyncSender(FanOut):
 
     async def _send_batch(self, batch: list[_Queued]) -> None:
         payloads = [queued.payload for queued in batch]
-        copies = Copies(self._transport, payloads, await self.resolve())
+        copies = Copies(self._transport, self._lock, payloads, await self.resolve())
         while not copies.step(_SENDS_A_TURN):
             if not copies.blocked:
                 await asyncio.sleep(0)
@@ -232,7 +233,7 @@ class AsyncSender(FanOut):
 
     async def _wait_writable(self, endpoint: Endpoint) -> bool:
         async with self._waiting:
-            return await _wait_writable(self._transport.fileno(endpoint))
+            return await _wait_writable(self._fileno(endpoint))
 
     async def __aenter__(self) -> Self:
         return await self.open()

@@ -46,10 +46,13 @@ class SenderStats:
 class Copies:
     """The copies of a batch: what is still to be attempted, and what failed."""
 
-    __slots__ = ("_pods", "_position", "_total", "_transport", "batch", "blocked", "endpoints", "faults")
+    __slots__ = ("_lock", "_pods", "_position", "_total", "_transport", "batch", "blocked", "endpoints", "faults")
 
-    def __init__(self, transport: Transport, payloads: Sequence[bytes], endpoints: tuple[Endpoint, ...]) -> None:
+    def __init__(
+        self, transport: Transport, lock: threading.Lock, payloads: Sequence[bytes], endpoints: tuple[Endpoint, ...]
+    ) -> None:
         self._transport = transport
+        self._lock = lock
         self.batch = Batch(payloads, transport.gso_limit)
         self.endpoints = endpoints
         self.faults: list[Fault] = []
@@ -64,7 +67,8 @@ class Copies:
         `blocked` then says whether the socket is full.
         """
         stop = self._total if sends is None else self.batch.after(self._position, self._pods, sends)
-        self._position = self._transport.send_batch(self.batch, self.endpoints, self._position, stop, self.faults)
+        with self._lock:
+            self._position = self._transport.send_batch(self.batch, self.endpoints, self._position, stop, self.faults)
         self.blocked = self._position < stop
         return self._position >= self._total
 
@@ -104,6 +108,7 @@ class FanOut:
         """The same, until the sender is closed."""
         self._closed = False
         self._lock = threading.Lock()
+        """Held while the transport is called, and while what is counted changes."""
         self._stats = SenderStats()
 
     @property
@@ -147,9 +152,9 @@ class FanOut:
                 return
             self._closed = True
             self._opened = None
+            self._transport.close()
         if self._refresher is not None:
             self._refresher.stop()
-        self._transport.close()
 
     def _count(
         self, tally: Tally, endpoints: tuple[Endpoint, ...], messages: int, size: int, faults: Sequence[Fault]
@@ -168,10 +173,15 @@ class FanOut:
 
     def _hear(self, tally: Tally) -> None:
         """Take the ICMP errors that have come."""
-        heard = self._transport.heard()
-        tally.refused(heard)
         with self._lock:
+            heard = self._transport.heard()
             self._stats.refused += len(heard)
+        tally.refused(heard)
+
+    def _fileno(self, endpoint: Endpoint) -> int | None:
+        """Return what to wait on before a copy to `endpoint` can be attempted."""
+        with self._lock:
+            return self._transport.fileno(endpoint)
 
     def _report(self, tally: Tally) -> Report:
         known = self._known()
@@ -206,28 +216,30 @@ class Sender(FanOut):
             payload = check_payload(payload)
         refresher = self._opened or self._open()
         known = refresher.known
-        if not known.endpoints:
-            known = refresher.endpoints()
         endpoints = known.endpoints
+        if not endpoints:
+            known = refresher.endpoints()
+            endpoints = known.endpoints
         stop = len(endpoints)
         faults: list[Fault] = []
         transport = self._transport
-        position = transport.send(payload, endpoints, 0, stop, faults)
+        with self._lock:
+            position = transport.send(payload, endpoints, 0, stop, faults)
+            if position == stop and not (faults or settle or transport.has_heard):
+                stats = self._stats
+                stats.messages += 1
+                stats.sent += stop
+                age = monotonic() - (known.answered_at or 0.0)
+                return Report(1, len(payload), ((endpoints, 1),), age, known.failure is not None)
         while position < stop:
-            if not _wait_writable(transport.fileno(endpoints[position])):
+            if not _wait_writable(self._fileno(endpoints[position])):
                 faults += [Fault(endpoint, errno.EAGAIN) for endpoint in endpoints[position:]]
                 break
-            position = transport.send(payload, endpoints, position, stop, faults)
-        if faults or settle or transport.has_heard:
-            tally = Tally()
-            self._count(tally, endpoints, 1, len(payload), faults)
-            return self._settled(tally, settle)
-        stats = self._stats
-        with self._lock:
-            stats.messages += 1
-            stats.sent += stop
-        age = monotonic() - (known.answered_at or 0.0)
-        return Report(1, len(payload), ((endpoints, 1),), age, known.failure is not None)
+            with self._lock:
+                position = transport.send(payload, endpoints, position, stop, faults)
+        tally = Tally()
+        self._count(tally, endpoints, 1, len(payload), faults)
+        return self._settled(tally, settle)
 
     def send_many(
         self,
@@ -252,9 +264,9 @@ class Sender(FanOut):
         tally = Tally()
 
         def flush(ready: list[bytes]) -> None:
-            copies = Copies(self._transport, ready, refresher.endpoints().endpoints)
+            copies = Copies(self._transport, self._lock, ready, refresher.endpoints().endpoints)
             while not copies.step():
-                if not _wait_writable(self._transport.fileno(copies.next_endpoint)):
+                if not _wait_writable(self._fileno(copies.next_endpoint)):
                     copies.give_up()
             self._count(tally, copies.endpoints, len(ready), sum(map(len, ready)), copies.faults)
 

@@ -20,7 +20,7 @@ class Transport(Protocol):
       `fileno` of that copy's endpoint is writable.
     * `heard` returns the ICMP errors that came since the last call, by the endpoint that they concern; `has_heard`
       says whether some are known already.
-    * Calls may come from several threads. After `close` each of them raises `Closed`.
+    * Two calls never run at once: the sender sees to that. After `close` each of them raises `Closed`.
     """
 
     @property

@@ -7,8 +7,8 @@ import errno
 import socket
 import struct
 import sys
-import threading
 from collections.abc import Callable, Sequence
+from operator import length_hint
 from typing import TYPE_CHECKING
 
 from fanout.batch import Batch, Part
@@ -55,8 +55,7 @@ class UdpTransport:
 
     Linux tells of an ICMP error at the next send on the socket, whichever its destination; only the error queue
     (`IP_RECVERR`, man 7 ip) names the culprit. So a failed send is tried again as long as the queue had something
-    to tell: that failure was not its own. One thread at a time sends, or the error that one thread met would be
-    explained to another.
+    to tell: that failure was not its own.
 
     `make_socket` and `find_sendmmsg` take the place of the system's; where there is no `sendmmsg` the loop is used.
     """
@@ -73,7 +72,6 @@ class UdpTransport:
         self._looked_for_sendmmsg = False
         self._sockets: dict[bool, socket.socket] = {}
         self._gso_limits = dict.fromkeys((False, True), MAX_PAYLOAD if sys.platform == "linux" else 0)
-        self._lock = threading.Lock()
         self.has_heard = False
         self._heard: list[Fault] = []
         self._closed = False
@@ -89,72 +87,67 @@ class UdpTransport:
 
     def send(self, payload: bytes, endpoints: Sequence[Endpoint], start: int, stop: int, faults: list[Fault]) -> int:
         """See `Transport`."""
-        with self._lock:
-            if endpoints is not self._prepared:
-                self._prepare(endpoints)
-            sendto = self._sendto
-            if sendto is None:
-                return self._send_each((payload,), endpoints, start, stop, faults)
-            # The path of one message to a few pods: as lean as a loop can be.
-            position = start
-            try:
-                for endpoint in endpoints if stop - start == len(endpoints) else endpoints[start:stop]:
-                    sendto(payload, endpoint)
-                    position += 1
-            except OSError:
-                self._drain(self._sockets[endpoints[0].is_ipv6])
-                return self._send_each((payload,), endpoints, position, stop, faults)
-            return stop
+        if endpoints is not self._prepared:
+            self._prepare(endpoints)
+        sendto = self._sendto
+        if sendto is None or start or stop != len(endpoints):
+            return self._send_each((payload,), endpoints, start, stop, faults)
+        # The path of one message to a few pods: as lean as a loop can be.
+        rest = iter(endpoints)
+        try:
+            for endpoint in rest:
+                sendto(payload, endpoint)
+        except OSError:
+            self._drain(self._sockets[endpoints[0].is_ipv6])
+            failed = stop - length_hint(rest) - 1
+            return self._send_each((payload,), endpoints, failed, stop, faults)
+        return stop
 
     def send_batch(
         self, batch: Batch, endpoints: Sequence[Endpoint], start: int, stop: int, faults: list[Fault]
     ) -> int:
         """See `Transport`."""
+        if endpoints is not self._prepared:
+            self._prepare(endpoints)
         pods = len(endpoints)
         position = start
-        with self._lock:
-            if endpoints is not self._prepared:
-                self._prepare(endpoints)
-            while position < stop:
-                part = batch.part_at(position, pods)
-                offset = part.first * pods
-                end = min(stop, offset + part.length * pods)
-                payloads = batch.payloads[part.first : part.first + part.length]
-                sent: list[Fault] = []
-                if part.merged:
-                    reached = self._send_run(payloads, part, endpoints, position - offset, end - offset, sent)
-                else:
-                    reached = self._send_each(payloads, endpoints, position - offset, end - offset, sent)
-                faults.extend(fault._replace(message=fault.message + part.first) for fault in sent)
-                position = offset + reached
-                if position < end:
-                    break
+        while position < stop:
+            part = batch.part_at(position, pods)
+            offset = part.first * pods
+            end = min(stop, offset + part.length * pods)
+            payloads = batch.payloads[part.first : part.first + part.length]
+            found: list[Fault] = []
+            if part.merged:
+                reached = self._send_run(payloads, part, endpoints, position - offset, end - offset, found)
+            else:
+                reached = self._send_each(payloads, endpoints, position - offset, end - offset, found)
+            faults.extend(fault._replace(message=fault.message + part.first) for fault in found)
+            position = offset + reached
+            if position < end:
+                break
         return position
 
     def heard(self) -> list[Fault]:
         """See `Transport`."""
-        with self._lock:
-            self._check_open()
-            for sender in self._sockets.values():
-                self._drain(sender)
-            heard, self._heard = self._heard, []
-            self.has_heard = False
-            return heard
+        self._check_open()
+        for sender in self._sockets.values():
+            self._drain(sender)
+        heard, self._heard = self._heard, []
+        self.has_heard = False
+        return heard
 
     def fileno(self, endpoint: Endpoint) -> int | None:
         """See `Transport`."""
-        with self._lock:
-            self._check_open()
-            return self._sockets[endpoint.is_ipv6].fileno()
+        self._check_open()
+        return self._sockets[endpoint.is_ipv6].fileno()
 
     def close(self) -> None:
         """See `Transport`."""
-        with self._lock:
-            self._closed = True
-            self._prepared = self._sendto = self._headers = None
-            for opened in self._sockets.values():
-                opened.close()
-            self._sockets.clear()
+        self._closed = True
+        self._prepared = self._sendto = self._headers = None
+        for opened in self._sockets.values():
+            opened.close()
+        self._sockets.clear()
 
     def _prepare(self, endpoints: Sequence[Endpoint]) -> None:
         """Choose the way to these pods: once, as long as they stay the same."""
