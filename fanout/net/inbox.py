@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 
 from fanout.errors import InvalidInput
 from fanout.model import Endpoint, Message
@@ -17,6 +18,7 @@ RECEIVE_BUFFER = 4 * 1024 * 1024
 """Bytes of receive buffer that are asked for: some 5,000 small datagrams instead of 256."""
 WORKERS_MAX = 64
 _ROUNDS = 64
+_IN_FLIGHT = 0.002  # seconds for what the kernel was delivering on another CPU when the sockets were deafened
 
 
 def check_workers(workers: object) -> int:
@@ -114,6 +116,7 @@ class Inbox:
             # All of them first: the kernel gives to the next socket what the one before gets no more.
             for intake in self._intakes:
                 intake.deafen()
+            time.sleep(_IN_FLIGHT)
             for intake in self._intakes:
                 intake.close()
             if self._arrived is not None:
