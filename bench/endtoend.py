@@ -26,6 +26,7 @@ _KEPT = 0.99
 """What counts as kept: a default buffer does not outlast each hiccup of a shared machine."""
 _BURST = 10_000
 _BASE = "recvfrom loop"
+_CHANCES = 2
 _BUFFERED = "recvfrom loop, 4 MiB buffer"
 _WAYS = {
     _BASE: ("recvfrom", starting.LOOP),
@@ -76,13 +77,13 @@ def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
         [
             *(one.receiver, one.feeder, f"{one.rate.median:,.0f}", f"{one.rate.median / base.rate.median:.2f}"),
             f"{one.rate.least / base.rate.median:.2f} to {one.rate.most / base.rate.median:.2f}",
-            *(f"{one.kept:.1%}", f"{one.cpu.median:,.0f}", f"{one.most:,.0f}", f"{one.most / base.most:.2f}"),
+            *(f"{one.kept:.1%}", f"{one.cpu.median:,.0f}", f"{one.most:,.0f}"),
         ]
         for one in results
     ]
     columns = [
         *("receiver", "fed by", "messages/s", "ratio", "least to most", "kept", "CPU each, ns"),
-        *(f"fastest pace kept to {_KEPT:.0%}", "ratio"),
+        f"fastest pace kept to {_KEPT:.0%}",
     ]
     data = [{**one._asdict(), "rate": one.rate._asdict(), "cpu": one.cpu._asdict()} for one in results]
     return Part(goals, [Table(f"End to end into Python code, one receiver, {SIZE} B", columns, rows)], data)
@@ -131,9 +132,11 @@ def _most_kept(lab: Lab, receiver: str, feeder: str) -> float:
     low, high, best = float(_SLOWEST), float(_FASTEST), 0.0
     for _ in range(_STEPS):
         rate = round((low * high) ** 0.5)
-        stream = _stream(lab, receiver, feeder, functools.partial(_paced, rate))
+        for _ in range(_CHANCES):
+            stream = _stream(lab, receiver, feeder, functools.partial(_paced, rate))
+            if kept := stream.kept >= stream.sent * _KEPT:
+                break
         reached = stream.sent / stream.sending * 1e9
-        kept = stream.kept >= stream.sent * _KEPT
         if kept:
             best = max(best, reached)
         # Where the feeder is the slower of the two, a faster pace shows nothing.
