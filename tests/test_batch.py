@@ -43,7 +43,7 @@ def test_steps_of_so_many_sends_reach_the_end(sizes: list[int], pods: int, sends
         reached = batch.after(position, pods, sends)
         assert position < reached <= total
         assert reached - position <= sends * SEGMENTS_MAX
-        message, pod = batch.copy_at(reached - 1, pods)
+        message, _ = batch.copy_at(reached - 1, pods)
         part = batch.part_at(reached - 1, pods)
         assert not part.merged or message == part.first + part.length - 1, "a run is not cut"
         position = reached

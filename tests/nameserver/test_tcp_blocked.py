@@ -16,8 +16,8 @@ from fanout.model import Endpoint, Service
 from fanout.sender import Sender
 from tests.nameserver.asking import resolve_and_dry_run
 from tests.nameserver.knot import NAMESPACE, Knot, a_records, addresses, service_name, wait_until
-from tests.namespace import Namespace
 from tests.nameserver.scripted import Front, Tcp
+from tests.namespace import Namespace
 
 pytestmark = pytest.mark.nameserver
 
