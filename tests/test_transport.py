@@ -191,13 +191,13 @@ def none() -> SendMany | None:
 
 
 PODS = st.one_of(
-    st.lists(st.integers(1, 9).map(lambda n: Endpoint(f"10.0.0.{n}", 1)), min_size=1, max_size=9, unique=True),
+    st.lists(st.integers(1, 14).map(lambda n: Endpoint(f"10.0.0.{n}", 1)), min_size=1, max_size=14, unique=True),
     st.lists(
         st.sampled_from([Endpoint(host, 1) for host in ("10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2", "fd00::3")]),
         min_size=1,
         unique=True,
     ),
-    st.lists(st.integers(1, 9).map(lambda n: Endpoint(f"fd00::{n}", 1)), min_size=1, max_size=9, unique=True),
+    st.lists(st.integers(1, 12).map(lambda n: Endpoint(f"fd00::{n}", 1)), min_size=1, max_size=12, unique=True),
 )
 PAYLOADS = st.one_of(
     st.lists(st.binary(max_size=3), min_size=1, max_size=12),

@@ -40,8 +40,9 @@ class Headers:
         names = b"".join(map(_socket_address, endpoints))
         size = len(names) // pods
         self._names = ctypes.create_string_buffer(names, len(names))
-        self._vectors = (_Vector * self.slots)()
-        first_name, first_vector = ctypes.addressof(self._names), ctypes.addressof(self._vectors)
+        vectors = (_Vector * self.slots)()
+        self._vectors = list(vectors)  # the structures of the array: making them anew costs more than to fill them
+        first_name, first_vector = ctypes.addressof(self._names), ctypes.addressof(vectors)
         self._entries = ctypes.create_string_buffer(
             b"".join(
                 _ENTRY.pack(first_name + pod * size, size, first_vector + slot * ctypes.sizeof(_Vector), 1, 0, 0, 0, 0)
@@ -49,7 +50,8 @@ class Headers:
                 for pod in range(pods)
             )
         )
-        self._address = ctypes.addressof(self._entries)
+        self.start = ctypes.addressof(self._entries)
+        """Where the first entry begins in memory."""
 
     def fill(self, payloads: Sequence[bytes]) -> None:
         """Put payloads into the first slots: at most `slots`."""
@@ -59,7 +61,7 @@ class Headers:
 
     def address(self, entry: int) -> int:
         """Return where an entry begins in memory."""
-        return self._address + entry * _ENTRY.size
+        return self.start + entry * _ENTRY.size
 
 
 def _socket_address(endpoint: Endpoint) -> bytes:
