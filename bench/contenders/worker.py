@@ -19,7 +19,7 @@ from fanout.sender import FanOut
 DISTINCT = 1024
 """Different payloads that a stream goes through again and again: more than one batch, so that none can be reused."""
 _TASKS = 64
-_CHUNK = 32
+_CHUNK, _CHUNKS_A_SECOND = 32, 5_000
 Address = tuple[str, int]
 
 
@@ -153,12 +153,13 @@ def _each(contender: Contender, payloads: list[bytes]) -> list[int]:
 
 def _pace(contender: Contender, payloads: list[bytes], rate: int) -> dict[str, int]:
     clock = time.perf_counter_ns
+    chunk = max(_CHUNK, rate // _CHUNKS_A_SECOND)
     started = clock()
-    for position in range(0, len(payloads), _CHUNK):
+    for position in range(0, len(payloads), chunk):
         # Busy: a sleep would end late by more than a chunk takes.
         while (clock() - started) * rate < position * 1_000_000_000:
             pass
-        contender.many(payloads[position : position + _CHUNK])
+        contender.many(payloads[position : position + chunk])
     return {"wall": clock() - started}
 
 
