@@ -17,6 +17,8 @@ CONNECTED = "connected sockets, Python"
 MULTICAST = "native multicast, C"
 GSTREAMER = "GStreamer multiudpsink"
 SINGLE = "fanout, one at a time"
+SINGLE_LOOP = "fanout by its loop"
+SINGLE_MANY = "fanout by sendmmsg"
 LIST = "fanout send_many, list"
 GENERATOR = "fanout send_many, generator"
 ASYNC = "fanout AsyncSender, 64 tasks"
@@ -26,6 +28,8 @@ _WORKERS = {
     LOOP: "loop",
     CONNECTED: "connected",
     SINGLE: "single",
+    SINGLE_LOOP: "single-loop",
+    SINGLE_MANY: "single-sendmmsg",
     LIST: "list",
     GENERATOR: "generator",
     ASYNC: "async",

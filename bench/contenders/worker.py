@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import fanout
+from fanout.net import udp
+from fanout.net.udp import UdpTransport
 from fanout.sender import FanOut
 
 DISTINCT = 1024
@@ -76,14 +78,19 @@ def _failed(sender: FanOut) -> int:
     return stats.refused + sum(stats.dropped.values())
 
 
-def _single(addresses: list[Address]) -> Contender:
-    sender = fanout.Sender(literal(addresses)).open()
+def _single(addresses: list[Address], transport: UdpTransport | None = None) -> Contender:
+    sender = fanout.Sender(literal(addresses), transport=transport).open()
 
     def many(payloads: list[bytes]) -> None:
         for payload in payloads:
             sender.send(payload)
 
     return Contender(sender.send, many, lambda: _failed(sender))
+
+
+def _single_by_sendmmsg(addresses: list[Address]) -> Contender:
+    udp.HEADERS_FROM = 1
+    return _single(addresses)
 
 
 def _many(addresses: list[Address], how: Callable[[list[bytes]], Iterable[bytes]]) -> Contender:
@@ -110,6 +117,8 @@ CONTENDERS: dict[str, Callable[[list[Address]], Contender]] = {
     "loop": _loop,
     "connected": _connected,
     "single": _single,
+    "single-loop": lambda addresses: _single(addresses, UdpTransport(find_sendmmsg=lambda: None)),
+    "single-sendmmsg": _single_by_sendmmsg,
     "list": lambda addresses: _many(addresses, lambda payloads: payloads),
     "generator": lambda addresses: _many(addresses, lambda payloads: (payload for payload in payloads)),
     "async": _async,
