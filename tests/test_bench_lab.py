@@ -1,9 +1,13 @@
-"""The laboratory's parts that need no namespaces."""
+"""The laboratory: its parts, and a quick run of it."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import socket
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -14,6 +18,9 @@ from bench.contenders import starting, worker
 from bench.lab import MOST_PODS, Lab
 from bench.rows import Row, Spread, Table, si
 from fanout.model import parse_literals
+from tests.conftest import unavailable
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +64,7 @@ def test_pods_have_addresses_of_their_own(pods: int) -> None:
 
 def test_each_contender_has_a_name_and_a_start() -> None:
     started = {*starting._WORKERS, *starting._IN_C, starting.GSTREAMER}
-    assert set(starting.ALL) == started
+    assert {*starting.ALL, starting.SINGLE_LOOP, starting.SINGLE_MANY} == started
     assert set(starting._WORKERS.values()) == set(worker.CONTENDERS)
 
 
@@ -73,7 +80,7 @@ def test_tables_take_their_place_in_a_page() -> None:
 
 
 def test_the_page_has_places_of_tables_alone_that_are_measured() -> None:
-    page = Path(__file__).parents[1].joinpath("docs", "performance.md").read_text()
+    page = ROOT.joinpath("docs", "performance.md").read_text()
     assert page.count("<!-- table: ") == page.count("<!-- end -->") > 0
 
 
@@ -88,8 +95,25 @@ def test_the_picture_refers_to_nothing_outside(tmp_path: Path) -> None:
     assert (tmp_path / "again.svg").read_text() == text
 
 
-@pytest.mark.skipif(talk.why_no_compiler() is not None, reason=str(talk.why_no_compiler()))
+def test_the_laboratory_runs(tmp_path: Path) -> None:
+    """One part, quickly, in namespaces where there can be some: each goal has its row, and nothing fails."""
+    needs_a_compiler()
+    command = [sys.executable, "-m", "bench", "--quick", "--only", "latency"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    for row in ("one message to 200 pods, time of send", "one message to 2 pods, time of send"):
+        assert f"  {row}  " in done.stdout
+    assert json.loads((tmp_path / "build" / "bench.json").read_text())["machine"]["quick"]
+
+
+def needs_a_compiler() -> None:
+    if why := talk.why_no_compiler():
+        unavailable("tools", why)
+
+
 def test_the_counter_counts_each_datagram_whole_or_in_segments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    needs_a_compiler()
     monkeypatch.setattr(talk, "_BUILT", tmp_path)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))
