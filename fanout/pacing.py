@@ -18,11 +18,11 @@ class Pacer:
 
     Never more leaves at once than a default receive buffer holds: `burst` tiny datagrams, a third as many of 1,200
     bytes. Who comes late (a busy machine, a slow producer) makes up for at most a tenth of a second, at no more than
-    twice the speed. `now` is in seconds, on a clock that never goes back; `size` is that of the messages to come, in
+    twice the speed; with a `burst` of 1 for nothing: messages keep their distance. `now` is in seconds, on a clock that never goes back; `size` is that of the messages to come, in
     bytes. Raises `InvalidInput`.
     """
 
-    __slots__ = ("_bandwidth", "_burst", "_due", "_rate", "_refilled_at", "_room", "_room_until", "_tokens")
+    __slots__ = ("_bandwidth", "_burst", "_catch_up", "_due", "_rate", "_refilled_at", "_room", "_room_until", "_tokens")
 
     def __init__(self, now: float, *, rate: float | None, bandwidth: float | None, burst: int = BURST) -> None:
         for name, value in (("rate", rate), ("bandwidth", bandwidth), ("burst", burst)):
@@ -31,6 +31,7 @@ class Pacer:
         self._rate = rate
         self._bandwidth = bandwidth
         self._burst = float(burst)
+        self._catch_up = _CATCH_UP if burst > 1 else 0.0
         self._due = now
         self._tokens = self._burst
         self._refilled_at = now
@@ -57,7 +58,7 @@ class Pacer:
             )
         interval = self._interval(size)
         weight = self._weight(size)
-        self._due = max(self._due, now - _CATCH_UP)
+        self._due = max(self._due, now - self._catch_up)
         self._tokens = min(self._burst, self._tokens + (now - self._refilled_at) * 2.0 * weight / interval)
         self._refilled_at = now
         # What sums lose by rounding must not make the stream wait once more.

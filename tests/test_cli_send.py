@@ -100,7 +100,12 @@ def test_dry_run_sends_nothing(pods: Callable[..., list[Pod]]) -> None:
 
 def test_rate_and_interval_pace_the_stream(pods: Callable[..., list[Pod]]) -> None:
     service = literals(pods(1))
-    for pace, seconds in ((("--count", "4", "--interval", "0.1"), 0.3), (("--count", "51", "--rate", "100"), 0.5)):
+    for pace, seconds in (
+        (("--count", "4", "--interval", "0.1"), 0.3),
+        (("--count", "51", "--rate", "100"), 0.5),
+        (("--count", "51", "--bandwidth", "800"), 0.5),
+        (("--count", "51", "--bandwidth", "1M", "--rate", "100", "--burst", "1"), 0.5),
+    ):
         elapsed = fanout("send", "-s", service, "-m", "x", *pace, "-o", "json").json["elapsed"]
         assert seconds <= elapsed < seconds + 2
 
@@ -199,6 +204,12 @@ def test_no_color(pods: Callable[..., list[Pod]], closed_port: int) -> None:
         (["-s", "127.0.0.1", "-m", "x", "--rate", "1e-320"], 2, "--rate"),
         (["-s", "127.0.0.1", "-m", "x", "--interval", "inf"], 2, "--interval"),
         (["-s", "127.0.0.1", "-m", "x", "--interval", "1", "--rate", "1"], 2, "--rate"),
+        (["-s", "127.0.0.1", "-m", "x", "--interval", "1", "--bandwidth", "1M"], 2, "--bandwidth"),
+        (["-s", "127.0.0.1", "-m", "x", "--bandwidth", "0"], 2, "--bandwidth"),
+        (["-s", "127.0.0.1", "-m", "x", "--bandwidth", "-1M"], 2, "--bandwidth"),
+        (["-s", "127.0.0.1", "-m", "x", "--bandwidth", "many"], 2, "--bandwidth"),
+        (["-s", "127.0.0.1", "-m", "hello", "--bandwidth", "39"], 2, "less than one datagram of 5 bytes"),
+        (["-s", "127.0.0.1", "-m", "x", "--burst", "0"], 2, "--burst"),
         (["-s", "127.0.0.1", "--lines", "--count", "2"], 2, "--count"),
         (["-s", "127.0.0.1", "-m", "x", "--family", "ipx"], 2, "ipx"),
         (["-s", "pod", "-m", "x", "--nameserver", "example.org"], 2, "'example.org'"),

@@ -66,6 +66,14 @@ def test_what_is_late_is_made_up_for_as_far_as_a_tenth_of_a_second() -> None:
     assert [pacer.admit(60.0, SMALL) for _ in range(20)].count(True) == 11
 
 
+def test_with_a_burst_of_one_messages_keep_their_distance() -> None:
+    pacer = Pacer(0.0, rate=100, bandwidth=None, burst=1)
+    assert pacer.admit(0.0, SMALL)
+    assert pacer.admit(60.0, SMALL)
+    assert not pacer.admit(60.0, SMALL)
+    assert 0.0099 < pacer.wait(60.0, SMALL) < 0.0101
+
+
 @given(bandwidth=st.floats(1e4, 1e9), size=st.integers(1, 1200))
 @settings(deadline=None, max_examples=30)
 def test_bandwidth_counts_bits_of_payload(bandwidth: float, size: int) -> None:

@@ -41,7 +41,7 @@ _PROGRESS_INTERVAL = 0.1
     show_default=True,
     help="Send the message so many times.",
 )
-@option("--interval", type=FiniteRange(0, 86_400), metavar="SECONDS", help="Wait so long between messages.")
+@option("--interval", type=FiniteRange(0, 86_400), metavar="SECONDS", help="Wait so long between messages, at least.")
 @option("--rate", type=FiniteRange(min=0.0001), metavar="N", help="Send N messages a second.")
 @option("--bandwidth", type=Bandwidth(), metavar="BITS", help="Send so many bits of payload a second: 800k, 10M, 1.5G.")
 @option(
