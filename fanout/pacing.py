@@ -18,11 +18,9 @@ class Pacer:
 
     Never more leaves at once than a default receive buffer holds: `burst` tiny datagrams, a third as many of 1,200
     bytes. Who comes late (a busy machine, a slow producer) makes up for at most a tenth of a second, at no more than
-    twice the speed; with a `burst` of 1 for nothing: messages keep their distance. `now` is in seconds, on a clock that never goes back; `size` is that of the messages to come, in
-    bytes. Raises `InvalidInput`.
+    twice the speed; with a `burst` of 1 for nothing: messages keep their distance. `now` is in seconds, on a clock
+    that never goes back; `size` is that of the message to come, in bytes. Raises `InvalidInput`.
     """
-
-    __slots__ = ("_bandwidth", "_burst", "_catch_up", "_due", "_rate", "_refilled_at", "_room", "_room_until", "_tokens")
 
     def __init__(self, now: float, *, rate: float | None, bandwidth: float | None, burst: int = BURST) -> None:
         for name, value in (("rate", rate), ("bandwidth", bandwidth), ("burst", burst)):

@@ -11,6 +11,7 @@ import click
 from fanout.cli import EXIT_INCOMPLETE, EXIT_INTERRUPTED
 from fanout.cli.bench_result import BenchResult, PodStatus
 from fanout.cli.bench_run import Bench, Plan, planned, silent
+from fanout.cli.interrupt import on_interrupt
 from fanout.cli.options import Bandwidth, FiniteRange, datagrams_per_second, option, output_option
 from fanout.cli.output import errors_as_json, note, print_json, show_library_notes
 from fanout.cli.target import Target, find_target, target_options
@@ -115,7 +116,7 @@ def _measure(target: Target, endpoints: tuple[Endpoint, ...], plan: Plan) -> Ben
         if not made.greet():
             note("no pod answers, so nothing was sent")
             return silent(endpoints, plan.size)
-        with made.interruptible():
+        with on_interrupt(made.interrupt):
             if not sys.stderr.isatty():
                 return made.run()
             from fanout.cli.bench_show import Live

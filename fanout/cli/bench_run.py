@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 
 from fanout.cli.bench_probe import PATIENCE, Prober, draw_run
 from fanout.cli.bench_result import BenchResult, PodResult
@@ -91,25 +88,11 @@ class Bench:
         return self.result()
 
     def interrupt(self) -> None:
-        """End the stream."""
+        """End the stream; told twice, end without a result."""
+        if self.interrupted:
+            raise KeyboardInterrupt
         self.interrupted = True
         self._stopped.set()
-
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """Let SIGINT and SIGTERM end the stream; told twice, the program ends without a result."""
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            if self.interrupted:
-                raise KeyboardInterrupt
-            self.interrupt()
-
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     def result(self) -> BenchResult:
         """Return what is known by now."""

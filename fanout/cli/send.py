@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import click
 
 from fanout.cli import EXIT_INCOMPLETE, EXIT_INTERRUPTED
+from fanout.cli.interrupt import on_interrupt
 from fanout.cli.options import Bandwidth, FiniteRange, option, output_option
 from fanout.cli.output import errors_as_json, note, print_json, show_library_notes
 from fanout.cli.stream import Stream
@@ -117,7 +118,7 @@ def send(
             # Nobody types lines into a progress bar.
             is_long = count > 1 if payload is not None else not sys.stdin.isatty()
             shown = is_long and not quiet and sys.stderr.isatty()
-            with stream.interruptible():
+            with on_interrupt(stream.interrupt):
                 report = sender.send_many(
                     _with_progress(payloads, None if lines else count) if shown else payloads,
                     rate=rate,

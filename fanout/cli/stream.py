@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import BinaryIO
 
 from fanout.errors import FanoutError, MessageTooLarge
@@ -16,9 +13,8 @@ from fanout.model import MAX_PAYLOAD
 class Stream:
     """Lines to be sent, and what ended them.
 
-    Ctrl-C or SIGTERM sets `stopped` and ends the stream after the messages that are under way (`interrupted`), a
-    line that cannot be sent before that line (`failure`): what was sent until then is reported like any other
-    stream.
+    `interrupt` sets `stopped` and ends it after the messages that are under way, a line that cannot be sent ends it
+    before that line (`failure`): what was sent until then is reported like any other stream.
     """
 
     def __init__(self, *, allow_empty: bool = False) -> None:
@@ -55,19 +51,9 @@ class Stream:
             else:
                 self.empty_lines += 1
 
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """Let SIGINT and SIGTERM end the stream instead of the program."""
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            self.interrupted = True
-            self.stopped.set()
-            if self._reading:
-                raise KeyboardInterrupt
-
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    def interrupt(self) -> None:
+        """End the stream."""
+        self.interrupted = True
+        self.stopped.set()
+        if self._reading:
+            raise KeyboardInterrupt
