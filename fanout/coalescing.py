@@ -15,6 +15,7 @@ BATCH = 256
 DELAY = 0.001
 """Seconds that a message waits at most for others; one that comes that long after the last ones does not wait."""
 _LONG_WAIT = 0.01
+_LONGEST_WAIT = 3600.0
 
 
 class Coalescer:
@@ -40,7 +41,8 @@ class Coalescer:
         self._flush_by = 0.0
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
-        self._ended = threading.Event()
+        self._has_queued = threading.Event()
+        self._ended = False
         self._guard: threading.Thread | None = None
         self._needs_guard = not never_pauses
 
@@ -61,13 +63,15 @@ class Coalescer:
         queue.append(payload)
         if len(queue) >= BATCH or now >= self._flush_by:
             self._send()
-        elif self._needs_guard:
-            self._needs_guard = False
-            self._guard = threading.Thread(target=self._watch, name="fanout-coalescer", daemon=True)
-            self._guard.start()
+        elif self._needs_guard and not self._has_queued.is_set():
+            self._has_queued.set()
+            if self._guard is None:
+                self._guard = threading.Thread(target=self._watch, name="fanout-coalescer", daemon=True)
+                self._guard.start()
         return True
 
     def _wait(self, seconds: float) -> None:
+        seconds = min(seconds, _LONGEST_WAIT)
         # An event wakes up later than a sleep does: at short waits that would be felt.
         if self._stop is None or seconds < _LONG_WAIT:
             time.sleep(seconds)
@@ -85,19 +89,27 @@ class Coalescer:
             self._flush_by = time.monotonic() + DELAY
 
     def _watch(self) -> None:
-        while not self._ended.wait(DELAY):
-            if self._queue and time.monotonic() >= self._flush_by:
-                try:
-                    self._send()
-                except BaseException as error:
-                    self._failure = error
-                    return
+        while not self._ended:
+            self._has_queued.wait()
+            time.sleep(DELAY)
+            self._has_queued.clear()  # before the looks at what is set before it
+            if not self._queue:
+                continue
+            if time.monotonic() < self._flush_by:
+                self._has_queued.set()
+                continue
+            try:
+                self._send()
+            except BaseException as error:
+                self._failure = error
+                return
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._ended.set()
         if self._guard is not None:
+            self._ended = True
+            self._has_queued.set()
             self._guard.join()
         self._send()

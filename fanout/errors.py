@@ -14,9 +14,14 @@
 A failure of one pod is never raised: it is an outcome in the `Report`.
 """
 
+from typing import Any
+
 
 class FanoutError(Exception):
     """Root of all errors that fanout raises; its text is one sentence for the operator."""
+
+    report: Any = None
+    """The `Report` of what a stream had sent before it ended with this error; None for other calls."""
 
 
 class InvalidInput(FanoutError, ValueError):

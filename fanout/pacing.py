@@ -24,7 +24,8 @@ class Pacer:
 
     def __init__(self, now: float, *, rate: float | None, bandwidth: float | None, burst: int = BURST) -> None:
         for name, value in (("rate", rate), ("bandwidth", bandwidth), ("burst", burst)):
-            if value is not None and not 0 < value < float("inf"):
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (is_number and 0 < value < float("inf")):
                 raise InvalidInput(f"{name} {value!r} is not a number above zero")
         self._rate = rate
         self._bandwidth = bandwidth
@@ -34,12 +35,14 @@ class Pacer:
         self._tokens = self._burst
         self._refilled_at = now
         self._room = 0
+        self._room_size = 0
         self._room_until = now
 
     def admit(self, now: float, size: int) -> bool:
         """Return whether a message of `size` bytes may leave now, and count it where it may."""
-        if self._room == 0 or now >= self._room_until:
+        if self._room == 0 or now >= self._room_until or size > self._room_size:
             self._room = self._allowed(now, size)
+            self._room_size = size
             self._room_until = now + _TICK
             if self._room == 0:
                 return False
@@ -63,6 +66,10 @@ class Pacer:
         due = int((now - self._due) / interval + 1.000001) if now >= self._due - 1e-9 else 0
         # A message that weighs more than the whole bucket leaves when the bucket is full.
         return min(due, max(int(self._tokens / weight + 1e-6), int(self._tokens >= self._burst - 1e-6)))
+
+    def slack(self, size: int) -> float:
+        """Return for how many seconds one may be late without losing pace: what is due then leaves at once."""
+        return self._burst / self._weight(size) * self._interval(size)
 
     def wait(self, now: float, size: int) -> float:
         """Return in how many seconds the next messages may leave: a millisecond's worth, so that sleeping pays."""

@@ -95,14 +95,16 @@ Run = tuple[tuple[Endpoint, ...], int]
 Counts = Mapping[tuple[Endpoint, int], int]
 """Copies by endpoint and errno."""
 _NONE: Counts = {}
+_RUNS_MAX = 64
 
 
 class Tally:
     """Counts of one call to send: filled by the sender, read as a `Report`."""
 
-    __slots__ = ("drops", "messages", "refusals", "runs", "size")
+    __slots__ = ("_fold_at", "drops", "messages", "refusals", "runs", "size")
 
     def __init__(self) -> None:
+        self._fold_at = _RUNS_MAX
         self.messages = 0
         self.size = 0
         self.runs: list[Run] = []
@@ -116,6 +118,10 @@ class Tally:
         if self.runs and self.runs[-1][0] is endpoints:
             messages += self.runs.pop()[1]
         self.runs.append((endpoints, messages))
+        if len(self.runs) > self._fold_at:
+            # A long stream sees the pods change often: keep counts, not each set that there was.
+            self.runs = [((endpoint,), count) for endpoint, count in _attempts(self.runs).items()]
+            self._fold_at = len(self.runs) + _RUNS_MAX
 
     def dropped(self, faults: Iterable[Fault]) -> None:
         """Count copies that the kernel did not take."""
@@ -130,6 +136,14 @@ def _add(counts: dict[tuple[Endpoint, int], int], faults: Iterable[Fault]) -> No
     for fault in faults:
         key = (fault.endpoint, fault.errno)
         counts[key] = counts.get(key, 0) + 1
+
+
+def _attempts(runs: Sequence[Run]) -> dict[Endpoint, int]:
+    attempts: dict[Endpoint, int] = {}
+    for endpoints, count in runs:
+        for endpoint in endpoints:
+            attempts[endpoint] = attempts.get(endpoint, 0) + count
+    return attempts
 
 
 def _by_endpoint(counts: Counts) -> tuple[dict[Endpoint, int], dict[Endpoint, int]]:
@@ -182,10 +196,7 @@ class Report:
         return self._outcomes
 
     def _count(self) -> tuple[Outcome, ...]:
-        attempts: dict[Endpoint, int] = {}
-        for endpoints, count in self._runs:
-            for endpoint in endpoints:
-                attempts[endpoint] = attempts.get(endpoint, 0) + count
+        attempts = _attempts(self._runs)
         dropped, drop_errno = _by_endpoint(self._drops)
         refused, refusal_errno = _by_endpoint(self._refusals)
         for endpoint in refused:

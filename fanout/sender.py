@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Self
 
 from fanout.batch import Batch
 from fanout.coalescing import Coalescer
-from fanout.errors import Closed
+from fanout.errors import Closed, FanoutError, InvalidInput
 from fanout.model import DEFAULT_PORT, MAX_PAYLOAD, Endpoint, Family, Service, check_payload
 from fanout.net.transport import Transport
 from fanout.net.udp import UdpTransport
@@ -24,6 +25,8 @@ from fanout.report import DropReason, Fault, Report, Tally
 
 STALL = 5.0
 """Seconds that a full socket is waited for before the rest of a message's copies count as dropped."""
+_LOOK_AGAIN = 0.05
+"""Seconds between two looks at whether the sender was closed meanwhile."""
 
 
 @dataclass(slots=True)
@@ -44,46 +47,49 @@ class SenderStats:
 
 
 class Copies:
-    """The copies of a batch: what is still to be attempted, and what failed."""
+    """The copies of a batch: what is still to be attempted, and what failed. Those before `position` were attempted."""
 
-    __slots__ = ("_lock", "_pods", "_position", "_total", "_transport", "batch", "blocked", "endpoints", "faults")
+    __slots__ = ("_pods", "_total", "batch", "blocked", "endpoints", "faults", "position", "size")
 
     def __init__(
-        self, transport: Transport, lock: threading.Lock, payloads: Sequence[bytes], endpoints: tuple[Endpoint, ...]
+        self,
+        payloads: Sequence[bytes],
+        endpoints: tuple[Endpoint, ...],
+        gso_limit: int,
+        position: int = 0,
+        faults: list[Fault] | None = None,
     ) -> None:
-        self._transport = transport
-        self._lock = lock
-        self.batch = Batch(payloads, transport.gso_limit)
+        self.batch = Batch(payloads, gso_limit)
         self.endpoints = endpoints
-        self.faults: list[Fault] = []
+        self.faults: list[Fault] = faults or []
         self.blocked = False
+        self.position = position
+        self.size = sum(map(len, payloads))
         self._pods = len(endpoints)
-        self._position = 0
         self._total = len(payloads) * self._pods
 
-    def step(self, sends: int | None = None) -> bool:
+    def step(self, transport: Transport, sends: int | None = None) -> bool:
         """Attempt what can be attempted now, in at most so many sends; return whether all have been attempted.
 
         `blocked` then says whether the socket is full.
         """
-        stop = self._total if sends is None else self.batch.after(self._position, self._pods, sends)
-        with self._lock:
-            self._position = self._transport.send_batch(self.batch, self.endpoints, self._position, stop, self.faults)
-        self.blocked = self._position < stop
-        return self._position >= self._total
+        stop = self._total if sends is None else self.batch.after(self.position, self._pods, sends)
+        self.position = transport.send_batch(self.batch, self.endpoints, self.position, stop, self.faults)
+        self.blocked = self.position < stop
+        return self.position >= self._total
 
     @property
     def next_endpoint(self) -> Endpoint:
         """The endpoint of the first copy that was not attempted."""
-        _, pod = self.batch.copy_at(self._position, self._pods)
+        _, pod = self.batch.copy_at(self.position, self._pods)
         return self.endpoints[pod]
 
     def give_up(self) -> None:
         """Count what was not attempted as dropped: the socket stayed full."""
-        for position in range(self._position, self._total):
+        for position in range(self.position, self._total):
             message, pod = self.batch.copy_at(position, self._pods)
             self.faults.append(Fault(self.endpoints[pod], errno.EAGAIN, message))
-        self._position = self._total
+        self.position = self._total
 
 
 class FanOut:
@@ -156,32 +162,53 @@ class FanOut:
         if self._refresher is not None:
             self._refresher.stop()
 
-    def _count(
-        self, tally: Tally, endpoints: tuple[Endpoint, ...], messages: int, size: int, faults: Sequence[Fault]
-    ) -> None:
-        """Count what became of so many messages, of `size` bytes in all."""
-        tally.attempted(endpoints, size, messages)
-        tally.dropped(faults)
+    def _step(self, copies: Copies, sends: int | None = None) -> bool:
+        """See `Copies.step`; counts what was attempted, whatever becomes of the rest."""
         with self._lock:
-            self._stats.messages += messages
-            self._stats.sent += messages * len(endpoints) - len(faults)
-            for fault in faults:
-                reason = DropReason.of(fault.errno)
-                self._stats.dropped[reason] = self._stats.dropped.get(reason, 0) + 1
+            before, faults = copies.position, len(copies.faults)
+            done = copies.step(self._transport, sends)
+            self._add(copies.position - before, copies.faults[faults:])
+            if done:
+                self._stats.messages += len(copies.batch.payloads)
+            return done
+
+    def _give_up(self, copies: Copies) -> None:
+        with self._lock:
+            before, faults = copies.position, len(copies.faults)
+            copies.give_up()
+            self._add(copies.position - before, copies.faults[faults:])
+            self._stats.messages += len(copies.batch.payloads)
+
+    def _add(self, attempted: int, faults: Sequence[Fault]) -> None:
+        self._stats.sent += attempted - len(faults)
+        for fault in faults:
+            reason = DropReason.of(fault.errno)
+            self._stats.dropped[reason] = self._stats.dropped.get(reason, 0) + 1
+
+    def _tell(self, tally: Tally, copies: Copies) -> None:
+        """Let a tally know what became of a batch, and of ICMP errors that are known by now."""
+        tally.attempted(copies.endpoints, copies.size, len(copies.batch.payloads))
+        tally.dropped(copies.faults)
         if self._transport.has_heard:
             self._hear(tally)
 
     def _hear(self, tally: Tally) -> None:
         """Take the ICMP errors that have come."""
         with self._lock:
+            if self._closed:
+                return
             heard = self._transport.heard()
             self._stats.refused += len(heard)
         tally.refused(heard)
 
-    def _fileno(self, endpoint: Endpoint) -> int | None:
-        """Return what to wait on before a copy to `endpoint` can be attempted."""
+    def _writable(self, endpoint: Endpoint) -> int | None:
+        """Return a descriptor to wait on before a copy to `endpoint` can be attempted: to be closed by the caller.
+
+        It is of the caller's own, for the socket may be closed meanwhile, and its number given to another.
+        """
         with self._lock:
-            return self._transport.fileno(endpoint)
+            fileno = self._transport.fileno(endpoint)
+            return None if fileno is None else os.dup(fileno)
 
     def _report(self, tally: Tally) -> Report:
         known = self._known()
@@ -209,7 +236,7 @@ class Sender(FanOut):
 
         ICMP errors come a round trip later: `settle` is how many seconds to wait for them. Those that come after
         this call are told by a later report. Raises `InvalidInput`, `MessageTooLarge`, `NoEndpoints`,
-        `ResolverUnavailable` or `Closed`; no pod got a copy then.
+        `ResolverUnavailable` or `Closed`; no pod got a copy then (but for a sender that is closed while it sends).
         """
         # Written out, and not a stream of one: to two pods, this function must cost next to nothing.
         if type(payload) is not bytes or len(payload) > MAX_PAYLOAD:
@@ -225,21 +252,44 @@ class Sender(FanOut):
         transport = self._transport
         with self._lock:
             position = transport.send(payload, endpoints, 0, stop, faults)
+            stats = self._stats
             if position == stop and not (faults or settle or transport.has_heard):
-                stats = self._stats
                 stats.messages += 1
                 stats.sent += stop
                 age = monotonic() - (known.answered_at or 0.0)
                 return Report(1, len(payload), ((endpoints, 1),), age, known.failure is not None)
-        while position < stop:
-            if not _wait_writable(self._fileno(endpoints[position])):
-                faults += [Fault(endpoint, errno.EAGAIN) for endpoint in endpoints[position:]]
-                break
-            with self._lock:
-                position = transport.send(payload, endpoints, position, stop, faults)
+            self._add(position, faults)
+            stats.messages += position == stop
+        copies = Copies((payload,), endpoints, 0, position, faults)
+        if position < stop:
+            self._finish(copies)
         tally = Tally()
-        self._count(tally, endpoints, 1, len(payload), faults)
+        self._tell(tally, copies)
         return self._settled(tally, settle)
+
+    def _finish(self, copies: Copies) -> None:
+        while not self._step(copies):
+            if not self._wait_writable(copies.next_endpoint):
+                self._give_up(copies)
+                return
+
+    def _wait_writable(self, endpoint: Endpoint) -> bool:
+        """Wait until the socket has room; return False where it stayed full, raise `Closed` where it was closed."""
+        descriptor = self._writable(endpoint)
+        if descriptor is None:
+            return True
+        try:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            deadline = monotonic() + STALL
+            while monotonic() < deadline and not self._closed:
+                if poll.poll(_LOOK_AGAIN * 1000):
+                    return True
+        finally:
+            os.close(descriptor)
+        if self._closed:
+            self._open()
+        return False
 
     def send_many(
         self,
@@ -255,27 +305,31 @@ class Sender(FanOut):
 
         What is produced within a millisecond leaves together, as runs of equal sizes where the kernel can (GSO);
         what comes after a pause leaves at once. `rate` (messages/s) and `bandwidth` (bits of payload/s) pace the
-        stream, in bursts of at most `burst` tiny datagrams (see `Pacer`); `stop`, set by anyone, ends it.
+        stream, in bursts of at most `burst` tiny datagrams (see `Pacer`); `stop`, set by anyone, ends it before its
+        next message.
 
         An error raised by the iterable, or by one of its payloads, ends the stream: what came before it was sent.
-        Raises what `send` raises.
+        Raises what `send` raises, with the `report` of what was sent.
         """
         refresher = self._open()
         tally = Tally()
 
         def flush(ready: list[bytes]) -> None:
-            copies = Copies(self._transport, self._lock, ready, refresher.endpoints().endpoints)
-            while not copies.step():
-                if not _wait_writable(self._fileno(copies.next_endpoint)):
-                    copies.give_up()
-            self._count(tally, copies.endpoints, len(ready), sum(map(len, ready)), copies.faults)
+            copies = Copies(ready, refresher.endpoints().endpoints, self._transport.gso_limit)
+            self._finish(copies)
+            self._tell(tally, copies)
 
+        check_stream(payloads)
         pacer = make_pacer(rate, bandwidth, burst)
-        never_pauses = isinstance(payloads, (list, tuple))
-        with Coalescer(flush, pacer=pacer, stop=stop, never_pauses=never_pauses) as coalescer:
-            for payload in payloads:
-                if not coalescer.put(check_payload(payload)):
-                    break
+        never_pauses = type(payloads) in (list, tuple)
+        try:
+            with Coalescer(flush, pacer=pacer, stop=stop, never_pauses=never_pauses) as coalescer:
+                for payload in payloads:
+                    if not coalescer.put(check_payload(payload)):
+                        break
+        except FanoutError as error:
+            error.report = self._report(tally)
+            raise
         self._hear(tally)
         return self._settled(tally, settle)
 
@@ -305,16 +359,13 @@ class Sender(FanOut):
         self.close()
 
 
+def check_stream(payloads: object) -> None:
+    """Raise `InvalidInput` for one payload where several are asked for."""
+    if isinstance(payloads, (bytes, bytearray, memoryview, str)):
+        raise InvalidInput("send_many takes an iterable of payloads, not one of them: use send, or a list")
+
+
 def make_pacer(rate: float | None, bandwidth: float | None, burst: int) -> Pacer | None:
-    """Return what paces a stream from now on; None where nothing does."""
-    if rate is None and bandwidth is None:
-        return None
-    return Pacer(monotonic(), rate=rate, bandwidth=bandwidth, burst=burst)
-
-
-def _wait_writable(fileno: int | None) -> bool:
-    if fileno is None:
-        return True
-    poll = select.poll()
-    poll.register(fileno, select.POLLOUT)
-    return bool(poll.poll(STALL * 1000))
+    """Return what paces a stream from now on; None where nothing does. Raises `InvalidInput`."""
+    pacer = Pacer(monotonic(), rate=rate, bandwidth=bandwidth, burst=burst)
+    return None if rate is None and bandwidth is None else pacer

@@ -64,7 +64,8 @@ def send_batch(
 _MSGHDR = struct.Struct("@PIPNPNi0PI0P")
 _IOVEC = struct.Struct("@PN")
 _ERRNOS = [errno.EPERM, errno.EACCES, errno.ENOBUFS, errno.EINVAL, errno.EHOSTUNREACH, errno.EMSGSIZE]
-OK, FULL, ICMP, ICMP_WITHIN, SHORT, MISSING = range(6)
+_NO_GSO = {errno.EINVAL, errno.EMSGSIZE}
+OK, FULL, ICMP, ICMP_WITHIN, SHORT, MISSING, ONCE, ONCE_WITHIN, ONCE_AND_ICMP = range(9)
 
 
 @dataclass
@@ -73,14 +74,20 @@ class Kernel:
 
     Each call takes an entry of the script. `FULL`: EAGAIN. `ICMP`: an error of an earlier copy fails this call.
     `ICMP_WITHIN`: it comes while `sendmmsg` runs, which ends early and forgets it. `SHORT`: `sendmmsg` ends early.
-    `MISSING`: there is no `sendmmsg`.
+    `MISSING`: there is no `sendmmsg`. `ONCE`: the call's first copy is refused, though it would be taken another
+    time; `ONCE_AND_ICMP`: while there is an ICMP error to tell of; `ONCE_WITHIN`: one in the middle of a `sendmmsg`, which ends before it and does not tell why.
+
+    `ended` has the copies in the order in which it was decided what became of each, with its errno or 0. `attempts`
+    counts how often the kernel was given one.
     """
 
     bad: dict[Endpoint, int] = field(default_factory=dict)
     script: deque[int] = field(default_factory=deque)
     gso_limit: int = MAX_PAYLOAD
     no_gso: int = errno.EIO
-    taken: list[tuple[Endpoint, bytes]] = field(default_factory=list)
+    ended: list[tuple[Endpoint, bytes, int]] = field(default_factory=list)
+    attempts: int = 0
+    untold: int = 0
     refusals: int = 0
     calls: int = 0
     _queue: deque[Endpoint] = field(default_factory=deque)
@@ -94,21 +101,38 @@ class Kernel:
         assert 0 < count <= 1024
         if event == MISSING:
             raise OSError(errno.ENOSYS, "missing")
-        end = count if event not in (SHORT, ICMP_WITHIN) else (count + 1) // 2
+        end = count if event not in (SHORT, ICMP_WITHIN, ONCE_WITHIN) else (count + 1) // 2
         for index in range(end):
             name, length, vector, vectors, *_ = _MSGHDR.unpack(ctypes.string_at(address + index * 64, 64))
             base, size = _IOVEC.unpack(ctypes.string_at(vector, 16))
             assert vectors == 1
             endpoint = _parse(ctypes.string_at(name, length))
             assert (length == 28) is endpoint.is_ipv6 is (fileno == 6)
-            if endpoint in self.bad:
-                if index == 0:
-                    raise OSError(self.bad[endpoint], "bad")
+            if index > 0 and endpoint in self.bad:
+                self.attempts += 1
+                self.untold += 1
                 return index
-            self.taken.append((endpoint, ctypes.string_at(base, size)))
+            self.end(endpoint, [ctypes.string_at(base, size)], event if index == 0 else OK)
         if event == ICMP_WITHIN:
             self.queue()
+        if event == ONCE_WITHIN and end < count:
+            self.attempts += 1
+            self.untold += 1
         return end
+
+    def end(self, endpoint: Endpoint, payloads: list[bytes], event: int) -> None:
+        """Take the copies of one send, or refuse them."""
+        number = self.bad.get(endpoint, errno.EPERM if event in (ONCE, ONCE_AND_ICMP) else 0)
+        if event == ONCE_AND_ICMP:
+            self.queue()
+        self.attempts += len(payloads)
+        self.ended.extend((endpoint, payload, number) for payload in payloads)
+        if number:
+            raise OSError(number, "refused")
+
+    @property
+    def taken(self) -> list[tuple[Endpoint, bytes]]:
+        return [(endpoint, payload) for endpoint, payload, number in self.ended if not number]
 
     def begin(self) -> int:
         self.calls += 1
@@ -152,8 +176,8 @@ class _KernelSocket:
         return b"", [(socket.IPPROTO_IP, 11, error)], 0, culprit
 
     def sendto(self, payload: bytes, endpoint: Endpoint) -> int:
-        self._attempt(endpoint)
-        self.kernel.taken.append((endpoint, payload))
+        assert endpoint.is_ipv6 is self.is_ipv6
+        self.kernel.end(endpoint, [payload], self.kernel.begin())
         return len(payload)
 
     def sendmsg(
@@ -168,15 +192,13 @@ class _KernelSocket:
         assert len(run) <= MAX_PAYLOAD
         if size > self.kernel.gso_limit:
             raise OSError(self.kernel.no_gso, "no GSO")
-        self._attempt(endpoint)
-        self.kernel.taken.extend((endpoint, segment) for segment in segments)
-        return len(run)
-
-    def _attempt(self, endpoint: Endpoint) -> None:
         assert endpoint.is_ipv6 is self.is_ipv6
-        self.kernel.begin()
-        if endpoint in self.kernel.bad:
-            raise OSError(self.kernel.bad[endpoint], "bad")
+        event = self.kernel.begin()
+        if self.kernel.bad.get(endpoint) in _NO_GSO:
+            # It might be the run that is refused, and not the address: nothing has left.
+            raise OSError(self.kernel.bad[endpoint], "refused")
+        self.kernel.end(endpoint, segments, event)
+        return len(run)
 
 
 def _parse(address: bytes) -> Endpoint:
@@ -203,7 +225,9 @@ PAYLOADS = st.one_of(
     st.lists(st.binary(max_size=3), min_size=1, max_size=12),
     st.lists(st.sampled_from([0, 1, 600, 1400, 1400, 1400, 40_000]).map(bytes), min_size=1, max_size=80),
 )
-SCRIPT = st.lists(st.sampled_from([OK, OK, FULL, ICMP, ICMP_WITHIN, SHORT, MISSING]), max_size=40)
+SCRIPT = st.lists(
+    st.sampled_from([OK, OK, FULL, ICMP, ICMP_WITHIN, SHORT, MISSING, ONCE, ONCE_WITHIN, ONCE_AND_ICMP]), max_size=40
+)
 
 
 @settings(deadline=None, max_examples=400)
@@ -235,18 +259,23 @@ def test_each_copy_is_attempted_once_in_order_or_reported_whatever_the_kernel_sa
     stops = data.draw(st.lists(st.integers(0, total), max_size=3))
     faults = send_batch(transport, payloads, pods, stops)
 
-    expected = [(pods[pod], payloads[message]) for message, pod in order if pods[pod] not in bad]
-    assert kernel.taken == expected
-    assert faults == [Fault(pods[pod], bad[pods[pod]], message) for message, pod in order if pods[pod] in bad]
+    ended = kernel.ended
+    assert [(endpoint, payload) for endpoint, payload, _ in ended] == [(pods[pod], payloads[m]) for m, pod in order]
+    assert faults == [Fault(e, number, m) for (m, _), (e, _, number) in zip(order, ended, strict=True) if number]
+    assert {fault.endpoint for fault in faults} >= set(bad)
+    assert kernel.attempts == total + kernel.untold, "once, but for those of which sendmmsg does not tell"
+    assert has_sendmmsg or kernel.untold == 0
     assert transport.has_heard == (kernel.refusals > 0), "what a call has met is known without looking"
     assert len(transport.heard()) == kernel.refusals
     assert not transport.has_heard
 
-    kernel.taken.clear()
-    kernel.refusals = 0
+    kernel.ended.clear()
+    kernel.refusals = kernel.attempts = kernel.untold = 0
     kernel.script.extend(data.draw(SCRIPT))
-    assert send_all(transport, b"one", pods) == [Fault(pod, bad[pod]) for pod in pods if pod in bad]
-    assert kernel.taken == [(pod, b"one") for pod in pods if pod not in bad]
+    faults = send_all(transport, b"one", pods)
+    assert [endpoint for endpoint, _, _ in kernel.ended] == pods
+    assert faults == [Fault(endpoint, number) for endpoint, _, number in kernel.ended if number]
+    assert kernel.attempts == len(pods) + kernel.untold
     assert transport.has_heard == (kernel.refusals > 0)
 
 
@@ -282,8 +311,10 @@ def test_a_family_without_gso_is_not_asked_again() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_KernelSocket, "sendmsg", spy)
         assert send_batch(transport, payloads, pods) == []
-    assert transport.gso_limit == MAX_PAYLOAD, "the other family has not been asked yet"
+    assert transport.gso_limit == 0
     assert len(kernel.taken) == 256
+    assert send_batch(transport, payloads, [Endpoint("fd00::1", 1)]) == []
+    assert transport.gso_limit == MAX_PAYLOAD, "the other family has not been asked yet"
 
 
 def test_a_system_without_sendmmsg_is_not_asked_again() -> None:
@@ -384,6 +415,7 @@ def test_a_bad_entry_never_costs_another_its_copy(
 def test_a_payload_over_the_limit_is_a_fault_of_each_entry(udp: UdpTransport, pods: Callable[..., list[Pod]]) -> None:
     endpoints = [pod.endpoint for pod in pods(2)]
     assert send_all(udp, bytes(65_508), endpoints) == [Fault(endpoint, errno.EMSGSIZE) for endpoint in endpoints]
+    assert udp.heard() == [], "the kernel queues such an error, too: it is no refusal"
 
 
 def test_a_batch_arrives_with_its_boundaries(udp: UdpTransport, pods: Callable[..., list[Pod]]) -> None:

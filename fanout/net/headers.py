@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from fanout.model import Endpoint
 
-_ENTRIES = 1024
+_ENTRIES = 1024  # in one call: the kernel takes no more (UIO_MAXIOV)
 _SLOTS = 64
 _HEADER = struct.Struct("@PIPNPNi0P")  # struct msghdr: name, its length, iov, its length, control, its length, flags
 _ENTRY = struct.Struct(f"@{_HEADER.format.removeprefix('@')}I0P")  # struct mmsghdr: and the bytes sent
@@ -36,6 +36,8 @@ class Headers:
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         pods = len(endpoints)
         self.endpoints = endpoints
+        self.most = _ENTRIES
+        """Entries that one call takes."""
         self.slots = max(1, min(_SLOTS, _ENTRIES // pods))
         names = b"".join(map(_socket_address, endpoints))
         size = len(names) // pods

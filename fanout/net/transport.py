@@ -14,7 +14,8 @@ class Transport(Protocol):
     """Sends copies of datagrams; never blocks and never raises for one endpoint.
 
     * A copy is attempted exactly once, and in order: those of one message by endpoint, those of a batch as `Batch`
-      says. A copy that the kernel did not take is appended to `faults`, and the next one is attempted.
+      says. A copy that the kernel did not take is appended to `faults`, and the next one is attempted. (What the
+      kernel refused because of something else, such as an ICMP error of an earlier copy, was not attempted.)
     * Both methods attempt from position `start` on and before `stop`, and return the position of the first copy
       that was not attempted because the socket is full: `stop` where all were. Call again from there once the
       `fileno` of that copy's endpoint is writable.

@@ -24,6 +24,7 @@ _IPV4_ERRORS = (socket.IPPROTO_IP, 11)  # IP_RECVERR
 _IPV6_ERRORS = (socket.IPPROTO_IPV6, 25)  # IPV6_RECVERR
 _UDP_SEGMENT = 103
 _SOCK_EXTENDED_ERR = struct.Struct("=IBBBBII")
+_LOCAL = 1  # SO_EE_ORIGIN_LOCAL
 _SEGMENT = struct.Struct("=H")
 _HAS_ERROR_QUEUE = hasattr(socket, "MSG_ERRQUEUE")
 # Bounds for a peer that answers with a flood of ICMP errors.
@@ -33,8 +34,6 @@ _TRIES_AFTER_ERRORS = 64
 # segment over the path's MTU, or a kernel that does not know the option.
 _NO_GSO = frozenset((errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP, errno.ENOPROTOOPT))
 _SMALLEST_MTU = 576
-ENTRIES = 1024
-"""Messages in one `sendmmsg`: the kernel takes no more (UIO_MAXIOV)."""
 HEADERS_FROM = 8
 """Copies from which on `sendmmsg` beats the loop, ctypes and all (`make bench`)."""
 
@@ -50,12 +49,13 @@ class UdpTransport:
     """One non-blocking, unconnected socket a family, opened when first needed; see `Transport` for the contract.
 
     The plain loop is the specification. For 8 copies or more to pods of one family `sendmmsg` does the same with
-    fewer calls. A merged part of a batch leaves as one GSO send a pod; a family for which the kernel refuses that
-    while it takes the messages one by one gets them so from then on.
+    fewer calls. Such a call ends before a copy that fails, without telling why: that one is attempted once more, and
+    the rest goes by the loop. A merged part of a batch leaves as one GSO send a pod; a family for which the kernel
+    refuses that while it takes the messages one by one gets them so from then on.
 
     Linux tells of an ICMP error at the next send on the socket, whichever its destination; only the error queue
-    (`IP_RECVERR`, man 7 ip) names the culprit. So a failed send is tried again as long as the queue had something
-    to tell: that failure was not its own.
+    (`IP_RECVERR`, man 7 ip) names the culprit. So a failed send is tried again as long as the queue had told of
+    such an error: that failure was not its own.
 
     `make_socket` and `find_sendmmsg` take the place of the system's; where there is no `sendmmsg` the loop is used.
     """
@@ -83,7 +83,7 @@ class UdpTransport:
     @property
     def gso_limit(self) -> int:
         """See `Transport`."""
-        return max(self._gso_limits.values())
+        return max(self._gso_limits[is_ipv6] for is_ipv6 in self._sockets or self._gso_limits)
 
     def send(self, payload: bytes, endpoints: Sequence[Endpoint], start: int, stop: int, faults: list[Fault]) -> int:
         """See `Transport`."""
@@ -97,10 +97,15 @@ class UdpTransport:
         try:
             for endpoint in rest:
                 sendto(payload, endpoint)
-        except OSError:
-            self._drain(self._sockets[endpoints[0].is_ipv6])
-            failed = stop - length_hint(rest) - 1
-            return self._send_each((payload,), endpoints, failed, stop, faults)
+        except OSError as error:
+            position = stop - length_hint(rest) - 1
+            number = self._explain(self._sockets[endpoints[0].is_ipv6], error)
+            if number == errno.EAGAIN:
+                return position
+            if number:
+                faults.append(Fault(endpoints[position], number))
+                position += 1
+            return self._send_each((payload,), endpoints, position, stop, faults)
         return stop
 
     def send_batch(
@@ -185,52 +190,53 @@ class UdpTransport:
     ) -> int:
         """Send the messages one by one, each to every pod: `start` and `stop` are among these copies."""
         pods = len(endpoints)
-        position = start
-        while position < stop:
-            headers = self._find_headers(endpoints) if stop - position >= HEADERS_FROM else None
-            if headers is not None:
-                position = self._send_headers(headers, payloads, position, stop)
-                if position == stop:
-                    break
+        position, number = start, 0
+        headers = self._find_headers(endpoints) if stop - start >= HEADERS_FROM else None
+        if headers is not None:
+            position, number = self._send_headers(headers, payloads, start, stop)
+        while position < stop and number != errno.EAGAIN:
             message, pod = divmod(position, pods)
-            number = self._attempt(payloads[message], endpoints[pod])
+            number = number or self._attempt(payloads[message], endpoints[pod])
             if number == errno.EAGAIN:
                 break
             if number:
                 faults.append(Fault(endpoints[pod], number, message))
+                number = 0
             position += 1
         return position
 
-    def _send_headers(self, headers: Headers, payloads: Sequence[bytes], start: int, stop: int) -> int:
-        """Send with as few calls as can be, up to the first copy that fails; return its position.
+    def _send_headers(self, headers: Headers, payloads: Sequence[bytes], start: int, stop: int) -> tuple[int, int]:
+        """Send with as few calls as can be, up to the first copy that fails; return its position and its errno.
 
-        A call ends before an entry that fails, and tells why only where that is its first: the caller sees the
-        errno by sending that copy alone.
+        A call ends before an entry that fails, and tells why only where that is its first. Where it was not, the
+        errno is 0: that copy has to be attempted again, alone. So do those whose failure was not their own.
         """
         sendmmsg = self._sendmmsg
+        tries = _TRIES_AFTER_ERRORS
         pods = len(headers.endpoints)
         sender = self._sockets[headers.endpoints[0].is_ipv6]
-        position = start
+        position, number = start, 0
         while position < stop and sendmmsg is not None:
             first = position // pods
             filled = payloads[first : first + headers.slots]
             headers.fill(filled)
             end = min(stop, (first + len(filled)) * pods)
             while position < end:
-                count = min(end - position, ENTRIES)
+                count = min(end - position, headers.most)
                 try:
                     taken = sendmmsg(sender.fileno(), headers.address(position - first * pods), count)
                 except OSError as error:
                     if error.errno == errno.ENOSYS:
                         self._sendmmsg = self._headers = self._prepared = None
-                    taken = 0
+                        return position, 0
+                    tries -= 1
+                    if tries and not (number := self._explain(sender, error)):
+                        continue
+                    return position, number
                 position += taken
-                if taken < count:
-                    # The kernel forgets the error that ended the call; an ICMP error is still in the queue.
-                    self._drain(sender)
-                    if not taken:
-                        return position
-        return position
+                if taken < count and not self._drain(sender):
+                    return position, 0
+        return position, 0
 
     def _send_run(
         self,
@@ -290,34 +296,44 @@ class UdpTransport:
         return self._send_until_explained(sender, lambda: sender.sendmsg(run, option, 0, endpoint))
 
     def _send_until_explained(self, sender: socket.socket, send: Callable[[], int]) -> int:
-        number = 0
+        unexplained = errno.EIO
         for _ in range(_TRIES_AFTER_ERRORS):
             try:
                 send()
             except OSError as error:
-                number = error.errno or errno.EIO
-                # An error in the queue makes poll() return at once, full socket or not: drain it in any case.
-                if not self._drain(sender) or number == errno.EAGAIN:
+                unexplained = error.errno or unexplained
+                if number := self._explain(sender, error):
                     return number
             else:
                 return 0
-        return number
+        return unexplained
 
-    def _drain(self, sender: socket.socket) -> bool:
-        """Read the error queue, a bounded number of entries; return whether there was one."""
+    def _explain(self, sender: socket.socket, error: OSError) -> int:
+        """Return the errno of a failed send; 0 where it was an earlier copy's, of which ICMP told."""
+        # An error in the queue makes poll() return at once, full socket or not: drain it in any case.
+        told = self._drain(sender)
+        number = error.errno or errno.EIO
+        return 0 if number in told else number
+
+    def _drain(self, sender: socket.socket) -> set[int]:
+        """Read the error queue, a bounded number of entries; return which errors there were."""
+        told: set[int] = set()
         if not _HAS_ERROR_QUEUE:
-            return False
-        for count in range(_ERRORS_PER_DRAIN):
+            return told
+        for _ in range(_ERRORS_PER_DRAIN):
             try:
                 _, ancillary, _, address = sender.recvmsg(0, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
             except OSError:
-                return count > 0
+                break
             for level, kind, data in ancillary:
                 if (level, kind) in (_IPV4_ERRORS, _IPV6_ERRORS) and len(data) >= _SOCK_EXTENDED_ERR.size:
-                    number = _SOCK_EXTENDED_ERR.unpack_from(data)[0]
+                    number, origin, *_ = _SOCK_EXTENDED_ERR.unpack_from(data)
+                    if origin == _LOCAL:
+                        continue  # of the very send that failed: its errno says the same
                     self._heard.append(Fault(Endpoint(address[0], address[1]), number))
                     self.has_heard = True
-        return True
+                    told.add(number)
+        return told
 
     def _socket(self, is_ipv6: bool) -> socket.socket:
         if is_ipv6 not in self._sockets:
