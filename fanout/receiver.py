@@ -16,7 +16,7 @@ from fanout.errors import Closed
 from fanout.limiter import LineLimiter
 from fanout.model import DEFAULT_PORT, Endpoint, Message
 from fanout.net.backlog import Backlog, Overflow
-from fanout.net.inbox import RECEIVE_BUFFER, Inbox, check_workers
+from fanout.net.inbox import RECEIVE_BUFFER, Inbox, check_receive_buffer, check_workers
 
 log = logging.getLogger("fanout")
 
@@ -39,7 +39,9 @@ class ReceiverStats:
     """Datagrams that the kernel dropped because the receive buffer was full.
 
     Exact for datagrams that came one by one. A run of them that the kernel keeps merged (UDP_GRO: it came from a
-    sender on this host that coalesces, or was merged by the network card) counts as one, unless the queue was full.
+    sender on this host that coalesces, or was merged by the network card) counts as one where it was dropped while
+    nobody looked at the socket: at least so many were lost. From where the queue is full (`Overflow.WAIT`) until the
+    kernel's buffer was found empty again, nothing is merged and each counts.
     """
     queue_drops: int = 0
     """Datagrams that the queue dropped because it was full (`Overflow`)."""
@@ -65,7 +67,7 @@ class ReceiverBase:
         overflow: Overflow | str = Overflow.WAIT,
         workers: int = 1,
     ) -> None:
-        self._settings = (host, port, receive_buffer, workers)
+        self._settings = (host, port, check_receive_buffer(receive_buffer), workers)
         self._backlog = Backlog(capacity, Overflow.parse(overflow), takers=check_workers(workers))
         self._inbox: Inbox | None = None
         self._stopped = False
@@ -111,8 +113,8 @@ class ReceiverBase:
         self._take_rest()
         self._backlog.clear()
 
-    def _handler_failed(self, message: Message, error: Exception) -> None:
-        """One message's failure is counted and logged, a few a second; the next message is handed over."""
+    def handler_failed(self, message: Message, error: Exception) -> None:
+        """Count one message's failure, and log a few of them a second: `serve` does it, and who iterates may."""
         self._handler_errors += 1
         if self._error_lines.allow(time.monotonic()):
             log.error(
@@ -207,7 +209,7 @@ class Receiver(ReceiverBase):
             try:
                 handler(message)
             except Exception as error:
-                self._handler_failed(message, error)
+                self.handler_failed(message, error)
 
     def __enter__(self) -> Self:
         return self.open()

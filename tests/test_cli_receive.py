@@ -357,6 +357,28 @@ def test_a_log_file_that_fails_later_is_said_once_and_datagrams_are_counted(tmp_
     )
 
 
+@pytest.mark.parametrize("broken", ["logs.message_fields", "logs._LineLogger.msg"])
+def test_a_message_that_cannot_be_logged_is_counted_and_the_next_one_is_logged(tmp_path: Path, broken: str) -> None:
+    """Whatever raises, for whatever reason: the message's rendering, or that of the complaint about it too."""
+    owner, _, name = broken.rpartition(".")
+    (tmp_path / "sitecustomize.py").write_text(
+        f"from fanout_receiver import logs\nwhole = {broken}\n"
+        "def fail(*arguments):\n"
+        "    if 'bad' in repr(arguments): raise RuntimeError('a bad one')\n"
+        f"    return whole(*arguments)\n{owner}.{name} = fail\n"
+        f"if {name == 'msg'}: {owner}.info = {owner}.error = fail\n"
+    )
+    with running(tmp_path, "receive", "--port", "0", "--host", "127.0.0.1", "--admin-port", free_tcp_port(),
+                 "--drain", "0", PYTHONPATH=str(tmp_path)) as receiver:  # fmt: skip
+        receiver.wait_until(lambda: "receiver_started" in receiver.out)
+        send_to(port_of(receiver.events("receiver_started")[0]["address"]), [b"bad", b"good"])
+        (event,) = received(receiver, 1)
+        assert event["payload"] == "good"
+        assert "fanout_receiver_handler_errors_total 1.0" in get(f"{admin_of(receiver)}/metrics")[1]
+        assert len(receiver.events("handler_failed")) == (name != "msg")
+        assert receiver.stop().code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "part"),
     [

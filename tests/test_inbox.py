@@ -164,6 +164,35 @@ def test_the_kernel_counts_each_datagram_while_nobody_takes() -> None:
         assert len(inbox.take(10_000)) == backlog.datagrams
 
 
+def test_the_kernel_counts_each_datagram_until_its_buffer_was_found_empty() -> None:
+    """Room in the queue is no reason to merge: the kernel's buffer may be full all the same."""
+    backlog = backlog_of(capacity=1000)
+    sent = 0
+    with inbox_of(backlog, receive_buffer=1_000_000) as inbox, gso_sender(inbox.address) as sender:
+
+        def flood(runs: int) -> None:
+            nonlocal sent
+            for _ in range(runs):
+                send_run(sender, bytes(6400), 100)
+                sent += 64
+
+        flood(50)
+        while not backlog.is_full:
+            inbox.fill()
+        for _ in range(20):
+            while backlog.is_full:
+                inbox.take(300)
+            inbox.fill()
+            flood(50)
+        assert inbox.kernel_drops > 10_000
+        drain(inbox, 1000)
+        assert backlog.datagrams + inbox.kernel_drops == sent
+        before = inbox.kernel_drops
+        flood(1)
+        assert [run.messages for run in gro.receive(inbox.readable, 1000, 10, 0.0)] == [64], "it merges again"
+        assert inbox.kernel_drops == before
+
+
 def test_a_merged_run_that_is_dropped_counts_as_one_at_least() -> None:
     """The limit that the documentation names: true of a kernel that merges, with a receiver that does not look."""
     backlog = backlog_of()

@@ -117,6 +117,14 @@ def test_a_clamped_buffer_is_warned_of_with_the_sysctl(caplog: pytest.LogCapture
     assert "net.core.rmem_max" in caplog.text
 
 
+@pytest.mark.parametrize("size", [-1, 0, "x", 1.5, None, True])
+def test_bad_receive_buffers(size: object) -> None:
+    for kind in (Receiver, AsyncReceiver):
+        with pytest.raises(fanout.InvalidInput, match="is not a number of bytes") as caught:
+            kind(0, receive_buffer=size)  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)
+
+
 def test_a_busy_port_is_one_sentence() -> None:
     with Receiver(0) as first, pytest.raises(fanout.SocketUnavailable, match="in use") as caught:
         Receiver(first.address.port).open()
@@ -321,6 +329,38 @@ def test_async_batches_go_on_where_messages_were_broken_out_of() -> None:
         raise AssertionError
 
     assert asyncio.run(run()) == payloads
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_async_receiver_goes_on_in_the_next_event_loop(workers: int) -> None:
+    """Whether it was broken out of or only opened in the first one, and whether that is closed or not."""
+    receiver = AsyncReceiver(0, host="127.0.0.1", workers=workers)
+
+    async def first(payload: bytes) -> bytes:
+        await receiver.open()
+        asyncio.get_running_loop().call_later(0.05, send_to, receiver.address.port, [payload])
+        async for message in receiver:
+            return message.payload
+        raise AssertionError
+
+    async def end() -> list[list[Message]]:
+        asyncio.get_running_loop().call_later(0.05, receiver.stop)
+        return [batch async for batch in receiver.batches()]
+
+    loop = asyncio.new_event_loop()
+    for number in range(3):
+        assert asyncio.run(asyncio.wait_for(first(b"a%d" % number), 5)) == b"a%d" % number
+        assert loop.run_until_complete(asyncio.wait_for(first(b"b%d" % number), 5)) == b"b%d" % number
+    assert asyncio.run(asyncio.wait_for(end(), 5)) == []
+    loop.close()
+
+
+def test_an_async_receiver_stops_after_its_event_loop_ended() -> None:
+    receiver = AsyncReceiver(0, host="127.0.0.1")
+    asyncio.run(receiver.open())
+    send_to(receiver.address.port, [b"x"])
+    receiver.stop()
+    assert receiver.stats.datagrams == 1
 
 
 def test_a_busy_async_consumer_of_batches_leaves_the_loop_its_turn() -> None:

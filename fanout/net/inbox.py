@@ -28,6 +28,13 @@ def check_workers(workers: object) -> int:
     raise InvalidInput(f"workers {workers!r} is not a number from 1 to {WORKERS_MAX}")
 
 
+def check_receive_buffer(size: object) -> int:
+    """Return the bytes of receive buffer to ask for; raise `InvalidInput` where it is no number of at least 1."""
+    if isinstance(size, int) and not isinstance(size, bool) and size >= 1:
+        return size
+    raise InvalidInput(f"receive_buffer {size!r} is not a number of bytes of at least 1")
+
+
 class Inbox:
     """Listening sockets on one port, and the backlog of messages taken from them that nobody has handled yet.
 
@@ -99,8 +106,8 @@ class Inbox:
     def kernel_drops(self) -> int:
         """Datagrams that the kernel dropped because the receive buffer was full (0 where it does not tell).
 
-        While there is room in the backlog, a run that the kernel merged counts as one, however many it has: at least
-        so many were dropped. While the backlog is full, each datagram counts.
+        From where the backlog is full until the socket was found empty again, each datagram counts. Otherwise a run
+        that the kernel merged counts as one, however many it has: at least so many were dropped.
         """
         return sum(intake.drops for intake in self._intakes)
 

@@ -8,14 +8,21 @@ import time
 
 from fanout.net import listening
 from fanout.net.backlog import Backlog, Room
-from fanout.net.gro import receive
+from fanout.net.gro import Run, receive
 from fanout.net.probing import Sieve
 
 _CLOSING_CALLS = 65_536  # more than a receive buffer of 8 MiB holds of the smallest datagrams
+_RESERVE = 4  # the part of the receive buffer, one in so many, that is kept for what comes while merged runs are read
 
 
 class Intake:
-    """Moves datagrams from one socket into the backlog, without blocking. One thread at a time uses it."""
+    """Moves datagrams from one socket into the backlog, without blocking. One thread at a time uses it.
+
+    The kernel counts a merged run as one drop, however long it is. So it does not merge while it may drop: from where
+    the backlog is full until the socket was found empty, the intake is pressed. What was merged before must be read
+    while merging is on, or its boundaries would be lost, and what comes meanwhile is merged as well: a part of the
+    buffer is kept for that, which the kernel may fill only then.
+    """
 
     def __init__(self, opened: socket.socket, backlog: Backlog, sieve: Sieve, receive_buffer: int) -> None:
         self.socket = opened
@@ -24,6 +31,7 @@ class Intake:
         self._sieve = sieve
         self._can_merge = listening.merge(opened, True)
         self._merges = listening.merge(opened, False)  # until somebody takes: see `fill`
+        self._is_pressed = False
         self._drops_at_close = 0
 
     def fill(self) -> bool:
@@ -32,7 +40,12 @@ class Intake:
         more = False
         if room.calls:
             self._merge(True)
-            more = self._receive(room) == room.calls
+            runs = receive(self.socket, *room, time.time())
+            more = len(runs) == room.calls
+            if self._is_pressed:  # still, unless nothing waits and there is room left
+                self._is_pressed = more or sum(run.messages for run in runs) >= room.messages
+                self._merge(not self._is_pressed)
+            self._put(runs, room)
         self._rest_if_full()
         return more
 
@@ -42,20 +55,21 @@ class Intake:
         self._backlog.wait_for_room()
 
     def _rest_if_full(self) -> None:
-        # The kernel counts a merged run as one drop, however long it is: while nobody takes, each datagram is to
-        # count. (What was merged is read while merging is on, or its boundaries would be lost.)
         if self._backlog.is_full:
+            self._is_pressed = True
             self._merge(False)
 
-    def _receive(self, room: Room) -> int:
-        """Return how many runs the kernel gave."""
-        runs = receive(self.socket, *room, time.time())
+    def _put(self, runs: list[Run], room: Room) -> None:
         self._backlog.put(self._sieve.sift(runs, self.socket), room)
-        return len(runs)
 
     def _merge(self, wanted: bool) -> None:
-        if self._merges is not wanted and self._can_merge:
-            self._merges = listening.merge(self.socket, wanted)
+        if self._merges is wanted or not self._can_merge:
+            return
+        if wanted:
+            listening.set_buffer(self.socket, self.receive_buffer)
+        self._merges = listening.merge(self.socket, wanted)
+        if not wanted:
+            listening.set_buffer(self.socket, self.receive_buffer - self.receive_buffer // _RESERVE)
 
     @property
     def drops(self) -> int:
@@ -75,7 +89,9 @@ class Intake:
         while calls > 0:
             room = self._backlog.reserve()
             calls -= room.calls
-            if self._receive(room) < room.calls:
+            runs = receive(self.socket, *room, time.time())
+            self._put(runs, room)
+            if len(runs) < room.calls:
                 break
         self._drops_at_close = self.drops
         self.socket.close()

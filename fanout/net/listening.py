@@ -105,6 +105,12 @@ def drops(listening: socket.socket) -> int:
     return int(_MEMINFO.unpack(counters)[_MEMINFO_DROPS])
 
 
+def set_buffer(listening: socket.socket, size: int) -> None:
+    """Let the kernel add to what the socket holds as long as it is no more than so many bytes."""
+    with contextlib.suppress(OSError):
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+
 def grow_buffer(listening: socket.socket, wanted: int) -> int:
     """Ask for `wanted` bytes of receive buffer; return what was granted, and warn where that is less."""
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, min(wanted, _INT_MAX))

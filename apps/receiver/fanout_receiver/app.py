@@ -147,7 +147,10 @@ class _App(Collector):
                 # Nor are the others, at the same time: under a flood a message must not cost more than its count.
                 self._unasked += len(batch) - index - 1
                 return
-            self._log.info(events.MESSAGE_RECEIVED, **logs.message_fields(message, self._settings.log_payload))
+            try:
+                self._log.info(events.MESSAGE_RECEIVED, **logs.message_fields(message, self._settings.log_payload))
+            except Exception as error:
+                self._receiver.handler_failed(message, error)  # one message is no reason to receive no more
             if index % _LINES_A_TURN == _LINES_A_TURN - 1:
                 await asyncio.sleep(0)
 

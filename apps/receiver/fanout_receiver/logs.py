@@ -156,4 +156,9 @@ class _LibraryRecords(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         event, _, _ = str(record.msg).partition(":")
         values = dict(record.args) if isinstance(record.args, Mapping) else {}
-        self._logger.log(record.levelno, event, **values, exc_info=record.exc_info)
+        try:
+            self._logger.log(record.levelno, event, **values, exc_info=record.exc_info)
+        except FanoutError:
+            raise  # while it is starting
+        except Exception:
+            self.handleError(record)
