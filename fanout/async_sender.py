@@ -79,6 +79,7 @@ class _Outbox:
         self._sends = 0
         self._turn_ends = False
         self._flusher: asyncio.Task[None] | None = None
+        self._under_way: list[_Queued] = []
 
     def may_send_now(self) -> bool:
         """Whether no other task has sent in this turn, or is still sending."""
@@ -114,31 +115,30 @@ class _Outbox:
         self._sends = 0
         if self._queue and self._flusher is None:
             self._flusher = self.loop.create_task(self._flush())
+            self._flusher.add_done_callback(self._flushed)
 
     async def _flush(self) -> None:
         """Send what is queued, and what comes to it meanwhile."""
-        batch: list[_Queued] = []
-        try:
-            while self._queue:
-                batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
-                try:
-                    await self._send_batch([queued for queued in batch if not queued.call.is_cancelled])
-                except Exception as error:
-                    _left(batch, error)
-                else:
-                    _left(batch)
-                batch = []
-        finally:
-            # Somebody cancelled this task: those who wait must not wait for ever.
-            _left(batch, Closed("the task that sends was cancelled: some pods may have got the message"))
-            self._flusher = None
-            if self._queue:
-                self._end_turn_later()
+        while self._queue:
+            self._under_way = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+            error = None
+            try:
+                await self._send_batch(self._under_way)
+            except Exception as failure:
+                error = failure
+            self._leave(error)
 
+    def _flushed(self, flusher: asyncio.Task[None]) -> None:
+        # Where somebody cancelled the task, perhaps before it began, those who wait must not wait for ever.
+        self._leave(Closed("the task that sends was cancelled: some pods may have got the message"))
+        self._flusher = None
+        if self._queue:
+            self._end_turn_later()
 
-def _left(batch: list[_Queued], error: BaseException | None = None) -> None:
-    for queued in batch:
-        queued.call.left(1, error)
+    def _leave(self, error: BaseException | None) -> None:
+        for queued in self._under_way:
+            queued.call.left(1, error)
+        self._under_way = []
 
 
 class AsyncSender(FanOut):
@@ -241,10 +241,11 @@ class AsyncSender(FanOut):
         return self._report(tally)
 
     async def _send_batch(self, batch: list[_Queued]) -> None:
+        endpoints = await self.resolve()
+        batch = [queued for queued in batch if not queued.call.is_cancelled]
         if not batch:
             return
-        payloads = [queued.payload for queued in batch]
-        copies = Copies(payloads, await self.resolve(), self._transport.gso_limit)
+        copies = Copies([queued.payload for queued in batch], endpoints, self._transport.gso_limit)
         await self._finish(copies, self._outbox)
         faults: dict[_Call, list[Fault]] = {}
         for fault in copies.faults:

@@ -66,6 +66,17 @@ def test_what_is_late_is_made_up_for_as_far_as_a_tenth_of_a_second() -> None:
     assert [pacer.admit(60.0, SMALL) for _ in range(20)].count(True) == 11
 
 
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 100, 1200, 8000, 60_000]), min_size=1, max_size=300),
+    pace=st.sampled_from([{"rate": 1e5, "bandwidth": None}, {"rate": None, "bandwidth": 1e8}]),
+)
+def test_a_small_message_opens_the_gate_for_no_large_one(sizes: list[int], pace: dict[str, float | None]) -> None:
+    pacer = Pacer(0.0, rate=pace["rate"], bandwidth=pace["bandwidth"])
+    admitted = [size for size in sizes if pacer.admit(1.0, size)]
+    largest = 1 + max(sizes) / 600
+    assert sum(1 + size / 600 for size in admitted) <= max(BURST, largest) + largest
+
+
 def test_with_a_burst_of_one_messages_keep_their_distance() -> None:
     pacer = Pacer(0.0, rate=100, bandwidth=None, burst=1)
     assert pacer.admit(0.0, SMALL)
@@ -88,14 +99,18 @@ def test_the_slower_of_the_two_counts() -> None:
 
 
 def test_nonsense_is_refused() -> None:
-    for figure in (0.0, -1.0, float("nan"), float("inf")):
+    for figure in (0.0, -1.0, float("nan"), float("inf"), True, "10", 3j):
         with pytest.raises(InvalidInput):
-            Pacer(0.0, rate=figure, bandwidth=None)
+            Pacer(0.0, rate=figure, bandwidth=None)  # type: ignore[arg-type]
         with pytest.raises(InvalidInput):
-            Pacer(0.0, rate=None, bandwidth=figure)
+            Pacer(0.0, rate=None, bandwidth=figure)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput):
         Pacer(0.0, rate=1.0, bandwidth=None, burst=0)
     with pytest.raises(InvalidInput, match="less than one datagram of 200 bytes"):
         Pacer(0.0, rate=None, bandwidth=1599).admit(0.0, 200)
+    pacer = Pacer(0.0, rate=None, bandwidth=8000)
+    assert pacer.admit(0.0, 1)
+    with pytest.raises(InvalidInput, match="less than one datagram of 2,000 bytes"):
+        pacer.admit(0.0, 2000)
     assert Pacer(0.0, rate=None, bandwidth=1600).admit(0.0, 200)
     assert BURST == 256

@@ -54,3 +54,12 @@ def test_a_refusal_by_a_pod_that_left_is_told() -> None:
     tally.attempted((A,), 1)
     tally.refused([Fault(B, errno.ECONNREFUSED)])
     assert Report.of(tally, age=0, stale=False).refused == (Outcome(B, refused=1, errno=errno.ECONNREFUSED),)
+
+
+def test_a_long_stream_keeps_counts_and_not_every_set_of_pods() -> None:
+    tally = Tally()
+    for number in range(1000):
+        tally.attempted((A, B, C)[: number % 3 + 1], 1)
+    assert len(tally.runs) < 200
+    outcomes = Report.of(tally, age=0, stale=False).outcomes
+    assert [(outcome.endpoint, outcome.sent) for outcome in outcomes] == [(A, 1000), (B, 666), (C, 333)]

@@ -75,7 +75,8 @@ class Kernel:
     Each call takes an entry of the script. `FULL`: EAGAIN. `ICMP`: an error of an earlier copy fails this call.
     `ICMP_WITHIN`: it comes while `sendmmsg` runs, which ends early and forgets it. `SHORT`: `sendmmsg` ends early.
     `MISSING`: there is no `sendmmsg`. `ONCE`: the call's first copy is refused, though it would be taken another
-    time; `ONCE_AND_ICMP`: while there is an ICMP error to tell of; `ONCE_WITHIN`: one in the middle of a `sendmmsg`, which ends before it and does not tell why.
+    time; `ONCE_AND_ICMP`: while there is an ICMP error to tell of; `ONCE_WITHIN`: one in the middle of a `sendmmsg`,
+    which ends before it and does not tell why.
 
     `ended` has the copies in the order in which it was decided what became of each, with its errno or 0. `attempts`
     counts how often the kernel was given one.
