@@ -69,7 +69,7 @@ class Outcome:
 
     endpoint: Endpoint
     sent: int = 0
-    """Datagrams that the kernel took."""
+    """Datagrams that the kernel took. A queue behind it may drop parts of a run of segments (GSO) without a word."""
     refused: int = 0
     """ICMP errors heard from or about this pod; may concern an earlier message (see `Sender.send`)."""
     dropped: int = 0

@@ -248,6 +248,17 @@ def test_a_line_that_comes_late_is_not_made_up_for(pods: Callable[..., list[Pod]
     os.close(reader)
 
 
+def test_a_line_over_the_bandwidth_ends_the_stream_and_what_came_before_is_reported(
+    pods: Callable[..., list[Pod]],
+) -> None:
+    (pod,) = pods(1)
+    run = fanout("send", "-s", str(pod.endpoint), "--lines", "--bandwidth", "100", stdin=b"a\n" + b"b" * 20 + b"\n")
+    assert run.code == 2
+    assert run.out.splitlines()[-1] == "sent 1 message (1 byte) to 1 endpoint"
+    assert "less than one datagram of 20 bytes" in run.err
+    assert pod.waiting() == [b"a"]
+
+
 def test_no_reader_left() -> None:
     command = " ".join([*FANOUT, "send -s 127.0.0.1:9 -m x --count 3 | true"])
     done = subprocess.run(["sh", "-c", command], capture_output=True, env=environment(), check=False)

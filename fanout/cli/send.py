@@ -118,15 +118,20 @@ def send(
             # Nobody types lines into a progress bar.
             is_long = count > 1 if payload is not None else not sys.stdin.isatty()
             shown = is_long and not quiet and sys.stderr.isatty()
-            with on_interrupt(stream.interrupt):
-                report = sender.send_many(
-                    _with_progress(payloads, None if lines else count) if shown else payloads,
-                    rate=rate,
-                    bandwidth=bandwidth,
-                    burst=burst,
-                    stop=stream.stopped,
-                    settle=settle,
-                )
+            try:
+                with on_interrupt(stream.interrupt):
+                    report = sender.send_many(
+                        _with_progress(payloads, None if lines else count) if shown else payloads,
+                        rate=rate,
+                        bandwidth=bandwidth,
+                        burst=burst,
+                        stop=stream.stopped,
+                        settle=settle,
+                    )
+            except FanoutError as error:
+                if error.report is None or not error.report.messages:
+                    raise
+                report, stream.failure = error.report, error
             elapsed = time.monotonic() - started
     if output == "json":
         print_json(_as_json(target, report, elapsed))
