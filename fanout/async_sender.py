@@ -168,7 +168,7 @@ class AsyncSender(FanOut):
             await self._finish(copies, outbox)
             tally = Tally()
             self._tell(tally, copies)
-            await outbox.give_way(len(endpoints) % _SENDS_A_TURN)
+            await outbox.give_way(len(endpoints))
         else:
             call = _Call()
             outbox.put(data, call)

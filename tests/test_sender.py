@@ -271,6 +271,21 @@ def test_one_message_to_many_pods_leaves_the_event_loop_its_turn() -> None:
     assert len(set(transport.attempted)) == len(transport.attempted) == 1000
 
 
+@pytest.mark.parametrize("pods", [1, 128, 300])
+def test_one_task_that_sends_and_sends_leaves_the_event_loop_its_turn(pods: int) -> None:
+    service = ",".join(f"10.0.{number // 250}.{number % 250 + 1}" for number in range(pods)) + ","
+
+    async def run() -> int:
+        async with AsyncSender(service, transport=MemoryTransport()) as sender:
+            await sender.resolve()
+            async with Turns() as turns:
+                for _ in range(500):
+                    await sender.send(b"x")
+                return turns.count
+
+    assert asyncio.run(run()) >= 500 * pods // 128
+
+
 def test_a_sender_that_is_forgotten_stops_to_resolve() -> None:
     resolver = ScriptedResolver("10.0.0.1")
     sender = Sender("headless-udp", resolver=resolver, transport=MemoryTransport())
