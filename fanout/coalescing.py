@@ -42,7 +42,7 @@ class Coalescer:
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
         self._has_queued = threading.Event()
-        self._ended = False
+        self._ended = threading.Event()
         self._guard: threading.Thread | None = None
         self._needs_guard = not never_pauses
 
@@ -89,10 +89,11 @@ class Coalescer:
             self._flush_by = time.monotonic() + DELAY
 
     def _watch(self) -> None:
-        while not self._ended:
+        while not self._ended.is_set():  # looked at after each clear(): the end sets both
             self._has_queued.wait()
-            time.sleep(DELAY)
-            self._has_queued.clear()  # before the looks at what is set before it
+            if self._ended.wait(DELAY):
+                return
+            self._has_queued.clear()  # before the look at what is queued before it is set
             if not self._queue:
                 continue
             if time.monotonic() < self._flush_by:
@@ -109,7 +110,7 @@ class Coalescer:
 
     def __exit__(self, *exception: object) -> None:
         if self._guard is not None:
-            self._ended = True
+            self._ended.set()
             self._has_queued.set()
             self._guard.join()
         self._send()
