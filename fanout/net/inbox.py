@@ -18,6 +18,7 @@ RECEIVE_BUFFER = 4 * 1024 * 1024
 """Bytes of receive buffer that are asked for: some 5,000 small datagrams instead of 256."""
 WORKERS_MAX = 64
 _ROUNDS = 64
+_ROUNDS_PRESSED = 8  # 2,048 datagrams, where nothing is merged: what is handed over at a time must not be more
 _IN_FLIGHT = 0.002  # seconds for what the kernel was delivering on another CPU when the sockets were deafened
 
 
@@ -94,7 +95,7 @@ class Inbox:
             return
         (intake,) = self._intakes
         # What the backlog may drop must not wait in the kernel, which drops the newest: look until nothing waits.
-        for _ in range(_ROUNDS if self._backlog.may_drop else 1):
+        for _ in range(_ROUNDS if self._backlog.may_drop else _ROUNDS_PRESSED if intake.is_pressed else 1):
             if not intake.fill():
                 return
 

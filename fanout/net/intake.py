@@ -19,7 +19,7 @@ class Intake:
     """Moves datagrams from one socket into the backlog, without blocking. One thread at a time uses it.
 
     The kernel counts a merged run as one drop, however long it is. So it does not merge while it may drop: from where
-    the backlog is full until the socket was found empty, the intake is pressed. What was merged before must be read
+    the backlog is full until the socket was found empty, the intake `is_pressed`. What was merged before must be read
     while merging is on, or its boundaries would be lost, and what comes meanwhile is merged as well: a part of the
     buffer is kept for that, which the kernel may fill only then.
     """
@@ -31,7 +31,7 @@ class Intake:
         self._sieve = sieve
         self._can_merge = listening.merge(opened, True)
         self._merges = listening.merge(opened, False)  # until somebody takes: see `fill`
-        self._is_pressed = False
+        self.is_pressed = False
         self._drops_at_close = 0
 
     def fill(self) -> bool:
@@ -42,9 +42,9 @@ class Intake:
             self._merge(True)
             runs = receive(self.socket, *room, time.time())
             more = len(runs) == room.calls
-            if self._is_pressed:  # still, unless nothing waits and there is room left
-                self._is_pressed = more or sum(run.messages for run in runs) >= room.messages
-                self._merge(not self._is_pressed)
+            if self.is_pressed:  # still, unless nothing waits and there is room left
+                self.is_pressed = more or sum(run.messages for run in runs) >= room.messages
+                self._merge(not self.is_pressed)
             self._put(runs, room)
         self._rest_if_full()
         return more
@@ -56,7 +56,7 @@ class Intake:
 
     def _rest_if_full(self) -> None:
         if self._backlog.is_full:
-            self._is_pressed = True
+            self.is_pressed = True
             self._merge(False)
 
     def _put(self, runs: list[Run], room: Room) -> None:
