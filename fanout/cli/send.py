@@ -44,7 +44,7 @@ _PROGRESS_INTERVAL = 0.1
 )
 @option("--interval", type=FiniteRange(0, 86_400), metavar="SECONDS", help="Wait so long between messages, at least.")
 @option("--rate", type=FiniteRange(min=0.0001), metavar="N", help="Send N messages a second.")
-@option("--bandwidth", type=Bandwidth(), metavar="BITS", help="Send so many bits of payload a second: 800k, 10M, 1.5G.")
+@option("--bandwidth", type=Bandwidth(), metavar="BITS", help="Send so many bits of payload a second to each pod: 10M.")
 @option(
     "--burst",
     type=click.IntRange(min=1),
@@ -206,6 +206,10 @@ def _show_dry_run(target: Target, endpoints: tuple[Endpoint, ...], output: str, 
 
 
 def _show(target: Target, report: Report, stream: Stream) -> None:
+    if not report.messages:
+        left_out = f"; {plural(stream.empty_lines, 'empty line')} left out" if stream.empty_lines else ""
+        click.secho(f"sent nothing: no message came{left_out}", fg="yellow")
+        return
     for outcome in report.outcomes:
         click.echo(_line(outcome, report.messages))
     size = plural(report.size, "byte") + ("" if report.messages == 1 else " in all")
