@@ -248,7 +248,8 @@ def test_a_reply_that_is_none_counts_as_silence(lie: Answer) -> None:
         Observed(301, 301, 301, bytes=301 * 200),
         Observed(300, 300, 299, bytes=300 * 200),
         Observed(300, 299, 300, bytes=300 * 200),
-        Observed(300, 300, 300, reordered=301, bytes=300 * 200),
+        Observed(300, 300, 300, reordered=300, bytes=300 * 200),
+        Observed(300, 300, 300, bytes=300 * 200, nanoseconds=1),
         Observed(300, 300, 300, bytes=1),
     ],
 )

@@ -268,3 +268,8 @@ def test_no_reader_left() -> None:
 def test_no_answer_from_dns_is_exit_code_1(closed_port: int) -> None:
     run = fanout("send", "-s", "headless-udp", "-m", "x", "--nameserver", f"127.0.0.1:{closed_port}")
     assert f"cannot resolve headless-udp A at 127.0.0.1:{closed_port}" in run.assert_one_sentence(1)
+
+
+def test_no_line_is_no_message() -> None:
+    run = fanout("send", "-s", "127.0.0.1:9", "--lines", stdin=b"")
+    assert (run.code, run.out) == (0, "sent nothing: no message came\n")

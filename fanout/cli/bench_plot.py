@@ -65,7 +65,7 @@ def _latency(pods: list[PodResult], title: str, *, crowded: bool) -> Graph:
     else:
         chart = pygal.Bar(**_settings(title, _UPPER, pods, crowded=False))
     for name, fraction in PERCENTILES.items():
-        seconds = [pod.round_trip(fraction) for pod in pods]
+        seconds = [pod.round_trip(fraction) if pod.status is PodStatus.MEASURED else None for pod in pods]
         chart.add(name, [None if value is None else value * 1000 for value in seconds])
     return chart
 
@@ -77,6 +77,10 @@ def _loss(pods: list[PodResult], title: str, *, crowded: bool) -> Graph:
     chart: Graph = pygal.Bar(**settings)
     chart.add("loss", [{"value": pod.loss, "color": "#cb181d"} for pod in pods])
     return chart
+
+
+def _label(pod: PodResult) -> str:
+    return str(pod.endpoint) if pod.status is PodStatus.MEASURED else f"{pod.endpoint} ({pod.status})"
 
 
 def _settings(title: str, height: int, pods: list[PodResult], *, crowded: bool) -> dict[str, object]:
@@ -92,7 +96,7 @@ def _settings(title: str, height: int, pods: list[PodResult], *, crowded: bool) 
         "print_values": False,
         "legend_at_bottom": True,
         "include_x_axis": True,
-        "x_labels": [str(pod.endpoint) for pod in pods],
+        "x_labels": [_label(pod) for pod in pods],
         "x_labels_major_every": step,
         "show_minor_x_labels": False,
         "truncate_label": -1,

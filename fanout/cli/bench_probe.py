@@ -41,11 +41,12 @@ _TIMESPEC = struct.Struct("@ll")
 class PodProbe:
     """What has been heard of one pod."""
 
-    __slots__ = ("endpoint", "observed", "pings", "report_token", "round_trips")
+    __slots__ = ("answered_at", "endpoint", "observed", "pings", "report_token", "round_trips")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.observed: Observed | None = None
+        self.answered_at: float | None = None
         self.report_token = -1
         self.pings = 0
         self.round_trips: list[float] = []
@@ -205,12 +206,14 @@ class Prober:
                 asked, sent_at = self._pings.get(frame.number, (None, 0.0))
                 if asked == source:
                     del self._pings[frame.number]
+                    pod.answered_at = arrived
                     insort(pod.round_trips, max(0.0, arrived - sent_at))
                     return
             elif frame.kind is Kind.REPORT and self._requests.get(frame.number) == source:
                 observed = probe.parse_report(datagram)
                 if observed is not None:
                     del self._requests[frame.number]
+                    pod.answered_at = arrived
                     # Not an older one that was overtaken.
                     if frame.number > pod.report_token:
                         pod.report_token, pod.observed = frame.number, observed

@@ -45,6 +45,8 @@ class PodResult:
     """Seconds, in ascending order."""
     pings: int = 0
     """Sent; those without an answer are missing among `round_trips`."""
+    last_answer: float | None = None
+    """Seconds into the run when it last answered anything; None where it never did."""
 
     @property
     def status(self) -> PodStatus:
@@ -124,7 +126,10 @@ def is_plausible(observed: Observed, attempted: int, size: int) -> bool:
     return (
         observed.expected <= attempted
         and observed.unique <= observed.expected
-        and observed.reordered <= observed.unique
+        # The highest number is never reordered.
+        and observed.reordered <= max(0, observed.unique - 1)
+        # One batch may have one timestamp; a hundred datagrams in each nanosecond between two of them cannot be.
+        and (not observed.nanoseconds or observed.received <= 100 * observed.nanoseconds)
         and observed.received == observed.unique + observed.duplicates + observed.stale
         and observed.bytes == observed.received * size
     )

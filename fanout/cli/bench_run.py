@@ -115,6 +115,7 @@ class Bench:
                     observed=seen,
                     round_trips=tuple(heard.round_trips),
                     pings=heard.pings,
+                    last_answer=None if heard.answered_at is None else max(0.0, heard.answered_at - self._started),
                 )
             )
         elapsed = (self._ended if done else time.monotonic()) - self._started

@@ -145,6 +145,7 @@ def cells(pod: PodResult) -> dict[str, str]:
     row = {name: cell(pod) for name, cell in _COLUMNS.items()}
     if pod.status is not PodStatus.MEASURED:
         row |= dict.fromkeys(("PER S", "REORD", "DUP"), "-")
+        row |= {f"{name.upper()} MS": "-" for name in PERCENTILES}
         row |= {"RECEIVED": "-", "LOSS %": pod.status.value}
     return row
 
@@ -173,6 +174,11 @@ def _some(pods: Sequence[PodResult], sentence: Callable[[PodResult], str]) -> li
 def _why_silent(pod: PodResult) -> str:
     if pod.refused or pod.dropped:
         return f"silent: {sending(pod.endpoint, pod.errno)}"
+    if pod.last_answer is not None:
+        return (
+            f"silent: {pod.endpoint}: it answered until {pod.last_answer:.1f} s into the run, then nothing: "
+            "is it stuck, or gone?"
+        )
     return (
         f"silent: {pod.endpoint}: does a fanout receiver listen on that port there, "
         "and does a NetworkPolicy let UDP in, and its answers out?"
