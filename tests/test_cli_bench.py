@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 import fanout as package
 from fanout.cli.bench_plot import draw
-from fanout.cli.bench_result import BenchResult, PodResult, PodStatus
-from fanout.cli.bench_show import troubles
+from fanout.cli.bench_result import BenchResult, PodResult, PodStatus, is_plausible
+from fanout.cli.bench_show import quiet_for, troubles
 from fanout.model import Endpoint
 from fanout.wire import probe
 from fanout.wire.probe import Kind, Observed
@@ -531,3 +531,37 @@ def test_bandwidth_is_of_each_pod(receivers: list[tuple[Running, str]]) -> None:
     run = fanout("bench", "-s", service(receivers), "--bandwidth", "1.6M", "--seconds", "0.5", "-o", "json")
     assert run.json["rate"] == 1000
     assert run.json["messages"] == pytest.approx(500, rel=0.3)
+
+
+def test_a_pod_that_has_gone_quiet_is_told_from_one_that_loses_nothing() -> None:
+    first, second = (Endpoint(f"10.0.0.{number}", 12000) for number in (1, 2))
+    pods = [
+        PodResult(first, 10, 200, observed=Observed(), last_answer=4.9),
+        PodResult(second, 10, 200, observed=Observed(), last_answer=1.0),
+    ]
+    assert quiet_for(BenchResult(tuple(pods), 10, 200, 5.0)) == {second: 4.0}
+    crowd = tuple(PodResult(Endpoint("10.0.0.1", port), 10, 200, last_answer=1.0) for port in range(1, 401))
+    assert quiet_for(BenchResult(crowd, 10, 200, 5.0)) == {}, "so many cannot be asked in that time"
+
+
+def test_a_pod_that_answered_and_then_did_not_is_named_with_the_moment() -> None:
+    pod = PodResult(Endpoint("10.0.0.1", 12000), 10, 200, round_trips=(0.1,), pings=9, last_answer=3.14)
+    (sentence,) = troubles(BenchResult((pod,), 10, 200, 5.0))
+    assert "answered until 3.1 s into the run" in sentence
+    never = PodResult(Endpoint("10.0.0.1", 12000), 10, 200)
+    (sentence,) = troubles(BenchResult((never,), 10, 200, 5.0))
+    assert "NetworkPolicy" in sentence
+
+
+def test_a_report_of_one_batch_is_plausible() -> None:
+    assert is_plausible(Observed(received=50, unique=50, expected=50, bytes=10_000), 50, 200)
+
+
+def test_pings_without_an_answer_are_named() -> None:
+    observed = Observed(received=10, unique=10, expected=10, bytes=2000)
+    pods = [
+        PodResult(Endpoint("10.0.0.1", port), 10, 200, observed=observed, round_trips=(0.1,) * answered, pings=100)
+        for port, answered in ((1, 100), (2, 98), (3, 40))
+    ]
+    (sentence,) = troubles(BenchResult(tuple(pods), 10, 200, 5.0))
+    assert sentence == "unanswered: 10.0.0.1:3: 60 of 100 pings, which no percentile has"

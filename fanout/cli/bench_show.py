@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
 import click
 
+from fanout.cli.bench_probe import REQUEST_RATE
 from fanout.cli.bench_result import PERCENTILES, BenchResult, PodResult, PodStatus, worst_first
 from fanout.cli.target import Target, plural
+from fanout.model import Endpoint
 from fanout.net.explain import sending
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
     from fanout.cli.bench_run import Bench, Plan
 
+_QUIET = 1.0
+"""Seconds without an answer from which on the live table says so."""
 _REFRESH = 0.25
 """Seconds between two looks of the live table."""
 _OTHER_LINES = 8
@@ -28,6 +32,8 @@ _NAMED = 8
 """Pods that sentences name one by one."""
 _AS_ASKED = 0.97
 """Of the rate that was asked for; below, the sender was the limit."""
+_ANSWERED = 0.98
+"""Of the pings; the percentiles of a pod that answered fewer are too good."""
 _DISPENSABLE = ("SENT", "P90 MS", "DUP", "MAX MS", "REORD", "PER S")
 """Columns that a narrow terminal has to do without, in this order."""
 
@@ -64,9 +70,12 @@ class Live:
             f"{done:.0%}  {result.messages:,} sent",
         )
         room = max(1, self._console.height - _OTHER_LINES)
-        rows = worst_first(result.pods)[:room] if len(result.pods) > room else result.pods
+        quiet = quiet_for(result)
+        rows = list(result.pods)
+        if len(rows) > room:
+            rows = sorted(worst_first(rows), key=lambda pod: pod.endpoint not in quiet)[:room]
         # A pod's last report is some moments old: what was sent until now says nothing beside it.
-        parts: list[Table | str] = [head, _table(self._console, rows, without=("SENT",))]
+        parts: list[Table | str] = [head, _table(self._console, rows, without=("SENT",), quiet=quiet)]
         if left := len(result.pods) - len(rows):
             parts.append(f"  and {plural(left, 'pod')} that lost no more than these")
         return Group(*parts)
@@ -103,17 +112,33 @@ def _console(*, err: bool) -> Console:
     return Console(stderr=err, markup=False, emoji=False, highlight=False)
 
 
-def _table(console: Console, pods: Sequence[PodResult], without: tuple[str, ...] = ()) -> Table:
+def quiet_for(result: BenchResult) -> dict[Endpoint, float]:
+    """Return for how many seconds pods have not answered, where that is longer than it takes to ask them all."""
+    patience = max(_QUIET, 3.0 * len(result.pods) / REQUEST_RATE)
+    silences = {pod.endpoint: result.elapsed - (pod.last_answer or 0.0) for pod in result.pods}
+    return {endpoint: seconds for endpoint, seconds in silences.items() if seconds > patience}
+
+
+def _table(
+    console: Console,
+    pods: Sequence[PodResult],
+    without: tuple[str, ...] = (),
+    quiet: Mapping[Endpoint, float] | None = None,
+) -> Table:
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     rows = [(pod, cells(pod)) for pod in pods]
+    for pod, row in rows:
+        if quiet and pod.endpoint in quiet:
+            row["LOSS %"] = f"quiet {quiet[pod.endpoint]:.0f} s"
     columns = _fitting([row for _, row in rows], console.width, without)
     for name in columns:
         table.add_column(name, justify="left" if name == "POD" else "right", no_wrap=True)
     for pod, row in rows:
-        style = "red" if pod.status is not PodStatus.MEASURED else "yellow" if pod.lost else None
+        is_well = pod.status is PodStatus.MEASURED and not (quiet and pod.endpoint in quiet)
+        style = "yellow" if is_well and pod.lost else None if is_well else "red"
         table.add_row(*(row[name] for name in columns), style=style)
     return table
 
@@ -156,6 +181,7 @@ def troubles(result: BenchResult) -> list[str]:
         *_some(result.having(PodStatus.SILENT), _why_silent),
         *_some(result.having(PodStatus.IMPLAUSIBLE), _why_implausible),
         *_some([pod for pod in worst_first(result.having(PodStatus.MEASURED)) if pod.lost], _why_lost),
+        *_some([pod for pod in result.having(PodStatus.MEASURED) if _is_unanswered(pod)], _how_unanswered),
     ]
     if result.ignored:
         stranger = "" if result.stranger is None else f", one of them from {result.stranger}, which was not asked"
@@ -182,6 +208,17 @@ def _why_silent(pod: PodResult) -> str:
     return (
         f"silent: {pod.endpoint}: does a fanout receiver listen on that port there, "
         "and does a NetworkPolicy let UDP in, and its answers out?"
+    )
+
+
+def _is_unanswered(pod: PodResult) -> bool:
+    """Whether so many pings had no answer that the round trip of the others is not the pod's."""
+    return len(pod.round_trips) < _ANSWERED * pod.pings and pod.pings - len(pod.round_trips) > 1
+
+
+def _how_unanswered(pod: PodResult) -> str:
+    return (
+        f"unanswered: {pod.endpoint}: {pod.pings - len(pod.round_trips)} of {pod.pings} pings, which no percentile has"
     )
 
 
