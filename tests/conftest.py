@@ -18,6 +18,7 @@ from typing import NoReturn
 import pytest
 
 from fanout.model import Endpoint
+from tests.shells import Shell, send_async, send_sync
 
 _not_tested: dict[str, None] = {}
 
@@ -90,6 +91,12 @@ def pods() -> Iterator[Callable[..., list[Pod]]]:
             return made
 
         yield make
+
+
+@pytest.fixture(params=[send_sync, send_async], ids=["Sender", "AsyncSender"])
+def send(request: pytest.FixtureRequest) -> Shell:
+    shell: Shell = request.param
+    return shell
 
 
 @pytest.fixture

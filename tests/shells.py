@@ -1,0 +1,66 @@
+"""Both senders as one function, and transports in memory that show what they do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import fanout
+from fanout.async_sender import AsyncSender
+from fanout.batch import Batch
+from fanout.model import Endpoint
+from fanout.report import Report
+from fanout.sender import Sender
+from fanout.testing import MemoryTransport
+
+A, B, C = (Endpoint(f"10.0.0.{number}", 12000) for number in (1, 2, 3))
+Shell = Callable[..., Report]
+
+
+def send_sync(
+    service: str | fanout.Service,
+    payloads: Iterable[bytes],
+    settle: float = 0.0,
+    pace: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Report:
+    with Sender(service, **settings) as sender:
+        return sender.send_many(payloads, settle=settle, **(pace or {}))
+
+
+def send_async(
+    service: str | fanout.Service,
+    payloads: Iterable[bytes],
+    settle: float = 0.0,
+    pace: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Report:
+    async def run() -> Report:
+        async with AsyncSender(service, **settings) as sender:
+            return await sender.send_many(payloads, settle=settle, **(pace or {}))
+
+    return asyncio.run(run())
+
+
+class Stuck(MemoryTransport):
+    """A socket that never becomes writable after two copies."""
+
+    def __init__(self, fileno: int) -> None:
+        super().__init__(room=[2, *[0] * 1000])
+        self._fileno = fileno
+
+    def fileno(self, endpoint: Endpoint) -> int | None:
+        return self._fileno
+
+
+class Calls(MemoryTransport):
+    """Keeps which payloads left in one call."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.calls: list[list[bytes]] = []
+
+    def send_batch(self, batch: Batch, *arguments: Any) -> int:
+        self.calls.append(list(batch.payloads))
+        return super().send_batch(batch, *arguments)
