@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+import contextlib
+import socket
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import fanout
@@ -41,6 +43,18 @@ def send_async(
             return await sender.send_many(payloads, settle=settle, **(pace or {}))
 
     return asyncio.run(run())
+
+
+@contextlib.contextmanager
+def full_socket() -> Iterator[socket.socket]:
+    """Yield a socket that has no room, and gets none."""
+    left, right = socket.socketpair()
+    with left, right:
+        left.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while left.send(bytes(65_536)):
+                pass
+        yield left
 
 
 class Stuck(MemoryTransport):

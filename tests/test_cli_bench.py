@@ -6,7 +6,6 @@ import os
 import pty
 import re
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -24,45 +23,10 @@ from fanout.wire.probe import Kind, Observed
 from fanout.wire.probe_log import ProbeLog
 from tests.cli import FANOUT, Running, environment, fanout, receiving, running
 from tests.conftest import Pod, literals
+from tests.probed import Answer, garbage, honest, peer, truncated, unasked, wrong_run
 from tests.test_bench_show import assert_is_picture
 
-Answer = Callable[[bytes, ProbeLog], list[bytes]]
 QUICK = ("--rate", "1000", "--seconds", "0.3")
-
-
-def honest(datagram: bytes, log: ProbeLog) -> list[bytes]:
-    reply = log.take(datagram, time.monotonic())
-    return [] if reply is None else [reply]
-
-
-@contextmanager
-def peer(answer: Answer, host: str = "127.0.0.31", replies_from: str | None = None) -> Iterator[str]:
-    """Answer probes as `answer` says, until the test ends; yield the endpoint."""
-    listening = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    ended = threading.Event()
-    log = ProbeLog("9.9.9", lambda: (0, 0))
-
-    def serve() -> None:
-        while not ended.is_set():
-            try:
-                datagram, source = listening.recvfrom(65_535)
-            except TimeoutError:
-                continue
-            for reply in answer(datagram, log):
-                (other if replies_from else listening).sendto(reply, source)
-
-    with listening, other:
-        listening.bind((host, 0))
-        other.bind((replies_from or host, 0))
-        listening.settimeout(0.05)
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        try:
-            yield str(Endpoint(*listening.getsockname()))
-        finally:
-            ended.set()
-            thread.join()
 
 
 @contextmanager
@@ -208,23 +172,6 @@ def test_loss_order_and_duplicates_are_told_exactly() -> None:
         assert f"{endpoint} lost 10 %, more than --max-loss 9.9" in run.err
         assert f"lost: {endpoint}: 50 of 500 messages: they were lost on the way: neither host dropped them" in run.out
         assert fanout("bench", "-s", endpoint, "--count", "500", "--max-loss", "10").code == 0
-
-
-def wrong_run(datagram: bytes, log: ProbeLog) -> list[bytes]:
-    return [reply[:12] + bytes(8) + reply[20:] for reply in honest(datagram, log)]
-
-
-def truncated(datagram: bytes, log: ProbeLog) -> list[bytes]:
-    return [reply[:27] for reply in honest(datagram, log)] + [reply[:-1] for reply in honest(datagram, log)]
-
-
-def garbage(datagram: bytes, log: ProbeLog) -> list[bytes]:
-    return [os.urandom(64), b"", datagram, probe.MAGIC]
-
-
-def unasked(datagram: bytes, log: ProbeLog) -> list[bytes]:
-    """Answer tokens that were never given."""
-    return [reply[:20] + os.urandom(8) + reply[28:] for reply in honest(datagram, log)]
 
 
 @pytest.mark.parametrize("lie", [wrong_run, truncated, garbage, unasked])

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import errno
 import gc
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -24,7 +23,7 @@ from fanout.report import DropReason, Report
 from fanout.sender import Sender
 from fanout.testing import MemoryTransport, ScriptedResolver
 from tests.conftest import Pod, Turns, literals
-from tests.shells import A, B, C, Shell, Stuck, send_async, send_sync
+from tests.shells import A, B, C, Shell, Stuck, full_socket, send_async, send_sync
 
 
 def test_every_pod_gets_every_message(send: Shell, pods: Callable[..., list[Pod]]) -> None:
@@ -128,12 +127,7 @@ def test_a_socket_that_stays_full_costs_only_the_copies_that_wait_for_it(
     send: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fanout.sender.STALL", 0.05)
-    left, right = socket.socketpair()
-    with left, right:
-        left.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while left.send(bytes(65_536)):
-                pass
+    with full_socket() as left:
         report = send("10.0.0.1,10.0.0.2,10.0.0.3", [b"x"], transport=Stuck(left.fileno()))
     assert [str(outcome.reason) for outcome in report.dropped] == ["no_buffer"]
     assert len(report.sent) == 2

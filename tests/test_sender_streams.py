@@ -20,7 +20,7 @@ from fanout.report import Report
 from fanout.sender import Sender
 from fanout.testing import MemoryTransport, ScriptedResolver
 from tests.conftest import Turns
-from tests.shells import B, Calls, Shell, Stuck
+from tests.shells import B, Calls, Shell, Stuck, full_socket
 
 
 def test_what_tasks_send_in_one_turn_of_the_loop_leaves_together() -> None:
@@ -186,12 +186,7 @@ def test_a_sender_outlives_an_event_loop_that_was_closed_under_it() -> None:
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_close_wakes_who_waits_for_a_full_socket(is_async: bool) -> None:
-    left, right = socket.socketpair()
-    with left, right:
-        left.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            while left.send(bytes(65_536)):
-                pass
+    with full_socket() as left:
         started = time.monotonic()
         if is_async:
 
