@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import pygal  # type: ignore[import-untyped]
-from pygal.style import Style  # type: ignore[import-untyped]
-
 from bench.rows import si
-
-# pygal leaves a finder of an old kind behind (for maps), of which Python 3.11 warns at each later import that fails.
-sys.meta_path[:] = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
+from fanout.cli.charts import Style, pygal, svg
 
 # Legible on white and on dark pages alike.
 _TEXT = "#768390"
@@ -63,6 +56,4 @@ def bars(path: Path, title: str, rates: Mapping[str, float]) -> None:
     ordered = sorted(rates.items(), key=lambda item: item[1])
     chart.x_labels = [name for name, _ in ordered]
     chart.add("", [{"value": rate, "color": _OURS if name.startswith("fanout") else _OTHERS} for name, rate in ordered])
-    # pygal puts its settings in, as a script: a picture needs none.
-    picture = re.sub(r"<script.*?</script>", "", chart.render(is_unicode=True), flags=re.DOTALL)
-    path.write_text(f"{picture}\n")
+    path.write_text(f"{svg(chart)}\n")

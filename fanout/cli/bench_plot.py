@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import sys
-
-import pygal  # type: ignore[import-untyped]
-from pygal.graph.graph import Graph  # type: ignore[import-untyped]
-from pygal.style import Style  # type: ignore[import-untyped]
-
 from fanout.cli.bench_result import PERCENTILES, BenchResult, PodResult, PodStatus
+from fanout.cli.charts import Graph, Style, pygal, svg
 from fanout.cli.target import plural
-
-# pygal looks for its plug-ins at every import that follows, in a way that Python 3.11 warns of: there are none here.
-sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
 
 _WIDTH = 1200
 _UPPER = 520
@@ -107,17 +98,13 @@ def _settings(title: str, height: int, pods: list[PodResult], *, crowded: bool) 
 
 def _one_above_the_other(upper: Graph, lower: Graph) -> bytes:
     """Return both as one document: an SVG may hold others (SVG 1.1, 5.1.1)."""
-    # pygal puts its settings in, as a script: a picture needs none.
-    charts = [
-        re.sub("<script.*?</script>", "", chart.render(is_unicode=True), flags=re.DOTALL) for chart in (upper, lower)
-    ]
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_UPPER + _LOWER}" '
         f'width="{_WIDTH}" height="{_UPPER + _LOWER}">',
         '<g transform="translate(0,0)">',
-        charts[0],
+        svg(upper),
         f'</g><g transform="translate(0,{_UPPER})">',
-        charts[1],
+        svg(lower),
         "</g></svg>\n",
     ]
     return "".join(parts).encode()
