@@ -1,0 +1,1 @@
+"""Confirmed messages and queries as state machines. Pure: datagrams and `now` in, datagrams out."""
