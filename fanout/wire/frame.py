@@ -115,13 +115,14 @@ class Fragment(NamedTuple):
     """How often the sender has sent this message to this receiver before, modulo 256; an answer repeats it."""
     size: int
     """Bytes of each fragment but the last."""
-    index: int
+    position: int
+    """Index of this fragment, from 0 on."""
     total: int
     """Bytes of the whole message."""
     payload: bytes
 
     @property
-    def count(self) -> int:
+    def parts(self) -> int:
         """Fragments of the whole message."""
         return fragment_count(self.total, self.size)
 
@@ -148,12 +149,12 @@ class ReplyFragment(NamedTuple):
     asker: int
     attempt: int
     size: int
-    index: int
+    position: int
     total: int
     payload: bytes
 
     @property
-    def count(self) -> int:
+    def parts(self) -> int:
         """Fragments of the whole reply."""
         return fragment_count(self.total, self.size)
 
@@ -307,7 +308,7 @@ class Cut(NamedTuple):
         return cls(payload, size if len(payload) > size else max(1, len(payload)))
 
     @property
-    def count(self) -> int:
+    def parts(self) -> int:
         """Fragments."""
         return fragment_count(len(self.payload), self.size)
 
