@@ -32,6 +32,29 @@ output_option = option(
 )
 
 
+def seal_options(command: Command) -> Command:
+    """Add --key-file and --cluster: the arguments `key_file` and `cluster`.
+
+    An empty path is none: a manifest can set FANOUT_KEY_FILE to nothing.
+    """
+    for each in (
+        option(
+            "--cluster",
+            default="",
+            metavar="LABEL",
+            help="With keys: what is sealed for one label is not opened under another.",
+        ),
+        option(
+            "--key-file",
+            metavar="PATH",
+            callback=lambda _context, _parameter, path: path or None,
+            help="Seal messages with the first key of this file, and open with all of them (fanout keygen).",
+        ),
+    ):
+        command = each(command)
+    return command
+
+
 class FiniteRange(click.FloatRange):
     """A `click.FloatRange` without NaN and the infinities."""
 
