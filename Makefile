@@ -31,7 +31,7 @@ bench: .venv/.done ## Measure, side by side: some ten minutes; as root it builds
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
 wheels: .venv/.done ## fanout and what it needs, as a folder of wheels for the images
-	@$(BIN)/pip wheel --quiet --wheel-dir wheels .
+	@$(BIN)/pip wheel --quiet --wheel-dir wheels '.[sealed]'
 
 images: wheels ## Build the sender's and the receiver's image
 	$(PODMAN) build --build-arg BASE_IMAGE=$(BASE_IMAGE) -f apps/sender/Containerfile -t $(IMAGE_PREFIX)fanout-sender:latest .

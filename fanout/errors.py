@@ -9,6 +9,7 @@
     ├── NoEndpoints                      DNS says: no such Service, or no ready pod
     ├── ResolverUnavailable              DNS says nothing usable, and no earlier answer is known
     ├── SocketUnavailable                the system refused a socket, a port or an address
+    ├── KeyUnavailable                   a key file that cannot be used, or no package that seals
     └── Closed                           used after close()
 
 A failure of one pod is never raised: it is an outcome in the `Report`.
@@ -46,6 +47,10 @@ class ResolverUnavailable(FanoutError):
 
 class SocketUnavailable(FanoutError):
     """The system refused a socket, a port or an address."""
+
+
+class KeyUnavailable(FanoutError):
+    """A key file cannot be read or holds no usable key, or the package that seals is not installed."""
 
 
 class Closed(FanoutError):

@@ -14,9 +14,9 @@ from fanout.testing import MemoryTransport, ScriptedResolver
 def test_the_public_names_are_these() -> None:
     assert fanout.__all__ == [
         "AsyncReceiver", "AsyncSender", "Closed", "DropReason", "Endpoint", "Family", "FanoutError", "InvalidInput",
-        "InvalidService", "Message", "MessageTooLarge", "NoEndpoints", "Outcome", "Overflow", "Receiver",
-        "ReceiverStats", "Report", "ResolverUnavailable", "Sender", "SenderStats", "Service", "SocketUnavailable",
-        "Status",
+        "InvalidService", "KeyUnavailable", "Message", "MessageTooLarge", "NoEndpoints", "Outcome", "Overflow",
+        "Receiver", "ReceiverStats", "Report", "ResolverUnavailable", "Sender", "SenderStats", "Service",
+        "SocketUnavailable", "Status",
     ]  # fmt: skip
     for name in fanout.__all__:
         assert getattr(fanout, name).__name__ == name
@@ -28,9 +28,9 @@ def test_the_public_names_are_these() -> None:
 @pytest.mark.parametrize(
     ("code", "forbidden"),
     [
-        ("import fanout", ["dns", "click", "structlog", "prometheus_client", "asyncio"]),
+        ("import fanout", ["dns", "click", "structlog", "prometheus_client", "asyncio", "cryptography"]),
         ("import fanout; fanout.Sender('10.0.0.1')", ["dns", "click", "structlog", "prometheus_client"]),
-        ("import fanout.cli.send", ["dns", "structlog", "prometheus_client", "asyncio"]),
+        ("import fanout.cli.send", ["dns", "structlog", "prometheus_client", "asyncio", "cryptography"]),
     ],
 )
 def test_imports_are_late(code: str, forbidden: list[str]) -> None:

@@ -78,7 +78,7 @@ def images(engine: docker.DockerClient, base_image: str, tmp_path_factory: pytes
     for name in ("fanout", "apps"):
         shutil.copytree(ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet"]
-    subprocess.run([*pip, "--wheel-dir", context / "wheels", context], check=True, timeout=300)
+    subprocess.run([*pip, "--wheel-dir", context / "wheels", f"{context}[sealed]"], check=True, timeout=300)
     made = Images(*(f"localhost/fanout-test-{os.getpid()}-{app}" for app in Images._fields))
     # The first stage by itself has a tag as well, or it would stay behind as an image without a name.
     builds = [
