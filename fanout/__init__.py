@@ -21,7 +21,8 @@ from fanout.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from fanout.async_receiver import AsyncReceiver
-    from fanout.async_sender import AsyncSender
+    from fanout.async_sender import AsyncQuery, AsyncSender
+    from fanout.delivery.receipt import Confirmation, Receipt, ReceiptStatus, Reply
     from fanout.errors import (
         Closed,
         FanoutError,
@@ -33,17 +34,20 @@ if TYPE_CHECKING:
         ResolverUnavailable,
         SocketUnavailable,
     )
+    from fanout.fan_out import SenderStats
     from fanout.model import Endpoint, Family, Message, Service
     from fanout.net.backlog import Overflow
     from fanout.receiver import Receiver, ReceiverStats
     from fanout.report import DropReason, Outcome, Report, Status
-    from fanout.sender import Sender, SenderStats
+    from fanout.sender import Query, Sender
 
 
 __all__ = [
+    "AsyncQuery",
     "AsyncReceiver",
     "AsyncSender",
     "Closed",
+    "Confirmation",
     "DropReason",
     "Endpoint",
     "Family",
@@ -56,8 +60,12 @@ __all__ = [
     "NoEndpoints",
     "Outcome",
     "Overflow",
+    "Query",
+    "Receipt",
+    "ReceiptStatus",
     "Receiver",
     "ReceiverStats",
+    "Reply",
     "Report",
     "ResolverUnavailable",
     "Sender",
@@ -71,6 +79,8 @@ _ROOMS = (
     "fanout.errors",
     "fanout.model",
     "fanout.report",
+    "fanout.delivery.receipt",
+    "fanout.fan_out",
     "fanout.sender",
     "fanout.receiver",
     "fanout.async_sender",

@@ -4,141 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
+import weakref
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from itertools import groupby
 from time import monotonic
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal, Self, overload
 
-from fanout import sender as sender_module
+from fanout import fan_out
 from fanout.coalescing import BATCH, DELAY
-from fanout.errors import Closed, FanoutError
-from fanout.model import Endpoint, check_payload
+from fanout.errors import FanoutError, InvalidInput
+from fanout.fan_out import PAUSE, Copies, FanOut, check_stream, make_pacer
+from fanout.model import Endpoint
+from fanout.outbox import SENDS_A_TURN, Call, Outbox, Queued, set_done
 from fanout.pacing import BURST, Pacer
 from fanout.report import Fault, Report, Tally
-from fanout.sender import Copies, FanOut, check_stream, make_pacer
+from fanout.sender import TIMEOUT
 
-_SENDS_A_TURN = 128
-"""Sends between two turns of the event loop: a millisecond's worth."""
-
-
-class _Call:
-    """A call to `send` or `send_many`: what became of its messages, and how many are still queued."""
-
-    def __init__(self) -> None:
-        self.tally = Tally()
-        self.queued = 0
-        self.is_cancelled = False
-        self._error: BaseException | None = None
-        self._done: asyncio.Future[None] | None = None
-
-    async def wait(self) -> None:
-        """Wait until nothing is queued; raise what kept messages from being sent. Cancelling takes them back."""
-        if self.queued:
-            self._done = asyncio.get_running_loop().create_future()
-            try:
-                await self._done
-            except asyncio.CancelledError:
-                self.is_cancelled = True
-                raise
-        if self._error is not None:
-            raise self._error
-
-    def left(self, count: int, error: BaseException | None = None) -> None:
-        """Count messages that are no longer queued."""
-        self.queued -= count
-        self._error = self._error or error
-        if self.queued == 0 and self._done is not None:
-            _set(self._done)
-
-
-class _Queued(NamedTuple):
-    payload: bytes
-    call: _Call
-
-
-class _Outbox:
-    """What is sent in one event loop: the queue of this turn, and who empties it.
-
-    The first task that sends in a turn of the loop does so at once, and may go on. What others send in that turn is
-    queued, and `send_batch` gets it when the turn ends.
-    """
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, send_batch: Callable[[list[_Queued]], Coroutine[Any, Any, None]]
-    ) -> None:
-        self.loop = loop
-        self.waiting = asyncio.Lock()
-        """An event loop has one callback a descriptor: tasks wait for a full socket in turn."""
-        self.full: asyncio.Future[None] | None = None
-        """What they wait for."""
-        self._send_batch = send_batch
-        self._queue: deque[_Queued] = deque()
-        self._first: asyncio.Task[Any] | None = None
-        self._sends = 0
-        self._turn_ends = False
-        self._flusher: asyncio.Task[None] | None = None
-        self._under_way: list[_Queued] = []
-
-    def may_send_now(self) -> bool:
-        """Whether no other task has sent in this turn, or is still sending."""
-        if self._queue or self._flusher is not None:
-            return False
-        task = asyncio.current_task()
-        if self._first is None:
-            self._first = task
-            self._end_turn_later()
-        return self._first is task
-
-    def put(self, payload: bytes, call: _Call) -> None:
-        """Queue a message until the turn ends."""
-        call.queued += 1
-        self._queue.append(_Queued(payload, call))
-        self._end_turn_later()
-
-    async def give_way(self, sends: int) -> None:
-        """Let the loop turn after a millisecond's worth: a socket that is never full must not keep it from others."""
-        self._sends += sends
-        if self._sends >= _SENDS_A_TURN:
-            self._sends = 0
-            await asyncio.sleep(0)
-
-    def _end_turn_later(self) -> None:
-        if not self._turn_ends:
-            self._turn_ends = True
-            self.loop.call_soon(self._end_turn)
-
-    def _end_turn(self) -> None:
-        self._turn_ends = False
-        self._first = None
-        self._sends = 0
-        if self._queue and self._flusher is None:
-            self._flusher = self.loop.create_task(self._flush())
-            self._flusher.add_done_callback(self._flushed)
-
-    async def _flush(self) -> None:
-        """Send what is queued, and what comes to it meanwhile."""
-        while self._queue:
-            self._under_way = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
-            error = None
-            try:
-                await self._send_batch(self._under_way)
-            except Exception as failure:
-                error = failure
-            self._leave(error)
-
-    def _flushed(self, flusher: asyncio.Task[None]) -> None:
-        # Where somebody cancelled the task, perhaps before it began, those who wait must not wait for ever.
-        self._leave(Closed("the task that sends was cancelled: some pods may have got the message"))
-        self._flusher = None
-        if self._queue:
-            self._end_turn_later()
-
-    def _leave(self, error: BaseException | None) -> None:
-        for queued in self._under_way:
-            queued.call.left(1, error)
-        self._under_way = []
+if TYPE_CHECKING:
+    from fanout.delivery.exchange import Exchange
+    from fanout.delivery.receipt import Confirmation, Reply
+    from fanout.fan_out import OnReceipt
 
 
 class AsyncSender(FanOut):
@@ -149,28 +35,59 @@ class AsyncSender(FanOut):
     takes them back.
     """
 
-    _outbox_of_loop: _Outbox | None = None
+    _outbox_of_loop: Outbox | None = None
 
     @property
-    def _outbox(self) -> _Outbox:
+    def _outbox(self) -> Outbox:
         loop = asyncio.get_running_loop()
         if self._outbox_of_loop is None or self._outbox_of_loop.loop is not loop:
-            self._outbox_of_loop = _Outbox(loop, self._send_batch)
+            self._outbox_of_loop = Outbox(loop, self._send_batch)
         return self._outbox_of_loop
 
-    async def send(self, payload: bytes, *, settle: float = 0.0) -> Report:
+    @overload
+    async def send(self, payload: bytes, *, settle: float = 0.0, confirm: Literal[False] = False) -> Report: ...
+
+    @overload
+    async def send(
+        self,
+        payload: bytes,
+        *,
+        confirm: Literal[True],
+        timeout: float = TIMEOUT,
+        retries: int | None = None,
+        on_receipt: OnReceipt = None,
+    ) -> Confirmation: ...
+
+    async def send(
+        self,
+        payload: bytes,
+        *,
+        settle: float = 0.0,
+        confirm: bool = False,
+        timeout: float = TIMEOUT,
+        retries: int | None = None,
+        on_receipt: OnReceipt = None,
+    ) -> Report | Confirmation:
         """See `Sender.send`."""
-        data = check_payload(payload)
+        if confirm:
+            exchange = await self._ask(payload, timeout, retries, is_query=False)
+            async for _ in self._converse(exchange, on_receipt):
+                pass
+            return self._confirmation(exchange)
+        data = self._check(payload)
         endpoints = self._open().known.endpoints
         outbox = self._outbox
-        if endpoints and outbox.may_send_now():
-            copies = Copies((data,), endpoints, 0)
-            await self._finish(copies, outbox)
+        if self._is_large(data):
             tally = Tally()
-            self._tell(tally, copies)
+            await self._send_large(data, tally)
+        elif endpoints and outbox.may_send_now():
+            tally = Tally()
+            for copies in self._copies((data,), endpoints):
+                await self._finish(copies, outbox)
+                self._tell(tally, copies)
             await outbox.give_way(len(endpoints))
         else:
-            call = _Call()
+            call = Call()
             outbox.put(data, call)
             await call.wait()
             tally = call.tally
@@ -193,18 +110,22 @@ class AsyncSender(FanOut):
         """
         self._open()
         check_stream(payloads)
-        call = _Call()
+        call = Call()
         pacer = make_pacer(rate, bandwidth, burst)
         outbox = self._outbox
         flush_by = 0.0
 
         async def put(payload: bytes) -> bool:
             nonlocal flush_by
-            data = check_payload(payload)
+            data = self._check(payload)
             if pacer is not None:
                 await _admitted(pacer, len(data), call, stop)
             if stop is not None and stop.is_set():
                 return False
+            if self._is_large(data):
+                await call.wait()
+                await self._send_large(data, call.tally)
+                return True
             outbox.put(data, call)
             if call.queued >= BATCH or monotonic() >= flush_by:
                 await call.wait()
@@ -228,6 +149,7 @@ class AsyncSender(FanOut):
                 call.is_cancelled = True
                 raise
             await call.wait()
+            self._close_stream()
         except FanoutError as error:
             error.report = self._report(call.tally)
             raise
@@ -240,14 +162,15 @@ class AsyncSender(FanOut):
             self._hear(tally)
         return self._report(tally)
 
-    async def _send_batch(self, batch: list[_Queued]) -> None:
+    async def _send_batch(self, batch: list[Queued]) -> None:
         endpoints = await self.resolve()
         batch = [queued for queued in batch if not queued.call.is_cancelled]
         if not batch:
             return
-        copies = Copies([queued.payload for queued in batch], endpoints, self._transport.gso_limit)
+        # One datagram a message: what has to be cut does not come here.
+        (copies,) = self._copies([queued.payload for queued in batch], endpoints)
         await self._finish(copies, self._outbox)
-        faults: dict[_Call, list[Fault]] = {}
+        faults: dict[Call, list[Fault]] = {}
         for fault in copies.faults:
             faults.setdefault(batch[fault.message].call, []).append(fault)
         for call, group in groupby(batch, key=lambda queued: queued.call):
@@ -258,15 +181,86 @@ class AsyncSender(FanOut):
             self._hear(batch[0].call.tally)
         await asyncio.sleep(0)
 
-    async def _finish(self, copies: Copies, outbox: _Outbox) -> None:
-        while not self._step(copies, _SENDS_A_TURN):
+    async def _send_large(self, payload: bytes, tally: Tally) -> None:
+        pause = 0.0
+        for copies in self._copies([payload], await self.resolve()):
+            await asyncio.sleep(pause)
+            await self._finish(copies, self._outbox)
+            self._tell(tally, copies)
+            pause = PAUSE
+
+    def query(
+        self,
+        payload: bytes,
+        *,
+        timeout: float = TIMEOUT,
+        retries: int | None = None,
+        on_receipt: OnReceipt = None,
+    ) -> AsyncQuery:
+        """See `Sender.query`; the pods are asked when the iteration begins."""
+        return AsyncQuery(self, payload, timeout, retries, on_receipt)
+
+    async def _ask(self, payload: bytes, patience: float, retries: int | None, *, is_query: bool) -> Exchange:
+        """Return an exchange whose first copies have left."""
+        from fanout.framing import check_message, check_patience
+
+        data = check_message(payload)
+        check_patience(patience, retries)
+        endpoints = await self.resolve()
+        exchange = self._begin(data, endpoints, patience, retries, is_query=is_query)
+        try:
+            for copies in self._asking_now(exchange):
+                await self._finish(copies, self._outbox)
+                self._asked(exchange, copies)
+        except BaseException:
+            self._end(exchange)
+            raise
+        return exchange
+
+    async def _converse(self, exchange: Exchange, on_receipt: OnReceipt) -> AsyncIterator[Reply]:
+        """Yield replies, and send what is due, until the exchange is over."""
+        outbox = self._outbox
+        told = outbox.told[exchange.number] = asyncio.Event()
+        try:
+            while True:
+                due, replies, is_over = self._turn(exchange, on_receipt)
+                for copies in due:
+                    await self._finish(copies, outbox)
+                    self._asked(exchange, copies)
+                for reply in replies:
+                    yield reply
+                if is_over:
+                    return
+                outbox.listen(self._readable(), self._answers_came)
+                with self._framing.answers:
+                    wakeup, has_news = exchange.next_wakeup, exchange.has_news
+                if not has_news:
+                    timer = outbox.loop.call_later(wakeup - monotonic(), told.set)
+                    await told.wait()
+                    timer.cancel()
+                told.clear()
+        finally:
+            outbox.told.pop(exchange.number)
+            if not outbox.told:
+                outbox.listen([], self._answers_came)
+            self._end(exchange)
+
+    def _answers_came(self) -> None:
+        with self._framing.answers:
+            exchanges = self._take_answers()
+        for exchange in exchanges:
+            if exchange.number in self._outbox.told:
+                self._outbox.told[exchange.number].set()
+
+    async def _finish(self, copies: Copies, outbox: Outbox) -> None:
+        while not self._step(copies, SENDS_A_TURN):
             if not copies.blocked:
                 await asyncio.sleep(0)
             elif not await self._wait_writable(copies.next_endpoint, outbox):
                 self._give_up(copies)
                 return
 
-    async def _wait_writable(self, endpoint: Endpoint, outbox: _Outbox) -> bool:
+    async def _wait_writable(self, endpoint: Endpoint, outbox: Outbox) -> bool:
         """Wait until the socket has room; return False where it stayed full, raise `Closed` where it was closed."""
         async with outbox.waiting:
             descriptor = self._writable(endpoint)
@@ -274,9 +268,9 @@ class AsyncSender(FanOut):
                 await asyncio.sleep(0)
                 return True
             full = outbox.full = outbox.loop.create_future()
-            outbox.loop.add_writer(descriptor, _set, full)
+            outbox.loop.add_writer(descriptor, set_done, full)
             try:
-                await asyncio.wait_for(full, sender_module.STALL)
+                await asyncio.wait_for(full, fan_out.STALL)
             except TimeoutError:
                 return False
             finally:
@@ -298,9 +292,14 @@ class AsyncSender(FanOut):
 
     async def close(self) -> None:
         """Stop to resolve and close the sockets. Closing twice is fine."""
+        self._close_stream()
+        outbox = self._outbox
+        outbox.listen([], self._answers_came)
         self._close()
-        if self._outbox.full is not None:
-            _set(self._outbox.full)
+        if outbox.full is not None:
+            set_done(outbox.full)
+        for told in outbox.told.values():
+            told.set()
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -311,12 +310,45 @@ class AsyncSender(FanOut):
         await self.close()
 
 
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+class AsyncQuery:
+    """`Query` for asyncio: `async for` over the replies, or `await gather()`."""
+
+    def __init__(
+        self,
+        sender: AsyncSender,
+        payload: bytes,
+        timeout: float,
+        retries: int | None,
+        on_receipt: OnReceipt,
+    ) -> None:
+        self._sender = sender
+        self._question = (payload, timeout, retries, on_receipt)
+        self._exchange: Exchange | None = None
+        self._replies = self._ask()
+
+    async def _ask(self) -> AsyncIterator[Reply]:
+        payload, timeout, retries, on_receipt = self._question
+        self._exchange = await self._sender._ask(payload, timeout, retries, is_query=True)
+        weakref.finalize(self, self._sender._end, self._exchange)
+        async for reply in self._sender._converse(self._exchange, on_receipt):
+            yield reply
+
+    def __aiter__(self) -> AsyncIterator[Reply]:
+        return self._replies
+
+    async def gather(self) -> list[Reply]:
+        """Return all replies that have not been taken yet, once the last has come or the time is up."""
+        return [reply async for reply in self._replies]
+
+    @property
+    def confirmation(self) -> Confirmation:
+        """What is known of each pod: those that may still reply are silent. Raises `InvalidInput` before that."""
+        if self._exchange is None:
+            raise InvalidInput("nobody was asked yet: iterate over the query first")
+        return self._sender._confirmation(self._exchange)
 
 
-async def _admitted(pacer: Pacer, size: int, call: _Call, stop: asyncio.Event | None) -> None:
+async def _admitted(pacer: Pacer, size: int, call: Call, stop: asyncio.Event | None) -> None:
     """Wait until the pace lets a message of `size` bytes leave, or `stop` is set."""
     while not pacer.admit(now := monotonic(), size):
         await call.wait()

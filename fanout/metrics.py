@@ -11,9 +11,9 @@ from enum import StrEnum
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from fanout.fan_out import SenderStats
 from fanout.receiver import ReceiverStats
 from fanout.report import DropReason
-from fanout.sender import SenderStats
 
 
 class SenderCollector(Collector):

@@ -91,7 +91,7 @@ class Outcome:
 
 
 Run = tuple[tuple[Endpoint, ...], int]
-"""Pods, and how many messages in a row were attempted to each of them."""
+"""Pods, and how many datagrams in a row were attempted to each of them."""
 Counts = Mapping[tuple[Endpoint, int], int]
 """Copies by endpoint and errno."""
 _NONE: Counts = {}
@@ -111,13 +111,16 @@ class Tally:
         self.drops: dict[tuple[Endpoint, int], int] = {}
         self.refusals: dict[tuple[Endpoint, int], int] = {}
 
-    def attempted(self, endpoints: tuple[Endpoint, ...], size: int, messages: int = 1) -> None:
-        """Count messages, of `size` bytes in all, that were attempted to each of `endpoints`."""
+    def attempted(
+        self, endpoints: tuple[Endpoint, ...], size: int, messages: int = 1, datagrams: int | None = None
+    ) -> None:
+        """Count messages, of `size` bytes in all, that were attempted to each of `endpoints` in so many datagrams."""
         self.messages += messages
         self.size += size
+        count = messages if datagrams is None else datagrams
         if self.runs and self.runs[-1][0] is endpoints:
-            messages += self.runs.pop()[1]
-        self.runs.append((endpoints, messages))
+            count += self.runs.pop()[1]
+        self.runs.append((endpoints, count))
         if len(self.runs) > self._fold_at:
             # A long stream sees the pods change often: keep counts, not each set that there was.
             self.runs = [((endpoint,), count) for endpoint, count in _attempts(self.runs).items()]

@@ -1,222 +1,33 @@
-"""`Sender`, and the fan-out that it shares with `AsyncSender`: the two differ in how they wait and in nothing else."""
+"""`Sender`: the shell that blocks; what it does is in `fan_out`."""
 
 from __future__ import annotations
 
-import errno
+import contextlib
+import math
 import os
 import select
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
-from typing import Self
+from typing import TYPE_CHECKING, Literal, Self, overload
 
-from fanout.batch import Batch
+from fanout import fan_out
 from fanout.coalescing import Coalescer
-from fanout.errors import Closed, FanoutError, InvalidInput
-from fanout.model import DEFAULT_PORT, MAX_PAYLOAD, Endpoint, Family, Service, check_payload
-from fanout.net.transport import Transport
-from fanout.net.udp import UdpTransport
-from fanout.pacing import BURST, Pacer
-from fanout.refresher import Known, Refresher, Resolver, resolver_for
-from fanout.report import DropReason, Fault, Report, Tally
+from fanout.errors import FanoutError
+from fanout.fan_out import LOOK_AGAIN, PAUSE, Copies, FanOut, check_stream, make_pacer
+from fanout.model import MAX_PAYLOAD, Endpoint, check_payload
+from fanout.pacing import BURST
+from fanout.report import Fault, Report, Tally
 
-STALL = 5.0
-"""Seconds that a full socket is waited for before the rest of a message's copies count as dropped."""
-_LOOK_AGAIN = 0.05
-"""Seconds between two looks at whether the sender was closed meanwhile."""
+if TYPE_CHECKING:
+    from fanout.delivery.exchange import Exchange
+    from fanout.delivery.receipt import Confirmation, Reply
+    from fanout.fan_out import OnReceipt
 
-
-@dataclass(slots=True)
-class SenderStats:
-    """What a sender has done since it was made: counts that only grow, and what is known now."""
-
-    messages: int = 0
-    sent: int = 0
-    """Copies that the kernel took."""
-    refused: int = 0
-    """ICMP errors heard."""
-    dropped: dict[DropReason, int] = field(default_factory=dict)
-    """Copies that the kernel did not take, by reason."""
-    endpoints: int = 0
-    answer_age: float | None = None
-    """Seconds since DNS last answered; None before the first answer."""
-    resolver_failures: int = 0
-
-
-class Copies:
-    """The copies of a batch: what is still to be attempted, and what failed. Those before `position` were attempted."""
-
-    __slots__ = ("_pods", "_total", "batch", "blocked", "endpoints", "faults", "position", "size")
-
-    def __init__(
-        self,
-        payloads: Sequence[bytes],
-        endpoints: tuple[Endpoint, ...],
-        gso_limit: int,
-        position: int = 0,
-        faults: list[Fault] | None = None,
-    ) -> None:
-        self.batch = Batch(payloads, gso_limit)
-        self.endpoints = endpoints
-        self.faults: list[Fault] = faults or []
-        self.blocked = False
-        self.position = position
-        self.size = sum(map(len, payloads))
-        self._pods = len(endpoints)
-        self._total = len(payloads) * self._pods
-
-    def step(self, transport: Transport, sends: int | None = None) -> bool:
-        """Attempt what can be attempted now, in at most so many sends; return whether all have been attempted.
-
-        `blocked` then says whether the socket is full.
-        """
-        stop = self._total if sends is None else self.batch.after(self.position, self._pods, sends)
-        self.position = transport.send_batch(self.batch, self.endpoints, self.position, stop, self.faults)
-        self.blocked = self.position < stop
-        return self.position >= self._total
-
-    @property
-    def next_endpoint(self) -> Endpoint:
-        """The endpoint of the first copy that was not attempted."""
-        _, pod = self.batch.copy_at(self.position, self._pods)
-        return self.endpoints[pod]
-
-    def give_up(self) -> None:
-        """Count what was not attempted as dropped: the socket stayed full."""
-        for position in range(self.position, self._total):
-            message, pod = self.batch.copy_at(position, self._pods)
-            self.faults.append(Fault(self.endpoints[pod], errno.EAGAIN, message))
-        self.position = self._total
-
-
-class FanOut:
-    """What both senders are made of: everything but the waiting."""
-
-    def __init__(
-        self,
-        service: str | Service,
-        port: int | str = DEFAULT_PORT,
-        *,
-        family: Family | str = Family.ANY,
-        nameserver: str | None = None,
-        allow_loopback: bool = False,
-        resolver: Resolver | None = None,
-        transport: Transport | None = None,
-    ) -> None:
-        self.service = service if isinstance(service, Service) else Service(service, port, Family.parse(family))
-        self._resolver = resolver or resolver_for(self.service, nameserver=nameserver, allow_loopback=allow_loopback)
-        self._transport = transport or UdpTransport()
-        self._refresher: Refresher | None = None
-        self._opened: Refresher | None = None
-        """The same, until the sender is closed."""
-        self._closed = False
-        self._lock = threading.Lock()
-        """Held while the transport is called, and while what is counted changes."""
-        self._stats = SenderStats()
-
-    @property
-    def endpoints(self) -> tuple[Endpoint, ...]:
-        """The pods as they are known now; empty before the first answer."""
-        return self._known().endpoints
-
-    @property
-    def stats(self) -> SenderStats:
-        """Counts since the sender was made, for metrics; a copy."""
-        known = self._known()
-        with self._lock:
-            return SenderStats(
-                self._stats.messages,
-                self._stats.sent,
-                self._stats.refused,
-                dict(self._stats.dropped),
-                len(known.endpoints),
-                known.age(monotonic()),
-                known.failures,
-            )
-
-    def _known(self) -> Known:
-        return Known() if self._refresher is None else self._refresher.known
-
-    def _open(self) -> Refresher:
-        with self._lock:
-            if self._closed:
-                raise Closed(f"the sender to {self.service.name!r} is closed: make a new one")
-            if self._refresher is None:
-                self._refresher = Refresher(self._resolver, self.service.name)
-                self._refresher.start()
-                # The thread does not know the sender: one that is forgotten without close() must not keep it busy.
-                weakref.finalize(self, self._refresher.stop)
-            self._opened = self._refresher
-            return self._refresher
-
-    def _close(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._opened = None
-            self._transport.close()
-        if self._refresher is not None:
-            self._refresher.stop()
-
-    def _step(self, copies: Copies, sends: int | None = None) -> bool:
-        """See `Copies.step`; counts what was attempted, whatever becomes of the rest."""
-        with self._lock:
-            before, faults = copies.position, len(copies.faults)
-            done = copies.step(self._transport, sends)
-            self._add(copies.position - before, copies.faults[faults:])
-            if done:
-                self._stats.messages += len(copies.batch.payloads)
-            return done
-
-    def _give_up(self, copies: Copies) -> None:
-        with self._lock:
-            before, faults = copies.position, len(copies.faults)
-            copies.give_up()
-            self._add(copies.position - before, copies.faults[faults:])
-            self._stats.messages += len(copies.batch.payloads)
-
-    def _add(self, attempted: int, faults: Sequence[Fault]) -> None:
-        self._stats.sent += attempted - len(faults)
-        for fault in faults:
-            reason = DropReason.of(fault.errno)
-            self._stats.dropped[reason] = self._stats.dropped.get(reason, 0) + 1
-
-    def _tell(self, tally: Tally, copies: Copies) -> None:
-        """Let a tally know what became of a batch, and of ICMP errors that are known by now."""
-        tally.attempted(copies.endpoints, copies.size, len(copies.batch.payloads))
-        tally.dropped(copies.faults)
-        if self._transport.has_heard:
-            self._hear(tally)
-
-    def _hear(self, tally: Tally) -> None:
-        """Take the ICMP errors that have come."""
-        with self._lock:
-            if self._closed:
-                return
-            heard = self._transport.heard()
-            self._stats.refused += len(heard)
-        tally.refused(heard)
-
-    def _writable(self, endpoint: Endpoint) -> int | None:
-        """Return a descriptor to wait on before a copy to `endpoint` can be attempted: to be closed by the caller.
-
-        It is of the caller's own, for the socket may be closed meanwhile, and its number given to another.
-        """
-        with self._lock:
-            fileno = self._transport.fileno(endpoint)
-            return None if fileno is None else os.dup(fileno)
-
-    def _report(self, tally: Tally) -> Report:
-        known = self._known()
-        return Report.of(tally, known.age(monotonic()) or 0.0, known.failure is not None)
-
-    def __repr__(self) -> str:
-        state = "closed" if self._closed else "open" if self._refresher is not None else "not opened"
-        return f"<{type(self).__name__} {self.service.name} ({len(self.endpoints)} endpoints, {state})>"
+TIMEOUT = 2.0
+"""Seconds to wait for the answers of all pods."""
 
 
 class Sender(FanOut):
@@ -229,15 +40,61 @@ class Sender(FanOut):
 
     The pods are resolved in the background from the first use on. `send` waits for DNS only where there never was
     an answer; a later outage keeps the last known pods. Safe to use from several threads. Raises `InvalidService`.
+
+    Messages are plain datagrams, unless one of these is given; only a fanout `Receiver` understands framed ones:
+    `numbered` lets receivers count what was lost, `max_datagram` (bytes, 256 or more) cuts what is larger into
+    fragments, and `key_file` seals everything, for receivers that have one of its keys and the same `cluster` label.
+    Framed messages may have up to 16 MiB, in fragments of `max_datagram` or 1,200 bytes. Raises `InvalidInput` and
+    `KeyUnavailable`.
     """
 
-    def send(self, payload: bytes, *, settle: float = 0.0) -> Report:
-        """Send one copy of `payload` (up to 65,507 bytes) to each pod and report on each.
+    _is_reading = False
+    """Whether a thread waits for answers: it reads for all that do."""
 
-        ICMP errors come a round trip later: `settle` is how many seconds to wait for them. Those that come after
-        this call are told by a later report. Raises `InvalidInput`, `MessageTooLarge`, `NoEndpoints`,
-        `ResolverUnavailable` or `Closed`; no pod got a copy then (but for a sender that is closed while it sends).
+    @overload
+    def send(self, payload: bytes, *, settle: float = 0.0, confirm: Literal[False] = False) -> Report: ...
+
+    @overload
+    def send(
+        self,
+        payload: bytes,
+        *,
+        confirm: Literal[True],
+        timeout: float = TIMEOUT,
+        retries: int | None = None,
+        on_receipt: OnReceipt = None,
+    ) -> Confirmation: ...
+
+    def send(
+        self,
+        payload: bytes,
+        *,
+        settle: float = 0.0,
+        confirm: bool = False,
+        timeout: float = TIMEOUT,
+        retries: int | None = None,
+        on_receipt: OnReceipt = None,
+    ) -> Report | Confirmation:
+        """Send one copy of `payload` to each pod and report on each.
+
+        A plain message has up to 65,507 bytes. ICMP errors come a round trip later: `settle` is how many seconds to
+        wait for them. Those that come after this call are told by a later report.
+
+        With `confirm`, the message is framed, and each pod acknowledges it after its handler has returned. It is sent
+        again to those that are silent, up to `retries` times, until all have answered or `timeout` (seconds) is over;
+        each pod hands it over once, however often it comes. Pods that join meanwhile get it, too. `on_receipt` is
+        called with a pod's `Receipt` whenever that changes.
+
+        Raises `InvalidInput`, `MessageTooLarge`, `NoEndpoints`, `ResolverUnavailable` or `Closed`; no pod got a copy
+        then (but for a sender that is closed while it sends).
         """
+        if confirm:
+            exchange = self._ask(payload, timeout, retries, is_query=False)
+            for _ in self._converse(exchange, on_receipt):
+                pass
+            return self._confirmation(exchange)
+        if self._is_framed:
+            return self._send_framed(payload, settle)
         # Written out, and not a stream of one: to two pods, this function must cost next to nothing.
         if type(payload) is not bytes or len(payload) > MAX_PAYLOAD:
             payload = check_payload(payload)
@@ -267,6 +124,22 @@ class Sender(FanOut):
         self._tell(tally, copies)
         return self._settled(tally, settle)
 
+    def _send_framed(self, payload: bytes, settle: float) -> Report:
+        data = self._check(payload)
+        endpoints = self.resolve()
+        tally = Tally()
+        self._flush([data], endpoints, tally)
+        return self._settled(tally, settle)
+
+    def _flush(self, payloads: list[bytes], endpoints: tuple[Endpoint, ...], tally: Tally) -> None:
+        with self._framing.order if self._is_framed else contextlib.nullcontext():
+            pause = 0.0
+            for copies in self._copies(payloads, endpoints):
+                time.sleep(pause)
+                self._finish(copies)
+                self._tell(tally, copies)
+                pause = PAUSE
+
     def _finish(self, copies: Copies) -> None:
         while not self._step(copies):
             if not self._wait_writable(copies.next_endpoint):
@@ -281,9 +154,9 @@ class Sender(FanOut):
         try:
             poll = select.poll()
             poll.register(descriptor, select.POLLOUT)
-            deadline = monotonic() + STALL
+            deadline = monotonic() + fan_out.STALL
             while monotonic() < deadline and not self._closed:
-                if poll.poll(_LOOK_AGAIN * 1000):
+                if poll.poll(LOOK_AGAIN * 1000):
                     return True
         finally:
             os.close(descriptor)
@@ -315,23 +188,98 @@ class Sender(FanOut):
         tally = Tally()
 
         def flush(ready: list[bytes]) -> None:
-            copies = Copies(ready, refresher.endpoints().endpoints, self._transport.gso_limit)
-            self._finish(copies)
-            self._tell(tally, copies)
+            self._flush(ready, refresher.endpoints().endpoints, tally)
 
         check_stream(payloads)
         pacer = make_pacer(rate, bandwidth, burst)
+        check = self._check if self._is_framed else check_payload
         never_pauses = type(payloads) in (list, tuple)
         try:
             with Coalescer(flush, pacer=pacer, stop=stop, never_pauses=never_pauses) as coalescer:
                 for payload in payloads:
-                    if not coalescer.put(check_payload(payload)):
+                    if not coalescer.put(check(payload)):
                         break
+            self._close_stream()
         except FanoutError as error:
             error.report = self._report(tally)
             raise
         self._hear(tally)
         return self._settled(tally, settle)
+
+    def query(
+        self,
+        payload: bytes,
+        *,
+        timeout: float = TIMEOUT,
+        retries: int | None = None,
+        on_receipt: OnReceipt = None,
+    ) -> Query:
+        """Ask every pod, and return their replies as they come: see `Query`.
+
+        Each pod's handler replies (`Message.reply`, or by what it returns). What is said of `send` with `confirm` holds
+        for a query, too: it is handed over once, and asked again of the silent. Raises what `send` raises.
+        """
+        exchange = self._ask(payload, timeout, retries, is_query=True)
+        query = Query(self._converse(exchange, on_receipt), lambda: self._confirmation(exchange))
+        weakref.finalize(query, self._end, exchange)
+        return query
+
+    def _ask(self, payload: bytes, timeout: float, retries: int | None, *, is_query: bool) -> Exchange:
+        """Return an exchange whose first copies have left."""
+        from fanout.framing import check_message, check_patience
+
+        data = check_message(payload)
+        check_patience(timeout, retries)
+        endpoints = self.resolve()
+        with self._framing.order:
+            exchange = self._begin(data, endpoints, timeout, retries, is_query=is_query)
+            try:
+                for copies in self._asking_now(exchange):
+                    self._finish(copies)
+                    self._asked(exchange, copies)
+            except BaseException:
+                self._end(exchange)
+                raise
+        return exchange
+
+    def _converse(self, exchange: Exchange, on_receipt: OnReceipt) -> Iterator[Reply]:
+        """Yield replies, and send what is due, until the exchange is over."""
+        try:
+            while True:
+                due, replies, is_over = self._turn(exchange, on_receipt)
+                for copies in due:
+                    self._finish(copies)
+                    self._asked(exchange, copies)
+                yield from replies
+                if is_over:
+                    return
+                self._await_answers(exchange)
+        finally:
+            self._end(exchange)
+
+    def _await_answers(self, exchange: Exchange) -> None:
+        """Wait until the exchange has news, or something to send: one of the threads that wait reads for all."""
+        answers = self._framing.answers
+        with answers:
+            while True:
+                seconds = exchange.next_wakeup - monotonic()
+                if exchange.has_news or seconds <= 0:
+                    return
+                if not self._is_reading:
+                    break
+                answers.wait(seconds)
+            self._is_reading = True
+        try:
+            poll = select.poll()
+            for descriptor in self._readable():
+                poll.register(descriptor, select.POLLIN)
+            # A bit later than asked for, never earlier: poll counts milliseconds.
+            poll.poll(math.ceil(min(seconds, LOOK_AGAIN) * 1000))
+        finally:
+            with answers:
+                self._is_reading = False
+                self._take_answers()
+                answers.notify_all()
 
     def _settled(self, tally: Tally, settle: float) -> Report:
         if settle > 0:
@@ -350,6 +298,7 @@ class Sender(FanOut):
 
     def close(self) -> None:
         """Stop to resolve and close the sockets. Closing twice is fine."""
+        self._close_stream()
         self._close()
 
     def __enter__(self) -> Self:
@@ -359,13 +308,27 @@ class Sender(FanOut):
         self.close()
 
 
-def check_stream(payloads: object) -> None:
-    """Raise `InvalidInput` for one payload where several are asked for."""
-    if isinstance(payloads, (bytes, bytearray, memoryview, str)):
-        raise InvalidInput("send_many takes an iterable of payloads, not one of them: use send, or a list")
+class Query:
+    """The replies of all pods: iterate over them as they come, or `gather` them. Ends with the last that is expected.
 
+    Pods are asked again only while somebody iterates. `confirmation` names who did not reply.
+    """
 
-def make_pacer(rate: float | None, bandwidth: float | None, burst: int) -> Pacer | None:
-    """Return what paces a stream from now on; None where nothing does. Raises `InvalidInput`."""
-    pacer = Pacer(monotonic(), rate=rate, bandwidth=bandwidth, burst=burst)
-    return None if rate is None and bandwidth is None else pacer
+    def __init__(self, replies: Iterator[Reply], confirm: Callable[[], Confirmation]) -> None:
+        self._replies = replies
+        self._confirm = confirm
+
+    def __iter__(self) -> Iterator[Reply]:
+        return self._replies
+
+    def __next__(self) -> Reply:
+        return next(self._replies)
+
+    def gather(self) -> list[Reply]:
+        """Return all replies that have not been taken yet, once the last has come or the time is up."""
+        return list(self._replies)
+
+    @property
+    def confirmation(self) -> Confirmation:
+        """What is known of each pod: those that may still reply are silent."""
+        return self._confirm()

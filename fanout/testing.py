@@ -10,9 +10,11 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 
 from fanout.batch import Batch
 from fanout.discovery.answer import Answer
@@ -53,7 +55,8 @@ class MemoryTransport:
 
     `faults` gives the errno with which the copies for an endpoint are dropped, `refusals` the one that ICMP tells
     of it after each copy. `room` scripts a socket that is full: how many copies each call takes, one entry a call;
-    once the script has ended, every call takes all.
+    once the script has ended, every call takes all. `pods` is called with each copy and returns what that pod sends
+    back.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class MemoryTransport:
         faults: Mapping[Endpoint, int] | None = None,
         refusals: Mapping[Endpoint, int] | None = None,
         room: Sequence[int] = (),
+        pods: Callable[[bytes, Endpoint], Iterable[bytes]] | None = None,
     ) -> None:
         self.sent: list[tuple[Endpoint, bytes]] = []
         self.attempted: list[Endpoint] = []
@@ -70,6 +74,9 @@ class MemoryTransport:
         self.closed = False
         self._room = deque(room)
         self._heard: deque[Fault] = deque()
+        self._pods = pods
+        self._answers: deque[tuple[bytes, Endpoint]] = deque()
+        self._lock = threading.Lock()
 
     def received(self, host: str, port: int | None = None) -> list[bytes]:
         """Return the payloads that were sent to `host`, in order."""
@@ -103,6 +110,9 @@ class MemoryTransport:
                 faults.append(Fault(endpoint, self.faults[endpoint], message))
                 continue
             self.sent.append((endpoint, batch.payloads[message]))
+            if self._pods is not None:
+                for datagram in self._pods(batch.payloads[message], endpoint):
+                    self.answer(datagram, endpoint)
             if endpoint in self.refusals:
                 self._heard.append(Fault(endpoint, self.refusals[endpoint]))
         return reached
@@ -112,6 +122,32 @@ class MemoryTransport:
         self._check_open()
         return [self._heard.popleft() for _ in range(len(self._heard))]
 
+    def answer(self, datagram: bytes, source: Endpoint) -> None:
+        """Let a datagram come back, as from `source`."""
+        self._check_open()
+        with self._lock:
+            self._answers.append((datagram, source))
+            self._bell[1].send(b"\0")
+
+    def receive(self, limit: int) -> list[tuple[bytes, Endpoint]]:
+        """See `Transport`."""
+        self._check_open()
+        with self._lock:
+            count = min(limit, len(self._answers))
+            if count:
+                self._bell[0].recv(count)
+            return [self._answers.popleft() for _ in range(count)]
+
+    def readable(self) -> list[int]:
+        """See `Transport`."""
+        self._check_open()
+        return [self._bell[0].fileno()]
+
+    @cached_property
+    def _bell(self) -> tuple[socket.socket, socket.socket]:
+        """Holds a byte for each datagram that waits."""
+        return socket.socketpair()
+
     def fileno(self, endpoint: Endpoint) -> int | None:
         """See `Transport`: memory never has to be waited for."""
         self._check_open()
@@ -120,6 +156,8 @@ class MemoryTransport:
     def close(self) -> None:
         """See `Transport`."""
         self.closed = True
+        for opened in vars(self).pop("_bell", ()):
+            opened.close()
 
     def _check_open(self) -> None:
         if self.closed:

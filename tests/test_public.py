@@ -13,10 +13,11 @@ from fanout.testing import MemoryTransport, ScriptedResolver
 
 def test_the_public_names_are_these() -> None:
     assert fanout.__all__ == [
-        "AsyncReceiver", "AsyncSender", "Closed", "DropReason", "Endpoint", "Family", "FanoutError", "InvalidInput",
-        "InvalidService", "KeyUnavailable", "Message", "MessageTooLarge", "NoEndpoints", "Outcome", "Overflow",
-        "Receiver", "ReceiverStats", "Report", "ResolverUnavailable", "Sender", "SenderStats", "Service",
-        "SocketUnavailable", "Status",
+        "AsyncQuery", "AsyncReceiver", "AsyncSender", "Closed", "Confirmation", "DropReason", "Endpoint",
+        "Family", "FanoutError", "InvalidInput", "InvalidService", "KeyUnavailable", "Message",
+        "MessageTooLarge", "NoEndpoints", "Outcome", "Overflow", "Query", "Receipt", "ReceiptStatus",
+        "Receiver", "ReceiverStats", "Reply", "Report", "ResolverUnavailable", "Sender", "SenderStats",
+        "Service", "SocketUnavailable", "Status",
     ]  # fmt: skip
     for name in fanout.__all__:
         assert getattr(fanout, name).__name__ == name

@@ -126,7 +126,7 @@ def test_each_pod_is_attempted_exactly_once_whatever_the_socket_does(
 def test_a_socket_that_stays_full_costs_only_the_copies_that_wait_for_it(
     send: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fanout.sender.STALL", 0.05)
+    monkeypatch.setattr("fanout.fan_out.STALL", 0.05)
     with full_socket() as left:
         report = send("10.0.0.1,10.0.0.2,10.0.0.3", [b"x"], transport=Stuck(left.fileno()))
     assert [str(outcome.reason) for outcome in report.dropped] == ["no_buffer"]

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import fanout
+from fanout.fan_out import FanOut
 from fanout.net import udp
 from fanout.net.udp import UdpTransport
-from fanout.sender import FanOut
 
 DISTINCT = 1024
 """Different payloads that a stream goes through again and again: more than one batch, so that none can be reused."""

@@ -21,6 +21,8 @@ class Transport(Protocol):
       `fileno` of that copy's endpoint is writable.
     * `heard` returns the ICMP errors that came since the last call, by the endpoint that they concern; `has_heard`
       says whether some are known already.
+    * `receive` returns datagrams that came back, by their source. Where it returns as many as were asked for, more
+      may wait; otherwise wait until one of `readable` can be read.
     * Two calls never run at once: the sender sees to that. After `close` each of them raises `Closed`.
     """
 
@@ -46,6 +48,14 @@ class Transport(Protocol):
 
     def heard(self) -> list[Fault]:
         """Return ICMP errors: who was refused, and how."""
+        ...
+
+    def receive(self, limit: int) -> list[tuple[bytes, Endpoint]]:
+        """Return up to `limit` datagrams that have come; never block."""
+        ...
+
+    def readable(self) -> list[int]:
+        """Return what to wait on for datagrams or ICMP errors: a descriptor for each socket that is open now."""
         ...
 
     def fileno(self, endpoint: Endpoint) -> int | None:

@@ -34,6 +34,7 @@ _TRIES_AFTER_ERRORS = 64
 # segment over the path's MTU, or a kernel that does not know the option.
 _NO_GSO = frozenset((errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP, errno.ENOPROTOOPT))
 _SMALLEST_MTU = 576
+_ANSWERS_BUFFER = 4 * 1024 * 1024
 HEADERS_FROM = 8
 """Copies from which on `sendmmsg` beats the loop, ctypes and all (`make bench`)."""
 
@@ -75,6 +76,7 @@ class UdpTransport:
         self.has_heard = False
         self._heard: list[Fault] = []
         self._closed = False
+        self._listens = False
         self._prepared: Sequence[Endpoint] | None = None
         self._sendto: Callable[[bytes, Endpoint], int] | None = None
         self._headers: Headers | None = None
@@ -140,6 +142,40 @@ class UdpTransport:
         heard, self._heard = self._heard, []
         self.has_heard = False
         return heard
+
+    def receive(self, limit: int) -> list[tuple[bytes, Endpoint]]:
+        """See `Transport`."""
+        self._check_open()
+        received: list[tuple[bytes, Endpoint]] = []
+        for sender in self._sockets.values():
+            failures = 0
+            while len(received) < limit and failures < _TRIES_AFTER_ERRORS:
+                try:
+                    datagram, address = sender.recvfrom(MAX_PAYLOAD)
+                except BlockingIOError:
+                    break
+                except OSError:
+                    # An ICMP error that is pending: the queue names whom it concerns.
+                    self._drain(sender)
+                    failures += 1
+                    continue
+                received.append((datagram, Endpoint(address[0], address[1])))
+        return received
+
+    def readable(self) -> list[int]:
+        """See `Transport`."""
+        self._check_open()
+        if not self._listens:
+            self._listens = True
+            for sender in self._sockets.values():
+                self._let_answer(sender)
+        return [sender.fileno() for sender in self._sockets.values()]
+
+    @staticmethod
+    def _let_answer(sender: socket.socket) -> None:
+        """Make room for the answers of thousands of pods that come at once."""
+        with contextlib.suppress(OSError):
+            sender.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ANSWERS_BUFFER)
 
     def fileno(self, endpoint: Endpoint) -> int | None:
         """See `Transport`."""
@@ -343,6 +379,8 @@ class UdpTransport:
                 opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if _HAS_ERROR_QUEUE:
                 opened.setsockopt(*(_IPV6_ERRORS if is_ipv6 else _IPV4_ERRORS), 1)
+            if self._listens:
+                self._let_answer(opened)
             self._sockets[is_ipv6] = opened
         return self._sockets[is_ipv6]
 

@@ -7,7 +7,7 @@ byte order.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -34,6 +34,8 @@ ASK_MIN = 128
 """Bytes of a frame that asks for an answer, at least: the answer has room for a reason, and is no larger."""
 PULLS_MAX = 64
 """Fragments of a reply that one frame may ask for."""
+REPLIES_UNASKED = 32
+"""Fragments of a reply that come, at most, without being pulled."""
 FRAGMENT_OVERHEAD = HEADER.size + FRAGMENT.size
 REPLY_OVERHEAD = FRAGMENT_OVERHEAD + _ASKER.size
 ANSWER_OVERHEAD = HEADER.size + _ANSWER.size
@@ -259,7 +261,7 @@ def _pull(sender: int, number: int, body: bytes) -> Pull:
     return Pull(sender, number, struct.unpack(f"!{count}I", body))
 
 
-_DECODERS = {
+_DECODERS: dict[int, Callable[[int, int, bytes], Frame]] = {
     Kind.MARK: _mark,
     Kind.FRAGMENT: _fragment,
     Kind.ANSWER: _answer,
