@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import secrets
+from pathlib import Path
 
 import click
 
@@ -39,7 +40,7 @@ def keygen(path: str | None) -> int:
         with open(descriptor, "w", encoding="ascii") as file:
             file.write(f"{line}\n")
     except OSError as error:
-        os.unlink(path)
+        Path(path).unlink()
         raise _unwritable(path, error) from None
     click.echo(f"wrote a new key to {path}", err=True)
     return 0

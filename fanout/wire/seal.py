@@ -98,6 +98,11 @@ def subkey(key: bytes, sender: int) -> bytes:
     return hmac.digest(extracted, _INFO + b"\1", "sha256")
 
 
+def _label(cluster: str) -> bytes:
+    """Return a cluster's label as it is authenticated; one that came in as no UTF-8 is the bytes that it was."""
+    return cluster.encode("utf-8", "surrogateescape")
+
+
 class _Cipher(NamedTuple):
     """AES-256-GCM with the key of one sender."""
 
@@ -135,7 +140,7 @@ class Sealer:
 
     def __init__(self, keyring: Keyring, cluster: str, sender: int, counter: int) -> None:
         self._ciphers = _Ciphers()
-        self._label = cluster.encode("utf-8")
+        self._label = _label(cluster)
         self._sender = sender
         self._prefix = header(Kind.SEALED, sender, 0)[:NUMBER_AT]
         self._counters = count(counter)
@@ -204,7 +209,7 @@ class Opener:
         self._ciphers = _Ciphers()
         self._wrong = self._ciphers.wrong
         self._keyring = keyring
-        self._label = cluster.encode("utf-8")
+        self._label = _label(cluster)
         self._freshness = freshness
         self._limit = senders
         self._window = window
