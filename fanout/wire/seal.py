@@ -72,8 +72,6 @@ class Keyring(NamedTuple):
         """No key is ever printed."""
         return f"Keyring({len(self.keys)} keys)"
 
-    __str__ = __repr__
-
 
 def _key(written: bytes, where: str) -> bytes:
     """Return the key that a line holds."""
@@ -180,9 +178,9 @@ class Sealer:
 class _Known:
     """A sender that has sealed a frame with one of the keys."""
 
-    __slots__ = ("decrypt", "first", "key", "newest", "sequence")
+    __slots__ = ("decrypt", "first", "key", "newest", "sequence", "since")
 
-    def __init__(self, key: bytes, decrypt: _Crypt, counter: int, time: int, window: int) -> None:
+    def __init__(self, key: bytes, decrypt: _Crypt, counter: int, time: int, since: float, window: int) -> None:
         self.key = key
         self.decrypt = decrypt
         self.sequence = Sequence(window, counter)
@@ -190,6 +188,8 @@ class _Known:
         """What is below it may have been opened before this sender was known."""
         self.newest = time
         """The latest time in a frame of this sender."""
+        self.since = since
+        """What was sealed before may have been opened, and its sender forgotten since."""
 
 
 class Opener:
@@ -197,6 +197,7 @@ class Opener:
 
     * A sender not seen before is taken where its frame's time is within `freshness` seconds of `now`. So is a frame
       from before the first one that was seen, since nobody knows what was opened before.
+    * What was sealed more than `freshness` seconds before its sender was taken is never opened.
     * From then on the counters tell: each is opened once; one that is `window` or more behind the highest is refused.
     * A table of up to `senders` remembers. A sender is only forgotten where the table is full and its newest frame is
       no longer fresh: a replay is then refused for its time. Where all are fresh, a new sender is refused.
@@ -253,6 +254,10 @@ class Opener:
                 raise Refused(ReceiveDrop.REPLAYED, "a sealed frame that was opened before")
             if counter < known.first:
                 self._check_freshness(seconds, now)
+        if seconds < known.since:
+            raise Refused(
+                ReceiveDrop.STALE, "a frame sealed long before its sender was known: old, or its clock went back"
+            )
         try:
             inner = known.decrypt(_NONCE.pack(counter), text, associated + self._label)
         except self._wrong:
@@ -273,7 +278,7 @@ class Opener:
         key, cipher, inner = self._try_keys(sealed)
         if len(self._senders) >= self._limit:
             self._forget(now)
-        known = _Known(key, cipher.decrypt, sealed.counter, sealed.time, self._window)
+        known = _Known(key, cipher.decrypt, sealed.counter, sealed.time, now - self._freshness, self._window)
         known.sequence.arrived(sealed.counter)
         self._senders[sealed.sender] = known
         self._full_until = min(self._full_until, sealed.time + self._freshness)
