@@ -107,7 +107,9 @@ class Exchange:
 
     @property
     def next_wakeup(self) -> float:
-        """When `due` has something next, or the time is up."""
+        """When `due` has something next, or the exchange is over."""
+        if not self._open:
+            return self.started
         while self._wakes and self._is_outdated(*self._wakes[0]):
             heapq.heappop(self._wakes)
         return min(self._wakes[0][0], self.deadline) if self._wakes else self.deadline

@@ -1,0 +1,303 @@
+"""`Exchange`: what is sent when, and what becomes of it, on a scripted clock."""
+
+from __future__ import annotations
+
+import errno
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fanout.delivery import exchange as exchange_module
+from fanout.delivery.exchange import Dispatch, Exchange
+from fanout.delivery.receipt import Confirmation, ReceiptStatus
+from fanout.delivery.round_trip import FIRST, LEAST, MOST, RoundTrip
+from fanout.model import Endpoint
+from fanout.wire import frame
+from fanout.wire.frame import ASK, Answer, Cut, Fragment, Pull, ReplyFragment, Status
+
+A, B, C = (Endpoint(f"10.0.0.{number}", 12000) for number in (1, 2, 3))
+ME, POD, STRANGER = 1, 2, 3
+NUMBER = 7
+
+
+def begin(payload: bytes = b"reload", endpoints: tuple[Endpoint, ...] = (A, B), **settings: Any) -> Exchange:
+    settings = {"timeout": 2.0, "retries": None, "round_trip": RoundTrip(), "fragment_size": 1200} | settings
+    return Exchange(payload, endpoints, 0.0, sender=ME, number=NUMBER, jitter=lambda: 0.0, **settings)
+
+
+def asked(dispatches: list[Dispatch]) -> dict[Endpoint, list[Fragment]]:
+    found: dict[Endpoint, list[Fragment]] = {}
+    for dispatch in dispatches:
+        for endpoint in dispatch.endpoints:
+            for datagram in dispatch.frames:
+                one = frame.decode(datagram)
+                assert isinstance(one, Fragment)
+                found.setdefault(endpoint, []).append(one)
+    return found
+
+
+def answer(status: Status = Status.CONFIRMED, attempt: int = 0, missing: int = 0, detail: bytes = b"") -> Answer:
+    return Answer(POD, NUMBER, ME, attempt, status, missing, detail)
+
+
+def statuses(exchange: Exchange) -> dict[Endpoint, ReceiptStatus]:
+    return {receipt.endpoint: receipt.status for receipt in exchange.receipts()}
+
+
+def test_it_is_over_with_the_last_answer() -> None:
+    exchange = begin()
+    (dispatch,) = exchange.due(0.0)
+    assert dispatch.endpoints == (A, B)
+    assert [one.payload for one in asked([dispatch])[A]] == [b"reload"]
+    assert exchange.due(0.05) == []
+    assert exchange.take(answer(), A, 0.01)
+    assert not exchange.is_over(0.01)
+    assert exchange.take(answer(), B, 0.02)
+    assert exchange.is_over(0.02)
+    (first, second) = exchange.receipts()
+    assert (first.status, first.rtt, first.tries) == (ReceiptStatus.CONFIRMED, 0.01, 1)
+    assert second.rtt == 0.02
+    assert not exchange.take(answer(), A, 0.03)  # one more copy of the answer
+
+
+def test_only_the_silent_are_asked_again_and_named() -> None:
+    exchange = begin(timeout=1.0)
+    exchange.due(0.0)
+    exchange.take(answer(), A, 0.001)
+    now, tries = 0.0, []
+    while not exchange.is_over(now):
+        if dispatches := exchange.due(now):
+            assert set(asked(dispatches)) == {B}
+            tries.append(now)
+        now = exchange.next_wakeup
+    assert now == 1.0
+    gaps = [later - sooner for sooner, later in pairwise(tries)]
+    assert gaps == sorted(gaps)
+    assert statuses(exchange) == {A: ReceiptStatus.CONFIRMED, B: ReceiptStatus.SILENT}
+    assert exchange.receipts()[1].tries == len(tries) + 1
+    assert exchange.next_wakeup == exchange.deadline
+
+
+def test_an_answer_to_a_later_try_tells_the_round_trip_of_that_try() -> None:
+    exchange = begin(endpoints=(A,))
+    exchange.due(0.0)
+    assert [one.attempt for one in asked(exchange.due(FIRST))[A]] == [1]
+    exchange.take(answer(attempt=1), A, FIRST + 0.004)
+    (receipt,) = exchange.receipts()
+    assert (receipt.rtt, receipt.tries) == (pytest.approx(0.004), 2)
+
+
+def test_retries_bound_the_tries() -> None:
+    exchange = begin(endpoints=(A,), retries=2, timeout=60.0)
+    now, tries = 0.0, 0
+    while not exchange.is_over(now):
+        tries += len(exchange.due(now))
+        now = max(now, exchange.next_wakeup)
+    assert (tries, now < 60.0) == (3, True)
+    assert statuses(exchange) == {A: ReceiptStatus.SILENT}
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.REFUSED])
+def test_a_failure_is_told_on_one_harmless_line(status: Status) -> None:
+    exchange = begin(endpoints=(A,))
+    exchange.due(0.0)
+    exchange.take(answer(status, detail=b"ValueError: no\r\n\x1b[31m \xff" + b"x" * 999), A, 0.1)
+    assert exchange.is_over(0.1)
+    (receipt,) = exchange.receipts()
+    assert receipt.status is ReceiptStatus.FAILED
+    assert receipt.reason.startswith("ValueError: no ?[31m ")
+    assert len(receipt.reason) <= 300
+
+
+def test_a_busy_handler_is_waited_for_without_counting_tries() -> None:
+    exchange = begin(endpoints=(A,), retries=0, timeout=5.0)
+    exchange.due(0.0)
+    exchange.take(answer(Status.PENDING), A, 0.01)
+    assert exchange.due(0.01 + MOST - 0.001) == []
+    assert len(asked(exchange.due(0.01 + MOST))[A]) == 1
+    assert "handler has not returned" in exchange.receipts()[0].reason
+    exchange.take(answer(attempt=0), A, 1.0)
+    assert exchange.is_over(1.0)
+    assert exchange.receipts()[0].tries == 1
+
+
+def test_refused_by_icmp_three_times_is_refused() -> None:
+    exchange = begin()
+    exchange.due(0.0)
+    exchange.take(answer(), B, 0.001)
+    for _ in range(3):
+        assert not exchange.is_over(0.01)
+        exchange.refused(A, errno.ECONNREFUSED)
+    exchange.refused(C, errno.ECONNREFUSED)  # concerns somebody else
+    assert exchange.is_over(0.01)
+    assert exchange.receipts()[0].status is ReceiptStatus.REFUSED
+    assert exchange.receipts()[0].reason == "Connection refused"
+
+
+def test_refused_once_and_then_silent_is_refused() -> None:
+    exchange = begin(endpoints=(A,), timeout=0.2)
+    exchange.due(0.0)
+    exchange.refused(A, errno.EHOSTUNREACH)
+    assert exchange.is_over(0.2)
+    assert exchange.receipts()[0].status is ReceiptStatus.REFUSED
+
+
+def test_what_the_kernel_never_took_is_dropped() -> None:
+    exchange = begin(endpoints=(A,), timeout=0.05)
+    exchange.due(0.0)
+    exchange.dropped(A, errno.EPERM)
+    assert exchange.is_over(0.05)
+    (receipt,) = exchange.receipts()
+    assert (receipt.status, receipt.reason) == (ReceiptStatus.DROPPED, "Operation not permitted")
+
+
+def test_pods_that_join_are_asked_and_those_that_leave_are_told_apart() -> None:
+    exchange = begin()
+    exchange.due(0.0)
+    exchange.take(answer(), A, 0.001)
+    exchange.follow((A, C), 0.01)
+    assert set(asked(exchange.due(0.01))) == {C}
+    assert not exchange.is_over(0.02)
+    exchange.take(answer(), C, 0.03)
+    assert exchange.is_over(0.03)
+    confirmation = Confirmation(exchange.receipts(), 6, 0.03, 0.0, False)
+    assert [receipt.endpoint for receipt in confirmation.joined] == [C]
+    assert [receipt.endpoint for receipt in confirmation.left] == [B]
+    assert confirmation.complete
+    assert repr(confirmation) == "<Confirmation of 6 bytes: 2 confirmed, 1 left; 0.030 s>"
+
+
+def test_a_pod_that_comes_back_is_asked_again() -> None:
+    exchange = begin()
+    exchange.due(0.0)
+    exchange.take(answer(), A, 0.001)
+    exchange.follow((A, C), 0.01)
+    assert set(asked(exchange.due(0.01))) == {C}
+    exchange.follow((A, B, C), 0.02)
+    assert set(asked(exchange.due(0.02))) == {B}
+    exchange.take(answer(), B, 0.03)
+    exchange.take(answer(), C, 0.03)
+    assert exchange.is_over(0.03)
+    assert not any(receipt.status is ReceiptStatus.LEFT for receipt in exchange.receipts())
+
+
+def test_liars_change_nothing() -> None:
+    exchange = begin(endpoints=(A,))
+    exchange.due(0.0)
+    assert not exchange.take(answer(), C, 0.01)  # was not asked
+    exchange.take(answer(attempt=9), A, 0.01)  # there was no such try
+    exchange.take(ReplyFragment(POD, NUMBER, ME, 9, 10, 0, 10, bytes(10)), A, 0.01)
+    assert not exchange.is_over(0.01)
+    assert exchange.receipts()[0].rtt is None
+    exchange.take(answer(Status.PARTIAL, missing=2**32 - 1, detail=b"\xff" * 100), A, 0.01)
+    exchange.take(answer(Status.PARTIAL, missing=0, detail=b""), A, 0.01)
+    assert not exchange.is_over(0.02)
+    assert len(asked(exchange.due(1.0))[A]) == 1
+
+
+def test_a_large_message_goes_in_bursts_that_grow_and_only_what_is_missing_goes_again() -> None:
+    payload = bytes(300 * 50)
+    exchange = begin(payload, (A,), fragment_size=300)
+    first = asked(exchange.due(0.0))[A]
+    assert [one.position for one in first] == list(range(16))
+    assert [bool(one.flags & ASK) for one in first] == [False] * 15 + [True]
+    exchange.take(answer(Status.PARTIAL, 0, 16), A, 0.001)
+    second = asked(exchange.due(0.001))[A]
+    assert [one.position for one in second] == list(range(16, 48))
+    there = [position != 20 for position in range(20, 48)]
+    exchange.take(answer(Status.PARTIAL, 1, 20, frame.bitmap(there)), A, 0.002)
+    third = asked(exchange.due(0.002))[A]
+    assert [one.position for one in third] == [20, 48, 49]
+    assert "47 of 50" in exchange.receipts()[0].reason
+    exchange.take(answer(attempt=2), A, 0.003)
+    assert exchange.receipts()[0].tries == 1
+
+
+def test_a_lost_burst_is_asked_about_with_one_fragment() -> None:
+    exchange = begin(bytes(300 * 50), (A,), fragment_size=300)
+    exchange.due(0.0)
+    again = asked(exchange.due(FIRST))[A]
+    assert [(one.position, bool(one.flags & ASK)) for one in again] == [(0, True)]
+    exchange.take(answer(Status.PARTIAL, 1, 1), A, FIRST + 0.001)
+    assert [one.position for one in asked(exchange.due(FIRST + 0.001))[A]] == list(
+        range(1, 5)
+    )  # half of half the window
+
+
+def test_a_query_ends_with_the_last_reply() -> None:
+    exchange = begin(b"info", is_query=True)
+    (dispatch,) = exchange.due(0.0)
+    assert [len(one) for one in dispatch.frames] == [1236]
+    exchange.take(ReplyFragment(POD, NUMBER, ME, 0, 4, 0, 4, b"pong"), A, 0.01)
+    (reply,) = exchange.replies()
+    assert (reply.endpoint, reply.payload, reply.rtt) == (A, b"pong", 0.01)
+    exchange.take(ReplyFragment(POD, NUMBER, ME, 0, 1, 0, 0, b""), B, 0.02)
+    assert exchange.is_over(0.02)
+    assert [reply.payload for reply in exchange.replies()] == [b""]
+
+
+def _reply(payload: bytes, position: int) -> ReplyFragment:
+    cut = Cut.of(payload, 256)
+    found = frame.decode(frame.reply(cut, POD, NUMBER, ME, position, 0))
+    assert isinstance(found, ReplyFragment)
+    return found
+
+
+def _pulled(dispatches: list[Dispatch]) -> tuple[int, ...]:
+    (dispatch,) = dispatches
+    (datagram,) = dispatch.frames
+    pull = frame.decode(datagram)
+    assert isinstance(pull, Pull)
+    return pull.indexes
+
+
+def test_a_large_reply_is_pulled() -> None:
+    payload = bytes(number % 251 for number in range(256 * 100))
+    exchange = begin(b"dump", (A,), is_query=True)
+    exchange.due(0.0)
+    for position in range(32):
+        exchange.take(_reply(payload, position), A, 0.01)
+    assert _pulled(exchange.due(0.01)) == tuple(range(32, 96))
+    for position in range(32, 96):
+        if position != 40:
+            exchange.take(_reply(payload, position), A, 0.02)
+    assert exchange.due(0.02) == []
+    later = exchange.next_wakeup
+    assert _pulled(exchange.due(later)) == (40, 96, 97, 98, 99)
+    for position in (99, 98, 40, 40, 97, 96):
+        exchange.take(_reply(payload, position), A, later)
+    assert [reply.payload for reply in exchange.replies()] == [payload]
+    assert exchange.is_over(later)
+
+
+def test_the_replies_of_all_pods_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange_module, "REPLIES_MAX", 1000)
+    exchange = begin(b"dump", is_query=True)
+    exchange.due(0.0)
+    for endpoint in (A, B):
+        for position in range(2):
+            exchange.take(_reply(bytes(2560), position), endpoint, 0.01)
+    failed = Confirmation(exchange.receipts(), 4, 0.0, 0.0, False).failed
+    assert [(receipt.endpoint, "1,000 bytes" in receipt.reason) for receipt in failed] == [(B, True)]
+
+
+def test_changes_are_told_once() -> None:
+    exchange = begin()
+    exchange.due(0.0)
+    assert [receipt.tries for receipt in exchange.changed()] == [1, 1]
+    assert not exchange.has_news
+    exchange.take(answer(), A, 0.01)
+    assert exchange.has_news
+    assert [receipt.endpoint for receipt in exchange.changed()] == [A]
+    assert exchange.changed() == []
+
+
+@given(st.lists(st.floats(0, 100), max_size=50), st.integers(0, 1000), st.floats(0, 1))
+def test_patience_is_bounded(measured: list[float], unanswered: int, jitter: float) -> None:
+    round_trip = RoundTrip()
+    for seconds in measured:
+        round_trip.measured(seconds)
+    assert LEAST <= round_trip.patience(unanswered, jitter) <= MOST * 1.25
