@@ -78,7 +78,6 @@ def test_only_the_silent_are_asked_again_and_named() -> None:
     assert gaps == sorted(gaps)
     assert statuses(exchange) == {A: ReceiptStatus.CONFIRMED, B: ReceiptStatus.SILENT}
     assert exchange.receipts()[1].tries == len(tries) + 1
-    assert exchange.next_wakeup == exchange.deadline
 
 
 def test_an_answer_to_a_later_try_tells_the_round_trip_of_that_try() -> None:
@@ -87,7 +86,8 @@ def test_an_answer_to_a_later_try_tells_the_round_trip_of_that_try() -> None:
     assert [one.attempt for one in asked(exchange.due(FIRST))[A]] == [1]
     exchange.take(answer(attempt=1), A, FIRST + 0.004)
     (receipt,) = exchange.receipts()
-    assert (receipt.rtt, receipt.tries) == (pytest.approx(0.004), 2)
+    assert receipt.rtt == pytest.approx(0.004)
+    assert receipt.tries == 2
 
 
 def test_retries_bound_the_tries() -> None:
