@@ -4,6 +4,7 @@
     python deployments/render.py --check                   exit 1 where deployments/base is stale
     python deployments/render.py -p REPLICAS=5 --stdout    print the objects (| kubectl apply -f -)
 
+A Secret whose value the cluster would generate is left out, unless the value is given: no file is the place for it.
 What is rendered is held against deployments/rules.py, so that parameters that do not go together are
 refused here and not discovered in the cluster. Exit codes: 0 done, 1 stale or against a rule, 2 usage.
 """
@@ -43,8 +44,14 @@ def process(template: Manifest, parameters: Mapping[str, str] | None = None) -> 
     """Return the objects that `oc process` makes of the Template; `parameters` go before its defaults."""
     values = parameter_values(template, parameters or {})
     labels = substitute(template.get("labels") or {}, values)
+    generated = [each["name"] for each in template.get("parameters") or [] if each["name"] not in values]
     objects: list[Manifest] = []
     for item in template["objects"]:
+        missing = [name for name in generated if f"${{{name}}}" in str(item)]
+        if missing and item["kind"] == "Secret":
+            continue
+        if missing:
+            raise TemplateError(f"parameter {missing[0]} is generated: give it a value, or let the cluster process it")
         rendered = substitute(copy.deepcopy(item), values)
         metadata = rendered.setdefault("metadata", {})
         if labels:
@@ -55,15 +62,18 @@ def process(template: Manifest, parameters: Mapping[str, str] | None = None) -> 
 
 
 def parameter_values(template: Manifest, given: Mapping[str, str]) -> dict[str, str]:
-    """Return the value of every parameter; raise `TemplateError` for an unknown or a missing one."""
+    """Return the value of every parameter; raise `TemplateError` for an unknown or a missing one.
+
+    One that the cluster would generate has no value, unless it is given.
+    """
     declared = {parameter["name"]: parameter for parameter in template.get("parameters") or []}
     unknown = sorted(set(given) - set(declared))
     if unknown:
         raise TemplateError(f"unknown parameter {', '.join(unknown)} (there are {', '.join(declared)})")
     values = {}
     for name, parameter in declared.items():
-        if "generate" in parameter:
-            raise TemplateError(f"parameter {name} is generated: give it a value, or let the cluster process it")
+        if "generate" in parameter and not given.get(name):
+            continue
         values[name] = given[name] if name in given else str(parameter.get("value") or "")
         if parameter.get("required") and not values[name]:
             raise TemplateError(f"parameter {name} is required and has no value: add -p {name}=...")

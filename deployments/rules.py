@@ -176,7 +176,7 @@ def pods_are_restricted(objects: list[Manifest]) -> Iterator[str]:
         context = pod.spec.get("securityContext", {})
         yield from _unlike(pod.owner, context, POD_CONTEXT)
         yield from _unlike(pod.owner, pod.spec, POD_SPEC)
-        for key in sorted({"hostNetwork", "hostPID", "hostIPC", "volumes"} & pod.spec.keys()):
+        for key in sorted({"hostNetwork", "hostPID", "hostIPC"} & pod.spec.keys()):
             yield f"{pod.owner}: {key} is used"
         for container in pod.containers:
             own = container.get("securityContext", {})
@@ -202,6 +202,38 @@ def pods_are_bounded(objects: list[Manifest]) -> Iterator[str]:
             }
             if fields != POD_FIELDS:
                 yield f"{where}: the downward API does not give {', '.join(POD_FIELDS)}"
+
+
+def volumes_are_keys(objects: list[Manifest]) -> Iterator[str]:
+    """A pod's volumes are Secrets that may be missing; it sees what changes in them, and cannot change them."""
+    for pod in _pods(objects):
+        for volume in pod.spec.get("volumes", []):
+            where = f"{pod.owner}: volume {volume['name']}"
+            if volume.keys() != {"name", "secret"}:
+                yield f"{where} is no Secret"
+            elif not volume["secret"].get("optional"):
+                yield f"{where} is not optional, so no pod starts before its Secret is there"
+        for container in pod.containers:
+            for mount in container.get("volumeMounts", []):
+                where = f"{pod.owner}: mount {mount['mountPath']}"
+                if not mount.get("readOnly"):
+                    yield f"{where} is not read-only"
+                if "subPath" in mount:
+                    yield f"{where} has a subPath, so a new key is not seen before the pod is restarted"
+
+
+def all_seal_or_none(objects: list[Manifest]) -> Iterator[str]:
+    """Every container has the same key file, which lies in a volume: who has none is not understood by the others."""
+    mentions = []
+    for pod in _pods(objects):
+        for container in pod.containers:
+            path = _environment(container).get("FANOUT_KEY_FILE", "")
+            mentions.append((pod.owner, path))
+            mounts = [mount["mountPath"] for mount in container.get("volumeMounts", [])]
+            if path and not any(path.startswith(f"{mount.rstrip('/')}/") for mount in mounts):
+                yield f"{pod.owner}: FANOUT_KEY_FILE {path} lies in no volume ({', '.join(mounts) or 'there is none'})"
+    if len({path for _, path in mentions}) > 1:
+        yield f"FANOUT_KEY_FILE differs: {', '.join(f'{path or None} in {where}' for where, path in mentions)}"
 
 
 def drain_fits_the_grace_period(objects: list[Manifest]) -> Iterator[str]:
@@ -271,6 +303,8 @@ RULES: tuple[Rule, ...] = (
     probes_reach_a_port,
     pods_are_restricted,
     pods_are_bounded,
+    volumes_are_keys,
+    all_seal_or_none,
     drain_fits_the_grace_period,
     policies_isolate,
     policies_let_datagrams_through,

@@ -20,6 +20,7 @@ sys.path.insert(0, str(DEPLOYMENTS))
 
 import render  # noqa: E402
 import rules  # noqa: E402
+from fanout.wire.seal import Keyring  # noqa: E402
 
 Manifest = dict[str, Any]
 # unhealthyPodEvictionPolicy is from 1.26 (OpenShift 4.13); each listed version has a schema of its own.
@@ -141,8 +142,8 @@ def test_template_check_finds_what_is_broken(change: Callable[[Manifest], object
 def test_documentation_lists_every_parameter_and_its_default(name: str) -> None:
     text = (ROOT / "docs" / "openshift.md").read_text(encoding="utf-8")
     for parameter in render.load_template(DEPLOYMENTS / name)["parameters"]:
-        default = parameter.get("value")
-        assert re.search(rf"`{parameter['name']}`.*?{re.escape(default or 'empty')}", text), parameter["name"]
+        default = parameter.get("value") or ("generated" if "generate" in parameter else "empty")
+        assert re.search(rf"`{parameter['name']}`.*?{re.escape(default)}", text), parameter["name"]
 
 
 def test_builds_fill_the_images_that_are_deployed(template: Manifest) -> None:
@@ -257,10 +258,49 @@ def test_usage_errors_exit_2(arguments: list[str], capsys: pytest.CaptureFixture
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_generated_parameter_is_refused() -> None:
-    template = {"objects": [], "parameters": [{"name": "KEY", "generate": "expression", "from": "[a-z]{8}"}]}
+def test_a_secret_that_the_cluster_would_generate_is_left_out_unless_it_is_given() -> None:
+    secret: Manifest = {"kind": "Secret", "metadata": {"name": "s"}, "stringData": {"key": "${KEY}"}}
+    template: Manifest = {
+        "objects": [secret],
+        "parameters": [{"name": "KEY", "generate": "expression", "from": "[a-z]{8}"}],
+    }
+    assert render.process(template) == render.process(template, {"KEY": ""}) == []
+    [made] = render.process(template, {"KEY": "given"})
+    assert made["stringData"] == {"key": "given"}
+    secret["kind"] = "ConfigMap"
     with pytest.raises(render.TemplateError, match="parameter KEY is generated"):
         render.process(template)
+
+
+# Sealed messages
+
+
+def test_nothing_is_sealed_unless_it_is_asked_for_and_no_key_lies_in_a_file(objects: list[Manifest]) -> None:
+    assert not [item for item in objects if item["kind"] == "Secret"]
+    for name in ("StatefulSet", "Pod"):
+        item = find(objects, name)
+        spec = item["spec"].get("template", item)["spec"]
+        assert {"name": "FANOUT_KEY_FILE", "value": ""} in spec["containers"][0]["env"]
+        assert spec["volumes"] == [{"name": "key", "secret": {"secretName": "fanout-key", "optional": True}}]
+
+
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
+def test_a_deployment_that_seals(template: Manifest, version: str) -> None:
+    objects = render.process(template, {"KEY": "ab" * 32, "KEY_FILE": "/etc/fanout/key"})
+    assert rules.problems(objects) == []
+    secret = find(objects, "Secret")
+    assert kubernetes_validate.validate(secret, version, strict=True) == version
+    assert secret["metadata"]["name"] == "fanout-key"
+    assert Keyring.parse(secret["stringData"]["key"].encode(), "key").keys == (b"\xab" * 32,)
+
+
+def test_what_the_cluster_generates_is_a_key(template: Manifest) -> None:
+    """A class of characters and a length: that is all the generator knows."""
+    [parameter] = [each for each in template["parameters"] if each["name"] == "KEY"]
+    assert parameter["generate"] == "expression"
+    generated = re.fullmatch(r"\[a-f0-9\]\{(\d+)\}", parameter["from"])
+    assert generated is not None
+    Keyring.parse(b"f0" * (int(generated[1]) // 2), "generated")
 
 
 def test_printed_objects_are_those_processed(capsys: pytest.CaptureFixture[str], template: Manifest) -> None:
