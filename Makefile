@@ -4,6 +4,11 @@ BIN := .venv/bin
 PODMAN ?= $(shell command -v podman || command -v docker)
 BASE_IMAGE ?= registry.access.redhat.com/ubi9/python-312-minimal:latest
 IMAGE_PREFIX ?= localhost/
+# What seals is compiled: its wheels are those of the images' Linux and Python, whatever this machine has.
+IMAGE_PYTHONS ?= 3.11 3.12 3.13 3.14
+IMAGE_ARCH ?= $(subst arm64,aarch64,$(shell uname -m))
+IMAGE_PLATFORMS ?= manylinux_2_28_$(IMAGE_ARCH) manylinux_2_17_$(IMAGE_ARCH) manylinux2014_$(IMAGE_ARCH)
+WHEELS ?= wheels
 
 .PHONY: help demo test lint bench images wheels manifests clean
 
@@ -31,7 +36,11 @@ bench: .venv/.done ## Measure, side by side: some ten minutes; as root it builds
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
 wheels: .venv/.done ## fanout and what it needs, as a folder of wheels for the images
-	@$(BIN)/pip wheel --quiet --wheel-dir wheels '.[sealed]'
+	@$(BIN)/pip wheel --quiet --wheel-dir $(WHEELS) .
+	@for python in $(IMAGE_PYTHONS); do \
+	  $(BIN)/pip download --quiet --dest $(WHEELS) --only-binary=:all: --python-version $$python \
+	    $(IMAGE_PLATFORMS:%=--platform %) cryptography || exit 1; \
+	done
 
 images: wheels ## Build the sender's and the receiver's image
 	$(PODMAN) build --build-arg BASE_IMAGE=$(BASE_IMAGE) -f apps/sender/Containerfile -t $(IMAGE_PREFIX)fanout-sender:latest .

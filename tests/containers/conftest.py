@@ -77,8 +77,9 @@ def images(engine: docker.DockerClient, base_image: str, tmp_path_factory: pytes
         shutil.copy(ROOT / name, context)
     for name in ("fanout", "apps"):
         shutil.copytree(ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet"]
-    subprocess.run([*pip, "--wheel-dir", context / "wheels", f"{context}[sealed]"], check=True, timeout=300)
+    # `-o`: with this Python, whether it is the one of .venv or not.
+    make = ["make", "-C", ROOT, "-o", ".venv/.done", "wheels", f"BIN={Path(sys.executable).parent}"]
+    subprocess.run([*make, f"WHEELS={context / 'wheels'}"], check=True, timeout=300)
     made = Images(*(f"localhost/fanout-test-{os.getpid()}-{app}" for app in Images._fields))
     # The first stage by itself has a tag as well, or it would stay behind as an image without a name.
     builds = [

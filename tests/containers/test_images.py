@@ -36,6 +36,14 @@ print(json.dumps({
 """
 
 
+SEAL = """
+from fanout.wire import frame
+from fanout.wire.seal import Keyring, Opener, Sealer
+ring, inner = Keyring((bytes(32),)), frame.mark(1, 2, 2)
+print(Opener(ring, "x").open(frame.decode(Sealer(ring, "x", 1, 1).seal(inner, 0.0)), 0.0) == inner)
+"""
+
+
 @pytest.mark.parametrize("app", ["sender", "receiver"])
 def test_image_says_what_it_is(engine: docker.DockerClient, images: Images, app: str) -> None:
     config = engine.images.get(getattr(images, app)).attrs["Config"]
@@ -70,6 +78,13 @@ def test_both_run_as_any_uid_with_nothing_to_build_or_write_with(cluster: Cluste
             "not compiled": [],
         }
         assert run(container, "python3", "-c", "open('/tmp/x', 'w')").code != 0, "the root is read-only"
+
+
+def test_both_seal_and_open(cluster: Cluster) -> None:
+    cluster.scale(1)
+    for container in (cluster.sender, *cluster.receivers):
+        result = run(container, "python3", "-c", SEAL)
+        assert (result.code, result.out) == (0, "True\n"), result.err
 
 
 def test_probes_of_the_manifest_are_answered(cluster: Cluster) -> None:
