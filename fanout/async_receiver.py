@@ -7,7 +7,8 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Self
 
-from fanout.model import Message
+from fanout.model import FramedMessage, Message
+from fanout.net.backlog import Batch
 from fanout.net.inbox import Inbox
 from fanout.receiver import BATCH, TURN, ReceiverBase
 
@@ -41,7 +42,9 @@ class AsyncReceiver(ReceiverBase):
             return
         self._unwatch()
         if self._inbox is not None:
-            self._inbox.close()
+            self._inbox.drain()
+            if not self._inbox.has_pending:  # otherwise answers leave by its sockets
+                self._inbox.close()
         self._stopped = True
         if self._arrived is not None:
             self._arrived.set()
@@ -49,20 +52,28 @@ class AsyncReceiver(ReceiverBase):
     async def close(self) -> None:
         """Stop listening and forget what was not handed over. Closing twice is fine."""
         self.stop()
+        if self._inbox is not None:
+            self._inbox.close()
         self._forget()
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         """Yield messages until `stop`."""
         async for batch in self._batches(TURN):
-            self._rest = iter(batch)
+            self._rest, self._rest_may_ask = iter(batch), batch.may_ask
             for message in self._rest:
                 yield message
+                if batch.may_ask and isinstance(message, FramedMessage) and message.question is not None:
+                    message.question.confirm()
 
-    def batches(self) -> AsyncIterator[list[Message]]:
+    async def batches(self) -> AsyncIterator[list[Message]]:
         """Yield what is there, as lists of 1 to 1,024 messages, until `stop`: the fastest way to have them."""
-        return self._batches(BATCH)
+        async for batch in self._batches(BATCH):
+            yield batch
+            if batch.may_ask:
+                for question in batch.questions:
+                    question.confirm()
 
-    async def _batches(self, limit: int) -> AsyncIterator[list[Message]]:
+    async def _batches(self, limit: int) -> AsyncIterator[Batch]:
         inbox = self._listen()
         arrived = self._enter_loop()
         if rest := self._take_rest():
@@ -77,6 +88,7 @@ class AsyncReceiver(ReceiverBase):
                 # A consumer that never awaits must not keep the loop from timers, signals and other tasks.
                 await asyncio.sleep(0)
             elif self._stopped:
+                inbox.close()
                 return
             else:
                 arrived.clear()
@@ -85,15 +97,19 @@ class AsyncReceiver(ReceiverBase):
     async def serve(self, handler: Callable[[Message], Awaitable[object] | object]) -> None:
         """Call `handler`, a function or a coroutine function, for each message until `stop`.
 
-        One message at a time; what it raises is counted and logged.
+        One message at a time; what it raises is counted and logged. A query's reply is what it returns: bytes, or
+        None for an empty one, unless it called `message.reply`.
         """
         async for message in self:
             try:
                 result = handler(message)
                 if inspect.isawaitable(result):
-                    await result
+                    result = await result
             except Exception as error:
                 self.handler_failed(message, error)
+            else:
+                if type(message) is not Message:
+                    self._handled(message, result)
 
     def _enter_loop(self) -> asyncio.Event:
         loop = asyncio.get_running_loop()

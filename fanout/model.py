@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from fanout.errors import InvalidInput, InvalidService, MessageTooLarge
 
@@ -181,9 +181,76 @@ def check_payload(payload: object) -> bytes:
 
 @dataclass(slots=True)
 class Message:
-    """One received datagram."""
+    """One received message: a datagram as it came, or what came in frames."""
 
     payload: bytes
     source: Endpoint
     received_at: float
-    """Seconds since the epoch, when fanout took it from the kernel."""
+    """Seconds since the epoch, when fanout took it, or the last part of it, from the kernel."""
+
+    @property
+    def gap(self) -> int:
+        """Of a numbered stream: how many messages are missing directly before this one; -1 for a late one.
+
+        The sum over a stream is what is lost of it, the receiver's queue included. 0 for all other messages.
+        """
+        return 0
+
+    @property
+    def wants_reply(self) -> bool:
+        """Whether it is a query that was not answered yet."""
+        return False
+
+    def reply(self, payload: bytes) -> None:
+        """Answer a query, at once; raise `InvalidInput` for a message that asks for no reply, or no more."""
+        raise InvalidInput("the message asks for no reply: it is no query")
+
+
+class Question(Protocol):
+    """What is behind a message whose sender may ask what became of it."""
+
+    @property
+    def wants_reply(self) -> bool:
+        """Whether it is a query that was not answered yet."""
+
+    def reply(self, payload: bytes) -> None:
+        """Answer it."""
+
+    def confirm(self) -> None:
+        """Say that it was handled; nothing where it is settled."""
+
+    def fail(self, reason: str) -> None:
+        """Say that its handler failed; nothing where it is settled."""
+
+    def release(self) -> None:
+        """Say that nobody will get it: where it comes again, it is taken again."""
+
+
+class FramedMessage(Message):
+    """A message that came in frames, and has a gap before it or may be asked for."""
+
+    __slots__ = ("_gap", "question")
+
+    def __init__(
+        self, payload: bytes, source: Endpoint, received_at: float, gap: int, question: Question | None = None
+    ) -> None:
+        super().__init__(payload, source, received_at)
+        self._gap = gap
+        self.question = question
+
+    @property
+    def gap(self) -> int:
+        """See `Message.gap`."""
+        return self._gap
+
+    @property
+    def wants_reply(self) -> bool:
+        """See `Message.wants_reply`."""
+        return self.question is not None and self.question.wants_reply
+
+    def reply(self, payload: bytes) -> None:
+        """See `Message.reply`."""
+        if self.question is None:
+            super().reply(payload)
+        else:
+            self.question.reply(payload)

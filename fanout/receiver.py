@@ -7,16 +7,20 @@ import logging
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from operator import length_hint
 from typing import Self
 
-from fanout.errors import Closed
+from fanout.delivery.ledger import SenderCounts
+from fanout.errors import Closed, InvalidInput
 from fanout.limiter import LineLimiter
-from fanout.model import DEFAULT_PORT, Endpoint, Message
-from fanout.net.backlog import Backlog, Overflow
-from fanout.net.inbox import RECEIVE_BUFFER, Inbox, check_receive_buffer, check_workers
+from fanout.model import DEFAULT_PORT, Endpoint, FramedMessage, Message
+from fanout.net.backlog import Backlog, Batch, Overflow
+from fanout.net.desk import NOTHING
+from fanout.net.inbox import RECEIVE_BUFFER, Framing, Inbox, check_receive_buffer, check_workers
+from fanout.net.keys import KeyFile
+from fanout.wire.reasons import ReceiveDrop
 
 log = logging.getLogger("fanout")
 
@@ -33,8 +37,9 @@ class ReceiverStats:
     """What a receiver has done since it was opened: counts that only grow, and its queue now."""
 
     datagrams: int = 0
-    """Taken from the kernel: handed over, queued, or dropped by the queue."""
+    """Taken from the kernel: handed over, queued, or dropped by the queue. A message in fragments counts once."""
     bytes: int = 0
+    """Of their payloads."""
     kernel_drops: int = 0
     """Datagrams that the kernel dropped because the receive buffer was full.
 
@@ -52,6 +57,25 @@ class ReceiverStats:
     """Bytes of receive buffer that the kernel granted, of all workers' sockets together."""
     bench_probes: int = 0
     """Datagrams of `fanout bench`, which it answers by itself: they are not among `datagrams`."""
+    skipped: int = 0
+    """Messages of numbered streams that had not come when a later one did."""
+    reordered: int = 0
+    """Those of them that came all the same, late."""
+    duplicates: int = 0
+    """Messages of numbered streams that came again, and were not handed over again."""
+    refused: Mapping[ReceiveDrop, int] = field(default_factory=dict)
+    """Frames, and messages in several of them, that were not handed over, by reason; only reasons that occurred."""
+    confirmed: int = 0
+    """Messages whose senders were told, or would be, that their handler has returned."""
+    failed: int = 0
+    """Messages in frames whose handler failed, or whose reply could not be sent."""
+    replied: int = 0
+    """Queries that were answered with a reply."""
+
+    @property
+    def lost(self) -> int:
+        """Messages of numbered streams that have not come."""
+        return self.skipped - self.reordered
 
 
 class ReceiverBase:
@@ -66,12 +90,18 @@ class ReceiverBase:
         capacity: int = CAPACITY,
         overflow: Overflow | str = Overflow.WAIT,
         workers: int = 1,
+        key_file: str | None = None,
+        cluster: str = "",
+        accept_plaintext: bool = False,
+        reply_to_anyone: bool = False,
     ) -> None:
         self._settings = (host, port, check_receive_buffer(receive_buffer), workers)
+        self._framing = _framing(key_file, cluster, accept_plaintext, reply_to_anyone)
         self._backlog = Backlog(capacity, Overflow.parse(overflow), takers=check_workers(workers))
         self._inbox: Inbox | None = None
         self._stopped = False
         self._rest: Iterator[Message] = iter(())  # of the batch that is being handed over message by message
+        self._rest_may_ask = False
         self._handler_errors = 0
         self._error_lines = LineLimiter(10)
 
@@ -86,6 +116,7 @@ class ReceiverBase:
     def stats(self) -> ReceiverStats:
         """Counts since it was opened."""
         inbox, backlog = self._inbox, self._backlog
+        framed = NOTHING if inbox is None else inbox.counts
         return ReceiverStats(
             datagrams=backlog.datagrams,
             bytes=backlog.bytes,
@@ -95,27 +126,46 @@ class ReceiverBase:
             queue_depth=backlog.depth + length_hint(self._rest),
             receive_buffer=0 if inbox is None else inbox.receive_buffer,
             bench_probes=0 if inbox is None else inbox.probes,
+            skipped=framed.skipped,
+            reordered=framed.reordered,
+            duplicates=framed.duplicates,
+            refused=framed.refused,
+            confirmed=framed.confirmed,
+            failed=framed.failed,
+            replied=framed.replied,
         )
+
+    @property
+    def senders(self) -> list[SenderCounts]:
+        """What came of each sender of frames, at most 1,024: the one that was heard last at the end."""
+        return [] if self._inbox is None else self._inbox.senders()
 
     def _listen(self) -> Inbox:
         if self._stopped:
             raise Closed("the receiver was stopped: make a new one")
         if self._inbox is None:
             host, port, receive_buffer, workers = self._settings
-            self._inbox = Inbox(host, port, self._backlog, receive_buffer=receive_buffer, workers=workers)
+            self._inbox = Inbox(
+                host, port, self._backlog, receive_buffer=receive_buffer, workers=workers, framing=self._framing
+            )
         return self._inbox
 
-    def _take_rest(self) -> list[Message]:
+    def _take_rest(self) -> Batch:
         """Return what an iteration over messages took and did not hand over: it was broken out of."""
-        return list(self._rest)
+        return Batch(self._rest, self._rest_may_ask)
 
     def _forget(self) -> None:
         self._take_rest()
         self._backlog.clear()
 
     def handler_failed(self, message: Message, error: Exception) -> None:
-        """Count one message's failure, and log a few of them a second: `serve` does it, and who iterates may."""
+        """Count one message's failure, tell a sender that asked, and log a few a second.
+
+        `serve` does it, and who iterates may, before the next message is asked for.
+        """
         self._handler_errors += 1
+        if isinstance(message, FramedMessage) and message.question is not None:
+            message.question.fail(f"{type(error).__name__}: {error}")
         if self._error_lines.allow(time.monotonic()):
             log.error(
                 "handler_failed: message from %(source)s: %(error)s (%(suppressed)d such lines left out before)",
@@ -127,14 +177,40 @@ class ReceiverBase:
                 exc_info=error,
             )
 
+    def _handled(self, message: Message, result: object) -> None:
+        """Tell a sender that asked that `serve`'s handler has returned, and what a query's reply is."""
+        if not isinstance(message, FramedMessage) or message.question is None:
+            return
+        if not message.wants_reply:
+            message.question.confirm()
+        elif result is None or isinstance(result, (bytes, bytearray, memoryview)):
+            with contextlib.suppress(InvalidInput):  # replied by another thread in this very moment
+                message.reply(bytes(result or b""))
+        else:
+            why = f"handler returned {type(result).__name__}, not bytes"
+            message.question.fail(why)
+            self.handler_failed(message, TypeError(why))
+
     def __repr__(self) -> str:
         if self._inbox is None or self._stopped:
             return f"<{type(self).__name__} {'not opened' if self._inbox is None else 'stopped'}>"
         return f"<{type(self).__name__} on {self._inbox.address}>"
 
 
+def _framing(key_file: str | None, cluster: str, accept_plaintext: bool, reply_to_anyone: bool) -> Framing:
+    if not isinstance(cluster, str):
+        raise InvalidInput(f"cluster {cluster!r} is no text")
+    if reply_to_anyone and key_file is None:
+        log.warning(
+            "reply_to_anyone: replies go to whoever asks, however large they are: "
+            "with a forged source address they hit others. Seal queries instead (key_file)"
+        )
+    keys = None if key_file is None else KeyFile(key_file)
+    return Framing(keys, cluster, bool(accept_plaintext), bool(reply_to_anyone))
+
+
 class Receiver(ReceiverBase):
-    """Receives datagrams: iterate over it, or give `serve` a handler.
+    """Receives messages: iterate over it, or give `serve` a handler.
 
     Listens on `port` of all addresses of both families, or of `host` alone; port 0 takes a free one (`address`).
     Asks for `receive_buffer` bytes of kernel buffer and warns where less is granted. Up to `capacity` messages and
@@ -143,7 +219,14 @@ class Receiver(ReceiverBase):
     kernel's buffers while Python code handles messages, and other processes of the same user may have the port as
     well, where they too have more than one (SO_REUSEPORT, man 7 socket). Each source's order is kept.
 
-    Raises `InvalidInput`; opening raises `SocketUnavailable` or `InvalidService`.
+    What comes in frames is handed over once, as whole messages, with no doing of the user's. A confirmed message is
+    confirmed when the next message is asked for (of `batches`: the next batch), or `serve`'s handler has returned;
+    one that nothing was asked for after is not. With a `key_file` (a key a line, the first seals, all open; followed
+    as it changes) only what was sealed with one of them, for the same `cluster`, is taken, unless
+    `accept_plaintext`. Replies are no larger than the question, but where that was sealed, or where
+    `reply_to_anyone`.
+
+    Raises `InvalidInput` and `KeyUnavailable`; opening raises `SocketUnavailable` or `InvalidService`.
     """
 
     _wake: tuple[socket.socket, socket.socket] | None = None
@@ -173,14 +256,24 @@ class Receiver(ReceiverBase):
     def __iter__(self) -> Iterator[Message]:
         """Yield messages until `stop`."""
         for batch in self._batches(TURN):
-            self._rest = iter(batch)
-            yield from self._rest
+            self._rest, self._rest_may_ask = iter(batch), batch.may_ask
+            if not batch.may_ask:
+                yield from self._rest
+                continue
+            for message in self._rest:
+                yield message
+                if isinstance(message, FramedMessage) and message.question is not None:
+                    message.question.confirm()
 
     def batches(self) -> Iterator[list[Message]]:
         """Yield what is there, as lists of 1 to 1,024 messages, until `stop`: the fastest way to have them."""
-        return self._batches(BATCH)
+        for batch in self._batches(BATCH):
+            yield batch
+            if batch.may_ask:
+                for question in batch.questions:
+                    question.confirm()
 
-    def _batches(self, limit: int) -> Iterator[list[Message]]:
+    def _batches(self, limit: int) -> Iterator[Batch]:
         inbox, woken = self._listening()
         if rest := self._take_rest():
             yield rest
@@ -193,6 +286,10 @@ class Receiver(ReceiverBase):
             inbox.fill()
             if batch := inbox.take(limit):
                 yield batch
+        inbox.drain()
+        # The answers to what is still queued leave by its sockets.
+        while inbox.has_pending and (batch := inbox.take(limit)):
+            yield batch
         inbox.close()
         while batch := inbox.take(limit):
             yield batch
@@ -204,12 +301,18 @@ class Receiver(ReceiverBase):
         return inbox, self._wake[0]
 
     def serve(self, handler: Callable[[Message], object]) -> None:
-        """Call `handler` for each message until `stop`; what it raises is counted and logged."""
+        """Call `handler` for each message until `stop`; what it raises is counted and logged.
+
+        A query's reply is what it returns: bytes, or None for an empty one, unless it called `message.reply`.
+        """
         for message in self:
             try:
-                handler(message)
+                result = handler(message)
             except Exception as error:
                 self.handler_failed(message, error)
+            else:
+                if type(message) is not Message:
+                    self._handled(message, result)
 
     def __enter__(self) -> Self:
         return self.open()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
 from fanout.errors import InvalidInput
-from fanout.model import Message
-from fanout.net.gro import BUFFER, Run, Sources, split
+from fanout.model import FramedMessage, Message, Question
+from fanout.net.gro import BUFFER, Gaps, Run, Sources, split
 
 BYTES_MAX = 32 * 1024 * 1024
 _CALLS = 256  # of all takers between two looks at the bounds: some milliseconds' work
@@ -43,6 +44,22 @@ class Room(NamedTuple):
 
 NO_ROOM = Room(0, 0)
 _UNBOUNDED = 1 << 62
+
+
+class Batch(list[Message]):
+    """Messages that are handed over together."""
+
+    __slots__ = ("may_ask",)
+
+    def __init__(self, messages: Iterable[Message] = (), may_ask: bool = False) -> None:
+        super().__init__(messages)
+        self.may_ask = may_ask
+        """Whether some of them may be asked for: `questions`."""
+
+    @property
+    def questions(self) -> list[Question]:
+        """What may be asked for."""
+        return [one.question for one in self if isinstance(one, FramedMessage) and one.question is not None]
 
 
 class Backlog:
@@ -92,28 +109,32 @@ class Backlog:
             self._reserved = Room(self._reserved.messages + messages, self._reserved.calls + calls)
             return Room(messages, calls)
 
-    def put(self, runs: list[Run], reserved: Room) -> None:
-        """Queue the runs, or drop what the policy says."""
+    def put(self, runs: list[Run], reserved: Room) -> list[Question]:
+        """Queue the runs, or drop what the policy says; return what of that its sender may ask for."""
+        dropped: list[Question] = []
         with self._lock:
             self._reserved = Room(self._reserved.messages - reserved.messages, self._reserved.calls - reserved.calls)
             for run in runs:
                 self.datagrams += run.messages
-                self.bytes += len(run.data)
+                self.bytes += run.payload_bytes if run.header else len(run.data)
                 if self._overflow is Overflow.DROP_NEWEST and self._is_over(self.depth, self._size):
                     self.drops += run.messages
+                    if run.question is not None:
+                        dropped.append(run.question)
                     continue
                 self._runs.append(run)
                 self.depth += run.messages
                 self._size += len(run.data)
             if self._overflow is Overflow.DROP_OLDEST:
-                self._drop_oldest()
+                self._drop_oldest(dropped)
             elif self._overflow is Overflow.WAIT and not self._is_lifted and self._is_over(self.depth, self._size):
                 self.is_full = True
+        return dropped
 
     def _is_over(self, depth: int, size: int) -> bool:
         return depth >= self._capacity or size >= BYTES_MAX
 
-    def _drop_oldest(self) -> None:
+    def _drop_oldest(self, dropped: list[Question]) -> None:
         """Drop runs as long as the rest still fills the queue."""
         while self._runs:
             oldest = self._runs[0]
@@ -126,10 +147,12 @@ class Backlog:
             self.drops += count
             self.depth -= count
             self._size -= size
+            if oldest.question is not None:
+                dropped.append(oldest.question)
 
-    def take(self, limit: int) -> list[Message]:
+    def take(self, limit: int) -> Batch:
         """Return the oldest messages, at most `limit`; an empty list where there are none."""
-        parts: list[tuple[Run, int, int]] = []
+        parts: list[tuple[Run, int, int, Gaps | None]] = []
         with self._lock:
             runs = self._runs
             left = min(limit, self.depth)
@@ -147,12 +170,14 @@ class Backlog:
                     self._skip += count
                     self._size -= count * run.segment
                 left -= count
-                parts.append((run, start, count))
+                parts.append((run, start, count, run.track and run.track.handed(start, count)))
             if self.is_full and self.depth <= self._capacity // 2 and self._size <= BYTES_MAX // 2:
                 self._make_room()
-        messages: list[Message] = []
-        for run, start, count in parts:
-            split(run, start, count, self._sources[run.address], messages)
+        messages = Batch()
+        for run, start, count, gaps in parts:
+            split(run, start, count, self._sources[run.address], messages, gaps)
+            if run.question is not None:
+                messages.may_ask = True
         return messages
 
     def wait_for_room(self) -> None:
@@ -172,9 +197,11 @@ class Backlog:
         self.is_full = False
         self._has_room.notify_all()
 
-    def clear(self) -> None:
-        """Forget everything queued."""
+    def clear(self) -> list[Question]:
+        """Forget everything queued; return what of that its sender may ask for."""
         with self._lock:
+            forgotten = [run.question for run in self._runs if run.question is not None]
             self._runs.clear()
             self.depth = self._skip = self._size = 0
             self._make_room()
+            return forgotten

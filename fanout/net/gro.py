@@ -12,7 +12,8 @@ from functools import lru_cache
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from fanout.model import Endpoint, Message
+from fanout.delivery.reception import Track
+from fanout.model import Endpoint, FramedMessage, Message, Question
 
 BUFFER = 65_535
 """Bytes that one call may give: more than any datagram, and any run of them, has."""
@@ -32,6 +33,17 @@ class Run(NamedTuple):
     address: tuple[Any, ...]
     """The source, as the socket told it."""
     received_at: float
+    header: int = 0
+    """Bytes at the beginning of each datagram that are not for the user."""
+    track: Track | None = None
+    """Where they stand in their sender's stream."""
+    question: Question | None = None
+    """What asks what became of the message."""
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes for the user."""
+        return len(self.data) - self.header * self.messages
 
 
 def receive(listening: socket.socket, messages: int, calls: int, now: float) -> list[Run]:
@@ -71,18 +83,31 @@ class Sources(dict[tuple[Any, ...], Endpoint]):
         return endpoint
 
 
-def split(run: Run, start: int, count: int, source: Endpoint, into: list[Message]) -> None:
+Gaps = list[tuple[int, int]]
+"""Which of some messages do not just follow the one before: their index, and their gap (`Message.gap`)."""
+
+
+def split(run: Run, start: int, count: int, source: Endpoint, into: list[Message], gaps: Gaps | None = None) -> None:
     """Append `count` messages of the run, from the one at index `start` on: one copy for each payload."""
+    header = run.header
     if run.messages == 1:
-        into.append(Message(run.data, source, run.received_at))
+        payload = run.data[header:] if header else run.data
+        if gaps or run.question is not None:
+            into.append(FramedMessage(payload, source, run.received_at, gaps[0][1] if gaps else 0, run.question))
+        else:
+            into.append(Message(payload, source, run.received_at))
         return
     offset = start * run.segment
     last = min(run.segment, len(run.data) - offset - (count - 1) * run.segment)
-    payloads = _layout(run.segment, count, last).unpack_from(run.data, offset)
+    payloads = _layout(run.segment, count, last, header).unpack_from(run.data, offset)
+    begin = len(into)
     into.extend(map(Message, payloads, repeat(source), repeat(run.received_at)))
+    for index, gap in gaps or ():
+        into[begin + index] = FramedMessage(payloads[index], source, run.received_at, gap)
 
 
 @lru_cache(64)
-def _layout(segment: int, count: int, last: int) -> struct.Struct:
+def _layout(segment: int, count: int, last: int, header: int) -> struct.Struct:
     """A struct cuts a buffer five times faster than slices do."""
-    return struct.Struct(f"{segment}s" * (count - 1) + f"{last}s")
+    skip = f"{header}x" if header else ""
+    return struct.Struct(f"{skip}{segment - header}s" * (count - 1) + f"{skip}{last - header}s")

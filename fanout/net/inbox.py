@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import threading
 import time
+from typing import NamedTuple
 
+from fanout.delivery.ledger import SenderCounts
+from fanout.delivery.reception import Reception
 from fanout.errors import InvalidInput
-from fanout.model import Endpoint, Message
+from fanout.model import Endpoint
 from fanout.net import listening
-from fanout.net.backlog import Backlog
+from fanout.net.backlog import Backlog, Batch
+from fanout.net.desk import Desk, DeskCounts
 from fanout.net.intake import Intake
+from fanout.net.keys import KeyFile
 from fanout.net.probing import Sieve
 from fanout.net.workers import Waker, Workers
 
@@ -36,6 +42,26 @@ def check_receive_buffer(size: object) -> int:
     raise InvalidInput(f"receive_buffer {size!r} is not a number of bytes of at least 1")
 
 
+class Framing(NamedTuple):
+    """How frames are taken and answered: see `Receiver`."""
+
+    keys: KeyFile | None = None
+    cluster: str = ""
+    accept_plaintext: bool = False
+    reply_to_anyone: bool = False
+
+    def reception(self) -> Reception:
+        """Make what does it, with an identity of its own."""
+        return Reception(
+            secrets.randbits(64),
+            keyring=None if self.keys is None else self.keys.keyring(),
+            cluster=self.cluster,
+            counter=time.time_ns(),
+            accept_plaintext=self.accept_plaintext,
+            reply_to_anyone=self.reply_to_anyone,
+        )
+
+
 class Inbox:
     """Listening sockets on one port, and the backlog of messages taken from them that nobody has handled yet.
 
@@ -43,23 +69,34 @@ class Inbox:
     hands it over; `readable` is what to wait on in between. With one worker the caller's thread does it all. With
     more there is a socket and a thread for each, and `fill` has nothing to do but to clear `readable`. The kernel
     maps a source to one socket (SO_REUSEPORT, man 7 socket), so each source's order is kept. Probes of `fanout bench`
-    are answered on the way and handed over to nobody.
+    and frames are answered on the way (`framing`); what was in frames is handed over.
 
     Raises `InvalidService` and `SocketUnavailable`.
     """
 
-    def __init__(self, host: str | None, port: int, backlog: Backlog, *, receive_buffer: int, workers: int = 1) -> None:
+    def __init__(
+        self,
+        host: str | None,
+        port: int,
+        backlog: Backlog,
+        *,
+        receive_buffer: int,
+        workers: int = 1,
+        framing: Framing | None = None,
+    ) -> None:
         self._backlog = backlog
         self._intakes: list[Intake] = []
         self._workers: Workers | None = None
         self._arrived: Waker | None = None
         self._closing = threading.Lock()
-        self._is_closed = False
-        self._sieve = Sieve(lambda: (self.kernel_drops, backlog.drops))
+        self._is_drained = self._is_closed = False
+        framing = framing or Framing()
+        sieve = Sieve(lambda: (self.kernel_drops, backlog.drops))
+        self._desk = Desk(framing.reception(), sieve, framing.keys)
         try:
             for _ in range(workers):
                 opened = listening.listen(host, port, shared=workers > 1)
-                self._intakes.append(Intake(opened, backlog, self._sieve, receive_buffer))
+                self._intakes.append(Intake(opened, backlog, self._desk, receive_buffer))
                 port = self.address.port
             if workers > 1:
                 self._arrived = Waker()
@@ -86,7 +123,7 @@ class Inbox:
     @property
     def probes(self) -> int:
         """Probes that were taken out on the way."""
-        return self._sieve.probes
+        return self._desk.probes
 
     def fill(self) -> None:
         """Take what waits, as far as there is room."""
@@ -99,7 +136,7 @@ class Inbox:
             if not intake.fill():
                 return
 
-    def take(self, limit: int) -> list[Message]:
+    def take(self, limit: int) -> Batch:
         """Return the oldest queued messages, at most `limit`."""
         return self._backlog.take(limit)
 
@@ -112,12 +149,26 @@ class Inbox:
         """
         return sum(intake.drops for intake in self._intakes)
 
-    def close(self) -> None:
-        """Take all that the kernel still holds, beyond the bounds where need be, and give the port back."""
+    @property
+    def counts(self) -> DeskCounts:
+        """What came in frames, and what became of it."""
+        return self._desk.counts()
+
+    def senders(self) -> list[SenderCounts]:
+        """Return what came of each sender of frames."""
+        return self._desk.senders()
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether messages were taken whose senders may ask for them: the answers leave by these sockets."""
+        return self._desk.has_pending
+
+    def drain(self) -> None:
+        """Take all that the kernel still holds, beyond the bounds where need be, and get nothing more."""
         with self._closing:
-            if self._is_closed:
+            if self._is_drained:
                 return
-            self._is_closed = True
+            self._is_drained = True
             if self._workers is not None:
                 self._workers.close()
             self._backlog.lift()
@@ -125,6 +176,16 @@ class Inbox:
             for intake in self._intakes:
                 intake.deafen()
             time.sleep(_IN_FLIGHT)
+            for intake in self._intakes:
+                intake.drain()
+
+    def close(self) -> None:
+        """Take what the kernel still holds, and give the port back."""
+        self.drain()
+        with self._closing:
+            if self._is_closed:
+                return
+            self._is_closed = True
             for intake in self._intakes:
                 intake.close()
             if self._arrived is not None:

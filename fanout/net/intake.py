@@ -8,8 +8,8 @@ import time
 
 from fanout.net import listening
 from fanout.net.backlog import Backlog, Room
+from fanout.net.desk import Desk, Door
 from fanout.net.gro import Run, receive
-from fanout.net.probing import Sieve
 
 _CLOSING_CALLS = 65_536  # more than a receive buffer of 8 MiB holds of the smallest datagrams
 _RESERVE = 4  # the part of the receive buffer, one in so many, that is kept for what comes while merged runs are read
@@ -24,11 +24,12 @@ class Intake:
     buffer is kept for that, which the kernel may fill only then.
     """
 
-    def __init__(self, opened: socket.socket, backlog: Backlog, sieve: Sieve, receive_buffer: int) -> None:
+    def __init__(self, opened: socket.socket, backlog: Backlog, desk: Desk, receive_buffer: int) -> None:
         self.socket = opened
         self.receive_buffer = listening.grow_buffer(opened, receive_buffer)
         self._backlog = backlog
-        self._sieve = sieve
+        self._desk = desk
+        self._door = Door(opened)
         self._can_merge = listening.merge(opened, True)
         self._merges = listening.merge(opened, False)  # until somebody takes: see `fill`
         self.is_pressed = False
@@ -60,7 +61,8 @@ class Intake:
             self._merge(False)
 
     def _put(self, runs: list[Run], room: Room) -> None:
-        self._backlog.put(self._sieve.sift(runs, self.socket), room)
+        for question in self._backlog.put(self._desk.sift(runs, self._door), room):
+            question.release()
 
     def _merge(self, wanted: bool) -> None:
         if self._merges is wanted or not self._can_merge:
@@ -80,10 +82,10 @@ class Intake:
 
     def deafen(self) -> None:
         """Get nothing more; what came before can still be taken."""
-        listening.deafen(self.socket)
+        self._door.deafen()
 
-    def close(self) -> None:
-        """Take all that the kernel still holds, and give the port back."""
+    def drain(self) -> None:
+        """Take all that the kernel still holds."""
         self._merge(True)
         calls = _CLOSING_CALLS
         while calls > 0:
@@ -93,5 +95,8 @@ class Intake:
             self._put(runs, room)
             if len(runs) < room.calls:
                 break
+
+    def close(self) -> None:
+        """Give the port back."""
         self._drops_at_close = self.drops
         self.socket.close()

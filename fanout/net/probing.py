@@ -17,10 +17,7 @@ from fanout.wire.probe_log import ProbeLog
 class Sieve:
     """What passes it are the datagrams that are no probes, as they came. Several threads may share one.
 
-    Ordinary datagrams cost one look at the beginning of each run that the kernel gave: a run is of one source, and
-    whoever measures sends nothing but probes. (One who mixes them with messages has probes that came behind a
-    message in one run delivered like messages.) Answers leave by the socket on which the question came; a full
-    socket drops them, and whoever measures asks again.
+    Answers leave by the socket on which the question came; a full socket drops them, and whoever measures asks again.
     """
 
     def __init__(self, drops: Callable[[], tuple[int, int]]) -> None:
@@ -35,7 +32,7 @@ class Sieve:
     def sift(self, runs: list[Run], listening: socket.socket) -> list[Run]:
         """Return the runs without probes, in their order; answer the probes."""
         for run in runs:
-            if run.data.startswith(MAGIC):
+            if MAGIC in run.data:
                 return self._sift(runs, listening)
         return runs
 
@@ -43,13 +40,10 @@ class Sieve:
         kept: list[Run] = []
         now = time.monotonic()
         for run in runs:
-            if not run.data.startswith(MAGIC):
-                kept.append(run)
-                continue
             replies: list[bytes] = []
             messages: list[bytes] = []
             with self._lock:
-                for start in range(0, len(run.data), run.segment):
+                for start in range(0, len(run.data), run.segment or 1):
                     datagram = run.data[start : start + run.segment]
                     if not datagram.startswith(MAGIC):
                         messages.append(datagram)
@@ -58,7 +52,9 @@ class Sieve:
             for reply in replies:
                 with contextlib.suppress(OSError):
                     listening.sendto(reply, socket.MSG_DONTWAIT, run.address)
-            if messages:
+            if len(messages) == run.messages or not run.data:
+                kept.append(run)
+            elif messages:
                 # Only the last datagram of a run may be shorter than the others: that holds for a part of it, too.
-                kept.append(run._replace(data=b"".join(messages), messages=len(messages)))
+                kept.append(run._replace(data=b"".join(messages), messages=len(messages), segment=len(messages[0])))
         return kept

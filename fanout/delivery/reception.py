@@ -1,0 +1,502 @@
+"""The receiver's side of frames: what to hand over, and what to answer. Pure, bounded."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from fanout.delivery.ledger import CONFIRMED, Kept, Ledger, Order, Peer, Result, SenderCounts
+from fanout.delivery.reassembly import Reassembly
+from fanout.wire import frame
+from fanout.wire.frame import (
+    ANSWER_OVERHEAD,
+    ASK,
+    FRAGMENT_MIN,
+    HEADER,
+    MAGIC,
+    NUMBER_LIMIT,
+    NUMBERED,
+    QUERY,
+    REPLIES_UNASKED,
+    REPLY_OVERHEAD,
+    VERSION,
+    Cut,
+    Fragment,
+    Kind,
+    Mark,
+    Pull,
+    Refused,
+    Sealed,
+    Status,
+)
+from fanout.wire.reasons import ReceiveDrop
+from fanout.wire.seal import Keyring, Opener, Sealer
+from fanout.wire.sequence import Arrival
+
+_NUMBERED_START = MAGIC + bytes((VERSION, Kind.NUMBERED))
+_SEALED = bytes((Kind.SEALED,))
+_KIND = slice(7, 8)
+_FRAGMENT_MOST = 0xFFFF
+_NO_PLAIN = "it is not sealed, and this receiver has keys"
+
+
+class Track(NamedTuple):
+    """Where messages stand in their sender's stream: what is missing before them is told when they are handed over."""
+
+    order: Order
+    first: int
+    numbered: bool
+
+    def handed(self, start: int, count: int) -> list[tuple[int, int]]:
+        """Take note that `count` are handed over, from the one at index `start` on; see `Order.met`."""
+        return self.order.met(self.first + start, count, self.numbered)
+
+
+class Ticket:
+    """A message that was handed over and whose sender may ask what became of it."""
+
+    __slots__ = (
+        "asked",
+        "attempt",
+        "is_open",
+        "is_sealed",
+        "number",
+        "problem",
+        "room",
+        "route",
+        "sender",
+        "wants_reply",
+    )
+
+    def __init__(self, sender: int, is_sealed: bool, number: int, route: Any) -> None:
+        self.sender, self.is_sealed, self.number = sender, is_sealed, number
+        self.route = route
+        """How to answer; the shell's matter."""
+        self.wants_reply = False
+        self.asked = False
+        """Whether the sender wants to know."""
+        self.attempt = self.room = 0
+        """Of the question that waits for an answer: what it is to repeat, and its bytes; 0 where none waits."""
+        self.is_open = True
+        """Whether it waits to be settled."""
+        self.problem = ""
+        """Why its reply was not sent."""
+
+    @property
+    def key(self) -> tuple[int, bool, int]:
+        """What the ledger knows it by."""
+        return self.sender, self.is_sealed, self.number
+
+
+class Parcel(NamedTuple):
+    """Messages to hand over: so many in a row, each `segment` bytes (the last may have fewer)."""
+
+    data: bytes
+    segment: int
+    messages: int
+    header: int = 0
+    """Bytes at the beginning of each that are not for the user."""
+    track: Track | None = None
+    ticket: Ticket | None = None
+
+
+class Taken:
+    """What became of a run of datagrams."""
+
+    __slots__ = ("answers", "parcels", "refusals")
+
+    def __init__(self) -> None:
+        self.parcels: list[Parcel] = []
+        self.answers: list[bytes] = []
+        """To be sent to the source at once."""
+        self.refusals: dict[ReceiveDrop, str] = {}
+        """Why some were not handed over, for the log: a sentence for each reason."""
+
+
+class Reception:
+    """Takes what arrives at a receiver; one thread at a time.
+
+    `take` returns the messages to hand over and what to answer at once. A message in a frame that may be asked for
+    has a ticket, to be settled when its handler has returned (`confirmed`, `failed`, `replied`: each returns what to
+    send), or to be given back (`release`) where the queue had no room for it. Each message is handed over once,
+    however often it comes. Nobody gets an answer who did not ask, nor one that is larger than the question, but for
+    replies to sealed questions, and to all where `reply_to_anyone`.
+
+    `now` is in seconds on a clock that does not go back, `epoch` in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        identity: int,
+        *,
+        keyring: Keyring | None = None,
+        cluster: str = "",
+        counter: int = 0,
+        accept_plaintext: bool = False,
+        reply_to_anyone: bool = False,
+    ) -> None:
+        self.identity = identity
+        self.drops: Counter[ReceiveDrop] = Counter()
+        self.confirmations = self.failures = self.replies = 0
+        self.takes_plaintext = keyring is None or accept_plaintext
+        """Whether what is not sealed is taken at all."""
+        self._reply_to_anyone = reply_to_anyone
+        self._opener = self._sealer = None
+        if keyring is not None:
+            self._opener = Opener(keyring, cluster)
+            self._sealer = Sealer(keyring, cluster, identity, counter)
+        self._ledger = Ledger()
+        self._reassembly = Reassembly()
+
+    @property
+    def counts(self) -> Counter[ReceiveDrop]:
+        """What was not handed over, by reason."""
+        counts = self.drops.copy()
+        counts[ReceiveDrop.INCOMPLETE] = self._reassembly.given_up
+        return counts
+
+    @property
+    def skipped(self) -> int:
+        """Messages of numbered streams that had not come when a later one did."""
+        return self._ledger.totals.skipped
+
+    @property
+    def reordered(self) -> int:
+        """Those of them that came all the same, late."""
+        return self._ledger.totals.reordered
+
+    @property
+    def duplicates(self) -> int:
+        """Messages of numbered streams that came again."""
+        return self._ledger.totals.duplicates
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether messages that were taken are not settled."""
+        return bool(self._ledger.pending)
+
+    def senders(self) -> list[SenderCounts]:
+        """Return what came of each sender of frames."""
+        return self._ledger.senders()
+
+    def use(self, keyring: Keyring) -> None:
+        """Use these keys from now on."""
+        if self._opener is not None and self._sealer is not None and self._opener.keyring is not keyring:
+            self._opener.keyring = keyring
+            self._sealer.keyring = keyring
+
+    def give_up(self, now: float) -> None:
+        """Forget the messages that will not become whole."""
+        self._reassembly.expire(now)
+
+    # What arrives.
+
+    def take(self, data: bytes, segment: int, count: int, route: Any, now: float, epoch: float) -> Taken:
+        """Take `count` datagrams of one source, each `segment` bytes (the last may have fewer)."""
+        taken = Taken()
+        if self.takes_plaintext and self._take_stream(data, segment, count, False, taken):
+            return taken
+        if count == 1:
+            self._take_datagram(data, route, now, epoch, taken)
+            return taken
+        plain: list[bytes] = []
+        sealed: list[bytes] = []
+        for start in range(0, len(data), segment):
+            datagram = data[start : start + segment]
+            is_frame = datagram.startswith(MAGIC)
+            if plain and is_frame:
+                self._take_plain(plain, taken)
+            if sealed and not (is_frame and datagram[_KIND] == _SEALED):
+                self._take_sealed(sealed, route, now, epoch, taken)
+            if not is_frame:
+                plain.append(datagram)
+            elif datagram[_KIND] == _SEALED:
+                sealed.append(datagram)
+            else:
+                self._take_datagram(datagram, route, now, epoch, taken)
+        if plain:
+            self._take_plain(plain, taken)
+        if sealed:
+            self._take_sealed(sealed, route, now, epoch, taken)
+        return taken
+
+    def _take_plain(self, datagrams: list[bytes], taken: Taken) -> None:
+        """Take plain datagrams in a row."""
+        if self.takes_plaintext:
+            # Only the last datagram of a run may be shorter than the others: that holds for a part of it, too.
+            taken.parcels.append(Parcel(b"".join(datagrams), len(datagrams[0]), len(datagrams)))
+        else:
+            self._drop(ReceiveDrop.UNSEALED, _NO_PLAIN, taken, len(datagrams))
+        datagrams.clear()
+
+    def _take_sealed(self, datagrams: list[bytes], route: Any, now: float, epoch: float, taken: Taken) -> None:
+        """Take sealed frames in a row: streams that were sealed are streams again."""
+        opened: list[bytes] = []
+        for datagram in datagrams:
+            inner = self._open(datagram, epoch, taken)
+            if inner is None:
+                continue
+            if opened and len(inner) > len(opened[-1]):
+                self._take_opened(opened, route, now, epoch, taken)
+            opened.append(inner)
+            if len(inner) < len(opened[0]):
+                self._take_opened(opened, route, now, epoch, taken)
+        if opened:
+            self._take_opened(opened, route, now, epoch, taken)
+        datagrams.clear()
+
+    def _take_opened(self, frames: list[bytes], route: Any, now: float, epoch: float, taken: Taken) -> None:
+        if not self._take_stream(b"".join(frames), len(frames[0]), len(frames), True, taken):
+            for each in frames:
+                self._take_frame(each, True, route, now, epoch, taken)
+        frames.clear()
+
+    def _open(self, datagram: bytes, epoch: float, taken: Taken) -> bytes | None:
+        try:
+            decoded = frame.decode(datagram)
+            if self._opener is None or not isinstance(decoded, Sealed):
+                raise Refused(ReceiveDrop.NO_KEY, "it is sealed, and this receiver has no key")
+            return self._opener.open(decoded, epoch)
+        except Refused as refused:
+            self._drop(refused.reason, str(refused), taken)
+            return None
+
+    def _take_datagram(self, datagram: bytes, route: Any, now: float, epoch: float, taken: Taken) -> None:
+        if not datagram.startswith(MAGIC):
+            self._take_plain([datagram], taken)
+        elif datagram[_KIND] == _SEALED:
+            self._take_sealed([datagram], route, now, epoch, taken)
+        elif self.takes_plaintext:
+            self._take_frame(datagram, False, route, now, epoch, taken)
+        else:
+            self._drop(ReceiveDrop.UNSEALED, _NO_PLAIN, taken)
+
+    def _take_stream(self, data: bytes, segment: int, count: int, is_sealed: bool, taken: Taken) -> bool:
+        """Take numbered messages of one sender; False where they are not all such."""
+        if not data.startswith(_NUMBERED_START) or min(segment, len(data) - (count - 1) * segment) < HEADER.size:
+            return False
+        fields = _headers(segment, count).unpack_from(data)
+        numbers = fields[1::2]
+        first = numbers[0]
+        if fields[::2].count(fields[0]) != count:
+            return False
+        if numbers == tuple(range(first, first + count)) and 1 <= first < NUMBER_LIMIT - count:
+            cuts = [(0, count)]
+        elif all(1 <= number < NUMBER_LIMIT for number in numbers):
+            cuts = _in_a_row(numbers)
+        else:
+            return False
+        sender = int.from_bytes(fields[0][8:], "big")
+        for start, stop in cuts:
+            number = numbers[start]
+            peer = self._ledger.peer(sender, is_sealed, number)
+            if number >= peer.sequence.expected:
+                self._ledger.run_arrived(peer, number, stop - start)
+                part = data if stop - start == count else data[start * segment : stop * segment]
+                track = Track(peer.hand_over, number, True)
+                taken.parcels.append(Parcel(part, min(segment, len(part)), stop - start, HEADER.size, track))
+                continue
+            for index in range(start, stop):
+                if self._is_fresh(peer, numbers[index], True, taken):
+                    self._ledger.arrived(peer, numbers[index], True)
+                    part = data[index * segment : (index + 1) * segment]
+                    track = Track(peer.hand_over, numbers[index], True)
+                    taken.parcels.append(Parcel(part, len(part), 1, HEADER.size, track))
+        return True
+
+    def _is_fresh(self, peer: Peer, number: int, numbered: bool, taken: Taken) -> bool:
+        """Whether a message did not come before; it is counted where it did, or may have."""
+        state = peer.state(number)
+        if state is Arrival.STALE:
+            self._drop(ReceiveDrop.TOO_OLD, f"number {number} is far behind", taken)
+        elif state is Arrival.DUPLICATE:
+            self.drops[ReceiveDrop.DUPLICATE] += 1
+            if numbered:
+                self._ledger.duplicated(peer)
+        else:
+            return True
+        return False
+
+    def _take_frame(self, datagram: bytes, is_sealed: bool, route: Any, now: float, epoch: float, taken: Taken) -> None:
+        """Take one frame that was not sealed, or that was opened."""
+        if self._take_stream(datagram, len(datagram), 1, is_sealed, taken):
+            return
+        try:
+            decoded = frame.decode(datagram)
+        except Refused as refused:
+            self._drop(refused.reason, str(refused), taken)
+            return
+        answers: list[bytes] = []
+        if isinstance(decoded, Fragment):
+            answers = self._take_fragment(decoded, len(datagram), is_sealed, route, now, taken)
+        elif isinstance(decoded, Mark):
+            self._ledger.marked(self._ledger.peer(decoded.sender, is_sealed, decoded.number), *decoded[1:])
+        elif isinstance(decoded, Pull) and (is_sealed or self._reply_to_anyone):
+            answers = self._pulled(decoded, is_sealed, taken)
+        else:
+            self._drop(ReceiveDrop.UNEXPECTED, f"nobody asked for this {type(decoded).__name__.lower()}", taken)
+        taken.answers += self._sealed(answers, is_sealed, epoch)
+
+    def _take_fragment(
+        self, fragment: Fragment, room: int, is_sealed: bool, route: Any, now: float, taken: Taken
+    ) -> list[bytes]:
+        """Take a part of a message, or all of it; return what to answer."""
+        key = (fragment.sender, is_sealed, fragment.number)
+        asks = bool(fragment.flags & ASK)
+        ticket: Ticket | None = self._ledger.pending.get(key)
+        if ticket is not None:
+            self.drops[ReceiveDrop.DUPLICATE] += 1
+            ticket.asked |= asks
+            return [self._answer(fragment.sender, fragment, Status.PENDING)] if asks else []
+        result = self._ledger.result(key)
+        if result is not None:
+            self.drops[ReceiveDrop.DUPLICATE] += 1
+            return self._tell(result, fragment, is_sealed, room) if asks else []
+        peer = self._ledger.peer(fragment.sender, is_sealed, fragment.number)
+        numbered = bool(fragment.flags & NUMBERED)
+        # What has begun to come was certainly not handed over before, however late the rest is.
+        if key not in self._reassembly and not self._is_fresh(peer, fragment.number, numbered, taken):
+            why = b"it came so late, or so often, that nobody knows any more whether it was handed over"
+            return [self._answer(fragment.sender, fragment, Status.REFUSED, why, room)] if asks else []
+        payload = fragment.payload
+        if fragment.parts > 1:
+            partial = self._reassembly.take(key, fragment, now)
+            if partial is None:
+                self._drop(ReceiveDrop.MALFORMED, "its sizes are not those of the message's other fragments", taken)
+                return []
+            if partial.missing:
+                if not asks:
+                    return []
+                first, present = partial.gaps(room - ANSWER_OVERHEAD)
+                return [self._answer(fragment.sender, fragment, Status.PARTIAL, present, room, first)]
+            payload = partial.payload()
+            self._reassembly.remove(key)
+        self._ledger.arrived(peer, fragment.number, numbered)
+        ticket = Ticket(*key, route)
+        ticket.wants_reply = bool(fragment.flags & QUERY)
+        if asks:
+            ticket.asked = True
+            ticket.attempt, ticket.room = fragment.attempt, room
+        self._ledger.expect(key, ticket)
+        track = Track(peer.hand_over, fragment.number, numbered)
+        taken.parcels.append(Parcel(payload, len(payload), 1, 0, track, ticket))
+        return []
+
+    def _drop(self, reason: ReceiveDrop, sentence: str, taken: Taken, count: int = 1) -> None:
+        self.drops[reason] += count
+        taken.refusals[reason] = sentence
+
+    # What becomes of it.
+
+    def confirmed(self, ticket: Ticket, epoch: float) -> list[bytes]:
+        """Take note that the handler has returned; return what to send."""
+        if ticket.is_open:
+            self.confirmations += ticket.asked
+            return self._settle(ticket, CONFIRMED, epoch)
+        return []
+
+    def failed(self, ticket: Ticket, reason: str, epoch: float) -> list[bytes]:
+        """Take note that the handler failed; return what to send."""
+        if not ticket.is_open:
+            return []
+        self.failures += 1
+        return self._settle(ticket, Result(Status.FAILED, reason.encode("utf-8", "replace")[:1024]), epoch)
+
+    def replied(self, ticket: Ticket, payload: bytes, epoch: float) -> list[bytes]:
+        """Take note of the reply to a query; return what to send."""
+        if not ticket.is_open:
+            return []
+        why_not = self._why_no_reply(len(payload), ticket.is_sealed, ticket.room) if ticket.room else ""
+        if why_not:
+            ticket.problem = why_not
+            return self.failed(ticket, why_not, epoch)
+        self.replies += 1
+        return self._settle(ticket, Result(Status.CONFIRMED, reply=Kept(payload)), epoch)
+
+    def release(self, ticket: Ticket) -> None:
+        """Take a message back that nobody will get: where it comes again, it is taken again."""
+        if ticket.is_open:
+            ticket.is_open = False
+            self._ledger.release(ticket.key)
+
+    def _settle(self, ticket: Ticket, result: Result, epoch: float) -> list[bytes]:
+        ticket.is_open = False
+        self._ledger.settle(ticket.key, result)
+        if not ticket.room:
+            return []
+        return self._sealed(self._tell(result, ticket, ticket.is_sealed, ticket.room), ticket.is_sealed, epoch)
+
+    def _tell(self, result: Result, asked: Fragment | Ticket, is_sealed: bool, room: int) -> list[bytes]:
+        """Return the answer to a question of `room` bytes about a message that was settled."""
+        kept = result.reply
+        if kept is None:
+            return [self._answer(asked.sender, asked, result.status, result.detail, room)]
+        why_not = self._why_no_reply(len(kept.payload), is_sealed, room)
+        if why_not:
+            return [self._answer(asked.sender, asked, Status.FAILED, why_not.encode(), room)]
+        if kept.cut is None:
+            size = min(max(FRAGMENT_MIN, room - REPLY_OVERHEAD), _FRAGMENT_MOST)
+            kept.cut, kept.attempt = Cut.of(kept.payload, size), asked.attempt
+        cut = kept.cut
+        return [
+            frame.reply(cut, self.identity, asked.number, asked.sender, index, asked.attempt)
+            for index in range(min(cut.parts, REPLIES_UNASKED))
+        ]
+
+    def _why_no_reply(self, size: int, is_sealed: bool, room: int) -> str:
+        if is_sealed or self._reply_to_anyone or REPLY_OVERHEAD + size <= room:
+            return ""
+        most = max(0, room - REPLY_OVERHEAD)
+        return (
+            f"the reply of {size:,} bytes is larger than the question ({most:,}): "
+            "seal queries, or allow it (--reply-to-anyone)"
+        )
+
+    def _pulled(self, pull: Pull, is_sealed: bool, taken: Taken) -> list[bytes]:
+        """Return the fragments of a reply that are asked for."""
+        result = self._ledger.result((pull.sender, is_sealed, pull.number))
+        if result is None or result.reply is None or result.reply.cut is None:
+            self._drop(ReceiveDrop.UNEXPECTED, "it asks for a reply that is not kept", taken)
+            return []
+        kept, cut = result.reply, result.reply.cut
+        return [
+            frame.reply(cut, self.identity, pull.number, pull.sender, index, kept.attempt)
+            for index in dict.fromkeys(pull.indexes)
+            if index < cut.parts
+        ]
+
+    def _answer(
+        self,
+        asker: int,
+        asked: Fragment | Ticket,
+        status: Status,
+        detail: bytes = b"",
+        room: int = ANSWER_OVERHEAD,
+        first_missing: int = 0,
+    ) -> bytes:
+        detail = detail[: room - ANSWER_OVERHEAD]
+        if status is not Status.PARTIAL:
+            detail = detail.decode("utf-8", "ignore").encode()  # no half character at the end
+        return frame.answer(
+            self.identity, asked.number, asker, asked.attempt, status, first_missing=first_missing, detail=detail
+        )
+
+    def _sealed(self, answers: list[bytes], is_sealed: bool, epoch: float) -> list[bytes]:
+        if is_sealed and self._sealer is not None and answers:
+            return self._sealer.seal_many(answers, epoch)
+        return answers
+
+
+@lru_cache(64)
+def _headers(segment: int, count: int) -> struct.Struct:
+    """Read the first 16 bytes and the number of each datagram of a run: all at once, since Python is slow at loops."""
+    return struct.Struct("!" + f"16sQ{segment - HEADER.size}x" * (count - 1) + "16sQ")
+
+
+def _in_a_row(numbers: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Cut numbers where they do not go on by one."""
+    cuts = [0, *(at for at in range(1, len(numbers)) if numbers[at] != numbers[at - 1] + 1), len(numbers)]
+    return list(pairwise(cuts))

@@ -1,0 +1,265 @@
+"""Where what arrives is looked at: plain datagrams pass, probes and frames are taken and answered."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import struct
+import threading
+import time
+from typing import Any, NamedTuple
+
+from fanout.delivery.ledger import SenderCounts
+from fanout.delivery.reception import Reception, Taken, Ticket
+from fanout.errors import InvalidInput, MessageTooLarge
+from fanout.limiter import LineLimiter
+from fanout.net import listening
+from fanout.net.gro import Run
+from fanout.net.keys import KeyFile
+from fanout.net.probing import Sieve
+from fanout.wire import frame, probe
+from fanout.wire.reasons import ReceiveDrop
+
+log = logging.getLogger("fanout")
+
+_FIRST = 0xFF
+"""What frames and probes begin with."""
+_TELLS_AT = 2
+_TELLS_FRAME, _TELLS_PROBE = frame.MAGIC[_TELLS_AT], probe.MAGIC[_TELLS_AT]
+_LINES = 5  # a second
+_IP_PKTINFO, _IPV6_PKTINFO = 8, 50  # include/uapi/linux/in.h, in6.h
+_ANY_SOURCE = bytes(12)  # struct in_pktinfo: no interface, no source: the route chooses
+
+
+class Door:
+    """A listening socket, as far as answers leave by it."""
+
+    def __init__(self, opened: socket.socket) -> None:
+        self.socket = opened
+        self._is_deaf = False
+        self._is_any = opened.getsockname()[0] in ("::", "0.0.0.0")
+
+    def deafen(self) -> None:
+        """Get nothing more; answers can still be sent."""
+        listening.deafen(self.socket)
+        self._is_deaf = self._is_any
+
+    def send(self, datagrams: list[bytes], address: tuple[Any, ...]) -> None:
+        """Send answers, as far as there is room: whoever asks and hears nothing asks again."""
+        with contextlib.suppress(OSError):
+            control = self._source(address) if self._is_deaf else []
+            for datagram in datagrams:
+                self.socket.sendmsg([datagram], control, socket.MSG_DONTWAIT, address)
+
+    def _source(self, address: tuple[Any, ...]) -> list[tuple[int, int, bytes]]:
+        """Say that answers leave from any address of this host: a deaf socket is bound to the loopback interface's."""
+        host = address[0]
+        if ":" not in host or host.startswith("::ffff:"):
+            return [(socket.IPPROTO_IP, _IP_PKTINFO, _ANY_SOURCE)]
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as asked:
+            asked.connect(address)
+            source = socket.inet_pton(socket.AF_INET6, asked.getsockname()[0].partition("%")[0])
+        return [(socket.IPPROTO_IPV6, _IPV6_PKTINFO, struct.pack("=16si", source, 0))]
+
+
+class Route(NamedTuple):
+    """Where an answer goes, and by which socket."""
+
+    door: Door
+    address: tuple[Any, ...]
+
+    def send(self, datagrams: list[bytes]) -> None:
+        """Send answers."""
+        self.door.send(datagrams, self.address)
+
+
+class OpenQuestion:
+    """A message whose sender may ask what became of it, until it is settled; safe to use from any thread."""
+
+    __slots__ = ("_desk", "ticket")
+
+    def __init__(self, desk: Desk, ticket: Ticket) -> None:
+        self._desk = desk
+        self.ticket = ticket
+
+    @property
+    def wants_reply(self) -> bool:
+        """Whether it is a query that was not answered yet."""
+        return self.ticket.wants_reply and self.ticket.is_open
+
+    def reply(self, payload: bytes) -> None:
+        """Answer a query; see `Message.reply`."""
+        if not isinstance(payload, (bytes, bytearray, memoryview)):
+            raise InvalidInput(f"a reply is bytes, not {type(payload).__name__}: encode it first")
+        data = bytes(payload)
+        if len(data) > frame.MESSAGE_MAX:
+            raise MessageTooLarge(f"the reply has {len(data):,} bytes; at most {frame.MESSAGE_MAX:,} can be sent")
+        if not self.ticket.wants_reply:
+            raise InvalidInput("the message asks for no reply: it is no query")
+        if not self._desk.replied(self.ticket, data):
+            raise InvalidInput(
+                "the query was answered before: it has one reply, and none once the next one is asked for"
+            )
+
+    def confirm(self) -> None:
+        """Say that the message was handled; nothing where it is settled."""
+        self._desk.confirmed(self.ticket)
+
+    def fail(self, reason: str) -> None:
+        """Say that the handler failed; nothing where it is settled."""
+        self._desk.failed(self.ticket, reason)
+
+    def release(self) -> None:
+        """Say that nobody will get the message: where it comes again, it is taken again."""
+        self._desk.release(self.ticket)
+
+
+class Desk:
+    """Takes frames and probes out of what arrives, and answers them; any thread may call anything.
+
+    What passes are datagrams that are neither, as they came, and the messages that were in frames. Ordinary datagrams
+    cost one look at the first byte of each. Answers leave by the socket on which the question came, to the address
+    from which it came.
+    """
+
+    def __init__(self, reception: Reception, sieve: Sieve, keys: KeyFile | None = None) -> None:
+        self._reception = reception
+        self._sieve = sieve
+        self._keys = keys
+        self._lock = threading.Lock()
+        self._refused_lines = LineLimiter(_LINES)
+        self._reply_lines = LineLimiter(_LINES)
+
+    @property
+    def probes(self) -> int:
+        """Probes that were taken out."""
+        return self._sieve.probes
+
+    def sift(self, runs: list[Run], door: Door) -> list[Run]:
+        """Return what to hand over, in its order."""
+        if self._reception.takes_plaintext:
+            for run in runs:
+                if _FIRST in run.data[:: run.segment or 1]:
+                    break
+            else:
+                return runs
+        if self._keys is not None:
+            keyring = self._keys.keyring()
+            with self._lock:
+                self._reception.use(keyring)
+        kept: list[Run] = []
+        now = time.monotonic()
+        for run in runs:
+            self._sift(run, door, now, kept)
+        return kept
+
+    def _sift(self, run: Run, door: Door, now: float, kept: list[Run]) -> None:
+        if self._reception.takes_plaintext:
+            tells = run.data[_TELLS_AT :: run.segment or 1]
+            if _TELLS_PROBE in tells:
+                for rest in self._sieve.sift([run], door.socket):
+                    run = rest
+                    break
+                else:
+                    return
+            if _TELLS_FRAME not in tells or frame.MAGIC not in run.data:
+                kept.append(run)
+                return
+        with self._lock:
+            self._reception.give_up(now)
+            taken = self._reception.take(
+                run.data, run.segment, run.messages, Route(door, run.address), now, run.received_at
+            )
+        if taken.answers:
+            door.send(taken.answers, run.address)
+        if taken.refusals:
+            self._tell(taken, run.address, now)
+        for data, segment, messages, header, track, ticket in taken.parcels:
+            question = None if ticket is None else OpenQuestion(self, ticket)
+            kept.append(Run(data, segment, messages, run.address, run.received_at, header, track, question))
+
+    def _tell(self, taken: Taken, address: tuple[Any, ...], now: float) -> None:
+        for reason, sentence in taken.refusals.items():
+            if self._refused_lines.allow(now):
+                log.warning(
+                    "frame_refused: %(reason)s, from %(source)s: %(sentence)s "
+                    "(%(suppressed)d such lines left out before)",
+                    {
+                        "reason": str(reason),
+                        "source": f"{address[0].removeprefix('::ffff:')} port {address[1]}",
+                        "sentence": sentence,
+                        "suppressed": self._refused_lines.take_suppressed(),
+                    },
+                )
+
+    def confirmed(self, ticket: Ticket) -> None:
+        """Answer that the message was handled."""
+        with self._lock:
+            answers = self._reception.confirmed(ticket, time.time())
+        ticket.route.send(answers)
+
+    def failed(self, ticket: Ticket, reason: str) -> None:
+        """Answer that its handler failed."""
+        with self._lock:
+            answers = self._reception.failed(ticket, reason, time.time())
+        ticket.route.send(answers)
+
+    def replied(self, ticket: Ticket, payload: bytes) -> bool:
+        """Answer a query; False where it was answered before."""
+        with self._lock:
+            if not ticket.is_open:
+                return False
+            answers = self._reception.replied(ticket, payload, time.time())
+        ticket.route.send(answers)
+        if ticket.problem and self._reply_lines.allow(time.monotonic()):
+            log.warning(
+                "reply_not_sent: %(problem)s (%(suppressed)d such lines left out before)",
+                {"problem": ticket.problem, "suppressed": self._reply_lines.take_suppressed()},
+            )
+        return True
+
+    def release(self, ticket: Ticket) -> None:
+        """Take a message back that nobody will get."""
+        with self._lock:
+            self._reception.release(ticket)
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether messages were handed over or queued whose senders may ask for them."""
+        return self._reception.has_pending
+
+    def counts(self) -> DeskCounts:
+        """Return what it has done so far."""
+        reception = self._reception
+        with self._lock:
+            reception.give_up(time.monotonic())
+            return DeskCounts(
+                reception.skipped,
+                reception.reordered,
+                reception.duplicates,
+                {reason: count for reason, count in reception.counts.items() if count},
+                reception.confirmations,
+                reception.failures,
+                reception.replies,
+            )
+
+    def senders(self) -> list[SenderCounts]:
+        """Return what came of each sender of frames."""
+        with self._lock:
+            return self._reception.senders()
+
+
+class DeskCounts(NamedTuple):
+    """What a desk has done: see `ReceiverStats`."""
+
+    skipped: int
+    reordered: int
+    duplicates: int
+    refused: dict[ReceiveDrop, int]
+    confirmed: int
+    failed: int
+    replied: int
+
+
+NOTHING = DeskCounts(0, 0, 0, {}, 0, 0, 0)
