@@ -10,7 +10,7 @@ IMAGE_ARCH ?= $(subst arm64,aarch64,$(shell uname -m))
 IMAGE_PLATFORMS ?= manylinux_2_28_$(IMAGE_ARCH) manylinux_2_17_$(IMAGE_ARCH) manylinux2014_$(IMAGE_ARCH)
 WHEELS ?= wheels
 
-.PHONY: help demo test lint bench images wheels manifests clean
+.PHONY: help demo test lint bench fuzz images wheels manifests clean
 
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -34,6 +34,10 @@ lint: .venv/.done ## Ruff, mypy --strict, and the contracts between the floors
 
 bench: .venv/.done ## Measure, side by side: some ten minutes; as root it builds a laboratory of network namespaces
 	@$(BIN)/python -m bench $(BENCH_ARGS)
+
+fuzz: .venv/.done ## Fuzz everything that reads what strangers send, 48 million inputs: half an hour; FUZZ_ARGS="decode --inputs 100000"
+	@$(BIN)/pip install --quiet --group fuzz
+	@$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 wheels: .venv/.done ## fanout and what it needs, as a folder of wheels for the images
 	@$(BIN)/pip wheel --quiet --wheel-dir $(WHEELS) .

@@ -1,0 +1,1 @@
+"""Coverage-guided fuzzing of everything that reads what strangers send: `make fuzz`. Not part of the tests."""

@@ -1,0 +1,174 @@
+"""What is fuzzed: functions that take any bytes, and must neither raise what they do not document nor grow."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable
+
+from fanout.delivery.exchange import Exchange
+from fanout.delivery.reception import Reception
+from fanout.delivery.round_trip import RoundTrip
+from fanout.errors import KeyUnavailable
+from fanout.model import Endpoint
+from fanout.wire import frame, probe
+from fanout.wire.frame import Answer, Refused, ReplyFragment
+from fanout.wire.probe_log import ProbeLog
+from fanout.wire.seal import Keyring, Opener, Sealer
+
+Target = Callable[[bytes], object]
+KEYRING = Keyring((bytes(range(32)),))
+POD = Endpoint("10.0.0.1", 12000)
+EPOCH = 1_700_000_000.0
+
+
+def decode() -> Target:
+    """Frames."""
+
+    def take(data: bytes) -> None:
+        for datagram in (data, frame.MAGIC + b"\1" + data):
+            with contextlib.suppress(Refused):
+                frame.decode(datagram)
+
+    return take
+
+
+def reception() -> Target:
+    """Whatever reaches a receiver, in runs as the kernel merges them; each message is handled."""
+    return _reception(Reception(2))
+
+
+def generous_reception() -> Target:
+    """The same, with a receiver that replies to anyone."""
+    return _reception(Reception(2, reply_to_anyone=True))
+
+
+def sealed_reception() -> Target:
+    """The same, sealed with the right key: what the members of the group may do to each other."""
+    sealers = {sender: Sealer(KEYRING, "", sender, 1) for sender in range(4)}
+    take = _reception(Reception(2, keyring=KEYRING, counter=1))
+
+    def sealed(data: bytes) -> None:
+        if len(data) >= frame.HEADER.size - frame.SENDER_AT:
+            inner = frame.MAGIC + b"\1" + data[:1] + (data[1] % 4).to_bytes(8) + data[2:]
+            if len(inner) >= frame.HEADER.size:
+                take(sealers[data[1] % 4].seal(inner, EPOCH))
+        take(data)
+
+    return sealed
+
+
+def _reception(receiver: Reception) -> Target:
+    clock = itertools.count()
+
+    def take(data: bytes) -> None:
+        now = next(clock) / 1000
+        # The first bytes say how the kernel merged the rest.
+        segment = max(1, data[0] * 8) if data else 1
+        for run in (data[1:], frame.MAGIC + b"\1" + data[1:]):
+            if not run:
+                continue
+            parts = -(-len(run) // segment)
+            taken = receiver.take(run, min(segment, len(run)), parts, None, now, EPOCH + now)
+            for parcel in taken.parcels:
+                if parcel.ticket is None:
+                    continue
+                if parcel.ticket.wants_reply:
+                    receiver.replied(parcel.ticket, parcel.data * 3, EPOCH + now)
+                elif len(parcel.data) % 2:
+                    receiver.confirmed(parcel.ticket, EPOCH + now)
+                else:
+                    receiver.failed(parcel.ticket, "no", EPOCH + now)
+
+    return take
+
+
+def asker() -> Target:
+    """Whatever comes back to who asked."""
+    clock = itertools.count()
+    state = {"exchange": _exchange(0.0)}
+
+    def take(data: bytes) -> None:
+        now = next(clock) / 1000
+        kind = 4 + (data[0] & 1) if data else 4
+        header = frame.header(frame.Kind(kind), 2, 1)
+        with contextlib.suppress(Refused):
+            found = frame.decode(header + data[1:])
+            assert isinstance(found, (Answer, ReplyFragment))
+            exchange = state["exchange"]
+            exchange.take(found, POD, now)
+            exchange.due(now)
+            exchange.changed()
+            exchange.replies()
+            if exchange.is_over(now):
+                state["exchange"] = _exchange(now)
+
+    return take
+
+
+def _exchange(now: float) -> Exchange:
+    exchange = Exchange(
+        bytes(2000),
+        (POD,),
+        now,
+        sender=1,
+        number=1,
+        fragment_size=256,
+        timeout=1.0,
+        retries=None,
+        is_query=True,
+        round_trip=RoundTrip(),
+        jitter=lambda: 0.0,
+    )
+    exchange.due(now)
+    return exchange
+
+
+def opener() -> Target:
+    """Sealed frames that nobody sealed."""
+    made = Opener(KEYRING, "blue")
+
+    def take(data: bytes) -> None:
+        with contextlib.suppress(Refused):
+            found = frame.decode(frame.header(frame.Kind.SEALED, 1, 1) + data)
+            assert isinstance(found, frame.Sealed)
+            made.open(found, EPOCH)
+            raise AssertionError("a frame that nobody sealed was opened")
+
+    return take
+
+
+def keyring() -> Target:
+    """Key files."""
+
+    def take(data: bytes) -> None:
+        with contextlib.suppress(KeyUnavailable):
+            Keyring.parse(data, "the file")
+
+    return take
+
+
+def probes() -> Target:
+    """Probes of `fanout bench`, and what comes back to it."""
+    log = ProbeLog("1", lambda: (0, 0))
+
+    def take(data: bytes) -> None:
+        for datagram in (data, probe.MAGIC + data):
+            log.take(datagram, 0.0)
+            probe.parse(datagram)
+            probe.parse_report(datagram)
+
+    return take
+
+
+TARGETS: dict[str, tuple[Callable[[], Target], int]] = {
+    "decode": (decode, 10_000_000),
+    "reception": (reception, 10_000_000),
+    "generous-reception": (generous_reception, 2_000_000),
+    "sealed-reception": (sealed_reception, 2_000_000),
+    "asker": (asker, 10_000_000),
+    "opener": (opener, 2_000_000),
+    "keyring": (keyring, 2_000_000),
+    "probes": (probes, 10_000_000),
+}
+"""Each target and how many inputs a whole run gives it."""
