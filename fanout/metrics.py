@@ -6,7 +6,6 @@ No label is made of an address or a payload: what strangers send must not make n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -42,15 +41,6 @@ class SenderCollector(Collector):
         )
 
 
-class ReceiveDropReason(StrEnum):
-    """Why a datagram was not handed over: the label of `fanout_receiver_dropped_total`."""
-
-    KERNEL_BUFFER = "kernel_buffer"
-    """The kernel's receive buffer was full: `ReceiverStats.kernel_drops`."""
-    QUEUE_FULL = "queue_full"
-    """The receiver's queue was full: `ReceiverStats.queue_drops`."""
-
-
 class ReceiverCollector(Collector):
     """Exposes `Receiver.stats` or `AsyncReceiver.stats`, read at each scrape."""
 
@@ -64,12 +54,26 @@ class ReceiverCollector(Collector):
         yield CounterMetricFamily("fanout_receiver_bytes", "Bytes of payload received.", stats.bytes)
         dropped = CounterMetricFamily(
             "fanout_receiver_dropped",
-            "Datagrams dropped by the kernel's full buffer or by the full queue.",
+            "Datagrams, or messages in several, that were not handed over.",
             labels=["reason"],
         )
-        dropped.add_metric([ReceiveDropReason.KERNEL_BUFFER], stats.kernel_drops)
-        dropped.add_metric([ReceiveDropReason.QUEUE_FULL], stats.queue_drops)
+        drops = {
+            **stats.refused,
+            ReceiveDrop.KERNEL_BUFFER: stats.kernel_drops,
+            ReceiveDrop.QUEUE_FULL: stats.queue_drops,
+        }
+        for reason in ReceiveDrop:
+            dropped.add_metric([reason.value], drops.get(reason, 0))
         yield dropped
+        for name, help_text, count in (
+            ("skipped", "Messages of numbered streams that had not come when a later one did.", stats.skipped),
+            ("reordered", "Those of the skipped that came all the same, late.", stats.reordered),
+            ("duplicates", "Messages of numbered streams that came again.", stats.duplicates),
+            ("confirmed", "Messages whose senders asked, and whose handler has returned.", stats.confirmed),
+            ("failed", "Messages in frames whose handler failed, or whose reply could not be sent.", stats.failed),
+            ("replied", "Queries that were answered with a reply.", stats.replied),
+        ):
+            yield CounterMetricFamily(f"fanout_receiver_{name}", help_text, count)
         yield CounterMetricFamily(
             "fanout_receiver_handler_errors", "Messages whose handler raised.", stats.handler_errors
         )

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
-from functools import lru_cache
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
-from fanout.delivery.ledger import CONFIRMED, Kept, Ledger, Order, Peer, Result, SenderCounts
+from fanout.delivery.answering import Answering
+from fanout.delivery.ledger import CONFIRMED, Kept, Ledger, Peer, Result, SenderCounts
+from fanout.delivery.parcel import Parcel, Taken, Ticket, Track, headers, in_a_row
 from fanout.delivery.reassembly import Reassembly
 from fanout.wire import frame
 from fanout.wire.frame import (
     ANSWER_OVERHEAD,
     ASK,
-    FRAGMENT_MIN,
     HEADER,
     MAGIC,
     NUMBER_LIMIT,
     NUMBERED,
     QUERY,
-    REPLIES_UNASKED,
-    REPLY_OVERHEAD,
     VERSION,
-    Cut,
     Fragment,
     Kind,
     Mark,
@@ -39,81 +34,7 @@ from fanout.wire.sequence import Arrival
 _NUMBERED_START = MAGIC + bytes((VERSION, Kind.NUMBERED))
 _SEALED = bytes((Kind.SEALED,))
 _KIND = slice(7, 8)
-_FRAGMENT_MOST = 0xFFFF
 _NO_PLAIN = "it is not sealed, and this receiver has keys"
-
-
-class Track(NamedTuple):
-    """Where messages stand in their sender's stream: what is missing before them is told when they are handed over."""
-
-    order: Order
-    first: int
-    numbered: bool
-
-    def handed(self, start: int, count: int) -> list[tuple[int, int]]:
-        """Take note that `count` are handed over, from the one at index `start` on; see `Order.met`."""
-        return self.order.met(self.first + start, count, self.numbered)
-
-
-class Ticket:
-    """A message that was handed over and whose sender may ask what became of it."""
-
-    __slots__ = (
-        "asked",
-        "attempt",
-        "is_open",
-        "is_sealed",
-        "number",
-        "problem",
-        "room",
-        "route",
-        "sender",
-        "wants_reply",
-    )
-
-    def __init__(self, sender: int, is_sealed: bool, number: int, route: Any) -> None:
-        self.sender, self.is_sealed, self.number = sender, is_sealed, number
-        self.route = route
-        """How to answer; the shell's matter."""
-        self.wants_reply = False
-        self.asked = False
-        """Whether the sender wants to know."""
-        self.attempt = self.room = 0
-        """Of the question that waits for an answer: what it is to repeat, and its bytes; 0 where none waits."""
-        self.is_open = True
-        """Whether it waits to be settled."""
-        self.problem = ""
-        """Why its reply was not sent."""
-
-    @property
-    def key(self) -> tuple[int, bool, int]:
-        """What the ledger knows it by."""
-        return self.sender, self.is_sealed, self.number
-
-
-class Parcel(NamedTuple):
-    """Messages to hand over: so many in a row, each `segment` bytes (the last may have fewer)."""
-
-    data: bytes
-    segment: int
-    messages: int
-    header: int = 0
-    """Bytes at the beginning of each that are not for the user."""
-    track: Track | None = None
-    ticket: Ticket | None = None
-
-
-class Taken:
-    """What became of a run of datagrams."""
-
-    __slots__ = ("answers", "parcels", "refusals")
-
-    def __init__(self) -> None:
-        self.parcels: list[Parcel] = []
-        self.answers: list[bytes] = []
-        """To be sent to the source at once."""
-        self.refusals: dict[ReceiveDrop, str] = {}
-        """Why some were not handed over, for the log: a sentence for each reason."""
 
 
 class Reception:
@@ -138,12 +59,11 @@ class Reception:
         accept_plaintext: bool = False,
         reply_to_anyone: bool = False,
     ) -> None:
-        self.identity = identity
+        self._answering = Answering(identity, reply_to_anyone)
         self.drops: Counter[ReceiveDrop] = Counter()
         self.confirmations = self.failures = self.replies = 0
         self.takes_plaintext = keyring is None or accept_plaintext
         """Whether what is not sealed is taken at all."""
-        self._reply_to_anyone = reply_to_anyone
         self._opener = self._sealer = None
         if keyring is not None:
             self._opener = Opener(keyring, cluster)
@@ -278,7 +198,7 @@ class Reception:
         """Take numbered messages of one sender; False where they are not all such."""
         if not data.startswith(_NUMBERED_START) or min(segment, len(data) - (count - 1) * segment) < HEADER.size:
             return False
-        fields = _headers(segment, count).unpack_from(data)
+        fields = headers(segment, count).unpack_from(data)
         numbers = fields[1::2]
         first = numbers[0]
         if fields[::2].count(fields[0]) != count:
@@ -286,7 +206,7 @@ class Reception:
         if numbers == tuple(range(first, first + count)) and 1 <= first < NUMBER_LIMIT - count:
             cuts = [(0, count)]
         elif all(1 <= number < NUMBER_LIMIT for number in numbers):
-            cuts = _in_a_row(numbers)
+            cuts = in_a_row(numbers)
         else:
             return False
         sender = int.from_bytes(fields[0][8:], "big")
@@ -334,7 +254,7 @@ class Reception:
             answers = self._take_fragment(decoded, len(datagram), is_sealed, route, now, taken)
         elif isinstance(decoded, Mark):
             self._ledger.marked(self._ledger.peer(decoded.sender, is_sealed, decoded.number), *decoded[1:])
-        elif isinstance(decoded, Pull) and (is_sealed or self._reply_to_anyone):
+        elif isinstance(decoded, Pull) and (is_sealed or self._answering.reply_to_anyone):
             answers = self._pulled(decoded, is_sealed, taken)
         else:
             self._drop(ReceiveDrop.UNEXPECTED, f"nobody asked for this {type(decoded).__name__.lower()}", taken)
@@ -350,17 +270,17 @@ class Reception:
         if ticket is not None:
             self.drops[ReceiveDrop.DUPLICATE] += 1
             ticket.asked |= asks
-            return [self._answer(fragment.sender, fragment, Status.PENDING)] if asks else []
+            return [self._answering.answer(fragment, room, Status.PENDING)] if asks else []
         result = self._ledger.result(key)
         if result is not None:
             self.drops[ReceiveDrop.DUPLICATE] += 1
-            return self._tell(result, fragment, is_sealed, room) if asks else []
+            return self._answering.tell(result, fragment, is_sealed, room) if asks else []
         peer = self._ledger.peer(fragment.sender, is_sealed, fragment.number)
         numbered = bool(fragment.flags & NUMBERED)
         # What has begun to come was certainly not handed over before, however late the rest is.
         if key not in self._reassembly and not self._is_fresh(peer, fragment.number, numbered, taken):
             why = b"it came so late, or so often, that nobody knows any more whether it was handed over"
-            return [self._answer(fragment.sender, fragment, Status.REFUSED, why, room)] if asks else []
+            return [self._answering.answer(fragment, room, Status.REFUSED, why)] if asks else []
         payload = fragment.payload
         if fragment.parts > 1:
             partial = self._reassembly.take(key, fragment, now)
@@ -371,7 +291,7 @@ class Reception:
                 if not asks:
                     return []
                 first, present = partial.gaps(room - ANSWER_OVERHEAD)
-                return [self._answer(fragment.sender, fragment, Status.PARTIAL, present, room, first)]
+                return [self._answering.answer(fragment, room, Status.PARTIAL, present, first)]
             payload = partial.payload()
             self._reassembly.remove(key)
         self._ledger.arrived(peer, fragment.number, numbered)
@@ -409,7 +329,7 @@ class Reception:
         """Take note of the reply to a query; return what to send."""
         if not ticket.is_open:
             return []
-        why_not = self._why_no_reply(len(payload), ticket.is_sealed, ticket.room) if ticket.room else ""
+        why_not = self._answering.why_no_reply(len(payload), ticket.is_sealed, ticket.room) if ticket.room else ""
         if why_not:
             ticket.problem = why_not
             return self.failed(ticket, why_not, epoch)
@@ -427,76 +347,19 @@ class Reception:
         self._ledger.settle(ticket.key, result)
         if not ticket.room:
             return []
-        return self._sealed(self._tell(result, ticket, ticket.is_sealed, ticket.room), ticket.is_sealed, epoch)
-
-    def _tell(self, result: Result, asked: Fragment | Ticket, is_sealed: bool, room: int) -> list[bytes]:
-        """Return the answer to a question of `room` bytes about a message that was settled."""
-        kept = result.reply
-        if kept is None:
-            return [self._answer(asked.sender, asked, result.status, result.detail, room)]
-        why_not = self._why_no_reply(len(kept.payload), is_sealed, room)
-        if why_not:
-            return [self._answer(asked.sender, asked, Status.FAILED, why_not.encode(), room)]
-        if kept.cut is None:
-            size = min(max(FRAGMENT_MIN, room - REPLY_OVERHEAD), _FRAGMENT_MOST)
-            kept.cut, kept.attempt = Cut.of(kept.payload, size), asked.attempt
-        cut = kept.cut
-        return [
-            frame.reply(cut, self.identity, asked.number, asked.sender, index, asked.attempt)
-            for index in range(min(cut.parts, REPLIES_UNASKED))
-        ]
-
-    def _why_no_reply(self, size: int, is_sealed: bool, room: int) -> str:
-        if is_sealed or self._reply_to_anyone or REPLY_OVERHEAD + size <= room:
-            return ""
-        most = max(0, room - REPLY_OVERHEAD)
-        return (
-            f"the reply of {size:,} bytes is larger than the question ({most:,}): "
-            "seal queries, or allow it (--reply-to-anyone)"
+        return self._sealed(
+            self._answering.tell(result, ticket, ticket.is_sealed, ticket.room), ticket.is_sealed, epoch
         )
 
     def _pulled(self, pull: Pull, is_sealed: bool, taken: Taken) -> list[bytes]:
         """Return the fragments of a reply that are asked for."""
         result = self._ledger.result((pull.sender, is_sealed, pull.number))
-        if result is None or result.reply is None or result.reply.cut is None:
+        if result is None or result.reply is None:
             self._drop(ReceiveDrop.UNEXPECTED, "it asks for a reply that is not kept", taken)
             return []
-        kept, cut = result.reply, result.reply.cut
-        return [
-            frame.reply(cut, self.identity, pull.number, pull.sender, index, kept.attempt)
-            for index in dict.fromkeys(pull.indexes)
-            if index < cut.parts
-        ]
-
-    def _answer(
-        self,
-        asker: int,
-        asked: Fragment | Ticket,
-        status: Status,
-        detail: bytes = b"",
-        room: int = ANSWER_OVERHEAD,
-        first_missing: int = 0,
-    ) -> bytes:
-        detail = detail[: room - ANSWER_OVERHEAD]
-        if status is not Status.PARTIAL:
-            detail = detail.decode("utf-8", "ignore").encode()  # no half character at the end
-        return frame.answer(
-            self.identity, asked.number, asker, asked.attempt, status, first_missing=first_missing, detail=detail
-        )
+        return self._answering.parts(result.reply, pull)
 
     def _sealed(self, answers: list[bytes], is_sealed: bool, epoch: float) -> list[bytes]:
         if is_sealed and self._sealer is not None and answers:
             return self._sealer.seal_many(answers, epoch)
         return answers
-
-
-@lru_cache(64)
-def _headers(segment: int, count: int) -> struct.Struct:
-    """Read the first 16 bytes and the number of each datagram of a run: all at once, since Python is slow at loops."""
-    return struct.Struct("!" + f"16sQ{segment - HEADER.size}x" * (count - 1) + "16sQ")
-
-
-def _in_a_row(numbers: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Cut numbers where they do not go on by one."""
-    cuts = [0, *(at for at in range(1, len(numbers)) if numbers[at] != numbers[at - 1] + 1), len(numbers)]
-    return list(pairwise(cuts))

@@ -11,7 +11,8 @@ import time
 from typing import Any, NamedTuple
 
 from fanout.delivery.ledger import SenderCounts
-from fanout.delivery.reception import Reception, Taken, Ticket
+from fanout.delivery.parcel import Taken, Ticket
+from fanout.delivery.reception import Reception
 from fanout.errors import InvalidInput, MessageTooLarge
 from fanout.limiter import LineLimiter
 from fanout.net import listening

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from fanout.delivery.reception import Track
+from fanout.delivery.parcel import Track
 from fanout.model import Endpoint, FramedMessage, Message, Question
 
 BUFFER = 65_535

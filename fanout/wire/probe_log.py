@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fanout.wire.probe import HEADER, MAGIC, NUMBER_LIMIT, REPORT_SIZE, VERSION, Kind, Observed, pong, report
+from fanout.wire.sequence import Arrival, Sequence
 
 RUNS = 32
 """Runs that a receiver remembers; the one that was quiet for longest makes room for a new one."""
@@ -68,7 +69,7 @@ class ProbeLog:
         return Observed(
             run.received,
             run.unique,
-            run.expected,
+            run.sequence.expected,
             run.duplicates,
             run.reordered,
             run.received - run.unique - run.duplicates,
@@ -81,14 +82,14 @@ class ProbeLog:
 
 
 class _Run:
-    """The data of one run: `seen` has a byte for each of the last numbers, by the number modulo its length."""
+    """The data of one run."""
 
-    __slots__ = ("bytes", "drops", "duplicates", "expected", "first", "last", "received", "reordered", "seen", "unique")
+    __slots__ = ("bytes", "drops", "duplicates", "first", "last", "received", "reordered", "sequence", "unique")
 
     def __init__(self, window: int, drops: tuple[int, int]) -> None:
-        self.received = self.unique = self.expected = self.duplicates = self.reordered = self.bytes = 0
+        self.received = self.unique = self.duplicates = self.reordered = self.bytes = 0
         self.first = self.last = 0.0
-        self.seen = bytearray(window)
+        self.sequence = Sequence(window)
         self.drops = drops
 
     def arrived(self, number: int, size: int, now: float) -> None:
@@ -97,29 +98,9 @@ class _Run:
         self.last = now
         self.received += 1
         self.bytes += size
-        window = len(self.seen)
-        ahead = number - self.expected
-        if ahead >= 0:
-            if ahead:
-                self._skip(ahead)
-            self.expected = number + 1
+        arrival = self.sequence.arrived(number)
+        if arrival is Arrival.DUPLICATE:
+            self.duplicates += 1
+        elif arrival is not Arrival.STALE:
             self.unique += 1
-            self.seen[number % window] = 1
-        elif ahead >= -window:
-            if self.seen[number % window]:
-                self.duplicates += 1
-            else:
-                self.seen[number % window] = 1
-                self.unique += 1
-                self.reordered += 1
-
-    def _skip(self, count: int) -> None:
-        """Mark so many numbers from `expected` on as not seen."""
-        window = len(self.seen)
-        if count >= window:
-            self.seen = bytearray(window)
-            return
-        start = self.expected % window
-        tail = min(count, window - start)
-        self.seen[start : start + tail] = bytes(tail)
-        self.seen[: count - tail] = bytes(count - tail)
+            self.reordered += arrival is Arrival.LATE

@@ -1,0 +1,97 @@
+"""What passes between a receiver's sockets and its `Reception`, and how runs of frames are read at once. Pure."""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from fanout.delivery.ledger import Order
+from fanout.wire.frame import HEADER
+from fanout.wire.reasons import ReceiveDrop
+
+
+class Track(NamedTuple):
+    """Where messages stand in their sender's stream: what is missing before them is told when they are handed over."""
+
+    order: Order
+    first: int
+    numbered: bool
+
+    def handed(self, start: int, count: int) -> list[tuple[int, int]]:
+        """Take note that `count` are handed over, from the one at index `start` on; see `Order.met`."""
+        return self.order.met(self.first + start, count, self.numbered)
+
+
+class Ticket:
+    """A message that was handed over and whose sender may ask what became of it."""
+
+    __slots__ = (
+        "asked",
+        "attempt",
+        "is_open",
+        "is_sealed",
+        "number",
+        "problem",
+        "room",
+        "route",
+        "sender",
+        "wants_reply",
+    )
+
+    def __init__(self, sender: int, is_sealed: bool, number: int, route: Any) -> None:
+        self.sender, self.is_sealed, self.number = sender, is_sealed, number
+        self.route = route
+        """How to answer; the shell's matter."""
+        self.wants_reply = False
+        self.asked = False
+        """Whether the sender wants to know."""
+        self.attempt = self.room = 0
+        """Of the question that waits for an answer: what it is to repeat, and its bytes; 0 where none waits."""
+        self.is_open = True
+        """Whether it waits to be settled."""
+        self.problem = ""
+        """Why its reply was not sent."""
+
+    @property
+    def key(self) -> tuple[int, bool, int]:
+        """What the ledger knows it by."""
+        return self.sender, self.is_sealed, self.number
+
+
+class Parcel(NamedTuple):
+    """Messages to hand over: so many in a row, each `segment` bytes (the last may have fewer)."""
+
+    data: bytes
+    segment: int
+    messages: int
+    header: int = 0
+    """Bytes at the beginning of each that are not for the user."""
+    track: Track | None = None
+    ticket: Ticket | None = None
+
+
+class Taken:
+    """What became of a run of datagrams."""
+
+    __slots__ = ("answers", "parcels", "refusals")
+
+    def __init__(self) -> None:
+        self.parcels: list[Parcel] = []
+        self.answers: list[bytes] = []
+        """To be sent to the source at once."""
+        self.refusals: dict[ReceiveDrop, str] = {}
+        """Why some were not handed over, for the log: a sentence for each reason."""
+
+
+@lru_cache(64)
+def headers(segment: int, count: int) -> struct.Struct:
+    """Read the first 16 bytes and the number of each datagram of a run: all at once, since Python is slow at loops."""
+    return struct.Struct("!" + f"16sQ{segment - HEADER.size}x" * (count - 1) + "16sQ")
+
+
+def in_a_row(numbers: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Cut numbers where they do not go on by one."""
+    cuts = [0, *(at for at in range(1, len(numbers)) if numbers[at] != numbers[at - 1] + 1), len(numbers)]
+    return list(pairwise(cuts))
