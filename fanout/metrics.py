@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from fanout.fan_out import SenderStats
 from fanout.receiver import ReceiverStats
 from fanout.report import DropReason
+from fanout.wire.reasons import ReceiveDrop
 
 
 class SenderCollector(Collector):
