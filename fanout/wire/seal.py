@@ -19,7 +19,7 @@ from itertools import count
 from typing import NamedTuple
 
 from fanout.errors import KeyUnavailable
-from fanout.wire.frame import MAGIC, NUMBER_AT, SEALED_TIME, SENDER_AT, VERSION, Kind, Refused, Sealed, header
+from fanout.wire.frame import MAGIC, NUMBER_AT, SEALED_TIME, SENDER_AT, VERSION, Kind, Refused, Sealed, decode, header
 from fanout.wire.reasons import ReceiveDrop
 from fanout.wire.sequence import Sequence
 
@@ -37,6 +37,10 @@ _KIND_AT = len(MAGIC) + 1
 _INNER_MIN = 1 + _ID.size
 """Bytes of the inner kind and number."""
 _START = MAGIC + bytes((VERSION,))
+_SEALED_START = _START + bytes((Kind.SEALED,))
+_SEALED_HEADER = struct.Struct("!8sQQI")
+"""Magic, version and kind; sender; counter; time."""
+_TEXT_AT = _SEALED_HEADER.size
 _HEXADECIMAL = re.compile(rb"[0-9a-fA-F]{64}")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -271,6 +275,39 @@ class Opener:
         if seconds > known.newest:
             known.newest = seconds
         return _unwrapped(inner, associated)
+
+    def open_many(self, datagrams: Iterable[bytes], now: float) -> list[bytes | Refused]:
+        """Return the frame inside each sealed datagram, or why it is refused: `decode` and `open`, but faster.
+
+        What comes in order, which is most, is opened here in one go; all else takes the long way.
+        """
+        senders, label, window, wrong = self._senders, self._label, self._window, self._wrong
+        unpack, nonce = _SEALED_HEADER.unpack_from, _NONCE.pack
+        opened: list[bytes | Refused] = []
+        for datagram in datagrams:
+            try:
+                start, sender, counter, seconds = unpack(datagram)
+                known = senders[sender]
+                sequence = known.sequence
+                if start == _SEALED_START and counter == sequence.expected and seconds >= known.since:
+                    associated, text = datagram[:_TEXT_AT], datagram[_TEXT_AT:]
+                    inner = _unwrapped(known.decrypt(nonce(counter), text, associated + label), associated)
+                    sequence.seen[counter % window] = 1
+                    sequence.expected = counter + 1
+                    if seconds > known.newest:
+                        known.newest = seconds
+                    opened.append(inner)
+                    continue
+            except (KeyError, struct.error, wrong, Refused):
+                pass
+            try:
+                sealed = decode(datagram)
+                if not isinstance(sealed, Sealed):
+                    raise Refused(ReceiveDrop.UNSEALED, "a frame that is not sealed")
+                opened.append(self.open(sealed, now))
+            except Refused as refused:
+                opened.append(refused)
+        return opened
 
     def _open_first(self, sealed: Sealed, now: float) -> bytes:
         """Open a frame of a sender not seen before."""

@@ -1,0 +1,55 @@
+"""Sealed frames for tests, and what becomes of them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from fanout.wire import frame
+from fanout.wire.frame import Refused, Sealed
+from fanout.wire.reasons import ReceiveDrop
+from fanout.wire.seal import Keyring, Opener, Sealer
+
+NOW = 1_800_000_000.0
+SENDER = 0x1122_3344_5566_7788
+OLD, NEW, OTHER = (bytes(range(start, start + 32)) for start in (0, 100, 200))
+RING = Keyring((OLD,))
+
+
+def sealer(*keys: bytes, cluster: str = "", sender: int = SENDER, counter: int = 1000) -> Sealer:
+    return Sealer(Keyring(keys or (OLD,)), cluster, sender, counter)
+
+
+def message(payload: bytes = b"reload", *, sender: int = SENDER, number: int = 7) -> bytes:
+    return frame.numbered_prefix(sender) + number.to_bytes(8) + payload
+
+
+def parsed(datagram: bytes) -> Sealed:
+    made = frame.decode(datagram)
+    assert isinstance(made, Sealed)
+    return made
+
+
+def sealed(counter: int = 1000) -> Sealed:
+    return parsed(sealer(counter=counter).seal(message(), NOW))
+
+
+def numbered(count: int, made: Sealer | None = None) -> list[Sealed]:
+    return [parsed(datagram) for datagram in (made or sealer()).seal_many([message()] * count, NOW)]
+
+
+def refusal(opener: Opener, what: Sealed, now: float = NOW) -> ReceiveDrop:
+    with pytest.raises(Refused) as refused:
+        opener.open(what, now)
+    assert re.fullmatch(r"[^.\n]+", str(refused.value)), "one sentence"
+    return refused.value.reason
+
+
+def outcome(opener: Opener, what: Sealed, now: float = NOW) -> ReceiveDrop | None:
+    """Return why a frame is refused; None where it is opened."""
+    try:
+        opener.open(what, now)
+    except Refused as error:
+        return error.reason
+    return None
