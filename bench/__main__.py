@@ -15,7 +15,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bench import endtoend, latency, memory, outage, pacing, plot, receiving, sending, startup, table
+from bench import endtoend, latency, memory, outage, pacing, plot, receiving, sealing, sending, startup, table
 from bench import lab as laboratory
 from bench.lab import Lab
 from bench.rows import Part, Table
@@ -46,6 +46,7 @@ _PARTS: dict[str, Callable[..., Part]] = {
     "startup": _plain(startup),
     "outage": _plain(outage),
     "receiving": _plain(receiving),
+    "sealing": _plain(sealing),
 }
 _IN_C = {"sending", "latency", "pacing"}
 """Parts in which a program in C counts what arrives."""
