@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
 from tests.cli import FANOUT, Run, environment
+from tests.conftest import unavailable
 from tests.nameserver.knot import program
 
 RESOLV_CONF = Path("/etc/resolv.conf")
@@ -100,3 +102,23 @@ class Namespace:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+
+
+@contextlib.contextmanager
+def cabled_hosts(here: str, there: str) -> Iterator[tuple[Namespace, Namespace]]:
+    """Yield two hosts with a cable between them, and these addresses."""
+    why = why_no_namespace()
+    if why is not None:
+        unavailable("tools", why)
+    with Namespace() as first, Namespace() as second:
+        made = subprocess.run(
+            ["ip", "link", "add", "eth0", "netns", str(first.pid), "type", "veth",
+             "peer", "name", "eth0", "netns", str(second.pid)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if made.returncode:
+            unavailable("tools", f"a veth between two namespaces needs root ({made.stderr.strip()})")
+        for namespace, address in ((first, here), (second, there)):
+            namespace.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
+            namespace.run("ip", "link", "set", "eth0", "up")
+        yield first, second

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import unavailable
-from tests.namespace import Namespace, why_no_namespace
+from tests.namespace import Namespace, cabled_hosts
 
 PORT = 12000
 HERE, THERE = "10.77.0.1", "10.77.0.2"
@@ -56,21 +56,8 @@ print(json.dumps(got))
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[tuple[Namespace, Namespace]]:
     """Two hosts with a cable between them."""
-    why = why_no_namespace()
-    if why is not None:
-        unavailable("tools", why)
-    with Namespace() as here, Namespace() as there:
-        made = subprocess.run(
-            ["ip", "link", "add", "eth0", "netns", str(here.pid), "type", "veth",
-             "peer", "name", "eth0", "netns", str(there.pid)],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if made.returncode:
-            unavailable("tools", f"a veth between two namespaces needs root ({made.stderr.strip()})")
-        for namespace, address in ((here, HERE), (there, THERE)):
-            namespace.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
-            namespace.run("ip", "link", "set", "eth0", "up")
-        yield here, there
+    with cabled_hosts(HERE, THERE) as both:
+        yield both
 
 
 def send(here: Namespace) -> None:
