@@ -15,7 +15,21 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bench import endtoend, latency, memory, outage, pacing, plot, receiving, sealing, sending, startup, table
+from bench import (
+    confirmed,
+    endtoend,
+    framing,
+    latency,
+    memory,
+    outage,
+    pacing,
+    plot,
+    receiving,
+    sealing,
+    sending,
+    startup,
+    table,
+)
 from bench import lab as laboratory
 from bench.lab import Lab
 from bench.rows import Part, Table
@@ -40,6 +54,8 @@ _PARTS: dict[str, Callable[..., Part]] = {
     "sending": sending.measure,
     "latency": latency.measure,
     "endtoend": endtoend.measure,
+    "framing": framing.measure,
+    "confirmed": confirmed.measure,
     "app": pacing.measure_app,
     "pacing": pacing.measure,
     "memory": memory.measure,

@@ -39,7 +39,9 @@ _WAYS = {
 }
 
 
-class _Stream(NamedTuple):
+class Stream(NamedTuple):
+    """One sender, one receiver, as fast as they go."""
+
     sent: int
     sending: int
     """Nanoseconds that the sender took."""
@@ -56,11 +58,11 @@ def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
         for name, way in _WAYS.items()
         if not name.endswith("batches()") or hasattr(getattr(fanout, name.split(".")[1]), "batches")
     }
-    streams: dict[str, list[_Stream]] = defaultdict(list)
+    streams: dict[str, list[Stream]] = defaultdict(list)
     for repeat in range(2 if quick else REPEATS):
         tell(f"end to end: {repeat + 1} of {REPEATS}")
         for name, (receiver, feeder) in ways.items():
-            streams[name].append(_stream(lab, receiver, feeder, _full_speed))
+            streams[name].append(stream(lab, receiver, feeder, full_speed))
     results = []
     for name, (receiver, feeder) in ways.items():
         tell(f"end to end: the fastest pace that {name} keeps")
@@ -100,7 +102,7 @@ class _Result(NamedTuple):
     """Messages a second of the fastest pace that it keeps."""
 
 
-def _sum_up(name: str, feeder: str, streams: list[_Stream], most: float) -> _Result:
+def _sum_up(name: str, feeder: str, streams: list[Stream], most: float) -> _Result:
     return _Result(
         name,
         feeder,
@@ -117,7 +119,7 @@ def _goal(ours: _Result, other: _Result, goal: str) -> Row:
     return Row(what, f"{si(ours.rate.median)}/s", against, ratio, goal)
 
 
-def _full_speed(sender: starting.Contender) -> tuple[int, int]:
+def full_speed(sender: starting.Contender) -> tuple[int, int]:
     """Send for a second; return how many messages were sent, and in how many nanoseconds."""
     sent = wall = 0
     until = time.monotonic() + _SECONDS
@@ -133,10 +135,10 @@ def _most_kept(lab: Lab, receiver: str, feeder: str) -> float:
     for _ in range(_STEPS):
         rate = round((low * high) ** 0.5)
         for _ in range(_CHANCES):
-            stream = _stream(lab, receiver, feeder, functools.partial(_paced, rate))
-            if kept := stream.kept >= stream.sent * _KEPT:
+            one = stream(lab, receiver, feeder, functools.partial(_paced, rate))
+            if kept := one.kept >= one.sent * _KEPT:
                 break
-        reached = stream.sent / stream.sending * 1e9
+        reached = one.sent / one.sending * 1e9
         if kept:
             best = max(best, reached)
         # Where the feeder is the slower of the two, a faster pace shows nothing.
@@ -152,13 +154,16 @@ def _paced(rate: int, sender: starting.Contender) -> tuple[int, int]:
     return count, sender.pace(count, rate)
 
 
-def _stream(lab: Lab, name: str, feeder: str, feed: Callable[[starting.Contender], tuple[int, int]]) -> _Stream:
+def stream(
+    lab: Lab, name: str, feeder: str, feed: Callable[[starting.Contender], tuple[int, int]], size: int = SIZE
+) -> Stream:
+    """Feed one receiver, and return what its Python code got."""
     command = [*lab.in_pod(0), *python("receivers", name, str(PORT))]
     end = [*lab.in_sender, *python("contenders.worker", "loop", "0", str(PORT), lab.address(0))]
     with (
         Helper(command, core=receiving_core()) as receiver,
         Helper(end, core=sending_core()) as ending,
-        starting.started(feeder, lab, 1, SIZE) as sender,
+        starting.started(feeder, lab, 1, size) as sender,
     ):
         sender.burst(1)  # warm, and what starts the receiver's clock
         sent, sending = feed(sender)
@@ -168,5 +173,5 @@ def _stream(lab: Lab, name: str, feeder: str, feed: Callable[[starting.Contender
                 result = receiver.read(0.005)
             except TimeoutError:
                 continue
-            return _Stream(sent + 1, sending, result["count"], result["wall"], result["cpu"])
+            return Stream(sent + 1, sending, result["count"], result["wall"], result["cpu"])
     raise TimeoutError(f"{name} did not end")

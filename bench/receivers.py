@@ -9,11 +9,13 @@ import asyncio
 import json
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import fanout
+from bench.talk import KEY_FILE
 from fanout.net.inbox import RECEIVE_BUFFER
 
 
@@ -103,9 +105,24 @@ def _async_receiver(port: int, clock: _Clock) -> int:
     return asyncio.run(run())
 
 
-def _batches(port: int, clock: _Clock) -> int:
-    count = 0
+def _serve(port: int, clock: _Clock) -> int:
+    """Hand messages to a handler until the input ends: who confirms, and answers pings."""
     with fanout.Receiver(port) as receiver:
+
+        def stop_at_the_end() -> None:
+            sys.stdin.read()
+            receiver.stop()
+
+        threading.Thread(target=stop_at_the_end, daemon=True).start()
+        _ready()
+        clock.start()
+        receiver.serve(lambda message: None)
+    return 0
+
+
+def _batches(port: int, clock: _Clock, **settings: Any) -> int:
+    count = 0
+    with fanout.Receiver(port, **settings) as receiver:
         _ready()
         for batch in receiver.batches():
             if not count:
@@ -140,6 +157,9 @@ RECEIVERS: dict[str, Callable[[int, _Clock], int]] = {
     "asyncio": _stock_asyncio,
     "receiver": _receiver,
     "batches": _batches,
+    # The end of a stream is a plain datagram.
+    "batches-sealed": lambda port, clock: _batches(port, clock, key_file=str(KEY_FILE), accept_plaintext=True),
+    "serve": _serve,
     "async": _async_receiver,
     "async-batches": _async_batches,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import select
 import shutil
 import subprocess
@@ -19,6 +20,8 @@ _SOURCES = Path(__file__).parent / "c"
 _PATIENCE = 20
 """Looks, ten milliseconds apart: on a busy machine the kernel's own threads may have to wait for a core, too."""
 _BUILT = Path("build", "bench")
+KEY_FILE = _BUILT / "key"
+"""Of those that seal: `make_key` writes it."""
 
 
 def why_no_compiler() -> str | None:
@@ -32,6 +35,12 @@ def compiled(name: str) -> str:
     program = _BUILT / name
     subprocess.run(["gcc", "-O2", "-Wall", "-o", str(program), str(_SOURCES / f"{name}.c")], check=True)
     return str(program.absolute())
+
+
+def make_key() -> None:
+    """Write the key of those that seal."""
+    _BUILT.mkdir(parents=True, exist_ok=True)
+    KEY_FILE.write_text(f"{secrets.token_hex(32)}\n")
 
 
 class Helper:

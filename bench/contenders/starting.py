@@ -22,6 +22,10 @@ SINGLE_MANY = "fanout by sendmmsg"
 LIST = "fanout send_many, list"
 GENERATOR = "fanout send_many, generator"
 ASYNC = "fanout AsyncSender, 64 tasks"
+NUMBERED = "fanout send_many, numbered"
+SEALED = "fanout send_many, sealed"
+CONFIRMED = "fanout, confirmed"
+ROUND_TRIP = "round trip to all, bare sockets"
 WITHOUT_GRO = "fanout send_many, receivers without GRO"
 
 _WORKERS = {
@@ -34,6 +38,10 @@ _WORKERS = {
     GENERATOR: "generator",
     ASYNC: "async",
     WITHOUT_GRO: "list",
+    NUMBERED: "numbered",
+    SEALED: "sealed",
+    CONFIRMED: "confirmed",
+    ROUND_TRIP: "round-trip",
 }
 _IN_C = {LOOP_C: "sendto", MANY_C: "sendmmsg", MULTICAST: "sendto"}
 ALL = (LOOP, LOOP_C, MANY_C, CONNECTED, MULTICAST, GSTREAMER, SINGLE, ASYNC, GENERATOR, LIST, WITHOUT_GRO)

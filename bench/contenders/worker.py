@@ -11,12 +11,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fanout
+from bench.talk import KEY_FILE
 from fanout.fan_out import FanOut
 from fanout.net import udp
 from fanout.net.udp import UdpTransport
+from fanout.wire import probe
 
 DISTINCT = 1024
 """Different payloads that a stream goes through again and again: more than one batch, so that none can be reused."""
@@ -93,9 +95,39 @@ def _single_by_sendmmsg(addresses: list[Address]) -> Contender:
     return _single(addresses)
 
 
-def _many(addresses: list[Address], how: Callable[[list[bytes]], Iterable[bytes]]) -> Contender:
-    sender = fanout.Sender(literal(addresses)).open()
+def _many(addresses: list[Address], how: Callable[[list[bytes]], Iterable[bytes]] = list, **settings: Any) -> Contender:
+    sender = fanout.Sender(literal(addresses), **settings).open()
     return Contender(sender.send, lambda payloads: sender.send_many(how(payloads)), lambda: _failed(sender))
+
+
+def _confirmed(addresses: list[Address]) -> Contender:
+    sender = fanout.Sender(literal(addresses)).open()
+
+    def one(payload: bytes) -> None:
+        if not sender.send(payload, confirm=True).complete:
+            raise TimeoutError("a pod did not confirm")
+
+    return Contender(one, lambda payloads: _one_by_one(one, payloads))
+
+
+def _round_trip(addresses: list[Address]) -> Contender:
+    """What anything that waits for all pods takes at least: a ping to each, and their pongs, by bare sockets."""
+    opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    opened.settimeout(5)
+
+    def one(payload: bytes) -> None:
+        ping = probe.ping(1, 1).ljust(len(payload), b"\0")
+        for address in addresses:
+            opened.sendto(ping, address)
+        for _ in addresses:
+            opened.recvfrom(65_535)
+
+    return Contender(one, lambda payloads: _one_by_one(one, payloads))
+
+
+def _one_by_one(one: Callable[[bytes], None], payloads: list[bytes]) -> None:
+    for payload in payloads:
+        one(payload)
 
 
 def _async(addresses: list[Address]) -> Contender:
@@ -119,9 +151,13 @@ CONTENDERS: dict[str, Callable[[list[Address]], Contender]] = {
     "single": _single,
     "single-loop": lambda addresses: _single(addresses, UdpTransport(find_sendmmsg=lambda: None)),
     "single-sendmmsg": _single_by_sendmmsg,
-    "list": lambda addresses: _many(addresses, lambda payloads: payloads),
+    "list": _many,
     "generator": lambda addresses: _many(addresses, lambda payloads: (payload for payload in payloads)),
     "async": _async,
+    "numbered": lambda addresses: _many(addresses, numbered=True),
+    "sealed": lambda addresses: _many(addresses, key_file=str(KEY_FILE)),
+    "confirmed": _confirmed,
+    "round-trip": _round_trip,
 }
 
 
