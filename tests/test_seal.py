@@ -61,8 +61,10 @@ def test_every_kind_of_frame_is_sealed_whole() -> None:
         frame.reply(cut, SENDER, 3, 99, 1, 0),
         frame.pull(SENDER, 3, [1, 2]),
     ]
-    opener = Opener(RING, "")
-    assert [opener.open(parsed(each), NOW) for each in sealer().seal_many(frames, NOW)] == frames
+    opener = Opener(RING, "prod")
+    made = sealer(cluster="prod").seal_many(frames, NOW)
+    assert [opener.open(parsed(each), NOW) for each in made] == frames
+    assert Opener(RING, "prod").open_many(made, NOW) == frames
 
 
 def test_a_decoder_of_its_own_opens_it_by_the_specification() -> None:

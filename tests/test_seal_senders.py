@@ -39,12 +39,13 @@ def test_clocks_an_hour_apart_are_refused_and_a_known_sender_may_drift() -> None
 def test_after_a_restart_only_what_is_fresh_can_be_replayed_and_only_once() -> None:
     """What was recorded before the sender became known to this opener has to be fresh, too."""
     made = sealer()
-    old, fresh = parsed(made.seal(message(), NOW - 301)), parsed(made.seal(message(), NOW - 299))
+    old, fresh, aged = (parsed(made.seal(message(), NOW - age)) for age in (301, 299, 298))
     opener = Opener(RING, "")
     opener.open(parsed(made.seal(message(), NOW)), NOW)
     assert refusal(opener, old) is ReceiveDrop.STALE
     opener.open(fresh, NOW)
     assert refusal(opener, fresh) is ReceiveDrop.REPLAYED
+    assert refusal(opener, aged, NOW + 3) is ReceiveDrop.STALE
 
 
 def test_a_late_frame_of_a_known_sender_is_opened_however_late() -> None:
@@ -75,13 +76,18 @@ def test_the_table_is_bounded_and_forgets_only_what_is_no_longer_fresh() -> None
     assert refusal(opener, taken[1], NOW + 301) is ReceiveDrop.REPLAYED
 
 
-def test_a_sender_is_remembered_as_long_as_its_newest_frame_is_fresh() -> None:
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_sender_is_remembered_as_long_as_its_newest_frame_is_fresh(at_once: bool) -> None:
     opener = Opener(RING, "", senders=2)
     busy, quiet = sealer(sender=1), sealer(sender=2)
     first = parsed(busy.seal(message(), NOW))
     opener.open(first, NOW)
     opener.open(parsed(quiet.seal(message(), NOW)), NOW)
-    opener.open(parsed(busy.seal(message(), NOW + 200)), NOW + 200)
+    later = busy.seal(message(), NOW + 200)
+    if at_once:
+        opener.open_many([later], NOW + 200)
+    else:
+        opener.open(parsed(later), NOW + 200)
     opener.open(one_of(3, NOW + 400), NOW + 400)
     assert refusal(opener, first, NOW + 400) is ReceiveDrop.REPLAYED
     opener.open(one_of(4, NOW + 1000), NOW + 1000)

@@ -37,9 +37,8 @@ _KIND_AT = len(MAGIC) + 1
 _INNER_MIN = 1 + _ID.size
 """Bytes of the inner kind and number."""
 _START = MAGIC + bytes((VERSION,))
-_SEALED_START = _START + bytes((Kind.SEALED,))
-_SEALED_HEADER = struct.Struct("!8sQQI")
-"""Magic, version and kind; sender; counter; time."""
+_SEALED_HEADER = struct.Struct("!8xQQI")
+"""Sender, counter and time, after what the tag alone needs to hold: magic, version and kind."""
 _TEXT_AT = _SEALED_HEADER.size
 _HEXADECIMAL = re.compile(rb"[0-9a-fA-F]{64}")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -286,10 +285,10 @@ class Opener:
         opened: list[bytes | Refused] = []
         for datagram in datagrams:
             try:
-                start, sender, counter, seconds = unpack(datagram)
+                sender, counter, seconds = unpack(datagram)
                 known = senders[sender]
                 sequence = known.sequence
-                if start == _SEALED_START and counter == sequence.expected and seconds >= known.since:
+                if counter == sequence.expected and seconds >= known.since:
                     associated, text = datagram[:_TEXT_AT], datagram[_TEXT_AT:]
                     inner = _unwrapped(known.decrypt(nonce(counter), text, associated + label), associated)
                     sequence.seen[counter % window] = 1
