@@ -24,16 +24,18 @@ from fanout.wire.frame import (
     Mark,
     Pull,
     Refused,
-    Sealed,
     Status,
 )
 from fanout.wire.reasons import ReceiveDrop
 from fanout.wire.seal import Keyring, Opener, Sealer
 from fanout.wire.sequence import Arrival
 
+__all__ = ["Parcel", "Reception", "Taken", "Ticket", "Track"]
+
 _NUMBERED_START = MAGIC + bytes((VERSION, Kind.NUMBERED))
 _SEALED = bytes((Kind.SEALED,))
 _KIND = slice(7, 8)
+_NO_KEY = "it is sealed, and this receiver has no key"
 _NO_PLAIN = "it is not sealed, and this receiver has keys"
 
 
@@ -154,10 +156,14 @@ class Reception:
 
     def _take_sealed(self, datagrams: list[bytes], route: Any, now: float, epoch: float, taken: Taken) -> None:
         """Take sealed frames in a row: streams that were sealed are streams again."""
+        if self._opener is None:
+            self._drop(ReceiveDrop.NO_KEY, _NO_KEY, taken, len(datagrams))
+            datagrams.clear()
+            return
         opened: list[bytes] = []
-        for datagram in datagrams:
-            inner = self._open(datagram, epoch, taken)
-            if inner is None:
+        for inner in self._opener.open_many(datagrams, epoch):
+            if isinstance(inner, Refused):
+                self._drop(inner.reason, str(inner), taken)
                 continue
             if opened and len(inner) > len(opened[-1]):
                 self._take_opened(opened, route, now, epoch, taken)
@@ -173,16 +179,6 @@ class Reception:
             for each in frames:
                 self._take_frame(each, True, route, now, epoch, taken)
         frames.clear()
-
-    def _open(self, datagram: bytes, epoch: float, taken: Taken) -> bytes | None:
-        try:
-            decoded = frame.decode(datagram)
-            if self._opener is None or not isinstance(decoded, Sealed):
-                raise Refused(ReceiveDrop.NO_KEY, "it is sealed, and this receiver has no key")
-            return self._opener.open(decoded, epoch)
-        except Refused as refused:
-            self._drop(refused.reason, str(refused), taken)
-            return None
 
     def _take_datagram(self, datagram: bytes, route: Any, now: float, epoch: float, taken: Taken) -> None:
         if not datagram.startswith(MAGIC):

@@ -1,0 +1,441 @@
+"""The receiver's side of frames, without a socket: whatever comes, each message is handed over once, and counted."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fanout.delivery.ledger import RESULTS_MAX, SENDERS_MAX, WINDOW
+from fanout.delivery.reception import Reception, Taken, Ticket
+from fanout.wire import frame
+from fanout.wire.frame import (
+    ANSWER_OVERHEAD,
+    ASK,
+    ASK_MIN,
+    NUMBER_LIMIT,
+    NUMBERED,
+    QUERY,
+    REPLIES_UNASKED,
+    REPLY_OVERHEAD,
+    Answer,
+    Cut,
+    ReplyFragment,
+    Status,
+)
+from fanout.wire.reasons import ReceiveDrop
+from tests.asker import SENDER, fragments
+
+EPOCH = 1_700_000_000.0
+ME = 99
+
+
+class Handed(NamedTuple):
+    """A message as it is handed over."""
+
+    payload: bytes
+    gap: int
+    ticket: Ticket | None
+
+
+def numbered(number: int, payload: bytes = b"", sender: int = SENDER) -> bytes:
+    return frame.numbered_prefix(sender) + number.to_bytes(8, "big") + payload
+
+
+def take_run(reception: Reception, datagrams: list[bytes], now: float = 0.0) -> Taken:
+    """Take datagrams as the kernel merges them: of equal size, but for a shorter last one."""
+    return reception.take(b"".join(datagrams), len(datagrams[0]), len(datagrams), "route", now, EPOCH + now)
+
+
+def take(reception: Reception, *datagrams: bytes, now: float = 0.0) -> tuple[list[Handed], list[bytes]]:
+    """Take datagrams one by one; return what is handed over at once, and what is answered."""
+    handed_over: list[Handed] = []
+    answers: list[bytes] = []
+    for datagram in datagrams:
+        taken = take_run(reception, [datagram], now)
+        handed_over += handed(taken)
+        answers += taken.answers
+    return handed_over, answers
+
+
+def handed(taken: Taken) -> list[Handed]:
+    messages = []
+    for data, segment, count, header, track, ticket in taken.parcels:
+        gaps: dict[int, int] = {} if track is None else dict(track.handed(0, count))
+        for index in range(count):
+            payload = data[index * segment : (index + 1) * segment][header:]
+            messages.append(Handed(payload, gaps.get(index, 0), ticket))
+    return messages
+
+
+def taken_ticket(reception: Reception, *datagrams: bytes) -> Ticket:
+    (message,), _ = take(reception, *datagrams)
+    assert message.ticket is not None
+    return message.ticket
+
+
+def told(answers: list[bytes]) -> tuple[Status, bytes]:
+    """Return what the one answer says."""
+    (datagram,) = answers
+    answer = frame.decode(datagram)
+    assert isinstance(answer, Answer)
+    assert (answer.sender, answer.asker) == (ME, SENDER)
+    return answer.status, answer.detail
+
+
+# Numbered streams.
+
+
+def truth(numbers: list[int]) -> tuple[list[int], int, int]:
+    """Return which are handed over, how many are duplicates, and how many are lost, all numbers being remembered."""
+    kept = list(dict.fromkeys(numbers))
+    return kept, len(numbers) - len(kept), max(kept) - min(kept) + 1 - len(kept)
+
+
+def streams() -> st.SearchStrategy[list[int]]:
+    """Numbers as they may come: with loss, duplicates and late ones."""
+
+    def arrange(count: int, first: int, fates: list[tuple[int, int]]) -> list[int]:
+        arrivals = sorted(
+            (number + delay, number)
+            for number, (copies, delay) in enumerate(fates[:count], first)
+            for _ in range(copies)
+        )
+        return [number for _, number in arrivals]
+
+    fate = st.tuples(st.sampled_from([1, 1, 1, 1, 0, 2]), st.sampled_from([0, 0, 0, 0, 1, 7, 30]))
+    return st.builds(
+        arrange, st.integers(1, 80), st.sampled_from([1, 2, 1000, NUMBER_LIMIT - 200]), st.lists(fate, min_size=80)
+    ).filter(bool)
+
+
+def runs_of(numbers: list[int], lengths: list[int], make: Any) -> list[list[bytes]]:
+    runs = []
+    rest = [make(number) for number in numbers]
+    for length in [*lengths, len(rest)]:
+        if rest:
+            runs.append(rest[:length])
+            rest = rest[length:]
+    return runs
+
+
+@given(streams(), st.lists(st.integers(1, 64), max_size=20))
+def test_a_stream_is_handed_over_once_and_its_loss_is_exact(numbers: list[int], lengths: list[int]) -> None:
+    reception = Reception(ME)
+    messages = []
+    for run in runs_of(numbers, lengths, lambda number: numbered(number, b"%019d" % number)):
+        taken = take_run(reception, run)
+        assert taken.answers == []
+        messages += handed(taken)
+    kept, duplicates, lost = truth(numbers)
+    assert [int(message.payload) for message in messages] == kept
+    assert sum(message.gap for message in messages) == lost
+    assert all(message.gap >= -1 for message in messages)
+    assert reception.skipped - reception.reordered == lost
+    assert reception.duplicates == reception.counts[ReceiveDrop.DUPLICATE] == duplicates
+    (counts,) = reception.senders()
+    assert counts == (f"{SENDER:016x}", False, len(kept), reception.skipped, reception.reordered, duplicates)
+
+
+@given(streams(), st.lists(st.integers(1, 64), max_size=20), st.data())
+def test_gaps_tell_what_the_queue_dropped_as_well(numbers: list[int], lengths: list[int], draw: st.DataObject) -> None:
+    reception = Reception(ME)
+    messages = []
+    for run in runs_of(numbers, lengths, numbered):
+        for parcel in take_run(reception, run).parcels:
+            if draw.draw(st.booleans()):
+                one = Taken()
+                one.parcels.append(parcel)
+                assert parcel.track is not None
+                messages += [(parcel.track.first + index, each.gap) for index, each in enumerate(handed(one))]
+    if messages:
+        got = [number for number, _ in messages]
+        assert sum(gap for _, gap in messages) == truth(got)[2]
+
+
+@given(
+    st.lists(st.sampled_from(["numbered", "plain", "ask", "other", "odd"]), min_size=1, max_size=64),
+    st.integers(40, 60),
+)
+def test_a_run_of_everything_is_taken_apart_in_its_order(kinds: list[str], last: int) -> None:
+    size = 160
+    made = {
+        "numbered": lambda at: numbered(at + 1, b"n%d" % at),
+        "plain": lambda at: b"p%d" % at,
+        "ask": lambda at: fragments(at + 1, b"a%d" % at)[0],
+        "other": lambda at: numbered(at + 1, b"o%d" % at, sender=7),
+        "odd": lambda at: frame.MAGIC + b"\x09\x01%d" % at,
+    }
+    datagrams = [made[kind](at).ljust(size, b"\0") for at, kind in enumerate(kinds)]
+    datagrams[-1] = datagrams[-1][:last]
+    reception = Reception(ME)
+    messages = handed(take_run(reception, datagrams))
+    cut_off = kinds[-1] == "ask"
+    expected = [
+        kind[0].encode() + b"%d" % at
+        for at, kind in enumerate(kinds)
+        if kind != "odd" and not (cut_off and at == len(kinds) - 1)
+    ]
+    assert [message.payload.rstrip(b"\0") for message in messages] == expected
+    assert reception.counts[ReceiveDrop.UNKNOWN_VERSION] == kinds.count("odd")
+
+
+def test_a_number_far_behind_is_too_old_and_who_asks_is_told() -> None:
+    reception = Reception(ME)
+    take(reception, numbered(1), numbered(WINDOW + 2))
+    assert take(reception, numbered(1))[0] == []
+    messages, answers = take(reception, *fragments(1, b"x"))
+    assert messages == []
+    assert told(answers)[0] is Status.REFUSED
+    assert reception.counts[ReceiveDrop.TOO_OLD] == 2
+    assert len(take(reception, numbered(3))[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("came", "mark", "lost"),
+    [
+        ([5, 6], (6, 5), 0),
+        ([5, 6], (9, 5), 3),
+        ([5, 6], (6, 1), 4),
+        ([5, 8], (9, 3), 5),
+        ([], (9, 3), 7),
+        ([5], (4, 2), 3),
+    ],
+)
+def test_a_mark_tells_what_was_lost_at_both_ends(came: list[int], mark: tuple[int, int], lost: int) -> None:
+    reception = Reception(ME)
+    take(reception, *map(numbered, came))
+    for _ in range(2):
+        take(reception, frame.mark(SENDER, *mark))
+        assert reception.skipped - reception.reordered == lost
+    late = [number for number in range(mark[1], mark[0] + 1) if number not in came]
+    assert len(take(reception, *map(numbered, late))[0]) == len(late)
+    assert reception.skipped - reception.reordered == lost - len(late)
+
+
+def test_messages_that_are_not_numbered_leave_no_gap() -> None:
+    reception = Reception(ME)
+    messages, _ = take(
+        reception, numbered(1), *fragments(2, b"x"), numbered(3), *fragments(5, b"y"), numbered(6), *fragments(8, b"z")
+    )
+    assert [message.gap for message in messages] == [0, 0, 0, 0, 1, 0]
+    assert (reception.skipped, reception.reordered) == (1, 0)
+    messages, _ = take(reception, *fragments(4, b"late", flags=ASK | NUMBERED), numbered(9))
+    assert [message.gap for message in messages] == [-1, 1]
+    assert (reception.skipped, reception.reordered) == (2, 1), "7 is missing"
+
+
+# Confirmed messages.
+
+
+def test_one_who_asks_is_told_when_the_handler_has_returned_and_whenever_he_asks_again() -> None:
+    reception = Reception(ME)
+    ask = fragments(1, b"x")
+    (message,), answers = take(reception, *ask)
+    assert (message.payload, answers) == (b"x", [])
+    assert message.ticket is not None
+    assert told(take(reception, *ask)[1]) == (Status.PENDING, b"")
+    assert told(reception.confirmed(message.ticket, EPOCH)) == (Status.CONFIRMED, b"")
+    assert reception.confirmed(message.ticket, EPOCH) == reception.failed(message.ticket, "late", EPOCH) == []
+    again = fragments(1, b"x", attempt=7)
+    messages, answers = take(reception, *again)
+    assert (messages, told(answers)) == ([], (Status.CONFIRMED, b""))
+    answer = frame.decode(answers[0])
+    assert isinstance(answer, Answer)
+    assert answer.attempt == 7
+    assert (reception.confirmations, reception.failures) == (1, 0)
+
+
+def test_what_became_of_a_message_is_known_however_fast_the_stream_went_on() -> None:
+    reception = Reception(ME)
+    ticket = taken_ticket(reception, *fragments(1, b"x"))
+    take(reception, numbered(10 * WINDOW))
+    assert told(take(reception, *fragments(1, b"x"))[1])[0] is Status.PENDING
+    reception.confirmed(ticket, EPOCH)
+    assert told(take(reception, *fragments(1, b"x"))[1])[0] is Status.CONFIRMED
+
+
+def test_a_failure_says_why_cut_to_the_room_and_to_whole_characters() -> None:
+    reception = Reception(ME)
+    ticket = taken_ticket(reception, *fragments(1, b"x"))
+    room = ASK_MIN - ANSWER_OVERHEAD
+    assert room % 2 == 0
+    answers = reception.failed(ticket, "x" + "é" * 500, EPOCH)
+    assert told(answers) == (Status.FAILED, ("x" + "é" * (room // 2 - 1)).encode())
+    assert len(answers[0]) <= ASK_MIN
+    _, answers = take(reception, *fragments(1, b"x", flags=ASK | QUERY, size=1200))
+    assert told(answers)[1] == ("x" + "é" * 500).encode(), "a larger question has room for all of it"
+
+
+def test_nobody_is_told_who_did_not_ask() -> None:
+    reception = Reception(ME)
+    (message,), answers = take(reception, *fragments(1, b"x", flags=0))
+    assert answers == []
+    assert message.ticket is not None
+    assert reception.confirmed(message.ticket, EPOCH) == []
+    assert reception.confirmations == 0
+    assert take(reception, *fragments(1, b"x", flags=0)) == ([], [])
+
+
+def test_what_the_queue_dropped_is_taken_again_when_it_comes_again() -> None:
+    reception = Reception(ME)
+    ask = fragments(1, b"x", flags=ASK | NUMBERED)
+    for _ in range(3):
+        ticket = taken_ticket(reception, *ask)
+        reception.release(ticket)
+        assert reception.confirmed(ticket, EPOCH) == []
+    assert (reception.skipped, reception.reordered, reception.duplicates) == (0, 0, 0)
+    assert not reception.has_pending
+    take(reception, numbered(WINDOW + 5))
+    assert told(take(reception, *ask)[1])[0] is Status.REFUSED
+
+
+def test_results_are_bounded() -> None:
+    reception = Reception(ME)
+    for number in range(1, 300):
+        reception.confirmed(taken_ticket(reception, *fragments(number, b"x")), EPOCH)
+    ledger = reception._ledger
+    template = ledger.result((SENDER, False, 1))
+    assert template is not None
+    for number in range(1, RESULTS_MAX):
+        ledger.settle((1, False, number), template)
+    assert len(ledger._results) == RESULTS_MAX
+    assert ledger.result((SENDER, False, 1)) is None
+    assert told(take(reception, *fragments(1, b"x"))[1])[0] is Status.REFUSED, "it is not handed over again"
+
+
+def test_senders_are_bounded_and_totals_are_never_lost() -> None:
+    reception = Reception(ME)
+    for sender in range(1, SENDERS_MAX + 101):
+        take(reception, numbered(1, sender=sender), numbered(3, sender=sender), numbered(3, sender=sender))
+    known = reception.senders()
+    assert len(known) == SENDERS_MAX
+    assert known[-1].sender == f"{SENDERS_MAX + 100:016x}"
+    assert (reception.skipped, reception.duplicates) == (SENDERS_MAX + 100, SENDERS_MAX + 100)
+    take(reception, numbered(5, sender=1), frame.mark(1, 5, 1))
+    assert reception.skipped == SENDERS_MAX + 100, "what came before it was forgotten is not held against a sender"
+
+
+# Queries.
+
+
+def reply_of(answers: list[bytes]) -> list[ReplyFragment]:
+    frames = [frame.decode(answer) for answer in answers]
+    assert all(isinstance(one, ReplyFragment) for one in frames)
+    return frames  # type: ignore[return-value]
+
+
+def test_a_reply_answers_the_query_and_whoever_asks_again() -> None:
+    reception = Reception(ME)
+    query = fragments(1, b"status", flags=ASK | QUERY)
+    ticket = taken_ticket(reception, *query)
+    assert ticket.wants_reply
+    (reply,) = reply_of(reception.replied(ticket, b"fine", EPOCH))
+    assert (reply.sender, reply.asker, reply.number, reply.payload) == (ME, SENDER, 1, b"fine")
+    (again,) = reply_of(take(reception, *fragments(1, b"status", flags=ASK | QUERY, attempt=3))[1])
+    assert again == reply._replace(attempt=3)
+    assert (reception.replies, reception.confirmations) == (1, 0)
+    assert reception.replied(ticket, b"again", EPOCH) == []
+
+
+@pytest.mark.parametrize("size", [300, 1200])
+def test_a_reply_is_as_large_as_the_question_at_most(size: int) -> None:
+    reception = Reception(ME)
+    query = fragments(1, b"status", flags=ASK | QUERY, size=size)
+    most = len(query[-1]) - REPLY_OVERHEAD
+    (datagram,) = reception.replied(taken_ticket(reception, *query), bytes(most), EPOCH)
+    assert len(datagram) == len(query[-1])
+    ticket = taken_ticket(reception, *fragments(2, b"status", flags=ASK | QUERY, size=size))
+    status, detail = told(reception.replied(ticket, bytes(most + 1), EPOCH))
+    assert status is Status.FAILED
+    assert detail.startswith(f"the reply of {most + 1:,} bytes is larger than the question ({most:,})".encode())
+    assert ticket.problem
+    assert reception.failures == 1
+    answers = take(reception, *fragments(1, b"status", flags=ASK | QUERY, size=256))[1]
+    assert told(answers)[0] is Status.FAILED, "whoever asks again has less room"
+
+
+def test_a_large_reply_goes_to_anyone_where_that_is_allowed_and_the_rest_is_pulled() -> None:
+    reception = Reception(ME, reply_to_anyone=True)
+    query = fragments(1, b"status", flags=ASK | QUERY)
+    payload = bytes(range(256)) * 400
+    first = reply_of(reception.replied(taken_ticket(reception, *query), payload, EPOCH))
+    assert len(first) == REPLIES_UNASKED
+    parts = {reply.position: reply.payload for reply in first}
+    rest = range(len(parts), first[0].parts)
+    while len(parts) < first[0].parts:
+        wanted = [index for index in rest if index not in parts][:31]
+        for reply in reply_of(take(reception, frame.pull(SENDER, 1, [*wanted, *wanted, 10_000]))[1]):
+            parts[reply.position] = reply.payload
+        assert set(wanted) <= set(parts)
+    assert b"".join(parts[index] for index in sorted(parts)) == payload
+    assert take(reception, frame.pull(SENDER, 2, [0])) == ([], [])
+    assert take(reception, frame.pull(7, 1, [0])) == ([], [])
+    assert reception.counts[ReceiveDrop.UNEXPECTED] == 2
+
+
+def test_a_pull_by_a_stranger_is_not_answered() -> None:
+    reception = Reception(ME)
+    reception.replied(taken_ticket(reception, *fragments(1, b"status", flags=ASK | QUERY)), b"x", EPOCH)
+    assert take(reception, frame.pull(SENDER, 1, [0])) == ([], [])
+    assert reception.counts[ReceiveDrop.UNEXPECTED] == 1
+
+
+def test_kept_replies_are_bounded_and_one_that_made_room_is_said_to_be_gone() -> None:
+    reception = Reception(ME, reply_to_anyone=True)
+    for number in range(1, 6):
+        ticket = taken_ticket(reception, *fragments(number, b"status", flags=ASK | QUERY))
+        reception.replied(ticket, bytes(8 * 1024 * 1024), EPOCH)
+    status, detail = told(take(reception, *fragments(1, b"status", flags=ASK | QUERY))[1])
+    assert (status, detail) == (Status.FAILED, b"its reply had to make room for others")
+    assert take(reception, frame.pull(SENDER, 1, [0])) == ([], [])
+    assert len(take(reception, *fragments(5, b"status", flags=ASK | QUERY))[1]) == REPLIES_UNASKED
+
+
+# Whatever comes.
+
+
+def good_frames() -> list[bytes]:
+    cut = Cut.of(bytes(600), 300)
+    return [
+        numbered(1, b"payload"),
+        frame.mark(SENDER, 9, 2),
+        frame.fragment(cut, SENDER, 3, 1, flags=ASK),
+        *fragments(4, b"x", flags=ASK | QUERY, size=300),
+        frame.answer(SENDER, 3, 99, 1, Status.FAILED, detail=b"why"),
+        frame.reply(cut, SENDER, 3, 99, 0, 1),
+        frame.pull(SENDER, 3, [0, 1]),
+        frame.header(frame.Kind.SEALED, SENDER, 1) + bytes(60),
+    ]
+
+
+def mutated() -> st.SearchStrategy[bytes]:
+    def mutate(datagram: bytes, flips: list[tuple[int, int]], cut: int) -> bytes:
+        changed = bytearray(datagram)
+        for at, value in flips:
+            changed[at % len(changed)] = value
+        return bytes(changed[:cut])
+
+    flips = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 255)), max_size=4)
+    return st.builds(mutate, st.sampled_from(good_frames()), flips, st.integers(1, 400))
+
+
+@given(
+    st.lists(st.lists(mutated() | st.binary(max_size=60).map(frame.MAGIC.__add__), min_size=1, max_size=8), max_size=6),
+    st.booleans(),
+)
+def test_whatever_comes_is_counted_and_never_answered_with_more(runs: list[list[bytes]], settle: bool) -> None:
+    reception = Reception(ME)
+    for run in runs:
+        size = len(run[0])
+        datagrams = [one.ljust(size, b"\0")[:size] for one in run]
+        before = sum(reception.counts.values())
+        taken = take_run(reception, datagrams)
+        assert len(taken.answers) <= len(datagrams)
+        assert all(len(answer) <= size for answer in taken.answers)
+        assert sum(reception.counts.values()) - before + sum(each.messages for each in taken.parcels) <= len(datagrams)
+        for message in handed(taken):
+            if message.ticket is not None and settle:
+                assert sum(map(len, reception.replied(message.ticket, b"reply", EPOCH))) <= size
