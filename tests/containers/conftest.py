@@ -78,7 +78,7 @@ def images(engine: docker.DockerClient, base_image: str, tmp_path_factory: pytes
     for name in ("fanout", "apps"):
         shutil.copytree(ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
     # `-o`: with this Python, whether it is the one of .venv or not.
-    make = ["make", "-C", ROOT, "-o", ".venv/.done", "wheels", f"BIN={Path(sys.executable).parent}"]
+    make = ["make", "-C", str(ROOT), "-o", ".venv/.done", "wheels", f"BIN={Path(sys.executable).parent}"]
     subprocess.run([*make, f"WHEELS={context / 'wheels'}"], check=True, timeout=300)
     made = Images(*(f"localhost/fanout-test-{os.getpid()}-{app}" for app in Images._fields))
     # The first stage by itself has a tag as well, or it would stay behind as an image without a name.
