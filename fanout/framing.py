@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+import struct
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from itertools import count
+from itertools import count, repeat
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ MAX_DATAGRAM = 1200
 _MOST = MAX_PAYLOAD - frame.REPLY_OVERHEAD - frame.SEALED_OVERHEAD
 MARKS = 3
 """Copies of a mark: nobody says that one arrived."""
-_NUMBER = 8
+_NUMBER = struct.Struct("!Q")
 
 
 def check_max_datagram(size: int | None) -> int | None:
@@ -85,16 +86,16 @@ class Framing:
         number = self.take_numbers(len(payloads), endpoints)
         size = self.fragment_size
         if self.is_numbered and max(map(len, payloads)) <= size:
-            prefix = self._prefix
-            numbers = range(number, number + len(payloads))
-            framed = [prefix + one.to_bytes(_NUMBER) + payload for one, payload in zip(numbers, payloads, strict=True)]
+            # One pass without a loop in Python: streams are a million messages a second.
+            numbers = map(_NUMBER.pack, range(number, number + len(payloads)))
+            framed = list(map(b"".join, zip(repeat(self._prefix), numbers, payloads, strict=False)))
         else:
             framed = [datagram for one in zip(count(number), payloads, strict=False) for datagram in self._cut(*one)]
         return self.seal(framed)
 
     def _cut(self, number: int, payload: bytes) -> Iterable[bytes]:
         if len(payload) <= self.fragment_size:
-            return (self._prefix + number.to_bytes(_NUMBER) + payload if self.is_numbered else payload,)
+            return (self._prefix + _NUMBER.pack(number) + payload if self.is_numbered else payload,)
         cut = Cut.of(payload, self.fragment_size)
         flags = frame.NUMBERED if self.is_numbered else 0
         return (frame.fragment(cut, self._identity, number, position, flags=flags) for position in range(cut.parts))
