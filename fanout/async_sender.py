@@ -6,7 +6,7 @@ import asyncio
 import os
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from itertools import groupby
+from itertools import groupby, islice
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, overload
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Self, overload
 from fanout import fan_out
 from fanout.coalescing import BATCH, DELAY
 from fanout.errors import FanoutError, InvalidInput
-from fanout.fan_out import PAUSE, Copies, FanOut, check_stream, make_pacer
+from fanout.fan_out import Copies, FanOut, check_stream, make_pacer
 from fanout.model import Endpoint
 from fanout.outbox import SENDS_A_TURN, Call, Outbox, Queued, set_done
 from fanout.pacing import BURST, Pacer
@@ -167,9 +167,19 @@ class AsyncSender(FanOut):
         batch = [queued for queued in batch if not queued.call.is_cancelled]
         if not batch:
             return
-        # One datagram a message: what has to be cut does not come here.
-        (copies,) = self._copies([queued.payload for queued in batch], endpoints)
-        await self._finish(copies, self._outbox)
+        rest = iter(batch)
+        for copies in self._copies([queued.payload for queued in batch], endpoints):
+            # One datagram a message: what has to be cut does not come here.
+            part = list(islice(rest, copies.messages))
+            await self._finish(copies, self._outbox)
+            self._tell_calls(part, copies)
+        if self._transport.has_heard:
+            self._hear(batch[0].call.tally)
+        await asyncio.sleep(0)
+
+    @staticmethod
+    def _tell_calls(batch: list[Queued], copies: Copies) -> None:
+        """Let each call know what became of its messages."""
         faults: dict[Call, list[Fault]] = {}
         for fault in copies.faults:
             faults.setdefault(batch[fault.message].call, []).append(fault)
@@ -177,17 +187,12 @@ class AsyncSender(FanOut):
             sizes = [len(queued.payload) for queued in group]
             call.tally.attempted(copies.endpoints, sum(sizes), len(sizes))
             call.tally.dropped(faults.pop(call, ()))
-        if self._transport.has_heard:
-            self._hear(batch[0].call.tally)
-        await asyncio.sleep(0)
 
     async def _send_large(self, payload: bytes, tally: Tally) -> None:
-        pause = 0.0
         for copies in self._copies([payload], await self.resolve()):
-            await asyncio.sleep(pause)
+            await asyncio.sleep(copies.pause)
             await self._finish(copies, self._outbox)
             self._tell(tally, copies)
-            pause = PAUSE
 
     def query(
         self,

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from fanout.batch import Batch
-from fanout.coalescing import BATCH
+from fanout.batch import SEGMENTS_MAX, Batch
 from fanout.errors import Closed, InvalidInput
-from fanout.model import DEFAULT_PORT, Endpoint, Family, Service, check_payload
+from fanout.model import DEFAULT_PORT, MAX_PAYLOAD, Endpoint, Family, Service, check_payload
 from fanout.net.transport import Transport
 from fanout.net.udp import UdpTransport
 from fanout.pacing import Pacer
@@ -35,7 +34,7 @@ LOOK_AGAIN = 0.05
 """Seconds between two looks at whether the sender was closed meanwhile."""
 _FRAGMENTS = 32
 """Fragments of a large message that leave at once where nobody confirms them: a default receive buffer holds them."""
-PAUSE = 0.001
+_PAUSE = 0.001
 """Seconds between two such."""
 _ANSWERS = 1024
 """Answers that are taken at a time."""
@@ -67,7 +66,7 @@ class SenderStats:
 class Copies:
     """The copies of a batch: what is still to be attempted, and what failed. Those before `position` were attempted."""
 
-    __slots__ = ("_pods", "_total", "batch", "blocked", "endpoints", "faults", "messages", "position", "size")
+    __slots__ = ("_pods", "_total", "batch", "blocked", "endpoints", "faults", "messages", "pause", "position", "size")
 
     def __init__(
         self,
@@ -85,6 +84,8 @@ class Copies:
         self.size = sum(map(len, payloads))
         """Bytes of payload, each message counted once."""
         self.messages = len(payloads)
+        self.pause = 0.0
+        """Seconds to wait before they are sent."""
         self._pods = len(endpoints)
         self._total = len(payloads) * self._pods
 
@@ -272,7 +273,7 @@ class FanOut:
         return self._is_framed and len(payload) > self._framing.fragment_size
 
     def _copies(self, payloads: Sequence[bytes], endpoints: tuple[Endpoint, ...]) -> Iterator[Copies]:
-        """Return the copies of messages that ask for nothing. Where any is large, pause between them.
+        """Return the copies of messages that ask for nothing.
 
         Hold `order` of the framing meanwhile, if they are framed.
         """
@@ -280,14 +281,20 @@ class FanOut:
         if not self._is_framed:
             yield Copies(payloads, endpoints, gso_limit)
             return
-        frames = self._framing.frames(payloads, endpoints)
-        most = BATCH if len(frames) == len(payloads) else _FRAGMENTS
-        messages, size = len(payloads), sum(map(len, payloads))
-        for start in range(0, len(frames), most):
-            copies = Copies(frames[start : start + most], endpoints, gso_limit)
-            copies.messages, copies.size = messages, size
-            yield copies
-            messages = size = 0
+        # One run of segments at a time: what is framed and sealed is then still in the processor's cache.
+        largest = max(map(len, payloads))
+        most = max(1, min(SEGMENTS_MAX, MAX_PAYLOAD // (largest + self._framing.overhead)))
+        for start in range(0, len(payloads), most):
+            part = payloads[start : start + most]
+            frames = self._framing.frames(part, endpoints)
+            is_cut = len(frames) > len(part)
+            messages, size = len(part), sum(map(len, part))
+            for first in range(0, len(frames), _FRAGMENTS if is_cut else most):
+                copies = Copies(frames[first : first + (_FRAGMENTS if is_cut else most)], endpoints, gso_limit)
+                copies.messages, copies.size = messages, size
+                copies.pause = _PAUSE if first else 0.0
+                yield copies
+                messages = size = 0
 
     def _marks(self) -> list[Copies]:
         """Return the copies that tell each pod how far the stream has come."""

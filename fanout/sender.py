@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, Self, overload
 from fanout import fan_out
 from fanout.coalescing import Coalescer
 from fanout.errors import FanoutError
-from fanout.fan_out import LOOK_AGAIN, PAUSE, Copies, FanOut, check_stream, make_pacer
+from fanout.fan_out import LOOK_AGAIN, Copies, FanOut, check_stream, make_pacer
 from fanout.model import MAX_PAYLOAD, Endpoint, check_payload
 from fanout.pacing import BURST
 from fanout.report import Fault, Report, Tally
@@ -133,12 +133,11 @@ class Sender(FanOut):
 
     def _flush(self, payloads: list[bytes], endpoints: tuple[Endpoint, ...], tally: Tally) -> None:
         with self._framing.order if self._is_framed else contextlib.nullcontext():
-            pause = 0.0
             for copies in self._copies(payloads, endpoints):
-                time.sleep(pause)
+                if copies.pause:
+                    time.sleep(copies.pause)
                 self._finish(copies)
                 self._tell(tally, copies)
-                pause = PAUSE
 
     def _finish(self, copies: Copies) -> None:
         while not self._step(copies):
