@@ -95,3 +95,19 @@ def in_a_row(numbers: tuple[int, ...]) -> list[tuple[int, int]]:
     """Cut numbers where they do not go on by one."""
     cuts = [0, *(at for at in range(1, len(numbers)) if numbers[at] != numbers[at - 1] + 1), len(numbers)]
     return list(pairwise(cuts))
+
+
+@lru_cache(64)
+def _cuts(segment: int, count: int, last: int) -> struct.Struct:
+    return struct.Struct(f"{segment}s" * (count - 1) + f"{last}s")
+
+
+def same_beginnings(data: bytes, segment: int, count: int) -> list[bytes]:
+    """Return the datagrams of a run where all begin with the same 16 bytes; none otherwise."""
+    last = len(data) - (count - 1) * segment
+    if min(segment, last) < HEADER.size:
+        return []
+    beginnings = headers(segment, count).unpack_from(data)[::2]
+    if beginnings.count(beginnings[0]) != count:
+        return []
+    return list(_cuts(segment, count, last).unpack(data))

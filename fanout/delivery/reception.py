@@ -7,7 +7,7 @@ from typing import Any
 
 from fanout.delivery.answering import Answering
 from fanout.delivery.ledger import CONFIRMED, Kept, Ledger, Peer, Result, SenderCounts
-from fanout.delivery.parcel import Parcel, Taken, Ticket, Track, headers, in_a_row
+from fanout.delivery.parcel import Parcel, Taken, Ticket, Track, headers, in_a_row, same_beginnings
 from fanout.delivery.reassembly import Reassembly
 from fanout.wire import frame
 from fanout.wire.frame import (
@@ -33,6 +33,7 @@ from fanout.wire.sequence import Arrival
 __all__ = ["Parcel", "Reception", "Taken", "Ticket", "Track"]
 
 _NUMBERED_START = MAGIC + bytes((VERSION, Kind.NUMBERED))
+_SEALED_START = MAGIC + bytes((VERSION, Kind.SEALED))
 _SEALED = bytes((Kind.SEALED,))
 _KIND = slice(7, 8)
 _NO_KEY = "it is sealed, and this receiver has no key"
@@ -121,6 +122,9 @@ class Reception:
         taken = Taken()
         if self.takes_plaintext and self._take_stream(data, segment, count, False, taken):
             return taken
+        if data.startswith(_SEALED_START) and (datagrams := same_beginnings(data, segment, count)):
+            self._take_sealed(datagrams, route, now, epoch, taken)
+            return taken
         if count == 1:
             self._take_datagram(data, route, now, epoch, taken)
             return taken
@@ -165,11 +169,16 @@ class Reception:
             if isinstance(inner, Refused):
                 self._drop(inner.reason, str(inner), taken)
                 continue
-            if opened and len(inner) > len(opened[-1]):
+            size = len(inner)
+            if opened and size != len(opened[0]):
+                # As in a run that the kernel merges, only the last may be shorter.
+                is_last = size < len(opened[0])
+                if is_last:
+                    opened.append(inner)
                 self._take_opened(opened, route, now, epoch, taken)
+                if is_last:
+                    continue
             opened.append(inner)
-            if len(inner) < len(opened[0]):
-                self._take_opened(opened, route, now, epoch, taken)
         if opened:
             self._take_opened(opened, route, now, epoch, taken)
         datagrams.clear()

@@ -197,11 +197,9 @@ class Backlog:
         self.is_full = False
         self._has_room.notify_all()
 
-    def clear(self) -> list[Question]:
-        """Forget everything queued; return what of that its sender may ask for."""
+    def clear(self) -> None:
+        """Forget everything queued."""
         with self._lock:
-            forgotten = [run.question for run in self._runs if run.question is not None]
             self._runs.clear()
             self.depth = self._skip = self._size = 0
             self._make_room()
-            return forgotten
