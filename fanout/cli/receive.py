@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fanout.cli.options import FiniteRange, option
+from fanout.cli.options import FiniteRange, option, seal_options
 from fanout.model import DEFAULT_PORT, MAX_PAYLOAD
 from fanout.net.backlog import Overflow
 from fanout.net.inbox import RECEIVE_BUFFER, WORKERS_MAX
@@ -92,8 +92,33 @@ from fanout.net.inbox import RECEIVE_BUFFER, WORKERS_MAX
     help="Log so much of each payload.",
 )
 @option("--log-file", metavar="PATH", help="Append the log to this file instead of standard output.")
+@option(
+    "--exec",
+    "exec_",
+    metavar="COMMAND",
+    help="Run this for each message, which is its standard input; what it prints is a query's reply. No shell.",
+)
+@option(
+    "--exec-timeout",
+    type=FiniteRange(0, 86_400, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Kill the command after so long: the message has failed.",
+)
+@option(
+    "--handler",
+    metavar="MODULE:FUNCTION",
+    help="Call this for each message; the bytes that it returns are a query's reply.",
+)
+@option("--reply-to-anyone", is_flag=True, help="Send replies that are larger than the question, unsealed ones too.")
+@seal_options
+@option("--accept-plaintext", is_flag=True, help="With keys: take what is not sealed as well, while senders change.")
 def receive(**settings: Any) -> None:
     """Receive datagrams and log each one: the receiver that runs in the pods.
+
+    It confirms messages whose sender asks, answers the queries ping and info, and any others by --exec or
+    --handler: one message at a time. A message counts as confirmed when that has ended well.
 
     SIGTERM makes it not ready, lets it receive for the drain time, hand over what is queued, and exit 0. Log
     lines name the pod by POD_NAME, POD_NAMESPACE, POD_IP and NODE_NAME (the downward API).

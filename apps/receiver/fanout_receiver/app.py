@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -16,13 +17,18 @@ from fanout.async_receiver import AsyncReceiver
 from fanout.limiter import LineLimiter
 from fanout.metrics import ReceiverCollector
 from fanout.model import Message
+from fanout.net.backlog import Batch
 from fanout_receiver import events, logs
 from fanout_receiver.admin import AdminServer
+from fanout_receiver.handlers import Handler, make_handler
+from fanout_receiver.handling import Handling
+from fanout_receiver.questions import counters
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _HEARTBEAT = 1.0
 _HEARTBEAT_OVERDUE = 10.0
 _LINES_A_TURN = 32  # of the event loop: some milliseconds
+_GRACE = 1.0  # seconds for handlers after the drain
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +51,31 @@ class Settings:
     """Bytes of each payload to log."""
     drain: float
     """Seconds to go on receiving after SIGTERM: as long as senders may still have this pod's address."""
+    exec_: str | None
+    """A command that is run for each message."""
+    exec_timeout: float
+    """Seconds after which it is killed."""
+    handler: str | None
+    """A function that is called for each message, as `module:function`."""
+    reply_to_anyone: bool
+    accept_plaintext: bool
+    key_file: str | None
+    cluster: str
 
 
 def run(settings: Settings) -> None:
-    """Receive and log until SIGTERM or SIGINT; raise `FanoutError` where it cannot start."""
+    """Receive, handle and log until SIGTERM or SIGINT; raise `FanoutError` where it cannot start."""
+    handler = make_handler(settings.exec_, settings.handler, settings.exec_timeout)
     stream = logs.LogStream(settings.log_file)
-    asyncio.run(_App(settings, stream).run())
+    try:
+        asyncio.run(_App(settings, stream, handler).run())
+    finally:
+        if handler is not None:
+            handler.close()
 
 
 class _App(Collector):
-    def __init__(self, settings: Settings, stream: logs.LogStream) -> None:
+    def __init__(self, settings: Settings, stream: logs.LogStream, handler: Handler | None) -> None:
         self._settings = settings
         self._stream = stream
         self._log = logs.configure(stream, settings.log_format, settings.log_level)
@@ -64,7 +85,13 @@ class _App(Collector):
             receive_buffer=settings.receive_buffer,
             workers=settings.workers,
             overflow=settings.overflow,
+            key_file=settings.key_file,
+            cluster=settings.cluster,
+            accept_plaintext=settings.accept_plaintext,
+            reply_to_anyone=settings.reply_to_anyone,
         )
+        self._has_handler = handler is not None
+        self._handling = Handling(self._receiver, handler)
         self._limiter = LineLimiter(settings.log_rate)
         self._suppressed = 0
         self._unasked = 0  # messages since the last look that the limiter need not be asked about
@@ -95,8 +122,12 @@ class _App(Collector):
                     asyncio.create_task(self._keep_house()),
                     asyncio.create_task(self._drain_when_told(settings.drain)),
                 ]
-                async for batch in receiver.batches():
-                    await self._log_messages(batch)
+                if self._has_handler:
+                    async for message in receiver:
+                        await self._settle(message)
+                else:
+                    async for batch in receiver.batches():
+                        await self._take(batch)
                 for task in background:
                     task.cancel()
                 await asyncio.gather(*background, return_exceptions=True)
@@ -104,13 +135,10 @@ class _App(Collector):
                 if admin is not None:
                     admin.close()
             self._tidy()
-            stats = receiver.stats
             self._log.info(
                 events.RECEIVER_STOPPED,
-                datagrams=stats.datagrams,
-                bytes=stats.bytes,
-                kernel_drops=stats.kernel_drops,
-                queue_drops=stats.queue_drops,
+                **counters(receiver.stats),
+                unhandled=self._handling.unhandled,
                 suppressed_lines=self._suppressed,
                 lost_lines=self._stream.lost_lines,
             )
@@ -140,19 +168,35 @@ class _App(Collector):
             ready=self._why_unready,
         )
 
-    async def _log_messages(self, batch: list[Message]) -> None:
+    async def _take(self, batch: list[Message]) -> None:
+        """Log messages; settle one by one where their senders may ask."""
+        if isinstance(batch, Batch) and batch.may_ask:
+            for index, message in enumerate(batch):
+                await self._settle(message)
+                if index % _LINES_A_TURN == _LINES_A_TURN - 1:
+                    await asyncio.sleep(0)
+            return
         now = time.monotonic()
         for index, message in enumerate(batch):
             if not self._limiter.allow(now):
                 # Nor are the others, at the same time: under a flood a message must not cost more than its count.
                 self._unasked += len(batch) - index - 1
                 return
-            try:
-                self._log.info(events.MESSAGE_RECEIVED, **logs.message_fields(message, self._settings.log_payload))
-            except Exception as error:
-                self._receiver.handler_failed(message, error)  # one message is no reason to receive no more
+            self._log_message(message, {})
             if index % _LINES_A_TURN == _LINES_A_TURN - 1:
                 await asyncio.sleep(0)
+
+    async def _settle(self, message: Message) -> None:
+        said = await self._handling.settle(message)
+        if self._limiter.allow(time.monotonic()):
+            self._log_message(message, said)
+
+    def _log_message(self, message: Message, said: dict[str, Any]) -> None:
+        try:
+            fields = logs.message_fields(message, self._settings.log_payload)
+            self._log.info(events.MESSAGE_RECEIVED, **fields, **said)
+        except Exception as error:
+            self._receiver.handler_failed(message, error)  # one message is no reason to receive no more
 
     def _why_dead(self) -> str | None:
         silence = time.monotonic() - self._beat
@@ -164,6 +208,7 @@ class _App(Collector):
     def _on_signal(self) -> None:
         if self._terminate.is_set():
             self._receiver.stop()  # told twice: do not wait for the drain
+            self._handling.give_up()
         self._terminate.set()
 
     async def _drain_when_told(self, seconds: float) -> None:
@@ -172,6 +217,8 @@ class _App(Collector):
         self._log.info(events.RECEIVER_DRAINING, seconds=seconds)
         await asyncio.sleep(seconds)
         self._receiver.stop()
+        await asyncio.sleep(_GRACE)
+        self._handling.give_up()
 
     async def _keep_house(self) -> None:
         while True:

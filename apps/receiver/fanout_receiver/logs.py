@@ -124,6 +124,7 @@ def message_fields(message: Message, limit: int) -> dict[str, Any]:
         "source": str(message.source),
         "size": len(message.payload),
         **payload_field(message.payload, limit),
+        **({"gap": message.gap} if message.gap else {}),
     }
 
 
