@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -13,16 +16,21 @@ import fanout
 from fanout.async_receiver import AsyncReceiver
 from fanout.model import Message
 from fanout.receiver import Receiver, ReceiverBase
-from fanout.wire.frame import ReplyFragment, Status
-from tests.asker import asking
+from fanout.wire import frame, probe
+from fanout.wire.frame import ASK, QUERY, ReplyFragment, Sealed, Status
+from fanout.wire.reasons import ReceiveDrop
+from fanout.wire.seal import Keyring, Opener, Sealer
+from tests.asker import asking, fragments
+from tests.conftest import unavailable
+from tests.test_inbox import gso_sender, send_run
 
 Handler = Callable[[Message], object]
 Serving = Callable[..., AbstractContextManager[ReceiverBase]]
 
 
 @contextmanager
-def serving_sync(handler: Handler, **settings: object) -> Iterator[Receiver]:
-    with Receiver(0, host="127.0.0.1", **settings) as receiver:  # type: ignore[arg-type]
+def serving_sync(handler: Handler, host: str | None = "127.0.0.1", **settings: object) -> Iterator[Receiver]:
+    with Receiver(0, host=host, **settings) as receiver:  # type: ignore[arg-type]
         thread = threading.Thread(target=receiver.serve, args=(handler,))
         thread.start()
         try:
@@ -33,9 +41,9 @@ def serving_sync(handler: Handler, **settings: object) -> Iterator[Receiver]:
 
 
 @contextmanager
-def serving_async(handler: Handler, **settings: object) -> Iterator[AsyncReceiver]:
+def serving_async(handler: Handler, host: str | None = "127.0.0.1", **settings: object) -> Iterator[AsyncReceiver]:
     started = threading.Event()
-    receiver = AsyncReceiver(0, host="127.0.0.1", **settings)  # type: ignore[arg-type]
+    receiver = AsyncReceiver(0, host=host, **settings)  # type: ignore[arg-type]
     loop = asyncio.new_event_loop()
 
     async def coroutine(message: Message) -> object:
@@ -134,3 +142,270 @@ def test_failures_and_replies(serving: Serving, caplog: pytest.LogCaptureFixture
         assert asker.status(10) is Status.CONFIRMED, "what a handler returns matters only where a reply is wanted"
         assert (receiver.stats.failed, receiver.stats.replied, receiver.stats.confirmed) == (3, 3, 1)
         assert receiver.stats.handler_errors == 3
+
+
+# When a message counts as handled.
+
+
+def test_a_message_is_confirmed_when_the_next_one_is_asked_for() -> None:
+    with Receiver(0, host="127.0.0.1") as receiver, asking(receiver.address) as asker:
+        asker.ask(1, b"a")
+        asker.ask(2, b"b")
+        messages = iter(receiver)
+        assert next(messages).payload == b"a"
+        assert asker.is_quiet()
+        assert next(messages).payload == b"b"
+        assert asker.status(1) is Status.CONFIRMED
+        asker.query(3, b"c")
+        query = next(messages)
+        assert asker.status(2) is Status.CONFIRMED
+        assert query.wants_reply
+        asker.send(b"plain")
+        plain = next(messages)
+        assert asker.status(3) is Status.CONFIRMED, "it was handled, and has no reply"
+        with pytest.raises(fanout.InvalidInput, match="answered before"):
+            query.reply(b"late")
+        assert (plain.gap, plain.wants_reply) == (0, False)
+        with pytest.raises(fanout.InvalidInput, match="no query"):
+            plain.reply(b"x")
+
+
+def test_a_message_out_of_which_was_broken_is_not_confirmed() -> None:
+    with Receiver(0, host="127.0.0.1") as receiver, asking(receiver.address) as asker:
+        asker.ask(1, b"a")
+        for _ in receiver:
+            break
+        asker.ask(2, b"b")
+        messages = iter(receiver)
+        assert next(messages).payload == b"b"
+        assert asker.is_quiet()
+
+
+def test_who_iterates_may_say_that_a_message_failed() -> None:
+    with Receiver(0, host="127.0.0.1") as receiver, asking(receiver.address) as asker:
+        asker.ask(1, b"a")
+        messages = iter(receiver)
+        receiver.handler_failed(next(messages), OSError("disk full"))
+        answer = asker.answer()
+        assert (answer.status, answer.detail) == (Status.FAILED, b"OSError: disk full")
+        asker.ask(2, b"b")
+        assert next(messages).payload == b"b"
+        assert asker.is_quiet(), "it has failed, and is not confirmed"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_batch_is_confirmed_when_the_next_one_is_asked_for(workers: int) -> None:
+    with Receiver(0, host="127.0.0.1", workers=workers) as receiver, asking(receiver.address) as asker:
+        asker.ask(1, b"a")
+        batches = receiver.batches()
+        assert [message.payload for message in next(batches)] == [b"a"]
+        assert asker.is_quiet()
+        asker.send(b"plain")
+        next(batches)
+        assert asker.status(1) is Status.CONFIRMED
+
+
+def test_an_async_batch_is_confirmed_when_the_next_one_is_asked_for() -> None:
+    async def run() -> None:
+        async with AsyncReceiver(0, host="127.0.0.1") as receiver:
+            with asking(receiver.address) as asker:
+                asker.ask(1, b"a")
+                batches = receiver.batches()
+                assert [message.payload for message in await anext(batches)] == [b"a"]
+                assert asker.is_quiet()
+                asker.send(b"plain")
+                await anext(batches)
+                assert asker.status(1) is Status.CONFIRMED
+
+    asyncio.run(run())
+
+
+# After the end.
+
+
+def own_address() -> str:
+    """Return an address of this host that is not the loopback interface's."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            unavailable("tools", "this host has only its loopback interface")
+        host: str = probe.getsockname()[0]
+        return host
+
+
+@SHELLS
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("family", ["own", "127.0.0.1", "::1"])
+def test_what_is_still_queued_at_the_end_is_answered(serving: Serving, workers: int, family: str) -> None:
+    host = own_address() if family == "own" else family
+    entered, go_on = threading.Event(), threading.Event()
+
+    def handler(message: Message) -> bytes:
+        entered.set()
+        go_on.wait(5)
+        return message.payload
+
+    with serving(handler, workers=workers, host=None) as receiver:
+        address = fanout.Endpoint(host, receiver.address.port)
+        with asking(address, host) as asker:
+            asker.query(1, b"first")
+            assert entered.wait(5)
+            for number in range(2, 40):
+                asker.query(number, b"x")
+            stopping = threading.Timer(0.05, go_on.set)
+            stopping.start()
+            if isinstance(receiver, Receiver):
+                receiver.stop()
+            else:
+                assert isinstance(receiver, AsyncReceiver)
+                assert receiver._loop is not None
+                receiver._loop.call_soon_threadsafe(receiver.stop)
+            sources = set()
+            for number in range(1, 40):
+                datagram, source = asker.socket.recvfrom(2048)
+                heard = frame.decode(datagram)
+                assert isinstance(heard, ReplyFragment)
+                assert heard.number == number
+                sources.add(source[:2])
+            assert sources == {address}
+            stopping.join()
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as again:
+        again.bind(("::", address.port))
+
+
+# Streams, logs and metrics.
+
+
+@SHELLS
+def test_gaps_and_counts_of_a_numbered_stream(serving: Serving) -> None:
+    gaps: dict[bytes, int] = {}
+    seen = threading.Semaphore(0)
+
+    def handler(message: Message) -> None:
+        gaps[message.payload] = message.gap
+        seen.release()
+
+    with serving(handler) as receiver, asking(receiver.address) as asker:
+        prefix = frame.numbered_prefix(asker.sender)
+        for number in (10, 11, 14, 12, 14, 15):
+            asker.send(prefix + number.to_bytes(8, "big") + b"%d" % number)
+        for _ in range(5):
+            assert seen.acquire(timeout=5)
+        asker.send(frame.mark(asker.sender, 17, 9))
+        deadline = time.monotonic() + 5
+        while receiver.stats.skipped < 5:
+            assert time.monotonic() < deadline
+        stats = receiver.stats
+        assert (stats.skipped, stats.reordered, stats.lost, stats.duplicates) == (5, 1, 4, 1)
+        assert stats.refused == {ReceiveDrop.DUPLICATE: 1}
+        assert (stats.datagrams, stats.bytes) == (5, 10)
+        (counts,) = receiver.senders
+        assert counts == (f"{asker.sender:016x}", False, 5, 5, 1, 1)
+    assert gaps == {b"10": 0, b"11": 0, b"14": 2, b"12": -1, b"15": 0}
+
+
+def test_merged_numbered_runs_are_split_when_they_are_handed_over() -> None:
+    with Receiver(0, host="127.0.0.1") as receiver, gso_sender(receiver.address) as sender:
+        prefix = frame.numbered_prefix(7)
+        datagrams = [prefix + number.to_bytes(8, "big") + b"%05d" % number for number in range(1, 6401)]
+        del datagrams[100:130]
+        got: list[Message] = []
+        batches = receiver.batches()
+        for start in range(0, len(datagrams), 64):
+            run = datagrams[start : start + 64]
+            send_run(sender, b"".join(run), len(run[0]))
+            while len(got) < start + len(run):
+                got += next(batches)
+        assert [message.payload for message in got] == [datagram[24:] for datagram in datagrams]
+        assert [message.gap for message in got if message.gap] == [30]
+        assert receiver.stats.lost == 30
+
+
+def test_refused_frames_are_logged_with_their_source_and_not_too_often(caplog: pytest.LogCaptureFixture) -> None:
+    with Receiver(0, host="127.0.0.1") as receiver, asking(receiver.address) as asker:
+        for _ in range(500):
+            asker.send(frame.MAGIC + b"\x09" + bytes(30))
+        asker.send(b"plain")
+        assert next(iter(receiver)).payload == b"plain"
+        assert receiver.stats.refused == {ReceiveDrop.UNKNOWN_VERSION: 500}
+        port = asker.socket.getsockname()[1]
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0].startswith(
+        f"frame_refused: unknown_version, from 127.0.0.1 port {port}: a frame of version 9, not 1"
+    )
+    assert 1 <= len(lines) <= 20
+
+
+def test_all_reasons_are_metrics() -> None:
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    from fanout.metrics import ReceiverCollector
+
+    registry = CollectorRegistry()
+    with Receiver(0, host="127.0.0.1") as receiver, asking(receiver.address) as asker:
+        registry.register(ReceiverCollector(lambda: receiver.stats))
+        asker.send(frame.MAGIC + b"\x09" + bytes(30))
+        asker.ask(1, b"x")
+        messages = iter(receiver)
+        receiver.handler_failed(next(messages), ValueError("x"))
+        text = generate_latest(registry).decode()
+    for reason in ReceiveDrop:
+        count = 1.0 if reason is ReceiveDrop.UNKNOWN_VERSION else 0.0
+        assert f'fanout_receiver_dropped_total{{reason="{reason}"}} {count}' in text
+    assert "fanout_receiver_failed_total 1.0" in text
+    assert f"{asker.sender:016x}" not in text
+
+
+# Keys.
+
+
+def test_a_receiver_with_keys_hears_only_who_has_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text("00" * 32)
+    ring = Keyring((bytes(32),))
+    with (
+        serving_sync(lambda message: message.payload * 100, key_file=str(key_file), cluster="east") as receiver,
+        asking(receiver.address) as asker,
+    ):
+        sealer = Sealer(ring, "east", asker.sender, 1)
+        asker.send(b"plain", probe.ping(1, 1), *fragments(1, b"x"))
+        assert asker.is_quiet()
+        assert receiver.stats.refused == {ReceiveDrop.UNSEALED: 3}
+        asker.send(*sealer.seal_many(fragments(1, b"reply", flags=ASK | QUERY, size=300), time.time()))
+        sealed = asker.hear()
+        assert isinstance(sealed, Sealed)
+        opener = Opener(ring, "east")
+        reply = frame.decode(opener.open(sealed, time.time()))
+        assert isinstance(reply, ReplyFragment)
+        assert (reply.total, reply.parts) == (500, 2)
+        asker.hear()
+        asker.send(*Sealer(ring, "east", 7, 1).seal_many(fragments(1, b"x"), time.time() - 3600))
+        assert asker.is_quiet()
+        assert receiver.stats.refused == {ReceiveDrop.UNSEALED: 3, ReceiveDrop.STALE: 1}
+    assert "stale" in caplog.text
+    assert "+3,60" in caplog.text
+
+
+def test_settings_that_cannot_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for kind in (Receiver, AsyncReceiver):
+        with pytest.raises(fanout.FanoutError, match="key file"):
+            kind(0, key_file=str(tmp_path / "none"))
+        with pytest.raises(fanout.InvalidInput, match="cluster"):
+            kind(0, cluster=b"east")  # type: ignore[arg-type]
+    assert not caplog.records
+    Receiver(0, reply_to_anyone=True)
+    assert "reply_to_anyone" in caplog.text
+
+
+def test_a_reply_that_is_too_large_is_told_to_both_sides(caplog: pytest.LogCaptureFixture) -> None:
+    with serving_sync(lambda message: bytes(5000)) as receiver, asking(receiver.address) as asker:
+        asker.query(1, b"x")
+        answer = asker.answer()
+        assert answer.status is Status.FAILED
+        assert b"larger than the question" in answer.detail
+        assert (receiver.stats.failed, receiver.stats.replied) == (1, 0)
+    assert "reply_not_sent" in caplog.text
+    with serving_sync(lambda message: bytes(5000), reply_to_anyone=True) as receiver, asking(receiver.address) as asker:
+        asker.query(1, b"x")
+        assert [getattr(asker.hear(), "position", None) for _ in range(5)] == [0, 1, 2, 3, 4]
