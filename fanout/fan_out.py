@@ -75,16 +75,21 @@ class Copies:
         gso_limit: int,
         position: int = 0,
         faults: list[Fault] | None = None,
+        *,
+        messages: int | None = None,
+        size: int | None = None,
+        pause: float = 0.0,
     ) -> None:
         self.batch = Batch(payloads, gso_limit)
         self.endpoints = endpoints
         self.faults: list[Fault] = faults or []
         self.blocked = False
         self.position = position
-        self.size = sum(map(len, payloads))
-        """Bytes of payload, each message counted once."""
-        self.messages = len(payloads)
-        self.pause = 0.0
+        self.size = sum(map(len, payloads)) if size is None else size
+        """Bytes of the messages, each counted once."""
+        self.messages = len(payloads) if messages is None else messages
+        """Messages that begin with these datagrams."""
+        self.pause = pause
         """Seconds to wait before they are sent."""
         self._pods = len(endpoints)
         self._total = len(payloads) * self._pods
@@ -145,7 +150,12 @@ class FanOut:
         """Whether messages that ask for no answer are framed, too."""
         self._settings = (numbered, max_datagram, key_file, cluster)
         self._framing_made: Framing | None = None
+        self._check: Callable[[object], bytes] = check_payload
+        """Returns a payload as bytes; raises `InvalidInput` or `MessageTooLarge`."""
         if self._is_framed:
+            from fanout.framing import check_message
+
+            self._check = check_message
             _ = self._framing
 
     @property
@@ -260,14 +270,6 @@ class FanOut:
         known = self._known()
         return Report.of(tally, known.age(monotonic()) or 0.0, known.failure is not None)
 
-    def _check(self, payload: object) -> bytes:
-        """Return the payload as bytes; raise `InvalidInput` or `MessageTooLarge`."""
-        if self._is_framed:
-            from fanout.framing import check_message
-
-            return check_message(payload)
-        return check_payload(payload)
-
     def _is_large(self, payload: bytes) -> bool:
         """Whether a message has to be cut."""
         return self._is_framed and len(payload) > self._framing.fragment_size
@@ -281,20 +283,24 @@ class FanOut:
         if not self._is_framed:
             yield Copies(payloads, endpoints, gso_limit)
             return
-        # One run of segments at a time: what is framed and sealed is then still in the processor's cache.
+        framing = self._framing
         largest = max(map(len, payloads))
-        most = max(1, min(SEGMENTS_MAX, MAX_PAYLOAD // (largest + self._framing.overhead)))
+        if largest > framing.fragment_size:
+            for payload in payloads:
+                frames = framing.fragments(payload, endpoints)
+                for start in range(0, len(frames), _FRAGMENTS):
+                    part = frames[start : start + _FRAGMENTS]
+                    if start:
+                        yield Copies(part, endpoints, gso_limit, messages=0, size=0, pause=_PAUSE)
+                    else:
+                        yield Copies(part, endpoints, gso_limit, messages=1, size=len(payload))
+            return
+        # One run of segments at a time: what is framed and sealed is then still in the processor's cache.
+        most = max(1, min(SEGMENTS_MAX, MAX_PAYLOAD // (largest + framing.overhead)))
         for start in range(0, len(payloads), most):
-            part = payloads[start : start + most]
-            frames = self._framing.frames(part, endpoints)
-            is_cut = len(frames) > len(part)
-            messages, size = len(part), sum(map(len, part))
-            for first in range(0, len(frames), _FRAGMENTS if is_cut else most):
-                copies = Copies(frames[first : first + (_FRAGMENTS if is_cut else most)], endpoints, gso_limit)
-                copies.messages, copies.size = messages, size
-                copies.pause = _PAUSE if first else 0.0
-                yield copies
-                messages = size = 0
+            frames = framing.frames(payloads[start : start + most], endpoints)
+            size = sum(map(len, frames)) - framing.overhead * len(frames)
+            yield Copies(frames, endpoints, gso_limit, size=size)
 
     def _marks(self) -> list[Copies]:
         """Return the copies that tell each pod how far the stream has come."""
@@ -304,9 +310,8 @@ class FanOut:
 
         marks = []
         for frame, endpoints in self._framing_made.marks():
-            copies = Copies(self._framing_made.seal([frame] * MARKS), endpoints, 0)
-            copies.messages = copies.size = 0
-            marks.append(copies)
+            frames = self._framing_made.seal([frame] * MARKS)
+            marks.append(Copies(frames, endpoints, 0, messages=0, size=0))
         return marks
 
     def _close_stream(self) -> None:
@@ -350,9 +355,8 @@ class FanOut:
         return [self._asking(dispatch) for dispatch in due]
 
     def _asking(self, dispatch: Dispatch) -> Copies:
-        copies = Copies(self._framing.seal(dispatch.frames), dispatch.endpoints, self._transport.gso_limit)
-        copies.messages = 0
-        return copies
+        frames = self._framing.seal(dispatch.frames)
+        return Copies(frames, dispatch.endpoints, self._transport.gso_limit, messages=0)
 
     def _asked(self, exchange: Exchange, copies: Copies) -> None:
         """Let the exchange know what the kernel did not take."""

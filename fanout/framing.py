@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from itertools import count, repeat
+from itertools import repeat
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,9 @@ class Framing:
     def __init__(self, *, is_numbered: bool, max_datagram: int | None, key_file: str | None, cluster: str) -> None:
         self.fragment_size = check_max_datagram(max_datagram) or MAX_DATAGRAM
         self.is_numbered = is_numbered or key_file is not None
-        self.overhead = frame.HEADER.size + (0 if key_file is None else frame.SEALED_OVERHEAD)
+        self.overhead = 0
+        if self.is_numbered:
+            self.overhead = frame.HEADER.size + (0 if key_file is None else frame.SEALED_OVERHEAD)
         """Bytes that a message of one datagram has more on the wire."""
         self.order = threading.Lock()
         self.answers = threading.Condition()
@@ -83,24 +85,29 @@ class Framing:
             self._origins = {endpoint: self._origins.get(endpoint, first) for endpoint in endpoints}
         return first
 
-    def frames(self, payloads: Sequence[bytes], endpoints: tuple[Endpoint, ...]) -> list[bytes]:
-        """Return the datagrams of messages that ask for nothing: one each, more of those above `fragment_size`."""
+    def frames(self, payloads: Sequence[bytes], endpoints: tuple[Endpoint, ...]) -> Sequence[bytes]:
+        """Return the datagrams, one each, of messages that ask for nothing and are no larger than `fragment_size`."""
+        if not self.is_numbered:
+            return payloads
         number = self.take_numbers(len(payloads), endpoints)
-        size = self.fragment_size
-        if self.is_numbered and max(map(len, payloads)) <= size:
-            # One pass without a loop in Python: streams are a million messages a second.
-            numbers = map(_NUMBER.pack, range(number, number + len(payloads)))
-            framed = list(map(b"".join, zip(repeat(self._prefix), numbers, payloads, strict=False)))
-        else:
-            framed = [datagram for one in zip(count(number), payloads, strict=False) for datagram in self._cut(*one)]
-        return self.seal(framed)
+        if self._sealer is not None:
+            self._follow_keys()
+            return self._sealer.seal_stream(number, payloads, time.time())
+        # One pass without a loop in Python: streams are a million messages a second.
+        numbers = map(_NUMBER.pack, range(number, number + len(payloads)))
+        return list(map(b"".join, zip(repeat(self._prefix), numbers, payloads, strict=False)))
 
-    def _cut(self, number: int, payload: bytes) -> Iterable[bytes]:
+    def fragments(self, payload: bytes, endpoints: tuple[Endpoint, ...]) -> Sequence[bytes]:
+        """Return the datagrams of a message that asks for nothing, of any size."""
         if len(payload) <= self.fragment_size:
-            return (self._prefix + _NUMBER.pack(number) + payload if self.is_numbered else payload,)
+            return self.frames([payload], endpoints)
         cut = Cut.of(payload, self.fragment_size)
+        number = self.take_numbers(1, endpoints)
         flags = frame.NUMBERED if self.is_numbered else 0
-        return (frame.fragment(cut, self._identity, number, position, flags=flags) for position in range(cut.parts))
+        fragments = (
+            frame.fragment(cut, self._identity, number, position, flags=flags) for position in range(cut.parts)
+        )
+        return self.seal(list(fragments))
 
     def marks(self) -> list[tuple[bytes, tuple[Endpoint, ...]]]:
         """Return what tells each pod how far the stream has come; nothing where it has no numbers."""
@@ -197,6 +204,8 @@ class Framing:
 
 def check_message(payload: object) -> bytes:
     """Return the payload of a framed message as bytes; raise `InvalidInput` or `MessageTooLarge`."""
+    if type(payload) is bytes and len(payload) <= frame.MESSAGE_MAX:
+        return payload
     if not isinstance(payload, (bytes, bytearray, memoryview)):
         raise InvalidInput(f"a payload is bytes, not {type(payload).__name__}: encode it first")
     data = bytes(payload)

@@ -191,7 +191,7 @@ class Sender(FanOut):
 
         check_stream(payloads)
         pacer = make_pacer(rate, bandwidth, burst)
-        check = self._check if self._is_framed else check_payload
+        check = self._check
         never_pauses = type(payloads) in (list, tuple)
         try:
             with Coalescer(flush, pacer=pacer, stop=stop, never_pauses=never_pauses) as coalescer:

@@ -32,6 +32,8 @@ FRESHNESS = 300.0
 _INFO = b"fanout sealed frame 1"
 _ID = struct.Struct("!Q")
 _NONCE = struct.Struct("!4xQ")
+_SEALED_START = struct.Struct(f"!{NUMBER_AT}sQI")
+_INNER_START = struct.Struct("!BQ")
 _TIME_MASK = 0xFFFFFFFF
 _KIND_AT = len(MAGIC) + 1
 _INNER_MIN = 1 + _ID.size
@@ -176,6 +178,17 @@ class Sealer:
             inner = each[_KIND_AT:SENDER_AT] + each[NUMBER_AT:]
             sealed.append(b"".join((start, time, encrypt(nonce(counter), inner, start + after))))
         return sealed
+
+    def seal_stream(self, number: int, payloads: Iterable[bytes], now: float) -> list[bytes]:
+        """Return the sealed frames of a numbered stream, from `number` on: `seal_many` of them, with fewer copies."""
+        encrypt, nonce, label, prefix = self._encrypt, _NONCE.pack, self._label, self._prefix
+        outer, inner = _SEALED_START.pack, _INNER_START.pack
+        kind, time = Kind.NUMBERED.value, int(now) & _TIME_MASK
+        return [
+            (start := outer(prefix, counter, time))
+            + encrypt(nonce(counter), inner(kind, one) + payload, start + label if label else start)
+            for payload, one, counter in zip(payloads, count(number), self._counters, strict=False)
+        ]
 
 
 class _Known:
