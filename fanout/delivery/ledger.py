@@ -37,6 +37,10 @@ class Order:
         """The lowest number that was met, and one more than the highest; 0 where none was."""
         self._others: set[int] = set()
 
+    def begin(self, number: int) -> None:
+        """Take this number for the first that is expected."""
+        self.first = self.next = number
+
     def met(self, number: int, count: int, numbered: bool) -> list[tuple[int, int]]:
         """Take note of `count` numbers in a row; return those that are not just the next: their index, and the gap.
 
@@ -223,6 +227,8 @@ class Ledger:
         self._met(peer, number, count, True)
 
     def _met(self, peer: Peer, number: int, count: int, numbered: bool) -> None:
+        if numbered and not peer.hand_over.next:
+            peer.hand_over.begin(number)
         first = peer.arrivals.first
         for _, gap in peer.arrivals.met(number, count, numbered):
             if gap > 0:
