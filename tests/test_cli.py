@@ -11,14 +11,14 @@ import fanout as package
 from fanout.cli import main
 from tests.cli import FANOUT, environment, fanout
 
-COMMANDS = ["send", "resolve", "bench", "receive", "healthcheck", "local"]
+COMMANDS = ["send", "query", "resolve", "bench", "receive", "healthcheck", "keygen", "local"]
 
 
 def test_help_and_version() -> None:
     run = fanout("--help")
     assert run.code == 0
     assert all(command in run.out for command in COMMANDS)
-    assert "0 all sent, 1 error, 2 usage, 3 no endpoints" in run.out
+    assert "0 all sent (or confirmed), 1 error, 2 usage, 3 no endpoints" in run.out
     assert fanout("--version") == (0, f"fanout {package.__version__}\n", "")
 
 
@@ -30,7 +30,7 @@ def test_each_command_explains_itself(command: str) -> None:
         assert run.out.startswith(f"Usage: fanout {command}")
 
 
-@pytest.mark.parametrize("command", ["send", "resolve", "bench", "receive", "healthcheck"])
+@pytest.mark.parametrize("command", ["send", "query", "resolve", "bench", "receive", "healthcheck"])
 def test_each_option_has_its_environment_variable(command: str) -> None:
     text = " ".join(fanout(command, "--help").out.split())
     options = {word.rstrip(",") for word in text.split() if word.startswith("--")} - {"--help"}

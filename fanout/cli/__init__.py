@@ -1,7 +1,7 @@
 """The command line: one module a command, imported when the command is run.
 
-Exit codes: 0 all sent, 1 error, 2 usage, 3 no endpoints, 4 some pods refused it or could not be sent to,
-130 interrupted.
+Exit codes: 0 all sent (or confirmed), 1 error, 2 usage, 3 no endpoints, 4 some pods refused it, could not be sent
+to, or did not answer where they should, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ EXIT_INTERRUPTED = 130
 
 _COMMANDS = {
     "send": "Send a message to every pod of a headless Service.",
+    "query": "Ask every pod of a headless Service, and print what each replies.",
     "resolve": "Show the pods of a headless Service, and how DNS named them.",
     "bench": "Measure rate, loss, order and latency to every pod of a headless Service.",
     "receive": "Receive datagrams and log each one: the receiver that runs in the pods.",
@@ -60,8 +61,8 @@ def cli() -> None:
 
     Every option can also be given as an environment variable, FANOUT_ and its name: FANOUT_PORT=12000.
 
-    Exit codes: 0 all sent, 1 error, 2 usage, 3 no endpoints, 4 some pods refused it or could not be sent to,
-    130 interrupted.
+    Exit codes: 0 all sent (or confirmed), 1 error, 2 usage, 3 no endpoints, 4 some pods refused it, could not be
+    sent to, or did not answer where they should, 130 interrupted.
     """
 
 

@@ -12,6 +12,7 @@ import click
 
 from fanout.cli.bench_probe import REQUEST_RATE
 from fanout.cli.bench_result import PERCENTILES, BenchResult, PodResult, PodStatus, worst_first
+from fanout.cli.output import milliseconds
 from fanout.cli.target import Target, plural
 from fanout.model import Endpoint
 from fanout.net.explain import sending
@@ -269,14 +270,6 @@ def _summary(result: BenchResult, target: Target) -> list[str]:
 def pods_of(target: Target, result: BenchResult) -> str:
     """Return `2 pods of NAME`, or `2 endpoints` where they were named one by one."""
     return target.pods(len(result.pods)) + ("" if target.is_literal else f" of {target.service.name}")
-
-
-def milliseconds(seconds: float | None) -> str:
-    """Return seconds as milliseconds with three digits that count."""
-    if seconds is None:
-        return "-"
-    value = seconds * 1000
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def bits(number: float) -> str:

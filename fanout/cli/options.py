@@ -12,6 +12,8 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 _BANDWIDTH_LIMIT = 1e15
 """Bits a second: beyond every network there is."""
+DATAGRAM_LEAST, DATAGRAM_MOST = 256, 65_434
+"""Bytes of payload in a framed datagram, as the wire format has it; written down here, for it takes long to import."""
 
 
 def option(*declarations: str, **settings: Any) -> Callable[[Command], Command]:
@@ -64,6 +66,41 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+def patience_options(command: Command) -> Command:
+    """Add --timeout and --retries."""
+    for each in (
+        option(
+            "--retries",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="Ask a silent pod again at most N times. [default: until the time is up]",
+        ),
+        option(
+            "--timeout",
+            type=FiniteRange(0, 86_400, min_open=True),
+            default=2.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="Wait so long for the answers of all pods.",
+        ),
+    ):
+        command = each(command)
+    return command
+
+
+max_datagram_option = option(
+    "--max-datagram",
+    type=click.IntRange(DATAGRAM_LEAST, DATAGRAM_MOST),
+    metavar="BYTES",
+    help="Cut larger messages into datagrams of so many bytes of payload, which fanout receivers put together.",
+)
+
+
+def is_given(name: str) -> bool:
+    """Return whether an argument was given on the command line: the environment's are for several commands."""
+    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 class Bandwidth(click.types.FloatParamType):

@@ -39,6 +39,14 @@ def print_json(value: dict[str, Any]) -> None:
     click.echo(json.dumps(value, allow_nan=False))
 
 
+def milliseconds(seconds: float | None) -> str:
+    """Return seconds as milliseconds with three digits that count."""
+    if seconds is None:
+        return "-"
+    value = seconds * 1000
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
 @contextmanager
 def errors_as_json(output: str, service: str) -> Iterator[None]:
     """Print an error that ends the command as an object too, where JSON was asked for."""

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 import time
 from collections.abc import Iterator
 from itertools import repeat
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 
 from fanout.cli import EXIT_INCOMPLETE, EXIT_INTERRUPTED
 from fanout.cli.interrupt import on_interrupt
-from fanout.cli.options import Bandwidth, FiniteRange, option, output_option
+from fanout.cli.message import limit_of, read_message, standard_input
+from fanout.cli.options import (
+    Bandwidth,
+    FiniteRange,
+    is_given,
+    max_datagram_option,
+    option,
+    output_option,
+    patience_options,
+    seal_options,
+)
 from fanout.cli.output import errors_as_json, note, print_json, show_library_notes
 from fanout.cli.stream import Stream
 from fanout.cli.target import Target, find_target, plural, target_options
-from fanout.errors import FanoutError, MessageTooLarge
-from fanout.model import MAX_PAYLOAD, Endpoint, check_payload
+from fanout.errors import FanoutError
+from fanout.model import Endpoint
 from fanout.net.explain import sending
 from fanout.pacing import BURST
 from fanout.report import Outcome, Report, Status
@@ -61,6 +70,11 @@ _PROGRESS_INTERVAL = 0.1
     metavar="SECONDS",
     help="Wait so long for refusals after the last message.",
 )
+@option("--confirm", is_flag=True, help="Have each pod confirm that it has handled the message; ask the silent again.")
+@patience_options
+@option("--numbered", is_flag=True, help="Number the messages, so that fanout receivers count what was lost.")
+@max_datagram_option
+@seal_options
 @option("--allow-empty", is_flag=True, help="Send an empty message, too, as an empty datagram.")
 @output_option
 @option("-q", "--quiet", is_flag=True, help="Print errors only.")
@@ -80,6 +94,13 @@ def send(
     bandwidth: float | None,
     burst: int,
     settle: float,
+    confirm: bool,
+    timeout: float,
+    retries: int | None,
+    numbered: bool,
+    max_datagram: int | None,
+    key_file: str | None,
+    cluster: str,
     allow_empty: bool,
     output: str,
     quiet: bool,
@@ -87,11 +108,14 @@ def send(
 ) -> int:
     """Send a message to every pod of a headless Service, and say what became of each copy.
 
-    "sent" means that the kernel took the copy, not that it was delivered. Exit codes: 0 all sent, 1 error,
-    2 usage, 3 no endpoints, 4 some pods refused it or could not be sent to.
+    "sent" means that the kernel took the copy, not that it was delivered. With --confirm each pod says that it
+    has handled the message, or why not; this, like --numbered, --max-datagram and --key-file, needs fanout
+    receivers. Exit codes: 0 all sent (or confirmed), 1 error, 2 usage, 3 no endpoints, 4 some pods refused it,
+    could not be sent to, or did not confirm.
 
     \b
     fanout send -s headless-udp -m reload
+    fanout send -s headless-udp -m reload --confirm --timeout 5
     tail -f events | fanout send -s headless-udp --lines
     fanout send -s headless-udp -m tick --count 60 --interval 1
     """
@@ -103,21 +127,39 @@ def send(
             raise click.UsageError("--count repeats one message: it does not go with --lines")
         if interval is not None and (rate is not None or bandwidth is not None):
             raise click.UsageError("--interval says how fast, and so do --rate and --bandwidth: give one")
-        if interval:
-            rate, burst = 1.0 / interval, 1
-        stream = Stream(allow_empty=allow_empty)
-        payload = None if lines else _payload(message, path, allow_empty=allow_empty)
+        _check_together(confirm=confirm, bandwidth=bandwidth, sealed=key_file is not None)
+        limit = limit_of(framed=bool(confirm or numbered or max_datagram or key_file))
+        stream = Stream(limit, allow_empty=allow_empty)
+        payload = None if lines else read_message(message, path, limit, allow_empty=allow_empty)
         target = find_target(service, port, family, nameserver, allow_loopback)
         if target.note and not quiet:
             note(target.note)
-        with Sender(target.service, resolver=target.resolver) as sender:
+        with Sender(
+            target.service,
+            resolver=target.resolver,
+            numbered=numbered,
+            max_datagram=max_datagram,
+            key_file=key_file,
+            cluster=cluster,
+        ) as sender:
             if dry_run:
                 return _show_dry_run(target, sender.resolve(), output, quiet=quiet)
             started = time.monotonic()
-            payloads = stream.lines(_standard_input()) if payload is None else repeat(payload, count)
+            payloads = stream.lines(standard_input()) if payload is None else repeat(payload, count)
             # Nobody types lines into a progress bar.
-            is_long = count > 1 if payload is not None else not sys.stdin.isatty()
-            shown = is_long and not quiet and sys.stderr.isatty()
+            is_typed = payload is None and sys.stdin.isatty()
+            shown = not is_typed and not quiet and sys.stderr.isatty()
+            if confirm:
+                # Imported when it is needed: a plain message is not to wait for it.
+                from fanout.cli.confirm import Asking, send_confirmed
+
+                pace = 1.0 / rate if rate else interval or 0.0
+                messages = None if payload is None else count
+                asking = Asking(timeout, retries, pace, messages, output, quiet, shown)
+                return send_confirmed(sender, target, payloads, stream, asking)
+            if interval:
+                rate, burst = 1.0 / interval, 1
+            shown = shown and (payload is None or count > 1)
             try:
                 with on_interrupt(stream.interrupt):
                     report = sender.send_many(
@@ -144,35 +186,16 @@ def send(
     return 0 if report.complete else EXIT_INCOMPLETE
 
 
-def _payload(message: str | None, path: str | None, *, allow_empty: bool) -> bytes:
-    if path is not None:
-        try:
-            with open(path, "rb") as file:
-                data = _bounded(file, path)
-        except OSError as error:
-            raise FanoutError(f"cannot read the message from {path}: {error.strerror}") from None
-    elif message == "-":
-        data = _bounded(_standard_input(), "standard input")
-    else:
-        data = os.fsencode(message or "")
-    if not data and not allow_empty:
-        raise click.UsageError("the message is empty: is a variable unset? (--allow-empty sends an empty datagram)")
-    return check_payload(data)
-
-
-def _bounded(file: BinaryIO, name: str) -> bytes:
-    data = file.read(MAX_PAYLOAD + 1)
-    if len(data) > MAX_PAYLOAD:
-        raise MessageTooLarge(
-            f"{name} has more than the {MAX_PAYLOAD:,} bytes that a UDP datagram carries: send it in parts"
-        )
-    return data
-
-
-def _standard_input() -> BinaryIO:
-    if sys.stdin is None:
-        raise FanoutError("cannot read from standard input: it is closed")
-    return sys.stdin.buffer
+def _check_together(*, confirm: bool, bandwidth: float | None, sealed: bool) -> None:
+    """Raise `click.UsageError` for options that say nothing together."""
+    if confirm and bandwidth is not None:
+        raise click.UsageError("--confirm waits for each message's answers: pace it by --rate or --interval")
+    for name in ("burst", "settle") if confirm else ("timeout", "retries"):
+        if is_given(name):
+            other = "goes with plain messages, not with --confirm" if confirm else "says how long --confirm may take"
+            raise click.UsageError(f"--{name} {other}")
+    if is_given("cluster") and not sealed:
+        raise click.UsageError("--cluster is a label for sealed messages: give --key-file as well")
 
 
 def _with_progress(payloads: Iterator[bytes], length: int | None) -> Iterator[bytes]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
+from fanout.cli.message import Limit
 from fanout.errors import FanoutError, MessageTooLarge
-from fanout.model import MAX_PAYLOAD
 
 
 class Stream:
@@ -17,32 +18,30 @@ class Stream:
     before that line (`failure`): what was sent until then is reported like any other stream.
     """
 
-    def __init__(self, *, allow_empty: bool = False) -> None:
+    def __init__(self, limit: Limit, *, allow_empty: bool = False) -> None:
         self.interrupted = False
         self.failure: FanoutError | None = None
         self.empty_lines = 0
         self.stopped = threading.Event()
+        self._limit = limit
         self._allow_empty = allow_empty
-        self._reading = False
+        self._may_be_cut = False
 
     def lines(self, source: BinaryIO) -> Iterator[bytes]:
         """Yield each line without its line feed, as it comes; empty ones are counted and left out."""
         number = 0
+        most = self._limit.size
         while not self.stopped.is_set():
-            try:
-                self._reading = True
-                line = source.readline(MAX_PAYLOAD + 2)
-            except KeyboardInterrupt:
-                return
-            finally:
-                self._reading = False
+            line = b""
+            with self.may_be_cut():
+                line = source.readline(most + 2)
             if not line:
                 return
             number += 1
             payload = line.removesuffix(b"\n")
-            if len(payload) > MAX_PAYLOAD:
+            if len(payload) > most:
                 self.failure = MessageTooLarge(
-                    f"line {number} has more than the {MAX_PAYLOAD:,} bytes that a UDP datagram carries: "
+                    f"line {number} has more than the {most:,} bytes that {self._limit.what}: "
                     "it and what follows was not sent"
                 )
                 return
@@ -51,9 +50,21 @@ class Stream:
             else:
                 self.empty_lines += 1
 
+    @contextmanager
+    def may_be_cut(self) -> Iterator[None]:
+        """Let `interrupt` end what is done inside at once."""
+        try:
+            self._may_be_cut = True
+            yield
+        except KeyboardInterrupt:
+            if not self.interrupted:
+                raise
+        finally:
+            self._may_be_cut = False
+
     def interrupt(self) -> None:
         """End the stream."""
         self.interrupted = True
         self.stopped.set()
-        if self._reading:
+        if self._may_be_cut:
             raise KeyboardInterrupt

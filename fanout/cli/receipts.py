@@ -1,0 +1,178 @@
+"""What became of confirmed messages and queries at each pod: in lines for people, and as JSON."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+
+from fanout.cli.output import milliseconds
+from fanout.cli.target import Target, plural
+from fanout.delivery.receipt import Confirmation, Receipt, ReceiptStatus
+from fanout.model import Endpoint
+from fanout.net.explain import sending
+
+WELL = (ReceiptStatus.CONFIRMED, ReceiptStatus.LEFT)
+"""What is no reason for exit code 4."""
+
+
+@dataclass(slots=True)
+class PodTally:
+    """What became of all messages at one pod."""
+
+    endpoint: Endpoint
+    joined: bool
+    counts: dict[ReceiptStatus, int] = field(default_factory=lambda: dict.fromkeys(ReceiptStatus, 0))
+    tries: int = 0
+    reason: str = ""
+    """Of the last message that was not confirmed."""
+    _last: ReceiptStatus = ReceiptStatus.SILENT
+    _trouble: ReceiptStatus | None = None
+    _round_trips: float = 0.0
+
+    def add(self, receipt: Receipt) -> None:
+        """Take another message into account."""
+        self.counts[receipt.status] += 1
+        self.tries += receipt.tries
+        self._last = receipt.status
+        if receipt.status is ReceiptStatus.CONFIRMED:
+            self._round_trips += receipt.rtt or 0.0
+        else:
+            self.reason = receipt.reason
+            if receipt.status not in WELL:
+                self._trouble = receipt.status
+
+    @property
+    def status(self) -> ReceiptStatus:
+        """Of the last message that went wrong; where none did, of the last one."""
+        return self._trouble or self._last
+
+    @property
+    def rtt(self) -> float | None:
+        """Seconds to a confirmation, on average."""
+        confirmed = self.counts[ReceiptStatus.CONFIRMED]
+        return self._round_trips / confirmed if confirmed else None
+
+    @property
+    def messages(self) -> int:
+        """Messages that were sent to it."""
+        return sum(self.counts.values())
+
+
+class Tally:
+    """What became of one or many messages that were confirmed one after the other."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.size = 0
+        self.elapsed = 0.0
+        """Seconds that the messages took, the time between them left out."""
+        self.age = 0.0
+        self.stale = False
+        self._pods: dict[Endpoint, PodTally] = {}
+
+    def add(self, confirmation: Confirmation) -> None:
+        """Take another message into account."""
+        for receipt in confirmation.receipts:
+            pod = self._pods.get(receipt.endpoint)
+            if pod is None:
+                pod = self._pods[receipt.endpoint] = PodTally(receipt.endpoint, receipt.joined or self.messages > 0)
+            pod.add(receipt)
+        self.messages += 1
+        self.size += confirmation.size
+        self.elapsed += confirmation.elapsed
+        self.age, self.stale = confirmation.age, confirmation.stale
+
+    @property
+    def pods(self) -> list[PodTally]:
+        """All pods, in the order in which they were first attempted."""
+        return list(self._pods.values())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every pod has confirmed every message, as long as it had not left."""
+        return all(pod.status in WELL for pod in self.pods)
+
+
+def lines(tally: Tally) -> list[str]:
+    """Return a line a pod."""
+    return [pod_line(pod, tally.elapsed) if tally.messages == 1 else _stream_line(pod) for pod in tally.pods]
+
+
+def pod_line(pod: PodTally, elapsed: float, *, done: str = "confirmed by") -> str:
+    """Say what became of one message at a pod."""
+    where, tries = str(pod.endpoint), plural(pod.tries, "try").replace("trys", "tries")
+    match pod.status:
+        case ReceiptStatus.CONFIRMED:
+            notes = [tries] * (pod.tries > 1) + ["joined meanwhile"] * pod.joined
+            noted = f" ({', '.join(notes)})" if notes else ""
+            return f"{done} {where} in {milliseconds(pod.rtt)} ms{noted}"
+        case ReceiptStatus.FAILED:
+            said = f"failed at {where}: {pod.reason or 'it does not say why'}"
+        case ReceiptStatus.SILENT:
+            said = f"silent: {where} did not answer in {elapsed:.2g} s ({tries}): {pod.reason or _WHY_SILENT}"
+        case ReceiptStatus.LEFT:
+            said = f"left: {where} did not answer ({tries}), and DNS names it no more"
+            return click.style(said, fg="yellow")
+        case _:
+            said = f"{pod.status}: {_why(pod)}"
+    return click.style(said, fg="red")
+
+
+_WHY_SILENT = (
+    "is it a fanout receiver, and does it have the same key? Is it stuck? "
+    "Does a NetworkPolicy let UDP in, and its answers out?"
+)
+
+
+def _why(pod: PodTally) -> str:
+    """Say why copies were refused or dropped: what the receipt has is the name of an errno."""
+    number = next((number for number in errno.errorcode if os.strerror(number) == pod.reason), None)
+    return f"{pod.endpoint}: {pod.reason}" if number is None else sending(pod.endpoint, number)
+
+
+def _stream_line(pod: PodTally) -> str:
+    confirmed = pod.counts[ReceiptStatus.CONFIRMED]
+    took = f" in {milliseconds(pod.rtt)} ms on average" if confirmed else ""
+    others = [f"{count} {status}" for status, count in pod.counts.items() if count and status in _OTHERS]
+    if not others:
+        return f"confirmed {plural(confirmed, 'message')} by {pod.endpoint}{took}"
+    reason = f" ({pod.reason})" if pod.reason else ""
+    said = f"confirmed {confirmed} of {pod.messages} messages by {pod.endpoint}{took}; {', '.join(others)}{reason}"
+    return click.style(said, fg="yellow" if pod.status in WELL else "red")
+
+
+_OTHERS = tuple(status for status in ReceiptStatus if status is not ReceiptStatus.CONFIRMED)
+
+
+def pods_by_status(pods: list[PodTally]) -> dict[ReceiptStatus, int]:
+    """Return how many pods there are of each status."""
+    counts = dict.fromkeys(ReceiptStatus, 0)
+    for pod in pods:
+        counts[pod.status] += 1
+    return counts
+
+
+def whom(target: Target, pods: int) -> str:
+    """Return `2 pods of NAME`, or `2 endpoints` where they were named one by one."""
+    return target.pods(pods) + ("" if target.is_literal else f" of {target.service.name}")
+
+
+def seconds(elapsed: float) -> str:
+    """Return a duration as people say it."""
+    return f"{elapsed:.2g} s" if elapsed >= 0.1 else f"{milliseconds(elapsed)} ms"
+
+
+def pod_json(pod: PodTally) -> dict[str, Any]:
+    """Return what became of one message, or of many, at a pod."""
+    return {
+        "endpoint": str(pod.endpoint),
+        "status": pod.status.value,
+        "rtt": None if pod.rtt is None else round(pod.rtt, 6),
+        "tries": pod.tries,
+        "reason": pod.reason or None,
+        "joined": pod.joined,
+    }
