@@ -96,7 +96,7 @@ def _show(target: Target, tally: Tally, stream: Stream, elapsed: float) -> None:
     stale = f"; DNS does not answer, its last answer is {tally.age:.0f} s old" if tally.stale else ""
     click.secho(
         f"sent {plural(tally.messages, 'message')} ({size}) to {whom(target, len(pods))}: {became}, "
-        f"in {seconds(elapsed)}{left_out}{stale}",
+        f"in {seconds(tally.elapsed if tally.messages == 1 else elapsed)}{left_out}{stale}",
         fg="green" if tally.complete else "yellow",
     )
 

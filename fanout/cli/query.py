@@ -97,7 +97,7 @@ def query(
     if output == "json":
         print_json(_as_json(target, tally, confirmation, replies, elapsed))
     else:
-        _show(target, tally, elapsed)
+        _show(target, tally)
     if stream.interrupted:
         return EXIT_INTERRUPTED
     return 0 if tally.complete else EXIT_INCOMPLETE
@@ -125,7 +125,7 @@ def _printable(payload: bytes) -> str | None:
     return text if all(character.isprintable() or character == "\n" for character in text) else None
 
 
-def _show(target: Target, tally: Tally, elapsed: float) -> None:
+def _show(target: Target, tally: Tally) -> None:
     for pod in tally.pods:
         if pod.status is not ReceiptStatus.CONFIRMED:
             click.echo(pod_line(pod, tally.elapsed))
@@ -136,7 +136,9 @@ def _show(target: Target, tally: Tally, elapsed: float) -> None:
     whole = whom(target, len(pods))
     who = whole if replied == len(pods) else f"{replied} of {whole}"
     stale = f"; DNS does not answer, its last answer is {tally.age:.0f} s old" if tally.stale else ""
-    click.secho(f"{who} replied in {seconds(elapsed)}{troubles}{stale}", fg="green" if tally.complete else "yellow")
+    click.secho(
+        f"{who} replied in {seconds(tally.elapsed)}{troubles}{stale}", fg="green" if tally.complete else "yellow"
+    )
 
 
 def _as_json(

@@ -123,8 +123,8 @@ def pod_line(pod: PodTally, elapsed: float, *, done: str = "confirmed by") -> st
 
 
 _WHY_SILENT = (
-    "is it a fanout receiver, and does it have the same key? Is it stuck? "
-    "Does a NetworkPolicy let UDP in, and its answers out?"
+    "is it a fanout receiver that has the same key, is it stuck, "
+    "and does a NetworkPolicy let UDP in, and its answers out?"
 )
 
 
