@@ -64,17 +64,6 @@ class Door:
         return [(socket.IPPROTO_IPV6, _IPV6_PKTINFO, struct.pack("=16si", source, 0))]
 
 
-class Route(NamedTuple):
-    """Where an answer goes, and by which socket."""
-
-    door: Door
-    address: tuple[Any, ...]
-
-    def send(self, datagrams: list[bytes]) -> None:
-        """Send answers."""
-        self.door.send(datagrams, self.address)
-
-
 class OpenQuestion:
     """A message whose sender may ask what became of it, until it is settled; safe to use from any thread."""
 
@@ -141,7 +130,8 @@ class Desk:
         """Return what to hand over, in its order."""
         if self._reception.takes_plaintext:
             for run in runs:
-                if _FIRST in run.data[:: run.segment or 1]:
+                data, segment = run[:2]
+                if data and (data[0] == _FIRST or (len(data) > segment and _FIRST in data[::segment])):
                     break
             else:
                 return runs
@@ -156,7 +146,8 @@ class Desk:
         return kept
 
     def _sift(self, run: Run, door: Door, now: float, kept: list[Run]) -> None:
-        if self._reception.takes_plaintext:
+        reception = self._reception
+        if reception.takes_plaintext:
             tells = run.data[_TELLS_AT :: run.segment or 1]
             if _TELLS_PROBE in tells:
                 for rest in self._sieve.sift([run], door.socket):
@@ -164,14 +155,13 @@ class Desk:
                     break
                 else:
                     return
-            if _TELLS_FRAME not in tells or frame.MAGIC not in run.data:
+            if _TELLS_FRAME not in tells:
                 kept.append(run)
                 return
         with self._lock:
-            self._reception.give_up(now)
-            taken = self._reception.take(
-                run.data, run.segment, run.messages, Route(door, run.address), now, run.received_at
-            )
+            reception.give_up(now)
+            route = (door, run.address)
+            taken = reception.take(run.data, run.segment, run.messages, route, now, run.received_at)
         if taken.answers:
             door.send(taken.answers, run.address)
         if taken.refusals:
@@ -198,13 +188,13 @@ class Desk:
         """Answer that the message was handled."""
         with self._lock:
             answers = self._reception.confirmed(ticket, time.time())
-        ticket.route.send(answers)
+        _send(ticket, answers)
 
     def failed(self, ticket: Ticket, reason: str) -> None:
         """Answer that its handler failed."""
         with self._lock:
             answers = self._reception.failed(ticket, reason, time.time())
-        ticket.route.send(answers)
+        _send(ticket, answers)
 
     def replied(self, ticket: Ticket, payload: bytes) -> bool:
         """Answer a query; False where it was answered before."""
@@ -212,7 +202,7 @@ class Desk:
             if not ticket.is_open:
                 return False
             answers = self._reception.replied(ticket, payload, time.time())
-        ticket.route.send(answers)
+        _send(ticket, answers)
         if ticket.problem and self._reply_lines.allow(time.monotonic()):
             log.warning(
                 "reply_not_sent: %(problem)s (%(suppressed)d such lines left out before)",
@@ -249,6 +239,13 @@ class Desk:
         """Return what came of each sender of frames."""
         with self._lock:
             return self._reception.senders()
+
+
+def _send(ticket: Ticket, answers: list[bytes]) -> None:
+    """Send what is answered about a message to where the question came from."""
+    if answers:
+        door, address = ticket.route
+        door.send(answers, address)
 
 
 class DeskCounts(NamedTuple):
