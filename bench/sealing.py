@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import time
@@ -27,18 +28,21 @@ def measure() -> list[Row]:
     """Seal and open the same stream in turn with the bare cipher; medians of a frame."""
     ring = Keyring((os.urandom(32),))
     sealer, opener, cipher = Sealer(ring, _CLUSTER, 1, 1), Opener(ring, _CLUSTER), AESGCM(ring.keys[0])
-    frames = [frame.numbered_prefix(1) + number.to_bytes(8) + os.urandom(SIZE) for number in range(1, RUN + 1)]
-    opened = opener.open_many(sealer.seal_many(frames, 0.0), 0.0)
-    if opened != frames:
-        raise SystemExit("what was opened is not what was sealed")
+    payloads = [os.urandom(SIZE) for _ in range(RUN)]
+    frames = [frame.numbered_prefix(1) + number.to_bytes(8) + payload for number, payload in enumerate(payloads, 1)]
+    for each, one in zip(frames, sealer.seal_many(frames, 0.0), strict=True):
+        if opener.open(_parsed(one), 0.0) != each:
+            raise SystemExit("what was opened is not what was sealed")
     times: dict[str, list[float]] = {name: [] for name in ("encrypt", "seal", "decrypt", "open", "forged")}
     for _ in range(REPEATS):
         plain = _timed(times["encrypt"], _each, cipher.encrypt, frames)
-        sealed = _timed(times["seal"], sealer.seal_many, frames, 0.0)
+        sealed = _timed(times["seal"], sealer.seal_stream, 1, payloads, 0.0)
         _timed(times["decrypt"], _each, cipher.decrypt, plain)
-        _timed(times["open"], opener.open_many, sealed, 0.0)
-        forged = [each[:-1] + bytes((each[-1] ^ 1,)) for each in sealed]
-        _timed(times["forged"], Opener(ring, _CLUSTER).open_many, forged, 0.0)
+        run = b"".join(sealed)
+        if _timed(times["open"], opener.open_run, run, len(sealed[0]), RUN) is None:
+            raise SystemExit("a stream was not opened")
+        forged = [_parsed(each[:-1] + bytes((each[-1] ^ 1,))) for each in sealed]
+        _timed(times["forged"], _refused, Opener(ring, _CLUSTER), forged)
     cost = {name: statistics.median(values) / RUN * 1e6 for name, values in times.items()}
     what = f"a frame of {SIZE} bytes"
     return [
@@ -54,6 +58,19 @@ def measure() -> list[Row]:
 def _each(crypt: Callable[[bytes, bytes, bytes], bytes], texts: list[bytes]) -> list[bytes]:
     nonce, associated = bytes(12), bytes(28 + len(_CLUSTER))
     return [crypt(nonce, text, associated) for text in texts]
+
+
+def _parsed(datagram: bytes) -> frame.Sealed:
+    found = frame.decode(datagram)
+    assert isinstance(found, frame.Sealed)
+    return found
+
+
+def _refused(opener: Opener, forged: list[frame.Sealed]) -> None:
+    for each in forged:
+        with contextlib.suppress(frame.Refused):
+            opener.open(each, 0.0)
+            raise SystemExit("a forged frame was opened")
 
 
 def _timed(into: list[float], work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:

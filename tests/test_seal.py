@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -64,7 +65,6 @@ def test_every_kind_of_frame_is_sealed_whole() -> None:
     opener = Opener(RING, "prod")
     made = sealer(cluster="prod").seal_many(frames, NOW)
     assert [opener.open(parsed(each), NOW) for each in made] == frames
-    assert Opener(RING, "prod").open_many(made, NOW) == frames
 
 
 def test_a_decoder_of_its_own_opens_it_by_the_specification() -> None:
@@ -206,31 +206,45 @@ def test_no_garbage_is_opened_or_remembered(text: bytes, sender: int, seconds: i
     assert len(opener) == 0
 
 
-def test_many_are_opened_as_each_would_be() -> None:
-    """In order, out of order, twice, forged, cut off, around nothing, with no header, and not sealed at all."""
-    made = sealer()
-    datagrams = made.seal_many([message(bytes([each])) for each in range(40)], NOW)
-    datagrams[10], datagrams[12] = datagrams[12], datagrams[10]
-    datagrams[20:20] = [
-        datagrams[3],
-        datagrams[20][:-1],
-        datagrams[20][:30],
-        b"",
-        message(),
-        made.seal(made.seal(message(), NOW), NOW),
-        made.seal(message(), NOW - 301),
-    ]
-    assert made.seal(message(), NOW) != datagrams[-1]
-    singly, opener = [], Opener(RING, "")
-    for datagram in datagrams:
-        try:
-            what = frame.decode(datagram)
-            singly.append(opener.open(what, NOW) if isinstance(what, Sealed) else ReceiveDrop.UNSEALED)
-        except Refused as error:
-            singly.append(error.reason)
-    many = Opener(RING, "").open_many(datagrams, NOW)
-    assert [each.reason if isinstance(each, Refused) else each for each in many] == singly
-    assert sum(isinstance(each, bytes) for each in singly) >= 38
+def test_a_run_is_opened_at_once_and_only_once() -> None:
+    made, opener = sealer(cluster="prod"), Opener(RING, "prod")
+    first, *rest = made.seal_many([message(bytes(20)) for _ in range(40)], NOW)
+    run = b"".join(rest)
+    assert opener.open_run(run, len(first), len(rest)) is None, "nobody knows the sender yet"
+    assert opener.open(parsed(first), NOW) == message(bytes(20))
+    assert opener.open_run(run, len(first), len(rest)) == (
+        SENDER,
+        [message(bytes(20))[7:8] + message(bytes(20))[16:]] * 39,
+    )
+    assert opener.open_run(run, len(first), len(rest)) is None
+    assert {refusal(opener, parsed(each), NOW) for each in rest} == {ReceiveDrop.REPLAYED}
+    # The last may be shorter, and numbers may be missing before.
+    made.seal(message(), NOW)
+    *whole, short = made.seal_many([message(bytes(20)), message(bytes(20)), message(b"")], NOW)
+    opened = opener.open_run(b"".join([*whole, short]), len(whole[0]), 3)
+    assert opened is not None
+    assert len(opened[1][2]) == 9
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda run: [run[1], run[0], *run[2:]],
+        lambda run: [run[0], run[0], *run[2:]],
+        lambda run: [*run[:3], run[3][:-1] + bytes((run[3][-1] ^ 1,)), *run[4:]],
+        lambda run: [*run[:-1], run[-1][:52]],
+        lambda run: [*run[:-1], run[-1][:20]],
+        lambda run: [*run[:3], b"x" * len(run[0]), *run[4:]],
+        lambda run: [*run[:3], sealer(sender=5).seal(message(bytes(20)), NOW), *run[4:]],
+    ],
+)
+def test_a_spoilt_run_opens_nothing_and_each_is_judged_alone(spoil: Callable[[list[bytes]], list[bytes]]) -> None:
+    made, opener = sealer(), Opener(RING, "")
+    first, *rest = made.seal_many([message(bytes(20)) for _ in range(10)], NOW)
+    opener.open(parsed(first), NOW)
+    spoilt = spoil(rest)
+    assert opener.open_run(b"".join(spoilt), len(first), len(spoilt)) is None
+    assert [opener.open(parsed(each), NOW) for each in rest] == [message(bytes(20))] * 9
 
 
 @pytest.mark.parametrize("make", [lambda: sealer(), lambda: Opener(RING, "")])

@@ -85,7 +85,7 @@ def test_a_sender_is_remembered_as_long_as_its_newest_frame_is_fresh(at_once: bo
     opener.open(parsed(quiet.seal(message(), NOW)), NOW)
     later = busy.seal(message(), NOW + 200)
     if at_once:
-        opener.open_many([later], NOW + 200)
+        assert opener.open_run(later, len(later), 1) is not None
     else:
         opener.open(parsed(later), NOW + 200)
     opener.open(one_of(3, NOW + 400), NOW + 400)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from fanout.delivery.ledger import Order
 from fanout.wire.frame import HEADER
 from fanout.wire.reasons import ReceiveDrop
+from fanout.wire.seal import INNER_HEADER
 
 
 class Track(NamedTuple):
@@ -98,16 +99,6 @@ def in_a_row(numbers: tuple[int, ...]) -> list[tuple[int, int]]:
 
 
 @lru_cache(64)
-def _cuts(segment: int, count: int, last: int) -> struct.Struct:
-    return struct.Struct(f"{segment}s" * (count - 1) + f"{last}s")
-
-
-def same_beginnings(data: bytes, segment: int, count: int) -> list[bytes]:
-    """Return the datagrams of a run where all begin with the same 16 bytes; none otherwise."""
-    last = len(data) - (count - 1) * segment
-    if min(segment, last) < HEADER.size:
-        return []
-    beginnings = headers(segment, count).unpack_from(data)[::2]
-    if beginnings.count(beginnings[0]) != count:
-        return []
-    return list(_cuts(segment, count, last).unpack(data))
+def inner_numbers(size: int, count: int) -> struct.Struct:
+    """Read the numbers of what was inside of seals, of `size` bytes each."""
+    return struct.Struct("!" + f"xQ{size - INNER_HEADER}x" * (count - 1) + "xQ")

@@ -7,7 +7,7 @@ from typing import Any
 
 from fanout.delivery.answering import Answering
 from fanout.delivery.ledger import CONFIRMED, Kept, Ledger, Peer, Result, SenderCounts
-from fanout.delivery.parcel import Parcel, Taken, Ticket, Track, headers, in_a_row, same_beginnings
+from fanout.delivery.parcel import Parcel, Taken, Ticket, Track, headers, in_a_row, inner_numbers
 from fanout.delivery.reassembly import Reassembly
 from fanout.wire import frame
 from fanout.wire.frame import (
@@ -24,16 +24,16 @@ from fanout.wire.frame import (
     Mark,
     Pull,
     Refused,
+    Sealed,
     Status,
 )
 from fanout.wire.reasons import ReceiveDrop
-from fanout.wire.seal import Keyring, Opener, Sealer
+from fanout.wire.seal import INNER_HEADER, Keyring, Opener, Sealer, frame_inside
 from fanout.wire.sequence import Arrival
 
 __all__ = ["Parcel", "Reception", "Taken", "Ticket", "Track"]
 
 _NUMBERED_START = MAGIC + bytes((VERSION, Kind.NUMBERED))
-_SEALED_START = MAGIC + bytes((VERSION, Kind.SEALED))
 _SEALED = bytes((Kind.SEALED,))
 _KIND = slice(7, 8)
 _NO_KEY = "it is sealed, and this receiver has no key"
@@ -122,31 +122,24 @@ class Reception:
         taken = Taken()
         if self.takes_plaintext and self._take_stream(data, segment, count, False, taken):
             return taken
-        if data.startswith(_SEALED_START) and (datagrams := same_beginnings(data, segment, count)):
-            self._take_sealed(datagrams, route, now, epoch, taken)
-            return taken
-        if count == 1:
-            self._take_datagram(data, route, now, epoch, taken)
+        if self._take_sealed_run(data, segment, count, route, now, epoch, taken):
             return taken
         plain: list[bytes] = []
-        sealed: list[bytes] = []
         for start in range(0, len(data), segment):
             datagram = data[start : start + segment]
-            is_frame = datagram.startswith(MAGIC)
-            if plain and is_frame:
-                self._take_plain(plain, taken)
-            if sealed and not (is_frame and datagram[_KIND] == _SEALED):
-                self._take_sealed(sealed, route, now, epoch, taken)
-            if not is_frame:
+            if not datagram.startswith(MAGIC):
                 plain.append(datagram)
-            elif datagram[_KIND] == _SEALED:
-                sealed.append(datagram)
+                continue
+            if plain:
+                self._take_plain(plain, taken)
+            if datagram[_KIND] == _SEALED:
+                self._take_sealed(datagram, route, now, epoch, taken)
+            elif self.takes_plaintext:
+                self._take_frame(datagram, False, route, now, epoch, taken)
             else:
-                self._take_datagram(datagram, route, now, epoch, taken)
+                self._drop(ReceiveDrop.UNSEALED, _NO_PLAIN, taken)
         if plain:
             self._take_plain(plain, taken)
-        if sealed:
-            self._take_sealed(sealed, route, now, epoch, taken)
         return taken
 
     def _take_plain(self, datagrams: list[bytes], taken: Taken) -> None:
@@ -158,63 +151,66 @@ class Reception:
             self._drop(ReceiveDrop.UNSEALED, _NO_PLAIN, taken, len(datagrams))
         datagrams.clear()
 
-    def _take_sealed(self, datagrams: list[bytes], route: Any, now: float, epoch: float, taken: Taken) -> None:
-        """Take sealed frames in a row: streams that were sealed are streams again."""
-        if self._opener is None:
-            self._drop(ReceiveDrop.NO_KEY, _NO_KEY, taken, len(datagrams))
-            datagrams.clear()
-            return
-        opened: list[bytes] = []
-        for inner in self._opener.open_many(datagrams, epoch):
-            if isinstance(inner, Refused):
-                self._drop(inner.reason, str(inner), taken)
-                continue
-            size = len(inner)
-            if opened and size != len(opened[0]):
-                # As in a run that the kernel merges, only the last may be shorter.
-                is_last = size < len(opened[0])
-                if is_last:
-                    opened.append(inner)
-                self._take_opened(opened, route, now, epoch, taken)
-                if is_last:
-                    continue
-            opened.append(inner)
-        if opened:
-            self._take_opened(opened, route, now, epoch, taken)
-        datagrams.clear()
-
-    def _take_opened(self, frames: list[bytes], route: Any, now: float, epoch: float, taken: Taken) -> None:
-        if not self._take_stream(b"".join(frames), len(frames[0]), len(frames), True, taken):
-            for each in frames:
-                self._take_frame(each, True, route, now, epoch, taken)
-        frames.clear()
-
-    def _take_datagram(self, datagram: bytes, route: Any, now: float, epoch: float, taken: Taken) -> None:
-        if not datagram.startswith(MAGIC):
-            self._take_plain([datagram], taken)
-        elif datagram[_KIND] == _SEALED:
-            self._take_sealed([datagram], route, now, epoch, taken)
-        elif self.takes_plaintext:
-            self._take_frame(datagram, False, route, now, epoch, taken)
+    def _take_sealed(self, datagram: bytes, route: Any, now: float, epoch: float, taken: Taken) -> None:
+        """Take one sealed frame."""
+        try:
+            found = frame.decode(datagram)
+            if self._opener is None or not isinstance(found, Sealed):
+                raise Refused(ReceiveDrop.NO_KEY, _NO_KEY)
+            inner = self._opener.open(found, epoch)
+        except Refused as refused:
+            self._drop(refused.reason, str(refused), taken)
         else:
-            self._drop(ReceiveDrop.UNSEALED, _NO_PLAIN, taken)
+            self._take_frame(inner, True, route, now, epoch, taken)
+
+    def _take_sealed_run(
+        self, data: bytes, segment: int, count: int, route: Any, now: float, epoch: float, taken: Taken
+    ) -> bool:
+        """Take sealed frames of one sender; False where they are not all such, or not in order."""
+        opened = None if self._opener is None else self._opener.open_run(data, segment, count)
+        if opened is None:
+            return False
+        sender, inner = opened
+        joined, size = b"".join(inner), len(inner[0])
+        if joined[::size].count(Kind.NUMBERED) == count:
+            numbers = inner_numbers(size, count).unpack_from(joined)
+            if self._take_numbers(sender, numbers, joined, size, INNER_HEADER, True, taken):
+                return True
+        for each in inner:
+            try:
+                self._take_frame(frame_inside(each, sender), True, route, now, epoch, taken)
+            except Refused as refused:
+                self._drop(refused.reason, str(refused), taken)
+        return True
 
     def _take_stream(self, data: bytes, segment: int, count: int, is_sealed: bool, taken: Taken) -> bool:
         """Take numbered messages of one sender; False where they are not all such."""
         if not data.startswith(_NUMBERED_START) or min(segment, len(data) - (count - 1) * segment) < HEADER.size:
             return False
         fields = headers(segment, count).unpack_from(data)
-        numbers = fields[1::2]
-        first = numbers[0]
         if fields[::2].count(fields[0]) != count:
             return False
+        sender = int.from_bytes(fields[0][8:], "big")
+        return self._take_numbers(sender, fields[1::2], data, segment, HEADER.size, is_sealed, taken)
+
+    def _take_numbers(
+        self,
+        sender: int,
+        numbers: tuple[int, ...],
+        data: bytes,
+        segment: int,
+        header: int,
+        is_sealed: bool,
+        taken: Taken,
+    ) -> bool:
+        """Take messages that have these numbers, `header` bytes into each; False where one can be none."""
+        count, first = len(numbers), numbers[0]
         if numbers == tuple(range(first, first + count)) and 1 <= first < NUMBER_LIMIT - count:
             cuts = [(0, count)]
         elif all(1 <= number < NUMBER_LIMIT for number in numbers):
             cuts = in_a_row(numbers)
         else:
             return False
-        sender = int.from_bytes(fields[0][8:], "big")
         for start, stop in cuts:
             number = numbers[start]
             peer = self._ledger.peer(sender, is_sealed, number)
@@ -222,14 +218,14 @@ class Reception:
                 self._ledger.run_arrived(peer, number, stop - start)
                 part = data if stop - start == count else data[start * segment : stop * segment]
                 track = Track(peer.hand_over, number, True)
-                taken.parcels.append(Parcel(part, min(segment, len(part)), stop - start, HEADER.size, track))
+                taken.parcels.append(Parcel(part, min(segment, len(part)), stop - start, header, track))
                 continue
             for index in range(start, stop):
                 if self._is_fresh(peer, numbers[index], True, taken):
                     self._ledger.arrived(peer, numbers[index], True)
                     part = data[index * segment : (index + 1) * segment]
                     track = Track(peer.hand_over, numbers[index], True)
-                    taken.parcels.append(Parcel(part, len(part), 1, HEADER.size, track))
+                    taken.parcels.append(Parcel(part, len(part), 1, header, track))
         return True
 
     def _is_fresh(self, peer: Peer, number: int, numbered: bool, taken: Taken) -> bool:

@@ -15,11 +15,24 @@ import hmac
 import re
 import struct
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from itertools import count
 from typing import NamedTuple
 
 from fanout.errors import KeyUnavailable
-from fanout.wire.frame import MAGIC, NUMBER_AT, SEALED_TIME, SENDER_AT, VERSION, Kind, Refused, Sealed, decode, header
+from fanout.wire.frame import (
+    HEADER,
+    MAGIC,
+    NUMBER_AT,
+    SEALED_OVERHEAD,
+    SEALED_TIME,
+    SENDER_AT,
+    VERSION,
+    Kind,
+    Refused,
+    Sealed,
+    header,
+)
 from fanout.wire.reasons import ReceiveDrop
 from fanout.wire.sequence import Sequence
 
@@ -34,18 +47,17 @@ _ID = struct.Struct("!Q")
 _NONCE = struct.Struct("!4xQ")
 _SEALED_START = struct.Struct(f"!{NUMBER_AT}sQI")
 _INNER_START = struct.Struct("!BQ")
+INNER_HEADER = _INNER_START.size
+"""Bytes of what stands before the body inside of a seal: kind and number."""
 _TIME_MASK = 0xFFFFFFFF
 _KIND_AT = len(MAGIC) + 1
-_INNER_MIN = 1 + _ID.size
-"""Bytes of the inner kind and number."""
 _START = MAGIC + bytes((VERSION,))
-_SEALED_HEADER = struct.Struct("!8xQQI")
-"""Sender, counter and time, after what the tag alone needs to hold: magic, version and kind."""
-_TEXT_AT = _SEALED_HEADER.size
+_SEALED = _START + bytes((Kind.SEALED,))
+_TEXT_AT = HEADER.size + SEALED_TIME.size
 _HEXADECIMAL = re.compile(rb"[0-9a-fA-F]{64}")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-_Crypt = Callable[[bytes, bytes, bytes], bytes]
+_Crypt = Callable[[bytes, bytes | memoryview, bytes], bytes]
 """Encrypts or decrypts: nonce, text, associated data."""
 
 
@@ -250,7 +262,7 @@ class Opener:
             if known.key not in keyring.keys:
                 known.key, known.decrypt = b"", self._never
 
-    def _never(self, _nonce: bytes, _text: bytes, _associated: bytes) -> bytes:
+    def _never(self, _nonce: bytes, _text: bytes | memoryview, _associated: bytes) -> bytes:
         raise self._wrong
 
     def open(self, sealed: Sealed, now: float) -> bytes:
@@ -286,40 +298,41 @@ class Opener:
             sequence.expected = counter + 1
         if seconds > known.newest:
             known.newest = seconds
-        return _unwrapped(inner, associated)
+        return frame_inside(inner, sender)
 
-    def open_many(self, datagrams: Iterable[bytes], now: float) -> list[bytes | Refused]:
-        """Return the frame inside each sealed datagram, or why it is refused: `decode` and `open`, but faster.
+    def open_run(self, data: bytes, segment: int, count: int) -> tuple[int, list[bytes]] | None:
+        """Open `count` datagrams at once, each `segment` bytes (the last may have fewer).
 
-        What comes in order, which is most, is opened here in one go; all else takes the long way.
+        Returns their sender, and what is inside of each: kind, number and body. None, and nothing is opened, where
+        they are not in order, of one known sender and authentic, as those of a stream nearly always are.
         """
-        senders, label, window, wrong = self._senders, self._label, self._window, self._wrong
-        unpack, nonce = _SEALED_HEADER.unpack_from, _NONCE.pack
-        opened: list[bytes | Refused] = []
-        for datagram in datagrams:
-            try:
-                sender, counter, seconds = unpack(datagram)
-                known = senders[sender]
-                sequence = known.sequence
-                if counter == sequence.expected and seconds >= known.since:
-                    associated, text = datagram[:_TEXT_AT], datagram[_TEXT_AT:]
-                    inner = _unwrapped(known.decrypt(nonce(counter), text, associated + label), associated)
-                    sequence.seen[counter % window] = 1
-                    sequence.expected = counter + 1
-                    if seconds > known.newest:
-                        known.newest = seconds
-                    opened.append(inner)
-                    continue
-            except (KeyError, struct.error, wrong, Refused):
-                pass
-            try:
-                sealed = decode(datagram)
-                if not isinstance(sealed, Sealed):
-                    raise Refused(ReceiveDrop.UNSEALED, "a frame that is not sealed")
-                opened.append(self.open(sealed, now))
-            except Refused as refused:
-                opened.append(refused)
-        return opened
+        if len(data) - (count - 1) * segment < HEADER.size + SEALED_OVERHEAD or not data.startswith(_SEALED):
+            return None
+        fields = _run_headers(segment, count).unpack_from(data)
+        prefixes, counters, times = fields[::3], fields[1::3], fields[2::3]
+        prefix, first = prefixes[0], counters[0]
+        known = self._senders.get(int.from_bytes(prefix[SENDER_AT:]))
+        if (
+            known is None
+            or first < known.sequence.expected
+            or prefixes.count(prefix) != count
+            or counters != tuple(range(first, first + count))
+            or min(times) < known.since
+        ):
+            return None
+        view, decrypt, nonce, label = memoryview(data), known.decrypt, _NONCE.pack, self._label
+        try:
+            opened = [
+                decrypt(nonce(counter), view[at + _TEXT_AT : at + segment], data[at : at + _TEXT_AT] + label)
+                for at, counter in zip(range(0, len(data), segment), counters, strict=True)
+            ]
+        except self._wrong:
+            return None
+        known.sequence.skip(first - known.sequence.expected)
+        known.sequence.expected = first
+        known.sequence.run_arrived(count)
+        known.newest = max(known.newest, *times)
+        return int.from_bytes(prefix[SENDER_AT:]), opened
 
     def _open_first(self, sealed: Sealed, now: float) -> bytes:
         """Open a frame of a sender not seen before."""
@@ -331,7 +344,7 @@ class Opener:
         known.sequence.arrived(sealed.counter)
         self._senders[sealed.sender] = known
         self._full_until = min(self._full_until, sealed.time + self._freshness)
-        return _unwrapped(inner, sealed.associated)
+        return frame_inside(inner, sealed.sender)
 
     def _check_freshness(self, seconds: int, now: float) -> None:
         # Written so that a `now` that is no number refuses.
@@ -369,8 +382,15 @@ class Opener:
             )
 
 
-def _unwrapped(inner: bytes, associated: bytes) -> bytes:
-    """Return the frame whose kind, number and body were inside."""
-    if len(inner) < _INNER_MIN or inner[0] == Kind.SEALED:
+@lru_cache(64)
+def _run_headers(segment: int, count: int) -> struct.Struct:
+    """Read magic to sender, counter and time of each datagram of a run: all at once, since Python is slow at loops."""
+    each = f"{NUMBER_AT}sQI"
+    return struct.Struct("!" + f"{each}{segment - _TEXT_AT}x" * (count - 1) + each)
+
+
+def frame_inside(inner: bytes, sender: int) -> bytes:
+    """Return the frame whose kind, number and body were inside a seal; raise `Refused` where there was none."""
+    if len(inner) < INNER_HEADER or inner[0] == Kind.SEALED:
         raise Refused(ReceiveDrop.MALFORMED, "a seal around nothing, or around a seal")
-    return b"".join((_START, inner[:1], associated[SENDER_AT:NUMBER_AT], inner[1:]))
+    return b"".join((_START, inner[:1], _ID.pack(sender), inner[1:]))
