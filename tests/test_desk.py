@@ -52,7 +52,7 @@ def messages_of(runs: list[Run]) -> list[Message]:
 def test_plain_runs_pass_as_they_are() -> None:
     runs = [run_of([b"x" * 8, b"y"]), run_of([b""]), run_of([b"fanout" * 10] * 3), run_of([b"x\xff\xff" + frame.MAGIC])]
     assert desk().sift(runs, door()) is runs
-    looks_like_one = run_of([b"\xffplain", b"\xfffout", b"\xff"])
+    looks_like_one = run_of([b"\xffplain", b"\xfffoul?", b"\xff"])
     assert desk().sift([looks_like_one], door()) == [looks_like_one]
 
 

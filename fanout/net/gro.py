@@ -53,6 +53,7 @@ def receive(listening: socket.socket, messages: int, calls: int, now: float) -> 
     """
     runs: list[Run] = []
     recvmsg = listening.recvmsg
+    make = tuple.__new__
     taken = 0
     try:
         while taken < messages and len(runs) < calls:
@@ -62,7 +63,8 @@ def receive(listening: socket.socket, messages: int, calls: int, now: float) -> 
             if control and (size := _SIZE.unpack(control[0][2])[0]) > 0:
                 segment = size
                 count = max(1, -(-len(data) // size))
-            runs.append(Run(data, segment, count, address, now))
+            # Like Run(...), but in a third of the time: it is done for each datagram that comes by itself.
+            runs.append(make(Run, (data, segment, count, address, now, 0, None, None)))
             taken += count
     except OSError:
         # Nothing waits (EAGAIN); or it is of the interface (ENETDOWN), which is no reason to stop listening.
@@ -89,13 +91,14 @@ Gaps = list[tuple[int, int]]
 
 def split(run: Run, start: int, count: int, source: Endpoint, into: list[Message], gaps: Gaps | None = None) -> None:
     """Append `count` messages of the run, from the one at index `start` on: one copy for each payload."""
-    header = run.header
-    if run.messages == 1:
-        payload = run.data[header:] if header else run.data
-        if gaps or run.question is not None:
-            into.append(FramedMessage(payload, source, run.received_at, gaps[0][1] if gaps else 0, run.question))
+    data, _, messages, _, received_at, header, _, question = run
+    if messages == 1:
+        if header:
+            data = data[header:]
+        if gaps or question is not None:
+            into.append(FramedMessage(data, source, received_at, gaps[0][1] if gaps else 0, question))
         else:
-            into.append(Message(payload, source, run.received_at))
+            into.append(Message(data, source, received_at))
         return
     offset = start * run.segment
     last = min(run.segment, len(run.data) - offset - (count - 1) * run.segment)
