@@ -125,8 +125,8 @@ class Reception:
         if self._take_sealed_run(data, segment, count, route, now, epoch, taken):
             return taken
         plain: list[bytes] = []
-        for start in range(0, len(data), segment):
-            datagram = data[start : start + segment]
+        for index in range(count):
+            datagram = data[index * segment : (index + 1) * segment]
             if not datagram.startswith(MAGIC):
                 plain.append(datagram)
                 continue
