@@ -7,7 +7,17 @@ from typing import Any
 
 from fanout.delivery.answering import Answering
 from fanout.delivery.ledger import CONFIRMED, Kept, Ledger, Peer, Result, SenderCounts
-from fanout.delivery.parcel import Parcel, Taken, Ticket, Track, headers, in_a_row, inner_numbers
+from fanout.delivery.parcel import (
+    Parcel,
+    Taken,
+    Ticket,
+    Track,
+    all_begin_alike,
+    in_a_row,
+    inner_numbers,
+    is_in_a_row,
+    outer_numbers,
+)
 from fanout.delivery.reassembly import Reassembly
 from fanout.wire import frame
 from fanout.wire.frame import (
@@ -15,9 +25,11 @@ from fanout.wire.frame import (
     ASK,
     HEADER,
     MAGIC,
+    NUMBER_AT,
     NUMBER_LIMIT,
     NUMBERED,
     QUERY,
+    SENDER_AT,
     VERSION,
     Fragment,
     Kind,
@@ -187,11 +199,19 @@ class Reception:
         """Take numbered messages of one sender; False where they are not all such."""
         if not data.startswith(_NUMBERED_START) or min(segment, len(data) - (count - 1) * segment) < HEADER.size:
             return False
-        fields = headers(segment, count).unpack_from(data)
-        if fields[::2].count(fields[0]) != count:
+        sender = int.from_bytes(data[SENDER_AT:NUMBER_AT], "big")
+        first = int.from_bytes(data[NUMBER_AT : HEADER.size], "big")
+        if 1 <= first < NUMBER_LIMIT - count and is_in_a_row(data, segment, count):
+            peer = self._ledger.peer(sender, is_sealed, first)
+            if first >= peer.sequence.expected:
+                self._ledger.run_arrived(peer, first, count)
+                track = Track(peer.hand_over, first, True)
+                taken.parcels.append(Parcel(data, segment, count, HEADER.size, track))
+                return True
+        if not all_begin_alike(data, segment, count):
             return False
-        sender = int.from_bytes(fields[0][8:], "big")
-        return self._take_numbers(sender, fields[1::2], data, segment, HEADER.size, is_sealed, taken)
+        numbers = outer_numbers(segment, count).unpack_from(data)
+        return self._take_numbers(sender, numbers, data, segment, HEADER.size, is_sealed, taken)
 
     def _take_numbers(
         self,

@@ -135,12 +135,12 @@ class Desk:
                     break
             else:
                 return runs
-        if self._keys is not None:
-            keyring = self._keys.keyring()
-            with self._lock:
-                self._reception.use(keyring)
         kept: list[Run] = []
         now = time.monotonic()
+        with self._lock:
+            self._reception.give_up(now)
+            if self._keys is not None:
+                self._reception.use(self._keys.keyring())
         for run in runs:
             self._sift(run, door, now, kept)
         return kept
@@ -159,7 +159,6 @@ class Desk:
                 kept.append(run)
                 return
         with self._lock:
-            reception.give_up(now)
             route = (door, run.address)
             taken = reception.take(run.data, run.segment, run.messages, route, now, run.received_at)
         if taken.answers:
@@ -168,7 +167,8 @@ class Desk:
             self._tell(taken, run.address, now)
         for data, segment, messages, header, track, ticket in taken.parcels:
             question = None if ticket is None else OpenQuestion(self, ticket)
-            kept.append(Run(data, segment, messages, run.address, run.received_at, header, track, question))
+            made = (data, segment, messages, run.address, run.received_at, header, track, question)
+            kept.append(tuple.__new__(Run, made))  # see `gro.receive`
 
     def _tell(self, taken: Taken, address: tuple[Any, ...], now: float) -> None:
         for reason, sentence in taken.refusals.items():
