@@ -93,6 +93,7 @@ def _show(target: Target, tally: Tally, stream: Stream, elapsed: float) -> None:
     became = ", ".join(f"{count} {status}" for status, count in by_status.items() if count)
     if by_status[ReceiptStatus.CONFIRMED] == len(pods):
         became = "confirmed" if len(pods) == 1 else "all confirmed"
+    left_out += "; interrupted" * stream.interrupted
     stale = f"; DNS does not answer, its last answer is {tally.age:.0f} s old" if tally.stale else ""
     click.secho(
         f"sent {plural(tally.messages, 'message')} ({size}) to {whom(target, len(pods))}: {became}, "

@@ -14,7 +14,7 @@ from fanout.cli.interrupt import on_interrupt
 from fanout.cli.message import limit_of, read_message
 from fanout.cli.options import is_given, max_datagram_option, option, output_option, patience_options, seal_options
 from fanout.cli.output import errors_as_json, milliseconds, note, print_json, show_library_notes
-from fanout.cli.receipts import Tally, pod_json, pod_line, pods_by_status, seconds, whom
+from fanout.cli.receipts import Tally, hint, pod_json, pod_line, pods_by_status, seconds, whom
 from fanout.cli.stream import Stream
 from fanout.cli.target import Target, find_target, target_options
 from fanout.delivery.receipt import Confirmation, ReceiptStatus, Reply
@@ -97,7 +97,7 @@ def query(
     if output == "json":
         print_json(_as_json(target, tally, confirmation, replies, elapsed))
     else:
-        _show(target, tally)
+        _show(target, tally, interrupted=stream.interrupted)
     if stream.interrupted:
         return EXIT_INTERRUPTED
     return 0 if tally.complete else EXIT_INCOMPLETE
@@ -125,16 +125,19 @@ def _printable(payload: bytes) -> str | None:
     return text if all(character.isprintable() or character == "\n" for character in text) else None
 
 
-def _show(target: Target, tally: Tally) -> None:
+def _show(target: Target, tally: Tally, *, interrupted: bool) -> None:
     for pod in tally.pods:
         if pod.status is not ReceiptStatus.CONFIRMED:
             click.echo(pod_line(pod, tally.elapsed))
     pods = tally.pods
+    if (said := hint(pods)) is not None:
+        click.echo(said)
     by_status = pods_by_status(pods)
     replied = by_status.pop(ReceiptStatus.CONFIRMED)
     troubles = "".join(f"; {count} {status}" for status, count in by_status.items() if count)
     whole = whom(target, len(pods))
     who = whole if replied == len(pods) else f"{replied} of {whole}"
+    troubles += "; interrupted" * interrupted
     stale = f"; DNS does not answer, its last answer is {tally.age:.0f} s old" if tally.stale else ""
     click.secho(
         f"{who} replied in {seconds(tally.elapsed)}{troubles}{stale}", fg="green" if tally.complete else "yellow"

@@ -98,8 +98,9 @@ class Tally:
 
 
 def lines(tally: Tally) -> list[str]:
-    """Return a line a pod."""
-    return [pod_line(pod, tally.elapsed) if tally.messages == 1 else _stream_line(pod) for pod in tally.pods]
+    """Return a line a pod, and what to look at where pods are silent."""
+    said = [pod_line(pod, tally.elapsed) if tally.messages == 1 else _stream_line(pod) for pod in tally.pods]
+    return [*said, *filter(None, [hint(tally.pods)])]
 
 
 def pod_line(pod: PodTally, elapsed: float, *, done: str = "confirmed by") -> str:
@@ -113,7 +114,8 @@ def pod_line(pod: PodTally, elapsed: float, *, done: str = "confirmed by") -> st
         case ReceiptStatus.FAILED:
             said = f"failed at {where}: {pod.reason or 'it does not say why'}"
         case ReceiptStatus.SILENT:
-            said = f"silent: {where} did not answer in {elapsed:.2g} s ({tries}): {pod.reason or _WHY_SILENT}"
+            reason = f": {pod.reason}" if pod.reason else ""
+            said = f"silent: {where} did not answer in {elapsed:.2g} s ({tries}){reason}"
         case ReceiptStatus.LEFT:
             said = f"left: {where} did not answer ({tries}), and DNS names it no more"
             return click.style(said, fg="yellow")
@@ -122,10 +124,17 @@ def pod_line(pod: PodTally, elapsed: float, *, done: str = "confirmed by") -> st
     return click.style(said, fg="red")
 
 
-_WHY_SILENT = (
-    "is it a fanout receiver that has the same key, is it stuck, "
-    "and does a NetworkPolicy let UDP in, and its answers out?"
-)
+def hint(pods: list[PodTally]) -> str | None:
+    """Return what to look at where pods have said nothing at all."""
+    mute = [pod for pod in pods if pod.status is ReceiptStatus.SILENT and not pod.reason]
+    if not mute:
+        return None
+    those = "it" if len(mute) == 1 else "them"
+    return click.style(
+        f"nothing came from {those}: does a fanout receiver listen there, is it stuck, do the keys differ, "
+        "or does a NetworkPolicy keep UDP or its answers back?",
+        fg="yellow",
+    )
 
 
 def _why(pod: PodTally) -> str:
