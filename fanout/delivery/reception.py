@@ -201,7 +201,7 @@ class Reception:
             return False
         sender = int.from_bytes(data[SENDER_AT:NUMBER_AT], "big")
         first = int.from_bytes(data[NUMBER_AT : HEADER.size], "big")
-        if 1 <= first < NUMBER_LIMIT - count and is_in_a_row(data, segment, count):
+        if 1 <= first < NUMBER_LIMIT - count and (count == 1 or is_in_a_row(data, segment, count)):
             peer = self._ledger.peer(sender, is_sealed, first)
             if first >= peer.sequence.expected:
                 self._ledger.run_arrived(peer, first, count)
