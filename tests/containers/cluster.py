@@ -110,7 +110,7 @@ class Cluster:
             self.receivers.append(added)
             added.start()
         for receiver in self.receivers:
-            until(partial(_is_ready, receiver), "the receiver is ready")
+            until(partial(is_ready, receiver), "the receiver is ready")
 
     def send(self, message: str, *options: str) -> Result:
         """Send from the sender pod."""
@@ -144,7 +144,8 @@ def _has_received(receiver: DockerContainer, payloads: list[str]) -> bool:
     return received(receiver) == payloads
 
 
-def _is_ready(receiver: DockerContainer) -> bool:
+def is_ready(receiver: DockerContainer) -> bool:
+    """Whether a receiver says so."""
     return run(receiver, "fanout", "healthcheck").code == 0
 
 
