@@ -59,7 +59,7 @@ def test_every_pod_tells_its_counters_and_one_that_is_killed_meanwhile_is_named(
     assert {info["counters"]["confirmed"] for info in replies.values()} == {1}
 
     # Those that take their time are asked; one of them does not live to answer.
-    slow = [cluster.container(cluster.images.receiver, FANOUT_EXEC="sleep 3", FANOUT_DRAIN="0") for _ in range(2)]
+    slow = [cluster.container(cluster.images.receiver, FANOUT_EXEC="sleep 2", FANOUT_DRAIN="0") for _ in range(2)]
     for receiver in slow:
         receiver.start()
         until(partial(is_ready, receiver), "it is ready")
@@ -68,7 +68,7 @@ def test_every_pod_tells_its_counters_and_one_that_is_killed_meanwhile_is_named(
         done: list[Result] = []
 
         def ask() -> None:
-            command = ["fanout", "query", "-s", "headless-udp", "-m", "work", "--timeout", "8", "-o", "json"]
+            command = ["fanout", "query", "-s", "headless-udp", "-m", "work", "--timeout", "4", "-o", "json"]
             done.append(run(cluster.sender, *command))
 
         asking = threading.Thread(target=ask)
