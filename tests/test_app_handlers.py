@@ -101,8 +101,8 @@ def test_functions(tmp_path: Path, name: str, reply: bytes | None, reason: str) 
         ("sh -c 'printf %s $FANOUT_SOURCE'", b"127.0.0.1:", ""),
         ("sh -c 'echo first >&2; echo the disk is full >&2; exit 3'", None, "exit status 3: the disk is full"),
         ("sh -c 'kill -9 $$'", None, "ended by SIGKILL"),
-        ("sh -c 'sleep 30 & sleep 30'", None, "it did not end within 0.5 s, and was killed"),
-        ("sh -c 'sleep 30 & echo early'", None, "it did not end within 0.5 s, and was killed"),
+        ("sh -c 'sleep 30 & sleep 30'", None, "the command did not end within 0.5 s, and was killed"),
+        ("sh -c 'sleep 30 & echo early'", None, "the command did not end within 0.5 s, and was killed"),
         ("sh -c 'printf \"\\033[31mred\\n\" >&2; exit 1'", None, "exit status 1: ?[31mred"),
     ],
 )
@@ -316,6 +316,9 @@ def test_a_handler_that_cannot_be_is_one_sentence(tmp_path: Path, monkeypatch: p
         (("--exec", "'"), 2, "--exec"),
         (("--exec", "cat", "--handler", "a:b"), 2, "give one"),
         (("--exec", "cat", "--exec-timeout", "0"), 2, "--exec-timeout"),
+        (("--exec-timeout", "1"), 2, "without --exec: give both"),
+        (("--cluster", "prod"), 2, "without --key-file"),
+        (("--accept-plaintext",), 2, "--accept-plaintext says nothing without --key-file"),
         (("--exec", "/nonexistent"), 1, "'/nonexistent'"),
         (("--key-file", "/nonexistent"), 1, "/nonexistent"),
     ):

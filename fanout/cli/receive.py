@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fanout.cli.options import FiniteRange, option, seal_options
+from fanout.cli.options import FiniteRange, is_given, option, seal_options
 from fanout.model import DEFAULT_PORT, MAX_PAYLOAD
 from fanout.net.backlog import Overflow
 from fanout.net.inbox import RECEIVE_BUFFER, WORKERS_MAX
@@ -123,6 +123,10 @@ def receive(**settings: Any) -> None:
     SIGTERM makes it not ready, lets it receive for the drain time, hand over what is queued, and exit 0. Log
     lines name the pod by POD_NAME, POD_NAMESPACE, POD_IP and NODE_NAME (the downward API).
     """
+    for name, needed in (("cluster", "key_file"), ("accept_plaintext", "key_file"), ("exec_timeout", "exec_")):
+        if is_given(name) and settings[needed] is None:
+            flags = [f"--{each.rstrip('_').replace('_', '-')}" for each in (name, needed)]
+            raise click.UsageError(f"{flags[0]} says nothing without {flags[1]}: give both")
     # The kernel drops a signal to PID 1 that has no handler yet, but keeps a blocked one until the app takes it.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     from fanout_receiver.app import Settings, run

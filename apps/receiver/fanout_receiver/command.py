@@ -56,7 +56,7 @@ async def run(
             await said.everything
         has_ended = True
     except TimeoutError:
-        return Ended(b"", f"it did not end within {time_limit:g} s, and was killed")
+        return Ended(b"", f"the command did not end within {time_limit:g} s, and was killed")
     finally:
         if not has_ended:
             with contextlib.suppress(ProcessLookupError, PermissionError):
