@@ -34,6 +34,18 @@ class SenderCollector(Collector):
         for reason in DropReason:
             dropped.add_metric([reason.value], stats.dropped.get(reason, 0))
         yield dropped
+        yield CounterMetricFamily(
+            "fanout_confirmed", "Pods that confirmed a message or replied, each time counted.", stats.confirmed
+        )
+        yield CounterMetricFamily(
+            "fanout_unconfirmed", "Pods that were asked to and did not, each time counted.", stats.unconfirmed
+        )
+        unexpected = CounterMetricFamily(
+            "fanout_answers_refused", "Datagrams that came back and answered nothing that was asked.", labels=["reason"]
+        )
+        for why, count in sorted(stats.unexpected.items()):
+            unexpected.add_metric([why.value], count)
+        yield unexpected
         yield GaugeMetricFamily("fanout_endpoints", "Pods known now.", stats.endpoints)
         if stats.answer_age is not None:
             yield GaugeMetricFamily("fanout_answer_age_seconds", "Time since DNS last answered.", stats.answer_age)
