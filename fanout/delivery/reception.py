@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from typing import Any
 
@@ -25,7 +26,6 @@ from fanout.wire.frame import (
     ASK,
     HEADER,
     MAGIC,
-    NUMBER_AT,
     NUMBER_LIMIT,
     NUMBERED,
     QUERY,
@@ -45,6 +45,8 @@ from fanout.wire.sequence import Arrival
 
 __all__ = ["Parcel", "Reception", "Taken", "Ticket", "Track"]
 
+_HEADER_SIZE = HEADER.size
+_SENDER_AND_NUMBER = struct.Struct(f"!{SENDER_AT}xQQ")
 _NUMBERED_START = MAGIC + bytes((VERSION, Kind.NUMBERED))
 _SEALED = bytes((Kind.SEALED,))
 _KIND = slice(7, 8)
@@ -197,21 +199,20 @@ class Reception:
 
     def _take_stream(self, data: bytes, segment: int, count: int, is_sealed: bool, taken: Taken) -> bool:
         """Take numbered messages of one sender; False where they are not all such."""
-        if not data.startswith(_NUMBERED_START) or min(segment, len(data) - (count - 1) * segment) < HEADER.size:
+        if not data.startswith(_NUMBERED_START) or min(segment, len(data) - (count - 1) * segment) < _HEADER_SIZE:
             return False
-        sender = int.from_bytes(data[SENDER_AT:NUMBER_AT], "big")
-        first = int.from_bytes(data[NUMBER_AT : HEADER.size], "big")
+        sender, first = _SENDER_AND_NUMBER.unpack_from(data)
         if 1 <= first < NUMBER_LIMIT - count and (count == 1 or is_in_a_row(data, segment, count)):
             peer = self._ledger.peer(sender, is_sealed, first)
             if first >= peer.sequence.expected:
                 self._ledger.run_arrived(peer, first, count)
                 track = Track(peer.hand_over, first, True)
-                taken.parcels.append(Parcel(data, segment, count, HEADER.size, track))
+                taken.parcels.append(Parcel(data, segment, count, _HEADER_SIZE, track))
                 return True
         if not all_begin_alike(data, segment, count):
             return False
         numbers = outer_numbers(segment, count).unpack_from(data)
-        return self._take_numbers(sender, numbers, data, segment, HEADER.size, is_sealed, taken)
+        return self._take_numbers(sender, numbers, data, segment, _HEADER_SIZE, is_sealed, taken)
 
     def _take_numbers(
         self,
