@@ -92,6 +92,22 @@ def test_a_run_of_everything_is_sorted(kinds: list[str], last: int) -> None:
     assert sum(sorting.counts().refused.values()) == refused
 
 
+@given(st.lists(st.tuples(st.integers(1, 3), st.sampled_from([0, 0, 0, 1, 5]), st.booleans()), max_size=200))
+def test_frames_that_come_one_by_one_keep_their_order_their_sizes_and_their_source(
+    steps: list[tuple[int, int, bool]],
+) -> None:
+    runs, expected = [], []
+    for at, (source, more, is_plain) in enumerate(steps):
+        payload = b"%03d" % at + b"x" * more
+        datagram = payload if is_plain else numbered(at + 1, payload, sender=source)
+        runs.append(Run(datagram, len(datagram), 1, (f"10.0.0.{source}", 9), 0.0))
+        expected.append((payload, f"10.0.0.{source}"))
+    backlog = Backlog(1000, fanout.Overflow.WAIT)
+    backlog.put(desk().sift(runs, door()), backlog.reserve())
+    assert [(message.payload, message.source.host) for message in backlog.take(1000)] == expected
+    assert (backlog.datagrams, backlog.bytes) == (len(steps), sum(len(payload) for payload, _ in expected))
+
+
 @pytest.mark.parametrize("overflow", [fanout.Overflow.DROP_OLDEST, fanout.Overflow.DROP_NEWEST])
 def test_what_a_full_queue_dropped_is_taken_when_it_comes_again(overflow: fanout.Overflow) -> None:
     kept, dropped = (3, 1) if overflow is fanout.Overflow.DROP_OLDEST else (1, 3)
