@@ -28,6 +28,7 @@ class Handling:
         self._handler = handler
         self._answerer = Answerer()
         self._given_up = asyncio.Event()
+        self._giving_up: asyncio.Future[object] | None = None
 
     def give_up(self) -> None:
         """Wait for the handler no longer: what is not handled by now fails."""
@@ -60,9 +61,9 @@ class Handling:
             self.unhandled += 1
             raise HandlerFailed(_STOPPED)
         calling = asyncio.ensure_future(handler.handle(message))
-        giving_up = asyncio.ensure_future(self._given_up.wait())
-        await asyncio.wait((calling, giving_up), return_when=asyncio.FIRST_COMPLETED)
-        giving_up.cancel()
+        if self._giving_up is None:
+            self._giving_up = asyncio.ensure_future(self._given_up.wait())
+        await asyncio.wait((calling, self._giving_up), return_when=asyncio.FIRST_COMPLETED)
         if calling.done():
             return calling.result()
         calling.cancel()
