@@ -90,14 +90,26 @@ def test_an_answer_to_a_later_try_tells_the_round_trip_of_that_try() -> None:
     assert receipt.tries == 2
 
 
-def test_retries_bound_the_tries() -> None:
-    exchange = begin(endpoints=(A,), retries=2, timeout=60.0)
+def test_retries_bound_the_tries_and_not_the_time_for_an_answer() -> None:
+    exchange = begin(endpoints=(A, B), retries=2, timeout=60.0)
     now, tries = 0.0, 0
     while not exchange.is_over(now):
         tries += len(exchange.due(now))
         now = max(now, exchange.next_wakeup)
-    assert (tries, now < 60.0) == (3, True)
-    assert statuses(exchange) == {A: ReceiptStatus.SILENT}
+        if tries == 3 and now == 60.0:
+            exchange.take(answer(attempt=2), A, 59.0)
+    assert tries == 3
+    assert statuses(exchange) == {A: ReceiptStatus.CONFIRMED, B: ReceiptStatus.SILENT}
+
+
+def test_where_all_have_left_nothing_is_complete() -> None:
+    exchange = begin()
+    exchange.due(0.0)
+    exchange.follow((), 0.1)
+    assert exchange.is_over(0.1)
+    confirmation = Confirmation(exchange.receipts(), 6, 0.1, 0.0, False)
+    assert len(confirmation.left) == 2
+    assert not confirmation.complete
 
 
 @pytest.mark.parametrize("status", [Status.FAILED, Status.REFUSED])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 
@@ -96,7 +97,7 @@ class Asked:
         return self._reply is not None
 
     def burst(self, now: float) -> tuple[int, tuple[int, ...]]:
-        """Return the attempt, and the fragments to send now, the last of which asks; none where it was given up."""
+        """Return the attempt, and the fragments to send now, the last of which asks; none where all tries are used."""
         was_answered = not self._waiting
         if not self._ask(now):
             return 0, ()
@@ -113,14 +114,14 @@ class Asked:
         return attempt, positions
 
     def pulls(self, now: float) -> tuple[int, ...]:
-        """Return which fragments of the reply to ask for now; none where it was given up."""
+        """Return which fragments of the reply to ask for now; none where all tries are used."""
         return self._reply.ask() if self._reply is not None and self._ask(now) else ()
 
     def _ask(self, now: float) -> bool:
-        """Get ready to ask; False where the last question was not answered, and was the last."""
+        """Get ready to ask; False where the last question was not answered, and was the last: it still may be."""
         if self._waiting or not self.tries:
             if self._retries is not None and self.tries > self._retries:
-                self.give_up()
+                self.wake = math.inf
                 return False
             self.tries += 1
         self._waiting = True

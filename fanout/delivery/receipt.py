@@ -110,8 +110,9 @@ class Confirmation:
 
     @property
     def complete(self) -> bool:
-        """Whether every pod that did not leave has confirmed."""
-        return len(self.confirmed) + len(self.left) == len(self.receipts)
+        """Whether every pod that did not leave has confirmed, and there was one."""
+        confirmed = len(self.confirmed)
+        return confirmed > 0 and confirmed + len(self.left) == len(self.receipts)
 
     def __repr__(self) -> str:
         counts = [(status, len(self.having(status))) for status in ReceiptStatus]
