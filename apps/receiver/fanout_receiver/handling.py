@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 from fanout.async_receiver import AsyncReceiver
 from fanout.errors import InvalidInput
@@ -28,7 +28,7 @@ class Handling:
         self._handler = handler
         self._answerer = Answerer()
         self._given_up = asyncio.Event()
-        self._giving_up: asyncio.Future[object] | None = None
+        self._giving_up: asyncio.Task[Literal[True]] | None = None
 
     def give_up(self) -> None:
         """Wait for the handler no longer: what is not handled by now fails."""
@@ -62,7 +62,7 @@ class Handling:
             raise HandlerFailed(_STOPPED)
         calling = asyncio.ensure_future(handler.handle(message))
         if self._giving_up is None:
-            self._giving_up = asyncio.ensure_future(self._given_up.wait())
+            self._giving_up = asyncio.create_task(self._given_up.wait())
         await asyncio.wait((calling, self._giving_up), return_when=asyncio.FIRST_COMPLETED)
         if calling.done():
             return calling.result()
