@@ -15,7 +15,7 @@ from fanout.delivery.receipt import Confirmation, Receipt, ReceiptStatus
 from fanout.model import Endpoint
 from fanout.net.explain import sending
 
-WELL = (ReceiptStatus.CONFIRMED, ReceiptStatus.LEFT)
+_WELL = (ReceiptStatus.CONFIRMED, ReceiptStatus.LEFT)
 """What is no reason for exit code 4."""
 
 
@@ -42,7 +42,7 @@ class PodTally:
             self._round_trips += receipt.rtt or 0.0
         else:
             self.reason = receipt.reason
-            if receipt.status not in WELL:
+            if receipt.status not in _WELL:
                 self._trouble = receipt.status
 
     @property
@@ -72,6 +72,8 @@ class Tally:
         """Seconds that the messages took, the time between them left out."""
         self.age = 0.0
         self.stale = False
+        self.complete = True
+        """Whether every pod has confirmed every message, as long as it had not left."""
         self._pods: dict[Endpoint, PodTally] = {}
 
     def add(self, confirmation: Confirmation) -> None:
@@ -81,6 +83,7 @@ class Tally:
             if pod is None:
                 pod = self._pods[receipt.endpoint] = PodTally(receipt.endpoint, receipt.joined or self.messages > 0)
             pod.add(receipt)
+        self.complete &= confirmation.complete
         self.messages += 1
         self.size += confirmation.size
         self.elapsed += confirmation.elapsed
@@ -90,11 +93,6 @@ class Tally:
     def pods(self) -> list[PodTally]:
         """All pods, in the order in which they were first attempted."""
         return list(self._pods.values())
-
-    @property
-    def complete(self) -> bool:
-        """Whether every pod has confirmed every message, as long as it had not left."""
-        return all(pod.status in WELL for pod in self.pods)
 
 
 def lines(tally: Tally) -> list[str]:
@@ -151,7 +149,7 @@ def _stream_line(pod: PodTally) -> str:
         return f"confirmed {plural(confirmed, 'message')} by {pod.endpoint}{took}"
     reason = f" ({pod.reason})" if pod.reason else ""
     said = f"confirmed {confirmed} of {pod.messages} messages by {pod.endpoint}{took}; {', '.join(others)}{reason}"
-    return click.style(said, fg="yellow" if pod.status in WELL else "red")
+    return click.style(said, fg="yellow" if pod.status in _WELL else "red")
 
 
 _OTHERS = tuple(status for status in ReceiptStatus if status is not ReceiptStatus.CONFIRMED)
