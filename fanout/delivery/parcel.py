@@ -103,18 +103,23 @@ def all_begin_alike(data: bytes, segment: int, count: int, stop: int = NUMBER_AT
 def is_in_a_row(data: bytes, segment: int, count: int) -> bool:
     """Whether all frames of a run are of one kind and one sender, and their numbers go on by one.
 
-    It is False as well where the last byte of the numbers runs over, which costs no more than the other way to tell.
+    It is False as well where more than the last two bytes of the numbers change: that is to be found another way.
     """
-    last = data[_LAST_AT]
+    high, low = data[_LOW_AT - 1], data[_LOW_AT]
+    turns = (low + count - 1) // 256
+    if high + turns > 255:
+        return False
+    lows = (_BYTES * (turns + 1))[low : low + count]
+    highs = b"".join([bytes((high + turn,)) * 256 for turn in range(turns + 1)])[low : low + count]
     return (
-        last + count <= len(_BYTES)
-        and data[_LAST_AT::segment] == _BYTES[last : last + count]
-        and all_begin_alike(data, segment, count, _LAST_AT)
+        data[_LOW_AT::segment] == lows
+        and data[_LOW_AT - 1 :: segment] == highs
+        and all_begin_alike(data, segment, count, _LOW_AT - 1)
     )
 
 
 _BYTES = bytes(range(256))
-_LAST_AT = HEADER.size - 1
+_LOW_AT = HEADER.size - 1
 
 
 @lru_cache(256)

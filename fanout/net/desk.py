@@ -16,7 +16,7 @@ from fanout.delivery.reception import Reception
 from fanout.errors import InvalidInput, MessageTooLarge
 from fanout.limiter import LineLimiter
 from fanout.net import listening
-from fanout.net.gro import Run
+from fanout.net.gro import BUFFER, Run
 from fanout.net.keys import KeyFile
 from fanout.net.probing import Sieve
 from fanout.wire import frame, probe
@@ -29,7 +29,7 @@ _FIRST = 0xFF
 _TELLS_AT = 2
 _TELLS_FRAME, _TELLS_PROBE = frame.MAGIC[_TELLS_AT], probe.MAGIC[_TELLS_AT]
 _STREAMS = tuple(frame.MAGIC + bytes((frame.VERSION, kind)) for kind in (frame.Kind.NUMBERED, frame.Kind.SEALED))
-_MERGED_MOST = 64
+_MERGED_MOST = 256
 _LINES = 5  # a second
 _IP_PKTINFO, _IPV6_PKTINFO = 8, 50  # include/uapi/linux/in.h, in6.h
 _ANY_SOURCE = bytes(12)  # struct in_pktinfo: no interface, no source: the route chooses
@@ -244,31 +244,36 @@ class Desk:
 
 
 def _merged(runs: list[Run]) -> list[Run]:
-    """Merge frames of streams that came one by one, as the kernel merges datagrams: runs are taken faster."""
+    """Merge runs of streams as the kernel merges datagrams: a long run costs little more than a short one."""
     merged: list[Run] = []
     alike: list[Run] = []
+    messages = 0
     for run in runs:
-        if run.messages == 1 and run.data.startswith(_STREAMS):
-            first = alike[0] if alike else run
-            if run.segment != first.segment or run.address != first.address or len(alike) == _MERGED_MOST:
-                merged.append(_joined(alike))
-                alike = []
-            alike.append(run)
+        data, segment, count, address, *_ = run
+        # Only a run whose last datagram is as long as the others can be gone on with.
+        if not data.startswith(_STREAMS) or len(data) != segment * count:
+            merged += _joined(alike)
+            merged.append(run)
+            alike, messages = [], 0
             continue
         if alike:
-            merged.append(_joined(alike))
-            alike = []
-        merged.append(run)
-    if alike:
-        merged.append(_joined(alike))
-    return merged
+            first = alike[0]
+            most = min(_MERGED_MOST, BUFFER // segment)
+            if segment != first.segment or messages + count > most or address != first.address:
+                merged += _joined(alike)
+                alike, messages = [], 0
+        alike.append(run)
+        messages += count
+    return merged + _joined(alike)
 
 
-def _joined(alike: list[Run]) -> Run:
-    first = alike[0]
-    if len(alike) == 1:
-        return first
-    return first._replace(data=b"".join([run.data for run in alike]), messages=len(alike))
+def _joined(alike: list[Run]) -> list[Run]:
+    """Return the runs as one."""
+    if len(alike) < 2:
+        return alike
+    return [
+        alike[0]._replace(data=b"".join([run.data for run in alike]), messages=sum([run.messages for run in alike]))
+    ]
 
 
 def _send(ticket: Ticket, answers: list[bytes]) -> None:
