@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanout.delivery.ledger import RESULTS_MAX, SENDERS_MAX, WINDOW
+from fanout.delivery.parcel import is_in_a_row
 from fanout.delivery.reception import Reception, Taken, Ticket
 from fanout.wire import frame
 from fanout.wire.frame import (
@@ -181,6 +182,29 @@ def test_a_run_of_everything_is_taken_apart_in_its_order(kinds: list[str], last:
     ]
     assert [message.payload.rstrip(b"\0") for message in messages] == expected
     assert reception.counts[ReceiveDrop.UNKNOWN_VERSION] == kinds.count("odd")
+
+
+@given(
+    st.sampled_from([0, 2**8, 2**16, 2**16 - 2**8, 2**24, 2**62]),
+    st.integers(-300, 300),
+    st.integers(1, 256),
+    st.lists(st.tuples(st.integers(0, 255), st.integers(0, frame.HEADER.size - 1), st.integers(1, 255)), max_size=2),
+)
+def test_runs_are_told_apart_by_columns_as_well_as_one_by_one(
+    base: int, offset: int, count: int, flips: list[tuple[int, int, int]]
+) -> None:
+    first = max(1, base + offset)
+    datagrams = [numbered(number, b"payload") for number in range(first, first + count)]
+    for index, at, value in flips:
+        changed = bytearray(datagrams[index % count])
+        changed[at] ^= value
+        datagrams[index % count] = bytes(changed)
+    numbers = [int.from_bytes(datagram[16:24], "big") for datagram in datagrams]
+    is_one = len({datagram[:16] for datagram in datagrams}) == 1 and numbers == list(
+        range(numbers[0], numbers[0] + count)
+    )
+    found = is_in_a_row(b"".join(datagrams), len(datagrams[0]), count)
+    assert found == is_one or (is_one and numbers[0] >> 16 != numbers[-1] >> 16), "it may only miss a far turn"
 
 
 def test_a_number_far_behind_is_too_old_and_who_asks_is_told() -> None:
