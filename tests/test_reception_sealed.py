@@ -14,7 +14,8 @@ from fanout.wire.frame import ASK, QUERY, REPLIES_UNASKED, Sealed, Status
 from fanout.wire.reasons import ReceiveDrop
 from fanout.wire.seal import Keyring, Opener, Sealer
 from tests.asker import SENDER, fragments
-from tests.test_reception import EPOCH, ME, handed, mutated, numbered, reply_of, take, take_run, taken_ticket, told
+from tests.test_reception import EPOCH, ME, handed, mutated, numbered, take, take_run, taken_ticket, told
+from tests.test_reception_asked import reply_of
 
 RING, OTHER = Keyring((bytes(range(32)),)), Keyring((bytes(32),))
 

@@ -1,0 +1,69 @@
+"""Receivers with keys, and what may be answered without one, over loopback sockets."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+import fanout
+from fanout.async_receiver import AsyncReceiver
+from fanout.receiver import Receiver
+from fanout.wire import frame, probe
+from fanout.wire.frame import ASK, QUERY, ReplyFragment, Sealed, Status
+from fanout.wire.reasons import ReceiveDrop
+from fanout.wire.seal import Keyring, Opener, Sealer
+from tests.asker import asking, fragments
+from tests.test_receiver_framed import serving_sync
+
+
+def test_a_receiver_with_keys_hears_only_who_has_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text("00" * 32)
+    ring = Keyring((bytes(32),))
+    with (
+        serving_sync(lambda message: message.payload * 100, key_file=str(key_file), cluster="east") as receiver,
+        asking(receiver.address) as asker,
+    ):
+        sealer = Sealer(ring, "east", asker.sender, 1)
+        asker.send(b"plain", probe.ping(1, 1), *fragments(1, b"x"))
+        assert asker.is_quiet()
+        assert receiver.stats.refused == {ReceiveDrop.UNSEALED: 3}
+        asker.send(*sealer.seal_many(fragments(1, b"reply", flags=ASK | QUERY, size=300), time.time()))
+        sealed = asker.hear()
+        assert isinstance(sealed, Sealed)
+        opener = Opener(ring, "east")
+        reply = frame.decode(opener.open(sealed, time.time()))
+        assert isinstance(reply, ReplyFragment)
+        assert (reply.total, reply.parts) == (500, 2)
+        asker.hear()
+        asker.send(*Sealer(ring, "east", 7, 1).seal_many(fragments(1, b"x"), time.time() - 3600))
+        assert asker.is_quiet()
+        assert receiver.stats.refused == {ReceiveDrop.UNSEALED: 3, ReceiveDrop.STALE: 1}
+    assert "stale" in caplog.text
+    assert "+3,60" in caplog.text
+
+
+def test_settings_that_cannot_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for kind in (Receiver, AsyncReceiver):
+        with pytest.raises(fanout.FanoutError, match="key file"):
+            kind(0, key_file=str(tmp_path / "none"))
+        with pytest.raises(fanout.InvalidInput, match="cluster"):
+            kind(0, cluster=b"east")  # type: ignore[arg-type]
+    assert not caplog.records
+    Receiver(0, reply_to_anyone=True)
+    assert "reply_to_anyone" in caplog.text
+
+
+def test_a_reply_that_is_too_large_is_told_to_both_sides(caplog: pytest.LogCaptureFixture) -> None:
+    with serving_sync(lambda message: bytes(5000)) as receiver, asking(receiver.address) as asker:
+        asker.query(1, b"x")
+        answer = asker.answer()
+        assert answer.status is Status.FAILED
+        assert b"larger than the question" in answer.detail
+        assert (receiver.stats.failed, receiver.stats.replied) == (1, 0)
+    assert "reply_not_sent" in caplog.text
+    with serving_sync(lambda message: bytes(5000), reply_to_anyone=True) as receiver, asking(receiver.address) as asker:
+        asker.query(1, b"x")
+        assert [getattr(asker.hear(), "position", None) for _ in range(5)] == [0, 1, 2, 3, 4]
