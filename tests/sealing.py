@@ -9,7 +9,7 @@ import pytest
 from fanout.wire import frame
 from fanout.wire.frame import Refused, Sealed
 from fanout.wire.reasons import ReceiveDrop
-from fanout.wire.seal import Keyring, Opener, Sealer
+from fanout.wire.seal import SEALED_STREAM, Keyring, Opener, Sealer
 
 NOW = 1_800_000_000.0
 SENDER = 0x1122_3344_5566_7788
@@ -23,6 +23,11 @@ def sealer(*keys: bytes, cluster: str = "", sender: int = SENDER, counter: int =
 
 def message(payload: bytes = b"reload", *, sender: int = SENDER, number: int = 7) -> bytes:
     return frame.numbered_prefix(sender) + number.to_bytes(8) + payload
+
+
+def beginning(sender: int, number: int = 7) -> bytes:
+    """Return what a sealed message of a numbered stream begins with; counter, time and ciphertext follow."""
+    return SEALED_STREAM + sender.to_bytes(8) + number.to_bytes(8)
 
 
 def parsed(datagram: bytes) -> Sealed:

@@ -20,6 +20,7 @@ from fanout.model import Endpoint
 from fanout.testing import MemoryTransport, ScriptedResolver
 from fanout.wire import frame
 from fanout.wire.reasons import ReceiveDrop
+from tests import sealing
 
 Handler = Callable[[fanout.Message], object]
 
@@ -358,7 +359,7 @@ def test_what_comes_back_and_is_no_answer_is_counted() -> None:
             (right, stranger),
             (right[:30], pod),
             (right[:6] + b"\2" + right[7:], pod),
-            (frame.header(frame.Kind.SEALED, 1, 1) + bytes(40), pod),
+            (sealing.beginning(1) + bytes(40), pod),
             (frame.mark(1, 2, 1), pod),
             (right, pod),
             (right, pod),

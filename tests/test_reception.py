@@ -23,6 +23,7 @@ from fanout.wire.frame import (
 )
 from fanout.wire.reasons import ReceiveDrop
 from tests.asker import SENDER, fragments
+from tests.sealing import beginning
 
 EPOCH = 1_700_000_000.0
 ME = 99
@@ -260,7 +261,7 @@ def good_frames() -> list[bytes]:
         frame.answer(SENDER, 3, 99, 1, Status.FAILED, detail=b"why"),
         frame.reply(cut, SENDER, 3, 99, 0, 1),
         frame.pull(SENDER, 3, [0, 1]),
-        frame.header(frame.Kind.SEALED, SENDER, 1) + bytes(60),
+        beginning(SENDER) + bytes(60),
     ]
 
 

@@ -14,6 +14,13 @@ def decode(data: bytes, key: bytes = b"", cluster: str = "") -> dict[str, Any]:
     if len(data) < 24 or data[:6] != bytes.fromhex("ff666f7574fe") or data[6] != 1:
         raise ValueError("no frame of version 1")
     kind, sender, number = struct.unpack_from("!BQQ", data, 7)
+    if kind & 128:
+        counter, time = struct.unpack_from("!QI", data, 24)
+        extracted = hmac.digest(data[8:16], key, "sha256")
+        own_key = hmac.digest(extracted, b"fanout sealed frame 1\x01", "sha256")
+        body = AESGCM(own_key).decrypt(bytes(4) + data[24:32], data[36:], data[:36] + cluster.encode())
+        inner = decode(data[:7] + bytes((kind - 128,)) + data[8:24] + body)
+        return {"kind": kind, "counter": counter, "time": time, "inner": inner}
     fields: dict[str, Any] = {"kind": kind, "sender": sender, "number": number}
     if kind == 1:
         return fields | {"payload": data[24:].hex()}
@@ -29,13 +36,6 @@ def decode(data: bytes, key: bytes = b"", cluster: str = "") -> dict[str, Any]:
         return fields | {"asker": struct.unpack_from("!Q", data, 24)[0]} | fragment(data, 32)
     if kind == 6:
         return fields | {"indexes": list(struct.unpack(f"!{len(data[24:]) // 4}I", data[24:]))}
-    if kind == 7:
-        (time,) = struct.unpack_from("!I", data, 24)
-        extracted = hmac.digest(data[8:16], key, "sha256")
-        own_key = hmac.digest(extracted, b"fanout sealed frame 1\x01", "sha256")
-        plain = AESGCM(own_key).decrypt(bytes(4) + data[16:24], data[28:], data[:28] + cluster.encode())
-        inner = data[:7] + plain[:1] + data[8:16] + plain[1:]
-        return fields | {"time": time, "inner": decode(inner)}
     raise ValueError(f"kind {kind} is not known")
 
 

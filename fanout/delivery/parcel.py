@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from fanout.delivery.ledger import Order
 from fanout.wire.frame import HEADER, NUMBER_AT
 from fanout.wire.reasons import ReceiveDrop
-from fanout.wire.seal import INNER_HEADER
 
 
 class Track(NamedTuple):
@@ -132,9 +131,3 @@ def in_a_row(numbers: tuple[int, ...]) -> list[tuple[int, int]]:
     """Cut numbers where they do not go on by one."""
     cuts = [0, *(at for at in range(1, len(numbers)) if numbers[at] != numbers[at - 1] + 1), len(numbers)]
     return list(pairwise(cuts))
-
-
-@lru_cache(256)
-def inner_numbers(size: int, count: int) -> struct.Struct:
-    """Read the numbers of what was inside of seals, of `size` bytes each."""
-    return struct.Struct("!" + f"xQ{size - INNER_HEADER}x" * (count - 1) + "xQ")

@@ -15,7 +15,6 @@ from fanout.delivery.parcel import (
     Track,
     all_begin_alike,
     in_a_row,
-    inner_numbers,
     is_in_a_row,
     outer_numbers,
 )
@@ -29,6 +28,7 @@ from fanout.wire.frame import (
     NUMBER_LIMIT,
     NUMBERED,
     QUERY,
+    SEALED,
     SENDER_AT,
     VERSION,
     Fragment,
@@ -40,7 +40,7 @@ from fanout.wire.frame import (
     Status,
 )
 from fanout.wire.reasons import ReceiveDrop
-from fanout.wire.seal import INNER_HEADER, Keyring, Opener, Sealer, frame_inside
+from fanout.wire.seal import Keyring, Opener, Sealer
 from fanout.wire.sequence import Arrival
 
 __all__ = ["Parcel", "Reception", "Taken", "Ticket", "Track"]
@@ -48,8 +48,7 @@ __all__ = ["Parcel", "Reception", "Taken", "Ticket", "Track"]
 _HEADER_SIZE = HEADER.size
 _SENDER_AND_NUMBER = struct.Struct(f"!{SENDER_AT}xQQ")
 _NUMBERED_START = MAGIC + bytes((VERSION, Kind.NUMBERED))
-_SEALED = bytes((Kind.SEALED,))
-_KIND = slice(7, 8)
+_KIND_AT = 7
 _NO_KEY = "it is sealed, and this receiver has no key"
 _NO_PLAIN = "it is not sealed, and this receiver has keys"
 
@@ -146,7 +145,7 @@ class Reception:
                 continue
             if plain:
                 self._take_plain(plain, taken)
-            if datagram[_KIND] == _SEALED:
+            if len(datagram) > _KIND_AT and datagram[_KIND_AT] & SEALED:
                 self._take_sealed(datagram, route, now, epoch, taken)
             elif self.takes_plaintext:
                 self._take_frame(datagram, False, route, now, epoch, taken)
@@ -184,17 +183,12 @@ class Reception:
         opened = None if self._opener is None else self._opener.open_run(data, segment, count)
         if opened is None:
             return False
-        sender, inner = opened
-        joined, size = b"".join(inner), len(inner[0])
-        if joined[::size].count(Kind.NUMBERED) == count:
-            numbers = inner_numbers(size, count).unpack_from(joined)
-            if self._take_numbers(sender, numbers, joined, size, INNER_HEADER, True, taken):
+        if opened.is_stream:
+            joined, size = b"".join(opened.bodies), len(opened.bodies[0])
+            if self._take_numbers(opened.sender, opened.numbers, joined, size, 0, True, taken):
                 return True
-        for each in inner:
-            try:
-                self._take_frame(frame_inside(each, sender), True, route, now, epoch, taken)
-            except Refused as refused:
-                self._drop(refused.reason, str(refused), taken)
+        for each in opened.frames():
+            self._take_frame(each, True, route, now, epoch, taken)
         return True
 
     def _take_stream(self, data: bytes, segment: int, count: int, is_sealed: bool, taken: Taken) -> bool:

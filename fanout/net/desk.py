@@ -21,6 +21,7 @@ from fanout.net.keys import KeyFile
 from fanout.net.probing import Sieve
 from fanout.wire import frame, probe
 from fanout.wire.reasons import ReceiveDrop
+from fanout.wire.seal import SEALED_STREAM
 
 log = logging.getLogger("fanout")
 
@@ -28,7 +29,7 @@ _FIRST = 0xFF
 """What frames and probes begin with."""
 _TELLS_AT = 2
 _TELLS_FRAME, _TELLS_PROBE = frame.MAGIC[_TELLS_AT], probe.MAGIC[_TELLS_AT]
-_STREAMS = tuple(frame.MAGIC + bytes((frame.VERSION, kind)) for kind in (frame.Kind.NUMBERED, frame.Kind.SEALED))
+_STREAMS = (frame.MAGIC + bytes((frame.VERSION, frame.Kind.NUMBERED)), SEALED_STREAM)
 _MERGED_MOST = 256
 _LINES = 5  # a second
 _IP_PKTINFO, _IPV6_PKTINFO = 8, 50  # include/uapi/linux/in.h, in6.h

@@ -23,7 +23,8 @@ FRAGMENT = struct.Struct("!BBHII")
 _ANSWER = struct.Struct("!QBBHI")
 _MARK = struct.Struct("!Q")
 _ASKER = struct.Struct("!Q")
-SEALED_TIME = struct.Struct("!I")
+SEALED_PART = struct.Struct("!QI")
+"""Of a sealed frame, between the header and the ciphertext: counter and time."""
 NUMBER_LIMIT = 2**63
 """Numbers of messages are from 1 to below it."""
 MESSAGE_MAX = 16 * 1024 * 1024
@@ -39,8 +40,10 @@ REPLIES_UNASKED = 32
 FRAGMENT_OVERHEAD = HEADER.size + FRAGMENT.size
 REPLY_OVERHEAD = FRAGMENT_OVERHEAD + _ASKER.size
 ANSWER_OVERHEAD = HEADER.size + _ANSWER.size
-SEALED_OVERHEAD = SEALED_TIME.size + 1 + 8 + 16
-"""What sealing adds: time, the inner kind and number, and the tag."""
+SEALED_OVERHEAD = SEALED_PART.size + 16
+"""What sealing adds: counter, time and the tag."""
+SEALED = 0x80
+"""The bit of the kind that tells a sealed frame."""
 
 
 class Kind(IntEnum):
@@ -58,10 +61,9 @@ class Kind(IntEnum):
     """A reply to a query, or a part of it."""
     PULL = 6
     """Asks for parts of a reply that did not come."""
-    SEALED = 7
-    """Any of these, encrypted and authenticated."""
 
 
+_KINDS = frozenset(Kind)
 NUMBERED, ASK, QUERY = 1, 2, 4
 """Flags of a fragment: of a numbered stream; asks for an answer; asks for a reply."""
 _FLAGS = NUMBERED | ASK | QUERY
@@ -170,12 +172,15 @@ class Pull(NamedTuple):
 
 
 class Sealed(NamedTuple):
-    """See `Kind.SEALED`; what is inside is the seal's matter."""
+    """A frame of any kind whose body is encrypted, and all of which is authenticated."""
 
     sender: int
+    number: int
     counter: int
     time: int
     """Seconds since the epoch, on the sender's clock."""
+    header: bytes
+    """Of the frame, as it would be unsealed."""
     associated: bytes
     """What is authenticated and not encrypted."""
     ciphertext: bytes
@@ -198,27 +203,28 @@ def decode(datagram: bytes) -> Frame:
         raise Refused(ReceiveDrop.MALFORMED, "no frame: it begins otherwise")
     if version != VERSION:
         raise Refused(ReceiveDrop.UNKNOWN_VERSION, f"a frame of version {version}, not {VERSION}")
-    if kind == Kind.SEALED:
-        return _sealed(datagram, sender, number)
+    if kind & ~SEALED not in _KINDS:
+        raise Refused(ReceiveDrop.UNKNOWN_KIND, f"a frame of kind {kind & ~SEALED}")
     if not 1 <= number < NUMBER_LIMIT:
         raise Refused(ReceiveDrop.MALFORMED, f"{number} is no number of a message")
+    if kind & SEALED:
+        return _sealed(datagram, kind, sender, number)
     body = datagram[HEADER.size :]
     if kind == Kind.NUMBERED:
         return Numbered(sender, number, body)
-    if kind not in _DECODERS:
-        raise Refused(ReceiveDrop.UNKNOWN_KIND, f"a frame of kind {kind}")
     try:
         return _DECODERS[kind](sender, number, body)
     except struct.error:
         raise Refused(ReceiveDrop.MALFORMED, f"a {Kind(kind).name} of {len(datagram)} bytes is cut off") from None
 
 
-def _sealed(datagram: bytes, sender: int, counter: int) -> Sealed:
+def _sealed(datagram: bytes, kind: int, sender: int, number: int) -> Sealed:
     if len(datagram) < HEADER.size + SEALED_OVERHEAD:
         raise Refused(ReceiveDrop.MALFORMED, f"a sealed frame of {len(datagram)} bytes is cut off")
-    start = HEADER.size + SEALED_TIME.size
-    (seconds,) = SEALED_TIME.unpack_from(datagram, HEADER.size)
-    return Sealed(sender, counter, seconds, datagram[:start], datagram[start:])
+    counter, seconds = SEALED_PART.unpack_from(datagram, HEADER.size)
+    start = HEADER.size + SEALED_PART.size
+    inner = header(Kind(kind & ~SEALED), sender, number)
+    return Sealed(sender, number, counter, seconds, inner, datagram[:start], datagram[start:])
 
 
 def _mark(sender: int, number: int, body: bytes) -> Mark:

@@ -4,7 +4,7 @@ A `Sealer` seals what one sender sends; an `Opener` opens what many have sealed,
 time is an argument, in seconds since the epoch.
 
 AES-256-GCM with a key for each sender: HKDF-SHA256 of the group's key and the sender's id. The nonce is the counter
-in the header, which no sender uses twice. The header, the time and the label of the cluster are authenticated, too.
+behind the header, which no sender uses twice. The header, counter, time and the label of the cluster are authenticated.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from fanout.wire.frame import (
     HEADER,
     MAGIC,
     NUMBER_AT,
+    SEALED,
     SEALED_OVERHEAD,
-    SEALED_TIME,
+    SEALED_PART,
     SENDER_AT,
     VERSION,
     Kind,
     Refused,
     Sealed,
-    header,
 )
 from fanout.wire.reasons import ReceiveDrop
 from fanout.wire.sequence import Sequence
@@ -45,15 +45,13 @@ FRESHNESS = 300.0
 _INFO = b"fanout sealed frame 1"
 _ID = struct.Struct("!Q")
 _NONCE = struct.Struct("!4xQ")
-_SEALED_START = struct.Struct(f"!{NUMBER_AT}sQI")
-_INNER_START = struct.Struct("!BQ")
-INNER_HEADER = _INNER_START.size
-"""Bytes of what stands before the body inside of a seal: kind and number."""
+_START = struct.Struct(f"!{NUMBER_AT}sQQI")
 _TIME_MASK = 0xFFFFFFFF
 _KIND_AT = len(MAGIC) + 1
-_START = MAGIC + bytes((VERSION,))
-_SEALED = _START + bytes((Kind.SEALED,))
-_TEXT_AT = HEADER.size + SEALED_TIME.size
+_BEGINNING = MAGIC + bytes((VERSION,))
+SEALED_STREAM = _BEGINNING + bytes((Kind.NUMBERED | SEALED,))
+"""What each sealed message of a numbered stream begins with."""
+_TEXT_AT = HEADER.size + SEALED_PART.size
 _HEXADECIMAL = re.compile(rb"[0-9a-fA-F]{64}")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -157,7 +155,7 @@ class Sealer:
         self._ciphers = _Ciphers()
         self._label = _label(cluster)
         self._sender = sender
-        self._prefix = header(Kind.SEALED, sender, 0)[:NUMBER_AT]
+        self._prefix = SEALED_STREAM + _ID.pack(sender)
         self._counters = count(counter)
         self.keyring = keyring
 
@@ -173,32 +171,29 @@ class Sealer:
 
     def seal(self, frame: bytes, now: float) -> bytes:
         """Return a frame of this sender, sealed."""
-        counter = next(self._counters)
-        associated = self._prefix + _ID.pack(counter) + SEALED_TIME.pack(int(now) & _TIME_MASK)
-        inner = frame[_KIND_AT:SENDER_AT] + frame[NUMBER_AT:]
-        return associated + self._encrypt(_NONCE.pack(counter), inner, associated + self._label)
+        (sealed,) = self.seal_many([frame], now)
+        return sealed
 
     def seal_many(self, frames: Iterable[bytes], now: float) -> list[bytes]:
         """Return frames of this sender, each sealed."""
-        prefix, encrypt, pack, nonce = self._prefix, self._encrypt, _ID.pack, _NONCE.pack
-        time = SEALED_TIME.pack(int(now) & _TIME_MASK)
-        after = time + self._label
+        encrypt, nonce, part, label = self._encrypt, _NONCE.pack, SEALED_PART.pack, self._label
+        sender = self._prefix[SENDER_AT:]
+        time = int(now) & _TIME_MASK
         sealed = []
         # Each counter is taken from the iterator once, whatever fails and whichever thread asks.
         for each, counter in zip(frames, self._counters, strict=False):
-            start = prefix + pack(counter)
-            inner = each[_KIND_AT:SENDER_AT] + each[NUMBER_AT:]
-            sealed.append(b"".join((start, time, encrypt(nonce(counter), inner, start + after))))
+            kind = bytes((each[_KIND_AT] | SEALED,))
+            start = b"".join((_BEGINNING, kind, sender, each[NUMBER_AT : HEADER.size], part(counter, time)))
+            sealed.append(start + encrypt(nonce(counter), each[HEADER.size :], start + label))
         return sealed
 
     def seal_stream(self, number: int, payloads: Iterable[bytes], now: float) -> list[bytes]:
-        """Return the sealed frames of a numbered stream, from `number` on: `seal_many` of them, with fewer copies."""
-        encrypt, nonce, label, prefix = self._encrypt, _NONCE.pack, self._label, self._prefix
-        outer, inner = _SEALED_START.pack, _INNER_START.pack
-        kind, time = Kind.NUMBERED.value, int(now) & _TIME_MASK
+        """Return the sealed frames of a numbered stream, from `number` on: as `seal_many` would, but faster."""
+        encrypt, nonce, start, label, prefix = self._encrypt, _NONCE.pack, _START.pack, self._label, self._prefix
+        time = int(now) & _TIME_MASK
         return [
-            (start := outer(prefix, counter, time))
-            + encrypt(nonce(counter), inner(kind, one) + payload, start + label if label else start)
+            (clear := start(prefix, one, counter, time))
+            + encrypt(nonce(counter), payload, clear + label if label else clear)
             for payload, one, counter in zip(payloads, count(number), self._counters, strict=False)
         ]
 
@@ -218,6 +213,30 @@ class _Known:
         """The latest time in a frame of this sender."""
         self.since = since
         """What was sealed before may have been opened, and its sender forgotten since."""
+
+
+class OpenedRun(NamedTuple):
+    """Frames of one kind and one sender that were opened together."""
+
+    prefix: bytes
+    """Magic, version, sealed kind and sender of each."""
+    numbers: tuple[int, ...]
+    bodies: list[bytes]
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether they are messages of a numbered stream: the bodies are payloads."""
+        return self.prefix.startswith(SEALED_STREAM)
+
+    @property
+    def sender(self) -> int:
+        """Who has sealed them."""
+        return int.from_bytes(self.prefix[SENDER_AT:])
+
+    def frames(self) -> list[bytes]:
+        """Return them as if they had come unsealed."""
+        start = self.prefix[:_KIND_AT] + bytes((self.prefix[_KIND_AT] & ~SEALED,)) + self.prefix[SENDER_AT:]
+        return [start + _ID.pack(number) + body for number, body in zip(self.numbers, self.bodies, strict=True)]
 
 
 class Opener:
@@ -266,8 +285,8 @@ class Opener:
         raise self._wrong
 
     def open(self, sealed: Sealed, now: float) -> bytes:
-        """Return the frame inside, as if it had come unsealed; raise `Refused`."""
-        sender, counter, seconds, associated, text = sealed
+        """Return the frame as if it had come unsealed; raise `Refused`."""
+        sender, _, counter, seconds, header, associated, text = sealed
         known = self._senders.get(sender)
         if known is None:
             return self._open_first(sealed, now)
@@ -298,24 +317,25 @@ class Opener:
             sequence.expected = counter + 1
         if seconds > known.newest:
             known.newest = seconds
-        return frame_inside(inner, sender)
+        return header + inner
 
-    def open_run(self, data: bytes, segment: int, count: int) -> tuple[int, list[bytes]] | None:
+    def open_run(self, data: bytes, segment: int, count: int) -> OpenedRun | None:
         """Open `count` datagrams at once, each `segment` bytes (the last may have fewer).
 
-        Returns their sender, and what is inside of each: kind, number and body. None, and nothing is opened, where
-        they are not in order, of one known sender and authentic, as those of a stream nearly always are.
+        None, and nothing is opened, where they are not of one kind and one known sender, in order, and authentic, as
+        those of a stream nearly always are.
         """
-        if len(data) - (count - 1) * segment < HEADER.size + SEALED_OVERHEAD or not data.startswith(_SEALED):
+        if len(data) - (count - 1) * segment < HEADER.size + SEALED_OVERHEAD:
             return None
-        fields = _run_headers(segment, count).unpack_from(data)
-        prefixes, counters, times = fields[::3], fields[1::3], fields[2::3]
-        prefix, first = prefixes[0], counters[0]
+        fields = _run_starts(segment, count).unpack_from(data)
+        prefix = fields[0]
         known = self._senders.get(int.from_bytes(prefix[SENDER_AT:]))
+        if known is None or fields[::4].count(prefix) != count or not prefix.startswith(_BEGINNING):
+            return None
+        counters, times = fields[2::4], fields[3::4]
+        first = counters[0]
         if (
-            known is None
-            or first < known.sequence.expected
-            or prefixes.count(prefix) != count
+            first < known.sequence.expected
             or counters != tuple(range(first, first + count))
             or min(times) < known.since
         ):
@@ -332,7 +352,7 @@ class Opener:
         known.sequence.expected = first
         known.sequence.run_arrived(count)
         known.newest = max(known.newest, *times)
-        return int.from_bytes(prefix[SENDER_AT:]), opened
+        return OpenedRun(prefix, fields[1::4], opened)
 
     def _open_first(self, sealed: Sealed, now: float) -> bytes:
         """Open a frame of a sender not seen before."""
@@ -344,7 +364,7 @@ class Opener:
         known.sequence.arrived(sealed.counter)
         self._senders[sealed.sender] = known
         self._full_until = min(self._full_until, sealed.time + self._freshness)
-        return frame_inside(inner, sealed.sender)
+        return sealed.header + inner
 
     def _check_freshness(self, seconds: int, now: float) -> None:
         # Written so that a `now` that is no number refuses.
@@ -383,14 +403,7 @@ class Opener:
 
 
 @lru_cache(64)
-def _run_headers(segment: int, count: int) -> struct.Struct:
-    """Read magic to sender, counter and time of each datagram of a run: all at once, since Python is slow at loops."""
-    each = f"{NUMBER_AT}sQI"
+def _run_starts(segment: int, count: int) -> struct.Struct:
+    """Read what is in the clear of each datagram of a run: all at once, since Python is slow at loops."""
+    each = f"{NUMBER_AT}sQQI"
     return struct.Struct("!" + f"{each}{segment - _TEXT_AT}x" * (count - 1) + each)
-
-
-def frame_inside(inner: bytes, sender: int) -> bytes:
-    """Return the frame whose kind, number and body were inside a seal; raise `Refused` where there was none."""
-    if len(inner) < INNER_HEADER or inner[0] == Kind.SEALED:
-        raise Refused(ReceiveDrop.MALFORMED, "a seal around nothing, or around a seal")
-    return b"".join((_START, inner[:1], _ID.pack(sender), inner[1:]))

@@ -20,6 +20,7 @@ Target = Callable[[bytes], object]
 KEYRING = Keyring((bytes(range(32)),))
 POD = Endpoint("10.0.0.1", 12000)
 EPOCH = 1_700_000_000.0
+_SEALED = frame.MAGIC + bytes((frame.VERSION, frame.Kind.NUMBERED | frame.SEALED)) + (1).to_bytes(8) + (1).to_bytes(8)
 
 
 def decode() -> Target:
@@ -130,7 +131,7 @@ def opener() -> Target:
 
     def take(data: bytes) -> None:
         with contextlib.suppress(Refused):
-            found = frame.decode(frame.header(frame.Kind.SEALED, 1, 1) + data)
+            found = frame.decode(_SEALED + data)
             assert isinstance(found, frame.Sealed)
             made.open(found, EPOCH)
             raise AssertionError("a frame that nobody sealed was opened")
