@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from fanout.batch import SEGMENTS_MAX, Batch
+from fanout.batch import Batch
 from fanout.errors import Closed, InvalidInput
-from fanout.model import DEFAULT_PORT, MAX_PAYLOAD, Endpoint, Family, Service, check_payload
+from fanout.model import DEFAULT_PORT, Endpoint, Family, Service, check_payload
 from fanout.net.transport import Transport
 from fanout.net.udp import UdpTransport
 from fanout.pacing import Pacer
@@ -295,12 +295,8 @@ class FanOut:
                     else:
                         yield Copies(part, endpoints, gso_limit, messages=1, size=len(payload))
             return
-        # One run of segments at a time: what is framed and sealed is then still in the processor's cache.
-        most = max(1, min(SEGMENTS_MAX, MAX_PAYLOAD // (largest + framing.overhead)))
-        for start in range(0, len(payloads), most):
-            frames = framing.frames(payloads[start : start + most], endpoints)
-            size = sum(map(len, frames)) - framing.overhead * len(frames)
-            yield Copies(frames, endpoints, gso_limit, size=size)
+        frames = framing.frames(payloads, endpoints)
+        yield Copies(frames, endpoints, gso_limit, size=sum(map(len, payloads)))
 
     def _marks(self) -> list[Copies]:
         """Return the copies that tell each pod how far the stream has come."""

@@ -48,10 +48,6 @@ class Framing:
     def __init__(self, *, is_numbered: bool, max_datagram: int | None, key_file: str | None, cluster: str) -> None:
         self.fragment_size = check_max_datagram(max_datagram) or MAX_DATAGRAM
         self.is_numbered = is_numbered or key_file is not None
-        self.overhead = 0
-        if self.is_numbered:
-            self.overhead = frame.HEADER.size + (0 if key_file is None else frame.SEALED_OVERHEAD)
-        """Bytes that a message of one datagram has more on the wire."""
         self.order = threading.Lock()
         self.answers = threading.Condition()
         """Held while exchanges are told, or looked at."""
