@@ -341,10 +341,11 @@ class Opener:
         ):
             return None
         view, decrypt, nonce, label = memoryview(data), known.decrypt, _NONCE.pack, self._label
+        starts = range(0, len(data), segment)
         try:
             opened = [
-                decrypt(nonce(counter), view[at + _TEXT_AT : at + segment], data[at : at + _TEXT_AT] + label)
-                for at, counter in zip(range(0, len(data), segment), counters, strict=True)
+                decrypt(nonce(counter), view[text : at + segment], data[at:text] + label if label else data[at:text])
+                for at, text, counter in zip(starts, range(_TEXT_AT, len(data), segment), counters, strict=True)
             ]
         except self._wrong:
             return None
