@@ -125,8 +125,11 @@ class Framing:
         return self._sealer.seal_many(frames, time.time())
 
     def _follow_keys(self) -> None:
-        if self._keys is not None and self._sealer is not None and self._opener is not None:
-            self._sealer.keyring = self._opener.keyring = self._keys.keyring()
+        if self._keys is None or self._sealer is None or self._opener is None:
+            return
+        keyring = self._keys.keyring()
+        if keyring is not self._sealer.keyring:
+            self._sealer.keyring = self._opener.keyring = keyring
 
     def begin(
         self,
