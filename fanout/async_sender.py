@@ -1,10 +1,9 @@
-"""`AsyncSender`: the shell for asyncio; what it does is in `sender`."""
+"""`AsyncSender`: the shell for asyncio; what it does is in `fan_out` and `asking`."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from itertools import groupby, islice
 from time import monotonic
@@ -12,9 +11,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, overload
 
 from fanout import fan_out
+from fanout.asking import Asking
 from fanout.coalescing import BATCH, DELAY
 from fanout.errors import FanoutError, InvalidInput
-from fanout.fan_out import Copies, FanOut, check_stream, make_pacer
+from fanout.fan_out import Copies, check_stream, make_pacer
 from fanout.model import Endpoint
 from fanout.outbox import SENDS_A_TURN, Call, Outbox, Queued, set_done
 from fanout.pacing import BURST, Pacer
@@ -22,12 +22,12 @@ from fanout.report import Fault, Report, Tally
 from fanout.sender import TIMEOUT
 
 if TYPE_CHECKING:
+    from fanout.asking import OnReceipt
     from fanout.delivery.exchange import Exchange
     from fanout.delivery.receipt import Confirmation, Reply
-    from fanout.fan_out import OnReceipt
 
 
-class AsyncSender(FanOut):
+class AsyncSender(Asking):
     """`Sender` for asyncio: the same arguments, guarantees and reports; nothing blocks the event loop.
 
     What several tasks send in one turn of the event loop leaves together, as runs of equal sizes where the kernel
@@ -334,7 +334,7 @@ class AsyncQuery:
     async def _ask(self) -> AsyncIterator[Reply]:
         payload, timeout, retries, on_receipt = self._question
         self._exchange = await self._sender._ask(payload, timeout, retries, is_query=True)
-        weakref.finalize(self, self._sender._end, self._exchange)
+        self._sender._end_with(self, self._exchange)
         async for reply in self._sender._converse(self._exchange, on_receipt):
             yield reply
 

@@ -22,11 +22,7 @@ from fanout.report import DropReason, Fault, Report, Tally
 from fanout.wire.reasons import ReceiveDrop
 
 if TYPE_CHECKING:
-    from fanout.delivery.exchange import Dispatch, Exchange
-    from fanout.delivery.receipt import Confirmation, Receipt, Reply
     from fanout.framing import Framing
-
-    OnReceipt = Callable[[Receipt], object] | None
 
 STALL = 5.0
 """Seconds that a full socket is waited for before the rest of a message's copies count as dropped."""
@@ -36,8 +32,6 @@ _FRAGMENTS = 32
 """Fragments of a large message that leave at once where nobody confirms them: a default receive buffer holds them."""
 _PAUSE = 0.001
 """Seconds between two such."""
-_ANSWERS = 1024
-"""Answers that are taken at a time."""
 
 
 @dataclass(slots=True)
@@ -315,90 +309,6 @@ class FanOut:
         if self._opened is not None:
             for copies in self._marks():
                 self._step(copies)
-
-    def _begin(
-        self,
-        payload: bytes,
-        endpoints: tuple[Endpoint, ...],
-        timeout: float,
-        retries: int | None,
-        *,
-        is_query: bool = False,
-    ) -> Exchange:
-        """Return a new exchange; hold `order` until its first copies have left."""
-        exchange = self._framing.begin(payload, endpoints, timeout=timeout, retries=retries, is_query=is_query)
-        with self._lock:
-            self._stats.messages += 1
-        return exchange
-
-    def _turn(self, exchange: Exchange, on_receipt: OnReceipt) -> tuple[list[Copies], list[Reply], bool]:
-        """Return what to send now, the replies that have come, and whether the exchange is over."""
-        with self._framing.answers:
-            now = monotonic()
-            exchange.follow(self._known().endpoints, now)
-            is_over = exchange.is_over(now)
-            due = [] if is_over else exchange.due(now)
-            changed, replies = exchange.changed(), exchange.replies()
-        if on_receipt is not None:
-            for receipt in changed:
-                on_receipt(receipt)
-        return [self._asking(dispatch) for dispatch in due], replies, is_over
-
-    def _asking_now(self, exchange: Exchange) -> list[Copies]:
-        """Return what a new exchange has to send."""
-        with self._framing.answers:
-            due = exchange.due(monotonic())
-        return [self._asking(dispatch) for dispatch in due]
-
-    def _asking(self, dispatch: Dispatch) -> Copies:
-        frames = self._framing.seal(dispatch.frames)
-        return Copies(frames, dispatch.endpoints, self._transport.gso_limit, messages=0)
-
-    def _asked(self, exchange: Exchange, copies: Copies) -> None:
-        """Let the exchange know what the kernel did not take."""
-        if copies.faults:
-            with self._framing.answers:
-                for endpoint, number in {fault.endpoint: fault.errno for fault in copies.faults}.items():
-                    exchange.dropped(endpoint, number)
-
-    def _take_answers(self) -> list[Exchange]:
-        """Take what came back; return the exchanges that have news. Hold `answers` of the framing."""
-        with self._lock:
-            if self._closed:
-                return []
-            datagrams = self._transport.receive(_ANSWERS)
-            heard = self._transport.heard() if self._transport.has_heard else []
-            self._stats.refused += len(heard)
-        return self._framing.came(datagrams, heard, monotonic())
-
-    def _readable(self) -> list[int]:
-        """Return what to wait on for answers; raise `Closed`."""
-        self._open()
-        with self._lock:
-            return self._transport.readable()
-
-    def _end(self, exchange: Exchange) -> None:
-        """Let an exchange be told no more, and count what became of it. Ending twice is fine."""
-        if not self._framing.end(exchange):
-            return
-        confirmation = self._confirmation(exchange)
-        with self._lock:
-            confirmed = len(confirmation.confirmed)
-            self._stats.confirmed += confirmed
-            self._stats.unconfirmed += len(confirmation.receipts) - confirmed
-
-    def _confirmation(self, exchange: Exchange) -> Confirmation:
-        from fanout.delivery.receipt import Confirmation
-
-        known = self._known()
-        with self._framing.answers:
-            return Confirmation(
-                exchange.receipts(),
-                exchange.size,
-                monotonic() - exchange.started,
-                known.age(monotonic()) or 0.0,
-                known.failure is not None,
-            )
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._refresher is not None else "not opened"

@@ -1,4 +1,4 @@
-"""`Sender`: the shell that blocks; what it does is in `fan_out`."""
+"""`Sender`: the shell that blocks; what it does is in `fan_out` and `asking`."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import os
 import select
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Literal, Self, overload
 
 from fanout import fan_out
+from fanout.asking import Asking
 from fanout.coalescing import Coalescer
 from fanout.errors import FanoutError
-from fanout.fan_out import LOOK_AGAIN, Copies, FanOut, check_stream, make_pacer
+from fanout.fan_out import LOOK_AGAIN, Copies, check_stream, make_pacer
 from fanout.model import MAX_PAYLOAD, Endpoint, check_payload
 from fanout.pacing import BURST
 from fanout.report import Fault, Report, Tally
 
 if TYPE_CHECKING:
+    from fanout.asking import OnReceipt
     from fanout.delivery.exchange import Exchange
     from fanout.delivery.receipt import Confirmation, Reply
-    from fanout.fan_out import OnReceipt
 
 TIMEOUT = 2.0
 """Seconds to wait for the answers of all pods."""
 
 
-class Sender(FanOut):
+class Sender(Asking):
     """Sends each message to every pod of a headless Service.
 
     `service` is a short name, an FQDN (with a trailing dot it is taken as it is) or a literal list of endpoints
@@ -220,7 +220,7 @@ class Sender(FanOut):
         """
         exchange = self._ask(payload, timeout, retries, is_query=True)
         query = Query(self._converse(exchange, on_receipt), lambda: self._confirmation(exchange))
-        weakref.finalize(query, self._end, exchange)
+        self._end_with(query, exchange)
         return query
 
     def _ask(self, payload: bytes, timeout: float, retries: int | None, *, is_query: bool) -> Exchange:

@@ -50,7 +50,8 @@ class Exchange:
         self.number = number
         self.size = len(payload)
         """Bytes of the message."""
-        self.started = now
+        self._started = now
+        self._ended: float | None = None
         self.deadline = now + timeout
         self._sender = sender
         self._cut = Cut.of(payload, fragment_size)
@@ -109,7 +110,7 @@ class Exchange:
     def next_wakeup(self) -> float:
         """When `due` has something next, or the exchange is over."""
         if not self._open:
-            return self.started
+            return self._started
         while self._wakes and self._is_outdated(*self._wakes[0]):
             heapq.heappop(self._wakes)
         return min(self._wakes[0][0], self.deadline) if self._wakes else self.deadline
@@ -202,12 +203,16 @@ class Exchange:
         is_over = now >= self.deadline or not self._open
         if not is_over and self._some_left:
             is_over = all(pod.status is not None or pod.is_gone for pod in self._pods.values())
-        if is_over:
-            self.end()
+        if is_over and self._ended is None:
+            self._ended = now
+            self._give_up()
         return is_over
 
-    def end(self) -> None:
-        """Wait for nobody any more."""
+    def elapsed(self, now: float) -> float:
+        """Return how long it has taken, or did take."""
+        return (now if self._ended is None else self._ended) - self._started
+
+    def _give_up(self) -> None:
         for pod in self._pods.values():
             if pod.status is None:
                 pod.give_up()
