@@ -314,7 +314,7 @@ def test_an_outage_in_the_middle_of_a_stream_is_reported_with_what_was_confirmed
 
 def test_the_bounds_of_datagrams_are_those_of_the_wire_format() -> None:
     assert check_max_datagram(DATAGRAM_LEAST) == 256
-    assert check_max_datagram(DATAGRAM_MOST) == 65_434
+    assert check_max_datagram(DATAGRAM_MOST) == 65_435
     for wrong in (DATAGRAM_LEAST - 1, DATAGRAM_MOST + 1):
         with pytest.raises(ValueError, match="max_datagram"):
             check_max_datagram(wrong)

@@ -12,7 +12,7 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 _BANDWIDTH_LIMIT = 1e15
 """Bits a second: beyond every network there is."""
-DATAGRAM_LEAST, DATAGRAM_MOST = 256, 65_434
+DATAGRAM_LEAST, DATAGRAM_MOST = 256, 65_435
 """Bytes of payload in a framed datagram, as the wire format has it; written down here, for it takes long to import."""
 
 
