@@ -74,7 +74,7 @@ class Asking(FanOut):
         if copies.faults:
             with self._framing.answers:
                 for endpoint, number in {fault.endpoint: fault.errno for fault in copies.faults}.items():
-                    exchange.dropped(endpoint, number)
+                    exchange.dropped(endpoint, number, monotonic())
 
     def _take_answers(self) -> list[Exchange]:
         """Take what came back; return the exchanges that have news. Hold `answers` of the framing."""
@@ -106,6 +106,10 @@ class Asking(FanOut):
         """Have an exchange ended once its owner is gone, whether or not it was waited for."""
         # Not at once: that may be in the middle of anything, with locks held.
         weakref.finalize(owner, self._abandoned.append, exchange)
+
+    def _abandon(self, exchange: Exchange) -> None:
+        """Have an exchange ended soon, from wherever: nothing where it was ended."""
+        self._abandoned.append(exchange)
 
     def _end_abandoned(self) -> None:
         while self._abandoned:

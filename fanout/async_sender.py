@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from itertools import groupby, islice
+from itertools import groupby
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, overload
@@ -70,7 +71,7 @@ class AsyncSender(Asking):
     ) -> Report | Confirmation:
         """See `Sender.send`."""
         if confirm:
-            exchange = await self._ask(payload, timeout, retries, is_query=False)
+            exchange = await self._ask(payload, timeout, retries, on_receipt, is_query=False)
             async for _ in self._converse(exchange, on_receipt):
                 pass
             return self._confirmation(exchange)
@@ -82,9 +83,10 @@ class AsyncSender(Asking):
             await self._send_large(data, tally)
         elif endpoints and outbox.may_send_now():
             tally = Tally()
-            for copies in self._copies((data,), endpoints):
-                await self._finish(copies, outbox)
-                self._tell(tally, copies)
+            async with self._in_order():
+                for copies in self._copies((data,), endpoints):
+                    await self._finish(copies, outbox)
+                    self._tell(tally, copies)
             await outbox.give_way(len(endpoints))
         else:
             call = Call()
@@ -167,12 +169,11 @@ class AsyncSender(Asking):
         batch = [queued for queued in batch if not queued.call.is_cancelled]
         if not batch:
             return
-        rest = iter(batch)
-        for copies in self._copies([queued.payload for queued in batch], endpoints):
+        async with self._in_order():
             # One datagram a message: what has to be cut does not come here.
-            part = list(islice(rest, copies.messages))
+            (copies,) = self._copies([queued.payload for queued in batch], endpoints)
             await self._finish(copies, self._outbox)
-            self._tell_calls(part, copies)
+        self._tell_calls(batch, copies)
         if self._transport.has_heard:
             self._hear(batch[0].call.tally)
         await asyncio.sleep(0)
@@ -189,10 +190,16 @@ class AsyncSender(Asking):
             call.tally.dropped(faults.pop(call, ()))
 
     async def _send_large(self, payload: bytes, tally: Tally) -> None:
-        for copies in self._copies([payload], await self.resolve()):
-            await asyncio.sleep(copies.pause)
-            await self._finish(copies, self._outbox)
-            self._tell(tally, copies)
+        endpoints = await self.resolve()
+        async with self._in_order():
+            for copies in self._copies([payload], endpoints):
+                await asyncio.sleep(copies.pause)
+                await self._finish(copies, self._outbox)
+                self._tell(tally, copies)
+
+    def _in_order(self) -> contextlib.AbstractAsyncContextManager[object]:
+        """Hold what gives numbers in the order in which messages leave: a task's large message takes a while."""
+        return self._outbox.order if self._is_framed else contextlib.nullcontext()
 
     def query(
         self,
@@ -205,21 +212,24 @@ class AsyncSender(Asking):
         """See `Sender.query`; the pods are asked when the iteration begins."""
         return AsyncQuery(self, payload, timeout, retries, on_receipt)
 
-    async def _ask(self, payload: bytes, patience: float, retries: int | None, *, is_query: bool) -> Exchange:
+    async def _ask(
+        self, payload: bytes, patience: float, retries: int | None, on_receipt: OnReceipt, *, is_query: bool
+    ) -> Exchange:
         """Return an exchange whose first copies have left."""
         from fanout.framing import check_message, check_patience
 
         data = check_message(payload)
-        check_patience(patience, retries)
+        check_patience(patience, retries, on_receipt)
         endpoints = await self.resolve()
-        exchange = self._begin(data, endpoints, patience, retries, is_query=is_query)
-        try:
-            for copies in self._asking_now(exchange):
-                await self._finish(copies, self._outbox)
-                self._asked(exchange, copies)
-        except BaseException:
-            self._end(exchange)
-            raise
+        async with self._in_order():
+            exchange = self._begin(data, endpoints, patience, retries, is_query=is_query)
+            try:
+                for copies in self._asking_now(exchange):
+                    await self._finish(copies, self._outbox)
+                    self._asked(exchange, copies)
+            except BaseException:
+                self._end(exchange)
+                raise
         return exchange
 
     async def _converse(self, exchange: Exchange, on_receipt: OnReceipt) -> AsyncIterator[Reply]:
@@ -235,6 +245,7 @@ class AsyncSender(Asking):
                 for reply in replies:
                     yield reply
                 if is_over:
+                    self._end(exchange)
                     return
                 outbox.listen(self._readable(), self._answers_came)
                 with self._framing.answers:
@@ -248,7 +259,7 @@ class AsyncSender(Asking):
             outbox.told.pop(exchange.number)
             if not outbox.told:
                 outbox.listen([], self._answers_came)
-            self._end(exchange)
+            self._abandon(exchange)
 
     def _answers_came(self) -> None:
         with self._framing.answers:
@@ -333,7 +344,7 @@ class AsyncQuery:
 
     async def _ask(self) -> AsyncIterator[Reply]:
         payload, timeout, retries, on_receipt = self._question
-        self._exchange = await self._sender._ask(payload, timeout, retries, is_query=True)
+        self._exchange = await self._sender._ask(payload, timeout, retries, on_receipt, is_query=True)
         self._sender._end_with(self, self._exchange)
         async for reply in self._sender._converse(self._exchange, on_receipt):
             yield reply

@@ -57,6 +57,17 @@ class SenderStats:
     """Datagrams that came back and were no answer that was waited for, by reason: late ones are `UNEXPECTED`."""
 
 
+_senders: weakref.WeakSet[FanOut] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for sender in list(_senders):
+        sender._start_anew()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 class Copies:
     """The copies of a batch: what is still to be attempted, and what failed. Those before `position` were attempted."""
 
@@ -140,7 +151,8 @@ class FanOut:
         self._lock = threading.Lock()
         """Held while the transport is called, and while what is counted changes."""
         self._stats = SenderStats()
-        self._is_framed = numbered or key_file is not None or max_datagram is not None
+        _senders.add(self)
+        self._is_framed = bool(numbered or key_file is not None or max_datagram is not None or cluster)
         """Whether messages that ask for no answer are framed, too."""
         self._settings = (numbered, max_datagram, key_file, cluster)
         self._framing_made: Framing | None = None
@@ -151,6 +163,17 @@ class FanOut:
 
             self._check = check_message
             _ = self._framing
+
+    def _start_anew(self) -> None:
+        """Be a sender of its own in a process that was forked: no thread came along, and nothing may be shared.
+
+        Two senders with one identity would seal with the same nonces, and confirm each other's messages.
+        """
+        self._lock = threading.Lock()
+        self._refresher = self._opened = None
+        self._framing_made = None
+        if isinstance(self._transport, UdpTransport):
+            self._transport.start_anew()
 
     @property
     def _framing(self) -> Framing:

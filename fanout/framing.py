@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 import threading
@@ -42,7 +43,8 @@ def check_max_datagram(size: int | None) -> int | None:
 class Framing:
     """Makes a sender's frames, and takes apart what comes back. Any thread may call anything.
 
-    Numbers are given in the order in which messages leave: whoever takes some holds `order` until they have left.
+    Numbers are given in the order in which messages leave: a thread that takes some holds `order` until they have
+    left. (The tasks of an event loop hold its outbox's.)
     """
 
     def __init__(self, *, is_numbered: bool, max_datagram: int | None, key_file: str | None, cluster: str) -> None:
@@ -63,6 +65,7 @@ class Framing:
         self._keys: KeyFile | None = None
         self._sealer: Sealer | None = None
         self._opener: Opener | None = None
+        check_seal(key_file, cluster)
         if key_file is not None:
             from fanout.net.keys import KeyFile
             from fanout.wire.seal import Opener, Sealer
@@ -182,7 +185,7 @@ class Framing:
                 told[exchange.number] = exchange
         for fault in heard:
             for exchange in self._exchanges.values():
-                exchange.refused(fault.endpoint, fault.errno)
+                exchange.refused(fault.endpoint, fault.errno, now)
                 told[exchange.number] = exchange
         return list(told.values())
 
@@ -201,6 +204,20 @@ class Framing:
         return found
 
 
+def check_seal(key_file: object, cluster: object) -> None:
+    """Raise `InvalidInput` for a path or a label that is none, or a label without a key."""
+    if key_file is not None and not isinstance(key_file, (str, os.PathLike)):
+        raise InvalidInput(f"key_file {key_file!r} is no path")
+    if not isinstance(cluster, str):
+        raise InvalidInput(f"cluster {cluster!r} is no text")
+    if cluster and key_file is None:
+        raise InvalidInput(f"cluster {cluster!r} is a label for sealed messages: give a key_file as well")
+    try:
+        cluster.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise InvalidInput(f"cluster {cluster!r} has characters that are none") from None
+
+
 def check_message(payload: object) -> bytes:
     """Return the payload of a framed message as bytes; raise `InvalidInput` or `MessageTooLarge`."""
     if type(payload) is bytes and len(payload) <= frame.MESSAGE_MAX:
@@ -215,8 +232,10 @@ def check_message(payload: object) -> bytes:
     return data
 
 
-def check_patience(timeout: object, retries: object) -> None:
-    """Raise `InvalidInput` where the time or the number of tries is none."""
+def check_patience(timeout: object, retries: object, on_receipt: object) -> None:
+    """Raise `InvalidInput` where the time or the number of tries is none, or what is to be called is no function."""
+    if on_receipt is not None and not callable(on_receipt):
+        raise InvalidInput(f"on_receipt {on_receipt!r} cannot be called")
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= 86_400:
         raise InvalidInput(f"timeout {timeout!r} is not a number of seconds above 0, up to a day")
     if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or retries < 0):

@@ -65,6 +65,8 @@ class Outbox:
         self.loop = loop
         self.waiting = asyncio.Lock()
         """An event loop has one callback a descriptor: tasks wait for a full socket in turn."""
+        self.order = asyncio.Lock()
+        """Held while framed messages get their numbers and leave."""
         self.full: asyncio.Future[None] | None = None
         """What they wait for."""
         self.told: dict[int, asyncio.Event] = {}

@@ -89,7 +89,7 @@ class Sender(Asking):
         then (but for a sender that is closed while it sends).
         """
         if confirm:
-            exchange = self._ask(payload, timeout, retries, is_query=False)
+            exchange = self._ask(payload, timeout, retries, on_receipt, is_query=False)
             for _ in self._converse(exchange, on_receipt):
                 pass
             return self._confirmation(exchange)
@@ -218,17 +218,19 @@ class Sender(Asking):
         Each pod's handler replies (`Message.reply`, or by what it returns). What is said of `send` with `confirm` holds
         for a query, too: it is handed over once, and asked again of the silent. Raises what `send` raises.
         """
-        exchange = self._ask(payload, timeout, retries, is_query=True)
+        exchange = self._ask(payload, timeout, retries, on_receipt, is_query=True)
         query = Query(self._converse(exchange, on_receipt), lambda: self._confirmation(exchange))
         self._end_with(query, exchange)
         return query
 
-    def _ask(self, payload: bytes, timeout: float, retries: int | None, *, is_query: bool) -> Exchange:
+    def _ask(
+        self, payload: bytes, timeout: float, retries: int | None, on_receipt: OnReceipt, *, is_query: bool
+    ) -> Exchange:
         """Return an exchange whose first copies have left."""
         from fanout.framing import check_message, check_patience
 
         data = check_message(payload)
-        check_patience(timeout, retries)
+        check_patience(timeout, retries, on_receipt)
         endpoints = self.resolve()
         with self._framing.order:
             exchange = self._begin(data, endpoints, timeout, retries, is_query=is_query)
@@ -251,10 +253,12 @@ class Sender(Asking):
                     self._asked(exchange, copies)
                 yield from replies
                 if is_over:
+                    self._end(exchange)
                     return
                 self._await_answers(exchange)
         finally:
-            self._end(exchange)
+            # Not ended here: the collector of garbage may close a generator while this very thread holds a lock.
+            self._abandon(exchange)
 
     def _await_answers(self, exchange: Exchange) -> None:
         """Wait until the exchange has news, or something to send: one of the threads that wait reads for all."""

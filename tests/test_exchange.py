@@ -136,23 +136,41 @@ def test_a_busy_handler_is_waited_for_without_counting_tries() -> None:
     assert exchange.receipts()[0].tries == 1
 
 
-def test_refused_by_icmp_three_times_is_refused() -> None:
+def test_refused_by_icmp_for_a_second_is_refused() -> None:
     exchange = begin()
     exchange.due(0.0)
     exchange.take(answer(), B, 0.001)
-    for _ in range(3):
-        assert not exchange.is_over(0.01)
-        exchange.refused(A, errno.ECONNREFUSED)
-    exchange.refused(C, errno.ECONNREFUSED)  # concerns somebody else
-    assert exchange.is_over(0.01)
+    now = 0.0
+    while not exchange.is_over(now):
+        exchange.due(now)
+        for _ in range(5):  # whoever else sends to it is refused, too
+            exchange.refused(A, errno.ECONNREFUSED, now)
+        exchange.refused(C, errno.ECONNREFUSED, now)  # concerns somebody else
+        now = max(now, exchange.next_wakeup)
+    assert 1.0 <= now < 2.0
     assert exchange.receipts()[0].status is ReceiptStatus.REFUSED
     assert exchange.receipts()[0].reason == "Connection refused"
+    assert exchange.receipts()[0].tries > 3
+
+
+def test_a_pod_that_has_the_message_is_not_given_up_when_it_stops() -> None:
+    exchange = begin(endpoints=(A,), timeout=5.0)
+    exchange.due(0.0)
+    exchange.take(answer(Status.PENDING), A, 0.001)
+    now = 0.001
+    while now < 4.0:
+        exchange.due(now)
+        exchange.refused(A, errno.ECONNREFUSED, now)
+        assert not exchange.is_over(now)
+        now = exchange.next_wakeup
+    exchange.take(answer(attempt=0), A, 4.0)
+    assert statuses(exchange) == {A: ReceiptStatus.CONFIRMED}
 
 
 def test_refused_once_and_then_silent_is_refused() -> None:
     exchange = begin(endpoints=(A,), timeout=0.2)
     exchange.due(0.0)
-    exchange.refused(A, errno.EHOSTUNREACH)
+    exchange.refused(A, errno.EHOSTUNREACH, 0.01)
     assert exchange.is_over(0.2)
     assert exchange.receipts()[0].status is ReceiptStatus.REFUSED
 
@@ -160,7 +178,7 @@ def test_refused_once_and_then_silent_is_refused() -> None:
 def test_what_the_kernel_never_took_is_dropped() -> None:
     exchange = begin(endpoints=(A,), timeout=0.05)
     exchange.due(0.0)
-    exchange.dropped(A, errno.EPERM)
+    exchange.dropped(A, errno.EPERM, 0.0)
     assert exchange.is_over(0.05)
     (receipt,) = exchange.receipts()
     assert (receipt.status, receipt.reason) == (ReceiptStatus.DROPPED, "Operation not permitted")
@@ -226,6 +244,43 @@ def test_a_large_message_goes_in_bursts_that_grow_and_only_what_is_missing_goes_
     assert "47 of 50" in exchange.receipts()[0].reason
     exchange.take(answer(attempt=2), A, 0.003)
     assert exchange.receipts()[0].tries == 1
+
+
+def test_a_pod_that_has_given_up_fragments_gets_them_again() -> None:
+    exchange = begin(bytes(300 * 5), (A,), fragment_size=300)
+    assert len(asked(exchange.due(0.0))[A]) == 5
+    exchange.take(answer(Status.PARTIAL, 0, 4, frame.bitmap([False])), A, 0.001)
+    assert [one.position for one in asked(exchange.due(0.001))[A]] == [4]
+    exchange.take(answer(Status.PARTIAL, 1, 0, frame.bitmap([False] * 4 + [True])), A, 0.002)
+    assert exchange.due(0.002) == []  # no progress: not at once
+    now = exchange.next_wakeup
+    assert [one.position for one in asked(exchange.due(now))[A]] == [0]
+    exchange.take(answer(Status.PARTIAL, 2, 1, frame.bitmap([False] * 3 + [True])), A, now)
+    assert asked(exchange.due(now))[A][0].position == 1
+
+
+def test_an_older_answer_does_not_undo_what_a_newer_one_said() -> None:
+    exchange = begin(bytes(300 * 20), (A,), fragment_size=300)
+    exchange.due(0.0)
+    exchange.take(answer(Status.PARTIAL, 0, 16), A, 0.001)
+    exchange.due(0.001)
+    exchange.take(answer(Status.PARTIAL, 0, 3), A, 0.002)
+    assert "16 of 20" in exchange.receipts()[0].reason
+
+
+def test_a_lying_answer_drives_nothing() -> None:
+    exchange = begin(b"ab", (A,))
+    exchange.due(0.0)
+    exchange.take(answer(Status.PARTIAL, 0, 0, bytes(65_000)), A, 0.001)
+    assert exchange.due(0.002) == []
+
+
+def test_a_query_that_is_confirmed_without_a_reply_has_failed() -> None:
+    exchange = begin(b"info", (A,), is_query=True)
+    exchange.due(0.0)
+    exchange.take(answer(), A, 0.01)
+    assert exchange.receipts()[0].status is ReceiptStatus.FAILED
+    assert exchange.receipts()[0].reason == "it replied nothing"
 
 
 def test_a_lost_burst_is_asked_about_with_one_fragment() -> None:

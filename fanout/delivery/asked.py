@@ -14,7 +14,9 @@ from fanout.wire.frame import PULLS_MAX, REPLIES_UNASKED, Answer, ReplyFragment,
 WINDOW_FIRST, WINDOW_MOST = 16, 128
 """Fragments that are sent before an answer is waited for: at first, and at most."""
 _GIVE_UP_AFTER = 3
-"""Refusals by ICMP, or bursts that the kernel did not take, after which a pod is given up: it may be starting."""
+"""Bursts that ICMP refused, or the kernel did not take, before a pod is given up."""
+_GIVE_UP_SECONDS = 1.0
+"""Seconds since the first of them before it is: it may be starting."""
 _DETAIL_MAX = 300
 
 
@@ -28,9 +30,12 @@ class Asked:
 
     __slots__ = (
         "_attempts",
+        "_counted",
         "_drops",
         "_errno",
+        "_first_failure",
         "_have",
+        "_is_query",
         "_jitter",
         "_known",
         "_next",
@@ -61,6 +66,7 @@ class Asked:
         now: float,
         *,
         joined: bool,
+        is_query: bool,
         retries: int | None,
         round_trip: RoundTrip,
         jitter: Callable[[], float],
@@ -88,7 +94,10 @@ class Asked:
         self._retries = retries
         self._round_trip = round_trip
         self._jitter = jitter
+        self._is_query = is_query
         self._refusals = self._drops = self._errno = 0
+        self._counted = 0  # the burst that a refusal was last counted for
+        self._first_failure = math.inf
         self._reply: _Assembling | None = None
 
     @property
@@ -140,7 +149,9 @@ class Asked:
         """Take what the pod said of the message."""
         if self.status is not None or not self._is_timely(answer.attempt, now):
             return
-        if answer.status is Status.CONFIRMED:
+        if answer.status is Status.CONFIRMED and self._is_query:
+            self._end(ReceiptStatus.FAILED, "it replied nothing")
+        elif answer.status is Status.CONFIRMED:
             self._end(ReceiptStatus.CONFIRMED)
         elif answer.status in (Status.FAILED, Status.REFUSED):
             self._end(ReceiptStatus.FAILED, _text(answer.detail))
@@ -162,19 +173,23 @@ class Asked:
         return True
 
     def _partial(self, answer: Answer, now: float) -> None:
-        first = min(answer.first_missing, self._parts)
+        if answer.attempt != (self._attempts - 1) & 0xFF:
+            return  # the newest answer tells: the pod may have given up since what it had before
+        before = self._have.count(1)
+        first = min(answer.first_missing, self._parts - 1)
+        room = self._parts - first
+        present = bits(answer.detail[: -(-room // 8)])[:room]
         self._have[:first] = b"\1" * first
-        present = bits(answer.detail)[: self._parts - first]
-        self._have[first : first + len(present)] = bytes(
-            had or now_there for had, now_there in zip(self._have[first:], present, strict=False)
-        )
-        self._known = max(self._known, first)
+        self._have[first : first + len(present)] = bytes(present)
+        self._known = first
+        there = self._have.count(1)
+        if self._parts > 1:
+            self.reason = f"{there:,} of {self._parts:,} fragments have arrived"
         lost = self._have.find(0, self._known, self._next)
-        if answer.attempt == (self._attempts - 1) & 0xFF:
-            self._window = max(1, self._window // 2) if lost >= 0 else min(WINDOW_MOST, self._window * 2)
+        self._window = max(1, self._window // 2) if lost >= 0 else min(WINDOW_MOST, self._window * 2)
+        if there > before:
             self._waiting = False
             self.wake = now
-        self.reason = f"{self._have.count(1):,} of {self._parts:,} fragments have arrived"
 
     def replied(self, frame: ReplyFragment, now: float) -> None:
         """Take a fragment of the reply."""
@@ -197,19 +212,23 @@ class Asked:
             self._waiting = False
             self.wake = now if self._reply.wants_more else now + self._patience()
 
-    def refused(self, number: int) -> None:
-        """Take an ICMP error that concerns the pod."""
-        self._refusals += 1
-        self._failed_copy(self._refusals, number, ReceiptStatus.REFUSED)
+    def refused(self, number: int, now: float) -> None:
+        """Take an ICMP error that concerns the pod; one for each burst counts, whoever else sends to it."""
+        if self._counted < self._attempts:
+            self._counted = self._attempts
+            self._refusals += 1
+            self._failed_burst(self._refusals, number, ReceiptStatus.REFUSED, now)
 
-    def dropped(self, number: int) -> None:
+    def dropped(self, number: int, now: float) -> None:
         """Take note that the kernel did not take the copies of a burst."""
         self._drops += 1
-        self._failed_copy(self._drops, number, ReceiptStatus.DROPPED)
+        self._failed_burst(self._drops, number, ReceiptStatus.DROPPED, now)
 
-    def _failed_copy(self, times: int, number: int, status: ReceiptStatus) -> None:
+    def _failed_burst(self, times: int, number: int, status: ReceiptStatus, now: float) -> None:
         self._errno = number
-        if self.status is None and times >= _GIVE_UP_AFTER:
+        self._first_failure = min(self._first_failure, now)
+        # What has answered before has the message, or a part of it: it may be stopping, with a handler at work.
+        if times >= _GIVE_UP_AFTER and now >= self._first_failure + _GIVE_UP_SECONDS and self.rtt is None:
             self._end(status, os.strerror(number))
 
     def give_up(self) -> None:

@@ -79,6 +79,7 @@ class Exchange:
                 self._cut.parts,
                 now,
                 joined=joined,
+                is_query=bool(self._flags & QUERY),
                 retries=self._retries,
                 round_trip=self._round_trip,
                 jitter=self._jitter,
@@ -177,18 +178,18 @@ class Exchange:
         self._note(pod)
         return True
 
-    def refused(self, endpoint: Endpoint, number: int) -> None:
+    def refused(self, endpoint: Endpoint, number: int, now: float) -> None:
         """Let it know of an ICMP error that concerns a pod."""
         pod = self._pods.get(endpoint)
         if pod is not None and pod.status is None:
-            pod.refused(number)
+            pod.refused(number, now)
             self._note(pod)
 
-    def dropped(self, endpoint: Endpoint, number: int) -> None:
+    def dropped(self, endpoint: Endpoint, number: int, now: float) -> None:
         """Let it know that the kernel did not take what was to be sent to a pod."""
         pod = self._pods[endpoint]
         if pod.status is None:
-            pod.dropped(number)
+            pod.dropped(number, now)
             self._note(pod)
 
     def _note(self, pod: Asked) -> None:

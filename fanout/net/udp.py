@@ -190,6 +190,15 @@ class UdpTransport:
             opened.close()
         self._sockets.clear()
 
+    def start_anew(self) -> None:
+        """Give the sockets up to the process that this one was forked from; open others when they are needed."""
+        for opened in self._sockets.values():
+            opened.close()
+        self._sockets.clear()
+        self._heard.clear()
+        self.has_heard = self._listens = False
+        self._prepared = self._sendto = self._headers = None
+
     def _prepare(self, endpoints: Sequence[Endpoint]) -> None:
         """Choose the way to these pods: once, as long as they stay the same."""
         self._check_open()
