@@ -127,6 +127,22 @@ def test_a_silent_pod_is_named_and_costs_the_others_nothing(
     assert told[f"127.0.0.1:{closed_port}"]["refused"] > 0
 
 
+def test_receivers_with_keys_answer_where_they_accept_plaintext(tmp_path: Path) -> None:
+    key = str(tmp_path / "key")
+    assert fanout("keygen", key).code == 0
+    for name in ("sealed", "both"):
+        (tmp_path / name).mkdir()
+    with (
+        receiving(tmp_path / "sealed", "--key-file", key) as (_, sealed),
+        receiving(tmp_path / "both", "--key-file", key, "--accept-plaintext") as (_, both),
+    ):
+        run = fanout("bench", "-s", f"{sealed},{both}", *QUICK)
+    assert run.code == 4
+    assert "1 of 2 endpoints measured" in run.out
+    assert f"silent: {sealed}: does a fanout receiver listen" in run.out
+    assert "--accept-plaintext" in run.out
+
+
 def test_where_nobody_answers_nothing_is_sent(pods: Callable[..., list[Pod]]) -> None:
     made = pods(2)
     run = fanout("bench", "-s", literals(made))

@@ -19,7 +19,7 @@ import pytest
 from fanout.cli.confirm import Asking, send_confirmed
 from fanout.cli.message import limit_of
 from fanout.cli.options import DATAGRAM_LEAST, DATAGRAM_MOST
-from fanout.cli.receipts import PodTally, Tally, pod_line
+from fanout.cli.receipts import PodTally, Tally, lines, pod_line
 from fanout.cli.stream import Stream
 from fanout.cli.target import find_target
 from fanout.cli.waiting import Live, Watch
@@ -129,10 +129,10 @@ def test_a_busy_handler_is_named(tmp_path: Path) -> None:
 
 def test_retries_bound_the_tries(pods: Callable[..., list[Pod]]) -> None:
     (mute,) = pods(1)
-    run = fanout(
-        "send", "-s", literals([mute]), "-m", "x", "--confirm", "--retries", "0", "--timeout", "30", "-o", "json"
-    )
+    waiting = ("--retries", "0", "--timeout", "1", "-o", "json")
+    run = fanout("send", "-s", literals([mute]), "-m", "x", "--confirm", *waiting)
     assert (run.code, run.json["endpoints"][0]["tries"], run.json["silent"]) == (4, 1, 1)
+    assert run.json["elapsed"] >= 1, "an answer may still come"
     assert len(mute.waiting()) == 1
 
 
@@ -167,7 +167,10 @@ def test_large_messages_go_in_fragments(receive: Callable[..., Receiving], tmp_p
     sentence = fanout("send", "-s", well.endpoint, "--file", str(tmp_path / "large")).assert_one_sentence(2)
     assert "has more than the 65,507 bytes that a UDP datagram carries" in sentence
     assert "--confirm" in sentence
-    assert fanout("send", "-s", well.endpoint, "--file", str(tmp_path / "large"), "--confirm").code == 0
+    run = fanout("send", "-s", well.endpoint, "--file", str(tmp_path / "large"), "--confirm")
+    assert run.code == 0
+    # The round trip of the last fragments would be taken for what the message took.
+    assert re.fullmatch(rf"confirmed by {well.endpoint}( \(\d+ tries\))?", run.out.splitlines()[0])
     assert fanout("send", "-s", well.endpoint, "-m", "-", "--confirm", "--max-datagram", "9000", stdin=large).code == 0
     assert well.payloads == [large, large]
     too_large = fanout("send", "-s", well.endpoint, "--confirm", "--file", "/dev/zero").assert_one_sentence(2)
@@ -213,6 +216,37 @@ def test_an_interrupt_reports_what_is_known(
     assert f"confirmed by {well.endpoint}" in run.out
     assert f"silent: {mute.endpoint}" in run.out
     assert run.out.endswith("; interrupted\n")
+
+
+def test_an_interrupt_makes_nothing_up(pods: Callable[..., list[Pod]], tmp_path: Path) -> None:
+    (mute,) = pods(1)
+    with running(
+        tmp_path, "send", "-s", str(mute.endpoint), "-m", "x", "--confirm", "--timeout", "60", "-o", "json"
+    ) as sender:
+        mute.receive()
+        time.sleep(0.2)
+        run = sender.stop(signal.SIGINT)
+    report = run.json
+    assert (run.code, report["messages"], report["silent"], report["complete"]) == (130, 1, 1, False)
+    assert (report["answer_age"], report["stale"]) == (None, None)
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_an_interrupt_before_pods_are_known_says_so(
+    pods: Callable[..., list[Pod]], tmp_path: Path, output: str
+) -> None:
+    (nameserver,) = pods(1)
+    arguments = ("-s", "pods.example.", "--nameserver", str(nameserver.endpoint), "-m", "x", "-o", output)
+    with running(tmp_path, "send", "--confirm", *arguments) as sender:
+        nameserver.receive()
+        time.sleep(0.1)
+        run = sender.stop(signal.SIGINT)
+    assert (run.code, run.err) == (130, "")
+    if output == "text":
+        assert run.out == "interrupted: nothing is known of any pod\n"
+    else:
+        assert (run.json["messages"], run.json["endpoints"], run.json["complete"]) == (0, [], False)
+        assert run.json["answer_age"] is None
 
 
 def test_a_terminal_shows_who_is_waited_for(receive: Callable[..., Receiving], pods: Callable[..., list[Pod]]) -> None:
@@ -294,6 +328,20 @@ def test_lines(receipt: Receipt, line: str) -> None:
     assert said.endswith(end)
 
 
+def test_no_time_is_told_of_what_was_cut() -> None:
+    receipt = Receipt(HERE, ReceiptStatus.CONFIRMED, 0.0667, 2)
+    tally = Tally()
+    tally.add(Confirmation([receipt], 300_000, 0.9, 1.0, False), is_cut=True)
+    assert pod_line(tally.pods[0], 0.9) == f"confirmed by {HERE} (2 tries)"
+    watch = Watch()
+    watch.begin(is_cut=True)
+    watch.note(receipt)
+    target = find_target("10.0.0.1", "12000", "any", None, False)
+    assert Live(watch, target, 2.0, 1).picture(60, 40).plain.endswith(f"  {HERE}  confirmed, 2 tries")
+    tally.add(Confirmation([receipt], 1, 0.9, 1.0, False))
+    assert lines(tally) == [f"confirmed 2 messages by {HERE}"]
+
+
 def test_an_outage_in_the_middle_of_a_stream_is_reported_with_what_was_confirmed(
     receive: Callable[..., Receiving], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -334,7 +382,7 @@ def test_the_bounds_of_datagrams_are_those_of_the_wire_format() -> None:
         (["--timeout", "1"], 2, "--confirm"),
         (["--retries", "1"], 2, "--confirm"),
         (["--max-datagram", "255"], 2, "--max-datagram"),
-        (["--max-datagram", "65435"], 2, "--max-datagram"),
+        (["--max-datagram", "65436"], 2, "--max-datagram"),
         (["--cluster", "prod"], 2, "--key-file"),
         (["--key-file", "/nonexistent/key"], 1, "/nonexistent/key"),
         (["--key-file", "/dev/null"], 1, "/dev/null"),

@@ -108,6 +108,28 @@ def test_an_interrupt_prints_what_came(tmp_path: Path, pods: Callable[..., list[
     assert run.out.endswith("; 1 silent; interrupted\n")
 
 
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_an_interrupt_before_pods_are_known_says_so(
+    pods: Callable[..., list[Pod]], tmp_path: Path, output: str
+) -> None:
+    (nameserver,) = pods(1)
+    arguments = ("-s", "pods.example.", "--nameserver", str(nameserver.endpoint), "-m", "ping", "-o", output)
+    with running(tmp_path, "query", *arguments) as query:
+        nameserver.receive()
+        time.sleep(0.1)
+        run = query.stop(signal.SIGINT)
+    assert (run.code, run.err) == (130, "")
+    if output == "text":
+        assert run.out == "interrupted: nothing is known of any pod\n"
+    else:
+        report = run.json
+        assert report.pop("elapsed") > 0
+        assert report == {
+            "service": "pods.example.", "bytes": 4, "answer_age": None, "stale": None, "complete": False,
+            "replies": [], "failed": [], "refused": [], "dropped": [], "silent": [], "left": [],
+        }  # fmt: skip
+
+
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 def test_no_reply_can_harm_a_terminal_or_the_json(payload: bytes) -> None:
     shown = _line(Reply(HERE, payload, 0.001))

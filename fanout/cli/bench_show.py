@@ -207,8 +207,8 @@ def _why_silent(pod: PodResult) -> str:
             "is it stuck, or gone?"
         )
     return (
-        f"silent: {pod.endpoint}: does a fanout receiver listen on that port there, "
-        "and does a NetworkPolicy let UDP in, and its answers out?"
+        f"silent: {pod.endpoint}: does a fanout receiver listen on that port there, does it have keys (then it answers "
+        "no probe unless it has --accept-plaintext), and does a NetworkPolicy let UDP in, and its answers out?"
     )
 
 

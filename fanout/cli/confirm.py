@@ -16,8 +16,9 @@ from fanout.cli.receipts import Tally, lines, pod_json, pods_by_status, seconds,
 from fanout.cli.stream import Stream
 from fanout.cli.target import Target, plural
 from fanout.cli.waiting import Live, Watch
-from fanout.delivery.receipt import Confirmation, ReceiptStatus
+from fanout.delivery.receipt import ReceiptStatus
 from fanout.errors import FanoutError
+from fanout.framing import MAX_DATAGRAM
 from fanout.sender import Sender
 
 
@@ -33,6 +34,8 @@ class Asking(NamedTuple):
     output: str
     quiet: bool
     live: bool
+    whole: int = MAX_DATAGRAM
+    """Bytes up to which a message leaves whole; larger ones leave in fragments."""
 
 
 def send_confirmed(sender: Sender, target: Target, payloads: Iterable[bytes], stream: Stream, asking: Asking) -> int:
@@ -67,7 +70,8 @@ def _send_all(
         if stream.stopped.wait(max(0.0, due - time.monotonic())):
             return
         due = time.monotonic() + asking.interval
-        watch.begin()
+        is_cut = len(payload) > asking.whole
+        watch.begin(is_cut=is_cut)
         confirmation = None
         with stream.may_be_cut():
             confirmation = sender.send(
@@ -75,15 +79,16 @@ def _send_all(
             )
         if confirmation is None:  # interrupted: what is known of it counts
             elapsed = time.monotonic() - watch.started
-            confirmation = Confirmation(list(watch.receipts.values()), len(payload), elapsed, 0.0, False)
-        if confirmation.receipts:
-            tally.add(confirmation)
+            tally.add_interrupted(list(watch.receipts.values()), len(payload), elapsed, is_cut=is_cut)
+        else:
+            tally.add(confirmation, is_cut=is_cut)
 
 
 def _show(target: Target, tally: Tally, stream: Stream, elapsed: float) -> None:
     left_out = f"; {plural(stream.empty_lines, 'empty line')} left out" if stream.empty_lines else ""
     if not tally.messages:
-        click.secho(f"sent nothing: no message came{left_out}", fg="yellow")
+        what = "interrupted: nothing is known of any pod" if stream.interrupted else "sent nothing: no message came"
+        click.secho(f"{what}{left_out}", fg="yellow")
         return
     for line in lines(tally):
         click.echo(line)
@@ -94,10 +99,9 @@ def _show(target: Target, tally: Tally, stream: Stream, elapsed: float) -> None:
     if by_status[ReceiptStatus.CONFIRMED] == len(pods):
         became = "confirmed" if len(pods) == 1 else "all confirmed"
     left_out += "; interrupted" * stream.interrupted
-    stale = f"; DNS does not answer, its last answer is {tally.age:.0f} s old" if tally.stale else ""
     click.secho(
         f"sent {plural(tally.messages, 'message')} ({size}) to {whom(target, len(pods))}: {became}, "
-        f"in {seconds(tally.elapsed if tally.messages == 1 else elapsed)}{left_out}{stale}",
+        f"in {seconds(tally.elapsed if tally.messages == 1 else elapsed)}{left_out}{tally.dns}",
         fg="green" if tally.complete else "yellow",
     )
 
@@ -109,8 +113,7 @@ def _as_json(target: Target, tally: Tally, elapsed: float) -> dict[str, Any]:
         "messages": tally.messages,
         "bytes": tally.size,
         "elapsed": round(elapsed, 6),
-        "answer_age": round(tally.age, 3),
-        "stale": tally.stale,
+        **tally.dns_json,
         "complete": tally.complete,
         **{status.value: count for status, count in pods_by_status(pods).items()},
         "joined": sum(pod.joined for pod in pods),

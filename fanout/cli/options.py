@@ -75,7 +75,8 @@ def patience_options(command: Command) -> Command:
             "--retries",
             type=click.IntRange(min=0),
             metavar="N",
-            help="Ask a silent pod again at most N times. [default: until the time is up]",
+            help="Send it again to a silent pod at most N times; answers are awaited until the time is up. "
+            "[default: as often as there is time]",
         ),
         option(
             "--timeout",

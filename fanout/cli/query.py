@@ -17,8 +17,10 @@ from fanout.cli.output import errors_as_json, milliseconds, note, print_json, sh
 from fanout.cli.receipts import Tally, hint, pod_json, pod_line, pods_by_status, seconds, whom
 from fanout.cli.stream import Stream
 from fanout.cli.target import Target, find_target, target_options
-from fanout.delivery.receipt import Confirmation, ReceiptStatus, Reply
+from fanout.delivery.receipt import ReceiptStatus, Reply
+from fanout.framing import MAX_DATAGRAM
 from fanout.sender import Sender
+from fanout.wire.frame import FRAGMENT_OVERHEAD, REPLY_OVERHEAD
 
 _SHOWN = 24
 """Bytes of a binary reply that are shown."""
@@ -72,11 +74,17 @@ def query(
         if target.note:
             note(target.note)
         stream = Stream(limit)
+        # What a question's datagram may hold is a bit more than what that of a reply may, which is no larger.
+        whole = (max_datagram or MAX_DATAGRAM) + FRAGMENT_OVERHEAD - REPLY_OVERHEAD
         replies: list[Reply] = []
         started = time.monotonic()
         with (
             Sender(
-                target.service, resolver=target.resolver, max_datagram=max_datagram, key_file=key_file, cluster=cluster
+                target.service,
+                resolver=target.resolver,
+                max_datagram=max_datagram,
+                key_file=key_file,
+                cluster=cluster if key_file else "",  # the environment's label is for those who have keys
             ) as sender,
             on_interrupt(stream.interrupt),
         ):
@@ -87,15 +95,17 @@ def query(
                     if output == "json":
                         replies.append(reply)
                     else:
-                        click.echo(_line(reply))
-            if asked is None:
-                return EXIT_INTERRUPTED
-            confirmation = asked.confirmation
+                        click.echo(_line(reply, is_cut=max(len(payload), len(reply.payload)) > whole))
+            tally = Tally()
+            if asked is None:  # interrupted while pods were looked for, as a rule
+                tally.add_interrupted((), len(payload), time.monotonic() - started)
+            else:
+                tally.add(asked.confirmation)
         elapsed = time.monotonic() - started
-    tally = Tally()
-    tally.add(confirmation)
     if output == "json":
-        print_json(_as_json(target, tally, confirmation, replies, elapsed))
+        print_json(_as_json(target, len(payload), tally, replies, elapsed))
+    elif asked is None:
+        click.secho("interrupted: nothing is known of any pod", fg="yellow")
     else:
         _show(target, tally, interrupted=stream.interrupted)
     if stream.interrupted:
@@ -103,8 +113,10 @@ def query(
     return 0 if tally.complete else EXIT_INCOMPLETE
 
 
-def _line(reply: Reply) -> str:
-    head = f"{click.style(str(reply.endpoint), bold=True)} ({milliseconds(reply.rtt)} ms)"
+def _line(reply: Reply, *, is_cut: bool = False) -> str:
+    # Of what comes or goes in fragments, this is the round trip of a few of them, and not the time that it took.
+    took = "" if is_cut else f" ({milliseconds(reply.rtt)} ms)"
+    head = f"{click.style(str(reply.endpoint), bold=True)}{took}"
     text = _printable(reply.payload)
     if text is None:
         shown = reply.payload[:_SHOWN].hex(" ") + (" ..." if len(reply.payload) > _SHOWN else "")
@@ -138,23 +150,19 @@ def _show(target: Target, tally: Tally, *, interrupted: bool) -> None:
     whole = whom(target, len(pods))
     who = whole if replied == len(pods) else f"{replied} of {whole}"
     troubles += "; interrupted" * interrupted
-    stale = f"; DNS does not answer, its last answer is {tally.age:.0f} s old" if tally.stale else ""
     click.secho(
-        f"{who} replied in {seconds(tally.elapsed)}{troubles}{stale}", fg="green" if tally.complete else "yellow"
+        f"{who} replied in {seconds(tally.elapsed)}{troubles}{tally.dns}", fg="green" if tally.complete else "yellow"
     )
 
 
-def _as_json(
-    target: Target, tally: Tally, confirmation: Confirmation, replies: list[Reply], elapsed: float
-) -> dict[str, Any]:
-    joined = {receipt.endpoint for receipt in confirmation.joined}
+def _as_json(target: Target, size: int, tally: Tally, replies: list[Reply], elapsed: float) -> dict[str, Any]:
+    joined = {pod.endpoint for pod in tally.pods if pod.joined}
     others = [status for status in ReceiptStatus if status is not ReceiptStatus.CONFIRMED]
     return {
         "service": target.service.name,
-        "bytes": tally.size,
+        "bytes": size,
         "elapsed": round(elapsed, 6),
-        "answer_age": round(tally.age, 3),
-        "stale": tally.stale,
+        **tally.dns_json,
         "complete": tally.complete,
         "replies": [
             {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,9 +33,11 @@ class PodTally:
     _last: ReceiptStatus = ReceiptStatus.SILENT
     _trouble: ReceiptStatus | None = None
     _round_trips: float = 0.0
+    _was_cut: bool = False
 
-    def add(self, receipt: Receipt) -> None:
-        """Take another message into account."""
+    def add(self, receipt: Receipt, *, is_cut: bool = False) -> None:
+        """Take another message into account; `is_cut` says that it left in several fragments."""
+        self._was_cut |= is_cut
         self.counts[receipt.status] += 1
         self.tries += receipt.tries
         self._last = receipt.status
@@ -57,6 +60,11 @@ class PodTally:
         return self._round_trips / confirmed if confirmed else None
 
     @property
+    def took(self) -> str:
+        """Say the same to people; nothing where a message was cut: its last fragments are not what took the time."""
+        return "" if self._was_cut or self.rtt is None else f" in {milliseconds(self.rtt)} ms"
+
+    @property
     def messages(self) -> int:
         """Messages that were sent to it."""
         return sum(self.counts.values())
@@ -70,24 +78,46 @@ class Tally:
         self.size = 0
         self.elapsed = 0.0
         """Seconds that the messages took, the time between them left out."""
-        self.age = 0.0
-        self.stale = False
+        self.age: float | None = None
+        """Of the answer of DNS, when the last message that was not interrupted was over; None without one."""
+        self.stale: bool | None = None
         self.complete = True
         """Whether every pod has confirmed every message, as long as it had not left."""
         self._pods: dict[Endpoint, PodTally] = {}
 
-    def add(self, confirmation: Confirmation) -> None:
-        """Take another message into account."""
+    def add(self, confirmation: Confirmation, *, is_cut: bool = False) -> None:
+        """Take another message into account; `is_cut` says that it left in several fragments."""
+        self.age, self.stale = confirmation.age, confirmation.stale
+        self._count(confirmation, is_cut)
+
+    def add_interrupted(self, receipts: Sequence[Receipt], size: int, elapsed: float, *, is_cut: bool = False) -> None:
+        """Take what is known of a message that was interrupted; without a receipt it is not one that was sent."""
+        self.complete = False
+        if receipts:
+            self._count(Confirmation(receipts, size, elapsed, 0.0, False), is_cut)
+
+    def _count(self, confirmation: Confirmation, is_cut: bool) -> None:
         for receipt in confirmation.receipts:
             pod = self._pods.get(receipt.endpoint)
             if pod is None:
                 pod = self._pods[receipt.endpoint] = PodTally(receipt.endpoint, receipt.joined or self.messages > 0)
-            pod.add(receipt)
+            pod.add(receipt, is_cut=is_cut)
         self.complete &= confirmation.complete
         self.messages += 1
         self.size += confirmation.size
         self.elapsed += confirmation.elapsed
-        self.age, self.stale = confirmation.age, confirmation.stale
+
+    @property
+    def dns(self) -> str:
+        """Say that DNS does not answer, where it does not."""
+        if not self.stale or self.age is None:
+            return ""
+        return f"; DNS does not answer, its last answer is {self.age:.0f} s old"
+
+    @property
+    def dns_json(self) -> dict[str, float | bool | None]:
+        """Return how old the answer of DNS is; null where that is not known."""
+        return {"answer_age": None if self.age is None else round(self.age, 3), "stale": self.stale}
 
     @property
     def pods(self) -> list[PodTally]:
@@ -101,14 +131,14 @@ def lines(tally: Tally) -> list[str]:
     return [*said, *filter(None, [hint(tally.pods)])]
 
 
-def pod_line(pod: PodTally, elapsed: float, *, done: str = "confirmed by") -> str:
+def pod_line(pod: PodTally, elapsed: float) -> str:
     """Say what became of one message at a pod."""
     where, tries = str(pod.endpoint), plural(pod.tries, "try").replace("trys", "tries")
     match pod.status:
         case ReceiptStatus.CONFIRMED:
             notes = [tries] * (pod.tries > 1) + ["joined meanwhile"] * pod.joined
             noted = f" ({', '.join(notes)})" if notes else ""
-            return f"{done} {where} in {milliseconds(pod.rtt)} ms{noted}"
+            return f"confirmed by {where}{pod.took}{noted}"
         case ReceiptStatus.FAILED:
             said = f"failed at {where}: {pod.reason or 'it does not say why'}"
         case ReceiptStatus.SILENT:
@@ -143,7 +173,7 @@ def _why(pod: PodTally) -> str:
 
 def _stream_line(pod: PodTally) -> str:
     confirmed = pod.counts[ReceiptStatus.CONFIRMED]
-    took = f" in {milliseconds(pod.rtt)} ms on average" if confirmed else ""
+    took = pod.took and f"{pod.took} on average"
     others = [f"{count} {status}" for status, count in pod.counts.items() if count and status in _OTHERS]
     if not others:
         return f"confirmed {plural(confirmed, 'message')} by {pod.endpoint}{took}"

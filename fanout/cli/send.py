@@ -140,7 +140,7 @@ def send(
             numbered=numbered,
             max_datagram=max_datagram,
             key_file=key_file,
-            cluster=cluster,
+            cluster=cluster if key_file else "",  # the environment's label is for those who have keys
         ) as sender:
             if dry_run:
                 return _show_dry_run(target, sender.resolve(), output, quiet=quiet)
@@ -156,6 +156,8 @@ def send(
                 pace = 1.0 / rate if rate else interval or 0.0
                 messages = None if payload is None else count
                 asking = Asking(timeout, retries, pace, messages, output, quiet, shown)
+                if max_datagram is not None:
+                    asking = asking._replace(whole=max_datagram)
                 return send_confirmed(sender, target, payloads, stream, asking)
             if interval:
                 rate, burst = 1.0 / interval, 1

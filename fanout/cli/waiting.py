@@ -28,12 +28,15 @@ class Watch:
 
     def __init__(self) -> None:
         self.message = 0
+        self.is_cut = False
+        """Whether it left in several fragments."""
         self.started = time.monotonic()
         self.receipts: dict[Endpoint, Receipt] = {}
 
-    def begin(self) -> None:
+    def begin(self, *, is_cut: bool = False) -> None:
         """Let another message be under way."""
         self.message += 1
+        self.is_cut = is_cut
         self.started = time.monotonic()
         self.receipts = {}
 
@@ -87,7 +90,7 @@ class Live:
             receipts = [receipt for receipt in receipts if receipt.status is not ReceiptStatus.CONFIRMED]
         column = max((len(str(receipt.endpoint)) for receipt in receipts), default=0)
         for receipt in receipts[:room]:
-            said, style = _state(receipt)
+            said, style = _state(receipt, is_cut=self._watch.is_cut)
             text.append(f"\n  {receipt.endpoint!s:<{column}}  {said}"[:width], style=style)
         if len(receipts) > room:
             text.append(f"\n  and {plural(len(receipts) - room, 'more pod')} not confirmed", style="yellow")
@@ -102,12 +105,13 @@ class Live:
         self._thread.join()
 
 
-def _state(receipt: Receipt) -> tuple[str, str]:
+def _state(receipt: Receipt, *, is_cut: bool) -> tuple[str, str]:
     tries = f", {receipt.tries} tries" if receipt.tries > 1 else ""
     joined = ", joined meanwhile" if receipt.joined else ""
     match receipt.status:
         case ReceiptStatus.CONFIRMED:
-            return f"confirmed in {milliseconds(receipt.rtt)} ms{tries}{joined}", "not bold green"
+            took = "" if is_cut else f" in {milliseconds(receipt.rtt)} ms"
+            return f"confirmed{took}{tries}{joined}", "not bold green"
         case ReceiptStatus.SILENT:
             reason = f": {receipt.reason}" if receipt.reason else ""
             return f"waiting{tries}{joined}{reason}", "not bold yellow"
