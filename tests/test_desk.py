@@ -12,7 +12,8 @@ import fanout
 from fanout.delivery.reception import Reception
 from fanout.model import Endpoint, FramedMessage, Message
 from fanout.net.backlog import Backlog
-from fanout.net.desk import Desk, Door
+from fanout.net.desk import Desk
+from fanout.net.door import Door
 from fanout.net.gro import Run, split
 from fanout.net.probing import Sieve
 from fanout.receiver import Receiver

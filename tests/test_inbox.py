@@ -122,7 +122,7 @@ def test_runs_are_taken_with_one_call_each() -> None:
 
 
 def test_a_system_that_does_not_merge_receives_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "_UDP_GRO", 9999)
+    monkeypatch.setattr(listening, "UDP_GRO", 9999)
     with inbox_of(backlog_of()) as inbox, gso_sender(inbox.address) as sender:
         send_run(sender, bytes(1000), 100)
         inbox.fill()

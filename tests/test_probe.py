@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import fanout
 from fanout.model import Endpoint, Message
+from fanout.net.door import Door
 from fanout.net.gro import Run, split
 from fanout.net.probing import Sieve
 from fanout.wire import probe
@@ -181,7 +182,7 @@ def test_ordinary_runs_pass_as_they_are() -> None:
     made, opened = sieve()
     with opened:
         runs = [merged([b"x" * 8, b"y"]), merged([MAGIC[:7]]), merged([b""]), merged([b"x" + MAGIC])]
-        assert made.sift(runs, opened) == runs
+        assert made.sift(runs, Door(opened)) == runs
     assert made.probes == 0
 
 
@@ -192,7 +193,7 @@ def test_messages_of_whoever_mixes_them_with_probes_keep_their_order(kinds: list
     datagrams[-1] = datagrams[-1][:last]
     made, opened = sieve()
     with opened:
-        passed = made.sift([merged(datagrams), merged([b"after"])], opened)
+        passed = made.sift([merged(datagrams), merged([b"after"])], Door(opened))
     messages: list[Message] = []
     for run in passed:
         split(run, 0, run.messages, Endpoint("127.0.0.1", 9), messages)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
-import struct
 import threading
 import time
 from typing import Any, NamedTuple
@@ -15,7 +12,7 @@ from fanout.delivery.parcel import Taken, Ticket
 from fanout.delivery.reception import Reception
 from fanout.errors import InvalidInput, MessageTooLarge
 from fanout.limiter import LineLimiter
-from fanout.net import listening
+from fanout.net.door import Door, Route
 from fanout.net.gro import BUFFER, Run
 from fanout.net.keys import KeyFile
 from fanout.net.probing import Sieve
@@ -32,39 +29,6 @@ _TELLS_FRAME, _TELLS_PROBE = frame.MAGIC[_TELLS_AT], probe.MAGIC[_TELLS_AT]
 _STREAMS = (frame.MAGIC + bytes((frame.VERSION, frame.Kind.NUMBERED)), SEALED_STREAM)
 _MERGED_MOST = 256
 _LINES = 5  # a second
-_IP_PKTINFO, _IPV6_PKTINFO = 8, 50  # include/uapi/linux/in.h, in6.h
-_ANY_SOURCE = bytes(12)  # struct in_pktinfo: no interface, no source: the route chooses
-
-
-class Door:
-    """A listening socket, as far as answers leave by it."""
-
-    def __init__(self, opened: socket.socket) -> None:
-        self.socket = opened
-        self._is_deaf = False
-        self._is_any = opened.getsockname()[0] in ("::", "0.0.0.0")
-
-    def deafen(self) -> None:
-        """Get nothing more; answers can still be sent."""
-        listening.deafen(self.socket)
-        self._is_deaf = self._is_any
-
-    def send(self, datagrams: list[bytes], address: tuple[Any, ...]) -> None:
-        """Send answers, as far as there is room: whoever asks and hears nothing asks again."""
-        with contextlib.suppress(OSError):
-            control = self._source(address) if self._is_deaf else []
-            for datagram in datagrams:
-                self.socket.sendmsg([datagram], control, socket.MSG_DONTWAIT, address)
-
-    def _source(self, address: tuple[Any, ...]) -> list[tuple[int, int, bytes]]:
-        """Say that answers leave from any address of this host: a deaf socket is bound to the loopback interface's."""
-        host = address[0]
-        if ":" not in host or host.startswith("::ffff:"):
-            return [(socket.IPPROTO_IP, _IP_PKTINFO, _ANY_SOURCE)]
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as asked:
-            asked.connect(address)
-            source = socket.inet_pton(socket.AF_INET6, asked.getsockname()[0].partition("%")[0])
-        return [(socket.IPPROTO_IPV6, _IPV6_PKTINFO, struct.pack("=16si", source, 0))]
 
 
 class OpenQuestion:
@@ -153,7 +117,7 @@ class Desk:
         if reception.takes_plaintext:
             tells = run.data[_TELLS_AT :: run.segment or 1]
             if _TELLS_PROBE in tells:
-                for rest in self._sieve.sift([run], door.socket):
+                for rest in self._sieve.sift([run], door):
                     run = rest
                     break
                 else:
@@ -162,15 +126,17 @@ class Desk:
                 kept.append(run)
                 return
         with self._lock:
-            route = (door, run.address)
-            taken = reception.take(run.data, run.segment, run.messages, route, now, run.received_at)
+            taken = reception.take(run.data, run.segment, run.messages, None, now, run.received_at)
         if taken.answers:
-            door.send(taken.answers, run.address)
+            door.route(run.address, run.control).send(taken.answers)
         if taken.refusals:
             self._tell(taken, run.address, now)
         for data, segment, messages, header, track, ticket in taken.parcels:
-            question = None if ticket is None else OpenQuestion(self, ticket)
-            made = (data, segment, messages, run.address, run.received_at, header, track, question)
+            question = None
+            if ticket is not None:
+                ticket.route = door.route(run.address, run.control)
+                question = OpenQuestion(self, ticket)
+            made = (data, segment, messages, run.address, run.received_at, header, track, question, None)
             kept.append(tuple.__new__(Run, made))  # see `gro.receive`
 
     def _tell(self, taken: Taken, address: tuple[Any, ...], now: float) -> None:
@@ -280,8 +246,8 @@ def _joined(alike: list[Run]) -> list[Run]:
 def _send(ticket: Ticket, answers: list[bytes]) -> None:
     """Send what is answered about a message to where the question came from."""
     if answers:
-        door, address = ticket.route
-        door.send(answers, address)
+        route: Route = ticket.route
+        route.send(answers)
 
 
 class DeskCounts(NamedTuple):

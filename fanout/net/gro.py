@@ -2,6 +2,7 @@
 
 With UDP_GRO (man 7 udp; Linux 5.0) one `recvmsg` gives up to 64 KiB: datagrams of one source and of equal size, the
 last of which may be shorter, and that size as a control message. Datagrams of different sources are never merged.
+A socket on all addresses also tells to which of them they came, in a control message behind that one.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from typing import Any, NamedTuple
 
 from fanout.delivery.parcel import Track
 from fanout.model import Endpoint, FramedMessage, Message, Question
+from fanout.net.listening import UDP_GRO
 
 BUFFER = 65_535
 """Bytes that one call may give: more than any datagram, and any run of them, has."""
 _SIZE = struct.Struct("=i")
-_CONTROL = socket.CMSG_SPACE(_SIZE.size)
+_PKTINFO = 20  # struct in6_pktinfo, the larger one
+_CONTROL = socket.CMSG_SPACE(_SIZE.size) + socket.CMSG_SPACE(_PKTINFO)
+_FIRST = 0xFF  # what frames and probes begin with
 _SOURCES_MAX = 4096
 
 
@@ -39,6 +43,8 @@ class Run(NamedTuple):
     """Where they stand in their sender's stream."""
     question: Question | None = None
     """What asks what became of the message."""
+    control: list[tuple[int, int, bytes]] | None = None
+    """As `recvmsg` gave it, where the run may have to be answered: the last one may tell which address was asked."""
 
     @property
     def payload_bytes(self) -> int:
@@ -55,16 +61,21 @@ def receive(listening: socket.socket, messages: int, calls: int, now: float) -> 
     recvmsg = listening.recvmsg
     make = tuple.__new__
     taken = 0
+    control: list[tuple[int, int, bytes]] | None
     try:
         while taken < messages and len(runs) < calls:
             data, control, _, address = recvmsg(BUFFER, _CONTROL)
             segment = len(data)
             count = 1
-            if control and (size := _SIZE.unpack(control[0][2])[0]) > 0:
-                segment = size
-                count = max(1, -(-len(data) // size))
+            if control:
+                if control[0][1] == UDP_GRO and (size := _SIZE.unpack(control[0][2])[0]) > 0:
+                    segment = size
+                    count = max(1, -(-len(data) // size))
+                # It is kept only with what may be answered: it takes as much room as a small datagram.
+                if not data or data[0] != _FIRST:
+                    control = None
             # Like Run(...), but in a third of the time: it is done for each datagram that comes by itself.
-            runs.append(make(Run, (data, segment, count, address, now, 0, None, None)))
+            runs.append(make(Run, (data, segment, count, address, now, 0, None, None, control)))
             taken += count
     except OSError:
         # Nothing waits (EAGAIN); or it is of the interface (ENETDOWN), which is no reason to stop listening.
@@ -91,7 +102,7 @@ Gaps = list[tuple[int, int]]
 
 def split(run: Run, start: int, count: int, source: Endpoint, into: list[Message], gaps: Gaps | None = None) -> None:
     """Append `count` messages of the run, from the one at index `start` on: one copy for each payload."""
-    data, _, messages, _, received_at, header, _, question = run
+    data, _, messages, _, received_at, header, _, question, _ = run
     if messages == 1:
         if header:
             data = data[header:]

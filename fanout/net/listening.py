@@ -19,7 +19,9 @@ log = logging.getLogger("fanout")
 _SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h: nine counters of the socket, no privilege needed
 _MEMINFO = struct.Struct("=9I")
 _MEMINFO_DROPS = 8
-_UDP_GRO = 104  # include/uapi/linux/udp.h, Linux 5.0
+UDP_GRO = 104  # include/uapi/linux/udp.h, Linux 5.0
+_IP_PKTINFO = (socket.IPPROTO_IP, 8)  # include/uapi/linux/in.h
+_IPV6_RECVPKTINFO = (socket.IPPROTO_IPV6, 49)  # include/uapi/linux/in6.h
 _INT_MAX = 2**31 - 1
 _DISCARD_PORT = 9
 
@@ -33,7 +35,8 @@ def listen(host: str | None, port: int, *, shared: bool = False) -> socket.socke
     if port != 0:
         parse_port(port)
     try:
-        address = None if host is None else ipaddress.ip_address(host)
+        # Not of a number, nor of bytes: ip_address() takes them for addresses, too.
+        address = None if host is None else ipaddress.ip_address(host if isinstance(host, str) else "")
     except ValueError:
         raise InvalidService(f"host {host!r} is not an IP address to listen on") from None
     if address is None:
@@ -66,6 +69,24 @@ def _bind(
     return opened
 
 
+def is_on_all_addresses(listening: socket.socket) -> bool:
+    """Whether it listens on all addresses of this host."""
+    host: str = listening.getsockname()[0]
+    return host in ("::", "0.0.0.0")
+
+
+def tell_destinations(listening: socket.socket, wanted: bool) -> None:
+    """Let the kernel say of each datagram to which address of this host it came, or not.
+
+    It does in one control message, the last one; an IPv6 socket's also for what came over IPv4 (man 7 ip, man 7
+    ipv6). Where the system cannot, nothing is said.
+    """
+    if sys.platform == "linux":
+        option = _IPV6_RECVPKTINFO if listening.family == socket.AF_INET6 else _IP_PKTINFO
+        with contextlib.suppress(OSError):
+            listening.setsockopt(*option, wanted)
+
+
 def deafen(listening: socket.socket) -> None:
     """Let the socket keep what it has and get nothing more; its port stays taken, and senders are told (ICMP).
 
@@ -87,7 +108,7 @@ def merge(listening: socket.socket, wanted: bool) -> bool:
     if sys.platform != "linux":
         return False
     try:
-        listening.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, wanted)
+        listening.setsockopt(socket.IPPROTO_UDP, UDP_GRO, wanted)
     except OSError:
         return False
     return wanted

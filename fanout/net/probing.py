@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import threading
 import time
 from collections.abc import Callable
 
+from fanout.net.door import Door
 from fanout.net.gro import Run
 from fanout.version import __version__
 from fanout.wire.probe import MAGIC
@@ -29,14 +28,14 @@ class Sieve:
         """Datagrams taken out."""
         return self._log.taken
 
-    def sift(self, runs: list[Run], listening: socket.socket) -> list[Run]:
+    def sift(self, runs: list[Run], door: Door) -> list[Run]:
         """Return the runs without probes, in their order; answer the probes."""
         for run in runs:
             if MAGIC in run.data:
-                return self._sift(runs, listening)
+                return self._sift(runs, door)
         return runs
 
-    def _sift(self, runs: list[Run], listening: socket.socket) -> list[Run]:
+    def _sift(self, runs: list[Run], door: Door) -> list[Run]:
         kept: list[Run] = []
         now = time.monotonic()
         for run in runs:
@@ -49,9 +48,8 @@ class Sieve:
                         messages.append(datagram)
                     elif (reply := self._log.take(datagram, now)) is not None:
                         replies.append(reply)
-            for reply in replies:
-                with contextlib.suppress(OSError):
-                    listening.sendto(reply, socket.MSG_DONTWAIT, run.address)
+            if replies:
+                door.route(run.address, run.control).send(replies)
             if len(messages) == run.messages or not run.data:
                 kept.append(run)
             elif messages:
