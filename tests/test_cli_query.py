@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import fields
@@ -18,7 +19,7 @@ import fanout as package
 from fanout.cli.query import _line, _payload_json, _printable
 from fanout.delivery.receipt import Reply
 from fanout.model import Endpoint
-from fanout.receiver import ReceiverStats
+from fanout.receiver import Receiver, ReceiverStats
 from tests.cli import fanout, receiving, running
 from tests.conftest import Pod
 
@@ -106,6 +107,21 @@ def test_an_interrupt_prints_what_came(tmp_path: Path, pods: Callable[..., list[
     assert (run.code, run.err) == (130, "")
     assert "pong" in run.out
     assert run.out.endswith("; 1 silent; interrupted\n")
+
+
+def test_a_pod_that_replies_nothing_has_failed() -> None:
+    with Receiver(0, host="127.0.0.1") as receiver:
+        thread = threading.Thread(target=lambda: [None for _ in receiver])
+        thread.start()
+        address = receiver.address
+        run = fanout("query", "-s", str(address), "-m", "x", "--timeout", "10")
+        receiver.stop()
+        thread.join()
+    assert run.code == 4
+    failed, summary = run.out.splitlines()
+    assert failed == f"failed at {address}: the handler did not reply"
+    assert summary.startswith("0 of 1 endpoint replied in ")
+    assert summary.endswith("; 1 failed")
 
 
 @pytest.mark.parametrize("output", ["text", "json"])

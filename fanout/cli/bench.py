@@ -64,7 +64,8 @@ def bench(
     """Measure the way to every pod of a headless Service: rate, loss, order, and round-trip latency.
 
     A numbered, paced stream goes to each pod, as `fanout send` would send it. The pods' fanout receivers count it
-    and report; their programs do not see it. Pings beside the stream measure the round trip.
+    and report, those with keys only where they accept plaintext; their programs do not see it. Pings beside the
+    stream measure the round trip.
 
     Exit codes: 0 measured, 1 error, 2 usage, 3 no endpoints, 4 some pods silent or worse than --max-loss,
     130 interrupted; what was measured until then is shown.
