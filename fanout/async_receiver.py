@@ -50,30 +50,34 @@ class AsyncReceiver(ReceiverBase):
             self._arrived.set()
 
     async def close(self) -> None:
-        """Stop listening and forget what was not handed over. Closing twice is fine."""
+        """Stop listening and drop what was not handed over; see `Receiver.close`. Closing twice is fine."""
         self.stop()
         if self._inbox is not None:
+            self._forget()
             self._inbox.close()
-        self._forget()
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         """Yield messages until `stop`."""
         async for batch in self._batches(TURN):
             self._rest, self._rest_may_ask = iter(batch), batch.may_ask
             for message in self._rest:
-                yield message
                 if batch.may_ask and isinstance(message, FramedMessage) and message.question is not None:
-                    message.question.confirm()
+                    self._handed = (message.question,)
+                yield message
+                if self._handed:
+                    self._settle_handed()
 
     async def batches(self) -> AsyncIterator[list[Message]]:
         """Yield what is there, as lists of 1 to 1,024 messages, until `stop`: the fastest way to have them."""
         async for batch in self._batches(BATCH):
+            if batch.may_ask:
+                self._handed = batch.questions
             yield batch
             if batch.may_ask:
-                for question in batch.questions:
-                    question.confirm()
+                self._settle_handed()
 
     async def _batches(self, limit: int) -> AsyncIterator[Batch]:
+        self._settle_handed()  # of an iteration that was broken out of
         inbox = self._listen()
         arrived = self._enter_loop()
         if rest := self._take_rest():

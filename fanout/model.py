@@ -217,7 +217,7 @@ class Question(Protocol):
         """Answer it."""
 
     def confirm(self) -> None:
-        """Say that it was handled; nothing where it is settled."""
+        """Say that it was handled, or of a query that nobody replied to it; nothing where it is settled."""
 
     def fail(self, reason: str) -> None:
         """Say that its handler failed; nothing where it is settled."""

@@ -7,15 +7,17 @@ import logging
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import length_hint
+from os import PathLike, fspath
 from typing import Self
 
 from fanout.delivery.ledger import SenderCounts
 from fanout.errors import Closed, InvalidInput
 from fanout.limiter import LineLimiter
-from fanout.model import DEFAULT_PORT, Endpoint, FramedMessage, Message
+from fanout.model import DEFAULT_PORT, Endpoint, FramedMessage, Message, Question
+from fanout.net import explain
 from fanout.net.backlog import Backlog, Batch, Overflow
 from fanout.net.desk import NOTHING
 from fanout.net.inbox import RECEIVE_BUFFER, Framing, Inbox, check_receive_buffer, check_workers
@@ -30,6 +32,7 @@ BATCH = 1024
 """Messages in a batch, at most."""
 TURN = 32
 """Messages handed over one by one between two looks at the socket: the kernel's buffer stays short."""
+_CLOSED = "the receiver was closed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class ReceiverStats:
     kernel's buffer was found empty again, nothing is merged and each counts.
     """
     queue_drops: int = 0
-    """Datagrams that the queue dropped because it was full (`Overflow`)."""
+    """Messages that the queue dropped because it was full (`Overflow`), or that were in it at `close`."""
     handler_errors: int = 0
     queue_depth: int = 0
     """Messages taken from the kernel and not handed over yet."""
@@ -102,6 +105,7 @@ class ReceiverBase:
         self._stopped = False
         self._rest: Iterator[Message] = iter(())  # of the batch that is being handed over message by message
         self._rest_may_ask = False
+        self._handed: Sequence[Question] = ()  # over, and not settled before the next messages are asked for
         self._handler_errors = 0
         self._error_lines = LineLimiter(10)
 
@@ -154,9 +158,19 @@ class ReceiverBase:
         """Return what an iteration over messages took and did not hand over: it was broken out of."""
         return Batch(self._rest, self._rest_may_ask)
 
+    def _settle_handed(self) -> None:
+        """Take note that the next messages are asked for: those before were handled."""
+        questions, self._handed = self._handed, ()
+        for question in questions:
+            question.confirm()
+
     def _forget(self) -> None:
-        self._take_rest()
-        self._backlog.clear()
+        """Drop what was not handed over, and tell whoever asks; the sockets must not be closed yet."""
+        rest = self._take_rest()
+        questions = [*self._handed, *rest.questions, *self._backlog.clear(len(rest))]
+        self._handed = ()
+        for question in questions:
+            question.fail(_CLOSED)
 
     def handler_failed(self, message: Message, error: Exception) -> None:
         """Count one message's failure, tell a sender that asked, and log a few a second.
@@ -164,14 +178,15 @@ class ReceiverBase:
         `serve` does it, and who iterates may, before the next message is asked for.
         """
         self._handler_errors += 1
+        reason = explain.exception(error)
         if isinstance(message, FramedMessage) and message.question is not None:
-            message.question.fail(f"{type(error).__name__}: {error}")
+            message.question.fail(reason)
         if self._error_lines.allow(time.monotonic()):
             log.error(
                 "handler_failed: message from %(source)s: %(error)s (%(suppressed)d such lines left out before)",
                 {
                     "source": str(message.source),
-                    "error": f"{type(error).__name__}: {error}",
+                    "error": reason,
                     "suppressed": self._error_lines.take_suppressed(),
                 },
                 exc_info=error,
@@ -179,17 +194,8 @@ class ReceiverBase:
 
     def _handled(self, message: Message, result: object) -> None:
         """Tell a sender that asked that `serve`'s handler has returned, and what a query's reply is."""
-        if not isinstance(message, FramedMessage) or message.question is None:
-            return
-        if not message.wants_reply:
-            message.question.confirm()
-        elif result is None or isinstance(result, (bytes, bytearray, memoryview)):
-            with contextlib.suppress(InvalidInput):  # replied by another thread in this very moment
-                message.reply(bytes(result or b""))
-        else:
-            why = f"handler returned {type(result).__name__}, not bytes"
-            message.question.fail(why)
-            self.handler_failed(message, TypeError(why))
+        if problem := conclude(message, result):
+            self.handler_failed(message, InvalidInput(problem))
 
     def __repr__(self) -> str:
         if self._inbox is None or self._stopped:
@@ -197,16 +203,53 @@ class ReceiverBase:
         return f"<{type(self).__name__} on {self._inbox.address}>"
 
 
+def conclude(message: Message, result: object) -> str:
+    """Tell a sender that asked that the handler has returned `result`, a query's reply; return why not, if so.
+
+    A message that has no reply and was not failed is confirmed, whatever was returned.
+    """
+    question = message.question if isinstance(message, FramedMessage) else None
+    if question is None:
+        return ""
+    problem = ""
+    if not question.wants_reply:
+        question.confirm()
+    elif result is None or isinstance(result, (bytes, bytearray, memoryview)):
+        try:
+            message.reply(b"" if result is None else bytes(result))
+        except Exception as error:
+            if question.wants_reply:  # otherwise another thread has replied in this very moment
+                problem = str(error) if isinstance(error, InvalidInput) else explain.exception(error)
+    else:
+        problem = f"the handler returned {type(result).__name__}, not bytes or None"
+    if problem:
+        question.fail(problem)
+    return problem
+
+
 def _framing(key_file: str | None, cluster: str, accept_plaintext: bool, reply_to_anyone: bool) -> Framing:
-    if not isinstance(cluster, str):
-        raise InvalidInput(f"cluster {cluster!r} is no text")
+    if key_file is not None and not isinstance(key_file, (str, PathLike)):
+        raise InvalidInput(f"key_file {key_file!r} is no path: name the file that holds the keys")
+    if not isinstance(cluster, str) or not _is_encodable(cluster):
+        raise InvalidInput(f"cluster {cluster!r} is no text: give the label that senders have")
+    for name, value in (("cluster", cluster), ("accept_plaintext", accept_plaintext)):
+        if value and key_file is None:
+            raise InvalidInput(f"{name} says nothing without key_file: give both")
     if reply_to_anyone and key_file is None:
         log.warning(
             "reply_to_anyone: replies go to whoever asks, however large they are: "
             "with a forged source address they hit others. Seal queries instead (key_file)"
         )
-    keys = None if key_file is None else KeyFile(key_file)
+    keys = None if key_file is None else KeyFile(fspath(key_file))
     return Framing(keys, cluster, bool(accept_plaintext), bool(reply_to_anyone))
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Receiver(ReceiverBase):
@@ -220,11 +263,12 @@ class Receiver(ReceiverBase):
     well, where they too have more than one (SO_REUSEPORT, man 7 socket). Each source's order is kept.
 
     What comes in frames is handed over once, as whole messages, with no doing of the user's. A confirmed message is
-    confirmed when the next message is asked for (of `batches`: the next batch), or `serve`'s handler has returned;
-    one that nothing was asked for after is not. With a `key_file` (a key a line, the first seals, all open; followed
+    confirmed when the next message is asked for (of `batches`: the next batch), be it by another iteration, or
+    `serve`'s handler has returned; a query that was not replied to by then has failed, and so has, when the receiver
+    is closed, what nothing was asked for after. With a `key_file` (a key a line, the first seals, all open; followed
     as it changes) only what was sealed with one of them, for the same `cluster`, is taken, unless
     `accept_plaintext`. Replies are no larger than the question, but where that was sealed, or where
-    `reply_to_anyone`.
+    `reply_to_anyone`. What is sent to one address of several is answered from there.
 
     Raises `InvalidInput` and `KeyUnavailable`; opening raises `SocketUnavailable` or `InvalidService`.
     """
@@ -245,13 +289,17 @@ class Receiver(ReceiverBase):
                 self._wake[1].send(b"\0", socket.MSG_DONTWAIT)
 
     def close(self) -> None:
-        """Stop listening and forget what was not handed over. Closing twice is fine."""
+        """Stop listening and drop what was not handed over, which `queue_drops` counts. Closing twice is fine.
+
+        Who asks for a message that is not settled by now is told that the receiver was closed.
+        """
         self.stop()
         if self._inbox is not None:
+            self._inbox.drain()
+            self._forget()
             self._inbox.close()
         for opened in self._wake or ():
             opened.close()
-        self._forget()
 
     def __iter__(self) -> Iterator[Message]:
         """Yield messages until `stop`."""
@@ -261,19 +309,22 @@ class Receiver(ReceiverBase):
                 yield from self._rest
                 continue
             for message in self._rest:
-                yield message
                 if isinstance(message, FramedMessage) and message.question is not None:
-                    message.question.confirm()
+                    self._handed = (message.question,)
+                yield message
+                self._settle_handed()
 
     def batches(self) -> Iterator[list[Message]]:
         """Yield what is there, as lists of 1 to 1,024 messages, until `stop`: the fastest way to have them."""
         for batch in self._batches(BATCH):
+            if batch.may_ask:
+                self._handed = batch.questions
             yield batch
             if batch.may_ask:
-                for question in batch.questions:
-                    question.confirm()
+                self._settle_handed()
 
     def _batches(self, limit: int) -> Iterator[Batch]:
+        self._settle_handed()  # of an iteration that was broken out of
         inbox, woken = self._listening()
         if rest := self._take_rest():
             yield rest

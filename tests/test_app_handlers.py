@@ -36,6 +36,15 @@ async def reverse(message):
 def nothing(message): return None
 def text(message): return "text"
 def boom(message): raise ValueError("no such cache")
+class Unprintable(Exception):
+    def __str__(self): raise self
+def unprintable(message): raise Unprintable
+class Leaving(SystemExit):
+    def __str__(self): raise self
+def leaving(message): raise Leaving
+class Exiting(Exception):
+    def __str__(self): sys.exit(3)
+def exiting(message): raise Exiting
 def leave(message): sys.exit(3)
 async def cancelled(message): raise asyncio.CancelledError
 def hang(message): time.sleep(60)
@@ -76,6 +85,9 @@ def confirm(endpoint: str, payload: bytes = b"abc", timeout: float = 5.0) -> Rec
         ("text", None, "the handler returned str, not bytes or None"),
         ("boom", None, "ValueError: no such cache"),
         ("leave", None, "SystemExit: 3"),
+        ("unprintable", None, "Unprintable: it cannot be printed"),
+        ("leaving", None, "Leaving: it cannot be printed"),
+        ("exiting", None, "Exiting: it cannot be printed"),
         ("cancelled", None, "CancelledError"),
         ("large", None, "the reply has 33,554,432 bytes; at most 16,777,216 can be sent"),
     ],
@@ -86,7 +98,8 @@ def test_functions(tmp_path: Path, name: str, reply: bytes | None, reason: str) 
         got, receipt = query(endpoint)
         assert (got, receipt.reason) == (reply, reason)
         assert query(endpoint, b"ping")[0] == b"pong"  # the app's own, in any case
-        assert receiver.stop().code == 0
+        stopped_as = receiver.stop()
+        assert (stopped_as.code, stopped_as.err) == (0, "")
     asked, _ = receiver.events("message_received")
     assert (asked["outcome"], asked.get("reason", "")) == ("failed" if reason else "replied", reason)
     stopped = receiver.events("receiver_stopped")[0]

@@ -67,3 +67,29 @@ def test_a_reply_that_is_too_large_is_told_to_both_sides(caplog: pytest.LogCaptu
     with serving_sync(lambda message: bytes(5000), reply_to_anyone=True) as receiver, asking(receiver.address) as asker:
         asker.query(1, b"x")
         assert [getattr(asker.hear(), "position", None) for _ in range(5)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"key_file": 5}, "key_file 5 is no path: name the file that holds the keys"),
+        ({"key_file": b"key"}, "key_file b'key' is no path: name the file that holds the keys"),
+        ({"cluster": 5}, "cluster 5 is no text: give the label that senders have"),
+        ({"cluster": "\ud800"}, "cluster '\\ud800' is no text: give the label that senders have"),
+        ({"cluster": "east"}, "cluster says nothing without key_file: give both"),
+        ({"accept_plaintext": True}, "accept_plaintext says nothing without key_file: give both"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Receiver, AsyncReceiver])
+def test_wrong_settings_are_one_sentence(
+    kind: type[Receiver | AsyncReceiver], settings: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(fanout.InvalidInput) as raised:
+        kind(0, **settings)  # type: ignore[arg-type]
+    assert str(raised.value) == sentence
+
+
+def test_a_key_file_may_be_a_path(tmp_path: Path) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text("00" * 32)
+    assert Receiver(0, key_file=key_file, cluster="æøå")._framing.keys is not None  # type: ignore[arg-type]

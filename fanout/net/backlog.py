@@ -197,9 +197,12 @@ class Backlog:
         self.is_full = False
         self._has_room.notify_all()
 
-    def clear(self) -> None:
-        """Forget everything queued."""
+    def clear(self, others: int = 0) -> list[Question]:
+        """Drop everything queued, and count it with `others`; return what of that its sender may ask for."""
         with self._lock:
+            dropped = [run.question for run in self._runs if run.question is not None]
+            self.drops += self.depth + others
             self._runs.clear()
             self.depth = self._skip = self._size = 0
             self._make_room()
+        return dropped

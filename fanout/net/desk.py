@@ -29,6 +29,7 @@ _TELLS_FRAME, _TELLS_PROBE = frame.MAGIC[_TELLS_AT], probe.MAGIC[_TELLS_AT]
 _STREAMS = (frame.MAGIC + bytes((frame.VERSION, frame.Kind.NUMBERED)), SEALED_STREAM)
 _MERGED_MOST = 256
 _LINES = 5  # a second
+_NO_REPLY = "the handler did not reply"
 
 
 class OpenQuestion:
@@ -60,8 +61,11 @@ class OpenQuestion:
             )
 
     def confirm(self) -> None:
-        """Say that the message was handled; nothing where it is settled."""
-        self._desk.confirmed(self.ticket)
+        """Say that the message was handled, or of a query that it was not replied to; nothing where it is settled."""
+        if self.ticket.wants_reply:
+            self._desk.failed(self.ticket, _NO_REPLY)
+        else:
+            self._desk.confirmed(self.ticket)
 
     def fail(self, reason: str) -> None:
         """Say that the handler failed; nothing where it is settled."""

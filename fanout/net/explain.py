@@ -1,4 +1,4 @@
-"""An errno becomes a sentence: what it means for this address, and what to change."""
+"""An errno becomes a sentence: what it means for this address, and what to change. An exception becomes one line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import errno
 import os
 
 from fanout.model import Endpoint
+
+_LINE_MAX = 500
 
 _SENDING = {
     errno.ECONNREFUSED: "nothing listens on that port there: is the receiver ready, and is the port right?",
@@ -22,6 +24,17 @@ _SENDING = {
     errno.EAFNOSUPPORT: "this machine has no such address family: try --family",
     errno.EADDRNOTAVAIL: "no source address for it: does this machine have that address family?",
 }
+
+
+def exception(error: BaseException) -> str:
+    """Return an exception of a user's code as one printable line: `ValueError: no such cache`. It cannot fail."""
+    name = type(error).__name__
+    try:
+        text = " ".join(str(error).split())[:_LINE_MAX]
+    except BaseException:  # its own code runs here, and may raise anything
+        text = "it cannot be printed"
+    line = f"{name}: {text}" if text else name
+    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def sending(endpoint: Endpoint, number: int) -> str:

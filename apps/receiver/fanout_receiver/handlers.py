@@ -15,6 +15,7 @@ from typing import Protocol
 
 from fanout.errors import FanoutError, InvalidInput
 from fanout.model import Message
+from fanout.net import explain
 from fanout_receiver import command
 
 
@@ -90,7 +91,7 @@ class FunctionHandler:
             raise
         except BaseException as error:
             # A handler that calls sys.exit() ends neither its thread nor the receiver.
-            raise HandlerFailed(f"{type(error).__name__}: {error}".rstrip(": ")) from error
+            raise HandlerFailed(explain.exception(error)) from error
 
     def close(self) -> None:
         """Let the thread end; one that hangs is left behind, and ends with the process."""
@@ -124,7 +125,7 @@ def _find_function(text: str) -> Callable[[Message], object]:
     try:
         found: object = import_module(module_name)
     except (Exception, SystemExit) as error:
-        what = " ".join(f"{type(error).__name__}: {error}".split())
+        what = explain.exception(error)
         raise FanoutError(f"--handler {text}: module {module_name} cannot be imported: {what}") from error
     for name in names:
         try:

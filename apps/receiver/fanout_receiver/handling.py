@@ -6,9 +6,10 @@ import asyncio
 from typing import Any, Literal
 
 from fanout.async_receiver import AsyncReceiver
-from fanout.errors import InvalidInput
 from fanout.model import FramedMessage, Message
+from fanout.net import explain
 from fanout.net.desk import OpenQuestion
+from fanout.receiver import conclude
 from fanout_receiver.handlers import Handler, HandlerFailed
 from fanout_receiver.questions import Answerer
 
@@ -45,12 +46,12 @@ class Handling:
                 return {"outcome": FAILED, "reason": _ONLY_PING_AND_INFO}
             elif self._handler is not None:
                 result = await self._call(self._handler, message)
-                if message.wants_reply:
-                    _reply(message, result)
+                if problem := conclude(message, result):
+                    raise HandlerFailed(problem)
             return self._done(message, is_query=is_query)
         except Exception as error:
             is_known = isinstance(error, HandlerFailed)
-            reason = str(error) if is_known else f"{type(error).__name__}: {error}"
+            reason = str(error) if is_known else explain.exception(error)
             _tell(message, reason)  # first: the sender is told nothing more once it has been told
             self._receiver.handler_failed(message, error.with_traceback(None) if is_known else error)
             return {"outcome": FAILED, "reason": reason}
@@ -85,12 +86,3 @@ class Handling:
 def _tell(message: Message, reason: str) -> None:
     if isinstance(message, FramedMessage) and message.question is not None:
         message.question.fail(reason)
-
-
-def _reply(message: Message, result: object) -> None:
-    if result is not None and not isinstance(result, (bytes, bytearray, memoryview)):
-        raise HandlerFailed(f"the handler returned {type(result).__name__}, not bytes or None")
-    try:
-        message.reply(bytes(result or b""))
-    except InvalidInput as error:  # too large
-        raise HandlerFailed(str(error)) from None

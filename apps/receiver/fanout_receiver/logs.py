@@ -158,7 +158,15 @@ class _LibraryRecords(logging.Handler):
         event, _, _ = str(record.msg).partition(":")
         values = dict(record.args) if isinstance(record.args, Mapping) else {}
         try:
-            self._logger.log(record.levelno, event, **values, exc_info=record.exc_info)
+            try:
+                self._logger.log(record.levelno, event, **values, exc_info=record.exc_info)
+            except FanoutError:
+                raise
+            except BaseException:
+                if not record.exc_info:
+                    raise
+                # It shows an exception of the user's, whose own code may raise anything: without it, then.
+                self._logger.log(record.levelno, event, **values)
         except FanoutError:
             raise  # while it is starting
         except Exception:
