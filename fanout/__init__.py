@@ -22,6 +22,7 @@ from fanout.version import __version__ as __version__
 if TYPE_CHECKING:
     from fanout.async_receiver import AsyncReceiver
     from fanout.async_sender import AsyncQuery, AsyncSender
+    from fanout.delivery.ledger import SenderCounts
     from fanout.delivery.receipt import Confirmation, Receipt, ReceiptStatus, Reply
     from fanout.errors import (
         Closed,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from fanout.receiver import Receiver, ReceiverStats
     from fanout.report import DropReason, Outcome, Report, Status
     from fanout.sender import Query, Sender
+    from fanout.wire.reasons import ReceiveDrop
 
 
 __all__ = [
@@ -63,12 +65,14 @@ __all__ = [
     "Query",
     "Receipt",
     "ReceiptStatus",
+    "ReceiveDrop",
     "Receiver",
     "ReceiverStats",
     "Reply",
     "Report",
     "ResolverUnavailable",
     "Sender",
+    "SenderCounts",
     "SenderStats",
     "Service",
     "SocketUnavailable",
@@ -79,7 +83,9 @@ _ROOMS = (
     "fanout.errors",
     "fanout.model",
     "fanout.report",
+    "fanout.wire.reasons",
     "fanout.delivery.receipt",
+    "fanout.delivery.ledger",
     "fanout.fan_out",
     "fanout.sender",
     "fanout.receiver",

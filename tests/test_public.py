@@ -16,8 +16,8 @@ def test_the_public_names_are_these() -> None:
         "AsyncQuery", "AsyncReceiver", "AsyncSender", "Closed", "Confirmation", "DropReason", "Endpoint",
         "Family", "FanoutError", "InvalidInput", "InvalidService", "KeyUnavailable", "Message",
         "MessageTooLarge", "NoEndpoints", "Outcome", "Overflow", "Query", "Receipt", "ReceiptStatus",
-        "Receiver", "ReceiverStats", "Reply", "Report", "ResolverUnavailable", "Sender", "SenderStats",
-        "Service", "SocketUnavailable", "Status",
+        "ReceiveDrop", "Receiver", "ReceiverStats", "Reply", "Report", "ResolverUnavailable", "Sender",
+        "SenderCounts", "SenderStats", "Service", "SocketUnavailable", "Status",
     ]  # fmt: skip
     for name in fanout.__all__:
         assert getattr(fanout, name).__name__ == name

@@ -63,7 +63,8 @@ class Door:
                     return
                 except OSError:
                     # The address that was asked is none to answer from (a broadcast), or is gone: let the route choose.
-                    self.socket.sendmsg([datagram], [], socket.MSG_DONTWAIT, address)
+                    source = _any_source(address) if self._is_deaf else []
+                    self.socket.sendmsg([datagram], source, socket.MSG_DONTWAIT, address)
 
 
 @lru_cache(256)
