@@ -49,8 +49,10 @@ def gso_sender(to: Endpoint) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def inbox_of(backlog: Backlog, *, workers: int = 1, receive_buffer: int = RECEIVE_BUFFER) -> Iterator[Inbox]:
-    inbox = Inbox("127.0.0.1", 0, backlog, receive_buffer=receive_buffer, workers=workers)
+def inbox_of(
+    backlog: Backlog, *, workers: int = 1, receive_buffer: int = RECEIVE_BUFFER, host: str | None = "127.0.0.1"
+) -> Iterator[Inbox]:
+    inbox = Inbox(host, 0, backlog, receive_buffer=receive_buffer, workers=workers)
     try:
         yield inbox
     finally:
@@ -86,10 +88,16 @@ def runs_of_datagrams() -> st.SearchStrategy[tuple[bytes, int]]:
 @given(
     st.lists(runs_of_datagrams() | st.just((b"", 0)) | st.just((bytes(65_507), 0)), min_size=1, max_size=8),
     st.integers(1, 200),
+    st.sampled_from(["127.0.0.1", "0.0.0.0", None]),
 )
-def test_boundaries_are_kept_whatever_the_kernel_merged(sends: list[tuple[bytes, int]], limit: int) -> None:
+def test_boundaries_are_kept_whatever_the_kernel_merged(
+    sends: list[tuple[bytes, int]], limit: int, host: str | None
+) -> None:
     expected = [datagram for payload, segment in sends for datagram in cut(payload, segment)]
-    with inbox_of(backlog_of()) as inbox, gso_sender(inbox.address) as sender:
+    with (
+        inbox_of(backlog_of(), host=host) as inbox,
+        gso_sender(Endpoint("127.0.0.1", inbox.address.port)) as sender,
+    ):
         inbox.fill()
         for payload, segment in sends:
             send_run(sender, payload, segment)

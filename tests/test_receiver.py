@@ -133,10 +133,12 @@ def test_a_busy_port_is_one_sentence() -> None:
         Receiver(local.address.port).open()
 
 
-@pytest.mark.parametrize(("host", "port"), [("pod", 0), ("", 0), ("127.0.0.1", 70_000), ("127.0.0.1", -1)])
-def test_bad_addresses(host: str, port: int) -> None:
+@pytest.mark.parametrize(
+    ("host", "port"), [("pod", 0), ("", 0), (5, 0), (bytes(4), 0), ("127.0.0.1", 70_000), ("127.0.0.1", -1)]
+)
+def test_bad_addresses(host: object, port: int) -> None:
     with pytest.raises(fanout.InvalidService):
-        Receiver(port, host=host).open()
+        Receiver(port, host=host).open()  # type: ignore[arg-type]
 
 
 def test_an_address_of_another_machine() -> None:
