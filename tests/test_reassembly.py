@@ -36,8 +36,8 @@ def test_a_message_is_whole_whatever_the_order_of_its_parts(total: int, size: in
     messages, answers = take(reception, *arriving)
     assert [message.payload for message in messages] == [payload]
     assert answers == []
-    assert len(reception._reassembly) == 0
-    assert reception._reassembly.bytes == 0
+    assert len(reception._reassemblies[False]) == 0
+    assert reception._reassemblies[False].bytes == 0
 
 
 def test_who_asks_is_told_what_is_missing() -> None:
@@ -116,29 +116,97 @@ def test_a_thousand_who_claim_16_mib_cost_what_they_sent() -> None:
         used, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(reception._reassembly) == 1000
+    assert len(reception._reassemblies[False]) == 1000
     assert peak < 16 * 1024 * 1024
     assert used < 16 * 1024 * 1024
 
 
 @pytest.mark.parametrize("size", [256, 1200, 65_000])
-def test_fragments_are_bounded_in_all_and_of_each_sender(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("flags", [0, ASK])
+def test_fragments_are_bounded_in_all_and_of_each_sender(size: int, flags: int) -> None:
     kept = Reassembly(limit=1_000_000, sender_limit=400_000)
     count = 1_500_000 // (size + 150)
+    now = 0.0
     tracemalloc.start()
     try:
         for sender in (1, 2, 3, 4):
             for number in range(count):
-                key = (sender, False, number)
-                kept.take(key, Fragment(sender, number, 0, 0, size, 0, MESSAGE_MAX, bytes(size)), 0.0)
-                assert kept.bytes <= 1_000_000 + size
+                assert keep(kept, Fragment(sender, number, flags, 0, size, 0, MESSAGE_MAX, bytes(size)), now)
+                assert kept.bytes <= 1_000_000
+                now += 0.2
         used, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert used < 1_300_000
     assert kept.given_up == 4 * count - len(kept)
-    assert (4, False, count - 1) in kept, "the oldest make room"
-    assert (1, False, 0) not in kept
+    assert (4, count - 1) in kept, "the oldest make room"
+    assert (1, 0) not in kept
+
+
+def keep(kept: Reassembly, fragment: Fragment, now: float) -> bool:
+    """Keep a fragment; return whether there was room for it."""
+    key = (fragment.sender, fragment.number)
+    partial = kept.find(key, fragment)
+    assert partial is not None
+    return kept.take(key, partial, fragment, now)
+
+
+def part(number: int, position: int, flags: int = ASK, sender: int = SENDER) -> Fragment:
+    return Fragment(sender, number, flags, 0, 10_000, position, 40_000, bytes(10_000))
+
+
+def test_what_nobody_asks_for_makes_room_for_what_somebody_does() -> None:
+    kept = Reassembly(limit=70_000, sender_limit=70_000)
+    for number in (1, 2, 3):
+        assert keep(kept, part(number, 0, flags=ASK if number == 2 else 0), 0.0)
+        assert keep(kept, part(number, 1, flags=0), 0.0)
+    assert [number for _, number in kept._partial] == [1, 2, 3]
+    assert keep(kept, part(4, 0), 0.1)
+    assert [number for _, number in kept._partial] == [2, 3, 4]
+    assert kept.given_up == 1
+
+
+@pytest.mark.parametrize("limits", [(70_000, 1_000_000), (1_000_000, 70_000)])
+def test_of_messages_that_go_on_one_becomes_whole_however_many_there_are(limits: tuple[int, int]) -> None:
+    kept = Reassembly(*limits)
+    whole: set[int] = set()
+    now = 0.0
+    for _ in range(40):
+        for number in {1, 2, 3, 4, 5, 6} - whole:
+            partial = kept._partial.get((SENDER, number))
+            position = 0 if partial is None else partial.gaps(1)[0]
+            now += 0.01
+            keep(kept, part(number, position), now)
+            partial = kept._partial.get((SENDER, number))
+            if partial is not None and not partial.missing:
+                kept.remove((SENDER, number))
+                whole.add(number)
+    assert len(whole) == 6
+    assert len(kept) == kept.bytes == 0
+
+
+def test_a_message_that_goes_on_is_not_given_up_for_a_new_one() -> None:
+    kept = Reassembly(limit=70_000, sender_limit=70_000)
+    for position in range(3):
+        assert keep(kept, part(1, position), 0.0)
+        assert keep(kept, part(2, position), 0.0)
+    assert not keep(kept, part(3, 0, flags=0), 0.5)
+    assert keep(kept, part(3, 0), 1.5), "nothing new came of the others for long"
+    assert kept.given_up == 1
+
+
+def test_who_asks_while_there_is_no_room_is_told_that_nothing_is_there() -> None:
+    reception = Reception(ME)
+    reception._reassemblies = (Reassembly(limit=15_000), Reassembly())
+    for sender in (1, 2):
+        take(reception, claim(sender, size=6000))
+        asks = frame.fragment(Cut(bytes(MESSAGE_MAX), 6000), sender, 1, 0, flags=ASK)
+        _, (datagram,) = take(reception, asks)
+    answer = frame.decode(datagram)
+    assert isinstance(answer, Answer)
+    assert (answer.status, answer.first_missing, answer.detail) == (Status.PARTIAL, 0, b"\0")
+    assert reception.counts[ReceiveDrop.NO_ROOM] == 2
+    assert reception.counts[ReceiveDrop.INCOMPLETE] == 0
 
 
 def test_the_largest_message_fits_in_the_smallest_fragments() -> None:
@@ -164,4 +232,4 @@ def test_impossible_counts_are_refused(size: int, position: int, total: int) -> 
     datagram = frame.header(frame.Kind.FRAGMENT, SENDER, 1) + fields + bytes(2000)
     assert take(reception, datagram) == ([], [])
     assert reception.counts[ReceiveDrop.MALFORMED] == 1
-    assert len(reception._reassembly) == 0
+    assert len(reception._reassemblies[False]) == 0

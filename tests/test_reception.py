@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.delivery.ledger import WINDOW
+from fanout.delivery.ledger import JUMP_MAX, WINDOW
 from fanout.delivery.parcel import is_in_a_row
 from fanout.delivery.reception import Reception, Taken, Ticket
 from fanout.wire import frame
@@ -236,16 +236,43 @@ def test_a_mark_tells_what_was_lost_at_both_ends(came: list[int], mark: tuple[in
     assert reception.skipped - reception.reordered == lost - len(late)
 
 
-def test_messages_that_are_not_numbered_leave_no_gap() -> None:
+def test_the_numbers_of_who_does_not_number_its_messages_tell_nothing() -> None:
     reception = Reception(ME)
-    messages, _ = take(
-        reception, numbered(1), *fragments(2, b"x"), numbered(3), *fragments(5, b"y"), numbered(6), *fragments(8, b"z")
-    )
-    assert [message.gap for message in messages] == [0, 0, 0, 0, 1, 0]
-    assert (reception.skipped, reception.reordered) == (1, 0)
-    messages, _ = take(reception, *fragments(4, b"late", flags=ASK | NUMBERED), numbered(9))
-    assert [message.gap for message in messages] == [-1, 1]
-    assert (reception.skipped, reception.reordered) == (2, 1), "7 is missing"
+    messages, _ = take(reception, *fragments(2, b"x"), *fragments(9, b"y"), *fragments(5, b"z"), *fragments(5, b"z"))
+    assert [message.gap for message in messages] == [0, 0, 0]
+    assert (reception.skipped, reception.reordered, reception.duplicates) == (0, 0, 0)
+
+
+def test_a_large_message_has_its_place_in_the_stream() -> None:
+    reception = Reception(ME)
+    large = fragments(2, bytes(3000), flags=NUMBERED)
+    messages, _ = take(reception, numbered(1), *large[:-1], numbered(4), large[-1], numbered(5))
+    assert [message.gap for message in messages] == [0, 2, -1, 0]
+    assert (reception.skipped, reception.reordered) == (2, 1)
+
+
+@pytest.mark.parametrize("leap", [numbered(NUMBER_LIMIT - 9), frame.mark(SENDER, NUMBER_LIMIT - 10, 5)])
+def test_one_forged_frame_does_not_spoil_the_counts_for_good(leap: bytes) -> None:
+    reception = Reception(ME)
+    first, _ = take(reception, numbered(1), numbered(3), leap)
+    last, _ = take(reception, numbered(NUMBER_LIMIT - 7), numbered(NUMBER_LIMIT - 11), numbered(NUMBER_LIMIT - 12))
+    assert sum(message.gap for message in first) == 1
+    assert 0 <= reception.skipped - reception.reordered <= 4
+    assert reception.skipped < JUMP_MAX
+    take(reception, frame.mark(SENDER, NUMBER_LIMIT - 1, 1))
+    assert reception.skipped < JUMP_MAX
+    assert len(last) == 3
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 62), st.integers(-2, 2)), max_size=30))
+def test_whatever_numbers_are_forged_no_more_came_late_than_were_missing(steps: list[tuple[bool, int, int]]) -> None:
+    reception = Reception(ME)
+    for is_mark, power, offset in steps:
+        before = reception.skipped
+        number = min(max(1, 2**power + offset), NUMBER_LIMIT - 1)
+        take(reception, frame.mark(SENDER, number, max(1, number - 2)) if is_mark else numbered(number))
+        assert 0 <= reception.skipped - before <= 2 * JUMP_MAX
+        assert reception.reordered <= reception.skipped
 
 
 # Whatever comes.

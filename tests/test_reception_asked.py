@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fanout.delivery import ledger as ledger_module
 from fanout.delivery.ledger import RESULTS_MAX, SENDERS_MAX, WINDOW
 from fanout.delivery.reception import Reception
 from fanout.wire import frame
@@ -62,7 +63,7 @@ def test_a_failure_says_why_cut_to_the_room_and_to_whole_characters() -> None:
     assert told(answers) == (Status.FAILED, ("x" + "é" * (room // 2 - 1)).encode())
     assert len(answers[0]) <= ASK_MIN
     _, answers = take(reception, *fragments(1, b"x", flags=ASK | QUERY, size=1200))
-    assert told(answers)[1] == ("x" + "é" * 500).encode(), "a larger question has room for all of it"
+    assert told(answers)[1] == ("x" + "é" * 149).encode(), "a larger question has room for more"
 
 
 def test_nobody_is_told_who_did_not_ask() -> None:
@@ -73,6 +74,35 @@ def test_nobody_is_told_who_did_not_ask() -> None:
     assert reception.confirmed(message.ticket, EPOCH) == []
     assert reception.confirmations == 0
     assert take(reception, *fragments(1, b"x", flags=0)) == ([], [])
+
+
+def test_only_what_somebody_was_told_is_counted() -> None:
+    reception = Reception(ME)
+    for number, settle in enumerate((reception.confirmed, lambda *both: reception.failed(both[0], "no", EPOCH)), 1):
+        ticket = taken_ticket(reception, *fragments(number, b"x", flags=0))
+        assert settle(ticket, EPOCH) == []
+    assert reception.replied(taken_ticket(reception, *fragments(3, b"x", flags=QUERY)), b"reply", EPOCH) == []
+    assert (reception.confirmations, reception.failures, reception.replies) == (0, 0, 0)
+    assert len(take(reception, *fragments(3, b"x", flags=ASK | QUERY))[1]) == 1
+    assert reception.replies == 1, "it is sent now"
+    first, last = fragments(4, bytes(2000))
+    take(reception, last)
+    reception.confirmed(taken_ticket(reception, first), EPOCH)
+    assert reception.confirmations == 1, "its sender asked before it was whole"
+
+
+def test_where_too_many_wait_a_new_one_is_not_taken_and_not_answered_until_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ledger_module, "PENDING_MAX", 2)
+    reception = Reception(ME)
+    waiting = [taken_ticket(reception, *fragments(number, b"x")) for number in (1, 2)]
+    assert take(reception, *fragments(3, b"x")) == ([], [])
+    assert reception.counts[ReceiveDrop.NO_ROOM] == 1
+    assert told(take(reception, *fragments(2, b"x"))[1])[0] is Status.PENDING
+    assert len(take(reception, numbered(9, sender=7))[0]) == 1, "a stream is no matter of it"
+    reception.confirmed(waiting[0], EPOCH)
+    assert taken_ticket(reception, *fragments(3, b"x")).is_open
 
 
 def test_what_the_queue_dropped_is_taken_again_when_it_comes_again() -> None:
@@ -92,13 +122,13 @@ def test_results_are_bounded() -> None:
     reception = Reception(ME)
     for number in range(1, 300):
         reception.confirmed(taken_ticket(reception, *fragments(number, b"x")), EPOCH)
-    ledger = reception._ledger
-    template = ledger.result((SENDER, False, 1))
+    ledger = reception._ledgers[False]
+    template = ledger.result((SENDER, 1))
     assert template is not None
     for number in range(1, RESULTS_MAX):
-        ledger.settle((1, False, number), template)
+        ledger.settle((1, number), template)
     assert len(ledger._results) == RESULTS_MAX
-    assert ledger.result((SENDER, False, 1)) is None
+    assert ledger.result((SENDER, 1)) is None
     assert told(take(reception, *fragments(1, b"x"))[1])[0] is Status.REFUSED, "it is not handed over again"
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fanout.delivery.ledger import RESULTS_MAX, SENDERS_MAX
 from fanout.delivery.reception import Reception
 from fanout.wire import frame
 from fanout.wire.frame import ASK, QUERY, REPLIES_UNASKED, Sealed, Status
@@ -53,7 +54,7 @@ def test_a_sealed_stream_is_a_stream_again() -> None:
     assert [parcel.messages for parcel in taken.parcels] == [64], "one parcel, split when it is handed over"
     assert [message.payload for message in handed(taken)] == payloads[1:]
     assert handed(take_run(reception, datagrams)) == []
-    assert reception.counts == {ReceiveDrop.REPLAYED: 64, ReceiveDrop.INCOMPLETE: 0}
+    assert reception.counts == {ReceiveDrop.REPLAYED: 64}
 
 
 def test_questions_are_answered_under_seal() -> None:
@@ -154,3 +155,20 @@ def test_keys_rotate_while_a_stream_goes_on() -> None:
     assert [message.payload for message in messages] == [b"1", b"2", b"3"]
     assert take(reception, *sealed([numbered(4)], sealer(sender=8)))[0] == []
     assert reception.counts[ReceiveDrop.WRONG_KEY] == 1
+
+
+def test_strangers_cannot_make_a_receiver_forget_what_was_sealed() -> None:
+    reception = receiver(accept_plaintext=True)
+    by = sealer()
+    ask = fragments(1, b"x", flags=ASK)
+    reception.confirmed(taken_ticket(reception, *sealed(ask, by)), EPOCH)
+    large = sealed(fragments(2, bytes(3000), flags=ASK), by)
+    take(reception, *large[:-1])
+    for sender in range(1, SENDERS_MAX + 2):
+        take(reception, *fragments(1, b"x", flags=0, sender=sender), fragments(2, bytes(3000), sender=sender)[0])
+    for number in range(3, RESULTS_MAX + 4):
+        reception.failed(taken_ticket(reception, *fragments(number, b"", flags=0)), "no", EPOCH)
+    assert len(take(reception, large[-1])[0]) == 1
+    messages, answers = take(reception, *sealed(ask, by))
+    assert messages == []
+    assert told(opened(answers))[0] is Status.CONFIRMED

@@ -25,6 +25,8 @@ class Answering:
     def __init__(self, identity: int, reply_to_anyone: bool) -> None:
         self.identity = identity
         self.reply_to_anyone = reply_to_anyone
+        self.replies = 0
+        """Those that were sent, once or more often."""
 
     def answer(
         self, asked: Fragment | Ticket, room: int, status: Status, detail: bytes = b"", first_missing: int = 0
@@ -48,6 +50,7 @@ class Answering:
         if kept.cut is None:
             size = min(max(FRAGMENT_MIN, room - REPLY_OVERHEAD), _FRAGMENT_MOST)
             kept.cut, kept.attempt = Cut.of(kept.payload, size), asked.attempt
+            self.replies += 1
         cut = kept.cut
         return [
             frame.reply(cut, self.identity, asked.number, asked.sender, index, asked.attempt)

@@ -11,88 +11,79 @@ WINDOW = 4096
 """Numbers, below the highest that came, of which each sender's record knows whether they came."""
 SENDERS_MAX = 1024
 """Senders of which a record is kept; the one that was quiet for longest makes room for a new one."""
-RESULTS_MAX = 65_536
+RESULTS_MAX = 16_384
 """Messages, of all senders together, of which it is remembered what became of them."""
-PENDING_MAX = 262_144
-"""Messages that were taken, and whose handler has not returned: more than a queue holds."""
-REPLIES_MAX = 32 * 1024 * 1024
-"""Bytes of replies that are kept, so that what is lost of them can be sent again."""
+PENDING_MAX = 16_384
+"""Messages in fragments that were taken, and whose handler has not returned."""
+REPLIES_MAX = 16 * 1024 * 1024
+"""Bytes of replies that are kept, so that what is lost of them can be sent again; the newest is, however large."""
+JUMP_MAX = 2**32
+"""Numbers that one frame may tell to be missing: after a longer leap a stream begins anew."""
 _REPLY_OVERHEAD = 500
 
-Key = tuple[int, bool, int]
-"""Names a message: the sender, whether it is sealed, and the number."""
+Key = tuple[int, int]
+"""Names a message: the sender, and the number."""
 
 
 class Order:
     """The numbered messages of one sender in the order in which somebody meets them: what is missing before each.
 
-    The first that is met begins it. Those of the same sender that are not numbered have numbers all the same: they
-    are `others`.
+    The first that is met begins it. Where one leaps further ahead than `JUMP_MAX`, it begins anew, and nothing is
+    missing before it.
     """
 
-    __slots__ = ("_others", "first", "next")
+    __slots__ = ("first", "next")
 
     def __init__(self) -> None:
         self.first = self.next = 0
         """The lowest number that was met, and one more than the highest; 0 where none was."""
-        self._others: set[int] = set()
 
     def begin(self, number: int) -> None:
         """Take this number for the first that is expected."""
         self.first = self.next = number
 
-    def met(self, number: int, count: int, numbered: bool) -> list[tuple[int, int]]:
+    def met(self, number: int, count: int) -> list[tuple[int, int]]:
         """Take note of `count` numbers in a row; return those that are not just the next: their index, and the gap.
 
         That is how many are missing directly before it, or -1 for a late one, which was counted as missing.
         """
-        if number == self.next and numbered and not self._others:
+        if number == self.next:
             self.next = number + count
             return []
-        gaps = []
-        for index in range(count):
-            gap = self._met(number + index) if numbered else self._met_other(number + index)
-            if gap:
-                gaps.append((index, gap))
-        return gaps
-
-    def _met(self, number: int) -> int:
-        if not self.next:
-            self.first, self.next = number, number + 1
-            return 0
-        if number >= self.next:
+        if number > self.next:
             gap = self._missing_before(number)
-            self.next = number + 1
-            return gap
-        if number < self.first:
-            gap = self.first - number - 1
-            self.first = number
-            return gap
-        return -1
-
-    def _met_other(self, number: int) -> int:
-        if number >= self.next:
-            if self.next and len(self._others) < WINDOW:
-                self._others.add(number)
-            return 0
-        return -1 if number >= self.first else 0
+            self.next = number + count
+            return [(0, gap)] if gap else []
+        return [(index, gap) for index in range(count) if (gap := self._met_behind(number + index))]
 
     def _missing_before(self, number: int) -> int:
-        between = sum(1 for other in self._others if other < number)
-        if between:
-            self._others = {other for other in self._others if other >= number}
-        return number - self.next - between
+        gap = number - self.next
+        if self.next and gap <= JUMP_MAX:
+            return gap
+        self.first = number
+        return 0
+
+    def _met_behind(self, number: int) -> int:
+        if number == self.next:
+            self.next = number + 1
+            return 0
+        missing = self.first - number
+        if missing <= 0:
+            return -1
+        if missing > JUMP_MAX:
+            return 0
+        self.first = number
+        return missing - 1
 
     def marked(self, number: int, origin: int) -> int:
         """Take note that the numbers from `origin` to `number` were sent; return how many more are missing."""
-        if not self.next:
-            self.first, self.next = origin, number + 1
-            return number - origin + 1
         missing = 0
+        if not self.next:
+            self.begin(origin)
         if number >= self.next:
             missing = self._missing_before(number + 1)
             self.next = number + 1
-        if origin < self.first:
+        if 0 < self.first - origin <= JUMP_MAX:
             missing += self.first - origin
             self.first = origin
         return missing
@@ -117,10 +108,10 @@ class Counts:
 class Peer:
     """The record of one sender."""
 
-    __slots__ = ("arrivals", "counts", "hand_over", "is_new", "key", "sequence")
+    __slots__ = ("arrivals", "counts", "hand_over", "is_new", "sender", "sequence")
 
-    def __init__(self, key: tuple[int, bool], number: int, is_new: bool) -> None:
-        self.key = key
+    def __init__(self, sender: int, number: int, is_new: bool) -> None:
+        self.sender = sender
         self.sequence = Sequence(WINDOW, number)
         self.counts = Counts()
         self.arrivals = Order()
@@ -175,13 +166,17 @@ class Kept:
 
 
 class Ledger:
-    """The records of at most `senders` senders, and what became of the messages that were taken lately."""
+    """The records of at most `senders` senders, and what became of the messages that were taken lately.
 
-    def __init__(self, senders: int = SENDERS_MAX) -> None:
+    Those who seal, and those who do not, have one each, so that strangers cannot fill the former.
+    """
+
+    def __init__(self, is_sealed: bool = False, senders: int = SENDERS_MAX) -> None:
+        self.is_sealed = is_sealed
         self.totals = Counts()
         self.pending: dict[Key, Any] = {}
         self._senders = senders
-        self._peers: dict[tuple[int, bool], Peer] = {}
+        self._peers: dict[int, Peer] = {}
         self._latest: Peer | None = None
         self._has_forgotten = False
         self._results: dict[Key, Result] = {}
@@ -189,32 +184,32 @@ class Ledger:
         self._reply_bytes = 0
         self._released: dict[Key, None] = {}
 
-    def peer(self, sender: int, is_sealed: bool, number: int) -> Peer:
+    def peer(self, sender: int, number: int) -> Peer:
         """Return the record of a sender, of which `number` is here."""
-        key = (sender, is_sealed)
         latest = self._latest
-        if latest is not None and latest.key == key:
+        if latest is not None and latest.sender == sender:
             return latest
-        peer = self._peers.pop(key, None)
+        peer = self._peers.pop(sender, None)
         if peer is None:
             if len(self._peers) >= self._senders:
                 del self._peers[next(iter(self._peers))]
                 self._has_forgotten = True
-            peer = Peer(key, number, not self._has_forgotten)
+            peer = Peer(sender, number, not self._has_forgotten)
         # At the end of the dictionary: it is the last that makes room.
-        self._peers[key] = self._latest = peer
+        self._peers[sender] = self._latest = peer
         return peer
 
     def arrived(self, peer: Peer, number: int, numbered: bool) -> None:
         """Take note of a message that is new, or late."""
         peer.sequence.arrived(number)
-        key = (*peer.key, number)
+        key = (peer.sender, number)
         if key in self._released:
             del self._released[key]
             return  # it came and was counted before; the queue had no room for it
         peer.counts.received += 1
         self.totals.received += 1
-        self._met(peer, number, 1, numbered)
+        if numbered:
+            self._met(peer, number, 1)
 
     def run_arrived(self, peer: Peer, number: int, count: int) -> None:
         """Take note of numbered messages in a row, the first of which is no lower than what is expected."""
@@ -224,13 +219,13 @@ class Ledger:
         peer.sequence.run_arrived(count)
         peer.counts.received += count
         self.totals.received += count
-        self._met(peer, number, count, True)
+        self._met(peer, number, count)
 
-    def _met(self, peer: Peer, number: int, count: int, numbered: bool) -> None:
-        if numbered and not peer.hand_over.next:
+    def _met(self, peer: Peer, number: int, count: int) -> None:
+        if not peer.hand_over.next:
             peer.hand_over.begin(number)
         first = peer.arrivals.first
-        for _, gap in peer.arrivals.met(number, count, numbered):
+        for _, gap in peer.arrivals.met(number, count):
             if gap > 0:
                 self._skipped(peer, gap)
             else:
@@ -263,10 +258,13 @@ class Ledger:
             sequence.expected = number + 1
         self._skipped(peer, peer.arrivals.marked(number, origin))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many messages are unsettled as may be."""
+        return len(self.pending) >= PENDING_MAX
+
     def expect(self, key: Key, ticket: object) -> None:
         """Remember a message that was handed over until it is settled."""
-        if len(self.pending) >= PENDING_MAX:
-            del self.pending[next(iter(self.pending))]
         self.pending[key] = ticket
 
     def settle(self, key: Key, result: Result) -> None:
@@ -280,7 +278,7 @@ class Ledger:
         if result.reply is not None:
             self._replies[key] = result.reply
             self._reply_bytes += len(result.reply.payload) + _REPLY_OVERHEAD
-            while self._reply_bytes > REPLIES_MAX:
+            while self._reply_bytes > REPLIES_MAX and len(self._replies) > 1:
                 oldest = next(iter(self._replies))
                 self._forget_reply(oldest)
                 self._results[oldest] = _GONE
@@ -297,8 +295,8 @@ class Ledger:
     def release(self, key: Key) -> None:
         """Forget that a message came: the queue had no room for it, and it may come again."""
         self.pending.pop(key, None)
-        peer = self._peers.get(key[:2])
-        number = key[2]
+        sender, number = key
+        peer = self._peers.get(sender)
         if peer is not None and peer.state(number) is Arrival.DUPLICATE:
             peer.sequence.seen[number % WINDOW] = 0
             if len(self._released) >= WINDOW:
@@ -310,11 +308,11 @@ class Ledger:
         return [
             SenderCounts(
                 f"{sender:016x}",
-                is_sealed,
+                self.is_sealed,
                 peer.counts.received,
                 peer.counts.skipped,
                 peer.counts.reordered,
                 peer.counts.duplicates,
             )
-            for (sender, is_sealed), peer in self._peers.items()
+            for sender, peer in self._peers.items()
         ]

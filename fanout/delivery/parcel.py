@@ -17,11 +17,10 @@ class Track(NamedTuple):
 
     order: Order
     first: int
-    numbered: bool
 
     def handed(self, start: int, count: int) -> list[tuple[int, int]]:
         """Take note that `count` are handed over, from the one at index `start` on; see `Order.met`."""
-        return self.order.met(self.first + start, count, self.numbered)
+        return self.order.met(self.first + start, count)
 
 
 class Ticket:
@@ -55,9 +54,9 @@ class Ticket:
         """Why its reply was not sent."""
 
     @property
-    def key(self) -> tuple[int, bool, int]:
+    def key(self) -> tuple[int, int]:
         """What the ledger knows it by."""
-        return self.sender, self.is_sealed, self.number
+        return self.sender, self.number
 
 
 class Parcel(NamedTuple):

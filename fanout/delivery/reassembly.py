@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from fanout.delivery.ledger import Key
-from fanout.wire.frame import NUMBERED, QUERY, Fragment, bitmap
+from itertools import islice
 
-BYTES_MAX = 64 * 1024 * 1024
+from fanout.delivery.ledger import Key
+from fanout.wire.frame import ASK, NUMBERED, QUERY, Fragment, bitmap
+
+BYTES_MAX = 32 * 1024 * 1024
 """Bytes of fragments that are kept in all."""
-SENDER_BYTES_MAX = 32 * 1024 * 1024
-"""Bytes of fragments that are kept of one sender."""
+SENDER_BYTES_MAX = 28 * 1024 * 1024
+"""Bytes of fragments that are kept of one sender: the largest message fits, in the smallest fragments."""
 PATIENCE = 30.0
 """Seconds without a new fragment after which a message is given up."""
+IDLE = 1.0
+"""Seconds without a new fragment after which a message makes room for others."""
 _FRAGMENT_OVERHEAD = 150
-_MESSAGE_OVERHEAD = 1000
+_MESSAGE_OVERHEAD = 1500
 
 
 class Partial:
     """A message of which some fragments are there."""
 
-    __slots__ = ("_first_missing", "_fragments", "_highest", "cost", "heard", "kind", "missing")
+    __slots__ = ("_first_missing", "_fragments", "_highest", "cost", "heard", "is_asked", "kind", "missing")
 
     def __init__(self, fragment: Fragment) -> None:
         self.kind = _kind(fragment)
@@ -26,21 +30,22 @@ class Partial:
         self.cost = _MESSAGE_OVERHEAD
         self.heard = 0.0
         """When the last new fragment came."""
+        self.is_asked = False
+        """Whether its sender asks what became of it, and sends again what is missing."""
         self._fragments: dict[int, bytes] = {}
         self._first_missing = 0
         self._highest = 0
 
-    def take(self, fragment: Fragment) -> int:
-        """Keep a fragment; return what that costs, 0 where it is there already."""
-        position = fragment.position
-        if position in self._fragments:
-            return 0
-        self._fragments[position] = fragment.payload
+    def has(self, fragment: Fragment) -> bool:
+        """Whether the fragment is there."""
+        return fragment.position in self._fragments
+
+    def take(self, fragment: Fragment) -> None:
+        """Keep a fragment that is not there."""
+        self._fragments[fragment.position] = fragment.payload
         self.missing -= 1
-        self._highest = max(self._highest, position)
-        cost = len(fragment.payload) + _FRAGMENT_OVERHEAD
-        self.cost += cost
-        return cost
+        self._highest = max(self._highest, fragment.position)
+        self.cost += cost_of(fragment)
 
     def payload(self) -> bytes:
         """Return the whole message."""
@@ -61,19 +66,69 @@ def _kind(fragment: Fragment) -> tuple[int, int, int]:
     return fragment.size, fragment.total, fragment.flags & (NUMBERED | QUERY)
 
 
+def cost_of(fragment: Fragment) -> int:
+    """Return what it costs to keep a fragment."""
+    return len(fragment.payload) + _FRAGMENT_OVERHEAD
+
+
+class _Pool:
+    """Messages that share a bound: all, or those of one sender."""
+
+    __slots__ = ("_asked", "_favourite", "_others", "bytes", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.bytes = 0
+        # The one that got nothing new for longest is the first of each.
+        self._asked: dict[Key, Partial] = {}
+        self._others: dict[Key, Partial] = {}
+        self._favourite: Key | None = None
+
+    def add(self, key: Key, partial: Partial) -> None:
+        self.bytes += partial.cost
+        (self._asked if partial.is_asked else self._others)[key] = partial
+
+    def remove(self, key: Key, partial: Partial) -> None:
+        self.bytes -= partial.cost
+        del (self._asked if partial.is_asked else self._others)[key]
+
+    def victim(self, key: Key, partial: Partial, now: float) -> Key | None:
+        """Return which message makes room for a fragment of this one; None where the fragment is not to be taken."""
+        for some in (self._others, self._asked):
+            found = _first_but(key, some)
+            if found is not None and (some is self._others or now - some[found].heard >= IDLE):
+                return found
+        # All are asked for, and go on. One of them has the right of way, or none would ever be whole.
+        favourite = self._asked.get(self._favourite) if self._favourite is not None else None
+        if favourite is None or now - favourite.heard >= IDLE:
+            self._favourite = key if partial.is_asked else None
+        return _first_but(key, self._asked) if self._favourite == key else None
+
+
+def _first_but(key: Key, some: dict[Key, Partial]) -> Key | None:
+    """Return the first of them that is another one."""
+    return next((other for other in islice(some, 2) if other != key), None)
+
+
 class Reassembly:
-    """The messages that are not whole. The one that got nothing new for longest makes room for others."""
+    """The messages that are not whole.
+
+    Where there is no room for a fragment, one that got nothing new for a second makes room, or that nobody asks for;
+    where there is none such the fragment is not taken, but for those of the message that has the right of way.
+    """
 
     def __init__(self, limit: int = BYTES_MAX, sender_limit: int = SENDER_BYTES_MAX) -> None:
         self.given_up = 0
         """Messages of which not all fragments came in time, or that had to make room."""
-        self.bytes = 0
-        """What the fragments cost."""
-        self._limit = limit
+        self._all = _Pool(limit)
+        self._of_sender: dict[int, _Pool] = {}
         self._sender_limit = sender_limit
         self._partial: dict[Key, Partial] = {}
-        self._of_sender: dict[tuple[int, bool], dict[Key, Partial]] = {}
-        self._costs: dict[tuple[int, bool], int] = {}
+
+    @property
+    def bytes(self) -> int:
+        """What the fragments cost."""
+        return self._all.bytes
 
     def __len__(self) -> int:
         return len(self._partial)
@@ -81,37 +136,59 @@ class Reassembly:
     def __contains__(self, key: Key) -> bool:
         return key in self._partial
 
-    def take(self, key: Key, fragment: Fragment, now: float) -> Partial | None:
-        """Keep a fragment; return the message as it is now, or None where the fragment is none of it."""
+    def find(self, key: Key, fragment: Fragment) -> Partial | None:
+        """Return the message that a fragment is a part of, a new one where none is there; None where it is no part."""
         partial = self._partial.get(key)
         if partial is None:
-            partial = Partial(fragment)
-            self._add(key, partial, partial.cost)
-        elif partial.kind != _kind(fragment):
-            return None
-        cost = partial.take(fragment)
-        if cost:
-            partial.heard = now
-            # At the end of both dictionaries: it is the last that makes room.
-            del self._partial[key], self._of_sender[key[:2]][key]
-            self._add(key, partial, cost)
-            if partial.missing:
-                self._make_room(key[:2])
-        return partial
+            return Partial(fragment)
+        return partial if partial.kind == _kind(fragment) else None
 
-    def _add(self, key: Key, partial: Partial, cost: int) -> None:
-        sender = key[:2]
+    def take(self, key: Key, partial: Partial, fragment: Fragment, now: float) -> bool:
+        """Keep a fragment of a message that was found; False where there is no room for it."""
+        if partial.has(fragment):
+            if fragment.flags & ASK and not partial.is_asked:
+                pools = self._all, self._of_sender[key[0]]
+                for pool in pools:
+                    pool.remove(key, partial)
+                partial.is_asked = True
+                for pool in pools:
+                    pool.add(key, partial)
+            return True
+        is_there = key in self._partial
+        # What makes it whole needs no room.
+        if partial.missing > 1 and not self._make_room(key, partial, fragment, is_there, now):
+            return False
+        if is_there:
+            self._remove(key, partial)
+        partial.take(fragment)
+        partial.heard = now
+        partial.is_asked |= bool(fragment.flags & ASK)
+        # At the end of all dictionaries: it is the last that makes room.
+        self._add(key, partial)
+        return True
+
+    def _add(self, key: Key, partial: Partial) -> None:
         self._partial[key] = partial
-        self._of_sender.setdefault(sender, {})[key] = partial
-        self._costs[sender] = self._costs.get(sender, 0) + cost
-        self.bytes += cost
+        self._all.add(key, partial)
+        sender = key[0]
+        if sender not in self._of_sender:
+            self._of_sender[sender] = _Pool(self._sender_limit)
+        self._of_sender[sender].add(key, partial)
 
-    def _make_room(self, sender: tuple[int, bool]) -> None:
-        # The newest fits by itself: no message is that large.
-        while self._costs[sender] > self._sender_limit and len(self._of_sender[sender]) > 1:
-            self._give_up(next(iter(self._of_sender[sender])))
-        while self.bytes > self._limit and len(self._partial) > 1:
-            self._give_up(next(iter(self._partial)))
+    def _remove(self, key: Key, partial: Partial) -> None:
+        del self._partial[key]
+        self._all.remove(key, partial)
+        self._of_sender[key[0]].remove(key, partial)
+
+    def _make_room(self, key: Key, partial: Partial, fragment: Fragment, is_there: bool, now: float) -> bool:
+        more = cost_of(fragment) + (0 if is_there else partial.cost)
+        for pool in (self._of_sender.get(key[0]), self._all):
+            while pool is not None and pool.bytes + more > pool.limit:
+                victim = pool.victim(key, partial, now)
+                if victim is None:
+                    return False
+                self._give_up(victim)
+        return True
 
     def _give_up(self, key: Key) -> None:
         self.given_up += 1
@@ -119,13 +196,10 @@ class Reassembly:
 
     def remove(self, key: Key) -> None:
         """Forget a message: it is whole."""
-        sender = key[:2]
-        partial = self._partial.pop(key)
-        self.bytes -= partial.cost
-        self._costs[sender] -= partial.cost
-        del self._of_sender[sender][key]
-        if not self._of_sender[sender]:
-            del self._of_sender[sender], self._costs[sender]
+        sender = key[0]
+        self._remove(key, self._partial[key])
+        if not self._of_sender[sender].bytes:
+            del self._of_sender[sender]
 
     def expire(self, now: float) -> None:
         """Give up what got nothing new for long."""

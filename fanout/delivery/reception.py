@@ -49,6 +49,8 @@ _HEADER_SIZE = HEADER.size
 _SENDER_AND_NUMBER = struct.Struct(f"!{SENDER_AT}xQQ")
 _NUMBERED_START = MAGIC + bytes((VERSION, Kind.NUMBERED))
 _KIND_AT = 7
+REASON_MAX = 300
+"""Bytes of a failure's reason that are kept for those who ask again."""
 _NO_KEY = "it is sealed, and this receiver has no key"
 _NO_PLAIN = "it is not sealed, and this receiver has keys"
 
@@ -77,46 +79,50 @@ class Reception:
     ) -> None:
         self._answering = Answering(identity, reply_to_anyone)
         self.drops: Counter[ReceiveDrop] = Counter()
-        self.confirmations = self.failures = self.replies = 0
+        self.confirmations = self.failures = 0
         self.takes_plaintext = keyring is None or accept_plaintext
         """Whether what is not sealed is taken at all."""
         self._opener = self._sealer = None
         if keyring is not None:
             self._opener = Opener(keyring, cluster)
             self._sealer = Sealer(keyring, cluster, identity, counter)
-        self._ledger = Ledger()
-        self._reassembly = Reassembly()
+        # Of those who do not seal, and of those who do: no stranger makes the receiver forget what was sealed.
+        self._ledgers = (Ledger(False), Ledger(True))
+        self._reassemblies = (Reassembly(), Reassembly())
 
     @property
     def counts(self) -> Counter[ReceiveDrop]:
         """What was not handed over, by reason."""
-        counts = self.drops.copy()
-        counts[ReceiveDrop.INCOMPLETE] = self._reassembly.given_up
-        return counts
+        return self.drops + Counter({ReceiveDrop.INCOMPLETE: sum(each.given_up for each in self._reassemblies)})
+
+    @property
+    def replies(self) -> int:
+        """Replies that were sent, once or more often."""
+        return self._answering.replies
 
     @property
     def skipped(self) -> int:
         """Messages of numbered streams that had not come when a later one did."""
-        return self._ledger.totals.skipped
+        return sum(ledger.totals.skipped for ledger in self._ledgers)
 
     @property
     def reordered(self) -> int:
         """Those of them that came all the same, late."""
-        return self._ledger.totals.reordered
+        return sum(ledger.totals.reordered for ledger in self._ledgers)
 
     @property
     def duplicates(self) -> int:
         """Messages of numbered streams that came again."""
-        return self._ledger.totals.duplicates
+        return sum(ledger.totals.duplicates for ledger in self._ledgers)
 
     @property
     def has_pending(self) -> bool:
         """Whether messages that were taken are not settled."""
-        return bool(self._ledger.pending)
+        return any(ledger.pending for ledger in self._ledgers)
 
     def senders(self) -> list[SenderCounts]:
         """Return what came of each sender of frames."""
-        return self._ledger.senders()
+        return [known for ledger in self._ledgers for known in ledger.senders()]
 
     def use(self, keyring: Keyring) -> None:
         """Use these keys from now on."""
@@ -126,7 +132,8 @@ class Reception:
 
     def give_up(self, now: float) -> None:
         """Forget the messages that will not become whole."""
-        self._reassembly.expire(now)
+        for each in self._reassemblies:
+            each.expire(now)
 
     # What arrives.
 
@@ -197,10 +204,11 @@ class Reception:
             return False
         sender, first = _SENDER_AND_NUMBER.unpack_from(data)
         if 1 <= first < NUMBER_LIMIT - count and (count == 1 or is_in_a_row(data, segment, count)):
-            peer = self._ledger.peer(sender, is_sealed, first)
+            ledger = self._ledgers[is_sealed]
+            peer = ledger.peer(sender, first)
             if first >= peer.sequence.expected:
-                self._ledger.run_arrived(peer, first, count)
-                track = Track(peer.hand_over, first, True)
+                ledger.run_arrived(peer, first, count)
+                track = Track(peer.hand_over, first)
                 taken.parcels.append(Parcel(data, segment, count, _HEADER_SIZE, track))
                 return True
         if not all_begin_alike(data, segment, count):
@@ -226,24 +234,25 @@ class Reception:
             cuts = in_a_row(numbers)
         else:
             return False
+        ledger = self._ledgers[is_sealed]
         for start, stop in cuts:
             number = numbers[start]
-            peer = self._ledger.peer(sender, is_sealed, number)
+            peer = ledger.peer(sender, number)
             if number >= peer.sequence.expected:
-                self._ledger.run_arrived(peer, number, stop - start)
+                ledger.run_arrived(peer, number, stop - start)
                 part = data if stop - start == count else data[start * segment : stop * segment]
-                track = Track(peer.hand_over, number, True)
+                track = Track(peer.hand_over, number)
                 taken.parcels.append(Parcel(part, min(segment, len(part)), stop - start, header, track))
                 continue
             for index in range(start, stop):
-                if self._is_fresh(peer, numbers[index], True, taken):
-                    self._ledger.arrived(peer, numbers[index], True)
+                if self._is_fresh(ledger, peer, numbers[index], True, taken):
+                    ledger.arrived(peer, numbers[index], True)
                     part = data[index * segment : (index + 1) * segment]
-                    track = Track(peer.hand_over, numbers[index], True)
+                    track = Track(peer.hand_over, numbers[index])
                     taken.parcels.append(Parcel(part, len(part), 1, header, track))
         return True
 
-    def _is_fresh(self, peer: Peer, number: int, numbered: bool, taken: Taken) -> bool:
+    def _is_fresh(self, ledger: Ledger, peer: Peer, number: int, numbered: bool, taken: Taken) -> bool:
         """Whether a message did not come before; it is counted where it did, or may have."""
         state = peer.state(number)
         if state is Arrival.STALE:
@@ -251,7 +260,7 @@ class Reception:
         elif state is Arrival.DUPLICATE:
             self.drops[ReceiveDrop.DUPLICATE] += 1
             if numbered:
-                self._ledger.duplicated(peer)
+                ledger.duplicated(peer)
         else:
             return True
         return False
@@ -269,7 +278,8 @@ class Reception:
         if isinstance(decoded, Fragment):
             answers = self._take_fragment(decoded, len(datagram), is_sealed, route, now, taken)
         elif isinstance(decoded, Mark):
-            self._ledger.marked(self._ledger.peer(decoded.sender, is_sealed, decoded.number), *decoded[1:])
+            ledger = self._ledgers[is_sealed]
+            ledger.marked(ledger.peer(decoded.sender, decoded.number), *decoded[1:])
         elif isinstance(decoded, Pull) and (is_sealed or self._answering.reply_to_anyone):
             answers = self._pulled(decoded, is_sealed, taken)
         else:
@@ -280,44 +290,53 @@ class Reception:
         self, fragment: Fragment, room: int, is_sealed: bool, route: Any, now: float, taken: Taken
     ) -> list[bytes]:
         """Take a part of a message, or all of it; return what to answer."""
-        key = (fragment.sender, is_sealed, fragment.number)
+        ledger, reassembly = self._ledgers[is_sealed], self._reassemblies[is_sealed]
+        key = (fragment.sender, fragment.number)
         asks = bool(fragment.flags & ASK)
-        ticket: Ticket | None = self._ledger.pending.get(key)
+        ticket: Ticket | None = ledger.pending.get(key)
         if ticket is not None:
             self.drops[ReceiveDrop.DUPLICATE] += 1
             ticket.asked |= asks
             return [self._answering.answer(fragment, room, Status.PENDING)] if asks else []
-        result = self._ledger.result(key)
+        result = ledger.result(key)
         if result is not None:
             self.drops[ReceiveDrop.DUPLICATE] += 1
             return self._answering.tell(result, fragment, is_sealed, room) if asks else []
-        peer = self._ledger.peer(fragment.sender, is_sealed, fragment.number)
+        peer = ledger.peer(fragment.sender, fragment.number)
         numbered = bool(fragment.flags & NUMBERED)
         # What has begun to come was certainly not handed over before, however late the rest is.
-        if key not in self._reassembly and not self._is_fresh(peer, fragment.number, numbered, taken):
+        if key not in reassembly and not self._is_fresh(ledger, peer, fragment.number, numbered, taken):
             why = b"it came so late, or so often, that nobody knows any more whether it was handed over"
             return [self._answering.answer(fragment, room, Status.REFUSED, why)] if asks else []
+        if ledger.is_full:
+            # No answer: it is asked again, later and later.
+            self._drop(ReceiveDrop.NO_ROOM, "too many messages wait for their handlers", taken)
+            return []
         payload = fragment.payload
+        asked = asks
         if fragment.parts > 1:
-            partial = self._reassembly.take(key, fragment, now)
+            partial = reassembly.find(key, fragment)
             if partial is None:
                 self._drop(ReceiveDrop.MALFORMED, "its sizes are not those of the message's other fragments", taken)
                 return []
+            if not reassembly.take(key, partial, fragment, now):
+                self._drop(ReceiveDrop.NO_ROOM, "other large messages are coming, and there is no room for it", taken)
             if partial.missing:
                 if not asks:
                     return []
                 first, present = partial.gaps(room - ANSWER_OVERHEAD)
                 return [self._answering.answer(fragment, room, Status.PARTIAL, present, first)]
             payload = partial.payload()
-            self._reassembly.remove(key)
-        self._ledger.arrived(peer, fragment.number, numbered)
-        ticket = Ticket(*key, route)
+            asked = partial.is_asked
+            reassembly.remove(key)
+        ledger.arrived(peer, fragment.number, numbered)
+        ticket = Ticket(fragment.sender, is_sealed, fragment.number, route)
         ticket.wants_reply = bool(fragment.flags & QUERY)
+        ticket.asked = asked
         if asks:
-            ticket.asked = True
             ticket.attempt, ticket.room = fragment.attempt, room
-        self._ledger.expect(key, ticket)
-        track = Track(peer.hand_over, fragment.number, numbered)
+        ledger.expect(key, ticket)
+        track = Track(peer.hand_over, fragment.number) if numbered else None
         taken.parcels.append(Parcel(payload, len(payload), 1, 0, track, ticket))
         return []
 
@@ -338,8 +357,8 @@ class Reception:
         """Take note that the handler failed; return what to send."""
         if not ticket.is_open:
             return []
-        self.failures += 1
-        return self._settle(ticket, Result(Status.FAILED, reason.encode("utf-8", "replace")[:1024]), epoch)
+        self.failures += ticket.asked
+        return self._settle(ticket, Result(Status.FAILED, reason.encode("utf-8", "replace")[:REASON_MAX]), epoch)
 
     def replied(self, ticket: Ticket, payload: bytes, epoch: float) -> list[bytes]:
         """Take note of the reply to a query; return what to send."""
@@ -349,18 +368,17 @@ class Reception:
         if why_not:
             ticket.problem = why_not
             return self.failed(ticket, why_not, epoch)
-        self.replies += 1
         return self._settle(ticket, Result(Status.CONFIRMED, reply=Kept(payload)), epoch)
 
     def release(self, ticket: Ticket) -> None:
         """Take a message back that nobody will get: where it comes again, it is taken again."""
         if ticket.is_open:
             ticket.is_open = False
-            self._ledger.release(ticket.key)
+            self._ledgers[ticket.is_sealed].release(ticket.key)
 
     def _settle(self, ticket: Ticket, result: Result, epoch: float) -> list[bytes]:
         ticket.is_open = False
-        self._ledger.settle(ticket.key, result)
+        self._ledgers[ticket.is_sealed].settle(ticket.key, result)
         if not ticket.room:
             return []
         return self._sealed(
@@ -369,7 +387,7 @@ class Reception:
 
     def _pulled(self, pull: Pull, is_sealed: bool, taken: Taken) -> list[bytes]:
         """Return the fragments of a reply that are asked for."""
-        result = self._ledger.result((pull.sender, is_sealed, pull.number))
+        result = self._ledgers[is_sealed].result((pull.sender, pull.number))
         if result is None or result.reply is None:
             self._drop(ReceiveDrop.UNEXPECTED, "it asks for a reply that is not kept", taken)
             return []
