@@ -6,6 +6,7 @@ import contextlib
 import logging
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -106,6 +107,7 @@ class ReceiverBase:
         self._rest: Iterator[Message] = iter(())  # of the batch that is being handed over message by message
         self._rest_may_ask = False
         self._handed: Sequence[Question] = ()  # over, and not settled before the next messages are asked for
+        self._forgetting = threading.RLock()
         self._handler_errors = 0
         self._error_lines = LineLimiter(10)
 
@@ -166,11 +168,12 @@ class ReceiverBase:
 
     def _forget(self) -> None:
         """Drop what was not handed over, and tell whoever asks; the sockets must not be closed yet."""
-        rest = self._take_rest()
-        questions = [*self._handed, *rest.questions, *self._backlog.clear(len(rest))]
-        self._handed = ()
-        for question in questions:
-            question.fail(_CLOSED)
+        with self._forgetting:
+            rest = self._take_rest()
+            questions = [*self._handed, *rest.questions, *self._backlog.clear(len(rest))]
+            self._handed = ()
+            for question in questions:
+                question.fail(_CLOSED)
 
     def handler_failed(self, message: Message, error: Exception) -> None:
         """Count one message's failure, tell a sender that asked, and log a few a second.
@@ -341,7 +344,8 @@ class Receiver(ReceiverBase):
         # The answers to what is still queued leave by its sockets.
         while inbox.has_pending and (batch := inbox.take(limit)):
             yield batch
-        inbox.close()
+        with self._forgetting:  # by `close` in another thread, whose answers leave by the sockets
+            inbox.close()
         while batch := inbox.take(limit):
             yield batch
 

@@ -266,6 +266,30 @@ def test_what_was_not_handed_over_is_failed_and_counted_at_close(workers: int) -
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+def test_close_by_another_thread_than_the_one_that_handles(workers: int) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def handler(message: Message) -> None:
+        entered.set()
+        go_on.wait(5)
+
+    with serving_sync(handler, workers=workers) as receiver, asking(receiver.address) as asker:
+        asker.ask(1, b"x")
+        assert entered.wait(5)
+        for number in range(2, 101):
+            asker.ask(number, b"x")
+        receiver.stop()
+        threading.Timer(0.05, go_on.set).start()
+        receiver.close()
+        answers = {answer.number: answer for answer in (asker.answer() for _ in range(100))}
+        assert set(answers) == set(range(1, 101))
+        assert {answer.detail for number, answer in answers.items() if number > 2} <= {b"the receiver was closed", b""}
+        stats = receiver.stats
+        assert (stats.confirmed + stats.failed, stats.datagrams) == (100, 100)
+        assert stats.queue_drops >= stats.failed - 1 > 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
 def test_an_async_iteration_that_was_broken_out_of(workers: int) -> None:
     async def run() -> None:
         async with AsyncReceiver(0, host="127.0.0.1", workers=workers) as receiver:
