@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain, count, repeat
 from random import Random
@@ -42,11 +43,17 @@ class Pod:
 
     def take(self, datagram: bytes) -> None:
         now = self._world.now
+        mishap = next(self._world.mishaps)
+        if mishap == "forgets":
+            self._reception.give_up(math.inf)
         taken: Taken = self._reception.take(datagram, len(datagram), 1, None, now, EPOCH + now)
         self._answer(taken.answers)
         for parcel in taken.parcels:
-            self.handed.append(parcel.data)
             assert parcel.ticket is not None
+            if mishap == "drops":
+                self._reception.release(parcel.ticket)
+                continue
+            self.handed.append(parcel.data)
             self._world.later(self._seconds, partial(self._handle, parcel.ticket, parcel.data))
 
     def _handle(self, ticket: Ticket, data: bytes) -> None:
@@ -74,8 +81,11 @@ class World:
         is_query: bool = False,
         is_sealed: bool = False,
         timeout: float = 60.0,
+        mishaps: Iterable[str] = (),
     ) -> None:
         self.now = 0.0
+        self.mishaps = chain(mishaps, repeat(""))
+        """What goes wrong at a pod when each of the first datagrams comes."""
         self.pods = [Pod(self, number, seconds, is_sealed=is_sealed) for number, seconds in enumerate(handlers, 1)]
         self.exchange = Exchange(
             payload,
@@ -170,6 +180,20 @@ def test_any_schedule_ends_with_one_hand_over_or_is_told(
         for endpoint, receipt in receipts.items()
         if is_query and receipt.status is ReceiptStatus.CONFIRMED
     }
+
+
+@settings(max_examples=200)
+@given(fates, st.lists(st.sampled_from(["", "forgets", "drops"]), max_size=60), payloads, st.booleans(), st.booleans())
+def test_a_pod_that_gives_parts_up_or_drops_the_message_gets_it_again_and_once(
+    drawn: list[Fate], mishaps: list[str], payload: bytes, is_query: bool, is_sealed: bool
+) -> None:
+    world = World(
+        payload, chain(drawn, repeat([TRIP])), [0.01], is_query=is_query, is_sealed=is_sealed, mishaps=mishaps
+    )
+    (receipt,) = world.run()[0].values()
+    assert world.pods[0].handed == [payload]
+    too_large = is_query and not is_sealed and len(payload) > 256
+    assert receipt.status is (ReceiptStatus.FAILED if too_large else ReceiptStatus.CONFIRMED)
 
 
 @settings(max_examples=50)
