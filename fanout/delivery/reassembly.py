@@ -58,7 +58,14 @@ class Partial:
             first += 1
         self._first_missing = first
         last = min(self._highest + 1, first + 8 * room)
-        return first, bitmap([position in self._fragments for position in range(first, last)])
+        if len(self._fragments) > (last - first) // 4:
+            return first, bitmap([position in self._fragments for position in range(first, last)])
+        # Few of many: it costs no more than what has come.
+        present = bytearray(-(-(last - first) // 8))
+        for position in self._fragments:
+            if first <= position < last:
+                present[(position - first) // 8] |= 0x80 >> (position - first) % 8
+        return first, bytes(present)
 
 
 def _kind(fragment: Fragment) -> tuple[int, int, int]:
