@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from pathlib import Path
 
@@ -93,3 +95,26 @@ def test_a_key_file_may_be_a_path(tmp_path: Path) -> None:
     key_file = tmp_path / "key"
     key_file.write_text("00" * 32)
     assert Receiver(0, key_file=key_file, cluster="æøå")._framing.keys is not None  # type: ignore[arg-type]
+
+
+def test_a_forked_child_answers_under_an_identity_of_its_own(tmp_path: Path) -> None:
+    """Two that seal with one identity would use the same nonces."""
+    key_file = tmp_path / "key"
+    key_file.write_text("00" * 32)
+    with Receiver(0, host="127.0.0.1", key_file=str(key_file)) as receiver, asking(receiver.address) as asker:
+        sealer = Sealer(Keyring((bytes(32),)), "", asker.sender, 1)
+        child = os.fork()
+        if child == 0:
+            # Not stopped: the socket is the parent's, too.
+            receiver.serve(lambda message: threading.Timer(0.2, os._exit, (0,)).start())
+        answered_by = set()
+        for number in (1, 2):
+            asker.send(*sealer.seal_many(fragments(number, b"x"), time.time()))
+            if number == 2:
+                receiver.serve(lambda message: receiver.stop())
+            heard = asker.hear()
+            assert isinstance(heard, Sealed)
+            answered_by.add(heard.sender)
+            if number == 1:
+                assert os.waitpid(child, 0)[1] == 0
+    assert len(answered_by) == 2

@@ -86,9 +86,16 @@ class Reception:
         if keyring is not None:
             self._opener = Opener(keyring, cluster)
             self._sealer = Sealer(keyring, cluster, identity, counter)
+        self._cluster = cluster
         # Of those who do not seal, and of those who do: no stranger makes the receiver forget what was sealed.
         self._ledgers = (Ledger(False), Ledger(True))
         self._reassemblies = (Reassembly(), Reassembly())
+
+    def rename(self, identity: int, counter: int) -> None:
+        """Answer under another identity from now on."""
+        self._answering.identity = identity
+        if self._opener is not None:
+            self._sealer = Sealer(self._opener.keyring, self._cluster, identity, counter)
 
     @property
     def counts(self) -> Counter[ReceiveDrop]:

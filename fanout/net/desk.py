@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import secrets
 import threading
 import time
+import weakref
 from typing import Any, NamedTuple
 
 from fanout.delivery.ledger import SenderCounts
@@ -76,6 +79,17 @@ class OpenQuestion:
         self._desk.release(self.ticket)
 
 
+_desks: weakref.WeakSet[Desk] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for desk in list(_desks):
+        desk.start_anew()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 class Desk:
     """Takes frames and probes out of what arrives, and answers them; any thread may call anything.
 
@@ -91,6 +105,12 @@ class Desk:
         self._lock = threading.Lock()
         self._refused_lines = LineLimiter(_LINES)
         self._reply_lines = LineLimiter(_LINES)
+        _desks.add(self)
+
+    def start_anew(self) -> None:
+        """Be a desk of its own in a process that was forked: two of one identity would seal with the same nonces."""
+        self._lock = threading.Lock()
+        self._reception.rename(secrets.randbits(64), time.time_ns())
 
     @property
     def probes(self) -> int:
