@@ -252,11 +252,9 @@ def test_a_pod_that_has_given_up_fragments_gets_them_again() -> None:
     exchange.take(answer(Status.PARTIAL, 0, 4, frame.bitmap([False])), A, 0.001)
     assert [one.position for one in asked(exchange.due(0.001))[A]] == [4]
     exchange.take(answer(Status.PARTIAL, 1, 0, frame.bitmap([False] * 4 + [True])), A, 0.002)
-    assert exchange.due(0.002) == []  # no progress: not at once
-    now = exchange.next_wakeup
-    assert [one.position for one in asked(exchange.due(now))[A]] == [0]
-    exchange.take(answer(Status.PARTIAL, 2, 1, frame.bitmap([False] * 3 + [True])), A, now)
-    assert asked(exchange.due(now))[A][0].position == 1
+    assert [one.position for one in asked(exchange.due(0.002))[A]] == [0, 1, 2, 3]
+    exchange.take(answer(attempt=2), A, 0.003)
+    assert exchange.is_over(0.003)
 
 
 def test_an_older_answer_does_not_undo_what_a_newer_one_said() -> None:

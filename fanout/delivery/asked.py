@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from operator import gt
 
 from fanout.delivery.receipt import Receipt, ReceiptStatus, Reply
 from fanout.delivery.round_trip import MOST, RoundTrip
@@ -179,8 +180,14 @@ class Asked:
         first = min(answer.first_missing, self._parts - 1)
         room = self._parts - first
         present = bits(answer.detail[: -(-room // 8)])[:room]
+        end = first + len(present)
+        if any(map(gt, self._have[first:end], present)):
+            # It gave up what it had: beyond the bitmap as well, and that is no loss on the way.
+            self._have[end:] = bytes(self._parts - end)
+            self._next = first
+            before = 0
         self._have[:first] = b"\1" * first
-        self._have[first : first + len(present)] = bytes(present)
+        self._have[first:end] = bytes(present)
         self._known = first
         there = self._have.count(1)
         if self._parts > 1:
