@@ -72,9 +72,9 @@ class ReceiverStats:
     confirmed: int = 0
     """Messages whose senders were told, or would be, that their handler has returned."""
     failed: int = 0
-    """Messages in frames whose handler failed, or whose reply could not be sent."""
+    """Messages whose senders asked, and were told that they failed."""
     replied: int = 0
-    """Queries that were answered with a reply."""
+    """Replies that were sent, each counted once or more often."""
 
     @property
     def lost(self) -> int:
