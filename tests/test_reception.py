@@ -59,10 +59,10 @@ def take(reception: Reception, *datagrams: bytes, now: float = 0.0) -> tuple[lis
 
 def handed(taken: Taken) -> list[Handed]:
     messages = []
-    for data, segment, count, header, track, ticket in taken.parcels:
+    for data, segment, count, header, track, ticket, payloads in taken.parcels:
         gaps: dict[int, int] = {} if track is None else dict(track.handed(0, count))
         for index in range(count):
-            payload = data[index * segment : (index + 1) * segment][header:]
+            payload = payloads[index] if payloads else data[index * segment : (index + 1) * segment][header:]
             messages.append(Handed(payload, gaps.get(index, 0), ticket))
     return messages
 

@@ -100,7 +100,7 @@ def test_the_queue_costs_no_more_than_is_said() -> None:
     tracemalloc.start()
     try:
         for number in range(1, CAPACITY + 1):
-            for data, segment, count_, header, track, _ in take_run(reception, [numbered(number, b"x")]).parcels:
+            for data, segment, count_, header, track, *_ in take_run(reception, [numbered(number, b"x")]).parcels:
                 runs.append(Run(data, segment, count_, (f"10.1.{number}", number), float(number), header, track))
         used, _ = tracemalloc.get_traced_memory()
     finally:

@@ -69,6 +69,8 @@ class Parcel(NamedTuple):
     """Bytes at the beginning of each that are not for the user."""
     track: Track | None = None
     ticket: Ticket | None = None
+    payloads: list[bytes] | None = None
+    """Of messages that were opened one by one, in the place of `data`."""
 
 
 class Taken:

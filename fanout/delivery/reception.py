@@ -198,6 +198,14 @@ class Reception:
         if opened is None:
             return False
         if opened.is_stream:
+            first, numbers = opened.numbers[0], opened.numbers
+            ledger = self._ledgers[True]
+            peer = ledger.peer(opened.sender, first)
+            if numbers == tuple(range(first, first + count)) and first >= peer.sequence.expected:
+                ledger.run_arrived(peer, first, count)
+                size, track = len(opened.bodies[0]), Track(peer.hand_over, first)
+                taken.parcels.append(Parcel(b"", size, count, 0, track, None, opened.bodies))
+                return True
             joined, size = b"".join(opened.bodies), len(opened.bodies[0])
             if self._take_numbers(opened.sender, opened.numbers, joined, size, 0, True, taken):
                 return True

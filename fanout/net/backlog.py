@@ -116,7 +116,7 @@ class Backlog:
             self._reserved = Room(self._reserved.messages - reserved.messages, self._reserved.calls - reserved.calls)
             for run in runs:
                 self.datagrams += run.messages
-                self.bytes += run.payload_bytes if run.header else len(run.data)
+                self.bytes += run.payload_bytes
                 if self._overflow is Overflow.DROP_NEWEST and self._is_over(self.depth, self._size):
                     self.drops += run.messages
                     if run.question is not None:
@@ -124,7 +124,7 @@ class Backlog:
                     continue
                 self._runs.append(run)
                 self.depth += run.messages
-                self._size += len(run.data)
+                self._size += run.size
             if self._overflow is Overflow.DROP_OLDEST:
                 self._drop_oldest(dropped)
             elif self._overflow is Overflow.WAIT and not self._is_lifted and self._is_over(self.depth, self._size):
@@ -139,7 +139,7 @@ class Backlog:
         while self._runs:
             oldest = self._runs[0]
             count = oldest.messages - self._skip
-            size = len(oldest.data) - self._skip * oldest.segment
+            size = oldest.size - self._skip * oldest.segment
             if not self._is_over(self.depth - count, self._size - size):
                 return
             self._runs.popleft()
@@ -164,7 +164,7 @@ class Backlog:
                 if count <= left:
                     runs.popleft()
                     self._skip = 0
-                    self._size -= len(run.data) - start * run.segment
+                    self._size -= run.size - start * run.segment
                 else:
                     count = left
                     self._skip += count

@@ -155,12 +155,12 @@ class Desk:
             door.route(run.address, run.control).send(taken.answers)
         if taken.refusals:
             self._tell(taken, run.address, now)
-        for data, segment, messages, header, track, ticket in taken.parcels:
+        for data, segment, messages, header, track, ticket, payloads in taken.parcels:
             question = None
             if ticket is not None:
                 ticket.route = door.route(run.address, run.control)
                 question = OpenQuestion(self, ticket)
-            made = (data, segment, messages, run.address, run.received_at, header, track, question, None)
+            made = (data, segment, messages, run.address, run.received_at, header, track, question, None, payloads)
             kept.append(tuple.__new__(Run, made))  # see `gro.receive`
 
     def _tell(self, taken: Taken, address: tuple[Any, ...], now: float) -> None:

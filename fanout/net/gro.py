@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -45,10 +46,19 @@ class Run(NamedTuple):
     """What asks what became of the message."""
     control: list[tuple[int, int, bytes]] | None = None
     """As `recvmsg` gave it, where the run may have to be answered: the last one may tell which address was asked."""
+    payloads: list[bytes] | None = None
+    """Of messages that were opened one by one, in the place of `data`."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes, or a few more."""
+        return len(self.data) if self.payloads is None else self.segment * self.messages
 
     @property
     def payload_bytes(self) -> int:
         """Bytes for the user."""
+        if self.payloads is not None:
+            return sum(map(len, self.payloads))
         return len(self.data) - self.header * self.messages
 
 
@@ -75,7 +85,7 @@ def receive(listening: socket.socket, messages: int, calls: int, now: float) -> 
                 if not data or data[0] != _FIRST:
                     control = None
             # Like Run(...), but in a third of the time: it is done for each datagram that comes by itself.
-            runs.append(make(Run, (data, segment, count, address, now, 0, None, None, control)))
+            runs.append(make(Run, (data, segment, count, address, now, 0, None, None, control, None)))
             taken += count
     except OSError:
         # Nothing waits (EAGAIN); or it is of the interface (ENETDOWN), which is no reason to stop listening.
@@ -102,8 +112,12 @@ Gaps = list[tuple[int, int]]
 
 def split(run: Run, start: int, count: int, source: Endpoint, into: list[Message], gaps: Gaps | None = None) -> None:
     """Append `count` messages of the run, from the one at index `start` on: one copy for each payload."""
-    data, _, messages, _, received_at, header, _, question, _ = run
-    if messages == 1:
+    data, segment, messages, _, received_at, header, _, question, _, opened = run
+    begin = len(into)
+    payloads: Sequence[bytes]
+    if opened is not None:
+        payloads = opened[start : start + count]
+    elif messages == 1:
         if header:
             data = data[header:]
         if gaps or question is not None:
@@ -111,13 +125,13 @@ def split(run: Run, start: int, count: int, source: Endpoint, into: list[Message
         else:
             into.append(Message(data, source, received_at))
         return
-    offset = start * run.segment
-    last = min(run.segment, len(run.data) - offset - (count - 1) * run.segment)
-    payloads = _layout(run.segment, count, last, header).unpack_from(run.data, offset)
-    begin = len(into)
-    into.extend(map(Message, payloads, repeat(source), repeat(run.received_at)))
+    else:
+        offset = start * segment
+        last = min(segment, len(data) - offset - (count - 1) * segment)
+        payloads = _layout(segment, count, last, header).unpack_from(data, offset)
+    into.extend(map(Message, payloads, repeat(source), repeat(received_at)))
     for index, gap in gaps or ():
-        into[begin + index] = FramedMessage(payloads[index], source, run.received_at, gap)
+        into[begin + index] = FramedMessage(payloads[index], source, received_at, gap)
 
 
 @lru_cache(256)
