@@ -13,11 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from fanout.model import Endpoint
+from tests.serving import Ask, ask_async, ask_sync
 from tests.shells import Shell, send_async, send_sync
 
 _not_tested: dict[str, None] = {}
@@ -132,3 +134,16 @@ class Turns:
 
     async def __aexit__(self, *exception: object) -> None:
         self._task.cancel()
+
+
+@pytest.fixture(params=[ask_sync, ask_async], ids=["Sender", "AsyncSender"])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    chosen: Ask = request.param
+    return chosen
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> str:
+    path = tmp_path / "key"
+    path.write_text(os.urandom(32).hex())
+    return str(path)

@@ -2,109 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import gc
 import os
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 import fanout
-from fanout.delivery.receipt import Confirmation, Receipt, ReceiptStatus, Reply
+from fanout.delivery.receipt import Receipt, ReceiptStatus, Reply
 from fanout.model import Endpoint
 from fanout.testing import MemoryTransport, ScriptedResolver
 from fanout.wire import frame
 from fanout.wire.reasons import ReceiveDrop
 from tests import sealing
-
-Handler = Callable[[fanout.Message], object]
-
-
-class Served(NamedTuple):
-    """A receiver that serves a handler; where it listens is known beyond its end."""
-
-    receiver: fanout.Receiver
-    address: Endpoint
-
-    @property
-    def stats(self) -> fanout.ReceiverStats:
-        return self.receiver.stats
-
-
-@contextmanager
-def pods(*handlers: Handler, **settings: Any) -> Iterator[list[Served]]:
-    """Receivers on one free port of 127.0.1.1, 127.0.1.2, ..., each with its handler, in threads."""
-    served: list[Served] = []
-    threads = []
-    try:
-        for number, handler in enumerate(handlers, 1):
-            port = served[0].address.port if served else 0
-            receiver = fanout.Receiver(port, host=f"127.0.1.{number}", **settings).open()
-            served.append(Served(receiver, receiver.address))
-            threads.append(threading.Thread(target=receiver.serve, args=(handler,)))
-            threads[-1].start()
-        yield served
-    finally:
-        for one in served:
-            one.receiver.stop()
-        for thread in threads:
-            thread.join()
-        for one in served:
-            one.receiver.close()
-
-
-def literal(receivers: list[Served]) -> str:
-    return "".join(f"{receiver.address}," for receiver in receivers)
-
-
-def _sync(service: str, work: str, *arguments: Any, sender: dict[str, Any] | None = None, **named: Any) -> Any:
-    with fanout.Sender(service, **(sender or {})) as opened:
-        if work == "query":
-            query = opened.query(*arguments, **named)
-            return query.gather(), query.confirmation
-        return getattr(opened, work)(*arguments, **named)
-
-
-def _async(service: str, work: str, *arguments: Any, sender: dict[str, Any] | None = None, **named: Any) -> Any:
-    async def run() -> Any:
-        async with fanout.AsyncSender(service, **(sender or {})) as opened:
-            if work == "query":
-                query = opened.query(*arguments, **named)
-                return await query.gather(), query.confirmation
-            return await getattr(opened, work)(*arguments, **named)
-
-    return asyncio.run(run())
-
-
-Ask = Callable[..., Any]
-
-
-@pytest.fixture(params=[_sync, _async], ids=["Sender", "AsyncSender"])
-def ask(request: pytest.FixtureRequest) -> Ask:
-    chosen: Ask = request.param
-    return chosen
-
-
-@pytest.fixture
-def key_file(tmp_path: Path) -> str:
-    path = tmp_path / "key"
-    path.write_text(os.urandom(32).hex())
-    return str(path)
-
-
-def by_status(confirmation: Confirmation) -> dict[str, list[Endpoint]]:
-    found: dict[str, list[Endpoint]] = {}
-    for receipt in confirmation.receipts:
-        found.setdefault(receipt.status, []).append(receipt.endpoint)
-    return found
+from tests.serving import Ask, by_status, literal, pods, until
 
 
 def test_each_pod_is_told_of(ask: Ask) -> None:
@@ -175,7 +88,7 @@ def test_a_large_message_that_nobody_confirms_arrives_where_nothing_is_lost(ask:
         assert (report.messages, report.size, report.outcomes[0].sent) == (1, 300_000, 300)
         report = ask(literal(receivers), "send_many", [b"small", payload, b"small"], sender={"max_datagram": 1000})
         assert (report.messages, report.size) == (3, 300_010)
-        _until(lambda: len(got) == 4)
+        until(lambda: len(got) == 4)
     assert got == [payload, b"small", payload, b"small"]
 
 
@@ -231,75 +144,13 @@ def test_what_is_to_be_called_must_be_callable(ask: Ask) -> None:
     assert transport.sent == []
 
 
-def test_large_and_small_messages_of_tasks_keep_their_order() -> None:
-    async def run() -> None:
-        async with fanout.AsyncSender(literal(receivers), numbered=True) as sender:
-            await sender.resolve()
-            await asyncio.gather(*(sender.send(bytes(100_000 if number % 5 == 0 else 10)) for number in range(20)))
-
-    got: list[fanout.Message] = []
-    with pods(got.append) as receivers:
-        asyncio.run(run())
-        _until(lambda: len(got) == 20)
-        stats = receivers[0].stats
-    assert (stats.skipped, stats.reordered) == (0, 0)
-
-
-def test_a_forked_child_is_a_sender_of_its_own(key_file: str) -> None:
-    """With the same identity and counters, both would seal with the same nonces, and their messages be one."""
-    got: list[bytes] = []
-    with pods(lambda message: got.append(message.payload), key_file=key_file) as receivers:
-        sender = fanout.Sender(literal(receivers), key_file=key_file)
-        assert sender.send(b"before", confirm=True).complete
-        children = []
-        for number in range(2):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: there are threads
-                child = os.fork()
-            if child == 0:
-                code = 1
-                with contextlib.suppress(BaseException):
-                    code = not sender.send(b"child %d" % number, confirm=True, timeout=5).complete
-                os._exit(code)
-            children.append(child)
-        assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
-        assert sender.send(b"after", confirm=True).complete
-        sender.close()
-        assert len(receivers[0].receiver.senders) == 3
-    assert sorted(got) == [b"after", b"before", b"child 0", b"child 1"]
-
-
-def test_a_query_is_collected_while_its_sender_is_busy() -> None:
-    """In a circle, and broken out of: the collector of garbage closes it wherever it likes."""
-
-    class Holder:
-        query: fanout.Query
-        itself: object
-
-    thresholds = gc.get_threshold()
-    with pods(lambda message: b"x") as receivers, fanout.Sender(literal(receivers)) as sender:
-        gc.set_threshold(13)
-        try:
-            for _ in range(200):
-                holder = Holder()
-                holder.itself = holder
-                holder.query = sender.query(b"x")
-                next(holder.query)
-                del holder
-                sender.send(b"plain")
-        finally:
-            gc.set_threshold(*thresholds)
-        gc.collect()
-        assert sender.stats.confirmed == 200
-
-
 def test_a_numbered_stream_is_counted_exactly(ask: Ask, key_file: str) -> None:
     payloads = [b"%d" % number for number in range(5000)]
     for settings in ({}, {"key_file": key_file}):
         got: list[fanout.Message] = []
         with pods(got.append, **settings) as receivers:
             ask(literal(receivers), "send_many", payloads, rate=50_000, sender={"numbered": True, **settings})
-            _until(lambda: len(got) == 5000)  # noqa: B023 - it is over when the loop goes on
+            until(lambda: len(got) == 5000)  # noqa: B023 - it is over when the loop goes on
             stats = receivers[0].stats
         assert [message.payload for message in got] == payloads
         assert {message.gap for message in got} == {0}
@@ -315,92 +166,7 @@ def test_a_lost_beginning_and_a_lost_end_are_counted(ask: Ask) -> None:
         assert len(marks) >= 3
         with fanout.Sender(literal(receivers)) as sender:
             sender.send(marks[0])
-        _until(lambda: receivers[0].stats.skipped == 7)
-
-
-def test_threads_share_one_sender() -> None:
-    slow, quick = (lambda message: time.sleep(0.001)), (lambda message: b"re:" + message.payload)
-    with (
-        pods(slow, quick) as receivers,
-        ThreadPoolExecutor(8) as threads,
-        fanout.Sender(literal(receivers)) as sender,
-    ):
-        queries = threads.map(lambda n: sender.query(b"%d" % n, timeout=10).gather(), range(40))
-        confirmations = threads.map(lambda n: sender.send(b"%d" % n, confirm=True, timeout=10), range(40))
-        assert [{reply.payload for reply in replies} for replies in queries] == [
-            {b"", b"re:%d" % number} for number in range(40)
-        ]
-        assert all(confirmation.complete for confirmation in confirmations)
-        assert (sender.stats.messages, sender.stats.confirmed, sender.stats.unconfirmed) == (80, 160, 0)
-        assert [one.stats.confirmed + one.stats.replied for one in receivers] == [80, 80]
-
-
-def test_tasks_share_one_sender() -> None:
-    async def run() -> fanout.SenderStats:
-        async with fanout.AsyncSender(literal(receivers)) as sender:
-            done = await asyncio.gather(*(sender.send(b"x", confirm=True, timeout=10) for _ in range(40)))
-            assert all(confirmation.complete for confirmation in done)
-            return sender.stats
-
-    with pods(lambda message: None, lambda message: None) as receivers:
-        assert asyncio.run(run()).confirmed == 80
-
-
-def test_a_query_is_an_iterator_and_can_be_left() -> None:
-    with pods(lambda message: b"1", lambda message: time.sleep(0.3)) as receivers:
-        sender = fanout.Sender(literal(receivers))
-        query = sender.query(b"x", timeout=5)
-        assert next(query).payload == b"1"
-        replied, waits = (one.address for one in receivers)
-        assert by_status(query.confirmation) == {"confirmed": [replied], "silent": [waits]}
-        del query
-        unasked = sender.query(b"x", timeout=5)
-        del unasked
-        assert (sender.stats.confirmed, sender.stats.unconfirmed) == (1, 3)
-        sender.close()
-
-
-def test_an_async_query_is_an_iterator_and_can_be_left() -> None:
-    async def first() -> bytes:
-        async with fanout.AsyncSender(literal(receivers)) as sender:
-            query = sender.query(b"x", timeout=5)
-            with pytest.raises(fanout.InvalidInput, match="nobody was asked yet"):
-                _ = query.confirmation
-            async for reply in query:
-                return reply.payload
-        return b""
-
-    with pods(lambda message: b"1", lambda message: time.sleep(0.3)) as receivers:
-        assert asyncio.run(first()) == b"1"
-
-
-def test_closing_ends_the_wait() -> None:
-    transport = MemoryTransport()
-    sender = fanout.Sender("10.0.0.1,", transport=transport)
-    threading.Timer(0.1, sender.close).start()
-    with pytest.raises(fanout.Closed):
-        sender.send(b"x", confirm=True, timeout=10)
-
-    async def run() -> None:
-        async with fanout.AsyncSender("10.0.0.1,", transport=MemoryTransport()) as other:
-            asking = asyncio.create_task(other.send(b"x", confirm=True, timeout=10))
-            await asyncio.sleep(0.05)
-            await other.close()
-            with pytest.raises(fanout.Closed):
-                await asking
-
-    asyncio.run(run())
-
-
-def test_a_cancelled_question_is_forgotten() -> None:
-    async def run() -> fanout.SenderStats:
-        async with fanout.AsyncSender("10.0.0.1,", transport=MemoryTransport()) as sender:
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(sender.send(b"x", confirm=True, timeout=10), 0.05)
-            return sender.stats
-
-    stats = asyncio.run(run())
-    assert (stats.confirmed, stats.unconfirmed) == (0, 1)
+        until(lambda: receivers[0].stats.skipped == 7)
 
 
 def test_pods_that_join_meanwhile_get_the_message(ask: Ask) -> None:
@@ -474,10 +240,3 @@ def test_a_sender_with_a_key_believes_nobody_without(ask: Ask, key_file: str) ->
     confirmation = ask("10.0.0.1,", "send", b"secret", confirm=True, timeout=0.15, sender=settings)
     assert not confirmation.complete
     assert not any(b"secret" in datagram for _, datagram in transport.sent)
-
-
-def _until(holds: Callable[[], bool], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
