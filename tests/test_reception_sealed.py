@@ -57,6 +57,14 @@ def test_a_sealed_stream_is_a_stream_again() -> None:
     assert reception.counts == {ReceiveDrop.REPLAYED: 64}
 
 
+@pytest.mark.parametrize("number", [2**63, 2**64 - 2])
+def test_sealed_numbers_that_are_none_are_malformed(number: int) -> None:
+    reception, by = receiver(), sealer()
+    take(reception, by.seal_stream(5, [b"first"], EPOCH)[0])
+    assert handed(take_run(reception, by.seal_stream(number, [b"x", b"y"], EPOCH))) == []
+    assert reception.counts == {ReceiveDrop.MALFORMED: 2}
+
+
 def test_questions_are_answered_under_seal() -> None:
     reception = receiver()
     by = sealer()

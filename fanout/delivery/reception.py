@@ -198,15 +198,12 @@ class Reception:
         if opened is None:
             return False
         if opened.is_stream:
-            first, numbers = opened.numbers[0], opened.numbers
-            ledger = self._ledgers[True]
-            peer = ledger.peer(opened.sender, first)
-            if numbers == tuple(range(first, first + count)) and first >= peer.sequence.expected:
-                ledger.run_arrived(peer, first, count)
-                size, track = len(opened.bodies[0]), Track(peer.hand_over, first)
+            first, size = opened.numbers[0], len(opened.bodies[0])
+            in_a_row = opened.numbers == tuple(range(first, first + count))
+            if in_a_row and (track := self._go_on(opened.sender, first, count, True)):
                 taken.parcels.append(Parcel(b"", size, count, 0, track, None, opened.bodies))
                 return True
-            joined, size = b"".join(opened.bodies), len(opened.bodies[0])
+            joined = b"".join(opened.bodies)
             if self._take_numbers(opened.sender, opened.numbers, joined, size, 0, True, taken):
                 return True
         for each in opened.frames():
@@ -218,18 +215,25 @@ class Reception:
         if not data.startswith(_NUMBERED_START) or min(segment, len(data) - (count - 1) * segment) < _HEADER_SIZE:
             return False
         sender, first = _SENDER_AND_NUMBER.unpack_from(data)
-        if 1 <= first < NUMBER_LIMIT - count and (count == 1 or is_in_a_row(data, segment, count)):
-            ledger = self._ledgers[is_sealed]
-            peer = ledger.peer(sender, first)
-            if first >= peer.sequence.expected:
-                ledger.run_arrived(peer, first, count)
-                track = Track(peer.hand_over, first)
-                taken.parcels.append(Parcel(data, segment, count, _HEADER_SIZE, track))
-                return True
+        in_a_row = count == 1 or is_in_a_row(data, segment, count)
+        if in_a_row and (track := self._go_on(sender, first, count, is_sealed)):
+            taken.parcels.append(Parcel(data, segment, count, _HEADER_SIZE, track))
+            return True
         if not all_begin_alike(data, segment, count):
             return False
         numbers = outer_numbers(segment, count).unpack_from(data)
         return self._take_numbers(sender, numbers, data, segment, _HEADER_SIZE, is_sealed, taken)
+
+    def _go_on(self, sender: int, first: int, count: int, is_sealed: bool) -> Track | None:
+        """Take note of numbers in a row above all that came; None, and nothing is noted, where they are none such."""
+        if not 1 <= first < NUMBER_LIMIT - count:
+            return None
+        ledger = self._ledgers[is_sealed]
+        peer = ledger.peer(sender, first)
+        if first < peer.sequence.expected:
+            return None
+        ledger.run_arrived(peer, first, count)
+        return Track(peer.hand_over, first)
 
     def _take_numbers(
         self,
