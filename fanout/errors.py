@@ -5,6 +5,7 @@
     FanoutError
     ├── InvalidInput (also ValueError)   the call itself is wrong; nothing was sent
     │   ├── InvalidService               a name, port or literal that cannot be one
+    │   ├── InvalidIngress               what a relay is to listen on, and cannot
     │   └── MessageTooLarge              more than a UDP datagram holds
     ├── NoEndpoints                      DNS says: no such Service, or no ready pod
     ├── ResolverUnavailable              DNS says nothing usable, and no earlier answer is known
@@ -31,6 +32,10 @@ class InvalidInput(FanoutError, ValueError):
 
 class InvalidService(InvalidInput):
     """A Service name, a port or a literal list of endpoints that cannot be one."""
+
+
+class InvalidIngress(InvalidInput):
+    """An ingress of a relay that cannot be one, by itself or with the others."""
 
 
 class MessageTooLarge(InvalidInput):
