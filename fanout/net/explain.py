@@ -54,3 +54,16 @@ def binding(endpoint: Endpoint, number: int, protocol: str = "UDP") -> str:
     else:
         hint = os.strerror(number)
     return f"cannot listen on {protocol} {endpoint}: {hint}"
+
+
+def joining(group: str, interface: str, number: int) -> str:
+    """Say why a multicast group could not be joined on an interface."""
+    version = 6 if ":" in group else 4
+    if number == errno.ENOBUFS:
+        limits = "net.ipv6.mld_max_msf" if version == 6 else "net.ipv4.igmp_max_memberships or net.ipv4.igmp_max_msf"
+        hint = f"the kernel takes no more groups or sources: raise {limits} (sysctl)"
+    elif number in (errno.EADDRNOTAVAIL, errno.EINVAL, errno.EAFNOSUPPORT):
+        hint = f"does it have IPv{version} (ip address show {interface})?"
+    else:
+        hint = os.strerror(number)
+    return f"cannot join {group} on {interface}: {hint}"

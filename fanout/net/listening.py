@@ -26,11 +26,11 @@ _INT_MAX = 2**31 - 1
 _DISCARD_PORT = 9
 
 
-def listen(host: str | None, port: int, *, shared: bool = False) -> socket.socket:
+def listen(host: str | None, port: int, *, shared: bool = False, device: str = "") -> socket.socket:
     """Return a non-blocking UDP socket on `host`, or on all addresses of both families; port 0 is a free one.
 
     Where it is `shared`, other sockets of the same user that are shared too may have the same port (SO_REUSEPORT,
-    man 7 socket). Raises `InvalidService` for an address that is none, `SocketUnavailable` where the system refuses.
+    man 7 socket). With a `device` it gets only what comes by that interface (SO_BINDTODEVICE). Raises `InvalidService` for an address that is none, `SocketUnavailable` where the system refuses.
     """
     if port != 0:
         parse_port(port)
@@ -41,17 +41,18 @@ def listen(host: str | None, port: int, *, shared: bool = False) -> socket.socke
         raise InvalidService(f"host {host!r} is not an IP address to listen on") from None
     if address is None:
         try:
-            return _bind(socket.AF_INET6, Endpoint("::", port), shared, both_families=True)
+            return _bind(socket.AF_INET6, Endpoint("::", port), shared, device, both_families=True)
         except SocketUnavailable as error:
             cause = error.__cause__
             if isinstance(cause, OSError) and cause.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
-                return _bind(socket.AF_INET, Endpoint("0.0.0.0", port), shared)
+                return _bind(socket.AF_INET, Endpoint("0.0.0.0", port), shared, device)
             raise
-    return _bind(socket.AF_INET if address.version == 4 else socket.AF_INET6, Endpoint(str(address), port), shared)
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    return _bind(family, Endpoint(str(address), port), shared, device)
 
 
 def _bind(
-    family: socket.AddressFamily, endpoint: Endpoint, shared: bool, *, both_families: bool = False
+    family: socket.AddressFamily, endpoint: Endpoint, shared: bool, device: str, *, both_families: bool = False
 ) -> socket.socket:
     opened = None
     try:
@@ -61,6 +62,8 @@ def _bind(
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both_families)
         if shared:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if device:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
         opened.bind(endpoint)
     except OSError as error:
         if opened is not None:
