@@ -30,7 +30,8 @@ def listen(host: str | None, port: int, *, shared: bool = False, device: str = "
     """Return a non-blocking UDP socket on `host`, or on all addresses of both families; port 0 is a free one.
 
     Where it is `shared`, other sockets of the same user that are shared too may have the same port (SO_REUSEPORT,
-    man 7 socket). With a `device` it gets only what comes by that interface (SO_BINDTODEVICE). Raises `InvalidService` for an address that is none, `SocketUnavailable` where the system refuses.
+    man 7 socket). With a `device` it gets only what comes by that interface (SO_BINDTODEVICE). Raises
+    `InvalidService` for an address that is none, `SocketUnavailable` where the system refuses.
     """
     if port != 0:
         parse_port(port)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import struct
 
 from fanout.errors import SocketUnavailable
-from fanout.net import interfaces, listening
+from fanout.model import Endpoint
+from fanout.net import explain, interfaces, listening
 from fanout.relay.ingress import Ingress, Kind
 
 # include/uapi/linux/in.h and in6.h; the protocol-independent requests of RFC 3678, 5.1.
