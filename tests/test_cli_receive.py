@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanout.model import Endpoint
-from fanout_receiver.logs import payload_field
+from fanout_receiver.messages import payload_field
 from tests.cli import FANOUT, Running, environment, fanout, receiving, running, strict_json
 from tests.test_inbox import gso_sender, send_run
 from tests.test_receiver import send_to
@@ -357,12 +357,12 @@ def test_a_log_file_that_fails_later_is_said_once_and_datagrams_are_counted(tmp_
     )
 
 
-@pytest.mark.parametrize("broken", ["logs.message_fields", "logs._LineLogger.msg"])
+@pytest.mark.parametrize("broken", ["messages.message_fields", "logs._LineLogger.msg"])
 def test_a_message_that_cannot_be_logged_is_counted_and_the_next_one_is_logged(tmp_path: Path, broken: str) -> None:
     """Whatever raises, for whatever reason: the message's rendering, or that of the complaint about it too."""
     owner, _, name = broken.rpartition(".")
     (tmp_path / "sitecustomize.py").write_text(
-        f"from fanout_receiver import logs\nwhole = {broken}\n"
+        f"from fanout.app import logs\nfrom fanout_receiver import messages\nwhole = {broken}\n"
         "def fail(*arguments):\n"
         "    if 'bad' in repr(arguments): raise RuntimeError('a bad one')\n"
         f"    return whole(*arguments)\n{owner}.{name} = fail\n"

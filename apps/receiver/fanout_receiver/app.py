@@ -13,13 +13,14 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from fanout.app import logs
+from fanout.app.admin import AdminServer
 from fanout.async_receiver import AsyncReceiver
 from fanout.limiter import LineLimiter
 from fanout.metrics import ReceiverCollector
 from fanout.model import Message
 from fanout.net.backlog import Batch
-from fanout_receiver import events, logs
-from fanout_receiver.admin import AdminServer
+from fanout_receiver import events, messages
 from fanout_receiver.handlers import Handler, make_handler
 from fanout_receiver.handling import Handling
 from fanout_receiver.questions import counters
@@ -193,7 +194,7 @@ class _App(Collector):
 
     def _log_message(self, message: Message, said: dict[str, Any]) -> None:
         try:
-            fields = logs.message_fields(message, self._settings.log_payload)
+            fields = messages.message_fields(message, self._settings.log_payload)
             self._log.info(events.MESSAGE_RECEIVED, **fields, **said)
         except Exception as error:
             self._receiver.handler_failed(message, error)  # one message is no reason to receive no more

@@ -7,8 +7,8 @@ import json
 import time
 
 import fanout
+from fanout.app.logs import identity
 from fanout.receiver import ReceiverStats
-from fanout_receiver.logs import identity
 
 PING, PONG = b"ping", b"pong"
 INFO = b"info"

@@ -6,7 +6,6 @@ characters, the console renderer prints values as Python literals: neither can b
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import io
 import logging
@@ -14,12 +13,10 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 import structlog
 
 from fanout.errors import FanoutError
-from fanout.model import Message
 
 _DOWNWARD_API = {"pod": "POD_NAME", "namespace": "POD_NAMESPACE", "pod_ip": "POD_IP", "node": "NODE_NAME"}
 
@@ -101,31 +98,6 @@ def configure(stream: LogStream, log_format: str, level: str) -> structlog.typin
     library.setLevel(minimum)
     library.handlers = [_LibraryRecords(logger)]
     return logger
-
-
-def payload_field(payload: bytes, limit: int) -> dict[str, Any]:
-    """Return the payload as a value of a log line: text where it is UTF-8, base64 where it is not.
-
-    Of a payload over `limit` bytes only the beginning is shown, which `payload_cut` says.
-    """
-    shown = payload[:limit]
-    cut = {"payload_cut": True} if len(shown) < len(payload) else {}
-    try:
-        return {"payload": shown.decode("utf-8"), **cut}
-    except UnicodeDecodeError as error:
-        if cut and error.start >= len(shown) - 3 and error.reason == "unexpected end of data":
-            return {"payload": shown[: error.start].decode("utf-8"), **cut}
-        return {"payload_base64": base64.b64encode(shown).decode("ascii"), **cut}
-
-
-def message_fields(message: Message, limit: int) -> dict[str, Any]:
-    """Return the values of a `message_received` line."""
-    return {
-        "source": str(message.source),
-        "size": len(message.payload),
-        **payload_field(message.payload, limit),
-        **({"gap": message.gap} if message.gap else {}),
-    }
 
 
 def _lead(

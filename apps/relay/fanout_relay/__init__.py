@@ -1,0 +1,1 @@
+"""The relay app: forwards what comes from outside, and tells people, Kubernetes and Prometheus how it is."""
