@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,13 +65,21 @@ def fanout(*arguments: str, stdin: bytes = b"", **variables: str) -> Run:
 
 
 class Running:
-    """A `fanout` that goes on: its output goes to files, and it is ended by its process id."""
+    """A `fanout`, or another `program`, that goes on: its output goes to files, and it is ended by its process id."""
 
-    def __init__(self, arguments: tuple[str, ...], folder: Path, variables: dict[str, str], stdin: int | None) -> None:
+    def __init__(
+        self,
+        arguments: tuple[str, ...],
+        folder: Path,
+        variables: dict[str, str],
+        stdin: int | None,
+        *,
+        program: Sequence[str] = FANOUT,
+    ) -> None:
         self._out, self._err = folder / "out", folder / "err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                [*FANOUT, *arguments],
+                [*program, *arguments],
                 stdin=subprocess.DEVNULL if stdin is None else stdin,
                 stdout=out,
                 stderr=err,
