@@ -1,0 +1,242 @@
+"""A small world for the relay: a LAN, a pod network with no way to it, and an edge host with a leg in each.
+
+::
+
+    source 10.50.0.10 ──┐                                  ┌── pod 10.60.0.11
+    (more hosts)        ├── LAN ── eth1  edge  eth0 ── pods ├── pod 10.60.0.12
+                        ┘  10.50.0.20 (macvlan)  10.60.0.20 └── ...
+
+The same with IPv6: fd50:: and fd60::. It is gone with the test, even with one that fails: each host lives as long as
+a process in it, and all that runs in a host is ended by its id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tests.cli import FANOUT, Running
+from tests.conftest import unavailable
+from tests.namespace import Namespace, why_no_namespace
+from tests.nameserver.knot import program
+
+SOURCE, EDGE, FIRST_POD = 10, 20, 11
+"""The last number of their addresses; a second edge or source has the next one."""
+RECEIVE_BUFFER = 4 << 20
+_CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def lan_address(number: int, *, ipv6: bool = False) -> str:
+    return f"fd50::{number}" if ipv6 else f"10.50.0.{number}"
+
+
+def pod_address(number: int, *, ipv6: bool = False) -> str:
+    return f"fd60::{number}" if ipv6 else f"10.60.0.{number}"
+
+
+class Host(Namespace):
+    """A host of its own, in which programs run and sockets are made."""
+
+    def __init__(self, name: str, number: int, folder: Path) -> None:
+        super().__init__()
+        self.name = name
+        self.number = number
+        self._folder = folder
+        self._started: list[Running] = []
+        self._sockets: list[socket.socket] = []
+        for which in ("all", "default"):
+            # An address is tentative for a second while its host asks whether somebody has it.
+            self.sysctl(f"net.ipv6.conf.{which}.accept_dad", 0)
+
+    def sysctl(self, name: str, value: int) -> None:
+        self.run("sh", "-c", f"echo {value} >/proc/sys/{name.replace('.', '/')}")
+
+    def ip(self, *lines: str) -> None:
+        """Run `ip` with each of these lines."""
+        done = subprocess.run(
+            [*self.command, "ip", "-batch", "-"], input="\n".join(lines), text=True, capture_output=True, check=False
+        )
+        assert done.returncode == 0, f"{self.name}: {lines}: {done.stderr}"
+
+    def start(self, *command: str) -> Running:
+        """Run a program that goes on; it is ended with the world at the latest."""
+        if program(command[0]) is None:
+            unavailable("tools", f"{command[0]} is missing")
+        folder = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir=self._folder))
+        started = Running(command, folder, {}, None, program=self.command)
+        self._started.append(started)
+        return started
+
+    def socket(self, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
+        """Return a UDP socket of this host, to be used from here; it is closed with the world."""
+        with ThreadPoolExecutor(1) as thread:
+            made = thread.submit(self._socket, family).result()
+        made.settimeout(5)
+        self._sockets.append(made)
+        return made
+
+    def listen(self, address: str, port: int) -> socket.socket:
+        """Return a socket of this host that is bound and holds a lot."""
+        made = self.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        made.bind((address, port))
+        return made
+
+    def listens(self, port: int) -> bool:
+        """Whether a UDP socket of this host has that port."""
+        tables = [Path(f"/proc/{self.pid}/net/{name}").read_text() for name in ("udp", "udp6")]
+        rows = [line.split() for table in tables for line in table.splitlines()[1:]]
+        return any(row[1].endswith(f":{port:04X}") for row in rows)
+
+    def end_all(self) -> None:
+        """End what runs here, and close its sockets."""
+        for opened in self._sockets:
+            opened.close()
+        self._sockets.clear()
+        for started in self._started:
+            if started.process.poll() is None:
+                started.process.kill()
+                started.process.wait()
+        self._started.clear()
+
+    def close(self) -> None:
+        self.end_all()
+        super().close()
+
+    def _socket(self, family: socket.AddressFamily) -> socket.socket:
+        # A socket is of the network that its thread is in at its birth; the thread ends at once.
+        with Path(f"/proc/{self.pid}/ns/net").open("rb") as network:
+            if _libc.setns(network.fileno(), _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+        return socket.socket(family, socket.SOCK_DGRAM)
+
+
+class Lan:
+    """The world: `source`, `edge` and `pods`, and what else a test adds."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self._folder = Path(tempfile.mkdtemp(prefix="fanout-lan-"))
+        stack.callback(shutil.rmtree, self._folder)
+        self.hosts: list[Host] = []
+        self.pods: list[Host] = []
+        self._switch = self._host("switch", 0)
+        self._switch.ip(
+            # Without snooping a bridge floods a group to every port: the hosts alone decide what they take.
+            *(f"link add {bridge} type bridge mcast_snooping 0 forward_delay 0" for bridge in ("lan", "pods")),
+            *(f"link set {bridge} addrgenmode none up" for bridge in ("lan", "pods")),
+        )
+        self.source = self.add_source()
+        self.edge = self.add_edge()
+
+    def add_source(self) -> Host:
+        """Add a host on the LAN."""
+        host = self._host("source", SOURCE + sum(host.name == "source" for host in self.hosts))
+        self._plug(host, "lan", lan_address)
+        return host
+
+    def add_edge(self, *, attached: bool = True) -> Host:
+        """Add a host with a leg in the pod network, and one in the LAN where it is `attached`."""
+        host = self._host("edge", EDGE + sum(host.name == "edge" for host in self.hosts))
+        self._plug(host, "pods", pod_address)
+        uplink = f"up{host.number}"
+        self._switch.ip(
+            f"link add {uplink} type veth peer name port{host.number}",
+            f"link set port{host.number} master lan addrgenmode none up",
+            f"link set {uplink} addrgenmode none up",
+        )
+        if attached:
+            self.attach(host)
+        return host
+
+    def add_pods(self, count: int) -> None:
+        for _ in range(count):
+            pod = self._host("pod", FIRST_POD + len(self.pods) + (len(self.pods) >= EDGE - FIRST_POD) * 10)
+            self._plug(pod, "pods", pod_address)
+            self.pods.append(pod)
+
+    def attach(self, edge: Host) -> None:
+        """Give the edge its leg in the LAN, as a CNI plugin does: a macvlan of the node's interface."""
+        self._switch.ip(f"link add link up{edge.number} name eth1 netns {edge.pid} type macvlan mode bridge")
+        edge.ip(*_addresses("eth1", lan_address, edge.number))
+
+    def detach(self, edge: Host) -> None:
+        edge.ip("link delete eth1")
+
+    def service(self, port: int | None = None, *, ipv6: bool = False) -> str:
+        """Return all pods as a literal list; a comma at its end makes one alone a list."""
+        hosts = [pod_address(pod.number, ipv6=ipv6) for pod in self.pods]
+        if ipv6:
+            hosts = [f"[{host}]" for host in hosts]
+        return ",".join(hosts if port is None else [f"{host}:{port}" for host in hosts])
+
+    def end_all(self) -> None:
+        """End all programs and close all sockets; the hosts stay."""
+        for host in self.hosts:
+            host.end_all()
+
+    def _host(self, name: str, number: int) -> Host:
+        host = self._stack.enter_context(Host(name, number, self._folder))
+        self.hosts.append(host)
+        return host
+
+    def _plug(self, host: Host, bridge: str, address: Callable[..., str]) -> None:
+        port = f"{host.name}{host.number}"
+        self._switch.ip(
+            f"link add {port} type veth peer name eth0 netns {host.pid}",
+            f"link set {port} master {bridge} addrgenmode none up",
+        )
+        host.ip(*_addresses("eth0", address, host.number))
+
+
+class Relay:
+    """A `fanout relay` in a host, and its log."""
+
+    def __init__(self, host: Host, *arguments: str) -> None:
+        defaults = ("--admin-port", "0", "--log-format", "json")
+        self.run = host.start(*FANOUT, "relay", *defaults, *arguments)
+
+    def wait_for(self, event: str, count: int = 1) -> list[dict[str, Any]]:
+        """Return the events of that name, once there are so many."""
+        self.run.wait_until(lambda: self.run.out.count(f'"{event}"') >= count and len(self.run.events(event)) >= count)
+        return self.run.events(event)
+
+
+@contextlib.contextmanager
+def lan(pods: int) -> Iterator[Lan]:
+    """Yield the world, with so many pods."""
+    why = why_no_namespace()
+    if why is None and os.geteuid() != 0:
+        why = "cables between namespaces need root"
+    if why is not None:
+        unavailable("tools", why)
+    with contextlib.ExitStack() as stack:
+        world = Lan(stack)
+        world.add_pods(pods)
+        yield world
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.01)
+
+
+def _addresses(interface: str, address: Callable[..., str], number: int) -> Sequence[str]:
+    return (
+        f"link set {interface} up",
+        f"address add {address(number)}/24 broadcast + dev {interface}",
+        f"address add {address(number, ipv6=True)}/64 dev {interface} nodad",
+    )
