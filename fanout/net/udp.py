@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-import struct
-import sys
 from collections.abc import Callable, Sequence
 from operator import length_hint
 from typing import TYPE_CHECKING
@@ -14,26 +12,13 @@ from typing import TYPE_CHECKING
 from fanout.batch import Batch, Part
 from fanout.errors import Closed
 from fanout.model import MAX_PAYLOAD, Endpoint
+from fanout.net import error_queue, gso
 from fanout.report import Fault
 
 if TYPE_CHECKING:
     from fanout.net.headers import Headers, SendMany
 
-# Values of Linux (include/uapi/linux/in.h, in6.h, udp.h, errqueue.h) that the socket module does not name.
-_IPV4_ERRORS = (socket.IPPROTO_IP, 11)  # IP_RECVERR
-_IPV6_ERRORS = (socket.IPPROTO_IPV6, 25)  # IPV6_RECVERR
-_UDP_SEGMENT = 103
-_SOCK_EXTENDED_ERR = struct.Struct("=IBBBBII")
-_LOCAL = 1  # SO_EE_ORIGIN_LOCAL
-_SEGMENT = struct.Struct("=H")
-_HAS_ERROR_QUEUE = hasattr(socket, "MSG_ERRQUEUE")
-# Bounds for a peer that answers with a flood of ICMP errors.
-_ERRORS_PER_DRAIN = 8192
-_TRIES_AFTER_ERRORS = 64
-# What says that a run of segments cannot leave as one: EIO a device without checksums, EMSGSIZE or EINVAL a
-# segment over the path's MTU, or a kernel that does not know the option.
-_NO_GSO = frozenset((errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP, errno.ENOPROTOOPT))
-_SMALLEST_MTU = 576
+_TRIES_AFTER_ERRORS = 64  # of one copy: a peer may answer with a flood of ICMP errors
 _ANSWERS_BUFFER = 4 * 1024 * 1024
 HEADERS_FROM = 8
 """Copies from which on `sendmmsg` beats the loop, ctypes and all (`make bench`)."""
@@ -72,7 +57,7 @@ class UdpTransport:
         self._sendmmsg: SendMany | None = None
         self._looked_for_sendmmsg = False
         self._sockets: dict[bool, socket.socket] = {}
-        self._gso_limits = dict.fromkeys((False, True), MAX_PAYLOAD if sys.platform == "linux" else 0)
+        self._gso_limits = dict.fromkeys((False, True), gso.LIMIT)
         self.has_heard = False
         self._heard: list[Fault] = []
         self._closed = False
@@ -295,7 +280,7 @@ class UdpTransport:
         """Send a merged part, pod by pod: `start` and `stop` are among its copies."""
         size = len(payloads[0])
         run = [b"".join(payloads)]
-        option = [(socket.IPPROTO_UDP, _UDP_SEGMENT, _SEGMENT.pack(size))]
+        option = gso.option(size)
         position = start
         while position < stop:
             pod, message = divmod(position, part.length)
@@ -305,7 +290,7 @@ class UdpTransport:
                 number = self._attempt_run(run, option, endpoint)
                 if number == errno.EAGAIN:
                     break
-                if number not in _NO_GSO:
+                if number not in gso.REFUSALS:
                     if number:
                         faults.extend(Fault(endpoint, number, index) for index in range(part.length))
                     position += part.length
@@ -320,7 +305,7 @@ class UdpTransport:
                 faults.append(Fault(endpoint, number, message))
             elif refused:
                 # It was not this pod that the kernel had something against, but the run.
-                self._gso_limits[endpoint.is_ipv6] = size - 1 if size > _SMALLEST_MTU else 0
+                self._gso_limits[endpoint.is_ipv6] = gso.limit_after(size)
             position += 1
         return position
 
@@ -362,23 +347,10 @@ class UdpTransport:
 
     def _drain(self, sender: socket.socket) -> set[int]:
         """Read the error queue, a bounded number of entries; return which errors there were."""
-        told: set[int] = set()
-        if not _HAS_ERROR_QUEUE:
-            return told
-        for _ in range(_ERRORS_PER_DRAIN):
-            try:
-                _, ancillary, _, address = sender.recvmsg(0, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
-            except OSError:
-                break
-            for level, kind, data in ancillary:
-                if (level, kind) in (_IPV4_ERRORS, _IPV6_ERRORS) and len(data) >= _SOCK_EXTENDED_ERR.size:
-                    number, origin, *_ = _SOCK_EXTENDED_ERR.unpack_from(data)
-                    if origin == _LOCAL:
-                        continue  # of the very send that failed: its errno says the same
-                    self._heard.append(Fault(Endpoint(address[0], address[1]), number))
-                    self.has_heard = True
-                    told.add(number)
-        return told
+        faults = error_queue.read(sender)
+        self._heard += faults
+        self.has_heard = self.has_heard or bool(faults)
+        return {fault.errno for fault in faults}
 
     def _socket(self, is_ipv6: bool) -> socket.socket:
         if is_ipv6 not in self._sockets:
@@ -386,8 +358,7 @@ class UdpTransport:
             opened.setblocking(False)
             if is_ipv6:
                 opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            if _HAS_ERROR_QUEUE:
-                opened.setsockopt(*(_IPV6_ERRORS if is_ipv6 else _IPV4_ERRORS), 1)
+            error_queue.fill(opened, is_ipv6)
             if self._listens:
                 self._let_answer(opened)
             self._sockets[is_ipv6] = opened

@@ -1,0 +1,42 @@
+"""The error queue of a socket that sends: who was refused, as ICMP told (IP_RECVERR, man 7 ip)."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from fanout.model import Endpoint
+from fanout.report import Fault
+
+# Values of Linux (include/uapi/linux/in.h, in6.h, errqueue.h) that the socket module does not name.
+_IPV4_ERRORS = (socket.IPPROTO_IP, 11)  # IP_RECVERR
+_IPV6_ERRORS = (socket.IPPROTO_IPV6, 25)  # IPV6_RECVERR
+_SOCK_EXTENDED_ERR = struct.Struct("=IBBBBII")
+_LOCAL = 1  # SO_EE_ORIGIN_LOCAL
+_IS_THERE = hasattr(socket, "MSG_ERRQUEUE")
+_READS = 8192
+"""At a time: a peer may answer with a flood of ICMP errors."""
+
+
+def fill(sender: socket.socket, is_ipv6: bool) -> None:
+    """Let the kernel keep ICMP errors for `read`; the next send on the socket fails with each, whoever it is to."""
+    if _IS_THERE:
+        sender.setsockopt(*(_IPV6_ERRORS if is_ipv6 else _IPV4_ERRORS), 1)
+
+
+def read(sender: socket.socket) -> list[Fault]:
+    """Return the ICMP errors that have come, a bounded number, each by the endpoint that it concerns."""
+    faults: list[Fault] = []
+    if not _IS_THERE:
+        return faults
+    for _ in range(_READS):
+        try:
+            _, ancillary, _, address = sender.recvmsg(0, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+        except OSError:
+            break
+        for level, kind, data in ancillary:
+            if (level, kind) in (_IPV4_ERRORS, _IPV6_ERRORS) and len(data) >= _SOCK_EXTENDED_ERR.size:
+                number, origin, *_ = _SOCK_EXTENDED_ERR.unpack_from(data)
+                if origin != _LOCAL:  # of the very send that failed: its errno says the same
+                    faults.append(Fault(Endpoint(address[0], address[1]), number))
+    return faults
