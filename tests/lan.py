@@ -27,8 +27,8 @@ from typing import Any
 
 from tests.cli import FANOUT, Running
 from tests.conftest import unavailable
-from tests.namespace import Namespace, why_no_namespace
 from tests.nameserver.knot import program
+from tests.namespace import Namespace, why_no_namespace
 
 SOURCE, EDGE, FIRST_POD = 10, 20, 11
 """The last number of their addresses; a second edge or source has the next one."""
@@ -59,6 +59,24 @@ class Host(Namespace):
             # An address is tentative for a second while its host asks whether somebody has it.
             self.sysctl(f"net.ipv6.conf.{which}.accept_dad", 0)
 
+    @property
+    def lan(self) -> str:
+        """Its address on the LAN, where it has a leg there."""
+        return lan_address(self.number)
+
+    @property
+    def lan6(self) -> str:
+        return lan_address(self.number, ipv6=True)
+
+    @property
+    def pod_ip(self) -> str:
+        """Its address in the pod network, where it has a leg there."""
+        return pod_address(self.number)
+
+    @property
+    def pod_ip6(self) -> str:
+        return pod_address(self.number, ipv6=True)
+
     def sysctl(self, name: str, value: int) -> None:
         self.run("sh", "-c", f"echo {value} >/proc/sys/{name.replace('.', '/')}")
 
@@ -78,20 +96,23 @@ class Host(Namespace):
         self._started.append(started)
         return started
 
-    def socket(self, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
+    def udp(self, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
         """Return a UDP socket of this host, to be used from here; it is closed with the world."""
         with ThreadPoolExecutor(1) as thread:
-            made = thread.submit(self._socket, family).result()
+            made = thread.submit(self._udp, family).result()
         made.settimeout(5)
         self._sockets.append(made)
         return made
 
     def listen(self, address: str, port: int) -> socket.socket:
         """Return a socket of this host that is bound and holds a lot."""
-        made = self.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        made = self.udp(socket.AF_INET6 if ":" in address else socket.AF_INET)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         made.bind((address, port))
         return made
+
+    def wait_for_listener(self, *ports: int) -> None:
+        wait_until(lambda: all(map(self.listens, ports)), f"{self.name} listens on the ports {ports}")
 
     def listens(self, port: int) -> bool:
         """Whether a UDP socket of this host has that port."""
@@ -114,7 +135,7 @@ class Host(Namespace):
         self.end_all()
         super().close()
 
-    def _socket(self, family: socket.AddressFamily) -> socket.socket:
+    def _udp(self, family: socket.AddressFamily) -> socket.socket:
         # A socket is of the network that its thread is in at its birth; the thread ends at once.
         with Path(f"/proc/{self.pid}/ns/net").open("rb") as network:
             if _libc.setns(network.fileno(), _CLONE_NEWNET):

@@ -1,0 +1,54 @@
+"""iperf 2, as people test multicast: a group on the LAN, and five pods that have no multicast."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from tests.cli import Running
+from tests.lan import Relay, lan, wait_until
+
+PODS = 5
+PORT = 5001
+"""iperf's own."""
+SECONDS = 5
+_REPORT = re.compile(
+    r"\] 0\.0+- *(?P<seconds>[\d.]+) sec +[\d.]+ \w+ +(?P<rate>[\d.]+) Mbits/sec"
+    r" +[\d.]+ ms +(?P<lost>\d+)/ *(?P<total>\d+) \("
+)
+
+
+class Report(NamedTuple):
+    """What an iperf server says at the end."""
+
+    lost: int
+    total: int
+    megabits: float
+
+
+def report(server: Running) -> Report | None:
+    for match in _REPORT.finditer(server.out):
+        if float(match["seconds"]) > SECONDS - 1:  # the others are of a second each
+            return Report(int(match["lost"]), int(match["total"]), float(match["rate"]))
+    return None
+
+
+def test_every_pod_reports_the_same_datagrams_and_no_loss_at_100_mbit() -> None:
+    with lan(PODS) as world:
+        servers = [pod.start("iperf", "-s", "-u", "-i", "1") for pod in world.pods]
+        for pod in world.pods:
+            pod.wait_for_listener(PORT)
+        relay = Relay(world.edge, "-s", world.service(), "--listen", f"mcast://224.0.67.67:{PORT}@eth1")
+        relay.wait_for("ingress_listening")
+        client = f"iperf -c 224.0.67.67 -u --ttl 5 -t {SECONDS} -B {world.source.lan} -b 100M"
+        sent = world.source.start(*client.split()).end()
+        assert sent.code == 0, sent
+        datagrams = re.search(r"Sent (\d+) datagrams", sent.out)
+        assert datagrams is not None, sent
+        wait_until(lambda: all(map(report, servers)), "every iperf reports")
+        reports = [found for server in servers if (found := report(server)) is not None]
+        assert len({one.total for one in reports}) == 1, reports
+        # The client counts the one that says that it was the last, too; the servers do not.
+        assert int(datagrams[1]) - reports[0].total in (0, 1), (datagrams, reports)
+        assert all(one.lost == 0 and one.megabits >= 100 for one in reports), reports
+        assert not any("out-of-order" in server.out for server in servers)
