@@ -31,6 +31,7 @@ _COMMANDS = {
     "resolve": "Show the pods of a headless Service, and how DNS named them.",
     "bench": "Measure rate, loss, order and latency to every pod of a headless Service.",
     "receive": "Receive datagrams and log each one: the receiver that runs in the pods.",
+    "relay": "Bring multicast, broadcast and port ranges from outside to every pod.",
     "healthcheck": "Ask a receiver on this host whether it is ready: an exec probe.",
     "keygen": "Make a key for sealed messages.",
     "local": "Run a headless Service with receivers on this machine.",

@@ -50,6 +50,17 @@ def target_options(command: Command) -> Command:
                 metavar="PORT",
                 help="UDP port, or the name of a port of the Service.",
             ),
+            dns_options,
+        ]
+    ):
+        command = decorate(command)
+    return command
+
+
+def dns_options(command: Command) -> Command:
+    """Add the options that say how a Service's pods are found."""
+    for decorate in reversed(
+        [
             option(
                 "--family",
                 type=click.Choice(list(Family), case_sensitive=False),

@@ -1,0 +1,234 @@
+"""`fanout relay`: the relay app, the same in a pod and on a laptop."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import click
+
+from fanout.cli.options import FiniteRange, option
+from fanout.cli.target import dns_options
+from fanout.net.inbox import RECEIVE_BUFFER
+from fanout.relay.ingress import LIMIT_MAX, Ingress
+
+_ORDER = "fanout.cli.relay.order"
+_OF_AN_INGRESS = ("listen", "to", "to_port")
+_OF_THE_FILE = (*_OF_AN_INGRESS, "allow_source", "limit")
+
+
+class _OrderedCommand(click.Command):
+    """Remembers the order of options: --to and --to-port belong to the --listen before them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See `click.Command.parse_args`."""
+        if args:
+            _, _, order = self.make_parser(ctx).parse_args(list(args))
+            ctx.meta[_ORDER] = [each.name for each in order if each.name in _OF_AN_INGRESS]
+        return super().parse_args(ctx, args)
+
+
+def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from fanout.relay.config import schema_text
+
+        click.echo(schema_text(), nl=False)
+        context.exit()
+
+
+@click.command(cls=_OrderedCommand)
+@option(
+    "-s",
+    "--service",
+    default="",
+    metavar="NAME",
+    help="Headless Service (short name or FQDN), or a list of addresses: where each --listen without a --to goes.",
+)
+@option(
+    "--listen",
+    multiple=True,
+    metavar="INGRESS",
+    help="Listen here: udp://ADDRESS:PORT, mcast://GROUP:PORT@INTERFACE, mcast://SOURCE,GROUP:PORT@INTERFACE or "
+    "broadcast://:PORT@INTERFACE; PORT may be FIRST-LAST. Repeat it for more.",
+)
+@click.option("--to", multiple=True, metavar="NAME", help="Service of the --listen before it, instead of --service.")
+@option(
+    "--to-port",
+    multiple=True,
+    type=click.IntRange(1, 65_535),
+    metavar="PORT",
+    help="Where the first port of the --listen before it goes to at the pods, and the others in step. "
+    "[default: the port that it came to]",
+)
+@option(
+    "--config",
+    metavar="FILE",
+    callback=lambda _context, _parameter, path: path or None,
+    help="Read the ingresses from this YAML file instead.",
+)
+@click.option(
+    "--schema",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_schema,
+    help="Print the JSON Schema of that file, and exit.",
+)
+@option(
+    "--allow-source",
+    multiple=True,
+    metavar="CIDR",
+    help="Forward only what comes from this network, or address; repeat it for more. [default: all]",
+)
+@option(
+    "--limit",
+    type=FiniteRange(0, LIMIT_MAX, min_open=True),
+    metavar="N",
+    help="Forward at most N datagrams a second of each source. [default: all]",
+)
+@option("--loop-guard", is_flag=True, help="Drop what was forwarded seconds ago and comes again from another source.")
+@dns_options
+@option(
+    "--interface-timeout",
+    type=FiniteRange(0, 86_400),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Wait so long at the start for interfaces that appear late.",
+)
+@option(
+    "--receive-buffer",
+    type=click.IntRange(1, 2**31 - 1),
+    default=RECEIVE_BUFFER,
+    show_default=True,
+    metavar="BYTES",
+    help="Ask the kernel for so much buffer, for each port.",
+)
+@option("--admin-host", metavar="ADDRESS", help="Serve the admin port on this address only. [default: all addresses]")
+@option(
+    "--admin-port",
+    type=click.IntRange(0, 65_535),
+    default=8080,
+    show_default=True,
+    help="TCP port of /livez, /readyz and /metrics; 0 for none.",
+)
+@option(
+    "--drain",
+    type=FiniteRange(0, 3600),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Go on forwarding so long after SIGTERM.",
+)
+@option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="Least level to log.",
+)
+@option(
+    "--log-format",
+    type=click.Choice(["auto", "json", "console"]),
+    default="auto",
+    show_default=True,
+    help="auto is a live table or console on a terminal, JSON elsewhere.",
+)
+@option("--log-file", metavar="PATH", help="Append the log to this file instead of standard output.")
+@click.pass_context
+def relay(
+    context: click.Context,
+    service: str,
+    listen: Sequence[str],
+    to: Sequence[str],
+    to_port: Sequence[int],
+    config: str | None,
+    allow_source: Sequence[str],
+    limit: float | None,
+    loop_guard: bool,
+    **settings: Any,
+) -> None:
+    """Bring multicast, broadcast and port ranges from outside to every pod of a headless Service.
+
+    Each datagram that comes to an ingress goes, byte for byte, to every pod, to the port that it came to. It
+    forwards no datagram of its own, and answers nobody. SIGTERM: what has arrived is forwarded; exit code 0.
+
+    In the environment FANOUT_LISTEN holds ingresses separated by spaces, and FANOUT_TO_PORT is for all of them.
+
+    \b
+    fanout relay -s headless-udp --listen mcast://224.0.67.67:5001@eth1
+    fanout relay -s cameras --listen udp://0.0.0.0:32546-32549 --listen broadcast://:9999@eth0 --to probes
+    fanout relay --config relay.yaml
+    """
+    ingresses: tuple[Ingress, ...]
+    if config is not None:
+        for name in _OF_THE_FILE:
+            if context.params[name] not in ((), None):
+                flag = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"{flag} (FANOUT_{name.upper()}) is what the file of --config says: give one")
+        if context.get_parameter_source("service") is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError("--service is what the file of --config says: give one")
+        from fanout.relay.config import load
+
+        ingresses, guarded = load(config)
+        loop_guard = loop_guard or guarded
+    else:
+        ingresses = tuple(
+            Ingress.parse(each.url, service=each.service, to_port=each.to_port, allow_source=allow_source, limit=limit)
+            for each in _in_order(context.meta.get(_ORDER, []), service, listen, to, to_port)
+        )
+    # The kernel drops a signal to PID 1 that has no handler yet, but keeps a blocked one until the app takes it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    from fanout_relay.app import Settings, run
+
+    run(Settings(ingresses=ingresses, loop_guard=loop_guard, **settings))
+
+
+class _Place(NamedTuple):
+    """One --listen, and what belongs to it."""
+
+    url: str
+    service: str
+    to_port: int | None
+
+
+def _in_order(
+    order: Sequence[str], service: str, listen: Sequence[str], to: Sequence[str], to_port: Sequence[int]
+) -> list[_Place]:
+    """Give each --to and --to-port to the --listen before it; raise `click.UsageError`."""
+    if not listen:
+        raise click.UsageError("say where to listen: --listen INGRESS, as often as there are, or --config FILE")
+    if "listen" not in order:  # from the environment: whatever is said is said for all
+        if to or len(to_port) > 1:
+            raise click.UsageError("FANOUT_LISTEN goes to one --service and at most one --to-port: give --listen")
+        return _with_services([_Place(url, service, to_port[0] if to_port else None) for url in listen])
+    default_port = None
+    if to_port and "to_port" not in order:
+        if len(to_port) > 1:
+            raise click.UsageError("FANOUT_TO_PORT is one port, for every --listen: give --to-port behind each")
+        (default_port,) = to_port
+    places: list[_Place] = []
+    values = {"listen": iter(listen), "to": iter(to), "to_port": iter(to_port)}
+    given: set[str] = set()
+    for name in order:
+        value: Any = next(values[name])
+        if name == "listen":
+            places.append(_Place(value, service, default_port))
+            given.clear()
+            continue
+        flag = f"--{name.replace('_', '-')} {value}"
+        if not places:
+            raise click.UsageError(f"{flag} says where the --listen before it goes, and there is none")
+        if name in given:
+            raise click.UsageError(f"{flag} is the second for --listen {places[-1].url}: one goes to one place")
+        given.add(name)
+        places[-1] = places[-1]._replace(**{"service" if name == "to" else name: value})
+    return _with_services(places)
+
+
+def _with_services(places: list[_Place]) -> list[_Place]:
+    for place in places:
+        if not place.service.strip():
+            raise click.UsageError(f"--listen {place.url} goes nowhere: add --to SERVICE, or --service for all")
+    return places
