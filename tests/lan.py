@@ -25,6 +25,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+
+from fanout.relay.reasons import RelayDrop
 from tests.cli import FANOUT, Running
 from tests.conftest import unavailable
 from tests.nameserver.knot import program
@@ -98,8 +101,7 @@ class Host(Namespace):
 
     def udp(self, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
         """Return a UDP socket of this host, to be used from here; it is closed with the world."""
-        with ThreadPoolExecutor(1) as thread:
-            made = thread.submit(self._udp, family).result()
+        made = self._make(family, socket.SOCK_DGRAM)
         made.settimeout(5)
         self._sockets.append(made)
         return made
@@ -120,6 +122,15 @@ class Host(Namespace):
         rows = [line.split() for table in tables for line in table.splitlines()[1:]]
         return any(row[1].endswith(f":{port:04X}") for row in rows)
 
+    def get(self, path: str, port: int = 8080) -> str:
+        """Return what a web server on this host's loopback says."""
+        with self._make(socket.AF_INET, socket.SOCK_STREAM) as connected:
+            connected.settimeout(5)
+            connected.connect(("127.0.0.1", port))
+            connected.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+            answer = b"".join(iter(lambda: connected.recv(65_536), b"")).decode()
+        return answer.partition("\r\n\r\n")[2]
+
     def end_all(self) -> None:
         """End what runs here, and close its sockets."""
         for opened in self._sockets:
@@ -135,12 +146,16 @@ class Host(Namespace):
         self.end_all()
         super().close()
 
-    def _udp(self, family: socket.AddressFamily) -> socket.socket:
+    def _make(self, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
+        def make() -> socket.socket:
+            with Path(f"/proc/{self.pid}/ns/net").open("rb") as network:
+                if _libc.setns(network.fileno(), _CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), "setns")
+            return socket.socket(family, kind)
+
         # A socket is of the network that its thread is in at its birth; the thread ends at once.
-        with Path(f"/proc/{self.pid}/ns/net").open("rb") as network:
-            if _libc.setns(network.fileno(), _CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "setns")
-        return socket.socket(family, socket.SOCK_DGRAM)
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(make).result()
 
 
 class Lan:
@@ -202,6 +217,10 @@ class Lan:
             hosts = [f"[{host}]" for host in hosts]
         return ",".join(hosts if port is None else [f"{host}:{port}" for host in hosts])
 
+    def listen(self, port: int) -> list[socket.socket]:
+        """Return a socket at each pod, of both families."""
+        return [pod.listen("::", port) for pod in self.pods]
+
     def end_all(self) -> None:
         """End all programs and close all sockets; the hosts stay."""
         for host in self.hosts:
@@ -222,16 +241,33 @@ class Lan:
 
 
 class Relay:
-    """A `fanout relay` in a host, and its log."""
+    """A `fanout relay` in a host, its log, and its counts."""
 
-    def __init__(self, host: Host, *arguments: str) -> None:
-        defaults = ("--admin-port", "0", "--log-format", "json")
-        self.run = host.start(*FANOUT, "relay", *defaults, *arguments)
+    def __init__(self, host: Host, *arguments: str, listening: int = 1) -> None:
+        """Start it, and return once it listens at so many ingresses."""
+        self._host = host
+        self.run = host.start(*FANOUT, "relay", "--log-format", "json", *arguments)
+        self.wait_for("ingress_listening", listening)
 
     def wait_for(self, event: str, count: int = 1) -> list[dict[str, Any]]:
         """Return the events of that name, once there are so many."""
-        self.run.wait_until(lambda: self.run.out.count(f'"{event}"') >= count and len(self.run.events(event)) >= count)
+        if count:
+            self.run.wait_until(lambda: self.run.out.count(f'"{event}"') >= count and self.run.out.endswith("\n"))
         return self.run.events(event)
+
+    def count(self, metric: str, **labels: str) -> int:
+        """Return a counter's value, summed over the labels that are not given."""
+        families = text_string_to_metric_families(self._host.get("/metrics"))
+        samples = [sample for family in families for sample in family.samples if sample.name == f"{metric}_total"]
+        assert samples, metric
+        return int(sum(sample.value for sample in samples if labels.items() <= sample.labels.items()))
+
+    def drops(self, **labels: str) -> dict[str, int]:
+        """Return how many datagrams were not forwarded, by reason, where there are some."""
+        found = {
+            reason.value: self.count("fanout_relay_dropped", reason=reason.value, **labels) for reason in RelayDrop
+        }
+        return {reason: count for reason, count in found.items() if count}
 
 
 @contextlib.contextmanager
@@ -246,6 +282,20 @@ def lan(pods: int) -> Iterator[Lan]:
         world = Lan(stack)
         world.add_pods(pods)
         yield world
+
+
+def receive(listening: socket.socket, count: int) -> list[bytes]:
+    """Return the next datagrams that come."""
+    return [listening.recv(65_535) for _ in range(count)]
+
+
+def waiting(listening: socket.socket) -> list[bytes]:
+    """Return what has come by now."""
+    found: list[bytes] = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found.append(listening.recv(65_535, socket.MSG_DONTWAIT))
+    return found
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 10) -> None:

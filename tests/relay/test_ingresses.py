@@ -1,0 +1,166 @@
+"""What comes to each kind of ingress arrives at every pod, as it was sent; and nothing else does."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from fanout.model import MAX_PAYLOAD
+from tests.lan import Host, Lan, Relay, lan, lan_address, receive, waiting
+
+GROUP, GROUP6, ELSEWHERE = "224.0.67.67", "ff15::67", "224.0.67.68"
+SPECIFIC = "232.0.67.67"
+"""Its range is that of source-specific multicast (RFC 4607)."""
+RANGE, SHIFTED = 6000, 7000
+"""The first of four ports, and where it goes to at the pods."""
+PLAIN, PLAIN6, ANY_SOURCE, ONE_SOURCE, IPV6, BROADCAST = 5004, 5010, 5001, 5002, 5003, 9999
+INGRESSES = {
+    f"udp://0.0.0.0:{PLAIN}": None,
+    f"udp://[{lan_address(20, ipv6=True)}]:{PLAIN6}": None,
+    f"udp://0.0.0.0:{RANGE}-{RANGE + 3}": SHIFTED,
+    f"mcast://{GROUP}:{ANY_SOURCE}@eth1": None,
+    f"mcast://{lan_address(10)},{SPECIFIC}:{ONE_SOURCE}@eth1": None,
+    f"mcast://[{GROUP6}]:{IPV6}@eth1": None,
+    f"broadcast://:{BROADCAST}@eth1": None,
+}
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Lan]:
+    with lan(3) as made:
+        made.add_source()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def relay(world: Lan) -> Relay:
+    arguments = []
+    for url, to_port in INGRESSES.items():
+        arguments += ["--listen", url, *([] if to_port is None else ["--to-port", str(to_port)])]
+    return Relay(world.edge, "-s", world.service(), *arguments, listening=len(INGRESSES))
+
+
+def sender(host: Host) -> socket.socket:
+    """Return a socket that sends to groups, and broadcasts, on the LAN."""
+    made = host.udp()
+    made.bind((host.lan, 0))
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    return made
+
+
+def assert_all_get(pods: list[socket.socket], payloads: list[bytes]) -> None:
+    for pod in pods:
+        assert receive(pod, len(payloads)) == payloads
+    for pod in pods:
+        assert waiting(pod) == []
+
+
+def test_payloads_of_every_size_arrive_byte_for_byte_and_in_order(world: Lan, relay: Relay) -> None:
+    pods = world.listen(PLAIN)
+    sizes = [0, 1, 2, *[200] * 70, 7, *[1400] * 100, 1472, 1473, *[MAX_PAYLOAD] * 3, 0, 0, *range(60), 9000, 4000, 4000]
+    shuffled = random.Random(5).sample(sizes, len(sizes))
+    payloads = [random.Random(number).randbytes(size) for number, size in enumerate([*sizes, *shuffled])]
+    first = sender(world.source)
+    for number, payload in enumerate(payloads):
+        first.sendto(payload, (world.edge.lan, PLAIN))
+        if number % 20 == 19:
+            time.sleep(0.002)  # a pace that a receive buffer is made for
+    assert_all_get(pods, payloads)
+
+
+def test_the_order_of_each_source_is_kept(world: Lan, relay: Relay) -> None:
+    pods = world.listen(PLAIN)
+    sources = [sender(host) for host in world.hosts if host.name == "source"]
+    for number in range(500):
+        for source in sources:
+            source.sendto(struct.pack("!I", number) + bytes(number % 3), (world.edge.lan, PLAIN))
+    for pod in pods:
+        pairs = [struct.unpack_from("!I", payload)[0] for payload in receive(pod, 1000)]
+        assert sorted(pairs) == sorted([*range(500), *range(500)])
+    assert relay.drops(ingress=f"udp://0.0.0.0:{PLAIN}") == {}
+
+
+def test_a_range_keeps_its_ports_apart_in_step(world: Lan, relay: Relay) -> None:
+    pods = [world.listen(SHIFTED + step) for step in range(4)]
+    from_outside = sender(world.source)
+    for round_ in range(3):
+        for step in (0, 3, 1, 2):
+            from_outside.sendto(b"%d of %d" % (round_, step), (world.edge.lan, RANGE + step))
+    for step in range(4):
+        assert_all_get(pods[step], [b"%d of %d" % (round_, step) for round_ in range(3)])
+
+
+def test_pods_of_ipv4_get_what_came_over_ipv6(world: Lan, relay: Relay) -> None:
+    pods = world.listen(PLAIN6)
+    world.source.udp(socket.AF_INET6).sendto(b"six", (world.edge.lan6, PLAIN6))
+    assert_all_get(pods, [b"six"])
+
+
+def test_pods_see_the_relay_as_the_source(world: Lan, relay: Relay) -> None:
+    (pod, *_) = world.listen(PLAIN)
+    sender(world.source).sendto(b"who", (world.edge.lan, PLAIN))
+    assert pod.recvfrom(100)[1][0] == f"::ffff:{world.edge.pod_ip}"
+
+
+def test_every_source_of_a_group_is_heard_and_no_other_group(world: Lan, relay: Relay) -> None:
+    pods = world.listen(ANY_SOURCE)
+    # Another program of the edge host has joined another group on that port.
+    other = world.edge.udp()
+    membership = socket.inet_aton(ELSEWHERE) + socket.inet_aton(world.edge.lan)
+    other.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+    for number, host in enumerate(host for host in world.hosts if host.name == "source"):
+        from_outside = sender(host)
+        from_outside.sendto(b"not for the relay", (ELSEWHERE, ANY_SOURCE))
+        from_outside.sendto(b"not for the group", (world.edge.lan, ANY_SOURCE))
+        from_outside.sendto(b"source %d" % number, (GROUP, ANY_SOURCE))
+        assert_all_get(pods, [b"source %d" % number])
+
+
+def test_one_source_of_a_group_is_heard_alone(world: Lan, relay: Relay) -> None:
+    pods = world.listen(ONE_SOURCE)
+    wanted, unwanted = (sender(host) for host in world.hosts if host.name == "source")
+    for number in range(5):
+        unwanted.sendto(b"unwanted", (SPECIFIC, ONE_SOURCE))
+        wanted.sendto(b"wanted %d" % number, (SPECIFIC, ONE_SOURCE))
+    assert_all_get(pods, [b"wanted %d" % number for number in range(5)])
+
+
+def test_a_group_of_ipv6(world: Lan, relay: Relay) -> None:
+    pods = world.listen(IPV6)
+    from_outside = world.source.udp(socket.AF_INET6)
+    from_outside.bind((world.source.lan6, 0))
+    payloads = [b"%d" % number * number for number in range(1, 100)]
+    for payload in payloads:
+        from_outside.sendto(payload, (GROUP6, IPV6))
+    assert_all_get(pods, payloads)
+
+
+def test_broadcasts_are_taken_and_unicasts_to_the_same_port_are_not(world: Lan, relay: Relay) -> None:
+    pods = world.listen(BROADCAST)
+    from_outside = sender(world.source)
+    from_outside.sendto(b"everybody", ("255.255.255.255", BROADCAST))
+    from_outside.sendto(b"you", (world.edge.lan, BROADCAST))
+    from_outside.sendto(b"you again", (world.edge.lan, BROADCAST))
+    from_outside.sendto(b"all of this network", ("10.50.0.255", BROADCAST))
+    assert_all_get(pods, [b"everybody", b"all of this network"])
+    assert relay.drops(ingress=f"broadcast://:{BROADCAST}@eth1") == {"not_broadcast": 2}
+    # On the other leg, nobody asked.
+    within = world.pods[0].udp()
+    within.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    within.sendto(b"pods", ("10.60.0.255", BROADCAST))
+    from_outside.sendto(b"the last", ("10.50.0.255", BROADCAST))
+    # The other pods hear this one themselves.
+    assert receive(pods[0], 1) == [b"the last"]
+
+
+def test_the_log_says_in_one_line_what_was_joined(relay: Relay) -> None:
+    lines = {line["ingress"]: line for line in relay.run.events("ingress_listening")}
+    assert set(lines) == set(INGRESSES)
+    joined = str(lines[f"mcast://{lan_address(10)},{SPECIFIC}:{ONE_SOURCE}@eth1"])
+    for word in (SPECIFIC, lan_address(10), "eth1", lan_address(20), "route"):
+        assert word in joined
