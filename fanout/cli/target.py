@@ -33,12 +33,21 @@ class Target:
 
 def target_options(command: Command) -> Command:
     """Add the options that name a Service."""
+    return _add_options(command, service_required=True)
+
+
+def optional_target_options(command: Command) -> Command:
+    """Add the options that name a Service, which may be left out."""
+    return _add_options(command, service_required=False)
+
+
+def _add_options(command: Command, *, service_required: bool) -> Command:
     for decorate in reversed(
         [
             option(
                 "-s",
                 "--service",
-                required=True,
+                required=service_required,
                 metavar="NAME",
                 help="Headless Service (short name or FQDN), or a list of endpoints: 10.0.0.7,10.0.0.8:13000.",
             ),

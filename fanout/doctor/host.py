@@ -1,0 +1,56 @@
+"""Gathers what holds of this host: its receive buffers, what they have dropped, and GSO."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+
+from fanout.doctor import kernel
+from fanout.doctor.facts import HostFacts
+
+RECEIVE_BUFFER = 4 << 20
+"""Bytes that receivers and relays ask for, unless told otherwise."""
+_SIZES = (200, 1200)
+_UDP_SEGMENT = 103  # include/uapi/linux/udp.h, Linux 4.18
+_SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h: nine counters, the first of which is what waits to be read
+_MEMINFO = struct.Struct("=9I")
+
+
+def gather() -> HostFacts:
+    """Look at this host; nothing leaves it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        taken = trial.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        has_gso = _has_gso(trial)
+    room = {size: taken // cost for size in _SIZES if (cost := _cost(size))}
+    return HostFacts(
+        asked=RECEIVE_BUFFER,
+        granted=taken // 2 if sys.platform == "linux" else taken,  # man 7 socket: the kernel doubles it
+        sysctl=kernel.sysctl("net/core/rmem_max"),
+        room=room,
+        overflows=kernel.counters().get("RcvbufErrors"),
+        has_gso=has_gso,
+    )
+
+
+def _has_gso(trial: socket.socket) -> bool:
+    try:
+        trial.setsockopt(socket.IPPROTO_UDP, _UDP_SEGMENT, 1200)
+    except OSError:
+        return False
+    return True
+
+
+def _cost(size: int) -> int:
+    """Return how much of a receive buffer a datagram takes that came over loopback; 0 where that is not told."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        try:
+            receiver.bind(("127.0.0.1", 0))
+            sender.sendto(bytes(size), receiver.getsockname())
+            return int(_MEMINFO.unpack(receiver.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[0])
+        except OSError:
+            return 0
