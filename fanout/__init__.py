@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fanout.errors import (
         Closed,
         FanoutError,
+        InvalidIngress,
         InvalidInput,
         InvalidService,
         KeyUnavailable,
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from fanout.model import Endpoint, Family, Message, Service
     from fanout.net.backlog import Overflow
     from fanout.receiver import Receiver, ReceiverStats
+    from fanout.relay.ingress import Ingress
+    from fanout.relay.reasons import RelayDrop
+    from fanout.relay.relay import Relay
+    from fanout.relay.stats import IngressStats, PodStats, RelayStats
     from fanout.report import DropReason, Outcome, Report, Status
     from fanout.sender import Query, Sender
     from fanout.wire.reasons import ReceiveDrop
@@ -54,6 +59,9 @@ __all__ = [
     "Endpoint",
     "Family",
     "FanoutError",
+    "Ingress",
+    "IngressStats",
+    "InvalidIngress",
     "InvalidInput",
     "InvalidService",
     "KeyUnavailable",
@@ -62,12 +70,16 @@ __all__ = [
     "NoEndpoints",
     "Outcome",
     "Overflow",
+    "PodStats",
     "Query",
     "Receipt",
     "ReceiptStatus",
     "ReceiveDrop",
     "Receiver",
     "ReceiverStats",
+    "Relay",
+    "RelayDrop",
+    "RelayStats",
     "Reply",
     "Report",
     "ResolverUnavailable",
@@ -91,6 +103,10 @@ _ROOMS = (
     "fanout.receiver",
     "fanout.async_sender",
     "fanout.async_receiver",
+    "fanout.relay.reasons",
+    "fanout.relay.stats",
+    "fanout.relay.ingress",
+    "fanout.relay.relay",
 )
 
 logging.getLogger("fanout").addHandler(logging.NullHandler())

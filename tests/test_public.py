@@ -14,10 +14,11 @@ from fanout.testing import MemoryTransport, ScriptedResolver
 def test_the_public_names_are_these() -> None:
     assert fanout.__all__ == [
         "AsyncQuery", "AsyncReceiver", "AsyncSender", "Closed", "Confirmation", "DropReason", "Endpoint",
-        "Family", "FanoutError", "InvalidInput", "InvalidService", "KeyUnavailable", "Message",
-        "MessageTooLarge", "NoEndpoints", "Outcome", "Overflow", "Query", "Receipt", "ReceiptStatus",
-        "ReceiveDrop", "Receiver", "ReceiverStats", "Reply", "Report", "ResolverUnavailable", "Sender",
-        "SenderCounts", "SenderStats", "Service", "SocketUnavailable", "Status",
+        "Family", "FanoutError", "Ingress", "IngressStats", "InvalidIngress", "InvalidInput",
+        "InvalidService", "KeyUnavailable", "Message", "MessageTooLarge", "NoEndpoints", "Outcome",
+        "Overflow", "PodStats", "Query", "Receipt", "ReceiptStatus", "ReceiveDrop", "Receiver",
+        "ReceiverStats", "Relay", "RelayDrop", "RelayStats", "Reply", "Report", "ResolverUnavailable",
+        "Sender", "SenderCounts", "SenderStats", "Service", "SocketUnavailable", "Status",
     ]  # fmt: skip
     for name in fanout.__all__:
         assert getattr(fanout, name).__name__ == name

@@ -1,0 +1,181 @@
+"""An ingress at work: its sockets, its counters, and the interface that it follows."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import struct
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from fanout.net import interfaces, listening
+from fanout.net.egress import Egress
+from fanout.relay.guard import Guard, Recent
+from fanout.relay.ingress import Ingress, Kind
+from fanout.relay.listening import describe, open_port
+from fanout.relay.reasons import RelayDrop
+from fanout.relay.runs import Piece
+from fanout.relay.stats import IngressStats
+
+log = logging.getLogger("fanout")
+
+TURN = 64
+"""Datagrams, or runs of them, that one port may give before it is another's turn."""
+ARENA = 256 * 1024
+"""Bytes of the buffer into which a turn is read."""
+_LARGEST = 65_535
+_GRO_SIZE = struct.Struct("=i")
+_PKTINFO = struct.Struct("=i4s4s")  # struct in_pktinfo: interface, local address, destination
+_CONTROL = socket.CMSG_SPACE(_GRO_SIZE.size) + socket.CMSG_SPACE(_PKTINFO.size)
+_MAPPED = "::ffff:"
+
+Targets = tuple[tuple[Egress, Any], ...]
+
+
+class Entry:
+    """One ingress: opened when its interface is there, and again when that is another one than before."""
+
+    def __init__(self, ingress: Ingress, recent: Recent | None, own: Callable[[str, int], bool]) -> None:
+        self.ingress = ingress
+        self.datagrams = 0
+        self.bytes = 0
+        self.forwarded = 0
+        self.dropped: dict[RelayDrop, int] = {}
+        self.waiting: str | None = "not opened yet"
+        """Why it does not listen; None where it does."""
+        self.has_listened = False
+        self.ports: list[Port] = []
+        self.interface: int | None = None
+        self.recent = recent
+        self.guard = Guard(ingress.allow_source, ingress.limit) if ingress.allow_source or ingress.limit else None
+        self.is_own = own
+        self._drops_before = 0
+
+    def open(self, receive_buffer: int) -> None:
+        """Listen on all its ports or none; raise `InterfaceMissing` or `SocketUnavailable`."""
+        self.interface = interfaces.index(self.ingress.interface) if self.ingress.interface else None
+        with contextlib.ExitStack() as stack:
+            for number in self.ingress.ports:
+                opened = open_port(self.ingress, number)
+                stack.callback(opened.close)
+                self.ports.append(Port(self, number, opened))
+            listening.grow_buffer(self.ports[0].socket, receive_buffer)  # it warns, and once is enough
+            for port in self.ports[1:]:
+                listening.set_buffer(port.socket, receive_buffer)
+            stack.pop_all()
+            self.waiting = None
+            self.has_listened = True
+            log.info(
+                "ingress_listening: %(ingress)s %(where)s",
+                {"ingress": str(self.ingress), "where": describe(self.ingress), "service": self.ingress.service},
+            )
+            return
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether its interface is gone, or another one of the same name."""
+        return bool(self.ports and self.interface) and interfaces.index(self.ingress.interface) != self.interface
+
+    def close(self) -> None:
+        """Give the ports back."""
+        for port in self.ports:
+            self._drops_before += port.drops
+            port.socket.close()
+        self.ports = []
+
+    def drop(self, reason: RelayDrop, datagrams: int = 1) -> None:
+        """Count datagrams that are not forwarded."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + datagrams
+
+    @property
+    def stats(self) -> IngressStats:
+        """Its counts."""
+        dropped = dict(self.dropped)
+        if kernel := self._drops_before + sum(port.drops for port in list(self.ports)):
+            dropped[RelayDrop.KERNEL_BUFFER] = kernel
+        return IngressStats(
+            str(self.ingress), self.ingress.service, self.waiting, self.datagrams, self.bytes, self.forwarded, dropped
+        )
+
+
+class Port:
+    """One port of an ingress."""
+
+    def __init__(self, entry: Entry, number: int, opened: socket.socket) -> None:
+        self.entry = entry
+        self.number = number
+        self.socket = opened
+        self.targets: Targets = ()
+        """Where what comes goes to."""
+        self.generation = -1
+        """Of the pods for which `targets` were chosen."""
+        self._is_broadcast = entry.ingress.kind is Kind.BROADCAST
+        self._is_guarded = entry.guard is not None or entry.recent is not None or self._is_broadcast
+        # A run is of one source, but each datagram of it may have to be refused by itself.
+        self._merges = not self._is_guarded and listening.merge(opened, True)
+        self._control = _CONTROL if self._merges or self._is_broadcast else 0
+
+    def read(self, arena: memoryview) -> list[Piece]:
+        """Take what waits, up to a turn's worth, and return what is to be forwarded as it lies in the arena."""
+        pieces: list[Piece] = []
+        entry, recv, space = self.entry, self.socket.recvmsg_into, self._control
+        offset, limit = 0, len(arena) - _LARGEST
+        now = monotonic()
+        with contextlib.suppress(OSError):  # nothing waits (EAGAIN); or it is of the interface (ENETDOWN)
+            for _ in range(TURN):
+                size, control, _, address = recv((arena[offset:],), space)
+                segment = size
+                datagrams = 1
+                if control and self._merges:
+                    segment = _GRO_SIZE.unpack(control[0][2])[0] or size
+                    datagrams = max(1, -(-size // segment))
+                entry.datagrams += datagrams
+                entry.bytes += size
+                refusal = self._refusal(address, arena[offset : offset + size], control, now)
+                if refusal is not None:
+                    entry.drop(refusal, datagrams)
+                    continue
+                pieces.append(Piece(offset, offset + size, segment))
+                offset += size
+                if offset > limit:
+                    break
+        return pieces
+
+    def _refusal(
+        self, address: Any, payload: memoryview, control: list[tuple[int, int, bytes]], now: float
+    ) -> RelayDrop | None:
+        entry = self.entry
+        if entry.is_own(address[0], address[1]):
+            return RelayDrop.OWN
+        if not self._is_guarded:
+            return None
+        if self._is_broadcast and not _is_broadcast(control):
+            return RelayDrop.NOT_BROADCAST
+        host: str = address[0].removeprefix(_MAPPED)
+        if entry.guard is not None and (reason := entry.guard.refusal(host, now)) is not None:
+            return reason
+        if entry.recent is not None and entry.recent.is_loop(bytes(payload), address, now):
+            return RelayDrop.LOOP
+        return None
+
+    def deafen(self) -> None:
+        """Get nothing more; what came before can still be read."""
+        listening.deafen(self.socket)
+
+    @property
+    def drops(self) -> int:
+        """Drops by the kernel for want of buffer, as it counts them: see `listening.drops`."""
+        with contextlib.suppress(OSError):
+            return listening.drops(self.socket)
+        return 0
+
+
+def _is_broadcast(control: list[tuple[int, int, bytes]]) -> bool:
+    """Whether a datagram came to another address than the one of this host by which it came in (man 7 ip)."""
+    for level, _, data in control:
+        if level == socket.IPPROTO_IP and len(data) >= _PKTINFO.size:
+            _, local, destination = _PKTINFO.unpack_from(data)
+            return bool(local != destination)
+    return False

@@ -1,0 +1,105 @@
+"""The pods of one Service, each with its way out, as DNS has them."""
+
+from __future__ import annotations
+
+import logging
+
+from fanout.model import Endpoint, Service, parse_literals
+from fanout.net.egress import Egress
+from fanout.refresher import Refresher, Resolver
+from fanout.relay.stats import PodStats
+from fanout.report import DropReason
+
+log = logging.getLogger("fanout")
+
+
+class Totals:
+    """Copies to all pods, those that have left included."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.refused = 0
+        self.dropped: dict[DropReason, int] = {}
+
+    def add(self, egress: Egress) -> None:
+        """Add what went to one pod."""
+        self.sent += egress.sent
+        self.refused += egress.refused
+        for reason, count in egress.dropped.items():
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+
+class Pods:
+    """Follows a Service: a way out for each pod, made when it joins and closed when it leaves."""
+
+    def __init__(self, service: Service, resolver: Resolver, left: Totals) -> None:
+        self.service = service
+        self.refresher = Refresher(resolver, service.name)
+        self.generation = 0
+        """Grows with each change."""
+        self._endpoints: tuple[Endpoint, ...] = ()
+        self._egresses: dict[str, Egress] = {}
+        self._left = left
+        # Whoever names an endpoint's port means that port, whatever the ingress: those have it with any default.
+        other_port = 2 if service.port == 1 else 1
+        self._fixed = frozenset(service.literals or ()) & frozenset(parse_literals(service.name, other_port) or ())
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether DNS has answered, or failed to."""
+        known = self.refresher.known
+        return known.settled or known.failure is not None
+
+    @property
+    def egresses(self) -> list[Egress]:
+        """The ways out."""
+        return list(self._egresses.values())
+
+    @property
+    def stats(self) -> list[PodStats]:
+        """What went to each pod."""
+        return [
+            PodStats(each.host, self.service.name, each.sent, each.bytes, each.refused, dict(each.dropped))
+            for each in self.egresses
+        ]
+
+    def follow(self) -> bool:
+        """Take note of pods that have joined or left; return whether any has."""
+        endpoints = self.refresher.known.endpoints
+        if endpoints == self._endpoints:
+            return False
+        self._endpoints = endpoints
+        self.generation += 1
+        hosts = {endpoint.host for endpoint in endpoints}
+        for host in [host for host in self._egresses if host not in hosts]:
+            egress = self._egresses.pop(host)
+            egress.close()
+            self._left.add(egress)
+        for host in sorted(hosts - self._egresses.keys()):
+            try:
+                self._egresses[host] = Egress(host)
+            except OSError as error:
+                log.warning(
+                    "pod_left_out: %(host)s of %(service)s: no socket for it: %(reason)s",
+                    {"host": host, "service": self.service.name, "reason": error.strerror},
+                )
+        return True
+
+    def targets(self, port: int) -> list[tuple[Egress, Endpoint]]:
+        """Return each pod's way out, and where a datagram for `port` goes to."""
+        return [
+            (self._egresses[each.host], self._at(each, port)) for each in self._endpoints if each.host in self._egresses
+        ]
+
+    def literals(self, port: int) -> list[Endpoint]:
+        """Return the same of a literal list, before anything was resolved."""
+        return [self._at(each, port) for each in self.service.literals or ()]
+
+    def _at(self, endpoint: Endpoint, port: int) -> Endpoint:
+        return endpoint if endpoint in self._fixed else Endpoint(endpoint.host, port)
+
+    def close(self) -> None:
+        """Stop following; close the ways out, whose counts stay."""
+        self.refresher.stop()
+        for egress in self.egresses:
+            egress.close()

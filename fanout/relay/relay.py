@@ -1,0 +1,385 @@
+"""`Relay`: what comes to its ingresses goes to every pod."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import socket
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import Self
+
+from fanout.errors import Closed, InvalidIngress, SocketUnavailable
+from fanout.model import Endpoint, Family, Service
+from fanout.net import gso, interfaces
+from fanout.net.egress import Egress, Segments
+from fanout.refresher import Resolver, resolver_for
+from fanout.relay.entry import ARENA, Entry, Port
+from fanout.relay.guard import Recent
+from fanout.relay.ingress import Ingress, Kind
+from fanout.relay.listening import InterfaceMissing
+from fanout.relay.pods import Pods, Totals
+from fanout.relay.reasons import RelayDrop
+from fanout.relay.runs import join
+from fanout.relay.stats import RelayStats
+
+log = logging.getLogger("fanout")
+
+RECEIVE_BUFFER = 4 * 1024 * 1024
+INTERFACE_TIMEOUT = 60.0
+_LOOK = 1.0  # seconds between two looks at interfaces and answers, where nothing tells of a change
+_LOOK_SOON = 0.05  # the same while something is awaited
+_LAST_WORDS = 1.0  # seconds for what waits for full sockets when the relay stops
+
+
+class Relay:
+    """Forwards what comes to its ingresses to every pod of their Services, byte for byte, and answers nobody.
+
+    `ingresses` are URLs (see `Ingress.parse`), for which `service`, `to_port`, `allow_source` and `limit` hold, or
+    `Ingress` objects. What has arrived is forwarded at once, in the order in which it came, as runs of equal sizes
+    where the kernel can (GSO); nothing waits for more to come. The pods are followed as a `Sender` does.
+
+    An ingress whose interface is not there listens once it appears, and again after it was another one: `waiting`
+    says so. With `loop_guard` a payload that was forwarded is not forwarded again when it comes back from another
+    source within 5 s. A pod that takes nothing holds up no other; a flood on one ingress takes turns with the others.
+
+    One thread does it all, the one that calls `serve`. Raises `InvalidIngress` and `InvalidService`; opening raises
+    `SocketUnavailable`, and so does `serve` for an interface that does not appear within `interface_timeout` seconds.
+    """
+
+    def __init__(
+        self,
+        service: str = "",
+        ingresses: Iterable[str | Ingress] = (),
+        *,
+        to_port: int | None = None,
+        allow_source: Iterable[str] = (),
+        limit: float | None = None,
+        loop_guard: bool = False,
+        family: str = "any",
+        nameserver: str | None = None,
+        allow_loopback: bool = False,
+        receive_buffer: int = RECEIVE_BUFFER,
+        interface_timeout: float = INTERFACE_TIMEOUT,
+        find_resolver: Callable[[Service], Resolver] | None = None,
+    ) -> None:
+        allowed = tuple(allow_source)
+        parsed = [
+            each
+            if isinstance(each, Ingress)
+            else Ingress.parse(each, service=service, to_port=to_port, allow_source=allowed, limit=limit)
+            for each in ingresses
+        ]
+        if not parsed:
+            raise InvalidIngress("a relay without an ingress has nothing to do: name one")
+        self._receive_buffer = receive_buffer
+        self._interface_timeout = interface_timeout
+        self._left = Totals()
+        self._pods: dict[str, Pods] = {}
+        for each in parsed:
+            if each.service in self._pods:
+                continue
+            wanted = Service(each.service, each.port_at_pods(each.first_port), Family.parse(family))
+            if find_resolver is not None:
+                resolver = find_resolver(wanted)
+            else:
+                resolver = resolver_for(wanted, nameserver=nameserver, allow_loopback=allow_loopback)
+            self._pods[each.service] = Pods(wanted, resolver, self._left)
+        recent = Recent() if loop_guard else None
+        self._entries = [Entry(each, recent, self._is_own) for each in parsed]
+        self._own_ports: set[int] = set()
+        self._here: set[str] = set()
+        self._ports: dict[int, Port] = {}
+        self._blocked: dict[int, Egress] = {}
+        self._poll: select.epoll | None = None
+        self._watch: interfaces.Watch | None = None
+        self._wake: tuple[socket.socket, socket.socket] | None = None
+        self._opened_at = 0.0
+        self._arena = memoryview(bytearray(ARENA))
+        self._stopped = False
+        self._is_closed = False
+
+    @property
+    def stats(self) -> RelayStats:
+        """Counts since it was opened."""
+        totals = Totals()
+        pods = [pods.stats for pods in self._pods.values()]
+        for each in self._pods.values():
+            for egress in each.egresses:
+                totals.add(egress)
+        now = monotonic()
+        ages = [each.refresher.known.age(now) for each in self._pods.values()]
+        dropped = dict(totals.dropped)
+        for reason, count in list(self._left.dropped.items()):
+            dropped[reason] = dropped.get(reason, 0) + count
+        return RelayStats(
+            [entry.stats for entry in self._entries],
+            [pod for each in pods for pod in each],
+            totals.sent + self._left.sent,
+            totals.refused + self._left.refused,
+            dropped,
+            None if None in ages else max(age for age in ages if age is not None),
+            sum(each.refresher.known.failures for each in self._pods.values()),
+        )
+
+    @property
+    def waiting(self) -> str | None:
+        """What it waits for, as one sentence: an interface, or an answer of DNS; None where it is ready."""
+        for entry in self._entries:
+            if entry.waiting is not None:
+                return entry.waiting
+        for name, pods in self._pods.items():
+            known = pods.refresher.known
+            if known.answered_at is None:
+                return f"Service {name!r} is not resolved yet" + (f": {known.failure}" if known.failure else "")
+        return None
+
+    def open(self) -> Self:
+        """Resolve in the background and listen; `with` and `serve` do it too."""
+        if self._is_closed or self._stopped:
+            raise Closed("the relay was stopped: make a new one")
+        if self._poll is not None:
+            return self
+        self._opened_at = monotonic()
+        self._poll = select.epoll()
+        self._watch = interfaces.Watch()
+        self._wake = socket.socketpair()
+        self._poll.register(self._watch, select.EPOLLIN)
+        self._poll.register(self._wake[0], select.EPOLLIN)
+        try:
+            for entry in self._entries:
+                self._try_to_open(entry)
+            self._learn_addresses()
+            self._check_literals()
+        except BaseException:
+            self._close()
+            raise
+        for pods in self._pods.values():
+            pods.refresher.start()
+        return self
+
+    def serve(self) -> None:
+        """Forward until `stop`, or until it cannot go on."""
+        self.open()
+        assert self._poll is not None  # noqa: S101 - narrows the type
+        try:
+            wakeup = 0.0
+            while not self._stopped:
+                now = monotonic()
+                if now >= wakeup:
+                    wakeup = now + self._tend(now)
+                for descriptor, _ in self._poll.poll(max(0.0, wakeup - now)):
+                    port = self._ports.get(descriptor)
+                    if port is not None:
+                        self._turn(port)
+                    elif descriptor in self._blocked:
+                        self._flush(descriptor)
+                    else:
+                        self._drain_notices()
+                        wakeup = 0.0
+            self._finish()
+        finally:
+            self._close()
+
+    def stop(self) -> None:
+        """Take what the kernel holds, forward it, and let `serve` return. Any thread or signal handler may call it."""
+        self._stopped = True
+        if self._wake is not None:
+            with contextlib.suppress(OSError):  # closed meanwhile, or told so often that the pipe is full
+                self._wake[1].send(b"\0", socket.MSG_DONTWAIT)
+
+    def close(self) -> None:
+        """Give everything back, where `serve` does not run: call `stop` where it does. Closing twice is fine."""
+        self._stopped = True
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else "not opened" if self._poll is None else self.waiting or "forwards"
+        return f"<Relay {', '.join(str(entry.ingress) for entry in self._entries)}: {state}>"
+
+    def _turn(self, port: Port) -> None:
+        """Forward what waits at one port, as much as a turn holds."""
+        arena = self._arena
+        pieces = port.read(arena)
+        if not pieces:
+            return
+        segments = []
+        datagrams = 0
+        for start, end, size, count in join(pieces):
+            datagrams += count
+            segments.append(Segments(arena[start:end], size, count, gso.option(size) if count > 1 else []))
+        entry = port.entry
+        pods = self._pods[entry.ingress.service]
+        if port.generation != pods.generation:
+            self._aim(port, pods)
+        if not port.targets:
+            entry.drop(RelayDrop.NO_ENDPOINTS, datagrams)
+            return
+        for egress, endpoint in port.targets:
+            egress.send(segments, endpoint)
+            if egress.is_blocked:
+                self._await_room(egress)
+        entry.forwarded += datagrams
+
+    def _aim(self, port: Port, pods: Pods) -> None:
+        """Choose where what comes to a port goes to."""
+        port.generation = pods.generation
+        ingress = port.entry.ingress
+        targets = []
+        for egress, endpoint in pods.targets(ingress.port_at_pods(port.number)):
+            if self._is_ingress(endpoint):
+                log.warning(
+                    "endpoint_is_ingress: %(endpoint)s of %(service)s is this relay itself, and gets no copy: "
+                    "let %(ingress)s go to another port (to_port), or to a Service without the relay",
+                    {"endpoint": str(endpoint), "service": ingress.service, "ingress": str(ingress)},
+                )
+            else:
+                targets.append((egress, endpoint))
+        port.targets = tuple(targets)
+
+    def _check_literals(self) -> None:
+        """Raise `InvalidIngress` for an ingress that was told to forward to this very relay."""
+        for entry in self._entries:
+            pods = self._pods[entry.ingress.service]
+            for port in entry.ingress.ports:
+                for endpoint in pods.literals(entry.ingress.port_at_pods(port)):
+                    if self._is_ingress(endpoint):
+                        raise InvalidIngress(
+                            f"ingress {entry.ingress}: {endpoint} is this relay itself: "
+                            "name the pods, or another port for them (to_port)"
+                        )
+
+    def _is_ingress(self, endpoint: Endpoint) -> bool:
+        """Whether what is sent there comes back to an ingress of this relay."""
+        return any(
+            entry.ingress.kind is Kind.UDP
+            and endpoint.port in entry.ingress.ports
+            and entry.ingress.host in ("", "0.0.0.0", "::", endpoint.host)
+            and self._is_here(endpoint.host)
+            for entry in self._entries
+        )
+
+    def _is_own(self, host: str, port: int) -> bool:
+        """Whether a datagram with that source was sent by this relay."""
+        return port in self._own_ports and self._is_here(host)
+
+    def _is_here(self, host: str) -> bool:
+        host = host.removeprefix("::ffff:")
+        return host in self._here or host.startswith("127.")
+
+    def _learn_addresses(self) -> None:
+        self._here = {str(address) for address in interfaces.addresses()}
+
+    def _tend(self, now: float) -> float:
+        """See to interfaces, pods and ports; return how many seconds until it is time again."""
+        assert self._poll is not None  # noqa: S101 - narrows the type
+        is_soon = False
+        self._follow()
+        for entry in self._entries:
+            if entry.is_stale:
+                self._lose(entry)
+            if not entry.ports:
+                self._try_to_open(entry)
+            if entry.ports and entry.ports[0].socket.fileno() not in self._ports:
+                # Until DNS has said something, the kernel keeps what comes.
+                if self._pods[entry.ingress.service].is_decided:
+                    for port in entry.ports:
+                        self._ports[port.socket.fileno()] = port
+                        self._poll.register(port.socket, select.EPOLLIN)
+                else:
+                    is_soon = True
+            if not entry.ports and not entry.has_listened and now - self._opened_at > self._interface_timeout:
+                raise SocketUnavailable(f"{entry.waiting} (waited {self._interface_timeout:g} s)")
+        return _LOOK_SOON if is_soon else _LOOK
+
+    def _follow(self) -> None:
+        """Take note of pods that have joined or left."""
+        changes = [pods.follow() for pods in self._pods.values()]
+        if any(changes):
+            egresses = [egress for pods in self._pods.values() for egress in pods.egresses]
+            self._own_ports = {egress.local_port for egress in egresses}
+            # Of those that were closed the descriptors may be others' by now.
+            self._blocked = {egress.fileno(): egress for egress in self._blocked.values() if egress in egresses}
+
+    def _try_to_open(self, entry: Entry) -> None:
+        """Listen where the interface is there; raise `SocketUnavailable` where that never worked for another reason."""
+        try:
+            entry.open(self._receive_buffer)
+        except SocketUnavailable as error:
+            if not isinstance(error, InterfaceMissing) and not entry.has_listened:
+                raise
+            if entry.waiting != str(error):
+                entry.waiting = str(error)
+                log.warning("ingress_waiting: %(reason)s", {"reason": str(error), "ingress": str(entry.ingress)})
+
+    def _lose(self, entry: Entry) -> None:
+        """Take what came by an interface that is gone, and close its sockets."""
+        assert self._poll is not None  # noqa: S101 - narrows the type
+        for port in entry.ports:
+            descriptor = port.socket.fileno()
+            if self._ports.pop(descriptor, None) is not None:
+                self._empty(port)
+                self._poll.unregister(descriptor)
+        entry.close()
+        log.warning(
+            "ingress_lost: %(ingress)s: interface %(interface)s is gone",
+            {"ingress": str(entry.ingress), "interface": entry.ingress.interface},
+        )
+
+    def _drain_notices(self) -> None:
+        assert self._watch is not None  # noqa: S101 - narrows the type
+        self._watch.drain()
+        self._learn_addresses()
+
+    def _await_room(self, egress: Egress) -> None:
+        assert self._poll is not None  # noqa: S101 - narrows the type
+        if egress.fileno() not in self._blocked:
+            self._blocked[egress.fileno()] = egress
+            self._poll.register(egress.fileno(), select.EPOLLOUT)
+
+    def _flush(self, descriptor: int) -> None:
+        assert self._poll is not None  # noqa: S101 - narrows the type
+        egress = self._blocked[descriptor]
+        egress.flush()
+        if not egress.is_blocked:
+            del self._blocked[descriptor]
+            self._poll.unregister(descriptor)
+
+    def _empty(self, port: Port) -> None:
+        before = -1
+        while before != port.entry.datagrams:
+            before = port.entry.datagrams
+            self._turn(port)
+
+    def _finish(self) -> None:
+        """Forward all that the kernel still holds."""
+        assert self._poll is not None  # noqa: S101 - narrows the type
+        self._follow()
+        for port in self._ports.values():
+            port.deafen()
+        for port in self._ports.values():
+            self._empty(port)
+        deadline = monotonic() + _LAST_WORDS
+        while self._blocked and (left := deadline - monotonic()) > 0:
+            for descriptor, _ in self._poll.poll(left):
+                if descriptor in self._blocked:
+                    self._flush(descriptor)
+
+    def _close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for entry in self._entries:
+            entry.close()
+        for pods in self._pods.values():
+            pods.close()
+        for each in (self._poll, self._watch, *(self._wake or ())):
+            if each is not None:
+                each.close()
