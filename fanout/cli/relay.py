@@ -11,7 +11,7 @@ import click
 from fanout.cli.options import FiniteRange, option
 from fanout.cli.target import dns_options
 from fanout.net.inbox import RECEIVE_BUFFER
-from fanout.relay.ingress import LIMIT_MAX, Ingress
+from fanout.relay.ingress import LIMIT_MAX, Ingress, check
 
 _ORDER = "fanout.cli.relay.order"
 _OF_AN_INGRESS = ("listen", "to", "to_port")
@@ -136,9 +136,7 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: b
     help="auto is a live table or console on a terminal, JSON elsewhere.",
 )
 @option("--log-file", metavar="PATH", help="Append the log to this file instead of standard output.")
-@click.pass_context
 def relay(
-    context: click.Context,
     service: str,
     listen: Sequence[str],
     to: Sequence[str],
@@ -161,6 +159,7 @@ def relay(
     fanout relay -s cameras --listen udp://0.0.0.0:32546-32549 --listen broadcast://:9999@eth0 --to probes
     fanout relay --config relay.yaml
     """
+    context = click.get_current_context()
     ingresses: tuple[Ingress, ...]
     if config is not None:
         for name in _OF_THE_FILE:
@@ -178,6 +177,7 @@ def relay(
             Ingress.parse(each.url, service=each.service, to_port=each.to_port, allow_source=allow_source, limit=limit)
             for each in _in_order(context.meta.get(_ORDER, []), service, listen, to, to_port)
         )
+        check(ingresses)
     # The kernel drops a signal to PID 1 that has no handler yet, but keeps a blocked one until the app takes it.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     from fanout_relay.app import Settings, run

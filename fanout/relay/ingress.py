@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from fanout.errors import InvalidIngress, InvalidInput
-from fanout.model import Service, parse_port
+from fanout.model import Service, parse_port, unmapped
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 PORTS_MAX = 1024
 """Ports of all ingresses of a relay: each takes a socket."""
@@ -21,7 +23,10 @@ _URL = re.compile(
     rf"(?P<kind>[a-z]+)://(?:(?P<source>{_ADDRESS}),)?(?P<host>{_ADDRESS}):(?P<ports>[^:@]*)(?:@(?P<interface>.*))?",
     re.DOTALL,
 )
-_INTERFACE_MAX = 15  # IFNAMSIZ less the zero (include/uapi/linux/if.h)
+_INTERFACE_MAX = 15  # bytes: IFNAMSIZ less the zero (include/uapi/linux/if.h)
+_SHOWN_MAX = 120  # characters of what cannot be parsed; every ingress is shorter
+_EVERYWHERE = frozenset(("", "0.0.0.0", "::"))
+_LINK_LOCAL = ipaddress.IPv6Network("fe80::/10")
 _FORMS = (
     "udp://ADDRESS:PORT[@INTERFACE], mcast://GROUP:PORT@INTERFACE, mcast://SOURCE,GROUP:PORT@INTERFACE "
     "or broadcast://:PORT@INTERFACE, with PORT or FIRST-LAST"
@@ -94,65 +99,145 @@ class Ingress:
         `udp://0.0.0.0:5004`, a range `udp://0.0.0.0:32546-32550`, `mcast://224.0.67.67:5001@eth1`, one source alone
         `mcast://10.0.0.12,224.0.67.67:5001@eth1`, `broadcast://:9999@eth0`, `mcast://[ff15::67]:5001@eth1`.
         """
-        match = _URL.fullmatch(url) if isinstance(url, str) else None
+        if not isinstance(url, str):
+            raise InvalidIngress(f"an ingress is a URL, not {type(url).__name__}: write {_FORMS}")
+        match = _URL.fullmatch(url)
         if match is None or match["kind"] not in list(Kind):
-            raise InvalidIngress(f"ingress {url!r} is none: write {_FORMS}")
+            raise InvalidIngress(f"{_named(url)} is none: write {_FORMS}")
         kind = Kind(match["kind"])
         first, last = _ports(url, match["ports"])
-        interface = match["interface"]
-        if interface is None:
-            interface = ""
-        elif not 0 < len(interface) <= _INTERFACE_MAX or "/" in interface or not _is_word(interface):
-            raise InvalidIngress(f"ingress {url!r}: {interface!r} is no name of an interface (at most 15 characters)")
-        host = match["host"]
+        interface = _interface(url, match["interface"])
+        host, source = match["host"], ""
         if match["source"] is not None and kind is not Kind.MULTICAST:
-            raise InvalidIngress(f"ingress {url!r}: only mcast:// has a source: use allow_source instead")
+            raise InvalidIngress(f"{_named(url)}: only mcast:// has a source: use allow_source instead")
         if kind is not Kind.UDP and not interface:
-            raise InvalidIngress(f"ingress {url!r} names no interface: add @eth1, as `ip address` has it")
-        source = ""
+            raise InvalidIngress(f"{_named(url)} names no interface: add @eth1")
         if kind is Kind.MULTICAST:
             host, source = _group(url, host, match["source"])
         elif kind is Kind.BROADCAST and host:
-            raise InvalidIngress(f"ingress {url!r}: broadcast has no address: write broadcast://:{first}@{interface}")
+            raise InvalidIngress(f"{_named(url)}: broadcast has no address: write broadcast://:{first}@{interface}")
         elif host:
-            address = _address(url, host)
-            if address.is_multicast:
-                raise InvalidIngress(f"ingress {url!r}: {address} is a group: write mcast://{host}:{first}@INTERFACE")
-            host = str(address)
+            host = str(_listening(url, host, first, interface))
         try:
-            Service(service, first)
+            literals = Service(service, first).literals or ()
+            if isinstance(allow_source, str):
+                raise InvalidInput(f"allow_source is a list of networks, not {_shown(allow_source)} alone")
             networks = tuple(map(parse_network, allow_source))
         except InvalidInput as error:
-            raise InvalidIngress(f"ingress {url!r}: {error}") from None
+            raise InvalidIngress(f"{_named(url)}: {error}") from None
+        for endpoint in literals:
+            if endpoint.port != first:
+                raise InvalidIngress(f"{_named(url)}: {endpoint} has a port: name {endpoint.host} alone, and a to_port")
         if to_port is not None and not (_is_port(to_port) and to_port + last - first <= 65_535):
-            raise InvalidIngress(f"ingress {url!r}: its ports cannot go to {to_port!r} and above: there are 1 to 65535")
-        if limit is not None and not (isinstance(limit, (int, float)) and 0 < limit <= LIMIT_MAX):
-            raise InvalidIngress(f"ingress {url!r}: limit {limit!r} is no number of datagrams a second above 0")
+            raise InvalidIngress(
+                f"{_named(url)}: its ports cannot go to {_shown(to_port)} and above: there are 1 to 65535"
+            )
+        if limit is not None and not (_is_number(limit) and 0 < limit <= LIMIT_MAX):
+            raise InvalidIngress(f"{_named(url)}: limit {_shown(limit)} is no number of datagrams a second above 0")
         return cls(kind, host, first, last, interface, source, service, to_port, networks, limit)
 
 
 def parse_network(text: object) -> Network:
     """Return the network (`10.0.0.0/8`, `fd00::/8`) or the one address; raise `InvalidInput`."""
     try:
-        if not isinstance(text, str):
+        if not isinstance(text, str) or "%" in text:
             raise ValueError
-        return ipaddress.ip_network(text)
+        network = ipaddress.ip_network(text)
     except ValueError:
         raise InvalidInput(
-            f"allowed source {text!r} is no network: write 10.0.0.0/8, with no bits behind the mask, or one address"
+            f"allowed source {_shown(text)} is no network: write 10.0.0.0/8, with no bits behind the mask, or one "
+            "address"
         ) from None
+    if unmapped(network[0]) is not network[0]:
+        raise InvalidInput(f"allowed source {_shown(text)} is written as IPv6: write {unmapped(network[0])}, as IPv4")
+    return network
+
+
+def check(ingresses: Sequence[Ingress]) -> None:
+    """Raise `InvalidIngress` where one relay cannot have all of these: none, too many, or two that collide."""
+    if not ingresses:
+        raise InvalidIngress(f"a relay listens to one ingress at least: write {_FORMS}")
+    wrong = misfit(ingresses)
+    if wrong is not None:
+        raise InvalidIngress(wrong[1])
+
+
+def misfit(ingresses: Sequence[Ingress]) -> tuple[int, str] | None:
+    """Return the place of the first that cannot be there beside those before it, and why; None where all can."""
+    ports = 0
+    by_port: dict[int, list[Ingress]] = defaultdict(list)
+    for place, ingress in enumerate(ingresses):
+        ports += len(ingress.ports)
+        if ports > PORTS_MAX:
+            return place, (
+                f"ingress '{ingress}' makes it {ports:,} ports, and each takes a socket: a relay has {PORTS_MAX:,} at "
+                "most, and more relays have more"
+            )
+        for port in ingress.ports:
+            for other in by_port[port]:
+                if (why := _collision(ingress, other)) is not None:
+                    return place, f"ingress '{ingress}' collides with '{other}': {why}"
+            by_port[port].append(ingress)
+    return None
+
+
+def _collision(one: Ingress, other: Ingress) -> str | None:
+    """Say why two ingresses cannot have the same port, or return None: they can."""
+    if Kind.UDP not in (one.kind, other.kind):
+        # Sockets for groups and for broadcast share a port, and each gets a copy.
+        same = (one.kind, one.host, one.interface) == (other.kind, other.host, other.interface)
+        if same and (one.source == other.source or not (one.source and other.source)):
+            return "the pods would get what comes there twice"
+        return None
+    (host, device), (other_host, other_device) = _bound_to(one), _bound_to(other)
+    if device and other_device and device != other_device:
+        return None
+    of_one_family = not host or not other_host or (":" in host) == (":" in other_host)
+    if of_one_family and (host == other_host or not _EVERYWHERE.isdisjoint((host, other_host))):
+        return "both take the same port: give each an address or a port of its own"
+    return None
+
+
+def _bound_to(ingress: Ingress) -> tuple[str, str]:
+    """Return the address and the interface that its sockets are bound to; empty for all."""
+    if ingress.kind is Kind.MULTICAST:
+        return ingress.host, ""
+    return ("0.0.0.0" if ingress.kind is Kind.BROADCAST else ingress.host), ingress.interface
 
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _is_word(text: str) -> bool:
-    return text.isprintable() and text not in (".", "..") and not any(map(str.isspace, text))
+def _named(url: str) -> str:
+    return f"ingress {_shown(url)}"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str):
+        return repr(value if len(value) <= _SHOWN_MAX else f"{value[:_SHOWN_MAX]}...")
+    is_short = isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= 64)
+    return repr(value) if is_short else f"of type {type(value).__name__}"
 
 
 def _is_port(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65_535
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _interface(url: str, text: str | None) -> str:
+    if text is None:
+        return ""
+    # As the kernel has it (net/core/dev.c, dev_valid_name); "eth1@if7" is how `ip link` writes eth1.
+    is_name = text.isprintable() and text not in ("", ".", "..") and not any(c in "/:@" or c.isspace() for c in text)
+    if not is_name or len(text.encode()) > _INTERFACE_MAX:
+        raise InvalidIngress(
+            f"{_named(url)}: {_shown(text)} is no name of an interface: write @eth1, as `ls /sys/class/net` has it"
+        )
+    return text
 
 
 def _ports(url: str, text: str) -> tuple[int, int]:
@@ -161,24 +246,35 @@ def _ports(url: str, text: str) -> tuple[int, int]:
         first = parse_port(first_text)
         last = parse_port(last_text) if dash else first
     except InvalidInput:
-        raise InvalidIngress(f"ingress {url!r}: {text!r} is no port from 1 to 65535, nor FIRST-LAST") from None
+        raise InvalidIngress(f"{_named(url)}: {text!r} is no port from 1 to 65535, nor FIRST-LAST") from None
     if last < first:
-        raise InvalidIngress(f"ingress {url!r}: the range {text} is upside down: write {last}-{first}")
+        raise InvalidIngress(f"{_named(url)}: the range {text} is upside down: write {last}-{first}")
     if last - first >= PORTS_MAX:
         raise InvalidIngress(
-            f"ingress {url!r}: {last - first + 1:,} ports, and each takes a socket: listen on {PORTS_MAX:,} at most"
+            f"{_named(url)}: {last - first + 1:,} ports, and each takes a socket: listen on {PORTS_MAX:,} at most"
         )
     return first, last
 
 
-def _address(url: str, text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def _address(url: str, text: str) -> Address:
     bare = text[1:-1] if text.startswith("[") else text
     try:
         address = ipaddress.ip_address(bare)
     except ValueError:
-        raise InvalidIngress(f"ingress {url!r}: {text!r} is no IP address (of IPv6: in brackets)") from None
+        raise InvalidIngress(f"{_named(url)}: {_shown(text)} is no IP address (of IPv6: in brackets)") from None
     if "%" in bare:
-        raise InvalidIngress(f"ingress {url!r}: name the interface behind the port (@{bare.partition('%')[2]})")
+        raise InvalidIngress(f"{_named(url)}: name the interface behind the port, not behind a %")
+    return unmapped(address)
+
+
+def _listening(url: str, text: str, port: int, interface: str) -> Address:
+    address = _address(url, text)
+    if address.is_multicast:
+        raise InvalidIngress(f"{_named(url)}: {address} is a group: write mcast://{text}:{port}@INTERFACE")
+    if str(address) == "255.255.255.255":
+        raise InvalidIngress(f"{_named(url)}: that is broadcast: write broadcast://:{port}@INTERFACE")
+    if address in _LINK_LOCAL and not interface:
+        raise InvalidIngress(f"{_named(url)}: {address} is an address of one interface: add @eth1")
     return address
 
 
@@ -186,13 +282,13 @@ def _group(url: str, text: str, source_text: str | None) -> tuple[str, str]:
     group = _address(url, text)
     if not group.is_multicast:
         raise InvalidIngress(
-            f"ingress {url!r}: {group} is no multicast group (224.0.0.0/4 or ff00::/8); for a source write SOURCE,GROUP"
+            f"{_named(url)}: {group} is no multicast group (224.0.0.0/4 or ff00::/8); for a source write SOURCE,GROUP"
         )
     if source_text is None:
         return str(group), ""
     source = _address(url, source_text)
     if source.version != group.version:
-        raise InvalidIngress(f"ingress {url!r}: {source} and {group} are not of one family")
+        raise InvalidIngress(f"{_named(url)}: {source} and {group} are not of one family")
     if source.is_multicast or source.is_unspecified or source.is_loopback or str(source) == "255.255.255.255":
-        raise InvalidIngress(f"ingress {url!r}: {source} is no address that a datagram of a group comes from")
+        raise InvalidIngress(f"{_named(url)}: {source} is no address that a datagram of a group comes from")
     return str(group), str(source)
