@@ -25,6 +25,7 @@ from bench import (
     pacing,
     plot,
     receiving,
+    relay,
     sealing,
     sending,
     startup,
@@ -58,13 +59,14 @@ _PARTS: dict[str, Callable[..., Part]] = {
     "confirmed": confirmed.measure,
     "app": pacing.measure_app,
     "pacing": pacing.measure,
+    "relay": relay.measure,
     "memory": memory.measure,
     "startup": _plain(startup),
     "outage": _plain(outage),
     "receiving": _plain(receiving),
     "sealing": _plain(sealing),
 }
-_IN_C = {"sending", "latency", "pacing"}
+_IN_C = {"sending", "latency", "pacing", "relay"}
 """Parts in which a program in C counts what arrives."""
 
 

@@ -14,6 +14,7 @@ from types import FrameType
 PORT = 12000
 GROUP = "239.77.0.1"
 MOST_PODS = 200
+SENDER = "10.77.255.1"
 _INSIDE = "FANOUT_BENCH_INSIDE"
 _NAMESPACES = "/run/netns"
 _BRIDGE_FIREWALL = Path("/proc/sys/net/bridge")
@@ -93,7 +94,7 @@ class Lab:
         )
         for switch in _BRIDGE_FIREWALL.glob("bridge-nf-call-*"):
             switch.write_text("0")
-        _ip([*_addresses("10.77.255.1"), "route add 224.0.0.0/4 dev eth0"], "sender")
+        _ip([*_addresses(SENDER), "route add 224.0.0.0/4 dev eth0"], "sender")
 
     @property
     def name(self) -> str:
@@ -107,6 +108,15 @@ class Lab:
             for number in range(self._pods, pods):
                 _ip(_addresses(self.address(number)), f"pod{number}")
         self._pods = max(self._pods, pods)
+
+    def add(self, name: str, address: str) -> list[str]:
+        """Have one more host, where there is none of that name; return what stands before a command to run it there."""
+        if self.loopback:
+            return []
+        if not Path(_NAMESPACES, name).exists():
+            _ip(_host(name))
+            _ip(_addresses(address), name)
+        return ["nsenter", f"--net={_NAMESPACES}/{name}", "--"]
 
     def address(self, pod: int) -> str:
         """Return the IP address of a pod."""
@@ -127,6 +137,12 @@ class Lab:
     def in_pod(self, pod: int) -> list[str]:
         """Return what stands before a command to run it in a pod."""
         return [] if self.loopback else ["nsenter", f"--net={_NAMESPACES}/pod{pod}", "--"]
+
+    def cut(self, pod: int, *, off: bool) -> None:
+        """Take a pod off the network, so that nobody answers for its address; or put it back."""
+        _ip([f"link set pod{pod} {'down' if off else 'up'}"])
+        # The neighbours' tables forget it at once, as they would after some seconds.
+        _ip([f"neighbour flush to {self.address(pod)}"], "sender")
 
     @property
     def in_sender(self) -> list[str]:

@@ -1,0 +1,336 @@
+"""fanout's relay beside one in C that does one `sendto` a pod: what is lost, what a copy costs, and how late it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from bench.lab import PORT, SENDER, Lab
+from bench.rows import Part, Row, Spread, Table, si
+from bench.sending import Tell
+from bench.talk import Counter, Helper, compiled, python, receiving_core, sending_core
+
+PODS, SIZE, RATE = 16, 200, 20_000
+OURS, LOOP = "fanout relay", "sendto a pod, C"
+_PORTS = {OURS: PORT + 1, LOOP: PORT + 2}
+_SOURCE = "10.77.255.2"
+_CALM_RATE = 1_000
+_SETTLE = 0.7
+"""Seconds that a relay has to forward what it still holds."""
+_CHEAPER = ">= 5"
+_LATER = "<= 0.3"
+_GAIN = "<= 1.25"
+
+
+class Flow(NamedTuple):
+    """What the source sends."""
+
+    name: str
+    rate: int
+    """Datagrams a second; 0: as many as it can."""
+    tick: int
+    """So many at once."""
+    gro: bool = True
+    """Whether the pods' sockets take runs of segments as one (UDP_GRO)."""
+    goal: str = ""
+
+    def count(self, seconds: float) -> int:
+        """Return how many datagrams it has, in so many seconds."""
+        return int((self.rate or 200_000) * seconds)
+
+
+EVEN = Flow("20,000/s, evenly", RATE, 1, goal=_CHEAPER)
+TICKS = Flow("20,000/s, 20 each ms", RATE, 20, goal=_CHEAPER)
+_FLOWS = (
+    EVEN,
+    TICKS,
+    Flow("as fast as it can", 0, 1),
+    Flow("20,000/s, evenly; pods without GRO", RATE, 1, gro=False),
+    Flow("20,000/s, 20 each ms; pods without GRO", RATE, 20, gro=False),
+    Flow("1,000/s, evenly", _CALM_RATE, 1),
+)
+
+
+class Run(NamedTuple):
+    """One flow through one relay."""
+
+    sent: int
+    """Datagrams of the source."""
+    copies: int
+    """That arrived at all pods."""
+    cpu: int
+    """Nanoseconds, user and system, of the relay's process."""
+    wall: int
+    late: int
+    """Nanoseconds: of 100 ticks of the source 99 began not later than this."""
+
+    @property
+    def lost(self) -> int:
+        """Copies that did not arrive."""
+        return self.sent * PODS - self.copies
+
+    @property
+    def cost(self) -> float:
+        """Nanoseconds of CPU for a copy that arrived."""
+        return self.cpu / max(1, self.copies)
+
+
+class Source(Helper):
+    """The program outside, on a host of its own."""
+
+    def __init__(self, lab: Lab) -> None:
+        host = lab.add("source", _SOURCE)
+        to = "127.0.0.1" if lab.loopback else SENDER
+        super().__init__([*host, compiled("source"), str(SIZE), to], core=receiving_core())
+
+    def pace(self, relay: str, flow: Flow, count: int) -> dict[str, int]:
+        """Send so many datagrams to a relay."""
+        timeout = 30 + count / (flow.rate or 10_000)
+        result: dict[str, int] = self.ask(f"pace {count} {flow.rate} {flow.tick} {_PORTS[relay]}", timeout)
+        if result["failed"]:
+            raise AssertionError(f"{result['failed']} datagrams of the source were not taken")
+        return result
+
+
+@contextlib.contextmanager
+def _relays(lab: Lab, pods: int) -> Iterator[dict[str, Helper]]:
+    """Start both relays, each for the first pods; idle, they cost nothing."""
+    addresses = lab.addresses(pods)
+    commands = {
+        OURS: python("contenders.relay", ",".join(addresses), f"udp://0.0.0.0:{_PORTS[OURS]}", str(PORT)),
+        LOOP: [compiled("relay"), str(_PORTS[LOOP]), str(PORT), *addresses],
+    }
+    with contextlib.ExitStack() as stack:
+        yield {
+            name: stack.enter_context(Helper([*lab.in_sender, *command], core=sending_core()))
+            for name, command in commands.items()
+        }
+
+
+def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
+    """Send the same flows through both relays in turn."""
+    lab.grow(PODS + 1)
+    costs = _costs(lab, tell, 1.0 if quick else 2.5, 1 if quick else 2)
+    times = _latencies(lab, tell, 1.5 if quick else 2.0, 1 if quick else 3)
+    goals = [*_kept_rows(costs), *_cost_rows(costs), _latency_row(times)]
+    tables = [_cost_table(costs), _latency_table(times)]
+    data: dict[str, Any] = {
+        "flows": [
+            {"flow": flow.name, "relay": name, **run._asdict(), "lost": run.lost}
+            for (flow, name), runs in costs.items()
+            for run in runs
+        ],
+        "latency": times,
+    }
+    if not lab.loopback:
+        troubles = _troubles(lab, tell, 1.5 if quick else 2.5, 1 if quick else 2)
+        goals += _trouble_rows(troubles)
+        tables.append(_trouble_table(troubles))
+        data["troubles"] = [{"flow": flow, "pod": pod, "relay": name, "runs": runs}
+                            for (flow, pod, name), runs in troubles.items()]  # fmt: skip
+    return Part(goals, tables, data)
+
+
+# What is lost, and what a copy costs.
+
+Costs = dict[tuple[Flow, str], list[Run]]
+
+
+def _costs(lab: Lab, tell: Tell, seconds: float, repeats: int) -> Costs:
+    found: Costs = defaultdict(list)
+    with Counter(lab, PODS) as counter, Source(lab) as source, _relays(lab, PODS) as relays:
+        for name in relays:
+            source.pace(name, _FLOWS[-1], 200)
+        time.sleep(_SETTLE)
+        for repeat in range(repeats):
+            for flow in _FLOWS:
+                tell(f"relay: {flow.name}, {repeat + 1} of {repeats}")
+                counter.take_gro(flow.gro)
+                for name in list(relays)[:: 1 if repeat % 2 else -1]:
+                    found[flow, name].append(_run(source, counter, relays[name], name, flow, flow.count(seconds)))
+    return found
+
+
+def _run(source: Source, counter: Counter, relay: Helper, name: str, flow: Flow, count: int) -> Run:
+    before, cpu = counter.read_pods(), relay.cpu_time()
+    answer = source.pace(name, flow, count)
+    total = sum(pod["datagrams"] for pod in before) + count * PODS
+    after = counter.read_pods(total)
+    cpu = relay.cpu_time() - cpu
+    copies = [new["datagrams"] - old["datagrams"] for new, old in zip(after, before, strict=True)]
+    if max(copies) > count or any(pod["dropped"] for pod in after):
+        raise AssertionError(f"{count} sent, {copies} arrived, pods dropped {[pod['dropped'] for pod in after]}")
+    return Run(count, sum(copies), cpu, answer["wall"], answer["late"])
+
+
+def _kept_rows(costs: Costs) -> list[Row]:
+    rows = []
+    for flow in (EVEN, TICKS):
+        ours, other = costs[flow, OURS], costs[flow, LOOP]
+        lost = {name: sum(run.lost for run in costs[flow, name]) for name in (OURS, LOOP)}
+        sent = sum(run.sent for run in ours) * PODS
+        against = f"{LOOP}: {lost[LOOP] / (sum(run.sent for run in other) * PODS):.1%}"
+        what = f"relay to {PODS} pods, {SIZE} B, {flow.name}: copies lost"
+        rows.append(Row(what, f"{lost[OURS]:,} of {sent:,}", against, 1 - lost[OURS] / sent, "= 1"))
+    return rows
+
+
+def _cost(runs: list[Run]) -> Spread:
+    return Spread.of([run.cost for run in runs])
+
+
+def _cost_rows(costs: Costs) -> list[Row]:
+    rows = []
+    for flow in _FLOWS:
+        ours, other = (_cost(costs[flow, name]).median for name in (OURS, LOOP))
+        what = f"relay, {flow.name}: CPU a copy, times less"
+        rows.append(Row(what, f"{ours:,.0f} ns", f"{LOOP}: {other:,.0f} ns", other / ours, flow.goal))
+    return rows
+
+
+def _cost_table(costs: Costs) -> Table:
+    rows = []
+    for (flow, name), runs in costs.items():
+        cost, less = _cost(runs), _cost(costs[flow, LOOP]).median / _cost(runs).median
+        lost = sum(run.lost for run in runs) / sum(run.sent for run in runs) / PODS
+        load = Spread.of([run.cpu / run.wall for run in runs]).median
+        rows.append([
+            f"{flow.name}: {name}", f"{cost.median:,.0f}", f"{cost.least:,.0f} to {cost.most:,.0f}",
+            f"{less:.1f}", f"{load:.0%}",
+            f"{si(sum(run.copies for run in runs) / sum(run.wall for run in runs) * 1e9)}/s", f"{lost:.2%}",
+            f"{max(run.late for run in runs) / 1e3:.0f}",
+        ])  # fmt: skip
+    columns = ["source: relay", "CPU a copy, ns", "least to most", "times less", "of a core", "copies", "lost",
+               "source late, p99, µs"]  # fmt: skip
+    return Table(f"Relay to {PODS} pods, {SIZE} B", columns, rows)
+
+
+# How late a copy is.
+
+Times = dict[str, list[dict[str, int]]]
+"""Of each relay the quantiles over all pods, for each repeat, with `sent`."""
+
+
+class Stamps(Helper):
+    """The receivers that know when a datagram was sent and when it came."""
+
+    def __init__(self, lab: Lab, pods: int) -> None:
+        where = [f"{lab.namespace(pod)}@{lab.address(pod)}" for pod in range(pods)]
+        super().__init__([compiled("stamps"), str(PORT), *where], core=receiving_core())
+
+    def time(self, source: Source, relay: str, flow: Flow, count: int) -> dict[str, int]:
+        """Send so many datagrams, and return the quantiles over all pods."""
+        source.pace(relay, flow, count)
+        time.sleep(_SETTLE)
+        total: dict[str, int] = self.ask("read")[-1]
+        if total["misordered"]:
+            raise AssertionError(f"{total['misordered']} copies came out of order")
+        return {**total, "sent": count}
+
+
+def _latencies(lab: Lab, tell: Tell, seconds: float, repeats: int) -> Times:
+    calm = Flow("", _CALM_RATE, 1)
+    found: Times = {OURS: [], LOOP: []}
+    with Stamps(lab, PODS) as stamps, Source(lab) as source, _relays(lab, PODS) as relays:
+        for name in relays:
+            stamps.time(source, name, calm, 100)
+        for repeat in range(repeats):
+            tell(f"relay: added latency, {repeat + 1} of {repeats}")
+            for name in list(relays)[:: 1 if repeat % 2 else -1]:
+                found[name].append(stamps.time(source, name, calm, calm.count(seconds)))
+    return found
+
+
+def _median(runs: list[dict[str, int]], what: str) -> float:
+    return Spread.of([run[what] / 1e3 for run in runs]).median
+
+
+def _latency_row(times: Times) -> Row:
+    p99 = {name: _median(runs, "p99") for name, runs in times.items()}
+    what = f"relay, 1,000/s to {PODS} pods: p99 from source to pod, ms above"
+    above = (p99[OURS] - p99[LOOP]) / 1e3
+    return Row(what, f"{p99[OURS]:.0f} µs", f"{LOOP}: {p99[LOOP]:.0f} µs", above, _LATER)
+
+
+def _latency_table(times: Times) -> Table:
+    rows = [[name, *(f"{_median(runs, what):.0f}" for what in ("p50", "p99", "most"))] for name, runs in times.items()]
+    return Table(f"From source through a relay to {PODS} pods at 1,000/s, µs", ["relay", "p50", "p99", "most"], rows)
+
+
+# One pod more that is stopped, or gone.
+
+WELL, STOPPED, GONE = "well", "stopped", "gone"
+_TROUBLED = (Flow("1,000/s, evenly", _CALM_RATE, 1), TICKS)
+Troubles = dict[tuple[str, str, str], list[dict[str, int]]]
+"""By flow, state of the pod, and relay: the quantiles over all others, for each repeat, with `sent`."""
+
+
+def _troubles(lab: Lab, tell: Tell, seconds: float, repeats: int) -> Troubles:
+    found: Troubles = defaultdict(list)
+    listener = [*lab.in_pod(PODS), *python("contenders.pod", lab.address(PODS), str(PORT))]
+    with (
+        Stamps(lab, PODS) as stamps,
+        Source(lab) as source,
+        _relays(lab, PODS + 1) as relays,
+        Helper(listener, core=receiving_core()) as pod,
+    ):
+        for name in relays:
+            stamps.time(source, name, _TROUBLED[0], 100)
+        for repeat in range(repeats):
+            for state in (WELL, STOPPED, GONE):
+                tell(f"relay: one pod more, which is {state}, {repeat + 1} of {repeats}")
+                with _trouble(lab, pod, state):
+                    for flow in _TROUBLED:
+                        for name in relays:
+                            # Its buffer is filled, and its address is asked for in vain, before the time starts.
+                            stamps.time(source, name, flow, 500)
+                            found[flow.name, state, name].append(stamps.time(source, name, flow, flow.count(seconds)))
+    return found
+
+
+@contextlib.contextmanager
+def _trouble(lab: Lab, pod: Helper, state: str) -> Iterator[None]:
+    if state == STOPPED:
+        os.kill(pod.pid, signal.SIGSTOP)
+    if state == GONE:
+        lab.cut(PODS, off=True)
+    try:
+        yield
+    finally:
+        if state == STOPPED:
+            os.kill(pod.pid, signal.SIGCONT)
+        if state == GONE:
+            lab.cut(PODS, off=False)
+
+
+def _lost(runs: list[dict[str, int]]) -> int:
+    return sum(run["sent"] * PODS - run["datagrams"] for run in runs)
+
+
+def _trouble_rows(troubles: Troubles) -> list[Row]:
+    rows = []
+    for state in (STOPPED, GONE):
+        for flow in _TROUBLED:
+            ours, other = troubles[flow.name, state, OURS], troubles[flow.name, state, LOOP]
+            what = f"relay, {flow.name}, a pod {state}: copies that the {PODS} others lost"
+            sent = sum(run["sent"] for run in ours) * PODS
+            rows.append(Row(what, f"{_lost(ours):,}", f"{LOOP}: {_lost(other):,}", 1 - _lost(ours) / sent, "= 1"))
+            with_it, without = _median(ours, "p99"), _median(troubles[flow.name, WELL, OURS], "p99")
+            what = f"relay, {flow.name}, a pod {state}: p99 of the {PODS} others"
+            rows.append(Row(what, f"{with_it:.0f} µs", f"it is well: {without:.0f} µs", with_it / without, _GAIN))
+    return rows
+
+
+def _trouble_table(troubles: Troubles) -> Table:
+    rows = []
+    for (flow, state, name), runs in sorted(troubles.items()):
+        sent = sum(run["sent"] for run in runs) * PODS
+        times = (f"{_median(runs, what):,.0f}" for what in ("p50", "p99", "most"))
+        rows.append([f"{flow}, {state}: {name}", *times, f"{_lost(runs) / sent:.2%}"])
+    columns = ["source, pod: relay", "p50", "p99", "most", "lost"]
+    return Table(f"From source through a relay to {PODS} pods beside one more, µs", columns, rows)
