@@ -119,15 +119,12 @@ class Ingress:
         elif host:
             host = str(_listening(url, host, first, interface))
         try:
-            literals = Service(service, first).literals or ()
+            Service(service, first)
             if isinstance(allow_source, str):
                 raise InvalidInput(f"allow_source is a list of networks, not {_shown(allow_source)} alone")
             networks = tuple(map(parse_network, allow_source))
         except InvalidInput as error:
             raise InvalidIngress(f"{_named(url)}: {error}") from None
-        for endpoint in literals:
-            if endpoint.port != first:
-                raise InvalidIngress(f"{_named(url)}: {endpoint} has a port: name {endpoint.host} alone, and a to_port")
         if to_port is not None and not (_is_port(to_port) and to_port + last - first <= 65_535):
             raise InvalidIngress(
                 f"{_named(url)}: its ports cannot go to {_shown(to_port)} and above: there are 1 to 65535"
