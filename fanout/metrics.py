@@ -1,6 +1,7 @@
-"""Prometheus collectors for senders and receivers; register them with a `CollectorRegistry` of your own.
+"""Prometheus collectors for senders, receivers and relays; register them with a `CollectorRegistry` of your own.
 
-No label is made of an address or a payload: what strangers send must not make new time series.
+No label is made of a payload, or of an address that the operator did not give: what strangers send, and pods that
+come and go, must not make new time series.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from prometheus_client.registry import Collector
 
 from fanout.fan_out import SenderStats
 from fanout.receiver import ReceiverStats
+from fanout.relay.reasons import RelayDrop
+from fanout.relay.stats import RelayStats
 from fanout.report import DropReason
 from fanout.wire.reasons import ReceiveDrop
 
@@ -96,4 +99,58 @@ class ReceiverCollector(Collector):
         )
         yield GaugeMetricFamily(
             "fanout_receiver_buffer_bytes", "Receive buffer that the kernel granted.", stats.receive_buffer
+        )
+
+
+class RelayCollector(Collector):
+    """Exposes `Relay.stats`, read at each scrape: `RelayCollector(lambda: relay.stats)`."""
+
+    def __init__(self, stats: Callable[[], RelayStats]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        stats = self._stats()
+        labels = ["ingress", "service"]
+        datagrams = CounterMetricFamily("fanout_relay_datagrams", "Datagrams that arrived.", labels=labels)
+        payload = CounterMetricFamily("fanout_relay_bytes", "Bytes of their payload.", labels=labels)
+        forwarded = CounterMetricFamily(
+            "fanout_relay_forwarded", "Datagrams of which copies went to every pod known then.", labels=labels
+        )
+        dropped = CounterMetricFamily(
+            "fanout_relay_dropped", "Datagrams that were not forwarded.", labels=[*labels, "reason"]
+        )
+        waiting = GaugeMetricFamily("fanout_relay_waiting", "1 while an ingress does not listen.", labels=labels)
+        pods = dict.fromkeys((each.service for each in stats.ingresses), 0)
+        for each in stats.ingresses:
+            values = [each.ingress, each.service]
+            datagrams.add_metric(values, each.datagrams)
+            payload.add_metric(values, each.bytes)
+            forwarded.add_metric(values, each.forwarded)
+            for reason in RelayDrop:
+                dropped.add_metric([*values, reason.value], each.dropped.get(reason, 0))
+            waiting.add_metric(values, each.waiting is not None)
+        for pod in stats.pods:
+            pods[pod.service] = pods.get(pod.service, 0) + 1
+        yield from (datagrams, payload, forwarded, dropped, waiting)
+        yield CounterMetricFamily("fanout_relay_copies_sent", "Copies that the kernel took.", stats.sent)
+        yield CounterMetricFamily("fanout_relay_copies_refused", "ICMP errors heard.", stats.refused)
+        not_taken = CounterMetricFamily(
+            "fanout_relay_copies_dropped", "Copies that the kernel did not take.", labels=["reason"]
+        )
+        for why in DropReason:
+            not_taken.add_metric([why.value], stats.dropped.get(why, 0))
+        yield not_taken
+        endpoints = GaugeMetricFamily("fanout_relay_endpoints", "Pods known now.", labels=["service"])
+        for service, count in pods.items():
+            endpoints.add_metric([service], count)
+        yield endpoints
+        if stats.answer_age is not None:
+            yield GaugeMetricFamily(
+                "fanout_relay_answer_age_seconds",
+                "Time since DNS last answered, of all Services the longest.",
+                stats.answer_age,
+            )
+        yield CounterMetricFamily(
+            "fanout_relay_resolver_failures", "Questions that DNS did not answer usably.", stats.resolver_failures
         )

@@ -95,6 +95,7 @@ def test_hostile_payloads_never_break_a_json_line(tmp_path: Path) -> None:
 def test_hostile_payloads_never_reach_a_terminal() -> None:
     terminal, its_other_end = pty.openpty()
     command = [*FANOUT, "receive", "--host", "127.0.0.1", "--port", "0", "--admin-port", "0", "--drain", "0"]
+    command += ["--log-format", "console"]
     process = subprocess.Popen(command, stdout=its_other_end, env=environment(NO_COLOR="1", TERM="xterm"))
     os.close(its_other_end)
     try:

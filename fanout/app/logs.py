@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -32,6 +32,8 @@ class LogStream:
         self.is_starting = True
         self.lost_lines = 0
         self._name = path or "standard output"
+        self._path = path
+        self._divert: Callable[[str], bool] | None = None
         try:
             # Unbuffered: what could not be written must not come back with the next line, or at exit.
             self._file = io.FileIO(path, "a") if path is not None else io.FileIO(1, "w", closefd=False)
@@ -43,8 +45,15 @@ class LogStream:
         """Whether a person is looking."""
         return self._file.isatty()
 
+    def divert(self, take: Callable[[str], bool]) -> None:
+        """Offer lines for standard output to `take` first, which returns whether it shows them itself."""
+        if self._path is None:
+            self._divert = take
+
     def write(self, line: str) -> None:
         """Write one line."""
+        if self._divert is not None and self._divert(line):
+            return
         rest = f"{line}\n".encode("utf-8", "backslashreplace")
         try:
             while rest:

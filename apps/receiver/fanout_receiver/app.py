@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,17 +14,20 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fanout.app import logs
+from fanout.app import live, logs
 from fanout.app.admin import AdminServer
+from fanout.app.rates import Table, Window
 from fanout.async_receiver import AsyncReceiver
 from fanout.limiter import LineLimiter
 from fanout.metrics import ReceiverCollector
 from fanout.model import Message
 from fanout.net.backlog import Batch
+from fanout.receiver import ReceiverStats
 from fanout_receiver import events, messages
 from fanout_receiver.handlers import Handler, make_handler
 from fanout_receiver.handling import Handling
 from fanout_receiver.questions import counters
+from fanout_receiver.table import tables
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _HEARTBEAT = 1.0
@@ -66,19 +70,21 @@ class Settings:
 
 def run(settings: Settings) -> None:
     """Receive, handle and log until SIGTERM or SIGINT; raise `FanoutError` where it cannot start."""
-    handler = make_handler(settings.exec_, settings.handler, settings.exec_timeout)
-    stream = logs.LogStream(settings.log_file)
-    try:
-        asyncio.run(_App(settings, stream, handler).run())
-    finally:
+    with contextlib.ExitStack() as stack:
+        handler = make_handler(settings.exec_, settings.handler, settings.exec_timeout)
         if handler is not None:
-            handler.close()
+            stack.callback(handler.close)
+        stream = logs.LogStream(settings.log_file)
+        asyncio.run(_App(settings, stream, handler, stack).run())
 
 
 class _App(Collector):
-    def __init__(self, settings: Settings, stream: logs.LogStream, handler: Handler | None) -> None:
+    def __init__(
+        self, settings: Settings, stream: logs.LogStream, handler: Handler | None, stack: contextlib.ExitStack
+    ) -> None:
         self._settings = settings
         self._stream = stream
+        self._stack = stack
         self._log = logs.configure(stream, settings.log_format, settings.log_level)
         self._receiver = AsyncReceiver(
             settings.port,
@@ -119,6 +125,8 @@ class _App(Collector):
                     receive_buffer=receiver.stats.receive_buffer,
                 )
                 self._stream.is_starting = False
+                if live.is_wanted(settings.log_format):
+                    self._stack.enter_context(live.Live(self._stream, self._look(str(receiver.address))))
                 background = [
                     asyncio.create_task(self._keep_house()),
                     asyncio.create_task(self._drain_when_told(settings.drain)),
@@ -198,6 +206,16 @@ class _App(Collector):
             self._log.info(events.MESSAGE_RECEIVED, **fields, **said)
         except Exception as error:
             self._receiver.handler_failed(message, error)  # one message is no reason to receive no more
+
+    def _look(self, address: str) -> Callable[[int], list[Table]]:
+        window: Window[ReceiverStats] = Window()
+
+        def look(room: int) -> list[Table]:
+            stats = self._receiver.stats
+            before, seconds = window.add(time.monotonic(), stats)
+            return tables(address, before, stats, seconds, self._receiver.senders, room)
+
+        return look
 
     def _why_dead(self) -> str | None:
         silence = time.monotonic() - self._beat

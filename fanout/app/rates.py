@@ -1,0 +1,96 @@
+"""What a live table shows: counts, and rates from the difference of two snapshots of them. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Generic, NamedTuple, TypeVar
+
+_T = TypeVar("_T")
+_Reason = TypeVar("_Reason", bound=str)
+_WINDOW = 1.0
+"""Seconds over which rates are taken."""
+
+
+class Alarm(str):
+    """A cell that somebody should look at."""
+
+    __slots__ = ()
+
+
+class Table(NamedTuple):
+    """Columns and rows of cells; a column is text, to the left, or numbers, to the right."""
+
+    texts: tuple[str, ...]
+    """The names of the columns of text, which come first."""
+    numbers: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    more: str = ""
+    """What was left out."""
+
+
+class Window(Generic[_T]):
+    """The snapshots of the last second."""
+
+    def __init__(self) -> None:
+        self._snapshots: deque[tuple[float, _T]] = deque()
+
+    def add(self, now: float, snapshot: _T) -> tuple[_T, float]:
+        """Return the snapshot to hold this one against, and the seconds between them: 0 the first time.
+
+        It is the youngest that is a second old, or the oldest that there is.
+        """
+        self._snapshots.append((now, snapshot))
+        while len(self._snapshots) > 1 and now - self._snapshots[1][0] >= _WINDOW:
+            self._snapshots.popleft()
+        then, before = self._snapshots[0]
+        return before, now - then
+
+
+def per_second(before: int, after: int, seconds: float) -> str:
+    """Return the rate of a count; one that is smaller than before began again at 0."""
+    if seconds <= 0:
+        return "-"
+    rate = _grown(before, after) / seconds
+    return f"{rate:,.0f}" if rate >= 10 or not rate else f"{rate:.1f}"
+
+
+def bits_per_second(before: int, after: int, seconds: float) -> str:
+    """Return the rate of a count of bytes."""
+    return "-" if seconds <= 0 else _scaled(8 * _grown(before, after) / seconds, "bit/s")
+
+
+def size(count: int) -> str:
+    """Return a number of bytes."""
+    return _scaled(count, "B")
+
+
+def drops(counts: Mapping[_Reason, int]) -> str:
+    """Return counts by reason, the largest first; an alarm, where there are any."""
+    some = sorted(((-count, reason) for reason, count in counts.items() if count))
+    return Alarm(", ".join(f"{-count:,} {reason}" for count, reason in some)) if some else "0"
+
+
+def troubled_first(rows: list[tuple[str, ...]], room: int) -> list[tuple[str, ...]]:
+    """Return as many rows as there is room for: where it is too small for all, those with an alarm come first."""
+    if len(rows) <= room:
+        return rows
+    return sorted(rows, key=lambda row: not any(isinstance(cell, Alarm) for cell in row))[: max(room, 0)]
+
+
+def more(rows: list[tuple[str, ...]], shown: list[tuple[str, ...]], one: str, many: str) -> str:
+    """Return how many rows are not shown, `one` or `many` of what."""
+    left = len(rows) - len(shown)
+    return f"and {left:,} more {one if left == 1 else many}" if left else ""
+
+
+def _grown(before: int, after: int) -> int:
+    return after - before if after >= before else after
+
+
+def _scaled(value: float, unit: str) -> str:
+    for prefix in ("", "k", "M", "G"):
+        if value < 999.5:
+            return f"{value:.0f} {prefix}{unit}" if not prefix or value >= 99.95 else f"{value:.1f} {prefix}{unit}"
+        value /= 1000
+    return f"{value:,.1f} T{unit}"
