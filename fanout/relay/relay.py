@@ -89,6 +89,8 @@ class Relay:
         recent = Recent() if loop_guard else None
         self._entries = [Entry(each, recent, self._is_own) for each in parsed]
         self._own_ports: set[int] = set()
+        self._said: set[tuple[Ingress, str]] = set()
+        """Whose endpoints were said to be the relay itself."""
         self._here: set[str] = set()
         self._ports: dict[int, Port] = {}
         self._blocked: dict[int, Egress] = {}
@@ -234,14 +236,15 @@ class Relay:
         ingress = port.entry.ingress
         targets = []
         for egress, endpoint in pods.targets(ingress.port_at_pods(port.number)):
-            if self._is_ingress(endpoint):
+            if not self._is_ingress(endpoint):
+                targets.append((egress, endpoint))
+            elif (ingress, endpoint.host) not in self._said:
+                self._said.add((ingress, endpoint.host))
                 log.warning(
                     "endpoint_is_ingress: %(endpoint)s of %(service)s is this relay itself, and gets no copy: "
                     "let %(ingress)s go to another port (to_port), or to a Service without the relay",
                     {"endpoint": str(endpoint), "service": ingress.service, "ingress": str(ingress)},
                 )
-            else:
-                targets.append((egress, endpoint))
         port.targets = tuple(targets)
 
     def _check_literals(self) -> None:
