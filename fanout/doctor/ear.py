@@ -134,7 +134,7 @@ def _destination(ancillary: list[tuple[int, int, bytes]]) -> str:
 
 
 def _open_wire(stack: contextlib.ExitStack) -> dict[int, tuple[socket.socket, int]]:
-    """Return sockets that get what interfaces get, before the kernel judges it (man 7 packet); none without CAP_NET_RAW."""
+    """Return sockets that get what interfaces get, before it is judged (man 7 packet); none without CAP_NET_RAW."""
     opened = {}
     for ethertype, version in _ETHERTYPES.items():
         with contextlib.suppress(OSError, AttributeError):

@@ -12,36 +12,27 @@ _STRICT, _LOOSE = 1, 2
 
 def listened(facts: IngressFacts) -> Check:
     """Judge one ingress."""
-    seen = facts.seen or {}
+    ingress, heard, seen = facts.ingress, facts.heard, facts.seen or {}
     if facts.refused:
         return _not_open(facts)
-    if facts.heard is not None:
-        heard = facts.heard
-        sentence = f"{heard.size:,} bytes from {heard.source} on port {heard.port} after {heard.seconds:.1f} s"
-        return _check(facts, Status.OK, sentence, f"; {facts.described}")
+    if heard is not None:
+        said = f"{heard.size:,} bytes from {heard.source} on port {heard.port} after {heard.seconds:.1f} s"
+        return _check(facts, Status.OK, f"{said}; {facts.described}")
     if not facts.is_up:
-        why = f"{facts.ingress.interface} is down or has no carrier, so nothing came within {facts.seconds:.0f} s"
-        return _check(
-            facts,
-            Status.PROBLEM,
-            why,
-            "",
-            f"ip link set {facts.ingress.interface} up; is its cable, or the parent of a macvlan, up?",
+        why = f"nothing came within {facts.seconds:.0f} s: {ingress.interface} is down or has no carrier"
+        return _problem(
+            facts, why, f"ip link set {ingress.interface} up; is its cable, or the parent of a macvlan, up?"
         )
     if facts.joined is False:
-        return _check(
-            facts,
-            Status.PROBLEM,
-            f"the kernel does not list {facts.ingress.host} among the groups on {facts.where}",
-            "",
-            "did the interface go away meanwhile? Start again",
-        )
+        why = f"the kernel does not list {ingress.host} among the groups on {ingress.interface}"
+        return _problem(facts, why, "did the interface go away meanwhile? Start again")
     if Match.FITS in seen:
         return _dropped_here(facts, seen[Match.FITS])
     for how in (Match.OTHER_SOURCE, Match.OTHER_PORT, Match.OTHER_INTERFACE):
         if how in seen:
             return _beside(facts, how, seen[how])
-    return _nothing(facts)
+    why = f"nothing came for it within {facts.seconds:.0f} s{_on_the_wire(facts)}; {facts.described}"
+    return _problem(facts, why, *_causes(facts))
 
 
 def _not_open(facts: IngressFacts) -> Check:
@@ -49,89 +40,50 @@ def _not_open(facts: IngressFacts) -> Check:
     why = facts.refused.removeprefix(f"ingress {facts.ingress}: ")
     fits = (facts.seen or {}).get(Match.FITS)
     if not facts.in_use:
-        return _check(facts, Status.PROBLEM, why)
-    if fits is not None:
-        said = f"{_datagram(fits)} came in by {fits.interface}, to the program that has the port ({why})"
-        return _check(facts, Status.OK, said)
-    return _check(
-        facts, Status.PROBLEM, why, "", "is it the relay itself? Then its table, log or metrics tell what came"
-    )
+        return _problem(facts, why)
+    if fits is None:
+        return _problem(facts, why, "is it the relay itself? Then its table, log or metrics tell what came")
+    return _check(facts, Status.OK, f"{_datagram(fits)} came in by {fits.interface}, for the program that has the port")
 
 
 def _dropped_here(facts: IngressFacts, seen: Seen) -> Check:
     """Say why a datagram that came in by the right interface did not come to the socket."""
-    interface, source = seen.interface, seen.source.host
+    interface, source, way = seen.interface, seen.source.host, facts.way_back
     came = f"{_datagram(seen)} came in by {interface}, and this host dropped it before any program could get it"
-    strict, way = facts.reverse_filter == _STRICT, facts.way_back
+    is_strict = facts.reverse_filter == _STRICT
     if source in facts.own_addresses:
         why = f"{source} is an address of this host, and the kernel takes no such source from a network"
-        return _check(
-            facts, Status.PROBLEM, f"{came}: {why}", "", "send from another host, or from another network namespace"
-        )
-    if facts.reverse_filter and (way is None or (strict and way != interface)):
+        return _problem(facts, f"{came}: {why}", "send from another host, or from another network namespace")
+    if facts.reverse_filter and (way is None or (is_strict and way != interface)):
         leads = f"no route leads back to {source}" if way is None else f"the route back to {source} is by {way}"
+        mode = f"rp_filter={facts.reverse_filter} ({'strict' if is_strict else 'loose'})"
         counted = facts.grown.get("IPReversePathFilter", 0)
-        why = f"{leads}, and rp_filter={facts.reverse_filter} ({'strict' if strict else 'loose'}) drops such packets"
-        also = f" ({counted:,} meanwhile)" if counted else ""
-        hints = [f"add a route back: ip route add {source} dev {interface}"]
-        if way is not None:
-            hints.append(f"or let any route do: sysctl -w net.ipv4.conf.{interface}.rp_filter={_LOOSE}")
-        else:
-            hints.append(
-                "or switch it off: rp_filter=0 in net.ipv4.conf.all and in that of the interface, the larger counts"
+        why = f"{leads}, and {mode} drops such packets" + (f" ({counted:,} meanwhile)" if counted else "")
+        if way is None:
+            other = (
+                "or switch it off: rp_filter=0 in net.ipv4.conf.all and in the interface's own; the larger one counts"
             )
-        return _check(facts, Status.PROBLEM, f"{came}: {why}{also}", "", *hints)
+        else:
+            other = f"or let any route do: sysctl -w net.ipv4.conf.{interface}.rp_filter={_LOOSE}"
+        return _problem(facts, f"{came}: {why}", f"add a route back: ip route add {source} dev {interface}", other)
     if facts.grown.get("InCsumErrors"):
         why = "checksums of UDP datagrams were wrong meanwhile (InCsumErrors)"
-        return _check(
-            facts, Status.PROBLEM, f"{came}: {why}", "", f"is it a driver's offload? ethtool -K {interface} rx off"
-        )
-    return _check(
-        facts,
-        Status.PROBLEM,
-        f"{came}; rp_filter does not explain it",
-        "",
-        "look for a firewall's rule on this host: nft list ruleset, iptables -nvL",
-    )
+        return _problem(facts, f"{came}: {why}", f"is it a driver's offload? ethtool -K {interface} rx off")
+    hint = "look for a firewall's rule on this host: nft list ruleset, iptables -nvL"
+    return _problem(facts, f"{came}; rp_filter does not explain it", hint)
 
 
 def _beside(facts: IngressFacts, how: Match, seen: Seen) -> Check:
     """Say what came instead: for the same group, but not for this ingress."""
-    ingress = facts.ingress
     came = f"nothing came for it within {facts.seconds:.0f} s, but {_datagram(seen)} to {seen.destination}"
-    if how is Match.OTHER_SOURCE:
-        return _check(
-            facts,
-            Status.PROBLEM,
-            f"{came}: the source is not {ingress.source}",
-            "",
-            f"is {seen.source.host} the source that was meant?",
-        )
-    if how is Match.OTHER_PORT:
-        return _check(
-            facts,
-            Status.PROBLEM,
-            f"{came}: the port is another one",
-            "",
-            f"is {seen.destination.port} the port that was meant?",
-        )
-    return _check(
-        facts,
-        Status.PROBLEM,
-        f"{came} came in by {seen.interface}",
-        "",
-        f"is @{seen.interface} the interface that was meant?",
-    )
-
-
-def _nothing(facts: IngressFacts) -> Check:
-    return _check(
-        facts,
-        Status.PROBLEM,
-        f"nothing came for it within {facts.seconds:.0f} s{_on_the_wire(facts)}",
-        f"; {facts.described}",
-        *_causes(facts),
-    )
+    match how:
+        case Match.OTHER_SOURCE:
+            why, meant = f": the source is not {facts.ingress.source}", f"{seen.source.host} the source"
+        case Match.OTHER_PORT:
+            why, meant = ": the port is another one", f"{seen.destination.port} the port"
+        case _:
+            why, meant = f" came in by {seen.interface}", f"@{seen.interface} the interface"
+    return _problem(facts, came + why, f"is {meant} that was meant?")
 
 
 def _on_the_wire(facts: IngressFacts) -> str:
@@ -156,9 +108,10 @@ def _causes(facts: IngressFacts) -> Iterator[str]:
         yield f"{ingress.interface} has no IPv{6 if ingress.is_ipv6 else 4} address: give it one of that network"
     if facts.seen is None:
         if filtered := grown.get("IPReversePathFilter", 0):
+            loose = f", or set net.ipv4.conf.{ingress.interface or 'all'}.rp_filter={_LOOSE}"
             yield (
                 f"rp_filter dropped {filtered:,} packets meanwhile: is the route back to the source by {facts.where}? "
-                f"If not, add one, or set net.ipv4.conf.{ingress.interface or 'all'}.rp_filter={_LOOSE}"
+                f"If not, add one{loose if facts.reverse_filter == _STRICT else ''}"
             )
         if ignored := grown.get("IgnoredMulti", 0):
             yield f"{ignored:,} multicast datagrams found no program meanwhile: are group and port those of the source?"
@@ -202,7 +155,18 @@ def _datagram(seen: Seen) -> str:
     return f"a datagram from {seen.source} ({seen.size:,} bytes, TTL {seen.hops})"
 
 
-def _check(facts: IngressFacts, status: Status, sentence: str, aside: str = "", *hints: str) -> Check:
+def _problem(facts: IngressFacts, sentence: str, *hints: str) -> Check:
+    return _check(facts, Status.PROBLEM, sentence, *hints)
+
+
+def _check(facts: IngressFacts, status: Status, sentence: str, *hints: str) -> Check:
+    heard = facts.heard and {
+        "source": str(facts.heard.source),
+        "port": facts.heard.port,
+        "size": facts.heard.size,
+        "seconds": round(facts.heard.seconds, 3),
+    }
+    on_the_wire = None if facts.seen is None else {how.value: _as_dict(seen) for how, seen in facts.seen.items()}
     details = {
         "ingress": str(facts.ingress),
         "seconds": round(facts.seconds, 3),
@@ -211,17 +175,18 @@ def _check(facts: IngressFacts, status: Status, sentence: str, aside: str = "", 
         "rp_filter": facts.reverse_filter,
         "default_interface": facts.default_interface,
         "way_back": facts.way_back,
-        "heard": None if facts.heard is None else {
-            "source": str(facts.heard.source), "port": facts.heard.port, "size": facts.heard.size,
-            "seconds": round(facts.heard.seconds, 3),
-        },
-        "on_the_wire": None if facts.seen is None else {
-            how.value: {
-                "interface": seen.interface, "source": str(seen.source), "destination": str(seen.destination),
-                "size": seen.size, "hops": seen.hops,
-            }
-            for how, seen in facts.seen.items()
-        },
+        "heard": heard,
+        "on_the_wire": on_the_wire,
         "counters": dict(facts.grown),
-    }  # fmt: skip
-    return Check("ingress", status, f"{facts.ingress}: {sentence}{aside}", hints, details)
+    }
+    return Check("ingress", status, f"{facts.ingress}: {sentence}", hints, details)
+
+
+def _as_dict(seen: Seen) -> dict[str, object]:
+    return {
+        "interface": seen.interface,
+        "source": str(seen.source),
+        "destination": str(seen.destination),
+        "size": seen.size,
+        "hops": seen.hops,
+    }

@@ -30,8 +30,8 @@ def host(facts: HostFacts) -> list[Check]:
         buffers = Check(
             "receive buffer",
             Status.WARNING,
-            f"only {facts.granted:,} of the {facts.asked:,} bytes that receivers and relays ask for are granted{holds}: "
-            "what a longer burst has is dropped",
+            f"only {facts.granted:,} of the {facts.asked:,} bytes that receivers and relays ask for are granted{holds}"
+            ": what a longer burst has is dropped",
             (
                 f"raise net.core.rmem_max on the node (sysctl -w net.core.rmem_max={facts.asked}): "
                 "a pod cannot, and has no limit of its own",
