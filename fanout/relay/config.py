@@ -51,7 +51,7 @@ def load(path: str) -> Config:
     try:
         _validate(said)
     except fastjsonschema.JsonSchemaValueException as error:
-        raise document.wrong(*_explained(error, said)) from None
+        raise document.wrong(*_explained(error)) from None
     defaults = {key: said[key] for key in ("service", "to_port", "allow_source", "limit") if key in said}
     ingresses = []
     for place, entry in enumerate(said["ingresses"]):
@@ -77,25 +77,27 @@ def _validate(said: object) -> None:
     fastjsonschema.compile(json.loads(schema_text()), use_default=False, use_formats=False)(said)
 
 
-def _explained(error: fastjsonschema.JsonSchemaValueException, said: object) -> tuple[Path, str]:
+def _explained(error: fastjsonschema.JsonSchemaValueException) -> tuple[Path, str]:
     """Return where a file does not keep to the schema, and what is to be there: the schema's titles say it."""
     at: Path = tuple(int(step) if step.isdigit() else step for step in error.path[1:])
-    name = ".".join(str(step) for step in at if isinstance(step, str)) or "the file"
+    name = "the file" if not at else f"an entry of {at[-2]}" if isinstance(at[-1], int) else at[-1]
     known: dict[str, Any] = error.definition.get("properties", {})
-    if error.rule == "additionalProperties":
-        key = next(key for key in error.value if key not in known)
-        near = difflib.get_close_matches(key, known, 1)
-        there_are = f"do you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-        return (*at, key), f"{_shown(key)} is none of the keys of {name}: {there_are}"
-    if error.rule == "required":
+    if error.rule in ("additionalProperties", "required"):
+        unknown = next((key for key in error.value if key not in known), None)
+        if unknown is not None:
+            near = difflib.get_close_matches(unknown, known, 1)
+            hint = f"do you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            return (*at, unknown), f"{_shown(unknown)} is no key of {name}: {hint}"
         missing = next(key for key in error.rule_definition if key not in error.value)
         return at, f"{name} lacks {missing}: {known[missing]['title']}"
     return at, f"{name} is to be {error.definition['title']}, not {_shown(error.value)}"
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, (dict, list)):
-        return ("a mapping" if isinstance(value, dict) else f"a list of {len(value)}") if value else "nothing in it"
+    if isinstance(value, dict):
+        return "a mapping" if value else "an empty mapping"
+    if isinstance(value, list):
+        return f"a list of {len(value)}" if value else "an empty list"
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -113,6 +115,8 @@ def _read(path: str) -> str:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise InvalidIngress(f"{shown} is no regular file")
             raw = file.read(SIZE_MAX + 1)
+    except InvalidIngress:
+        raise
     except OSError as error:
         raise InvalidIngress(f"{shown} cannot be read: {error.strerror}") from None
     except ValueError:

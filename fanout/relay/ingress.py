@@ -145,8 +145,8 @@ def parse_network(text: object) -> Network:
             f"allowed source {_shown(text)} is no network: write 10.0.0.0/8, with no bits behind the mask, or one "
             "address"
         ) from None
-    if unmapped(network[0]) is not network[0]:
-        raise InvalidInput(f"allowed source {_shown(text)} is written as IPv6: write {unmapped(network[0])}, as IPv4")
+    if isinstance(network, ipaddress.IPv6Network) and network[0].ipv4_mapped is not None:
+        raise InvalidInput(f"allowed source {_shown(text)} is IPv4 written as IPv6: write 10.0.0.0/8")
     return network
 
 
