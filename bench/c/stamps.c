@@ -7,7 +7,7 @@
  *
  * Commands, a line each, answered by a line of JSON: "read" tells for each pod what came since the last "read": how many,
  * how many of them out of order, and their times in nanoseconds at the quantiles 0.5, 0.99 and 1; and the same for all
- * pods together, last. The end of standard input ends the program.
+ * pods together, last; "count" tells how many that are by now. The end of standard input ends the program.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -164,7 +164,13 @@ int main(int argc, char **argv)
             return 0;
         for (int i = 0; i < 100 && sweep(); i++)
             ;
-        report();
+        if (line[0] == 'c') {
+            uint64_t count = 0;
+            for (int i = 0; i < pod_count; i++)
+                count += pods[i].count;
+            printf("%" PRIu64 "\n", count);
+        } else
+            report();
         fflush(stdout);
     }
 }
