@@ -20,6 +20,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +28,6 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from fanout.relay.reasons import RelayDrop
 from tests.cli import FANOUT, Running
 from tests.conftest import unavailable
 from tests.nameserver.knot import program
@@ -83,6 +83,11 @@ class Host(Namespace):
     def sysctl(self, name: str, value: int) -> None:
         self.run("sh", "-c", f"echo {value} >/proc/sys/{name.replace('.', '/')}")
 
+    def has(self, interface: str) -> bool:
+        """Whether it has an interface of that name."""
+        shown = subprocess.run([*self.command, "ip", "link", "show", interface], capture_output=True, check=False)
+        return shown.returncode == 0
+
     def ip(self, *lines: str) -> None:
         """Run `ip` with each of these lines."""
         done = subprocess.run(
@@ -123,19 +128,22 @@ class Host(Namespace):
         return any(row[1].endswith(f":{port:04X}") for row in rows)
 
     def get(self, path: str, port: int = 8080) -> str:
-        """Return what a web server on this host's loopback says."""
+        """Return what a web server on this host's loopback says, once there is one."""
         with self._make(socket.AF_INET, socket.SOCK_STREAM) as connected:
             connected.settimeout(5)
-            connected.connect(("127.0.0.1", port))
+            wait_until(lambda: connected.connect_ex(("127.0.0.1", port)) == 0, f"{self.name} serves port {port}")
             connected.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
             answer = b"".join(iter(lambda: connected.recv(65_536), b"")).decode()
         return answer.partition("\r\n\r\n")[2]
 
-    def end_all(self) -> None:
-        """End what runs here, and close its sockets."""
+    def close_sockets(self) -> None:
         for opened in self._sockets:
             opened.close()
         self._sockets.clear()
+
+    def end_all(self) -> None:
+        """End what runs here, and close its sockets."""
+        self.close_sockets()
         for started in self._started:
             if started.process.poll() is None:
                 started.process.kill()
@@ -202,9 +210,14 @@ class Lan:
             self._plug(pod, "pods", pod_address)
             self.pods.append(pod)
 
-    def attach(self, edge: Host) -> None:
+    def attach(self, edge: Host, *, configured: bool = True) -> None:
         """Give the edge its leg in the LAN, as a CNI plugin does: a macvlan of the node's interface."""
         self._switch.ip(f"link add link up{edge.number} name eth1 netns {edge.pid} type macvlan mode bridge")
+        if configured:
+            self.configure(edge)
+
+    def configure(self, edge: Host) -> None:
+        """Switch the leg in the LAN on, and give it its addresses."""
         edge.ip(*_addresses("eth1", lan_address, edge.number))
 
     def detach(self, edge: Host) -> None:
@@ -218,7 +231,9 @@ class Lan:
         return ",".join(hosts if port is None else [f"{host}:{port}" for host in hosts])
 
     def listen(self, port: int) -> list[socket.socket]:
-        """Return a socket at each pod, of both families."""
+        """Return a socket at each pod, of both families, in the place of those that were there."""
+        for pod in self.pods:
+            pod.close_sockets()
         return [pod.listen("::", port) for pod in self.pods]
 
     def end_all(self) -> None:
@@ -256,18 +271,21 @@ class Relay:
         return self.run.events(event)
 
     def count(self, metric: str, **labels: str) -> int:
-        """Return a counter's value, summed over the labels that are not given."""
-        families = text_string_to_metric_families(self._host.get("/metrics"))
-        samples = [sample for family in families for sample in family.samples if sample.name == f"{metric}_total"]
-        assert samples, metric
-        return int(sum(sample.value for sample in samples if labels.items() <= sample.labels.items()))
+        """Return a metric's value, summed over the labels that are not given."""
+        return int(sum(sample.value for sample in self._samples(metric, labels)))
 
     def drops(self, **labels: str) -> dict[str, int]:
         """Return how many datagrams were not forwarded, by reason, where there are some."""
-        found = {
-            reason.value: self.count("fanout_relay_dropped", reason=reason.value, **labels) for reason in RelayDrop
-        }
-        return {reason: count for reason, count in found.items() if count}
+        found: Counter[str] = Counter()
+        for sample in self._samples("fanout_relay_dropped_total", labels):
+            found[sample.labels["reason"]] += int(sample.value)
+        return dict(+found)
+
+    def _samples(self, metric: str, labels: dict[str, str]) -> list[Any]:
+        families = text_string_to_metric_families(self._host.get("/metrics"))
+        samples = [sample for family in families for sample in family.samples if sample.name == metric]
+        assert samples, metric
+        return [sample for sample in samples if labels.items() <= sample.labels.items()]
 
 
 @contextlib.contextmanager
@@ -292,9 +310,12 @@ def receive(listening: socket.socket, count: int) -> list[bytes]:
 def waiting(listening: socket.socket) -> list[bytes]:
     """Return what has come by now."""
     found: list[bytes] = []
+    before = listening.gettimeout()
+    listening.setblocking(False)
     with contextlib.suppress(BlockingIOError):
         while True:
-            found.append(listening.recv(65_535, socket.MSG_DONTWAIT))
+            found.append(listening.recv(65_535))
+    listening.settimeout(before)
     return found
 
 

@@ -79,9 +79,8 @@ def record_all(world: Lan, tmp_path: Path) -> None:
     sdp = tmp_path / "camera.sdp"
     sdp.write_text(_SDP)
     direct = world.add_source()
-    relay = Relay(world.edge, "-s", world.service(), "--listen", f"udp://0.0.0.0:{VIDEO}-{AUDIO + 1}")
+    Relay(world.edge, "-s", world.service(), "--listen", f"udp://0.0.0.0:{VIDEO}-{AUDIO + 1}")
     recorders = [record(host, sdp, tmp_path / f"{number}.nut") for number, host in enumerate([direct, *world.pods])]
-    relay.wait_for("ingress_listening")
     stream_to(world.source, world.edge.lan, direct.lan)
     for recorder in recorders:
         assert recorder.end().code == 0, recorder.err

@@ -1,0 +1,193 @@
+"""What a relay does not forward, what it forwards all the same, and who pays for whom."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import unavailable
+from tests.lan import Host, Lan, Relay, lan, receive, wait_until, waiting
+from tests.nameserver.knot import program
+
+PORT, QUIET = 5004, 5006
+INGRESS = f"udp://0.0.0.0:{PORT}"
+GROUP = "224.0.67.67"
+_FLOOD = """
+import socket, sys, time
+flooding = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+flooding.setsockopt(socket.IPPROTO_UDP, 103, 1000)  # UDP_SEGMENT: 60 datagrams a call
+flooding.connect((sys.argv[1], int(sys.argv[2])))
+end = time.monotonic() + float(sys.argv[3])
+sent = 0
+while time.monotonic() < end:
+    flooding.send(bytes(60_000))
+    sent += 60
+print(sent)
+"""
+
+
+@pytest.fixture(scope="module")
+def module_world() -> Iterator[Lan]:
+    with lan(3) as made:
+        made.add_source()
+        made.add_edge()
+        yield made
+
+
+@pytest.fixture
+def world(module_world: Lan) -> Iterator[Lan]:
+    yield module_world
+    module_world.end_all()
+
+
+def sources(world: Lan) -> list[Host]:
+    return [host for host in world.hosts if host.name == "source"]
+
+
+def numbered(count: int) -> list[bytes]:
+    return [b"%d" % number for number in range(count)]
+
+
+def test_sources_that_are_not_allowed(world: Lan) -> None:
+    allowed, refused = sources(world)
+    relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS, "--allow-source", f"{allowed.lan}/32")
+    pods = world.listen(PORT)
+    for number in range(20):
+        refused.udp().sendto(b"refused", (world.edge.lan, PORT))
+        allowed.udp().sendto(b"%d" % number, (world.edge.lan, PORT))
+    for pod in pods:
+        assert receive(pod, 20) == numbered(20)
+        assert waiting(pod) == []
+    assert relay.drops() == {"source_not_allowed": 20}
+    assert relay.count("fanout_relay_forwarded_total") == 20
+
+
+def test_a_source_over_the_limit(world: Lan) -> None:
+    greedy, modest = sources(world)
+    relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS, "--limit", "100")
+    pods = world.listen(PORT)
+    sender = greedy.udp()
+    began = time.monotonic()
+    for payload in numbered(1000):
+        sender.sendto(payload, (world.edge.lan, PORT))
+    modest.udp().sendto(b"modest", (world.edge.lan, PORT))
+    wait_until(lambda: relay.count("fanout_relay_datagrams_total") == 1001, "all have come")
+    seconds = time.monotonic() - began
+    forwarded = relay.count("fanout_relay_forwarded_total")
+    assert relay.drops() == {"over_limit": 1001 - forwarded}
+    assert 10 <= forwarded <= 11 + 100 * seconds
+    for pod in pods:
+        got = receive(pod, forwarded)
+        assert b"modest" in got, "who is modest pays nothing for who is greedy"
+        assert waiting(pod) == []
+
+
+def test_two_relays_that_send_to_each_other(world: Lan) -> None:
+    """Both hear the same group, and each is a pod of the other's Service."""
+    edges = [host for host in world.hosts if host.name == "edge"]
+    relays = [
+        Relay(
+            edge,
+            *("-s", f"{world.service()},{other.pod_ip}", "--loop-guard"),
+            *("--listen", f"mcast://{GROUP}:{PORT}@eth1", "--listen", f"udp://{edge.pod_ip}:{PORT}"),
+            listening=2,
+        )
+        for edge, other in (edges, reversed(edges))
+    ]
+    pods = world.listen(PORT)
+    sender = world.source.udp()
+    sender.bind((world.source.lan, 0))
+    for payload in numbered(500):
+        sender.sendto(payload, (GROUP, PORT))
+    # Those of the source, and what the other relay makes of them; more would be a storm.
+    wait_until(
+        lambda: all(relay.count("fanout_relay_datagrams_total") >= 1000 for relay in relays), "each has heard both"
+    )
+    time.sleep(0.3)
+    for relay in relays:
+        assert relay.count("fanout_relay_datagrams_total") == 1000
+        assert relay.count("fanout_relay_forwarded_total") == 500
+        assert relay.drops() == {"loop": 500}
+    for pod in pods:
+        assert Counter(waiting(pod)) == dict.fromkeys(numbered(500), 2), "one copy by each relay"
+
+
+def test_datagrams_of_its_own_that_come_back(world: Lan) -> None:
+    """A pod's address leads back to the relay, by a rule of the host that the relay cannot see."""
+    if program("nft") is None:
+        unavailable("tools", "nft is missing (Debian, Ubuntu: apt install nftables)")
+    mirrored = world.pods[0].pod_ip
+    rule = f"ip daddr {mirrored} udp dport {PORT} dnat to {world.edge.pod_ip}"
+    chain = f"chain output {{ type nat hook output priority -100; {rule}; }}"
+    world.edge.run("nft", f"table ip mirror {{ {chain}; }}")
+    try:
+        relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS)
+        pods = world.listen(PORT)
+        world.source.udp().sendto(b"once", (world.edge.lan, PORT))
+        for pod in pods[1:]:
+            assert receive(pod, 1) == [b"once"]
+        wait_until(lambda: relay.drops() == {"own": 1}, "its own one is refused")
+        assert relay.count("fanout_relay_datagrams_total") == 2
+    finally:
+        world.edge.run("nft", "delete", "table", "ip", "mirror")
+
+
+def test_what_had_come_before_sigterm_is_forwarded(world: Lan) -> None:
+    relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS)
+    pods = world.listen(PORT)
+    sender = world.source.udp()
+    sender.sendto(b"first", (world.edge.lan, PORT))
+    for pod in pods:
+        assert receive(pod, 1) == [b"first"]
+    relay.run.process.send_signal(signal.SIGSTOP)
+    for payload in numbered(1000):
+        sender.sendto(payload, (world.edge.lan, PORT))
+    relay.run.process.send_signal(signal.SIGTERM)
+    relay.run.process.send_signal(signal.SIGCONT)
+    assert relay.run.end().code == 0
+    for pod in pods:
+        assert receive(pod, 1000) == numbered(1000)
+        assert waiting(pod) == []
+
+
+def test_a_flood_on_one_ingress_starves_no_other(world: Lan) -> None:
+    flooding, quiet = sources(world)
+    quiet_ingress = f"udp://0.0.0.0:{QUIET}"
+    relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS, "--listen", quiet_ingress, listening=2)
+    pods = world.listen(QUIET)
+    sender = quiet.udp()
+    flood = flooding.start(sys.executable, "-c", _FLOOD, world.edge.lan, str(PORT), "30")
+    wait_until(lambda: relay.count("fanout_relay_datagrams_total", ingress=INGRESS) > 1000, "the flood has come")
+    for payload in numbered(150):
+        sender.sendto(payload, (world.edge.lan, QUIET))
+        time.sleep(0.01)
+    for pod in pods:
+        assert receive(pod, 150) == numbered(150)
+    assert flood.process.poll() is None, "the flood has lasted"
+    assert relay.drops(ingress=quiet_ingress) == {}
+
+
+def test_a_pod_that_is_gone_and_one_that_has_stopped_cost_the_others_nothing(world: Lan) -> None:
+    gone = "10.60.0.99"
+    relay = Relay(world.edge, "-s", f"{gone},{world.service()}", "--listen", INGRESS)
+    stopped, *others = world.listen(PORT)
+    stopped.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # it reads no more, and holds next to nothing
+    refusing = world.pods[-1]
+    refusing.close_sockets()  # its port is closed: it answers with ICMP
+    others.pop()
+    sender = world.source.udp()
+    for number, payload in enumerate(numbered(5000)):
+        sender.sendto(payload, (world.edge.lan, PORT))
+        if number % 50 == 49:
+            time.sleep(0.005)
+    for pod in others:
+        assert receive(pod, 5000) == numbered(5000)
+    assert relay.count("fanout_relay_forwarded_total") == 5000
+    assert relay.count("fanout_relay_copies_refused_total") > 0
+    assert relay.drops() == {}
