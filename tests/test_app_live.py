@@ -103,7 +103,7 @@ def test_the_relays_table_says_what_came_and_what_went_to_each_pod() -> None:
     )  # fmt: skip
     assert ingresses.rows == [
         (URL, "headless-udp", "listening", "1,000", "1.6 Mbit/s", "600 kB", "0"),
-        ("udp://:5004", "cameras", "interface eth2 is not there", "0", "0 bit/s", "0 B", "4 loop"),
+        ("udp://:5004", "cameras", "waiting", "0", "0 bit/s", "0 B", "4 loop"),
     ]
     assert isinstance(ingresses.rows[1][2], Alarm)
     assert pods.texts + pods.numbers == ("POD", "OF", "COPIES/S", "RATE", "BYTES", "REFUSED", "DROPPED")
@@ -112,7 +112,7 @@ def test_the_relays_table_says_what_came_and_what_went_to_each_pod() -> None:
         ("10.0.0.2", "headless-udp", "750", "1.2 Mbit/s", "500 kB", "0", "7 no_buffer"),
         ("10.0.0.3", "headless-udp", "1,250", "2.0 Mbit/s", "500 kB", "12", "0"),
     ]
-    assert (ingresses.more, pods.more) == ("", "")
+    assert (ingresses.more, pods.more) == ("interface eth2 is not there", "")
 
 
 def test_the_relays_table_has_as_many_rows_as_there_is_room_for() -> None:

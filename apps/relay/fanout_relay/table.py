@@ -20,7 +20,7 @@ def tables(before: RelayStats, after: RelayStats, seconds: float, room: int) -> 
             ("INGRESS", "TO", "STATE"),
             ("DATAGRAMS/S", "RATE", "BYTES", "DROPPED"),
             of_ingresses,
-            more(ingresses, of_ingresses, "ingress", "ingresses"),
+            "\n".join(filter(None, (more(ingresses, of_ingresses, "ingress", "ingresses"), _why_waiting(after)))),
         ),
         Table(
             ("POD", "OF"),
@@ -35,12 +35,17 @@ def _ingress(before: IngressStats, after: IngressStats, seconds: float) -> tuple
     return (
         after.ingress,
         after.service,
-        "listening" if after.waiting is None else Alarm(after.waiting),
+        "listening" if after.waiting is None else Alarm("waiting"),
         per_second(before.datagrams, after.datagrams, seconds),
         bits_per_second(before.bytes, after.bytes, seconds),
         size(after.bytes),
         drops(after.dropped),
     )
+
+
+def _why_waiting(stats: RelayStats) -> str:
+    """Return why the first of those that wait does so: its sentence has no room in a cell."""
+    return next((each.waiting for each in stats.ingresses if each.waiting is not None), "")
 
 
 def _pod(before: PodStats, after: PodStats, seconds: float) -> tuple[str, ...]:
