@@ -1,12 +1,14 @@
-"""`oc process` without a cluster: renders deployments/Deploy.yaml into deployments/base for any Kubernetes.
+"""`oc process` without a cluster: renders the Templates of deployments for any Kubernetes.
 
-    python deployments/render.py                           write deployments/base (make manifests)
-    python deployments/render.py --check                   exit 1 where deployments/base is stale
-    python deployments/render.py -p REPLICAS=5 --stdout    print the objects (| kubectl apply -f -)
+    python deployments/render.py                                     write base and overlays (make manifests)
+    python deployments/render.py --check                             exit 1 where one of them is stale
+    python deployments/render.py -p REPLICAS=5 --stdout              print the objects (| kubectl apply -f -)
+    python deployments/render.py Rtp -p ALLOW_SOURCE=10.0.0.12 --stdout    those of another Template
 
 A Secret whose value the cluster would generate is left out, unless the value is given: no file is the place for it.
-What is rendered is held against deployments/rules.py, so that parameters that do not go together are
-refused here and not discovered in the cluster. Exit codes: 0 done, 1 stale or against a rule, 2 usage.
+What is rendered is held against deployments/rules.py, an overlay together with its base, so that parameters that do
+not go together are refused here and not discovered in the cluster. Exit codes: 0 done, 1 stale or against a rule,
+2 usage.
 """
 
 from __future__ import annotations
@@ -18,18 +20,32 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
+from manifests import Manifest
 from rules import problems
 
-Manifest = dict[str, Any]
-
 HERE = Path(__file__).resolve().parent
-TEMPLATE = HERE / "Deploy.yaml"
-BASE = HERE / "base"
-HEADER = "# Rendered from deployments/Deploy.yaml by `make manifests`: change that file, not this one.\n"
+
+
+class Target(NamedTuple):
+    """Where the objects of a Template are written, and beside which others they run."""
+
+    folder: Path
+    base: str = ""
+    """The Template whose objects they need."""
+    namespace: str = ""
+    """For objects that must name their namespace; a kustomization on top chooses another."""
+
+
+TARGETS = {
+    "Deploy": Target(HERE / "base"),
+    "Multicast": Target(HERE / "overlays" / "multus-multicast", base="Deploy"),
+    "Rtp": Target(HERE / "overlays" / "hostnetwork-rtp", namespace="udp"),
+}
+HEADER = "# Rendered from deployments/{}.yaml by `make manifests`: change that file, not this one.\n"
 
 # The two kinds of reference of template.openshift.io/v1: inside a text, and as the whole of a typed value.
 _TEXT = re.compile(r"\$\{([a-zA-Z0-9_]+)\}")
@@ -112,55 +128,86 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
 def to_yaml(document: Manifest) -> str:
     """Return one document of YAML, its keys in the order of the Template."""
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
 
 
-def base_files(objects: Iterable[Manifest]) -> dict[str, str]:
-    """Return the files of deployments/base by name: one an object, and the kustomization that lists them."""
-    files = {f"{item['kind']}-{item['metadata']['name']}.yaml".lower(): HEADER + to_yaml(item) for item in objects}
-    kustomization = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": list(files),
+def rendered_files(name: str, objects: Iterable[Manifest]) -> dict[str, str]:
+    """Return the files of a Template's folder: one an object, and the kustomization that lists them."""
+    target, header = TARGETS[name], HEADER.format(name)
+    files = {
+        f"{item['kind']}-{item['metadata']['name']}.yaml".lower(): header + to_yaml(_unbound(item)) for item in objects
     }
-    files["kustomization.yaml"] = HEADER + to_yaml(kustomization)
+    kustomization: Manifest = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+    if target.namespace:
+        kustomization["namespace"] = target.namespace
+    base = [f"../../{TARGETS[target.base].folder.name}"] if target.base else []
+    kustomization["resources"] = [*base, *files]
+    files["kustomization.yaml"] = header + to_yaml(kustomization)
     return files
 
 
-def stale_files(files: Mapping[str, str], base: Path) -> list[str]:
-    """Return the names of the files in `base` that are missing, different or no longer rendered."""
-    present = {path.name: path.read_text(encoding="utf-8") for path in sorted(base.glob("*.yaml"))}
+def _unbound(item: Manifest) -> Manifest:
+    """Leave out the namespace of subjects that name none: kustomize puts its own there, unless it is empty."""
+    if "subjects" not in item:
+        return item
+    subjects = [{key: value for key, value in each.items() if value or key != "namespace"} for each in item["subjects"]]
+    return {**item, "subjects": subjects}
+
+
+def stale_files(files: Mapping[str, str], folder: Path) -> list[str]:
+    """Return the names of the files in `folder` that are missing, different or no longer rendered."""
+    present = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.yaml"))}
     return sorted(name for name in files.keys() | present.keys() if files.get(name) != present.get(name))
 
 
-def write_base(files: Mapping[str, str], base: Path) -> None:
-    """Make `base` hold exactly these files."""
-    base.mkdir(exist_ok=True)
-    for name in stale_files(files, base):
+def write_files(files: Mapping[str, str], folder: Path) -> None:
+    """Make `folder` hold exactly these manifests."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in stale_files(files, folder):
         if name in files:
-            (base / name).write_text(files[name], encoding="utf-8")
+            (folder / name).write_text(files[name], encoding="utf-8")
         else:
-            (base / name).unlink()
+            (folder / name).unlink()
 
 
-def load_template(path: Path = TEMPLATE) -> Manifest:
-    """Read a Template from its file."""
-    template: Manifest = yaml.safe_load(path.read_text(encoding="utf-8"))
+def load_template(name: str = "Deploy") -> Manifest:
+    """Read a Template of this folder."""
+    template: Manifest = yaml.safe_load((HERE / f"{name}.yaml").read_text(encoding="utf-8"))
     return template
 
 
+def render(name: str, given: Mapping[str, str]) -> tuple[list[Manifest], list[Manifest]]:
+    """Return the objects of a Template, and those of its base, which takes the parameters that both have."""
+    template, beside = load_template(name), TARGETS[name].base
+    if not beside:
+        return process(template, given), []
+    base = load_template(beside)
+    declared = {parameter["name"] for parameter in base["parameters"]}
+    return process(template, given), process(base, {key: value for key, value in given.items() if key in declared})
+
+
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="render.py", description="Render deployments/Deploy.yaml for any Kubernetes.")
+    parser = argparse.ArgumentParser(
+        prog="render.py", description="Render Templates of deployments for any Kubernetes."
+    )
+    parser.add_argument("template", nargs="?", choices=TARGETS, help="the Template to print (Deploy)")
     parser.add_argument("-p", dest="parameters", metavar="NAME=VALUE", action="append", default=[])
-    parser.add_argument("--check", action="store_true", help="exit 1 where deployments/base is stale")
-    parser.add_argument("--stdout", action="store_true", help="print the objects instead of writing deployments/base")
+    parser.add_argument("--check", action="store_true", help="exit 1 where what is rendered is stale")
+    parser.add_argument("--stdout", action="store_true", help="print the objects instead of writing them")
     options = parser.parse_args(arguments)
     if options.check and options.stdout:
         parser.error("--check and --stdout exclude each other")
-    if options.parameters and not options.stdout:
-        parser.error("deployments/base holds the defaults: add --stdout to print objects with -p")
+    if (options.parameters or options.template) and not options.stdout:
+        parser.error("what is written holds the defaults of all Templates: add --stdout to print the objects of one")
     return options
 
 
@@ -177,30 +224,27 @@ def _given(assignments: Iterable[str]) -> dict[str, str]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parse(arguments)
-    try:
-        objects = process(load_template(), _given(options.parameters))
-    except TemplateError as error:
-        print(f"render.py: {error}", file=sys.stderr)
-        return 2
-    found = problems(objects)
-    for problem in found:
-        print(f"render.py: {problem}", file=sys.stderr)
-    if found:
-        return 1
-    files = base_files(objects)
-    if options.stdout:
-        print("---\n".join(to_yaml(item) for item in objects), end="")
-    elif options.check:
-        stale = stale_files(files, BASE)
-        if stale:
-            print(
-                f"render.py: stale in deployments/base: {', '.join(stale)}; run `make manifests`",
-                file=sys.stderr,
-            )
+    code = 0
+    for name in [options.template or "Deploy"] if options.stdout else TARGETS:
+        try:
+            objects, beside = render(name, _given(options.parameters))
+        except TemplateError as error:
+            print(f"render.py: {error}", file=sys.stderr)
+            return 2
+        found = problems([*beside, *objects])
+        for problem in found:
+            print(f"render.py: {problem}", file=sys.stderr)
+        if found:
             return 1
-    else:
-        write_base(files, BASE)
-    return 0
+        files, folder = rendered_files(name, objects), TARGETS[name].folder
+        if options.stdout:
+            print("---\n".join(to_yaml(item) for item in objects), end="")
+        elif not options.check:
+            write_files(files, folder)
+        elif stale := stale_files(files, folder):
+            print(f"render.py: stale in {folder.name}: {', '.join(stale)}; run `make manifests`", file=sys.stderr)
+            code = 1
+    return code
 
 
 if __name__ == "__main__":

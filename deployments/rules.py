@@ -1,18 +1,39 @@
 """What the deployed objects must hold between them: the mistakes that no schema finds.
 
-Each rule takes the objects of one deployment and yields a sentence for every place that breaks it.
+Each rule takes the objects of one deployment and yields a sentence for every place that breaks it. Those of relays
+are in relay_rules.py.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
-Manifest = dict[str, Any]
+import relay_rules
+from manifests import (
+    DNS_PORTS,
+    Manifest,
+    Pod,
+    clients,
+    declared,
+    declared_udp,
+    environment,
+    is_fanout,
+    matches,
+    name_of,
+    of_kind,
+    pods,
+    policies_of,
+    policy_ports,
+    rules_of,
+    selected,
+)
+
 Rule = Callable[[list[Manifest]], Iterator[str]]
 
 SENDER_LABEL = {"headless-udp-client": "true"}
-DNS_PORTS = {("UDP", 53), ("TCP", 53), ("UDP", 5353), ("TCP", 5353)}
+HOST_NETWORK_GROUP = {"policy-group.network.openshift.io/host-network": ""}
 POD_FIELDS = {
     "POD_NAME": "metadata.name",
     "POD_NAMESPACE": "metadata.namespace",
@@ -28,28 +49,6 @@ CONTAINER_CONTEXT = {
 }
 
 
-class _Pod(NamedTuple):
-    """A pod, or the template of one, and the object that it stands in."""
-
-    owner: str
-    metadata: Manifest
-    spec: Manifest
-
-    @property
-    def labels(self) -> dict[str, str]:
-        labels: dict[str, str] = self.metadata.get("labels", {})
-        return labels
-
-    @property
-    def annotations(self) -> dict[str, str]:
-        annotations: dict[str, str] = self.metadata.get("annotations", {})
-        return annotations
-
-    @property
-    def containers(self) -> list[Manifest]:
-        return [*self.spec.get("initContainers", []), *self.spec["containers"]]
-
-
 def problems(objects: list[Manifest]) -> list[str]:
     """Return what is wrong with the objects of one deployment; nothing where every rule holds."""
     return [problem for rule in RULES for problem in rule(objects)]
@@ -59,7 +58,7 @@ def names_are_unique(objects: list[Manifest]) -> Iterator[str]:
     """No object takes the place of another, and none is bound to a namespace."""
     seen = set()
     for item in objects:
-        name = _name(item)
+        name = name_of(item)
         if name in seen:
             yield f"{name} is there twice"
         seen.add(name)
@@ -72,13 +71,13 @@ def nothing_left_to_substitute(objects: list[Manifest]) -> Iterator[str]:
     for item in objects:
         for path, text in _texts(item):
             if "${" in text:
-                yield f"{_name(item)}: {path} still holds {text!r}"
+                yield f"{name_of(item)}: {path} still holds {text!r}"
 
 
 def service_is_headless(objects: list[Manifest]) -> Iterator[str]:
     """Every Service answers with the addresses of ready pods, which listen on its named UDP port."""
-    for service in _of_kind(objects, "Service"):
-        name, spec = _name(service), service["spec"]
+    for service in of_kind(objects, "Service"):
+        name, spec = name_of(service), service["spec"]
         if spec.get("clusterIP") != "None":
             yield f"{name}: clusterIP is {spec.get('clusterIP')!r}, so DNS does not answer with the pods"
         if spec.get("publishNotReadyAddresses"):
@@ -88,73 +87,77 @@ def service_is_headless(objects: list[Manifest]) -> Iterator[str]:
                 yield f"{name}: port {port['port']} is {port.get('protocol', 'TCP')}, not UDP"
             if not port.get("name"):
                 yield f"{name}: port {port['port']} has no name, so no SRV record"
-            for pod in _selected(objects, spec["selector"]):
-                if not any(("UDP", port["targetPort"]) in _declared(container) for container in pod.containers):
+            for pod in selected(objects, service):
+                if not any(("UDP", port["targetPort"]) in declared(container) for container in pod.containers):
                     yield f"{name}: {pod.owner} does not declare UDP {port['targetPort']}"
 
 
 def selectors_match(objects: list[Manifest]) -> Iterator[str]:
     """Whatever selects pods of this deployment selects at least one."""
-    pods = list(_pods(objects))
+    every = list(pods(objects))
     for item in objects:
         for path, selector in _selectors(item):
             if not selector:
-                yield f"{_name(item)}: {path} is empty and selects every pod"
-            elif not any(_matches(selector, pod.labels) for pod in pods):
-                yield f"{_name(item)}: {path} {selector} matches no pod"
+                yield f"{name_of(item)}: {path} is empty and selects every pod"
+            elif not any(matches(selector, pod.labels) for pod in every):
+                yield f"{name_of(item)}: {path} {selector} matches no pod"
 
 
-def stateful_set_is_served(objects: list[Manifest]) -> Iterator[str]:
-    """A StatefulSet's selector and its serviceName both lead to its own pods."""
-    services = {service["metadata"]["name"]: service for service in _of_kind(objects, "Service")}
-    for item in _of_kind(objects, "StatefulSet"):
-        name, spec = _name(item), item["spec"]
+def workloads_are_served(objects: list[Manifest]) -> Iterator[str]:
+    """The selector of a StatefulSet or Deployment leads to its own pods, and so does a serviceName."""
+    services = {service["metadata"]["name"]: service for service in of_kind(objects, "Service")}
+    for item in (*of_kind(objects, "StatefulSet"), *of_kind(objects, "Deployment")):
+        name, spec = name_of(item), item["spec"]
         labels = spec["template"]["metadata"]["labels"]
         if not isinstance(spec["replicas"], int) or spec["replicas"] < 0:
             yield f"{name}: replicas is {spec['replicas']!r}, no number"
-        if not _matches(spec["selector"]["matchLabels"], labels):
+        if not matches(spec["selector"]["matchLabels"], labels):
             yield f"{name}: its selector does not match its pod template"
+        if item["kind"] != "StatefulSet":
+            continue
         service = services.get(spec["serviceName"])
         if service is None:
             yield f"{name}: serviceName {spec['serviceName']} is no Service of this deployment"
-        elif not _matches(service["spec"]["selector"], labels):
+        elif not matches(service["spec"]["selector"], labels):
             yield f"{name}: Service {spec['serviceName']} does not select its pods"
 
 
-def udp_port_is_one(objects: list[Manifest]) -> Iterator[str]:
-    """The Service, the containers, their environment and the policies mean the same UDP port."""
-    mentions = [
-        (f"{_name(service)} {key}", port[key])
-        for service in _of_kind(objects, "Service")
-        for port in service["spec"]["ports"]
-        for key in ("port", "targetPort")
-    ]
-    for pod in _pods(objects):
-        for container in pod.containers:
-            mentions.append((f"{pod.owner} FANOUT_PORT", _environment(container).get("FANOUT_PORT")))
-            mentions += [(pod.owner, port) for protocol, port in _declared(container) if protocol == "UDP"]
-    mentions += _policy_ports(objects, "UDP")
-    yield from _differences("UDP", mentions)
+def udp_ports_agree(objects: list[Manifest]) -> Iterator[str]:
+    """A Service, its pods, those that send to it, their environment and their policies mean the same UDP ports."""
+    for service in of_kind(objects, "Service"):
+        ports = service["spec"]["ports"]
+        mentions = [(f"{name_of(service)} {key}", [port[key] for port in ports]) for key in ("port", "targetPort")]
+        for pod in selected(objects, service):
+            mentions += policy_ports(objects, pod, "UDP", "ingress")
+            for container in pod.containers:
+                mentions.append((pod.owner, declared_udp(container)))
+                if is_fanout(container):
+                    mentions.append((f"{pod.owner} FANOUT_PORT", [environment(container).get("FANOUT_PORT")]))
+        for pod, container in clients(objects, service):
+            mentions += policy_ports(objects, pod, "UDP", "egress")
+            # Where a relay sends to, its ingresses say: relay_rules.ingresses_reach_their_service.
+            if not pod.is_relay:
+                mentions.append((f"{pod.owner} FANOUT_PORT", [environment(container).get("FANOUT_PORT")]))
+        yield from _differences("UDP", mentions)
 
 
 def admin_port_is_one(objects: list[Manifest]) -> Iterator[str]:
-    """The containers, their environment, the scrape annotation and the policies mean the same TCP port."""
-    mentions: list[tuple[str, Any]] = []
-    for pod in _pods(objects):
+    """The containers of a pod, their environment, the scrape annotation and the policies mean the same TCP port."""
+    for pod in pods(objects):
+        mentions = policy_ports(objects, pod, "TCP", "ingress", "egress")
         if "prometheus.io/port" in pod.annotations:
-            mentions.append((f"{pod.owner} prometheus.io/port", pod.annotations["prometheus.io/port"]))
+            mentions.append((f"{pod.owner} prometheus.io/port", [pod.annotations["prometheus.io/port"]]))
         for container in pod.containers:
-            environment = _environment(container)
-            if "FANOUT_ADMIN_PORT" in environment:
-                mentions.append((f"{pod.owner} FANOUT_ADMIN_PORT", environment["FANOUT_ADMIN_PORT"]))
-            mentions += [(pod.owner, port) for protocol, port in _declared(container) if protocol == "TCP"]
-    mentions += _policy_ports(objects, "TCP")
-    yield from _differences("admin", mentions)
+            settings = environment(container)
+            if "FANOUT_ADMIN_PORT" in settings:
+                mentions.append((f"{pod.owner} FANOUT_ADMIN_PORT", [settings["FANOUT_ADMIN_PORT"]]))
+            mentions += [(pod.owner, [port]) for protocol, port in declared(container) if protocol == "TCP"]
+        yield from _differences("admin", mentions)
 
 
 def probes_reach_a_port(objects: list[Manifest]) -> Iterator[str]:
-    """A container with ports has all three probes, each on a TCP port that it declares."""
-    for pod in _pods(objects):
+    """A container of fanout with ports has all three probes, each on a TCP port that it declares."""
+    for pod in pods(objects):
         for container in pod.containers:
             tcp = [port for port in container.get("ports", []) if port.get("protocol", "TCP") == "TCP"]
             known = {port.get("name") for port in tcp} | {port["containerPort"] for port in tcp}
@@ -162,7 +165,7 @@ def probes_reach_a_port(objects: list[Manifest]) -> Iterator[str]:
                 request = container.get(f"{kind}Probe", {}).get("httpGet")
                 where = f"{pod.owner}: container {container['name']}: {kind} probe"
                 if request is None:
-                    if container.get("ports"):
+                    if container.get("ports") and is_fanout(container):
                         yield f"{where} is missing"
                 elif request["port"] not in known:
                     yield f"{where} asks port {request['port']}, which the container does not declare"
@@ -171,12 +174,12 @@ def probes_reach_a_port(objects: list[Manifest]) -> Iterator[str]:
 
 
 def pods_are_restricted(objects: list[Manifest]) -> Iterator[str]:
-    """Every pod runs under OpenShift's restricted-v2, and holds nothing that it does not use."""
-    for pod in _pods(objects):
+    """Every pod runs under OpenShift's restricted-v2, host network apart, and holds nothing that it does not use."""
+    for pod in pods(objects):
         context = pod.spec.get("securityContext", {})
         yield from _unlike(pod.owner, context, POD_CONTEXT)
         yield from _unlike(pod.owner, pod.spec, POD_SPEC)
-        for key in sorted({"hostNetwork", "hostPID", "hostIPC"} & pod.spec.keys()):
+        for key in sorted({"hostPID", "hostIPC"} & pod.spec.keys()):
             yield f"{pod.owner}: {key} is used"
         for container in pod.containers:
             own = container.get("securityContext", {})
@@ -186,8 +189,8 @@ def pods_are_restricted(objects: list[Manifest]) -> Iterator[str]:
 
 
 def pods_are_bounded(objects: list[Manifest]) -> Iterator[str]:
-    """Every container requests CPU and memory, limits memory alone, and knows which pod it is."""
-    for pod in _pods(objects):
+    """Every container requests CPU and memory, limits memory alone, and those of fanout know which pod they are."""
+    for pod in pods(objects):
         for container in pod.containers:
             where = f"{pod.owner}: container {container['name']}"
             resources = container.get("resources", {})
@@ -200,34 +203,46 @@ def pods_are_bounded(objects: list[Manifest]) -> Iterator[str]:
                 for entry in container.get("env", [])
                 if "valueFrom" in entry
             }
-            if fields != POD_FIELDS:
+            if is_fanout(container) and fields != POD_FIELDS:
                 yield f"{where}: the downward API does not give {', '.join(POD_FIELDS)}"
 
 
-def volumes_are_keys(objects: list[Manifest]) -> Iterator[str]:
-    """A pod's volumes are Secrets that may be missing; it sees what changes in them, and cannot change them."""
-    for pod in _pods(objects):
+def volumes_are_seen(objects: list[Manifest]) -> Iterator[str]:
+    """A volume is a Secret that may be missing, or a ConfigMap that is there; no pod can change it."""
+    maps = {item["metadata"]["name"] for item in of_kind(objects, "ConfigMap")}
+    for pod in pods(objects):
         for volume in pod.spec.get("volumes", []):
             where = f"{pod.owner}: volume {volume['name']}"
-            if volume.keys() != {"name", "secret"}:
-                yield f"{where} is no Secret"
+            if volume.keys() == {"name", "configMap"}:
+                if volume["configMap"]["name"] not in maps:
+                    yield f"{where}: ConfigMap {volume['configMap']['name']} is not of this deployment"
+            elif volume.keys() != {"name", "secret"}:
+                yield f"{where} is no Secret and no ConfigMap"
             elif not volume["secret"].get("optional"):
                 yield f"{where} is not optional, so no pod starts before its Secret is there"
+        volumes = {volume["name"] for volume in pod.spec.get("volumes", [])}
         for container in pod.containers:
             for mount in container.get("volumeMounts", []):
                 where = f"{pod.owner}: mount {mount['mountPath']}"
+                if mount["name"] not in volumes:
+                    yield f"{where}: there is no volume {mount['name']}"
                 if not mount.get("readOnly"):
                     yield f"{where} is not read-only"
                 if "subPath" in mount:
-                    yield f"{where} has a subPath, so a new key is not seen before the pod is restarted"
+                    yield f"{where} has a subPath, so a new content is not seen before the pod is restarted"
 
 
 def all_seal_or_none(objects: list[Manifest]) -> Iterator[str]:
-    """Every container has the same key file, which lies in a volume: who has none is not understood by the others."""
+    """All senders and receivers have the same key file, which lies in a volume: who has none is not understood.
+
+    A relay needs none: it forwards what is sealed as it came.
+    """
     mentions = []
-    for pod in _pods(objects):
-        for container in pod.containers:
-            path = _environment(container).get("FANOUT_KEY_FILE", "")
+    for pod in pods(objects):
+        for container in filter(is_fanout, pod.containers):
+            path = environment(container).get("FANOUT_KEY_FILE", "")
+            if pod.is_relay and not path:
+                continue
             mentions.append((pod.owner, path))
             mounts = [mount["mountPath"] for mount in container.get("volumeMounts", [])]
             if path and not any(path.startswith(f"{mount.rstrip('/')}/") for mount in mounts):
@@ -238,10 +253,10 @@ def all_seal_or_none(objects: list[Manifest]) -> Iterator[str]:
 
 def drain_fits_the_grace_period(objects: list[Manifest]) -> Iterator[str]:
     """No receiver is killed while it drains."""
-    for pod in _pods(objects):
+    for pod in pods(objects):
         grace = pod.spec.get("terminationGracePeriodSeconds", 30)
         for container in pod.containers:
-            drain = _environment(container).get("FANOUT_DRAIN", "0")
+            drain = environment(container).get("FANOUT_DRAIN", "0")
             try:
                 fits = float(drain) < float(grace)
             except ValueError:
@@ -252,9 +267,11 @@ def drain_fits_the_grace_period(objects: list[Manifest]) -> Iterator[str]:
 
 
 def policies_isolate(objects: list[Manifest]) -> Iterator[str]:
-    """Every pod is under a policy of both directions, whose rules name their peers."""
-    for pod in _pods(objects):
-        policies = _policies_of(objects, pod)
+    """Every pod is under a policy of both directions, whose rules name their peers; on the host network none holds."""
+    for pod in pods(objects):
+        if pod.on_host_network:
+            continue
+        policies = [policy["spec"] for policy in policies_of(objects, pod)]
         for direction in ("Ingress", "Egress"):
             if not any(direction in policy["policyTypes"] for policy in policies):
                 yield f"{pod.owner}: no NetworkPolicy holds its {direction.lower()}"
@@ -264,32 +281,26 @@ def policies_isolate(objects: list[Manifest]) -> Iterator[str]:
 
 
 def policies_let_datagrams_through(objects: list[Manifest]) -> Iterator[str]:
-    """Receivers take UDP from senders and nobody else; senders reach them and DNS and nothing else."""
-    receivers = [
-        pod for service in _of_kind(objects, "Service") for pod in _selected(objects, service["spec"]["selector"])
-    ]
-    for pod in receivers:
-        peers = [peer for rule in _rules_with(objects, pod, "ingress", "UDP") for peer in rule.get("from", [])]
-        if peers != [{"podSelector": {"matchLabels": SENDER_LABEL}}]:
-            yield f"{pod.owner}: does not take UDP from pods with {SENDER_LABEL} alone"
-        if any(policy.get("egress") for policy in _policies_of(objects, pod)):
-            yield f"{pod.owner}: may open connections, and needs none"
-    for pod in _pods(objects):
-        if not any("FANOUT_SERVICE" in _environment(container) for container in pod.containers):
-            continue
-        if not _matches(SENDER_LABEL, pod.labels):
-            yield f"{pod.owner}: lacks the label {SENDER_LABEL}, so no receiver takes its datagrams"
-        reached, ports = False, set()
-        for rule in _rules_with(objects, pod, "egress"):
-            selectors = [peer["podSelector"]["matchLabels"] for peer in rule.get("to", []) if "podSelector" in peer]
-            if selectors:
-                reached = all(any(_matches(each, other.labels) for each in selectors) for other in receivers)
-            else:
-                ports |= {(port.get("protocol", "TCP"), port["port"]) for port in rule["ports"]}
-        if not reached:
-            yield f"{pod.owner}: its egress does not reach the receivers"
-        if ports != DNS_PORTS:
-            yield f"{pod.owner}: its egress is not DNS on UDP and TCP, 53 and 5353: {sorted(ports, key=str)}"
+    """The pods of a Service take UDP from those that send to it and nobody else; these reach them and DNS alone."""
+    for service in of_kind(objects, "Service"):
+        receivers, senders = selected(objects, service), [pod for pod, _ in clients(objects, service)]
+        for pod in receivers:
+            peers = [peer for rule in rules_of(objects, pod, "ingress", "UDP") for peer in rule.get("from", [])]
+            if any(sender.on_host_network for sender in senders):
+                group, *blocks = peers or [{}]
+                if group != {"namespaceSelector": {"matchLabels": HOST_NETWORK_GROUP}}:
+                    yield f"{pod.owner}: does not take UDP from the group {HOST_NETWORK_GROUP}"
+                if not blocks or not all(
+                    block.keys() == {"ipBlock"} and _is_block(block["ipBlock"]) for block in blocks
+                ):
+                    yield f"{pod.owner}: does not take UDP from a network of the nodes, and from nobody else"
+            elif peers != [{"podSelector": {"matchLabels": SENDER_LABEL}}]:
+                yield f"{pod.owner}: does not take UDP from pods with {SENDER_LABEL} alone"
+            if any(policy["spec"].get("egress") for policy in policies_of(objects, pod)):
+                yield f"{pod.owner}: may open connections, and needs none"
+        for pod in senders:
+            if not pod.on_host_network:
+                yield from _sending(objects, pod, receivers)
 
 
 RULES: tuple[Rule, ...] = (
@@ -297,75 +308,52 @@ RULES: tuple[Rule, ...] = (
     nothing_left_to_substitute,
     service_is_headless,
     selectors_match,
-    stateful_set_is_served,
-    udp_port_is_one,
+    workloads_are_served,
+    udp_ports_agree,
     admin_port_is_one,
     probes_reach_a_port,
     pods_are_restricted,
     pods_are_bounded,
-    volumes_are_keys,
+    volumes_are_seen,
     all_seal_or_none,
     drain_fits_the_grace_period,
     policies_isolate,
     policies_let_datagrams_through,
+    *relay_rules.RULES,
 )
 
 
-def _name(item: Manifest) -> str:
-    return f"{item['kind']}/{item['metadata']['name']}"
+def _sending(objects: list[Manifest], pod: Pod, receivers: list[Pod]) -> Iterator[str]:
+    """Yield what keeps a pod from its receivers, and where else it may go beside DNS."""
+    if not matches(SENDER_LABEL, pod.labels):
+        yield f"{pod.owner}: lacks the label {SENDER_LABEL}, so no receiver takes its datagrams"
+    reached, ports = False, set()
+    for rule in rules_of(objects, pod, "egress"):
+        selectors = [peer["podSelector"]["matchLabels"] for peer in rule.get("to", []) if "podSelector" in peer]
+        if selectors:
+            reached = all(any(matches(each, other.labels) for each in selectors) for other in receivers)
+        else:
+            ports |= {(port.get("protocol", "TCP"), port["port"]) for port in rule["ports"]}
+    if not reached:
+        yield f"{pod.owner}: its egress does not reach the receivers"
+    if ports != DNS_PORTS:
+        yield f"{pod.owner}: its egress is not DNS on UDP and TCP, 53 and 5353: {sorted(ports, key=str)}"
 
 
-def _of_kind(objects: list[Manifest], kind: str) -> list[Manifest]:
-    return [item for item in objects if item["kind"] == kind]
+def _is_block(block: Manifest) -> bool:
+    try:
+        return ipaddress.ip_network(block["cidr"]).prefixlen > 0
+    except (KeyError, ValueError):
+        return False
 
 
-def _pods(objects: list[Manifest]) -> Iterator[_Pod]:
-    for item in objects:
-        if item["kind"] == "Pod":
-            yield _Pod(_name(item), item["metadata"], item["spec"])
-        elif "template" in item.get("spec", {}):
-            template = item["spec"]["template"]
-            yield _Pod(_name(item), template["metadata"], template["spec"])
-
-
-def _selected(objects: list[Manifest], selector: dict[str, str]) -> list[_Pod]:
-    return [pod for pod in _pods(objects) if _matches(selector, pod.labels)]
-
-
-def _declared(container: Manifest) -> set[tuple[str, Any]]:
-    return {(port.get("protocol", "TCP"), port["containerPort"]) for port in container.get("ports", [])}
-
-
-def _policies_of(objects: list[Manifest], pod: _Pod) -> list[Manifest]:
-    specs = [policy["spec"] for policy in _of_kind(objects, "NetworkPolicy")]
-    return [spec for spec in specs if _matches(spec["podSelector"]["matchLabels"], pod.labels)]
-
-
-def _rules_with(objects: list[Manifest], pod: _Pod, direction: str, protocol: str | None = None) -> Iterator[Manifest]:
-    """Yield the rules of a direction that hold a pod; those with a port of `protocol` where one is given."""
-    for policy in _policies_of(objects, pod):
-        for rule in policy.get(direction, []):
-            if protocol is None or protocol in {port.get("protocol", "TCP") for port in rule["ports"]}:
-                yield rule
-
-
-def _policy_ports(objects: list[Manifest], protocol: str) -> list[tuple[str, Any]]:
-    """Return the ports of a protocol in all policies, those of DNS left out, each with who names it."""
-    return [
-        (_name(policy), port["port"])
-        for policy in _of_kind(objects, "NetworkPolicy")
-        for direction in ("ingress", "egress")
-        for rule in policy["spec"].get(direction, [])
-        for port in rule["ports"]
-        if port.get("protocol", "TCP") == protocol and (protocol, port["port"]) not in DNS_PORTS
-    ]
-
-
-def _differences(what: str, mentions: list[tuple[str, Any]]) -> Iterator[str]:
-    """Yield a sentence where the mentions of a port are not one unprivileged port."""
-    if len({str(port) for _, port in mentions}) > 1:
-        yield f"the {what} port differs: {', '.join(f'{port} in {where}' for where, port in mentions)}"
-    for port in sorted({str(port) for _, port in mentions}):
+def _differences(what: str, mentions: list[tuple[str, list[Any]]]) -> Iterator[str]:
+    """Yield a sentence where the mentions of ports are not the same unprivileged ports."""
+    named = [(where, sorted({str(port) for port in ports})) for where, ports in mentions]
+    if len({tuple(ports) for _, ports in named}) > 1:
+        told = (f"{' '.join(ports)} in {where}" for where, ports in named)
+        yield f"the {what} port differs: {', '.join(told)}"
+    for port in sorted({port for _, ports in named for port in ports}):
         if not (port.isdigit() and 1024 <= int(port) <= 65_535):
             yield f"the {what} port {port!r} is no number from 1024 to 65535"
 
@@ -374,14 +362,6 @@ def _unlike(where: str, actual: Manifest, wanted: Manifest) -> Iterator[str]:
     for key, value in wanted.items():
         if actual.get(key) != value:
             yield f"{where}: {key} is {actual.get(key)!r}, not {value!r}"
-
-
-def _environment(container: Manifest) -> dict[str, str]:
-    return {entry["name"]: entry["value"] for entry in container.get("env", []) if "value" in entry}
-
-
-def _matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
-    return selector.items() <= labels.items()
 
 
 def _texts(node: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEPLOYMENTS = ROOT / "deployments"
 sys.path.insert(0, str(DEPLOYMENTS))
 
+import manifests  # noqa: E402
 import render  # noqa: E402
 import rules  # noqa: E402
 from fanout.wire.seal import Keyring  # noqa: E402
@@ -83,7 +84,7 @@ def test_rendered_manifests_are_not_stale() -> None:
 def test_only_templates_lie_where_oc_create_looks() -> None:
     """`oc create -f deployments` takes every manifest of the folder itself, and only those."""
     found = sorted(path.name for path in DEPLOYMENTS.iterdir() if path.suffix in {".yaml", ".yml", ".json"})
-    assert found == ["Build.yaml", "Deploy.yaml"]
+    assert found == ["Build.yaml", "Deploy.yaml", "Multicast.yaml", "Rtp.yaml"]
     for name in found:
         documents = list(yaml.safe_load_all((DEPLOYMENTS / name).read_text(encoding="utf-8")))
         assert [(item["apiVersion"], item["kind"]) for item in documents] == [("template.openshift.io/v1", "Template")]
@@ -117,9 +118,9 @@ def template_problems(template: Manifest) -> Iterator[str]:
             yield f"no {key}"
 
 
-@pytest.mark.parametrize("name", ["Deploy.yaml", "Build.yaml"])
+@pytest.mark.parametrize("name", ["Deploy", "Build", "Multicast", "Rtp"])
 def test_template_is_whole(name: str) -> None:
-    assert list(template_problems(render.load_template(DEPLOYMENTS / name))) == []
+    assert list(template_problems(render.load_template(name))) == []
 
 
 @pytest.mark.parametrize(
@@ -138,16 +139,24 @@ def test_template_check_finds_what_is_broken(change: Callable[[Manifest], object
     assert sentence in list(template_problems(template))
 
 
-@pytest.mark.parametrize("name", ["Deploy.yaml", "Build.yaml"])
-def test_documentation_lists_every_parameter_and_its_default(name: str) -> None:
-    text = (ROOT / "docs" / "openshift.md").read_text(encoding="utf-8")
-    for parameter in render.load_template(DEPLOYMENTS / name)["parameters"]:
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        ("Deploy", "docs/openshift.md"),
+        ("Build", "docs/openshift.md"),
+        ("Multicast", "deployments/overlays/multus-multicast/README.md"),
+        ("Rtp", "deployments/overlays/hostnetwork-rtp/README.md"),
+    ],
+)
+def test_documentation_lists_every_parameter_and_its_default(name: str, page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for parameter in render.load_template(name)["parameters"]:
         default = parameter.get("value") or ("generated" if "generate" in parameter else "empty")
         assert re.search(rf"`{parameter['name']}`.*?{re.escape(default)}", text), parameter["name"]
 
 
-def test_builds_fill_the_images_that_are_deployed(template: Manifest) -> None:
-    built = render.process(render.load_template(DEPLOYMENTS / "Build.yaml"))
+def test_builds_fill_the_images_that_are_deployed() -> None:
+    built = render.process(render.load_template("Build"))
     streams = {item["metadata"]["name"]: item for item in built if item["kind"] == "ImageStream"}
     outputs = {}
     for item in built:
@@ -159,10 +168,13 @@ def test_builds_fill_the_images_that_are_deployed(template: Manifest) -> None:
             outputs[item["metadata"]["name"]] = item["spec"]["output"]["to"]["name"]
     assert all(stream["spec"]["lookupPolicy"]["local"] is True for stream in streams.values())
     assert {name: f"{name}:latest" for name in streams} == outputs
-    objects = render.process(template)
-    receiver = find(objects, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]
-    sender = find(objects, "Pod")["spec"]["containers"][0]
-    assert {receiver["image"], sender["image"]} == set(outputs.values())
+    deployed = {
+        container["image"]
+        for name in render.TARGETS
+        for pod in manifests.pods(render.render(name, {})[0])
+        for container in filter(manifests.is_fanout, pod.containers)
+    }
+    assert deployed == set(outputs.values())
 
 
 def test_containerfiles_build_the_same_first_stage() -> None:
@@ -250,7 +262,9 @@ def test_bad_input_gets_one_clear_line(
     assert output.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["-p", "REPLICAS=3"], ["--check", "--stdout"], ["--what"]])
+@pytest.mark.parametrize(
+    "arguments", [["-p", "REPLICAS=3"], ["Rtp"], ["Nope", "--stdout"], ["--check", "--stdout"], ["--what"]]
+)
 def test_usage_errors_exit_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         render.main(arguments)
@@ -311,15 +325,15 @@ def test_printed_objects_are_those_processed(capsys: pytest.CaptureFixture[str],
 def test_base_is_written_checked_and_cleaned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(render, "BASE", tmp_path / "base")
+    monkeypatch.setattr(render, "TARGETS", {"Deploy": render.Target(tmp_path / "base")})
     assert render.main(["--check"]) == 1
-    assert "stale in deployments/base: kustomization.yaml, " in capsys.readouterr().err
+    assert "stale in base: kustomization.yaml, " in capsys.readouterr().err
     assert render.main([]) == 0
     assert render.main(["--check"]) == 0
     (tmp_path / "base" / "service-headless-udp.yaml").write_text("changed by hand")
     (tmp_path / "base" / "gone.yaml").write_text("no longer rendered")
     assert render.main(["--check"]) == 1
-    assert "stale in deployments/base: gone.yaml, service-headless-udp.yaml;" in capsys.readouterr().err
+    assert "stale in base: gone.yaml, service-headless-udp.yaml;" in capsys.readouterr().err
     assert render.main([]) == 0
     assert render.main(["--check"]) == 0
     listed = yaml.safe_load((tmp_path / "base" / "kustomization.yaml").read_text())["resources"]

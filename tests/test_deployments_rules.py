@@ -8,21 +8,22 @@ from __future__ import annotations
 import copy
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.breaking import Break, Manifest
+from tests.breaking import find as _find
+from tests.breaking import set_at as _set
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "deployments"))
 
+import relay_rules  # noqa: E402
 import render  # noqa: E402
 import rules  # noqa: E402
-
-Manifest = dict[str, Any]
-Break = Callable[[list[Manifest]], None]
 
 
 @pytest.fixture
@@ -39,25 +40,6 @@ def test_rendered_manifests_hold_every_rule() -> None:
     objects = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in files]
     assert len(objects) == 6
     assert rules.problems(objects) == []
-
-
-def _set(target: Callable[[list[Manifest]], Any], *path: Any, value: Any) -> Break:
-    """Return a function that sets what lies at `path` below `target`; `value=None` deletes it."""
-
-    def change(objects: list[Manifest]) -> None:
-        node = target(objects)
-        for step in path[:-1]:
-            node = node[step]
-        if value is None:
-            del node[path[-1]]
-        else:
-            node[path[-1]] = value
-
-    return change
-
-
-def _find(objects: list[Manifest], kind: str, name: str | None = None) -> Manifest:
-    return next(item for item in objects if item["kind"] == kind and name in (None, item["metadata"]["name"]))
 
 
 def _pod_spec(objects: list[Manifest]) -> Any:
@@ -153,7 +135,11 @@ BROKEN: list[tuple[str, Break, str]] = [
     ("a writable root", _set(_container, "securityContext", "readOnlyRootFilesystem", value=None), "readOnlyRootFile"),
     ("a capability", _added_capability, "capabilities is .*NET_RAW"),
     ("no context", _set(_sender_container, "securityContext", value=None), "Pod/sender: .*capabilities"),
-    ("the host's network", _set(_pod_spec, "hostNetwork", value=True), "hostNetwork is used"),
+    ("the host's network", _set(_pod_spec, "hostNetwork", value=True), "hostNetwork is used, and only a relay"),
+    ("the host's processes", _set(_pod_spec, "hostPID", value=True), "hostPID is used"),
+    ("a mount of nothing", _set(_container, "volumeMounts", 0, "name", value="x"), "there is no volume x"),
+    ("a ConfigMap that is not there", _set(_pod_spec, "volumes", 0, value={"name": "key", "configMap": {"name": "x"}}),
+     "ConfigMap x is not of this deployment"),
     ("a token", _set(_sender, "spec", "automountServiceAccountToken", value=None), "automountServiceAccountToken is"),
     ("service links", _set(_pod_spec, "enableServiceLinks", value=True), "enableServiceLinks is True"),
     ("a CPU limit", _set(_container, "resources", "limits", "cpu", value="1"), "does not limit memory, and memory al"),
@@ -162,7 +148,7 @@ BROKEN: list[tuple[str, Break, str]] = [
     ("an empty volume", _set(_pod_spec, "volumes", value=[{"name": "tmp", "emptyDir": {}}]), "volume tmp is no Secret"),
     ("a needed Secret", _set(_pod_spec, "volumes", 0, "secret", "optional", value=None), "volume key is not optional"),
     ("a writable key", _set(_container, "volumeMounts", 0, "readOnly", value=False), "fanout is not read-only"),
-    ("a key that stays", _set(_container, "volumeMounts", 0, "subPath", value="key"), "a new key is not seen"),
+    ("a key that stays", _set(_container, "volumeMounts", 0, "subPath", value="key"), "a new content is not seen"),
     ("a key file that is nowhere", _set(_sender_container, "env", 2, "value", value="/etc/fanout2/key"),
      r"Pod/sender: FANOUT_KEY_FILE /etc/fanout2/key lies in no volume \(/etc/fanout\)"),
     ("a receiver without the key", _set(_sender_container, "env", 2, "value", value="/etc/fanout/key"),
@@ -198,9 +184,10 @@ def test_rules_find_what_is_broken(objects: list[Manifest], change: Break, sente
 
 
 def test_every_rule_is_shown_to_fail() -> None:
+    """Those of relays by tests/test_deployments_relay_rules.py."""
     failing = set()
     for _, change, _ in BROKEN:
         objects = render.process(render.load_template())
         change(objects)
-        failing |= {rule.__name__ for rule in rules.RULES if list(rule(objects))}
-    assert failing == {rule.__name__ for rule in rules.RULES}
+        failing |= {rule for rule in rules.RULES if list(rule(objects))}
+    assert failing | set(relay_rules.RULES) == set(rules.RULES)
