@@ -17,6 +17,7 @@ SEND_BUFFER = 4 * 1024 * 1024
 BACKLOG_MAX = 1024 * 1024
 """Bytes that wait for a pod whose socket is full."""
 _TRIES = 16  # of one send: each failure that was an earlier one's tells of an ICMP error
+_ERRORS = 16  # that are read at a time: hundreds come at once for a pod that is gone, and others wait meanwhile
 
 
 class Segments(NamedTuple):
@@ -50,7 +51,8 @@ class Egress:
         """ICMP errors heard."""
         self.dropped: dict[DropReason, int] = {}
         """Datagrams that the kernel did not take."""
-        self._gso_limit = gso.LIMIT
+        self.gso_limit = gso.LIMIT
+        """The largest segment that leaves in runs."""
         self._waiting: deque[tuple[Segments, int]] = deque()
         self._waiting_bytes = 0
         self._socket = make_socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
@@ -60,8 +62,9 @@ class Egress:
         error_queue.fill(self._socket, is_ipv6)
         self._socket.bind(("::" if is_ipv6 else "0.0.0.0", 0))
         self.local_port: int = self._socket.getsockname()[1]
-        self._sendto = self._socket.sendto
-        self._sendmsg = self._socket.sendmsg
+        self.sendto = self._socket.sendto
+        self.sendmsg = self._socket.sendmsg
+        """For who counts by himself, and gives to `failed` what they raise."""
 
     @property
     def is_blocked(self) -> bool:
@@ -81,16 +84,16 @@ class Egress:
             data, size, datagrams, option = run
             try:
                 if datagrams == 1:
-                    self._sendto(data, endpoint)
-                elif size <= self._gso_limit:
-                    self._sendmsg((data,), option, 0, endpoint)
+                    self.sendto(data, endpoint)
+                elif size <= self.gso_limit:
+                    self.sendmsg((data,), option, 0, endpoint)
                 elif not self._send_one_by_one(run, endpoint):
                     self._keep(runs[index + 1 :], endpoint)
                     return
                 else:
                     continue
             except OSError as error:
-                if not self._retry(run, endpoint, error):
+                if not self.failed(run, endpoint, error):
                     self._keep(runs[index + 1 :], endpoint)
                     return
             else:
@@ -108,19 +111,19 @@ class Egress:
         self._waiting.extend(waiting)
         self._waiting_bytes = sum(len(run.data) for run, _ in self._waiting)
 
-    def _retry(self, run: Segments, endpoint: Endpoint, error: OSError) -> bool:
+    def failed(self, run: Segments, endpoint: Endpoint, error: OSError) -> bool:
         """Send what has failed once more where that was not its own failure; return whether the socket has room."""
         for _ in range(_TRIES):
-            told = error_queue.read(self._socket)
+            told = error_queue.read(self._socket, _ERRORS)
             self.refused += len(told)
             number = error.errno or errno.EIO
             if not any(fault.errno == number for fault in told):
                 break
             try:
                 if run.datagrams == 1:
-                    self._sendto(run.data, endpoint)
+                    self.sendto(run.data, endpoint)
                 else:
-                    self._sendmsg((run.data,), run.option, 0, endpoint)
+                    self.sendmsg((run.data,), run.option, 0, endpoint)
             except OSError as again:
                 error = again
             else:
@@ -135,7 +138,7 @@ class Egress:
             has_room = self._send_one_by_one(run, endpoint)
             if self.sent > before:
                 # It was not the pod that the kernel had something against, but the run.
-                self._gso_limit = min(self._gso_limit, gso.limit_after(run.size))
+                self.gso_limit = min(self.gso_limit, gso.limit_after(run.size))
             return has_room
         self._drop(run, DropReason.of(number))
         return True

@@ -15,7 +15,6 @@ _SOCK_EXTENDED_ERR = struct.Struct("=IBBBBII")
 _LOCAL = 1  # SO_EE_ORIGIN_LOCAL
 _IS_THERE = hasattr(socket, "MSG_ERRQUEUE")
 _READS = 8192
-"""At a time: a peer may answer with a flood of ICMP errors."""
 
 
 def fill(sender: socket.socket, is_ipv6: bool) -> None:
@@ -24,12 +23,15 @@ def fill(sender: socket.socket, is_ipv6: bool) -> None:
         sender.setsockopt(*(_IPV6_ERRORS if is_ipv6 else _IPV4_ERRORS), 1)
 
 
-def read(sender: socket.socket) -> list[Fault]:
-    """Return the ICMP errors that have come, a bounded number, each by the endpoint that it concerns."""
+def read(sender: socket.socket, most: int = _READS) -> list[Fault]:
+    """Return the ICMP errors that have come, each by the endpoint that it concerns.
+
+    At most so many: a peer may answer with a flood of them.
+    """
     faults: list[Fault] = []
     if not _IS_THERE:
         return faults
-    for _ in range(_READS):
+    for _ in range(most):
         try:
             _, ancillary, _, address = sender.recvmsg(0, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
         except OSError:

@@ -11,12 +11,12 @@ from time import monotonic
 from typing import Any
 
 from fanout.net import interfaces, listening
-from fanout.net.egress import Egress
 from fanout.relay.guard import Guard, Recent
 from fanout.relay.ingress import Ingress, Kind
 from fanout.relay.listening import describe, open_port
 from fanout.relay.reasons import RelayDrop
 from fanout.relay.runs import Piece
+from fanout.relay.spread import Spread
 from fanout.relay.stats import IngressStats
 
 log = logging.getLogger("fanout")
@@ -30,8 +30,6 @@ _GRO_SIZE = struct.Struct("=i")
 _PKTINFO = struct.Struct("=i4s4s")  # struct in_pktinfo: interface, local address, destination
 _CONTROL = socket.CMSG_SPACE(_GRO_SIZE.size) + socket.CMSG_SPACE(_PKTINFO.size)
 _MAPPED = "::ffff:"
-
-Targets = tuple[tuple[Egress, Any], ...]
 
 
 class Entry:
@@ -107,12 +105,12 @@ class Port:
         self.entry = entry
         self.number = number
         self.socket = opened
-        self.targets: Targets = ()
+        self.spread = Spread()
         """Where what comes goes to."""
-        self.generation = -1
-        """Of the pods for which `targets` were chosen."""
         self._is_broadcast = entry.ingress.kind is Kind.BROADCAST
         self._is_guarded = entry.guard is not None or entry.recent is not None or self._is_broadcast
+        # A relay sends to no group.
+        self._may_be_own = entry.ingress.kind is not Kind.MULTICAST
         # A run is of one source, but each datagram of it may have to be refused by itself.
         self._merges = not self._is_guarded and listening.merge(opened, True)
         self._control = _CONTROL if self._merges or self._is_broadcast else 0
@@ -121,6 +119,8 @@ class Port:
         """Take what waits, up to a turn's worth, and return what is to be forwarded as it lies in the arena."""
         pieces: list[Piece] = []
         entry, recv, space = self.entry, self.socket.recvmsg_into, self._control
+        inspects = self._is_guarded or self._may_be_own
+        make = tuple.__new__  # like Piece(...), in a third of the time
         offset, limit = 0, len(arena) - _LARGEST
         now = monotonic()
         with contextlib.suppress(OSError):  # nothing waits (EAGAIN); or it is of the interface (ENETDOWN)
@@ -133,12 +133,12 @@ class Port:
                     datagrams = max(1, -(-size // segment))
                 entry.datagrams += datagrams
                 entry.bytes += size
-                refusal = self._refusal(address, arena[offset : offset + size], control, now)
-                if refusal is not None:
+                end = offset + size
+                if inspects and (refusal := self._refusal(address, arena[offset:end], control, now)) is not None:
                     entry.drop(refusal, datagrams)
                     continue
-                pieces.append(Piece(offset, offset + size, segment))
-                offset += size
+                pieces.append(make(Piece, (offset, end, segment)))
+                offset = end
                 if offset > limit:
                     break
         return pieces
@@ -147,7 +147,7 @@ class Port:
         self, address: Any, payload: memoryview, control: list[tuple[int, int, bytes]], now: float
     ) -> RelayDrop | None:
         entry = self.entry
-        if entry.is_own(address[0], address[1]):
+        if self._may_be_own and entry.is_own(address[0], address[1]):
             return RelayDrop.OWN
         if not self._is_guarded:
             return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from fanout.model import Endpoint, Service, parse_literals
 from fanout.net.egress import Egress
@@ -13,20 +15,27 @@ from fanout.report import DropReason
 log = logging.getLogger("fanout")
 
 
+@dataclass(slots=True)
 class Totals:
-    """Copies to all pods, those that have left included."""
+    """Copies to pods."""
 
-    def __init__(self) -> None:
-        self.sent = 0
-        self.refused = 0
-        self.dropped: dict[DropReason, int] = {}
+    sent: int = 0
+    refused: int = 0
+    dropped: dict[DropReason, int] = field(default_factory=dict)
 
-    def add(self, egress: Egress) -> None:
+    def add(self, pod: Egress | PodStats) -> None:
         """Add what went to one pod."""
-        self.sent += egress.sent
-        self.refused += egress.refused
-        for reason, count in egress.dropped.items():
+        self.sent += pod.sent
+        self.refused += pod.refused
+        for reason, count in pod.dropped.items():
             self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+    def with_pods(self, pods: Iterable[PodStats]) -> Totals:
+        """Return the sum of these and of some pods."""
+        total = Totals(self.sent, self.refused, dict(self.dropped))
+        for pod in pods:
+            total.add(pod)
+        return total
 
 
 class Pods:
@@ -35,8 +44,6 @@ class Pods:
     def __init__(self, service: Service, resolver: Resolver, left: Totals) -> None:
         self.service = service
         self.refresher = Refresher(resolver, service.name)
-        self.generation = 0
-        """Grows with each change."""
         self._endpoints: tuple[Endpoint, ...] = ()
         self._egresses: dict[str, Egress] = {}
         self._left = left
@@ -55,21 +62,31 @@ class Pods:
         """The ways out."""
         return list(self._egresses.values())
 
-    @property
-    def stats(self) -> list[PodStats]:
-        """What went to each pod."""
-        return [
-            PodStats(each.host, self.service.name, each.sent, each.bytes, each.refused, dict(each.dropped))
-            for each in self.egresses
-        ]
+    def stats(self, at_once: Mapping[Egress, tuple[int, int]]) -> list[PodStats]:
+        """Return what went to each pod; `at_once` has copies, and their bytes, that no `Egress` has counted yet."""
+        found = []
+        for each in self.egresses:
+            copies, size = at_once.get(each, (0, 0))
+            found.append(
+                PodStats(
+                    each.host,
+                    self.service.name,
+                    each.sent + copies,
+                    each.bytes + size,
+                    each.refused,
+                    dict(each.dropped),
+                )
+            )
+        return found
 
-    def follow(self) -> bool:
-        """Take note of pods that have joined or left; return whether any has."""
-        endpoints = self.refresher.known.endpoints
-        if endpoints == self._endpoints:
-            return False
-        self._endpoints = endpoints
-        self.generation += 1
+    @property
+    def has_changed(self) -> bool:
+        """Whether pods have joined or left since `follow`."""
+        return self.refresher.known.endpoints != self._endpoints
+
+    def follow(self) -> None:
+        """Take note of pods that have joined or left: those have no way out any more."""
+        self._endpoints = endpoints = self.refresher.known.endpoints
         hosts = {endpoint.host for endpoint in endpoints}
         for host in [host for host in self._egresses if host not in hosts]:
             egress = self._egresses.pop(host)
@@ -83,7 +100,6 @@ class Pods:
                     "pod_left_out: %(host)s of %(service)s: no socket for it: %(reason)s",
                     {"host": host, "service": self.service.name, "reason": error.strerror},
                 )
-        return True
 
     def targets(self, port: int) -> list[tuple[Egress, Endpoint]]:
         """Return each pod's way out, and where a datagram for `port` goes to."""

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import select
 import socket
+import threading
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Self
@@ -22,6 +23,7 @@ from fanout.relay.listening import InterfaceMissing
 from fanout.relay.pods import Pods, Totals
 from fanout.relay.reasons import RelayDrop
 from fanout.relay.runs import join
+from fanout.relay.spread import Spread
 from fanout.relay.stats import RelayStats
 
 log = logging.getLogger("fanout")
@@ -99,28 +101,26 @@ class Relay:
         self._wake: tuple[socket.socket, socket.socket] | None = None
         self._opened_at = 0.0
         self._arena = memoryview(bytearray(ARENA))
+        self._counting = threading.Lock()
+        """Held while counts move from one place to another, and while they are read."""
+        self._has_moved = False
         self._stopped = False
         self._is_closed = False
 
     @property
     def stats(self) -> RelayStats:
         """Counts since it was opened."""
-        totals = Totals()
-        pods = [pods.stats for pods in self._pods.values()]
-        for each in self._pods.values():
-            for egress in each.egresses:
-                totals.add(egress)
+        with self._counting:
+            pods = [pod for each in self._pods.values() for pod in each.stats(self._at_once())]
+            totals = self._left.with_pods(pods)
         now = monotonic()
         ages = [each.refresher.known.age(now) for each in self._pods.values()]
-        dropped = dict(totals.dropped)
-        for reason, count in list(self._left.dropped.items()):
-            dropped[reason] = dropped.get(reason, 0) + count
         return RelayStats(
             [entry.stats for entry in self._entries],
-            [pod for each in pods for pod in each],
-            totals.sent + self._left.sent,
-            totals.refused + self._left.refused,
-            dropped,
+            pods,
+            totals.sent,
+            totals.refused,
+            totals.dropped,
             None if None in ages else max(age for age in ages if age is not None),
             sum(each.refresher.known.failures for each in self._pods.values()),
         )
@@ -218,22 +218,19 @@ class Relay:
             datagrams += count
             segments.append(Segments(arena[start:end], size, count, gso.option(size) if count > 1 else []))
         entry = port.entry
-        pods = self._pods[entry.ingress.service]
-        if port.generation != pods.generation:
-            self._aim(port, pods)
-        if not port.targets:
+        if not port.spread:
             entry.drop(RelayDrop.NO_ENDPOINTS, datagrams)
             return
-        for egress, endpoint in port.targets:
-            egress.send(segments, endpoint)
-            if egress.is_blocked:
-                self._await_room(egress)
+        if port.spread.send(segments, may_wait=bool(self._blocked)):
+            for egress in port.spread:
+                if egress.is_blocked:
+                    self._await_room(egress)
         entry.forwarded += datagrams
 
-    def _aim(self, port: Port, pods: Pods) -> None:
+    def _aim(self, port: Port) -> None:
         """Choose where what comes to a port goes to."""
-        port.generation = pods.generation
         ingress = port.entry.ingress
+        pods = self._pods[ingress.service]
         targets = []
         for egress, endpoint in pods.targets(ingress.port_at_pods(port.number)):
             if not self._is_ingress(endpoint):
@@ -245,7 +242,7 @@ class Relay:
                     "let %(ingress)s go to another port (to_port), or to a Service without the relay",
                     {"endpoint": str(endpoint), "service": ingress.service, "ingress": str(ingress)},
                 )
-        port.targets = tuple(targets)
+        port.spread = Spread(targets)
 
     def _check_literals(self) -> None:
         """Raise `InvalidIngress` for an ingress that was told to forward to this very relay."""
@@ -294,6 +291,7 @@ class Relay:
                 # Until DNS has said something, the kernel keeps what comes.
                 if self._pods[entry.ingress.service].is_decided:
                     for port in entry.ports:
+                        self._aim(port)
                         self._ports[port.socket.fileno()] = port
                         self._poll.register(port.socket, select.EPOLLIN)
                 else:
@@ -303,13 +301,32 @@ class Relay:
         return _LOOK_SOON if is_soon else _LOOK
 
     def _follow(self) -> None:
-        """Take note of pods that have joined or left."""
-        changes = [pods.follow() for pods in self._pods.values()]
-        if any(changes):
-            egresses = [egress for pods in self._pods.values() for egress in pods.egresses]
-            self._own_ports = {egress.local_port for egress in egresses}
-            # Of those that were closed the descriptors may be others' by now.
-            self._blocked = {egress.fileno(): egress for egress in self._blocked.values() if egress in egresses}
+        """Take note of pods that have joined or left, and of addresses of this host."""
+        changed = [pods for pods in self._pods.values() if pods.has_changed]
+        if not changed and not self._has_moved:
+            return
+        self._has_moved = False
+        with self._counting:
+            for port in self._ports.values():
+                port.spread.fold()
+            for pods in changed:
+                pods.follow()
+            for port in self._ports.values():
+                self._aim(port)
+        egresses = [egress for pods in self._pods.values() for egress in pods.egresses]
+        self._own_ports = {egress.local_port for egress in egresses}
+        # Of those that were closed the descriptors may be others' by now.
+        self._blocked = {egress.fileno(): egress for egress in self._blocked.values() if egress in egresses}
+
+    def _at_once(self) -> dict[Egress, tuple[int, int]]:
+        """Return the copies, and their bytes, that the pods were not given yet."""
+        found: dict[Egress, tuple[int, int]] = {}
+        for port in list(self._ports.values()):
+            if port.spread.datagrams:
+                for egress in port.spread:
+                    copies, size = found.get(egress, (0, 0))
+                    found[egress] = (copies + port.spread.datagrams, size + port.spread.bytes)
+        return found
 
     def _try_to_open(self, entry: Entry) -> None:
         """Listen where the interface is there; raise `SocketUnavailable` where that never worked for another reason."""
@@ -327,8 +344,11 @@ class Relay:
         assert self._poll is not None  # noqa: S101 - narrows the type
         for port in entry.ports:
             descriptor = port.socket.fileno()
-            if self._ports.pop(descriptor, None) is not None:
+            if descriptor in self._ports:
                 self._empty(port)
+                with self._counting:
+                    del self._ports[descriptor]
+                    port.spread.fold()
                 self._poll.unregister(descriptor)
         entry.close()
         log.warning(
@@ -340,6 +360,7 @@ class Relay:
         assert self._watch is not None  # noqa: S101 - narrows the type
         self._watch.drain()
         self._learn_addresses()
+        self._has_moved = True
 
     def _await_room(self, egress: Egress) -> None:
         assert self._poll is not None  # noqa: S101 - narrows the type
