@@ -140,7 +140,7 @@ class _Progress:
         """Say how far it is."""
         with self._lock:
             if self._is_shown:
-                line = f"listening: {seconds:.0f} of {self._wait:g} s, {heard} of {self._ingresses} ingresses heard one"
+                line = f"listening: {seconds:.0f} of {self._wait:g} s, heard at {heard} of {self._ingresses}"
                 click.echo(f"{_CLEAR}{line}", nl=False, err=True)
 
     def end(self) -> None:

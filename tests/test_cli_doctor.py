@@ -1,0 +1,380 @@
+"""`fanout doctor` on real networks: what it says is the cause is the cause."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fanout.model import Endpoint
+from tests.cli import FANOUT, Run, Running, environment, fanout, receiving, running
+from tests.conftest import Pod, unavailable
+from tests.nameserver.knot import program
+from tests.namespace import Namespace, cabled_hosts
+
+HERE, THERE, ELSEWHERE = "10.81.0.1", "10.81.0.2", "10.99.0.2"
+GROUP, PORT = "224.0.67.67", 5001
+INGRESS = f"mcast://{GROUP}:{PORT}@eth0"
+_SENDER = """
+import socket, sys, time
+source, destination, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+family = socket.AF_INET6 if ":" in source else socket.AF_INET
+sending = socket.socket(family, socket.SOCK_DGRAM)
+sending.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+sending.bind((source, 4000))
+if family == socket.AF_INET6:
+    sending.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex("eth0"))
+else:
+    sending.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(source))
+print("ready", flush=True)
+while True:
+    sending.sendto(bytes(100), (destination, port))
+    time.sleep(0.02)
+"""
+
+
+def checks(run: Run, check: str) -> list[dict[str, Any]]:
+    """What the checks of that name came to."""
+    return [each for each in run.json["checks"] if each["check"] == check]
+
+
+def only(run: Run, check: str) -> dict[str, Any]:
+    (found,) = checks(run, check)
+    return found
+
+
+def said(check: dict[str, Any]) -> str:
+    return "\n".join([check["sentence"], *check["hints"]])
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[tuple[Namespace, Namespace]]:
+    """Two hosts on a LAN; the second one has addresses to which the first has no route."""
+    with cabled_hosts(HERE, THERE) as (here, there):
+        there.run("ip", "address", "add", f"{ELSEWHERE}/24", "dev", "eth0")
+        for host, address in ((here, "fd81::1"), (there, "fd81::2")):
+            host.run("ip", "address", "add", f"{address}/64", "dev", "eth0", "nodad")
+        there.run("ip", "route", "add", "default", "dev", "eth0")
+        yield here, there
+
+
+@contextlib.contextmanager
+def sending(there: Namespace, destination: str = GROUP, port: int = PORT, source: str = THERE) -> Iterator[None]:
+    """Send datagrams from another host, fifty a second."""
+    process = subprocess.Popen(
+        [*there.command, sys.executable, "-c", _SENDER, source, destination, str(port)], stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def listen(here: Namespace, ingress: str = INGRESS, wait: float = 0.5) -> tuple[int, dict[str, Any]]:
+    """Return the exit code, and what was said of an ingress."""
+    run = here.fanout("doctor", "--listen", ingress, "--wait", str(wait), "-o", "json")
+    assert run.err == ""
+    return run.code, only(run, "ingress")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (["--listen", "mcast://10.0.0.1:5001@eth0"], 2, "10.0.0.1 is no multicast group"),
+        (["--listen", "nonsense"], 2, "'nonsense'"),
+        (["--listen", "udp://0.0.0.0:7-1"], 2, "upside down"),
+        (["-s", "a..b"], 2, "'a..b'"),
+        (["-s", "10.0.0.7", "-p", "0"], 2, "0"),
+        (["-s", "pod", "--nameserver", "x"], 2, "'x'"),
+        (["--wait", "0"], 2, "--wait"),
+        (["--wait", "nan"], 2, "nan"),
+        (["-o", "xml"], 2, "xml"),
+        (["surplus"], 2, "surplus"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments: list[str], code: int, part: str) -> None:
+    run = fanout("doctor", *arguments)
+    assert part in run.assert_one_sentence(code)
+    assert run.out == ""
+
+
+def test_bad_input_is_json_too() -> None:
+    run = fanout("doctor", "--listen", "nonsense", "-o", "json")
+    assert run.json["exit_code"] == run.code == 2
+
+
+def test_without_a_service_or_an_ingress_the_host_alone_is_checked() -> None:
+    run = fanout("doctor", "-o", "json")
+    assert (run.code, run.err) == (0, "")
+    assert {check["check"] for check in run.json["checks"]} == {"receive buffer", "receive drops", "gso"}
+    assert run.json["status"] in ("ok", "warning")
+    text = fanout("doctor").out
+    assert re.search(r"^(ok|warning) +receive buffer: .* bytes", text, re.MULTILINE)
+
+
+def test_a_receiver_that_answers_is_well(tmp_path: Path) -> None:
+    with receiving(tmp_path) as (receiver, endpoint):
+        run = fanout("doctor", "-s", endpoint, "-o", "json")
+        assert (run.code, run.err) == (0, "")
+        assert "1 endpoint" in only(run, "resolve")["sentence"]
+        assert "the pod answers a probe" in only(run, "reach")["sentence"]
+        assert "65,507 bytes stay in one piece; a probe of that size came back" in only(run, "mtu")["sentence"]
+        assert "message_received" not in receiver.out
+
+
+def test_pods_that_refuse_or_are_silent_are_problems(
+    tmp_path: Path, pods: Callable[..., list[Pod]], closed_port: int
+) -> None:
+    (plain,) = pods(1)
+    with receiving(tmp_path) as (_, endpoint):
+        service = f"{endpoint},{plain.endpoint},127.0.0.1:{closed_port}"
+        run = fanout("doctor", "-s", service, "-o", "json")
+    assert run.code == 1
+    answers, refuses, silent = checks(run, "reach")
+    assert "1 of 3 pods" in answers["sentence"]
+    assert f"127.0.0.1:{closed_port}: nothing listens on that port there" in refuses["sentence"]
+    assert silent["sentence"].startswith(f"{plain.endpoint}: 6 probes left this host")
+    assert "NetworkPolicy" in said(silent)
+    assert [check["status"] for check in (answers, refuses, silent)] == ["ok", "problem", "problem"]
+
+
+def test_a_nameserver_that_does_not_answer(closed_port: int) -> None:
+    run = fanout("doctor", "-s", "headless-udp", "--nameserver", f"127.0.0.1:{closed_port}")
+    assert (run.code, run.err) == (1, "")
+    assert re.search(r"^problem  resolve: cannot resolve headless-udp A .*no answer within 2 s", run.out, re.MULTILINE)
+    assert "reach:" not in run.out
+
+
+def test_multicast_that_arrives(hosts: tuple[Namespace, Namespace]) -> None:
+    here, there = hosts
+    with sending(there):
+        code, check = listen(here)
+    assert (code, check["status"]) == (0, "ok")
+    assert f"{INGRESS}: 100 bytes from {THERE}:4000 on port {PORT}" in check["sentence"]
+    assert f"joined {GROUP} on eth0 ({HERE})" in check["sentence"]
+    assert check["details"]["joined"] is True
+
+
+@pytest.mark.parametrize(
+    ("ingress", "destination", "source"),
+    [
+        (f"mcast://{THERE},{GROUP}:{PORT}@eth0", GROUP, THERE),
+        (f"mcast://[ff15::67]:{PORT}@eth0", "ff15::67", "fd81::2"),
+        (f"broadcast://:{PORT}@eth0", "255.255.255.255", THERE),
+        (f"broadcast://:{PORT}@eth0", "10.81.0.255", THERE),
+        (f"udp://0.0.0.0:{PORT - 1}-{PORT + 1}", HERE, THERE),
+        (f"udp://:{PORT}", HERE, THERE),
+        (f"udp://:{PORT}@eth0", "fd81::1", "fd81::2"),
+    ],
+)
+def test_every_kind_of_ingress(hosts: tuple[Namespace, Namespace], ingress: str, destination: str, source: str) -> None:
+    here, there = hosts
+    if destination == "10.81.0.255":
+        there.run("ip", "address", "replace", f"{THERE}/24", "broadcast", "10.81.0.255", "dev", "eth0")
+        here.run("ip", "address", "replace", f"{HERE}/24", "broadcast", "10.81.0.255", "dev", "eth0")
+    with sending(there, destination, source=source):
+        code, check = listen(here, ingress)
+    assert (code, check["status"]) == (0, "ok"), check
+    assert f"from {Endpoint(source, 4000)} on port {PORT}" in check["sentence"]
+
+
+def test_a_datagram_to_this_host_is_no_broadcast(hosts: tuple[Namespace, Namespace]) -> None:
+    here, there = hosts
+    with sending(there, HERE):
+        code, check = listen(here, f"broadcast://:{PORT}@eth0")
+    assert (code, check["status"]) == (1, "problem")
+    assert "nothing came for it" in check["sentence"]
+
+
+def test_no_sender(hosts: tuple[Namespace, Namespace]) -> None:
+    code, check = listen(hosts[0])
+    assert (code, check["status"]) == (1, "problem")
+    assert re.search(r"nothing came for it within \d s, nor did eth0 get anything of the kind", check["sentence"])
+    assert "does the source send" in said(check)
+
+
+def test_another_port_and_another_source(hosts: tuple[Namespace, Namespace]) -> None:
+    here, there = hosts
+    with sending(there, port=PORT + 1):
+        code, check = listen(here)
+    assert code == 1
+    assert f"to {GROUP}:{PORT + 1}: the port is another one" in check["sentence"]
+    with sending(there):
+        code, check = listen(here, f"mcast://10.81.0.9,{GROUP}:{PORT}@eth0")
+    assert code == 1
+    assert f"from {THERE}:4000" in check["sentence"]
+    assert "the source is not 10.81.0.9" in check["sentence"]
+
+
+@contextlib.contextmanager
+def receiving_in(host: Namespace, folder: Path, port: int) -> Iterator[None]:
+    """Run `fanout receive` in a host."""
+    arguments = ("receive", "--port", str(port), "--admin-port", "0", "--drain", "0")
+    receiver = Running(arguments, folder, {}, None, program=[*host.command, *FANOUT])
+    try:
+        receiver.wait_until(lambda: "receiver_started" in receiver.out)
+        yield
+    finally:
+        receiver.process.kill()
+        receiver.process.wait()
+
+
+@contextlib.contextmanager
+def reverse_filter(host: Namespace, mode: int) -> Iterator[None]:
+    path = "/proc/sys/net/ipv4/conf/eth0/rp_filter"
+    host.run("sh", "-c", f"echo {mode} >{path}")
+    try:
+        yield
+    finally:
+        host.run("sh", "-c", f"echo 0 >{path}")
+
+
+@pytest.mark.parametrize(("mode", "word"), [(1, "strict"), (2, "loose")])
+def test_rp_filter_drops_a_source_without_a_route(hosts: tuple[Namespace, Namespace], mode: int, word: str) -> None:
+    here, there = hosts
+    with reverse_filter(here, mode), sending(there, source=ELSEWHERE):
+        code, check = listen(here)
+        assert code == 1
+        assert f"no route leads back to {ELSEWHERE}, and rp_filter={mode} ({word}) drops" in check["sentence"]
+        advice = f"ip route add {ELSEWHERE} dev eth0"
+        assert any(advice in hint for hint in check["hints"])
+        here.run(*advice.split())
+        try:
+            code, check = listen(here)
+        finally:
+            here.run("ip", "route", "del", ELSEWHERE, "dev", "eth0")
+    assert (code, check["status"]) == (0, "ok"), "the advice helps"
+
+
+def test_rp_filter_drops_a_source_whose_way_back_is_another(hosts: tuple[Namespace, Namespace]) -> None:
+    here, there = hosts
+    here.run("ip", "link", "add", "pods", "type", "veth", "peer", "name", "pods-peer")
+    try:
+        for link in ("pods", "pods-peer"):
+            here.run("ip", "link", "set", link, "up")
+        here.run("ip", "address", "add", "10.82.0.1/24", "dev", "pods")
+        here.run("ip", "route", "add", "default", "dev", "pods")
+        with reverse_filter(here, 1), sending(there, source=ELSEWHERE):
+            code, check = listen(here)
+            assert code == 1
+            assert f"the route back to {ELSEWHERE} is by pods, and rp_filter=1 (strict)" in check["sentence"]
+            assert any("net.ipv4.conf.eth0.rp_filter=2" in hint for hint in check["hints"])
+        with reverse_filter(here, 2), sending(there, source=ELSEWHERE):
+            code, check = listen(here)
+        assert (code, check["status"]) == (0, "ok"), "the advice helps"
+    finally:
+        here.run("ip", "link", "del", "pods")
+
+
+def test_without_the_right_to_look_at_the_wire_counters_tell(hosts: tuple[Namespace, Namespace]) -> None:
+    here, there = hosts
+    if program("setpriv") is None:
+        unavailable("tools", "the program setpriv is missing (Debian, Ubuntu: apt install util-linux)")
+    with reverse_filter(here, 1), sending(there, source=ELSEWHERE):
+        done = subprocess.run(
+            [*here.command, "setpriv", "--bounding-set=-net_raw",
+             *FANOUT, "doctor", "--listen", INGRESS, "--wait", "0.5"],
+            capture_output=True, text=True, env=environment(), timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert "without CAP_NET_RAW only counters tell" in done.stdout
+    assert re.search(r"rp_filter dropped [1-9]\d* packets meanwhile", done.stdout)
+
+
+def test_a_firewall_that_drops(hosts: tuple[Namespace, Namespace]) -> None:
+    here, there = hosts
+    if program("nft") is None:
+        unavailable("tools", "the program nft is missing (Debian, Ubuntu: apt install nftables)")
+    rules = "table inet deaf {\nchain input {\ntype filter hook input priority 0;\nudp dport 5001 drop\n}\n}\n"
+    subprocess.run([*here.command, "nft", "-f", "-"], input=rules, text=True, check=True)
+    try:
+        with sending(there):
+            code, check = listen(here)
+    finally:
+        here.run("nft", "delete", "table", "inet", "deaf")
+    assert code == 1
+    assert "came in by eth0, and this host dropped it" in check["sentence"]
+    assert "nft list ruleset" in said(check)
+
+
+def test_interfaces_that_are_missing_or_down(hosts: tuple[Namespace, Namespace]) -> None:
+    here, _ = hosts
+    code, check = listen(here, f"mcast://{GROUP}:{PORT}@eth7")
+    assert code == 1
+    assert "there is no interface eth7 here (there are lo, eth0)" in check["sentence"]
+    here.run("ip", "link", "add", "leg", "type", "veth", "peer", "name", "cut")
+    try:
+        code, check = listen(here, f"mcast://{GROUP}:{PORT}@leg")
+    finally:
+        here.run("ip", "link", "del", "leg")
+    assert code == 1
+    assert "leg is down or has no carrier" in check["sentence"]
+
+
+def test_a_port_that_another_program_has(hosts: tuple[Namespace, Namespace], tmp_path: Path) -> None:
+    here, there = hosts
+    with receiving_in(here, tmp_path, PORT):
+        code, check = listen(here, f"udp://0.0.0.0:{PORT}", 0.2)
+        assert code == 1
+        assert "the port is in use" in check["sentence"]
+        with sending(there, HERE):
+            code, check = listen(here, f"udp://0.0.0.0:{PORT}")
+    assert (code, check["status"]) == (0, "ok")
+    assert "for the program that has the port" in check["sentence"]
+
+
+def test_a_way_that_swallows_large_datagrams(hosts: tuple[Namespace, Namespace], tmp_path: Path) -> None:
+    here, there = hosts
+    with receiving_in(there, tmp_path, 12000):
+        run = here.fanout("doctor", "-s", THERE, "-o", "json")
+        assert run.code == 0
+        way = only(run, "mtu")
+        assert "by eth0" in way["sentence"]
+        assert way["details"] == {
+            "interface": "eth0", "mtu": 1500, "payload": 1472, "passed": True, "endpoints": [f"{THERE}:12000"],
+        }  # fmt: skip
+        assert only(here.fanout("doctor", "-s", "fd81::2", "-o", "json"), "mtu")["details"]["payload"] == 1452
+        there.run("ip", "link", "set", "eth0", "mtu", "1400")
+        try:
+            run = here.fanout("doctor", "-s", THERE, "-o", "json")
+        finally:
+            there.run("ip", "link", "set", "eth0", "mtu", "1500")
+    assert run.code == 1
+    assert "probes of that size got no answer, small ones did" in only(run, "mtu")["sentence"]
+
+
+def test_an_interrupt_ends_the_waiting(tmp_path: Path, closed_port: int) -> None:
+    arguments = ("doctor", "--listen", f"udp://127.0.0.1:{closed_port}", "--wait", "30")
+    with running(tmp_path, *arguments) as doctor:
+        doctor.wait_until(lambda: "gso" in doctor.out)
+        assert doctor.stop(signal.SIGINT).code == 130
+
+
+def test_on_a_terminal_it_is_coloured_and_shows_how_far_it_is(closed_port: int) -> None:
+    terminal, its_other_end = pty.openpty()
+    process = subprocess.Popen(
+        [*FANOUT, "doctor", "--listen", f"udp://127.0.0.1:{closed_port}", "--wait", "0.6"],
+        stdout=its_other_end, stderr=its_other_end, env=environment(TERM="xterm"),
+    )  # fmt: skip
+    os.close(its_other_end)
+    shown = b""
+    with contextlib.suppress(OSError):  # a terminal ends with an error
+        while block := os.read(terminal, 65_536):
+            shown += block
+    os.close(terminal)
+    assert process.wait(timeout=20) == 1
+    assert re.search(rb"listening: 0 of 0.6 s, heard at 0 of 1\r\x1b\[K", shown)
+    assert b"\x1b[31m\x1b[1mproblem" in shown
+    assert shown.rstrip().endswith(b"let it pass?")
