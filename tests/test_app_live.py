@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fanout.app.rates import (
     Alarm,
+    Table,
     Window,
     bits_per_second,
     drops,
@@ -81,6 +82,13 @@ def test_rows_with_an_alarm_are_shown_where_there_is_no_room_for_all() -> None:
     assert troubled_first(rows, 4) == rows
     assert [row[0] for row in troubled_first(rows, 3)] == ["b", "d", "a"]
     assert troubled_first(rows, -1) == []
+
+
+def test_a_narrow_table_has_fewer_columns() -> None:
+    whole = Table(("NAME", "OF"), ("RATE", "DROPPED"), [("a" * 10, "b", "1", "0")], dispensable=("RATE", "OF"))
+    assert whole.within(29) == whole
+    assert whole.within(28) == whole._replace(numbers=("DROPPED",), rows=[("a" * 10, "b", "0")])
+    assert whole.within(1) == whole._replace(texts=("NAME",), numbers=("DROPPED",), rows=[("a" * 10, "0")])
 
 
 def relayed(datagrams: int, pods: int, sent: int, **changes: int) -> RelayStats:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self
 
 from fanout.app.logs import LogStream
-from fanout.app.rates import Alarm, Table
+from fanout.app.rates import GAP, Alarm, Table
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, Group, RenderResult
@@ -22,9 +22,7 @@ _LINES_MAX = 10_000
 """Lines of the log that wait for the next look; who logs more waits as well."""
 _LINES_MANY = 500
 """Lines for which the next look comes at once."""
-_NUMBER_WIDTH = 9
-"""Of columns of numbers, at least: they should not jump as the numbers change."""
-_OTHER_LINES = 6
+_OTHER_LINES = 8
 """Of the screen: what is not rows."""
 
 
@@ -103,7 +101,7 @@ class Live:
     def _paint(self, live: RichLive) -> None:
         lines = self._next_lines()
         room = max(2, live.console.height - _OTHER_LINES)
-        live.update(_picture(self._look(room)))
+        live.update(_picture([each.within(live.console.width) for each in self._look(room)]))
         if lines:
             # The live table is painted anew below whatever is printed.
             live.console.print(_Verbatim("".join(f"{line}\n" for line in lines)), soft_wrap=True, end="")
@@ -130,11 +128,11 @@ def _picture(tables: Sequence[Table]) -> Group:
 
     parts: list[table.Table | Text] = [Text("")]
     for each in tables:
-        drawn = table.Table(box=None, pad_edge=False, header_style="bold")
+        drawn = table.Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
         for name in each.texts:
             drawn.add_column(Text(name), no_wrap=True, overflow="ellipsis")
         for name in each.numbers:
-            drawn.add_column(Text(name), justify="right", min_width=_NUMBER_WIDTH, no_wrap=True, overflow="ellipsis")
+            drawn.add_column(Text(name), justify="right", no_wrap=True, overflow="ellipsis")
         for row in each.rows:
             drawn.add_row(*(Text(cell, style="red" if isinstance(cell, Alarm) else "") for cell in row))
         parts.append(drawn)

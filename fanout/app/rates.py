@@ -8,6 +8,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 _T = TypeVar("_T")
 _Reason = TypeVar("_Reason", bound=str)
+GAP = 2
+"""Spaces between two columns."""
 _WINDOW = 1.0
 """Seconds over which rates are taken."""
 
@@ -26,7 +28,21 @@ class Table(NamedTuple):
     numbers: tuple[str, ...]
     rows: list[tuple[str, ...]]
     more: str = ""
-    """What was left out."""
+    """What is to be said below, such as how many rows were left out."""
+    dispensable: tuple[str, ...] = ()
+    """Columns that a narrow terminal does without, in this order."""
+
+    def within(self, width: int) -> Table:
+        """Return it with the columns for which there is room."""
+        texts, numbers, rows = self.texts, self.numbers, self.rows
+        for name in self.dispensable:
+            columns = (*texts, *numbers)
+            if _width(columns, rows) <= width:
+                break
+            gone = columns.index(name)
+            texts, numbers = tuple(one for one in texts if one != name), tuple(one for one in numbers if one != name)
+            rows = [row[:gone] + row[gone + 1 :] for row in rows]
+        return self._replace(texts=texts, numbers=numbers, rows=rows)
 
 
 class Window(Generic[_T]):
@@ -82,6 +98,11 @@ def more(rows: list[tuple[str, ...]], shown: list[tuple[str, ...]], one: str, ma
     """Return how many rows are not shown, `one` or `many` of what."""
     left = len(rows) - len(shown)
     return f"and {left:,} more {one if left == 1 else many}" if left else ""
+
+
+def _width(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> int:
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    return sum(widths) + GAP * (len(widths) - 1)
 
 
 def _grown(before: int, after: int) -> int:

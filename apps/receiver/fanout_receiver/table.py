@@ -8,6 +8,7 @@ from fanout.receiver import ReceiverStats
 from fanout.wire.reasons import ReceiveDrop
 
 _SENDERS = 10
+_DISPENSABLE = ("BYTES", "RATE", "QUEUED")
 
 
 def tables(
@@ -28,7 +29,9 @@ def tables(
         f"{after.queue_depth:,}",
         drops(dropped),
     )
-    port = Table(("PORT",), ("MESSAGES/S", "RATE", "MESSAGES", "BYTES", "QUEUED", "DROPPED"), [row])
+    port = Table(
+        ("PORT",), ("MESSAGES/S", "RATE", "MESSAGES", "BYTES", "QUEUED", "DROPPED"), [row], dispensable=_DISPENSABLE
+    )
     if not senders:
         return [port]
     senders = sorted(senders, key=lambda one: (-(one.skipped - one.reordered) - one.duplicates, -one.received))

@@ -21,12 +21,14 @@ def tables(before: RelayStats, after: RelayStats, seconds: float, room: int) -> 
             ("DATAGRAMS/S", "RATE", "BYTES", "DROPPED"),
             of_ingresses,
             "\n".join(filter(None, (more(ingresses, of_ingresses, "ingress", "ingresses"), _why_waiting(after)))),
+            dispensable=("BYTES", "TO", "RATE"),
         ),
         Table(
             ("POD", "OF"),
             ("COPIES/S", "RATE", "BYTES", "REFUSED", "DROPPED"),
             of_pods,
             more(pods, of_pods, "pod", "pods"),
+            dispensable=("BYTES", "OF", "RATE"),
         ),
     ]
 
