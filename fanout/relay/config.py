@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from yaml.events import (
     SequenceStartEvent,
 )
 from yaml.reader import Reader
+from yaml.scanner import ScannerError
 
 from fanout.errors import InvalidIngress
 from fanout.relay.ingress import Ingress, misfit
@@ -49,7 +51,7 @@ def load(path: str) -> Config:
     document = _Document(path, _read(path))
     said = document.said
     try:
-        _validate(said)
+        _validator()(said)
     except fastjsonschema.JsonSchemaValueException as error:
         raise document.wrong(*_explained(error)) from None
     defaults = {key: said[key] for key in ("service", "to_port", "allow_source", "limit") if key in said}
@@ -73,8 +75,9 @@ def schema_text() -> str:
     return resources.files("fanout.relay").joinpath("schema.json").read_text(encoding="utf-8")
 
 
-def _validate(said: object) -> None:
-    fastjsonschema.compile(json.loads(schema_text()), use_default=False, use_formats=False)(said)
+@functools.cache
+def _validator() -> Callable[[object], object]:
+    return fastjsonschema.compile(json.loads(schema_text()), use_default=False, use_formats=False)
 
 
 def _explained(error: fastjsonschema.JsonSchemaValueException) -> tuple[Path, str]:
@@ -167,7 +170,8 @@ class _Document:
         except InvalidIngress:
             raise
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
+            # What was begun and not ended is found at the end of the file; people look for where it began.
+            mark = (isinstance(error, ScannerError) and error.context_mark) or error.problem_mark
             problem = " ".join(f"{error.problem or error.context}".split())
             raise self._wrong_in(mark.line + 1 if mark else self._line, f"this is not YAML: {problem}") from None
         except (yaml.YAMLError, ValueError, OverflowError):
