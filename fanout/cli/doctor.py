@@ -112,7 +112,8 @@ def _examine_service(target: Target) -> list[Check]:
     return [
         *verdicts.resolved(target.service, answer),
         *verdicts.reached(found),
-        *verdicts.carried(pods.ways(found)),
+        # Of one that was refused, or cannot be reached, the size of its way says nothing.
+        *verdicts.carried(pods.ways([pod for pod in found if not pod.errno])),
     ]
 
 

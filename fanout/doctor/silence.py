@@ -96,7 +96,7 @@ def _on_the_wire(facts: IngressFacts) -> str:
     if name:
         received, multicast = facts.grown.get("received", 0), facts.grown.get("received_multicast", 0)
         of_them = f", {multicast:,} of them multicast" if multicast else ""
-        said += f"; meanwhile {name} got {received:,} packets of any kind{of_them}"
+        said += f"; meanwhile {name} got {received:,} {'packet' if received == 1 else 'packets'} of any kind{of_them}"
     return said
 
 
