@@ -75,7 +75,10 @@ def route(address: str) -> tuple[str, str] | None:
 
 
 class Watch:
-    """Becomes readable when an interface, or an address of one, comes, goes or changes (man 7 rtnetlink)."""
+    """Becomes readable when an interface, or an address of one, comes, goes or changes (man 7 rtnetlink).
+
+    Raises OSError where the system lets nobody know.
+    """
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)

@@ -14,6 +14,7 @@ from fanout.net import interfaces, listening
 from fanout.relay.guard import Guard, Recent
 from fanout.relay.ingress import Ingress, Kind
 from fanout.relay.listening import describe, open_port
+from fanout.relay.pods import Pods
 from fanout.relay.reasons import RelayDrop
 from fanout.relay.runs import Piece
 from fanout.relay.spread import Spread
@@ -35,8 +36,10 @@ _MAPPED = "::ffff:"
 class Entry:
     """One ingress: opened when its interface is there, and again when that is another one than before."""
 
-    def __init__(self, ingress: Ingress, recent: Recent | None, own: Callable[[str, int], bool]) -> None:
+    def __init__(self, ingress: Ingress, pods: Pods, recent: Recent | None, own: Callable[[str, int], bool]) -> None:
         self.ingress = ingress
+        self.pods = pods
+        """Of its Service."""
         self.datagrams = 0
         self.bytes = 0
         self.forwarded = 0
@@ -111,8 +114,9 @@ class Port:
         self._is_guarded = entry.guard is not None or entry.recent is not None or self._is_broadcast
         # A relay sends to no group.
         self._may_be_own = entry.ingress.kind is not Kind.MULTICAST
-        # A run is of one source, but each datagram of it may have to be refused by itself.
-        self._merges = not self._is_guarded and listening.merge(opened, True)
+        # A run is of one source; where its datagrams may have to be refused one by one, they must not be merged.
+        one_by_one = entry.ingress.limit is not None or entry.recent is not None or self._is_broadcast
+        self._merges = not one_by_one and listening.merge(opened, True)
         self._control = _CONTROL if self._merges or self._is_broadcast else 0
 
     def read(self, arena: memoryview) -> list[Piece]:

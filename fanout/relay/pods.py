@@ -82,7 +82,8 @@ class Pods:
     @property
     def has_changed(self) -> bool:
         """Whether pods have joined or left since `follow`."""
-        return self.refresher.known.endpoints != self._endpoints
+        endpoints = self.refresher.known.endpoints
+        return endpoints is not self._endpoints and endpoints != self._endpoints
 
     def follow(self) -> None:
         """Take note of pods that have joined or left: those have no way out any more."""

@@ -89,7 +89,7 @@ class Relay:
                 resolver = resolver_for(wanted, nameserver=nameserver, allow_loopback=allow_loopback)
             self._pods[each.service] = Pods(wanted, resolver, self._left)
         recent = Recent() if loop_guard else None
-        self._entries = [Entry(each, recent, self._is_own) for each in parsed]
+        self._entries = [Entry(each, self._pods[each.service], recent, self._is_own) for each in parsed]
         self._own_ports: set[int] = set()
         self._said: set[tuple[Ingress, str]] = set()
         """Whose endpoints were said to be the relay itself."""
@@ -145,9 +145,10 @@ class Relay:
             return self
         self._opened_at = monotonic()
         self._poll = select.epoll()
-        self._watch = interfaces.Watch()
         self._wake = socket.socketpair()
-        self._poll.register(self._watch, select.EPOLLIN)
+        with contextlib.suppress(OSError):  # then a look a second has to do
+            self._watch = interfaces.Watch()
+            self._poll.register(self._watch, select.EPOLLIN)
         self._poll.register(self._wake[0], select.EPOLLIN)
         try:
             for entry in self._entries:
@@ -218,6 +219,8 @@ class Relay:
             datagrams += count
             segments.append(Segments(arena[start:end], size, count, gso.option(size) if count > 1 else []))
         entry = port.entry
+        if entry.pods.has_changed:
+            self._follow()
         if not port.spread:
             entry.drop(RelayDrop.NO_ENDPOINTS, datagrams)
             return
@@ -230,9 +233,8 @@ class Relay:
     def _aim(self, port: Port) -> None:
         """Choose where what comes to a port goes to."""
         ingress = port.entry.ingress
-        pods = self._pods[ingress.service]
         targets = []
-        for egress, endpoint in pods.targets(ingress.port_at_pods(port.number)):
+        for egress, endpoint in port.entry.pods.targets(ingress.port_at_pods(port.number)):
             if not self._is_ingress(endpoint):
                 targets.append((egress, endpoint))
             elif (ingress, endpoint.host) not in self._said:
@@ -247,9 +249,8 @@ class Relay:
     def _check_literals(self) -> None:
         """Raise `InvalidIngress` for an ingress that was told to forward to this very relay."""
         for entry in self._entries:
-            pods = self._pods[entry.ingress.service]
             for port in entry.ingress.ports:
-                for endpoint in pods.literals(entry.ingress.port_at_pods(port)):
+                for endpoint in entry.pods.literals(entry.ingress.port_at_pods(port)):
                     if self._is_ingress(endpoint):
                         raise InvalidIngress(
                             f"ingress {entry.ingress}: {endpoint} is this relay itself: "
@@ -289,7 +290,7 @@ class Relay:
                 self._try_to_open(entry)
             if entry.ports and entry.ports[0].socket.fileno() not in self._ports:
                 # Until DNS has said something, the kernel keeps what comes.
-                if self._pods[entry.ingress.service].is_decided:
+                if entry.pods.is_decided:
                     for port in entry.ports:
                         self._aim(port)
                         self._ports[port.socket.fileno()] = port
@@ -357,8 +358,8 @@ class Relay:
         )
 
     def _drain_notices(self) -> None:
-        assert self._watch is not None  # noqa: S101 - narrows the type
-        self._watch.drain()
+        if self._watch is not None:
+            self._watch.drain()
         self._learn_addresses()
         self._has_moved = True
 
