@@ -6,13 +6,13 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 from fanout.net import interfaces, listening
 from fanout.relay.guard import Guard, Recent
 from fanout.relay.ingress import Ingress, Kind
+from fanout.relay.itself import Itself
 from fanout.relay.listening import describe, open_port
 from fanout.relay.pods import Pods
 from fanout.relay.reasons import RelayDrop
@@ -36,7 +36,7 @@ _MAPPED = "::ffff:"
 class Entry:
     """One ingress: opened when its interface is there, and again when that is another one than before."""
 
-    def __init__(self, ingress: Ingress, pods: Pods, recent: Recent | None, own: Callable[[str, int], bool]) -> None:
+    def __init__(self, ingress: Ingress, pods: Pods, recent: Recent | None, itself: Itself) -> None:
         self.ingress = ingress
         self.pods = pods
         """Of its Service."""
@@ -51,7 +51,7 @@ class Entry:
         self.interface: int | None = None
         self.recent = recent
         self.guard = Guard(ingress.allow_source, ingress.limit) if ingress.allow_source or ingress.limit else None
-        self.is_own = own
+        self.itself = itself
         self._drops_before = 0
 
     def open(self, receive_buffer: int) -> None:
@@ -151,7 +151,7 @@ class Port:
         self, address: Any, payload: memoryview, control: list[tuple[int, int, bytes]], now: float
     ) -> RelayDrop | None:
         entry = self.entry
-        if self._may_be_own and entry.is_own(address[0], address[1]):
+        if self._may_be_own and entry.itself.has_sent(address[0], address[1]):
             return RelayDrop.OWN
         if not self._is_guarded:
             return None

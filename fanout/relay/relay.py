@@ -12,13 +12,14 @@ from time import monotonic
 from typing import Self
 
 from fanout.errors import Closed, InvalidIngress, SocketUnavailable
-from fanout.model import Endpoint, Family, Service
+from fanout.model import Family, Service
 from fanout.net import gso, interfaces
 from fanout.net.egress import Egress, Segments
 from fanout.refresher import Resolver, resolver_for
 from fanout.relay.entry import ARENA, Entry, Port
 from fanout.relay.guard import Recent
-from fanout.relay.ingress import Ingress, Kind
+from fanout.relay.ingress import Ingress
+from fanout.relay.itself import Itself
 from fanout.relay.listening import InterfaceMissing
 from fanout.relay.pods import Pods, Totals
 from fanout.relay.reasons import RelayDrop
@@ -88,12 +89,11 @@ class Relay:
             else:
                 resolver = resolver_for(wanted, nameserver=nameserver, allow_loopback=allow_loopback)
             self._pods[each.service] = Pods(wanted, resolver, self._left)
+        self._itself = Itself(parsed)
         recent = Recent() if loop_guard else None
-        self._entries = [Entry(each, self._pods[each.service], recent, self._is_own) for each in parsed]
-        self._own_ports: set[int] = set()
+        self._entries = [Entry(each, self._pods[each.service], recent, self._itself) for each in parsed]
         self._said: set[tuple[Ingress, str]] = set()
         """Whose endpoints were said to be the relay itself."""
-        self._here: set[str] = set()
         self._ports: dict[int, Port] = {}
         self._blocked: dict[int, Egress] = {}
         self._poll: select.epoll | None = None
@@ -153,7 +153,7 @@ class Relay:
         try:
             for entry in self._entries:
                 self._try_to_open(entry)
-            self._learn_addresses()
+            self._itself.learn_addresses()
             self._check_literals()
         except BaseException:
             self._close()
@@ -235,7 +235,7 @@ class Relay:
         ingress = port.entry.ingress
         targets = []
         for egress, endpoint in port.entry.pods.targets(ingress.port_at_pods(port.number)):
-            if not self._is_ingress(endpoint):
+            if not self._itself.is_ingress(endpoint):
                 targets.append((egress, endpoint))
             elif (ingress, endpoint.host) not in self._said:
                 self._said.add((ingress, endpoint.host))
@@ -251,32 +251,11 @@ class Relay:
         for entry in self._entries:
             for port in entry.ingress.ports:
                 for endpoint in entry.pods.literals(entry.ingress.port_at_pods(port)):
-                    if self._is_ingress(endpoint):
+                    if self._itself.is_ingress(endpoint):
                         raise InvalidIngress(
                             f"ingress {entry.ingress}: {endpoint} is this relay itself: "
                             "name the pods, or another port for them (to_port)"
                         )
-
-    def _is_ingress(self, endpoint: Endpoint) -> bool:
-        """Whether what is sent there comes back to an ingress of this relay."""
-        return any(
-            entry.ingress.kind is Kind.UDP
-            and endpoint.port in entry.ingress.ports
-            and entry.ingress.host in ("", "0.0.0.0", "::", endpoint.host)
-            and self._is_here(endpoint.host)
-            for entry in self._entries
-        )
-
-    def _is_own(self, host: str, port: int) -> bool:
-        """Whether a datagram with that source was sent by this relay."""
-        return port in self._own_ports and self._is_here(host)
-
-    def _is_here(self, host: str) -> bool:
-        host = host.removeprefix("::ffff:")
-        return host in self._here or host.startswith("127.")
-
-    def _learn_addresses(self) -> None:
-        self._here = {str(address) for address in interfaces.addresses()}
 
     def _tend(self, now: float) -> float:
         """See to interfaces, pods and ports; return how many seconds until it is time again."""
@@ -315,7 +294,7 @@ class Relay:
             for port in self._ports.values():
                 self._aim(port)
         egresses = [egress for pods in self._pods.values() for egress in pods.egresses]
-        self._own_ports = {egress.local_port for egress in egresses}
+        self._itself.send_from(egress.local_port for egress in egresses)
         # Of those that were closed the descriptors may be others' by now.
         self._blocked = {egress.fileno(): egress for egress in self._blocked.values() if egress in egresses}
 
@@ -360,7 +339,7 @@ class Relay:
     def _drain_notices(self) -> None:
         if self._watch is not None:
             self._watch.drain()
-        self._learn_addresses()
+        self._itself.learn_addresses()
         self._has_moved = True
 
     def _await_room(self, egress: Egress) -> None:
