@@ -51,6 +51,8 @@ def binding(endpoint: Endpoint, number: int, protocol: str = "UDP") -> str:
         hint = "ports below 1024 need a privilege (net.ipv4.ip_unprivileged_port_start): choose another port"
     elif number == errno.EADDRNOTAVAIL:
         hint = "no interface of this machine has that address (ip address)"
+    elif number in (errno.EMFILE, errno.ENFILE):
+        hint = "this process may have no more sockets: raise its limit of open files (ulimit -n)"
     else:
         hint = os.strerror(number)
     return f"cannot listen on {protocol} {endpoint}: {hint}"

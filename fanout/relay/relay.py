@@ -18,7 +18,7 @@ from fanout.net.egress import Egress, Segments
 from fanout.refresher import Resolver, resolver_for
 from fanout.relay.entry import ARENA, Entry, Port
 from fanout.relay.guard import Recent
-from fanout.relay.ingress import Ingress
+from fanout.relay.ingress import Ingress, check
 from fanout.relay.itself import Itself
 from fanout.relay.listening import InterfaceMissing
 from fanout.relay.pods import Pods, Totals
@@ -74,8 +74,7 @@ class Relay:
             else Ingress.parse(each, service=service, to_port=to_port, allow_source=allowed, limit=limit)
             for each in ingresses
         ]
-        if not parsed:
-            raise InvalidIngress("a relay without an ingress has nothing to do: name one")
+        check(parsed)
         self._receive_buffer = receive_buffer
         self._interface_timeout = interface_timeout
         self._left = Totals()
