@@ -12,6 +12,7 @@ import pytest
 
 import fanout_relay.app
 from fanout.cli import main
+from fanout.local.state import LocalService
 from fanout.relay.config import schema_text
 from fanout.relay.ingress import Ingress
 from fanout_relay.app import Settings
@@ -25,6 +26,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Settings]]:
     """The settings with which the app would have run."""
     runs: list[Settings] = []
     monkeypatch.setattr(fanout_relay.app, "run", runs.append)
+    monkeypatch.setenv("FANOUT_LOCAL_DIR", "/nonexistent")
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield runs
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -121,6 +123,24 @@ def test_a_file_says_it_all(
     # Whoever set this means it: it is not to be left out because a file says nothing of it.
     monkeypatch.setenv("FANOUT_ALLOW_SOURCE", "10.0.0.0/8")
     assert "FANOUT_ALLOW_SOURCE" in complaint(capsys, "--config", str(relay_yaml))
+
+
+def test_the_local_service_is_found_as_a_sender_finds_it(
+    started: list[Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = LocalService(1, "127.0.0.1:5353", ("local.svc.cluster.local",), 5, "headless-udp", 12_000, "/nonexistent")
+    monkeypatch.setattr("fanout.local.state.find", lambda: local)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    said = settings(started, "-s", "headless-udp", "--listen", "udp://:1")
+    assert said.ingresses[0].service == "headless-udp.local.svc.cluster.local"
+    assert (said.nameserver, said.allow_loopback) == ("127.0.0.1:5353", True)
+    for arguments in (
+        ("-s", "other", "--listen", "udp://:1"),
+        ("-s", "headless-udp", "--listen", "udp://:1", "--listen", "udp://:2", "--to", "other"),
+    ):
+        assert settings(started, *arguments).nameserver is None
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "172.30.0.1")
+    assert settings(started, "-s", "headless-udp", "--listen", "udp://:1").nameserver is None
 
 
 @pytest.mark.parametrize(

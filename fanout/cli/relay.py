@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import click
@@ -178,6 +180,7 @@ def relay(
             for each in _in_order(context.meta.get(_ORDER, []), service, listen, to, to_port)
         )
         check(ingresses)
+    ingresses = _of_local_service(ingresses, settings)
     # The kernel drops a signal to PID 1 that has no handler yet, but keeps a blocked one until the app takes it.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     from fanout_relay.app import Settings, run
@@ -232,3 +235,15 @@ def _with_services(places: list[_Place]) -> list[_Place]:
         if not place.service.strip():
             raise click.UsageError(f"--listen {place.url} goes nowhere: add --to SERVICE, or --service for all")
     return places
+
+
+def _of_local_service(ingresses: tuple[Ingress, ...], settings: dict[str, Any]) -> tuple[Ingress, ...]:
+    """Return the ingresses as they are; outside a cluster, where they go to the local Service, with its full name."""
+    if settings["nameserver"] is None and "KUBERNETES_SERVICE_HOST" not in os.environ:
+        from fanout.local.state import find
+
+        local = find()
+        if local is not None and all(each.service.rstrip(".") in (local.service, local.name) for each in ingresses):
+            settings.update(nameserver=local.nameserver, allow_loopback=True)
+            return tuple(replace(each, service=local.name) for each in ingresses)
+    return ingresses
