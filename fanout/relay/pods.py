@@ -80,6 +80,11 @@ class Pods:
         return found
 
     @property
+    def lacks_some(self) -> bool:
+        """Whether there was no socket for some pod: `follow` tries again."""
+        return len(self._egresses) < len({endpoint.host for endpoint in self._endpoints})
+
+    @property
     def has_changed(self) -> bool:
         """Whether pods have joined or left since `follow`."""
         endpoints = self.refresher.known.endpoints
@@ -98,7 +103,7 @@ class Pods:
                 self._egresses[host] = Egress(host)
             except OSError as error:
                 log.warning(
-                    "pod_left_out: %(host)s of %(service)s: no socket for it: %(reason)s",
+                    "pod_left_out: %(host)s of %(service)s gets no copies: no socket for it: %(reason)s",
                     {"host": host, "service": self.service.name, "reason": error.strerror},
                 )
 

@@ -7,6 +7,7 @@ import logging
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Self
@@ -33,7 +34,7 @@ RECEIVE_BUFFER = 4 * 1024 * 1024
 INTERFACE_TIMEOUT = 60.0
 _LOOK = 1.0  # seconds between two looks at interfaces and answers, where nothing tells of a change
 _LOOK_SOON = 0.05  # the same while something is awaited
-_LAST_WORDS = 1.0  # seconds for what waits for full sockets when the relay stops
+_LAST_WORDS = 1.0  # seconds for a first answer of DNS, and for full sockets, when the relay stops
 
 
 class Relay:
@@ -138,7 +139,7 @@ class Relay:
 
     def open(self) -> Self:
         """Resolve in the background and listen; `with` and `serve` do it too."""
-        if self._is_closed or self._stopped:
+        if self._is_closed or (self._stopped and self._poll is None):
             raise Closed("the relay was stopped: make a new one")
         if self._poll is not None:
             return self
@@ -260,7 +261,7 @@ class Relay:
         """See to interfaces, pods and ports; return how many seconds until it is time again."""
         assert self._poll is not None  # noqa: S101 - narrows the type
         is_soon = False
-        self._follow()
+        self._follow(again=True)
         for entry in self._entries:
             if entry.is_stale:
                 self._lose(entry)
@@ -279,9 +280,9 @@ class Relay:
                 raise SocketUnavailable(f"{entry.waiting} (waited {self._interface_timeout:g} s)")
         return _LOOK_SOON if is_soon else _LOOK
 
-    def _follow(self) -> None:
+    def _follow(self, *, again: bool = False) -> None:
         """Take note of pods that have joined or left, and of addresses of this host."""
-        changed = [pods for pods in self._pods.values() if pods.has_changed]
+        changed = [pods for pods in self._pods.values() if pods.has_changed or (again and pods.lacks_some)]
         if not changed and not self._has_moved:
             return
         self._has_moved = False
@@ -364,12 +365,13 @@ class Relay:
     def _finish(self) -> None:
         """Forward all that the kernel still holds."""
         assert self._poll is not None  # noqa: S101 - narrows the type
-        self._follow()
+        deadline = monotonic() + _LAST_WORDS
+        while self._tend(monotonic()) == _LOOK_SOON and monotonic() < deadline:
+            time.sleep(_LOOK_SOON)
         for port in self._ports.values():
             port.deafen()
         for port in self._ports.values():
             self._empty(port)
-        deadline = monotonic() + _LAST_WORDS
         while self._blocked and (left := deadline - monotonic()) > 0:
             for descriptor, _ in self._poll.poll(left):
                 if descriptor in self._blocked:
