@@ -112,6 +112,8 @@ def host_network_is_the_relays(objects: list[Manifest]) -> Iterator[str]:
             continue
         if not pod.is_relay:
             yield f"{pod.owner}: hostNetwork is used, and only a relay needs it"
+        if not isinstance(pod.spec.get("nodeSelector", {}), dict):
+            yield f"{pod.owner}: nodeSelector is {pod.spec['nodeSelector']!r}, no object of labels"
         if pod.spec.get("dnsPolicy") != "ClusterFirstWithHostNet":
             yield f"{pod.owner}: dnsPolicy is not ClusterFirstWithHostNet, so the host's nameserver knows no Service"
         for policy in policies_of(objects, pod):
