@@ -90,6 +90,9 @@ def attachments_are_whole(objects: list[Manifest]) -> Iterator[str]:
         except ValueError as error:
             yield f"{where}: config is no JSON: {error}"
             continue
+        if not isinstance(config, dict):
+            yield f"{where}: config is no JSON object"
+            continue
         for key, value in (("cniVersion", "0.3.1"), ("type", "macvlan"), ("mode", "bridge")):
             if config.get(key) != value:
                 yield f"{where}: {key} is {config.get(key)!r}, not {value!r}"
