@@ -15,9 +15,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fanout.cli.relay import relay
 from fanout.errors import InvalidIngress
 from fanout.relay.config import SIZE_MAX, Config, load, schema_text
 from fanout.relay.ingress import Ingress
+from fanout.relay.reasons import RelayDrop
 
 FULL = """\
 # What a relay forwards.
@@ -253,3 +255,17 @@ def test_whatever_the_schema_refuses_has_a_title_to_say_what_is_to_be() -> None:
     found = list(parts(json.loads(schema_text())))
     assert len(found) == 10
     assert all(part["title"] and part["type"] for part in found)
+
+
+def test_the_document_shows_a_file_that_is_taken_and_the_sentences_of_those_that_are_not(relay_yaml: Path) -> None:
+    text = (Path(__file__).parent.parent / "docs/relay.md").read_text()
+    shown = text.partition("```yaml\n")[2].partition("```")[0]
+    config = loaded(relay_yaml, shown)
+    assert [each.service for each in config.ingresses] == ["headless-udp", "cameras", "probes"]
+    assert refused(relay_yaml, shown.replace("to_port", "to_prt")) in text
+    assert refused(relay_yaml, shown.replace("224.0.67.67", "10.0.0.7")) in text
+    assert refused(relay_yaml, f"{shown}  - listen: udp://:32546\n") in text
+    for reason in RelayDrop:
+        assert f"\n| `{reason}` | " in text
+    for parameter in relay.params:
+        assert max(parameter.opts, key=len) in text
