@@ -355,6 +355,19 @@ def test_a_way_that_swallows_large_datagrams(hosts: tuple[Namespace, Namespace],
     assert "probes of that size got no answer, small ones did" in only(run, "mtu")["sentence"]
 
 
+def test_a_thousand_ports_beside_pods(tmp_path: Path) -> None:
+    roomy = ["sh", "-c", 'ulimit -Sn 4096 && exec "$@"', "sh"]
+    with receiving(tmp_path) as (_, endpoint):
+        done = subprocess.run(
+            [*roomy, *FANOUT, "doctor", "-s", endpoint, "--listen", "udp://127.0.0.99:20000-21023", "--wait", "0.5",
+             "-o", "json"],
+            capture_output=True, text=True, env=environment(), timeout=60, check=False,
+        )  # fmt: skip
+    run = Run(done.returncode, done.stdout, done.stderr)
+    assert only(run, "reach")["status"] == only(run, "mtu")["status"] == "ok"
+    assert "nothing came for it within" in only(run, "ingress")["sentence"]
+
+
 def test_an_interrupt_ends_the_waiting(tmp_path: Path, closed_port: int) -> None:
     arguments = ("doctor", "--listen", f"udp://127.0.0.1:{closed_port}", "--wait", "30")
     with running(tmp_path, *arguments) as doctor:

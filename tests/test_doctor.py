@@ -136,6 +136,8 @@ def test_a_silent_pod_is_said_as_far_as_it_is_known() -> None:
         "whether they arrived is not known", "NetworkPolicy", "UDP 12000", "a receiver with keys",
     )  # fmt: skip
     assert len(alone.hints) == 2
+    outside = only(verdicts.reached([PodFacts(POD, 6)], inside=False))
+    assert_said(outside, Status.PROBLEM, "no pod of a cluster", "cannot be reached from outside")
     _, beside = verdicts.reached([PodFacts(POD, 1, 0.001), PodFacts(OTHER_POD, 6)])
     assert_said(beside, Status.PROBLEM, "10.0.0.8:12000", "other pods of the Service answer")
 
@@ -247,6 +249,7 @@ def test_a_port_in_use_is_well_where_its_program_is_sent_datagrams() -> None:
             replace(QUIET, seen=None, reverse_filter=1, grown={"IPReversePathFilter": 10, "IgnoredMulti": 7}),
             ["without CAP_NET_RAW", "rp_filter dropped 10", "rp_filter=2", "7 multicast datagrams found no program"],
         ),
+        (replace(QUIET, missed=3), ["nor did eth1 get anything of the kind (3 packets came too fast to look at)"]),
         (replace(QUIET, grown={"RcvbufErrors": 4}), ["full receive buffers cost 4 datagrams"]),
         (replace(QUIET, addresses=()), ["eth1 has no IPv4 address"]),
         (replace(QUIET, ingress=GROUP_6, addresses=()), ["eth1 has no IPv6 address"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -111,7 +112,7 @@ def _examine_service(target: Target) -> list[Check]:
     found = pods.reach(answer.endpoints) if answer.endpoints else []
     return [
         *verdicts.resolved(target.service, answer),
-        *verdicts.reached(found),
+        *verdicts.reached(found, inside="KUBERNETES_SERVICE_HOST" in os.environ),
         # Of one that was refused, or cannot be reached, the size of its way says nothing.
         *verdicts.carried(pods.ways([pod for pod in found if not pod.errno])),
     ]

@@ -10,6 +10,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from fanout.doctor import kernel
 from fanout.doctor.facts import Heard, IngressFacts, Match, Seen, match
@@ -29,18 +30,23 @@ _ETHERTYPES = {0x0800: 4, 0x86DD: 6}
 _TO_ALL, _TO_OTHERS, _OUTGOING = 1, 3, 4
 _IP_PKTINFO = 8  # include/uapi/linux/in.h
 _PKTINFO = struct.Struct("=i4s4s")  # the interface, the address of this host there, the destination
+_TELL_STATISTICS = (263, 6)  # SOL_PACKET, PACKET_STATISTICS: packets and drops since it was last asked
+_PACKET_STATISTICS = struct.Struct("=2I")
+_WIRE_BUFFER = 4 << 20
 _UDP = struct.Struct("!4H")
 
 
 class _Listened:
     """One ingress, its sockets, and what came so far."""
 
-    def __init__(self, ingress: Ingress, may_look: bool) -> None:
+    def __init__(self, ingress: Ingress) -> None:
         self.ingress = ingress
         self.sockets: dict[int, tuple[socket.socket, int]] = {}
         """By descriptor: a socket and its port."""
         self.heard: Heard | None = None
-        self.seen: dict[Match, Seen] | None = {} if may_look else None
+        self.facts: IngressFacts | None = None
+        """What is known for good."""
+        self.seen: dict[Match, Seen] | None = None
         self.refused = ""
         self.in_use = False
         self.before = kernel.counters(ingress.interface)
@@ -71,14 +77,19 @@ def hear(
 ) -> list[IngressFacts]:
     """Listen until every ingress has got a datagram, at most so long; `tell` hears the seconds and how many have."""
     with contextlib.ExitStack() as stack:
-        looking = _open_wire(stack)
-        listened = [_Listened(ingress, bool(looking)) for ingress in ingresses]
+        listened = [_Listened(ingress) for ingress in ingresses]
         for each in listened:
             stack.callback(each.close)
+        # Not before: what came until now is no riddle.
+        looking = _open_wire(stack)
+        if looking:
+            for each in listened:
+                each.seen = {}
         started = time.monotonic()
         _listen(listened, looking, started, seconds, tell)
-        # While the groups are still joined: the kernel lists them.
-        return [_facts(each, time.monotonic() - started) for each in listened]
+        missed = _missed(looking)
+        found = [each.facts or _facts(each, time.monotonic() - started) for each in listened]
+        return [replace(facts, missed=missed) for facts in found]
 
 
 def _listen(
@@ -95,12 +106,10 @@ def _listen(
     told = 0.0
     while any(each.waits for each in listened):
         elapsed = time.monotonic() - started
-        if elapsed >= seconds:
-            break
         if elapsed >= told:
             tell(elapsed, sum(each.heard is not None for each in listened))
             told = elapsed + _LOOK
-        for descriptor, _ in poll.poll(1000 * min(_LOOK, seconds - elapsed)):
+        for descriptor, _ in poll.poll(max(0, 1000 * min(_LOOK, seconds - elapsed))):
             if descriptor in looking:
                 _look(*looking[descriptor], listened)
                 continue
@@ -109,6 +118,12 @@ def _listen(
                 for each in owner.sockets:
                     poll.unregister(each)
                     owners.pop(each)
+                # While the group is still joined: the kernel lists it. A socket that nobody empties would overflow.
+                owner.facts = _facts(owner, time.monotonic() - started)
+                owner.close()
+        # After a last look: the wire shows a datagram a moment before a socket gets it.
+        if elapsed >= seconds:
+            break
 
 
 def _take(owner: _Listened, descriptor: int, started: float) -> bool:
@@ -140,6 +155,7 @@ def _open_wire(stack: contextlib.ExitStack) -> dict[int, tuple[socket.socket, in
         with contextlib.suppress(OSError, AttributeError):
             wire = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ethertype)))
             wire.setblocking(False)
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WIRE_BUFFER)
             opened[wire.fileno()] = (wire, version)
     return opened
 
@@ -182,6 +198,14 @@ def parse_packet(packet: bytes, version: int, interface: str, *, broadcast: bool
         max(0, length - _UDP.size),
         hops,
         broadcast,
+    )
+
+
+def _missed(looking: dict[int, tuple[socket.socket, int]]) -> int:
+    """Return how many packets the wire had that there was no room for."""
+    return sum(
+        _PACKET_STATISTICS.unpack(wire.getsockopt(*_TELL_STATISTICS, _PACKET_STATISTICS.size))[1]
+        for wire, _ in looking.values()
     )
 
 

@@ -138,6 +138,8 @@ class IngressFacts:
     heard: Heard | None = None
     seen: Mapping[Match, Seen] | None = None
     """The first datagram of each kind on the wire; None where fanout may not look there (CAP_NET_RAW)."""
+    missed: int = 0
+    """Packets on the wire that fanout had no time to look at."""
     way_back: str | None = None
     """The interface by which the source of what was seen would be answered; None where there is no route."""
     grown: Mapping[str, int] = field(default_factory=dict)

@@ -49,7 +49,7 @@ def reach(endpoints: Sequence[Endpoint], patience: Sequence[float] = PATIENCE) -
                 found[fault.endpoint] = found[fault.endpoint]._replace(errno=fault.errno)
             deadline = time.monotonic() + wait
             while missing and (left := deadline - time.monotonic()) > 0:
-                select.select(transport.readable(), [], [], left)
+                _wait(transport.readable(), left)
                 _take(transport, run, found, sent_at)
                 missing = [each for each in missing if found[each].round_trip is None and not found[each].errno]
             if not missing:
@@ -140,8 +140,15 @@ def _ask(asking: list[_Way]) -> None:
             way.send()
         deadline = time.monotonic() + wait
         while missing and (left := deadline - time.monotonic()) > 0:
-            ready, _, _ = select.select([way.socket for way in missing], [], [], left)
+            _wait([way.socket.fileno() for way in missing], left)
             for way in missing:
-                if way.socket in ready:
-                    way.take()
+                way.take()
             missing = [way for way in missing if way.passed is None]
+
+
+def _wait(descriptors: Sequence[int], seconds: float) -> None:
+    """Wait until one of them can be read: not by select(), for there may be more than it takes."""
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    poll.poll(1000 * seconds)

@@ -90,6 +90,8 @@ def _on_the_wire(facts: IngressFacts) -> str:
     """Say how far the silence is known to reach."""
     if facts.seen is not None:
         said = f", nor did {facts.where} get anything of the kind"
+        if facts.missed:
+            said += f" ({facts.missed:,} packets came too fast to look at)"
     else:
         said = " (without CAP_NET_RAW only counters tell what the interface got)"
     name = facts.ingress.interface

@@ -155,8 +155,8 @@ def _nothing_resolved(service: Service, answer: Answer, details: Mapping[str, ob
     )
 
 
-def reached(pods: Sequence[PodFacts]) -> list[Check]:
-    """Judge what became of the probes: one check for each kind of outcome."""
+def reached(pods: Sequence[PodFacts], *, inside: bool = True) -> list[Check]:
+    """Judge what became of the probes, one check for each kind of outcome; `inside` tells whether this is a pod."""
     answered = [pod for pod in pods if pod.round_trip is not None]
     told = [pod for pod in pods if pod.round_trip is None and pod.errno]
     silent = [pod for pod in pods if pod.round_trip is None and not pod.errno]
@@ -171,11 +171,11 @@ def reached(pods: Sequence[PodFacts]) -> list[Check]:
         hints = ("compare the Service's port with the one that the program in the pod listens on",) if refused else ()
         checks.append(Check("reach", Status.PROBLEM, _examples(said, "; "), hints, _pods(told)))
     if silent:
-        checks.append(_silent(silent, answered))
+        checks.append(_silent(silent, answered, inside))
     return checks
 
 
-def _silent(silent: Sequence[PodFacts], answered: Sequence[PodFacts]) -> Check:
+def _silent(silent: Sequence[PodFacts], answered: Sequence[PodFacts], inside: bool) -> Check:
     names = _examples(str(pod.endpoint) for pod in silent)
     port = silent[0].endpoint.port
     sentence = (
@@ -188,6 +188,8 @@ def _silent(silent: Sequence[PodFacts], answered: Sequence[PodFacts]) -> Check:
         "no fanout receiver? Other UDP programs answer no probe, nor does a receiver with keys: "
         "look there whether messages come",
     ]
+    if not inside:
+        hints.insert(0, "this is no pod of a cluster, and the pods of most clusters cannot be reached from outside")
     if answered:
         hints.insert(0, "other pods of the Service answer: look at the node of this one, and whether it hangs")
     return Check("reach", Status.PROBLEM, sentence, tuple(hints), _pods(silent))
