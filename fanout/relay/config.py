@@ -60,7 +60,7 @@ def load(path: str) -> Config:
         at = ("ingresses", place, "listen")
         settings = {**defaults, **entry}
         if "service" not in settings:
-            raise document.wrong(at, f"ingress {entry['listen']!r} goes nowhere: add service, here or for all")
+            raise document.wrong(at, f"ingress {_shown(entry['listen'])} goes nowhere: add service, here or for all")
         try:
             ingresses.append(Ingress.parse(settings.pop("listen"), **settings))
         except InvalidIngress as error:
@@ -114,7 +114,7 @@ def _read(path: str) -> str:
     shown = _printable(path)
     try:
         # Not blocking: a FIFO would wait for its writer.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise InvalidIngress(f"{shown} is no regular file")
             raw = file.read(SIZE_MAX + 1)
