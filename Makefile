@@ -47,9 +47,10 @@ wheels: .venv/.done ## fanout and what it needs, as a folder of wheels for the i
 	    $(IMAGE_PLATFORMS:%=--platform %) cryptography pyyaml || exit 1; \
 	done
 
-images: wheels ## Build the sender's and the receiver's image
+images: wheels ## Build the images of the sender, the receiver and the relay
 	$(PODMAN) build --build-arg BASE_IMAGE=$(BASE_IMAGE) -f apps/sender/Containerfile -t $(IMAGE_PREFIX)fanout-sender:latest .
 	$(PODMAN) build --build-arg BASE_IMAGE=$(BASE_IMAGE) -f apps/receiver/Containerfile -t $(IMAGE_PREFIX)fanout-receiver:latest .
+	$(PODMAN) build --build-arg BASE_IMAGE=$(BASE_IMAGE) -f apps/relay/Containerfile -t $(IMAGE_PREFIX)fanout-relay:latest .
 
 manifests: .venv/.done ## Render deployments/base from the Template
 	@$(BIN)/python deployments/render.py

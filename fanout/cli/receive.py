@@ -73,7 +73,7 @@ from fanout.net.inbox import RECEIVE_BUFFER, WORKERS_MAX
     type=click.Choice(["auto", "json", "console"]),
     default="auto",
     show_default=True,
-    help="auto is console on a terminal, JSON elsewhere.",
+    help="auto is console and a live table on a terminal, JSON elsewhere.",
 )
 @option(
     "--log-rate",

@@ -39,10 +39,11 @@ def manifest_container(name: str) -> dict[str, Any]:
 
 
 class Images(NamedTuple):
-    """Tags of the two images under test."""
+    """Tags of the images under test."""
 
     sender: str
     receiver: str
+    relay: str
 
 
 class Result(NamedTuple):

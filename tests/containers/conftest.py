@@ -1,4 +1,4 @@
-"""Builds both images and lends out clusters of them; nothing is left behind, whatever happens.
+"""Builds the images and lends out clusters of them; nothing is left behind, whatever happens.
 
 Where no Docker engine or no base image is there, the tests are skipped loudly (`tests.conftest.unavailable`).
 """
@@ -54,7 +54,7 @@ def engine() -> Iterator[docker.DockerClient]:
 
 @pytest.fixture(scope="session")
 def base_image(engine: docker.DockerClient) -> str:
-    """The image that both are built on: FANOUT_BASE_IMAGE, the one that .ci/base-image makes, or UBI."""
+    """The image that all are built on: FANOUT_BASE_IMAGE, the one that .ci/base-image makes, or UBI."""
     wanted = os.environ.get("FANOUT_BASE_IMAGE")
     for name in [wanted] if wanted else [LOCAL_BASE, DEFAULT_BASE]:
         with contextlib.suppress(ImageNotFound):
@@ -71,7 +71,7 @@ def base_image(engine: docker.DockerClient) -> str:
 
 @pytest.fixture(scope="session")
 def images(engine: docker.DockerClient, base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
-    """Both images, built from their Containerfiles and from wheels of this tree."""
+    """The images, built from their Containerfiles and from wheels of this tree."""
     context = tmp_path_factory.mktemp("context")
     for name in ("LICENSE", "README.md", "pyproject.toml", ".dockerignore"):
         shutil.copy(ROOT / name, context)
@@ -86,6 +86,7 @@ def images(engine: docker.DockerClient, base_image: str, tmp_path_factory: pytes
         ("sender", "build", f"{made.sender}-build"),
         ("sender", None, made.sender),
         ("receiver", None, made.receiver),
+        ("relay", None, made.relay),
     ]
     with contextlib.ExitStack() as stack:
         for app, stage, tag in builds:

@@ -9,10 +9,10 @@ import docker
 import pytest
 
 import fanout
-from tests.containers.cluster import RECEIVER, manifest_container, run
+from tests.containers.cluster import RECEIVER, Images, manifest_container, run
 
 if TYPE_CHECKING:
-    from tests.containers.cluster import Cluster, Images
+    from tests.containers.cluster import Cluster
 
 pytestmark = pytest.mark.containers
 
@@ -44,7 +44,7 @@ print(Opener(ring, "x").open(frame.decode(Sealer(ring, "x", 1, 1).seal(inner, 0.
 """
 
 
-@pytest.mark.parametrize("app", ["sender", "receiver"])
+@pytest.mark.parametrize("app", Images._fields)
 def test_image_says_what_it_is(engine: docker.DockerClient, images: Images, app: str) -> None:
     config = engine.images.get(getattr(images, app)).attrs["Config"]
     assert config["User"] == "1001", "a number, or runAsNonRoot cannot be checked"
@@ -56,10 +56,16 @@ def test_image_says_what_it_is(engine: docker.DockerClient, images: Images, app:
         assert labels[key]
 
 
-def test_receiver_image_starts_the_receiver(engine: docker.DockerClient, images: Images) -> None:
-    config = engine.images.get(images.receiver).attrs["Config"]
-    assert config["Entrypoint"] == ["fanout", "receive"]
-    assert set(config["ExposedPorts"]) == {"12000/udp", "8080/tcp"}
+@pytest.mark.parametrize(
+    ("app", "command", "ports"),
+    [("receiver", "receive", {"12000/udp", "8080/tcp"}), ("relay", "relay", {"8080/tcp"})],
+)
+def test_image_starts_its_app(
+    engine: docker.DockerClient, images: Images, app: str, command: str, ports: set[str]
+) -> None:
+    config = engine.images.get(getattr(images, app)).attrs["Config"]
+    assert config["Entrypoint"] == ["fanout", command]
+    assert set(config["ExposedPorts"]) == ports
 
 
 def test_both_run_as_any_uid_with_nothing_to_build_or_write_with(cluster: Cluster) -> None:
