@@ -275,3 +275,8 @@ def test_a_relay_has_one_ingress_at_least_and_a_bounded_number_of_ports() -> Non
 
 def test_a_thousand_groups_on_one_port() -> None:
     check([parse(f"mcast://239.0.{group // 250}.{group % 250}:5001@eth1") for group in range(PORTS_MAX)])
+
+
+def test_a_group_goes_to_several_services_and_ports() -> None:
+    url = "mcast://239.1.1.1:5001@eth1"
+    check([Ingress.parse(url, service=service, to_port=port) for service in ("a", "b") for port in (None, 6000)])
