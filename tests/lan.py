@@ -128,6 +128,11 @@ class Host(Namespace):
         rows = [line.split() for table in tables for line in table.splitlines()[1:]]
         return any(row[1].endswith(f":{port:04X}") for row in rows)
 
+    def greet(self, address: str) -> None:
+        """Learn the link address of a neighbour: until it is known, the kernel keeps 208 KiB and drops the rest."""
+        with self._make(socket.AF_INET, socket.SOCK_DGRAM) as greeting:
+            greeting.sendto(b"", (address, 9))
+
     def get(self, path: str, port: int = 8080) -> str:
         """Return what a web server on this host's loopback says, once there is one."""
         with self._make(socket.AF_INET, socket.SOCK_STREAM) as connected:
@@ -185,15 +190,26 @@ class Lan:
         self.source = self.add_source()
         self.edge = self.add_edge()
 
+    @property
+    def sources(self) -> list[Host]:
+        """The hosts on the LAN but the edge."""
+        return [host for host in self.hosts if host.name == "source"]
+
+    @property
+    def edges(self) -> list[Host]:
+        return [host for host in self.hosts if host.name == "edge"]
+
     def add_source(self) -> Host:
         """Add a host on the LAN."""
-        host = self._host("source", SOURCE + sum(host.name == "source" for host in self.hosts))
+        host = self._host("source", SOURCE + len(self.sources))
         self._plug(host, "lan", lan_address)
+        for edge in self.edges:
+            host.greet(edge.lan)
         return host
 
     def add_edge(self, *, attached: bool = True) -> Host:
         """Add a host with a leg in the pod network, and one in the LAN where it is `attached`."""
-        host = self._host("edge", EDGE + sum(host.name == "edge" for host in self.hosts))
+        host = self._host("edge", EDGE + len(self.edges))
         self._plug(host, "pods", pod_address)
         uplink = f"up{host.number}"
         self._switch.ip(
@@ -203,26 +219,34 @@ class Lan:
         )
         if attached:
             self.attach(host)
+        for pod in self.pods:
+            host.greet(pod.pod_ip)
         return host
 
     def add_pods(self, count: int) -> None:
         for _ in range(count):
-            pod = self._host("pod", FIRST_POD + len(self.pods) + (len(self.pods) >= EDGE - FIRST_POD) * 10)
+            pod = self._host("pod", FIRST_POD + len(self.pods))
+            assert pod.number < EDGE
             self._plug(pod, "pods", pod_address)
             self.pods.append(pod)
+            for edge in self.edges:
+                edge.greet(pod.pod_ip)
 
     def attach(self, edge: Host, *, configured: bool = True) -> None:
         """Give the edge its leg in the LAN, as a CNI plugin does: a macvlan of the node's interface."""
-        # A macvlan puts what comes to groups into a queue, which a thread of the kernel empties. Its default holds 1000:
-        # a tenth of a second of 100 Mbit/s.
+        # A macvlan puts what comes to groups into a queue, which a thread of the kernel empties. By default it holds
+        # 1000: a tenth of a second of 100 Mbit/s.
         kind = f"type macvlan mode bridge bcqueuelen {MACVLAN_QUEUE}"
         self._switch.ip(f"link add link up{edge.number} name eth1 netns {edge.pid} {kind}")
         if configured:
             self.configure(edge)
 
     def configure(self, edge: Host) -> None:
-        """Switch the leg in the LAN on, and give it its addresses."""
+        """Switch the leg in the LAN on, and give it its addresses; the neighbours are told."""
+        edge.sysctl("net.ipv4.conf.eth1.arp_notify", 1)
         edge.ip(*_addresses("eth1", lan_address, edge.number))
+        for source in self.sources:
+            source.greet(edge.lan)
 
     def detach(self, edge: Host) -> None:
         edge.ip("link delete eth1")

@@ -75,7 +75,7 @@ def test_payloads_of_every_size_arrive_byte_for_byte_and_in_order(world: Lan, re
 
 def test_the_order_of_each_source_is_kept(world: Lan, relay: Relay) -> None:
     pods = world.listen(PLAIN)
-    sources = [sender(host) for host in world.hosts if host.name == "source"]
+    sources = [sender(host) for host in world.sources]
     for number in range(500):
         for source in sources:
             source.sendto(struct.pack("!I", number) + bytes(number % 3), (world.edge.lan, PLAIN))
@@ -113,7 +113,7 @@ def test_every_source_of_a_group_is_heard_and_no_other_group(world: Lan, relay: 
     other = world.edge.udp()
     membership = socket.inet_aton(ELSEWHERE) + socket.inet_aton(world.edge.lan)
     other.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
-    for number, host in enumerate(host for host in world.hosts if host.name == "source"):
+    for number, host in enumerate(world.sources):
         from_outside = sender(host)
         from_outside.sendto(b"not for the relay", (ELSEWHERE, ANY_SOURCE))
         from_outside.sendto(b"not for the group", (world.edge.lan, ANY_SOURCE))
@@ -123,7 +123,7 @@ def test_every_source_of_a_group_is_heard_and_no_other_group(world: Lan, relay: 
 
 def test_one_source_of_a_group_is_heard_alone(world: Lan, relay: Relay) -> None:
     pods = world.listen(ONE_SOURCE)
-    wanted, unwanted = (sender(host) for host in world.hosts if host.name == "source")
+    wanted, unwanted = map(sender, world.sources)
     for number in range(5):
         unwanted.sendto(b"unwanted", (SPECIFIC, ONE_SOURCE))
         wanted.sendto(b"wanted %d" % number, (SPECIFIC, ONE_SOURCE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from typing import NamedTuple
 
@@ -36,23 +37,31 @@ def report(server: Running) -> Report | None:
     return None
 
 
+def prefer(started: Running) -> Running:
+    """Let a program go before what else this machine does: 100 Mbit/s are to be sent, and taken, in time."""
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, started.process.pid, -10)
+    return started
+
+
 def test_every_pod_reports_the_same_datagrams_and_no_loss_at_100_mbit() -> None:
     with lan(PODS) as world:
         servers = [pod.start("iperf", "-s", "-u", "-i", "1", "-w", RECEIVE_BUFFER) for pod in world.pods]
         for pod in world.pods:
             pod.wait_for_listener(PORT)
-        Relay(world.edge, "-s", world.service(), "--listen", f"mcast://224.0.67.67:{PORT}@eth1")
+        relay = Relay(world.edge, "-s", world.service(), "--listen", f"mcast://224.0.67.67:{PORT}@eth1")
+        for each in (relay.run, *servers):
+            prefer(each)
         client = f"iperf -c 224.0.67.67 -u --ttl 5 -t {SECONDS} -B {world.source.lan} -b 100M"
-        sent = world.source.start(*client.split()).end()
+        sent = prefer(world.source.start(*client.split())).end()
         assert sent.code == 0, sent
         datagrams = re.search(r"Sent (\d+) datagrams", sent.out)
         assert datagrams is not None, sent
-        with contextlib.suppress(AssertionError):
-            wait_until(lambda: all(map(report, servers)), "every iperf reports")
-        assert all(map(report, servers)), [server.out for server in servers]
+        wait_until(lambda: all(map(report, servers)), "every iperf reports")
         reports = [found for server in servers if (found := report(server)) is not None]
-        assert len({one.total for one in reports}) == 1, reports
+        told = f"{datagrams[0]}; {reports}; the relay: {relay.drops()}"
+        assert len({one.total for one in reports}) == 1, told
         # The client counts the one that says that it was the last, too; the servers do not.
-        assert int(datagrams[1]) - reports[0].total in (0, 1), (datagrams, reports)
-        assert all(one.lost == 0 and one.megabits >= 100 for one in reports), reports
+        assert int(datagrams[1]) - reports[0].total in (0, 1), told
+        assert all(one.lost == 0 and one.megabits >= 100 for one in reports), told
         assert not any("out-of-order" in server.out for server in servers)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import unavailable
-from tests.lan import Host, Lan, Relay, lan, receive, wait_until, waiting
+from tests.lan import Lan, Relay, lan, receive, wait_until, waiting
 from tests.nameserver.knot import program
 
 PORT, QUIET = 5004, 5006
@@ -46,16 +46,12 @@ def world(module_world: Lan) -> Iterator[Lan]:
     module_world.end_all()
 
 
-def sources(world: Lan) -> list[Host]:
-    return [host for host in world.hosts if host.name == "source"]
-
-
 def numbered(count: int) -> list[bytes]:
     return [b"%d" % number for number in range(count)]
 
 
 def test_sources_that_are_not_allowed(world: Lan) -> None:
-    allowed, refused = sources(world)
+    allowed, refused = world.sources
     relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS, "--allow-source", f"{allowed.lan}/32")
     pods = world.listen(PORT)
     for number in range(20):
@@ -69,7 +65,7 @@ def test_sources_that_are_not_allowed(world: Lan) -> None:
 
 
 def test_a_source_over_the_limit(world: Lan) -> None:
-    greedy, modest = sources(world)
+    greedy, modest = world.sources
     relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS, "--limit", "100")
     pods = world.listen(PORT)
     sender = greedy.udp()
@@ -90,7 +86,6 @@ def test_a_source_over_the_limit(world: Lan) -> None:
 
 def test_two_relays_that_send_to_each_other(world: Lan) -> None:
     """Both hear the same group, and each is a pod of the other's Service."""
-    edges = [host for host in world.hosts if host.name == "edge"]
     relays = [
         Relay(
             edge,
@@ -98,7 +93,7 @@ def test_two_relays_that_send_to_each_other(world: Lan) -> None:
             *("--listen", f"mcast://{GROUP}:{PORT}@eth1", "--listen", f"udp://{edge.pod_ip}:{PORT}"),
             listening=2,
         )
-        for edge, other in (edges, reversed(edges))
+        for edge, other in (world.edges, reversed(world.edges))
     ]
     pods = world.listen(PORT)
     sender = world.source.udp()
@@ -157,7 +152,7 @@ def test_what_had_come_before_sigterm_is_forwarded(world: Lan) -> None:
 
 
 def test_a_flood_on_one_ingress_starves_no_other(world: Lan) -> None:
-    flooding, quiet = sources(world)
+    flooding, quiet = world.sources
     quiet_ingress = f"udp://0.0.0.0:{QUIET}"
     relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS, "--listen", quiet_ingress, listening=2)
     pods = world.listen(QUIET)
