@@ -16,10 +16,11 @@ from fanout.app.rates import (
     Table,
     Window,
     bits_per_second,
+    chosen,
     drops,
+    more,
     per_second,
     size,
-    troubled_first,
 )
 from fanout.delivery.ledger import SenderCounts
 from fanout.receiver import ReceiverStats
@@ -77,11 +78,11 @@ def test_rates() -> None:
     )
 
 
-def test_rows_with_an_alarm_are_shown_where_there_is_no_room_for_all() -> None:
-    rows: list[tuple[str, ...]] = [("a", "0"), ("b", Alarm("1")), ("c", "0"), ("d", Alarm("2"))]
-    assert troubled_first(rows, 4) == rows
-    assert [row[0] for row in troubled_first(rows, 3)] == ["b", "d", "a"]
-    assert troubled_first(rows, -1) == []
+def test_those_in_trouble_are_shown_where_there_is_no_room_for_all() -> None:
+    assert chosen([0, 1, 0, 2], 4, bool) == [0, 1, 0, 2]
+    assert chosen([0, 1, 0, 2], 3, bool) == [1, 2, 0]
+    assert chosen([0, 1, 0, 2], -1, bool) == []
+    assert [more(count, "pod", "pods") for count in (0, 1, 2000)] == ["", "and 1 more pod", "and 2,000 more pods"]
 
 
 def test_a_narrow_table_has_fewer_columns() -> None:

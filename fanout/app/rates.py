@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 _T = TypeVar("_T")
@@ -87,17 +87,14 @@ def drops(counts: Mapping[_Reason, int]) -> str:
     return Alarm(", ".join(f"{-count:,} {reason}" for count, reason in some)) if some else "0"
 
 
-def troubled_first(rows: list[tuple[str, ...]], room: int) -> list[tuple[str, ...]]:
-    """Return as many rows as there is room for: where it is too small for all, those with an alarm come first."""
-    if len(rows) <= room:
-        return rows
-    return sorted(rows, key=lambda row: not any(isinstance(cell, Alarm) for cell in row))[: max(room, 0)]
+def chosen(these: Sequence[_T], room: int, is_troubled: Callable[[_T], object]) -> list[_T]:
+    """Return as many as there is room for: where it is too small for all, those with trouble come first."""
+    return list(these if len(these) <= room else sorted(these, key=lambda one: not is_troubled(one))[: max(room, 0)])
 
 
-def more(rows: list[tuple[str, ...]], shown: list[tuple[str, ...]], one: str, many: str) -> str:
-    """Return how many rows are not shown, `one` or `many` of what."""
-    left = len(rows) - len(shown)
-    return f"and {left:,} more {one if left == 1 else many}" if left else ""
+def more(count: int, one: str, many: str) -> str:
+    """Say how many are not shown, `one` or `many` of what; nothing where there are none."""
+    return f"and {count:,} more {one if count == 1 else many}" if count else ""
 
 
 def _width(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> int:

@@ -35,6 +35,7 @@ def tables(
     if not senders:
         return [port]
     senders = sorted(senders, key=lambda one: (-(one.skipped - one.reordered) - one.duplicates, -one.received))
+    shown = senders[: min(_SENDERS, max(room - 2, 1))]
     rows: list[tuple[str, ...]] = [
         (
             one.sender,
@@ -44,11 +45,11 @@ def tables(
             f"{one.reordered:,}",
             _alarming(one.duplicates),
         )
-        for one in senders
+        for one in shown
     ]
-    shown = rows[: min(_SENDERS, max(room - 2, 1))]
     names = ("MESSAGES", "SKIPPED", "REORDERED", "DUPLICATES")
-    return [port, Table(("SENDER", "SEALED"), names, shown, more(rows, shown, "sender", "senders"))]
+    said = more(len(senders) - len(shown), "sender", "senders")
+    return [port, Table(("SENDER", "SEALED"), names, rows, said)]
 
 
 def _alarming(count: int) -> str:
