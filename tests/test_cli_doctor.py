@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pty
 import re
@@ -18,6 +19,7 @@ import pytest
 from fanout.model import Endpoint
 from tests.cli import FANOUT, Run, Running, environment, fanout, receiving, running
 from tests.conftest import Pod, unavailable
+from tests.nameserver.asking import together
 from tests.nameserver.knot import program
 from tests.namespace import Namespace, cabled_hosts
 
@@ -25,19 +27,22 @@ HERE, THERE, ELSEWHERE = "10.81.0.1", "10.81.0.2", "10.99.0.2"
 GROUP, PORT = "224.0.67.67", 5001
 INGRESS = f"mcast://{GROUP}:{PORT}@eth0"
 _SENDER = """
-import socket, sys, time
-source, destination, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
-family = socket.AF_INET6 if ":" in source else socket.AF_INET
-sending = socket.socket(family, socket.SOCK_DGRAM)
-sending.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-sending.bind((source, 4000))
-if family == socket.AF_INET6:
-    sending.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex("eth0"))
-else:
-    sending.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(source))
+import json, socket, sys, time
+sockets = []
+for source, destination, port in json.loads(sys.argv[1]):
+    family = socket.AF_INET6 if ":" in source else socket.AF_INET
+    sending = socket.socket(family, socket.SOCK_DGRAM)
+    sending.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    sending.bind((source, 4000 + len(sockets)))
+    if family == socket.AF_INET6:
+        sending.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex("eth0"))
+    else:
+        sending.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(source))
+    sockets.append((sending, (destination, port)))
 print("ready", flush=True)
 while True:
-    sending.sendto(bytes(100), (destination, port))
+    for sending, destination in sockets:
+        sending.sendto(bytes(100), destination)
     time.sleep(0.02)
 """
 
@@ -61,6 +66,8 @@ def hosts() -> Iterator[tuple[Namespace, Namespace]]:
     """Two hosts on a LAN; the second one has addresses to which the first has no route."""
     with cabled_hosts(HERE, THERE) as (here, there):
         there.run("ip", "address", "add", f"{ELSEWHERE}/24", "dev", "eth0")
+        for host, address in ((here, HERE), (there, THERE)):
+            host.run("ip", "address", "replace", f"{address}/24", "broadcast", "10.81.0.255", "dev", "eth0")
         for host, address in ((here, "fd81::1"), (there, "fd81::2")):
             host.run("ip", "address", "add", f"{address}/64", "dev", "eth0", "nodad")
         there.run("ip", "route", "add", "default", "dev", "eth0")
@@ -68,11 +75,10 @@ def hosts() -> Iterator[tuple[Namespace, Namespace]]:
 
 
 @contextlib.contextmanager
-def sending(there: Namespace, destination: str = GROUP, port: int = PORT, source: str = THERE) -> Iterator[None]:
-    """Send datagrams from another host, fifty a second."""
-    process = subprocess.Popen(
-        [*there.command, sys.executable, "-c", _SENDER, source, destination, str(port)], stdout=subprocess.PIPE
-    )
+def sending(there: Namespace, *flows: tuple[str, str, int]) -> Iterator[None]:
+    """Send datagrams from another host, fifty a second of each (source, destination, port): 4000 and up send."""
+    command = [*there.command, sys.executable, "-c", _SENDER, json.dumps(flows)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
@@ -82,11 +88,12 @@ def sending(there: Namespace, destination: str = GROUP, port: int = PORT, source
         process.communicate()
 
 
-def listen(here: Namespace, ingress: str = INGRESS, wait: float = 0.5) -> tuple[int, dict[str, Any]]:
-    """Return the exit code, and what was said of an ingress."""
-    run = here.fanout("doctor", "--listen", ingress, "--wait", str(wait), "-o", "json")
+def listen(here: Namespace, *ingresses: str, wait: float = 0.8) -> tuple[int, list[dict[str, Any]]]:
+    """Return the exit code, and what was said of each ingress."""
+    options = [word for ingress in ingresses for word in ("--listen", ingress)]
+    run = here.fanout("doctor", *options, "--wait", str(wait), "-o", "json")
     assert run.err == ""
-    return run.code, only(run, "ingress")
+    return run.code, checks(run, "ingress")
 
 
 @pytest.mark.parametrize(
@@ -134,13 +141,16 @@ def test_a_receiver_that_answers_is_well(tmp_path: Path) -> None:
         assert "message_received" not in receiver.out
 
 
-def test_pods_that_refuse_or_are_silent_are_problems(
+def test_pods_that_refuse_or_are_silent_and_a_nameserver_that_does_not_answer(
     tmp_path: Path, pods: Callable[..., list[Pod]], closed_port: int
 ) -> None:
     (plain,) = pods(1)
     with receiving(tmp_path) as (_, endpoint):
         service = f"{endpoint},{plain.endpoint},127.0.0.1:{closed_port}"
-        run = fanout("doctor", "-s", service, "-o", "json")
+        run, unresolved = together(
+            ["doctor", "-s", service, "-o", "json"],
+            ["doctor", "-s", "headless-udp", "--nameserver", f"127.0.0.1:{closed_port}"],
+        )
     assert run.code == 1
     answers, refuses, silent = checks(run, "reach")
     assert "1 of 3 pods" in answers["sentence"]
@@ -148,74 +158,56 @@ def test_pods_that_refuse_or_are_silent_are_problems(
     assert silent["sentence"].startswith(f"{plain.endpoint}: 6 probes left this host")
     assert "NetworkPolicy" in said(silent)
     assert [check["status"] for check in (answers, refuses, silent)] == ["ok", "problem", "problem"]
+    assert (unresolved.code, unresolved.err) == (1, "")
+    problem = r"^problem  resolve: cannot resolve headless-udp A .*no answer within 2 s"
+    assert re.search(problem, unresolved.out, re.MULTILINE)
+    assert "reach:" not in unresolved.out
 
 
-def test_a_nameserver_that_does_not_answer(closed_port: int) -> None:
-    run = fanout("doctor", "-s", "headless-udp", "--nameserver", f"127.0.0.1:{closed_port}")
-    assert (run.code, run.err) == (1, "")
-    assert re.search(r"^problem  resolve: cannot resolve headless-udp A .*no answer within 2 s", run.out, re.MULTILINE)
-    assert "reach:" not in run.out
-
-
-def test_multicast_that_arrives(hosts: tuple[Namespace, Namespace]) -> None:
+def test_every_kind_of_ingress(hosts: tuple[Namespace, Namespace]) -> None:
     here, there = hosts
-    with sending(there):
-        code, check = listen(here)
-    assert (code, check["status"]) == (0, "ok")
-    assert f"{INGRESS}: 100 bytes from {THERE}:4000 on port {PORT}" in check["sentence"]
-    assert f"joined {GROUP} on eth0 ({HERE})" in check["sentence"]
-    assert check["details"]["joined"] is True
+    flows = {
+        "mcast://224.0.67.67:5001@eth0": (THERE, GROUP, 5001),
+        f"mcast://{THERE},224.0.67.67:5002@eth0": (THERE, GROUP, 5002),
+        "mcast://[ff15::67]:5003@eth0": ("fd81::2", "ff15::67", 5003),
+        "broadcast://:5004@eth0": (THERE, "255.255.255.255", 5004),
+        "broadcast://:5005@eth0": (THERE, "10.81.0.255", 5005),
+        "udp://0.0.0.0:5006-5008": (THERE, HERE, 5007),
+        "udp://:5009": (THERE, HERE, 5009),
+        "udp://:5010@eth0": ("fd81::2", "fd81::1", 5010),
+    }
+    with sending(there, *flows.values()):
+        code, found = listen(here, *flows, wait=5)
+    for number, (check, (ingress, (source, _, port))) in enumerate(zip(found, flows.items(), strict=True)):
+        assert check["status"] == "ok", check
+        assert f"{ingress}: 100 bytes from {Endpoint(source, 4000 + number)} on port {port}" in check["sentence"]
+    assert code == 0
+    assert f"joined {GROUP} on eth0 ({HERE})" in found[0]["sentence"]
+    assert [check["details"]["joined"] for check in found] == [True] * 3 + [None] * 5
 
 
-@pytest.mark.parametrize(
-    ("ingress", "destination", "source"),
-    [
-        (f"mcast://{THERE},{GROUP}:{PORT}@eth0", GROUP, THERE),
-        (f"mcast://[ff15::67]:{PORT}@eth0", "ff15::67", "fd81::2"),
-        (f"broadcast://:{PORT}@eth0", "255.255.255.255", THERE),
-        (f"broadcast://:{PORT}@eth0", "10.81.0.255", THERE),
-        (f"udp://0.0.0.0:{PORT - 1}-{PORT + 1}", HERE, THERE),
-        (f"udp://:{PORT}", HERE, THERE),
-        (f"udp://:{PORT}@eth0", "fd81::1", "fd81::2"),
-    ],
-)
-def test_every_kind_of_ingress(hosts: tuple[Namespace, Namespace], ingress: str, destination: str, source: str) -> None:
+def test_why_ingresses_are_silent(hosts: tuple[Namespace, Namespace]) -> None:
     here, there = hosts
-    if destination == "10.81.0.255":
-        there.run("ip", "address", "replace", f"{THERE}/24", "broadcast", "10.81.0.255", "dev", "eth0")
-        here.run("ip", "address", "replace", f"{HERE}/24", "broadcast", "10.81.0.255", "dev", "eth0")
-    with sending(there, destination, source=source):
-        code, check = listen(here, ingress)
-    assert (code, check["status"]) == (0, "ok"), check
-    assert f"from {Endpoint(source, 4000)} on port {PORT}" in check["sentence"]
-
-
-def test_a_datagram_to_this_host_is_no_broadcast(hosts: tuple[Namespace, Namespace]) -> None:
-    here, there = hosts
-    with sending(there, HERE):
-        code, check = listen(here, f"broadcast://:{PORT}@eth0")
-    assert (code, check["status"]) == (1, "problem")
-    assert "nothing came for it" in check["sentence"]
-
-
-def test_no_sender(hosts: tuple[Namespace, Namespace]) -> None:
-    code, check = listen(hosts[0])
-    assert (code, check["status"]) == (1, "problem")
-    assert re.search(r"nothing came for it within \d s, nor did eth0 get anything of the kind", check["sentence"])
-    assert "does the source send" in said(check)
-
-
-def test_another_port_and_another_source(hosts: tuple[Namespace, Namespace]) -> None:
-    here, there = hosts
-    with sending(there, port=PORT + 1):
-        code, check = listen(here)
+    here.run("ip", "link", "add", "leg", "type", "veth", "peer", "name", "cut")
+    flows = [(THERE, GROUP, PORT + 1), (THERE, "224.0.67.68", PORT), (THERE, HERE, PORT + 2)]
+    silent = {
+        INGRESS: [f"from {THERE}:4000", f"to {GROUP}:{PORT + 1}: the port is another one"],
+        f"mcast://10.81.0.9,224.0.67.68:{PORT}@eth0": [f"from {THERE}:4001", "the source is not 10.81.0.9"],
+        f"broadcast://:{PORT + 2}@eth0": ["nothing came for it", "Routers do not forward broadcasts"],
+        f"mcast://224.0.67.69:{PORT}@eth0": ["nor did eth0 get anything of the kind", "does the source send"],
+        f"mcast://{GROUP}:{PORT}@eth7": ["there is no interface eth7 here"],
+        f"mcast://{GROUP}:{PORT}@leg": ["leg is down or has no carrier"],
+    }
+    try:
+        with sending(there, *flows):
+            code, found = listen(here, *silent)
+    finally:
+        here.run("ip", "link", "del", "leg")
     assert code == 1
-    assert f"to {GROUP}:{PORT + 1}: the port is another one" in check["sentence"]
-    with sending(there):
-        code, check = listen(here, f"mcast://10.81.0.9,{GROUP}:{PORT}@eth0")
-    assert code == 1
-    assert f"from {THERE}:4000" in check["sentence"]
-    assert "the source is not 10.81.0.9" in check["sentence"]
+    for check, (ingress, parts) in zip(found, silent.items(), strict=True):
+        assert check["status"] == "problem"
+        for part in (ingress, *parts):
+            assert part in said(check)
 
 
 @contextlib.contextmanager
@@ -244,15 +236,15 @@ def reverse_filter(host: Namespace, mode: int) -> Iterator[None]:
 @pytest.mark.parametrize(("mode", "word"), [(1, "strict"), (2, "loose")])
 def test_rp_filter_drops_a_source_without_a_route(hosts: tuple[Namespace, Namespace], mode: int, word: str) -> None:
     here, there = hosts
-    with reverse_filter(here, mode), sending(there, source=ELSEWHERE):
-        code, check = listen(here)
+    with reverse_filter(here, mode), sending(there, (ELSEWHERE, GROUP, PORT)):
+        code, (check,) = listen(here, INGRESS)
         assert code == 1
         assert f"no route leads back to {ELSEWHERE}, and rp_filter={mode} ({word}) drops" in check["sentence"]
         advice = f"ip route add {ELSEWHERE} dev eth0"
         assert any(advice in hint for hint in check["hints"])
         here.run(*advice.split())
         try:
-            code, check = listen(here)
+            code, (check,) = listen(here, INGRESS)
         finally:
             here.run("ip", "route", "del", ELSEWHERE, "dev", "eth0")
     assert (code, check["status"]) == (0, "ok"), "the advice helps"
@@ -266,13 +258,13 @@ def test_rp_filter_drops_a_source_whose_way_back_is_another(hosts: tuple[Namespa
             here.run("ip", "link", "set", link, "up")
         here.run("ip", "address", "add", "10.82.0.1/24", "dev", "pods")
         here.run("ip", "route", "add", "default", "dev", "pods")
-        with reverse_filter(here, 1), sending(there, source=ELSEWHERE):
-            code, check = listen(here)
+        with reverse_filter(here, 1), sending(there, (ELSEWHERE, GROUP, PORT)):
+            code, (check,) = listen(here, INGRESS)
             assert code == 1
             assert f"the route back to {ELSEWHERE} is by pods, and rp_filter=1 (strict)" in check["sentence"]
             assert any("net.ipv4.conf.eth0.rp_filter=2" in hint for hint in check["hints"])
-        with reverse_filter(here, 2), sending(there, source=ELSEWHERE):
-            code, check = listen(here)
+        with reverse_filter(here, 2), sending(there, (ELSEWHERE, GROUP, PORT)):
+            code, (check,) = listen(here, INGRESS)
         assert (code, check["status"]) == (0, "ok"), "the advice helps"
     finally:
         here.run("ip", "link", "del", "pods")
@@ -282,7 +274,7 @@ def test_without_the_right_to_look_at_the_wire_counters_tell(hosts: tuple[Namesp
     here, there = hosts
     if program("setpriv") is None:
         unavailable("tools", "the program setpriv is missing (Debian, Ubuntu: apt install util-linux)")
-    with reverse_filter(here, 1), sending(there, source=ELSEWHERE):
+    with reverse_filter(here, 1), sending(there, (ELSEWHERE, GROUP, PORT)):
         done = subprocess.run(
             [*here.command, "setpriv", "--bounding-set=-net_raw",
              *FANOUT, "doctor", "--listen", INGRESS, "--wait", "0.5"],
@@ -300,8 +292,8 @@ def test_a_firewall_that_drops(hosts: tuple[Namespace, Namespace]) -> None:
     rules = "table inet deaf {\nchain input {\ntype filter hook input priority 0;\nudp dport 5001 drop\n}\n}\n"
     subprocess.run([*here.command, "nft", "-f", "-"], input=rules, text=True, check=True)
     try:
-        with sending(there):
-            code, check = listen(here)
+        with sending(there, (THERE, GROUP, PORT)):
+            code, (check,) = listen(here, INGRESS)
     finally:
         here.run("nft", "delete", "table", "inet", "deaf")
     assert code == 1
@@ -309,28 +301,14 @@ def test_a_firewall_that_drops(hosts: tuple[Namespace, Namespace]) -> None:
     assert "nft list ruleset" in said(check)
 
 
-def test_interfaces_that_are_missing_or_down(hosts: tuple[Namespace, Namespace]) -> None:
-    here, _ = hosts
-    code, check = listen(here, f"mcast://{GROUP}:{PORT}@eth7")
-    assert code == 1
-    assert "there is no interface eth7 here (there are lo, eth0)" in check["sentence"]
-    here.run("ip", "link", "add", "leg", "type", "veth", "peer", "name", "cut")
-    try:
-        code, check = listen(here, f"mcast://{GROUP}:{PORT}@leg")
-    finally:
-        here.run("ip", "link", "del", "leg")
-    assert code == 1
-    assert "leg is down or has no carrier" in check["sentence"]
-
-
 def test_a_port_that_another_program_has(hosts: tuple[Namespace, Namespace], tmp_path: Path) -> None:
     here, there = hosts
     with receiving_in(here, tmp_path, PORT):
-        code, check = listen(here, f"udp://0.0.0.0:{PORT}", 0.2)
+        code, (check,) = listen(here, f"udp://0.0.0.0:{PORT}", wait=0.2)
         assert code == 1
         assert "the port is in use" in check["sentence"]
-        with sending(there, HERE):
-            code, check = listen(here, f"udp://0.0.0.0:{PORT}")
+        with sending(there, (THERE, HERE, PORT)):
+            code, (check,) = listen(here, f"udp://0.0.0.0:{PORT}")
     assert (code, check["status"]) == (0, "ok")
     assert "for the program that has the port" in check["sentence"]
 
