@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,16 +24,16 @@ def rows_of_pieces(draw: st.DrawFn) -> list[Piece]:
         count = min(count, most)
         last = draw(st.integers(1, size)) if count > 1 else size
         end = at + size * (count - 1) + last
-        pieces.append(Piece(at, end, size))
+        pieces.append((at, end, size))
         at = end
     return pieces
 
 
-def datagrams(pieces: list[Piece] | list[Run]) -> list[tuple[int, int]]:
+def datagrams(pieces: Sequence[Piece | Run]) -> list[tuple[int, int]]:
     """Where each datagram begins and ends."""
     found = []
     for piece in pieces:
-        start, end, size = piece[:3]
+        start, end, size, *_ = piece
         found += [(at, min(at + size, end)) for at in range(start, end, size)] if size else [(start, end)]
     return found
 
@@ -47,12 +49,12 @@ def test_runs_hold_what_the_pieces_held(pieces: list[Piece]) -> None:
 
 def test_equal_neighbours_leave_together_and_a_shorter_one_ends_the_run() -> None:
     ends = [100, 200, 300, 350, 450, 550, 700]
-    pieces = [Piece(start, end, end - start) for start, end in zip([0, *ends], ends, strict=False)]
+    pieces = [(start, end, end - start) for start, end in zip([0, *ends], ends, strict=False)]
     assert join(pieces) == [Run(0, 350, 100, 4), Run(350, 550, 100, 2), Run(550, 700, 150, 1)]
 
 
 def test_empty_datagrams_are_by_themselves() -> None:
-    pieces = [Piece(0, 0, 0), Piece(0, 5, 5), Piece(5, 5, 0), Piece(5, 10, 5)]
+    pieces = [(0, 0, 0), (0, 5, 5), (5, 5, 0), (5, 10, 5)]
     assert join(pieces) == [Run(0, 0, 0, 1), Run(0, 5, 5, 1), Run(5, 5, 0, 1), Run(5, 10, 5, 1)]
 
 

@@ -112,8 +112,6 @@ class Port:
         """Where what comes goes to."""
         self._is_broadcast = entry.ingress.kind is Kind.BROADCAST
         self._is_guarded = entry.guard is not None or entry.recent is not None or self._is_broadcast
-        # A relay sends to no group.
-        self._may_be_own = entry.ingress.kind is not Kind.MULTICAST
         # A run is of one source; where its datagrams may have to be refused one by one, they must not be merged.
         one_by_one = entry.ingress.limit is not None or entry.recent is not None or self._is_broadcast
         self._merges = not one_by_one and listening.merge(opened, True)
@@ -123,38 +121,44 @@ class Port:
         """Take what waits, up to a turn's worth, and return what is to be forwarded as it lies in the arena."""
         pieces: list[Piece] = []
         entry, recv, space = self.entry, self.socket.recvmsg_into, self._control
-        inspects = self._is_guarded or self._may_be_own
-        make = tuple.__new__  # like Piece(...), in a third of the time
+        is_guarded, own_ports = self._is_guarded, self._own_ports()
+        datagrams = size_of_all = 0
         offset, limit = 0, len(arena) - _LARGEST
         now = monotonic()
         with contextlib.suppress(OSError):  # nothing waits (EAGAIN); or it is of the interface (ENETDOWN)
             for _ in range(TURN):
                 size, control, _, address = recv((arena[offset:],), space)
-                segment = size
-                datagrams = 1
+                end = offset + size
+                segment, count = size, 1
                 if control and self._merges:
                     segment = _GRO_SIZE.unpack(control[0][2])[0] or size
-                    datagrams = max(1, -(-size // segment))
-                entry.datagrams += datagrams
-                entry.bytes += size
-                end = offset + size
-                if inspects and (refusal := self._refusal(address, arena[offset:end], control, now)) is not None:
-                    entry.drop(refusal, datagrams)
-                    continue
-                pieces.append(make(Piece, (offset, end, segment)))
+                    count = max(1, -(-size // segment))
+                datagrams += count
+                size_of_all += size
+                if is_guarded or address[1] in own_ports:
+                    refusal = self._refusal(address, arena[offset:end], control, now)
+                    if refusal is not None:
+                        entry.drop(refusal, count)
+                        continue
+                pieces.append((offset, end, segment))
                 offset = end
                 if offset > limit:
                     break
+        entry.datagrams += datagrams
+        entry.bytes += size_of_all
         return pieces
+
+    def _own_ports(self) -> frozenset[int]:
+        """Return the ports of which what comes may be the relay's own: it sends to no group."""
+        is_group = self.entry.ingress.kind is Kind.MULTICAST
+        return frozenset() if is_group else self.entry.itself.sends_from
 
     def _refusal(
         self, address: Any, payload: memoryview, control: list[tuple[int, int, bytes]], now: float
     ) -> RelayDrop | None:
         entry = self.entry
-        if self._may_be_own and entry.itself.has_sent(address[0], address[1]):
+        if entry.itself.has_sent(address[0], address[1]):
             return RelayDrop.OWN
-        if not self._is_guarded:
-            return None
         if self._is_broadcast and not _is_broadcast(control):
             return RelayDrop.NOT_BROADCAST
         host: str = address[0].removeprefix(_MAPPED)

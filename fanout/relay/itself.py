@@ -17,7 +17,8 @@ class Itself:
     def __init__(self, ingresses: Sequence[Ingress]) -> None:
         self._ingresses = [each for each in ingresses if each.kind is Kind.UDP]
         self._addresses: frozenset[str] = frozenset()
-        self._sends_from: frozenset[int] = frozenset()
+        self.sends_from: frozenset[int] = frozenset()
+        """The ports that its copies come from."""
 
     def learn_addresses(self) -> None:
         """Look at the interfaces."""
@@ -25,7 +26,7 @@ class Itself:
 
     def send_from(self, ports: Iterable[int]) -> None:
         """Take note of the ports that the copies come from."""
-        self._sends_from = frozenset(ports)
+        self.sends_from = frozenset(ports)
 
     def is_ingress(self, endpoint: Endpoint) -> bool:
         """Whether what is sent there comes to an ingress of this relay."""
@@ -36,7 +37,7 @@ class Itself:
 
     def has_sent(self, host: str, port: int) -> bool:
         """Whether a datagram with that source is the relay's own."""
-        return port in self._sends_from and self._has(host)
+        return port in self.sends_from and self._has(host)
 
     def _has(self, host: str) -> bool:
         host = host.removeprefix("::ffff:")

@@ -8,22 +8,17 @@ from typing import NamedTuple
 from fanout.batch import SEGMENTS_MAX
 from fanout.model import MAX_PAYLOAD
 
+Piece = tuple[int, int, int]
+"""What one call gave, a datagram or several: where it begins and ends, and the bytes of each but the last."""
 
-class Piece(NamedTuple):
-    """What one call gave: a datagram, or several of one size, the last of which may be shorter."""
+
+class Run(NamedTuple):
+    """What one send carries: datagrams of one size, the last of which may be shorter."""
 
     start: int
     end: int
     segment: int
     """Bytes of each datagram but the last, which has the rest."""
-
-
-class Run(NamedTuple):
-    """What one send carries; as `Piece`."""
-
-    start: int
-    end: int
-    segment: int
     datagrams: int
 
 
