@@ -54,7 +54,7 @@ def doctor(
 ) -> int:
     """Check this host, the pods of a Service (-s), and what a relay would hear (--listen); say what to change.
 
-    Exit codes: 0 no problem (warnings are none), 1 a problem, 2 usage.
+    Exit codes: 0 no problem (with warnings or without), 1 a problem, 2 usage.
     """
     with errors_as_json(output, service or ""):
         target = None if service is None else find_target(service, port, family, nameserver, allow_loopback)
