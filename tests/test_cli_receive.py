@@ -232,7 +232,7 @@ def test_probes_and_metrics(tmp_path: Path) -> None:
         assert get(f"{admin}/livez")[0] == 200
         assert fanout(*probe) == (1, "draining\n", "")
         assert receiver.end().code == 0
-    assert "no receiver answers" in fanout(*probe).assert_one_sentence(1)
+    assert "no receiver or relay answers" in fanout(*probe).assert_one_sentence(1)
 
 
 def free_tcp_port() -> str:
@@ -291,7 +291,7 @@ def test_the_admin_port_survives_peers_that_drip(tmp_path: Path) -> None:
 @pytest.mark.parametrize("host", ["a b", "a..b", "\u00fc" * 70, "::1", "nosuch.invalid"])
 def test_healthcheck_of_no_receiver(host: str) -> None:
     sentence = fanout("healthcheck", "--host", host, "--admin-port", "1").assert_one_sentence(1)
-    assert "no receiver answers at http://" in sentence
+    assert "no receiver or relay answers at http://" in sentence
     assert ("[::1]:1" in sentence) == (host == "::1")
 
 

@@ -12,7 +12,7 @@ from fanout.model import Endpoint
 
 
 @click.command()
-@option("--host", default="localhost", show_default=True, metavar="ADDRESS", help="Where the receiver listens.")
+@option("--host", default="localhost", show_default=True, metavar="ADDRESS", help="Where it listens.")
 @option("--admin-port", type=click.IntRange(1, 65_535), default=8080, show_default=True, help="Its admin port.")
 @option("--live", is_flag=True, help="Ask whether it lives instead of whether it is ready.")
 @option(
@@ -24,7 +24,7 @@ from fanout.model import Endpoint
     help="Wait so long for an answer.",
 )
 def healthcheck(host: str, admin_port: int, live: bool, timeout: float) -> int:
-    """Ask a receiver whether it is ready: prints its answer, exit code 0 for yes and 1 for no."""
+    """Ask a receiver or a relay whether it is ready: prints its answer, exit code 0 for yes and 1 for no."""
     from http.client import HTTPConnection, HTTPException
 
     path = "/livez" if live else "/readyz"
@@ -36,7 +36,7 @@ def healthcheck(host: str, admin_port: int, live: bool, timeout: float) -> int:
             text = response.read(200).decode("utf-8", "replace")
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise click.ClickException(f"no receiver answers at {url}: {_one_line(reason)}") from None
+        raise click.ClickException(f"no receiver or relay answers at {url}: {_one_line(reason)}") from None
     click.echo(_one_line(text))
     return 0 if response.status == 200 else EXIT_ERROR
 
