@@ -101,18 +101,26 @@ class Source(Helper):
 
 
 @contextlib.contextmanager
-def _relays(lab: Lab, pods: int) -> Iterator[dict[str, Helper]]:
-    """Start both relays, each for the first pods; idle, they cost nothing."""
+def _relays(lab: Lab, pods: int, *, urgent: bool = False) -> Iterator[dict[str, Helper]]:
+    """Start both relays, each for the first pods; idle, they cost nothing.
+
+    What is `urgent` waits for no other program of the machine, where the system allows that (SCHED_FIFO).
+    """
     addresses = lab.addresses(pods)
     commands = {
         OURS: python("contenders.relay", ",".join(addresses), f"udp://0.0.0.0:{_PORTS[OURS]}", str(PORT)),
         LOOP: [compiled("relay"), str(_PORTS[LOOP]), str(PORT), *addresses],
     }
     with contextlib.ExitStack() as stack:
-        yield {
+        relays = {
             name: stack.enter_context(Helper([*lab.in_sender, *command], core=sending_core()))
             for name, command in commands.items()
         }
+        if urgent:
+            with contextlib.suppress(PermissionError):
+                for relay in relays.values():
+                    os.sched_setscheduler(relay.pid, os.SCHED_FIFO, os.sched_param(1))
+        yield relays
 
 
 def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
@@ -243,7 +251,7 @@ class Stamps(Helper):
 def _latencies(lab: Lab, tell: Tell, blocks: int) -> Times:
     calm = Flow("", _CALM_RATE, 1)
     found: Times = {OURS: [], LOOP: []}
-    with Stamps(lab, PODS) as stamps, Source(lab) as source, _relays(lab, PODS) as relays:
+    with Stamps(lab, PODS) as stamps, Source(lab) as source, _relays(lab, PODS, urgent=True) as relays:
         for name in relays:
             stamps.time(source, name, calm, 100)
         tell("relay: added latency")
@@ -291,7 +299,7 @@ def _troubles(lab: Lab, tell: Tell, blocks: int, names: list[str]) -> Troubles:
     with (
         Stamps(lab, PODS) as stamps,
         Source(lab) as source,
-        _relays(lab, PODS + 1),
+        _relays(lab, PODS + 1, urgent=True),
         Helper(listener, core=receiving_core()) as pod,
     ):
         for name in names:
