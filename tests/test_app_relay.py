@@ -160,15 +160,17 @@ def test_drops_are_logged_once_a_second_by_ingress_and_reason(tmp_path: Path, po
     )
     with relaying(tmp_path, "--config", str(config)) as relay:
         ready(relay)
+        began = time.monotonic()
         for _ in range(20):
             send(refusing, b"x", b"y")
             send(open_to_all, b"z")
             time.sleep(0.1)
+        seconds = time.monotonic() - began
         assert relay.stop().code == 0
     dropped = relay.events("datagrams_dropped")
     assert {event["ingress"] for event in dropped} == {f"udp://127.0.0.1:{refusing}"}
     assert sum(event["dropped"]["source_not_allowed"] for event in dropped) == 40
-    assert 2 <= len(dropped) <= 4
+    assert 2 <= len(dropped) <= seconds + 2
     assert relay.events("relay_stopped")[0]["dropped"] == {"source_not_allowed": 40}
 
 

@@ -9,7 +9,7 @@ import docker
 import pytest
 
 import fanout
-from tests.containers.cluster import RECEIVER, Images, manifest_container, run
+from tests.containers.cluster import RECEIVER, RESTRICTED, Images, manifest_container, run
 
 if TYPE_CHECKING:
     from tests.containers.cluster import Cluster
@@ -66,6 +66,11 @@ def test_image_starts_its_app(
     config = engine.images.get(getattr(images, app)).attrs["Config"]
     assert config["Entrypoint"] == ["fanout", command]
     assert set(config["ExposedPorts"]) == ports
+
+
+def test_relay_image_holds_the_schema_of_its_file(engine: docker.DockerClient, images: Images) -> None:
+    printed = engine.containers.run(images.relay, ["--schema"], remove=True, network_mode="none", **RESTRICTED)
+    assert "ingresses" in json.loads(printed)["properties"]
 
 
 def test_both_run_as_any_uid_with_nothing_to_build_or_write_with(cluster: Cluster) -> None:
