@@ -52,7 +52,7 @@ images: wheels ## Build the images of the sender, the receiver and the relay
 	$(PODMAN) build --build-arg BASE_IMAGE=$(BASE_IMAGE) -f apps/receiver/Containerfile -t $(IMAGE_PREFIX)fanout-receiver:latest .
 	$(PODMAN) build --build-arg BASE_IMAGE=$(BASE_IMAGE) -f apps/relay/Containerfile -t $(IMAGE_PREFIX)fanout-relay:latest .
 
-manifests: .venv/.done ## Render deployments/base from the Template
+manifests: .venv/.done ## Render deployments/base and overlays from the Templates
 	@$(BIN)/python deployments/render.py
 
 clean: ## Remove what the targets made
