@@ -137,6 +137,13 @@ def test_the_relays_table_has_as_many_rows_as_there_is_room_for() -> None:
     assert (len(ingresses.rows), ingresses.more, len(pods.rows)) == (19, "and 81 more ingresses", 1)
 
 
+def test_a_long_list_of_endpoints_takes_no_more_room_than_a_name() -> None:
+    service = ",".join(f"10.0.0.{number}" for number in range(200))
+    one = RelayStats([IngressStats(URL, service)], [PodStats("10.0.0.1", service)])
+    for table in relay_table.tables(one, one, 0.0, 20):
+        assert "10.0.0.0,10.0.0.1,10.0.0.2,10.0.0.3,10.…" in table.rows[0]
+
+
 def test_the_receivers_table_says_what_came_of_whom() -> None:
     before = ReceiverStats(datagrams=100, bytes=1000)
     after = ReceiverStats(datagrams=300, bytes=26_000, queue_depth=9, kernel_drops=5, refused={ReceiveDrop.UNSEALED: 6})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from fanout.app.rates import Alarm, Table, bits_per_second, chosen, drops, more, per_second, size
 from fanout.relay.stats import IngressStats, PodStats, RelayStats
 
+_SERVICE_MAX = 40
+
 
 def tables(before: RelayStats, after: RelayStats, seconds: float, room: int) -> list[Table]:
     """Return what came to each ingress, and what went to each pod; where there are too many, those with trouble."""
@@ -33,10 +35,15 @@ def tables(before: RelayStats, after: RelayStats, seconds: float, room: int) -> 
     ]
 
 
+def _short(service: str) -> str:
+    """Return a Service's name, and of a long list of endpoints the beginning."""
+    return service if len(service) <= _SERVICE_MAX else f"{service[: _SERVICE_MAX - 1]}…"
+
+
 def _ingress(before: IngressStats, after: IngressStats, seconds: float) -> tuple[str, ...]:
     return (
         after.ingress,
-        after.service,
+        _short(after.service),
         "listening" if after.waiting is None else Alarm("waiting"),
         per_second(before.datagrams, after.datagrams, seconds),
         bits_per_second(before.bytes, after.bytes, seconds),
@@ -48,7 +55,7 @@ def _ingress(before: IngressStats, after: IngressStats, seconds: float) -> tuple
 def _pod(before: PodStats, after: PodStats, seconds: float) -> tuple[str, ...]:
     return (
         after.host,
-        after.service,
+        _short(after.service),
         per_second(before.sent, after.sent, seconds),
         bits_per_second(before.bytes, after.bytes, seconds),
         size(after.bytes),
