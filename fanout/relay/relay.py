@@ -100,6 +100,7 @@ class Relay:
         self._watch: interfaces.Watch | None = None
         self._wake: tuple[socket.socket, socket.socket] | None = None
         self._opened_at = 0.0
+        self._went_round_at = 0.0
         self._arena = memoryview(bytearray(ARENA))
         self._counting = threading.Lock()
         """Held while counts move from one place to another, and while they are read."""
@@ -113,10 +114,11 @@ class Relay:
         with self._counting:
             pods = [pod for each in self._pods.values() for pod in each.stats(self._at_once())]
             totals = self._left.with_pods(pods)
+            ingresses = [entry.stats for entry in self._entries]
         now = monotonic()
         ages = [each.refresher.known.age(now) for each in self._pods.values()]
         return RelayStats(
-            [entry.stats for entry in self._entries],
+            ingresses,
             pods,
             totals.sent,
             totals.refused,
@@ -136,6 +138,11 @@ class Relay:
             if known.answered_at is None:
                 return f"Service {name!r} is not resolved yet" + (f": {known.failure}" if known.failure else "")
         return None
+
+    @property
+    def silence(self) -> float:
+        """Seconds since `serve` last went round: about 1 at most, however little comes; 0 before it began."""
+        return monotonic() - self._went_round_at if self._went_round_at else 0.0
 
     def open(self) -> Self:
         """Resolve in the background and listen; `with` and `serve` do it too."""
@@ -169,7 +176,7 @@ class Relay:
         try:
             wakeup = 0.0
             while not self._stopped:
-                now = monotonic()
+                self._went_round_at = now = monotonic()
                 if now >= wakeup:
                     wakeup = now + self._tend(now)
                 for descriptor, _ in self._poll.poll(max(0.0, wakeup - now)):
@@ -330,7 +337,8 @@ class Relay:
                     del self._ports[descriptor]
                     port.spread.fold()
                 self._poll.unregister(descriptor)
-        entry.close()
+        with self._counting:
+            entry.close()
         log.warning(
             "ingress_lost: %(ingress)s: interface %(interface)s is gone",
             {"ingress": str(entry.ingress), "interface": entry.ingress.interface},
@@ -381,10 +389,11 @@ class Relay:
         if self._is_closed:
             return
         self._is_closed = True
-        for entry in self._entries:
-            entry.close()
-        for pods in self._pods.values():
-            pods.close()
+        with self._counting:
+            for entry in self._entries:
+                entry.close()
+            for pods in self._pods.values():
+                pods.close()
         for each in (self._poll, self._watch, *(self._wake or ())):
             if each is not None:
                 each.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import signal
 import threading
 import time
@@ -28,6 +29,7 @@ from fanout_relay.table import tables
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _Reason = TypeVar("_Reason", RelayDrop, DropReason)
 _HOUSEKEEPING = 1.0
+_OPEN_FILES = 65_536
 _HOUSEKEEPING_OVERDUE = 10.0
 
 
@@ -58,9 +60,18 @@ def run(settings: Settings) -> None:
     """Forward until SIGTERM or SIGINT; raise `FanoutError` where it cannot start, or cannot go on."""
     # They are waited for instead of handled, and the threads that are started from now on leave them alone.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    _allow_sockets()
     stream = logs.LogStream(settings.log_file)
     with contextlib.ExitStack() as stack:
         _App(settings, stream, stack).run()
+
+
+def _allow_sockets() -> None:
+    """Have as many open files as may be: each port takes one, and each pod; 1,024 is the usual limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
 class _App:
@@ -140,7 +151,7 @@ class _App:
         return tables(before, stats, seconds, room)
 
     def _why_dead(self) -> str | None:
-        silence = time.monotonic() - self._beat
+        silence = max(time.monotonic() - self._beat, self._relay.silence)
         return f"nobody has looked after it for {silence:.0f} s" if silence > _HOUSEKEEPING_OVERDUE else None
 
     def _why_unready(self) -> str | None:
