@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import yaml
 
 from fanout.relay.ingress import Ingress
 from tests.breaking import Manifest, find
+from tests.kustomize import kustomized
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERLAYS = ROOT / "deployments" / "overlays"
@@ -91,14 +91,6 @@ def test_objects_pass_the_strict_schema(name: str, version: str) -> None:
     for item in render.render(name, {"NAMESPACE": "udp"} if name == "Rtp" else {})[0]:
         if item["kind"] != "NetworkAttachmentDefinition":
             assert kubernetes_validate.validate(item, version, strict=True) == version
-
-
-def kustomized(folder: Path) -> list[Manifest]:
-    if shutil.which("kubectl") is None:
-        pytest.skip("no kubectl on this machine")
-    command = ["kubectl", "kustomize", str(folder)]
-    built = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
-    return list(yaml.safe_load_all(built.stdout))
 
 
 @pytest.mark.parametrize("name", ["Multicast", "Rtp"])
