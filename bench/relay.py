@@ -139,7 +139,7 @@ def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
         "latency": times,
     }
     if not lab.loopback:
-        troubles = _troubles(lab, tell, 2 if quick else 4, [OURS] if quick else [OURS, LOOP])
+        troubles = _troubles(lab, tell, 2 if quick else 3, [OURS] if quick else [OURS, LOOP])
         goals += _trouble_rows(troubles)
         tables.append(_trouble_table(troubles))
         data["troubles"] = [{"flow": flow, "pod": pod, "relay": name, "runs": runs}
@@ -161,8 +161,9 @@ def _costs(lab: Lab, tell: Tell, seconds: float, repeats: int) -> Costs:
             for flow in _FLOWS if repeat == 0 else (EVEN, TICKS):
                 tell(f"relay: {flow.name}, {repeat + 1} of {repeats}")
                 counter.take_gro(flow.gro)
+                count = flow.count(seconds if flow.goal else seconds / 2)
                 for name in list(relays)[:: 1 if repeat % 2 else -1]:
-                    found[flow, name].append(_run(source, counter, relays[name], name, flow, flow.count(seconds)))
+                    found[flow, name].append(_run(source, counter, relays[name], name, flow, count))
     return found
 
 
