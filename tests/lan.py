@@ -251,12 +251,9 @@ class Lan:
     def detach(self, edge: Host) -> None:
         edge.ip("link delete eth1")
 
-    def service(self, port: int | None = None, *, ipv6: bool = False) -> str:
-        """Return all pods as a literal list; a comma at its end makes one alone a list."""
-        hosts = [pod_address(pod.number, ipv6=ipv6) for pod in self.pods]
-        if ipv6:
-            hosts = [f"[{host}]" for host in hosts]
-        return ",".join(hosts if port is None else [f"{host}:{port}" for host in hosts])
+    def service(self) -> str:
+        """Return all pods as a literal list."""
+        return ",".join(pod.pod_ip for pod in self.pods)
 
     def listen(self, port: int) -> list[socket.socket]:
         """Return a socket at each pod, of both families, in the place of those that were there."""

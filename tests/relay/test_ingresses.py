@@ -18,6 +18,7 @@ SPECIFIC = "232.0.67.67"
 """Its range is that of source-specific multicast (RFC 4607)."""
 RANGE, SHIFTED = 6000, 7000
 """The first of four ports, and where it goes to at the pods."""
+GROUP_RANGE = 6100
 PLAIN, PLAIN6, ANY_SOURCE, ONE_SOURCE, IPV6, BROADCAST = 5004, 5010, 5001, 5002, 5003, 9999
 INGRESSES = {
     f"udp://0.0.0.0:{PLAIN}": None,
@@ -26,6 +27,7 @@ INGRESSES = {
     f"mcast://{GROUP}:{ANY_SOURCE}@eth1": None,
     f"mcast://{lan_address(10)},{SPECIFIC}:{ONE_SOURCE}@eth1": None,
     f"mcast://[{GROUP6}]:{IPV6}@eth1": None,
+    f"mcast://{GROUP}:{GROUP_RANGE}-{GROUP_RANGE + 1}@eth1": None,
     f"broadcast://:{BROADCAST}@eth1": None,
 }
 
@@ -95,10 +97,32 @@ def test_a_range_keeps_its_ports_apart_in_step(world: Lan, relay: Relay) -> None
         assert_all_get(pods[step], [b"%d of %d" % (round_, step) for round_ in range(3)])
 
 
+def test_a_range_of_a_group(world: Lan, relay: Relay) -> None:
+    pods = [[pod.listen("::", GROUP_RANGE + step) for pod in world.pods] for step in range(2)]
+    from_outside = sender(world.source)
+    for step in range(2):
+        from_outside.sendto(b"%d" % step, (GROUP, GROUP_RANGE + step))
+    for step in range(2):
+        assert_all_get(pods[step], [b"%d" % step])
+
+
 def test_pods_of_ipv4_get_what_came_over_ipv6(world: Lan, relay: Relay) -> None:
     pods = world.listen(PLAIN6)
     world.source.udp(socket.AF_INET6).sendto(b"six", (world.edge.lan6, PLAIN6))
     assert_all_get(pods, [b"six"])
+
+
+def test_pods_of_ipv6_and_of_a_port_of_their_own(world: Lan) -> None:
+    """Whoever names an endpoint's port means that port."""
+    first, second, _ = world.pods
+    service = f"[{first.pod_ip6}],{second.pod_ip}:7777"
+    Relay(world.edge, "-s", service, "--listen", "udp://0.0.0.0:5020", "--admin-port", "0")
+    pods = [first.listen("::", 5020), second.listen("::", 7777)]
+    payloads = [b"%d" % number for number in range(100)]
+    from_outside = sender(world.source)
+    for payload in payloads:
+        from_outside.sendto(payload, (world.edge.lan, 5020))
+    assert_all_get(pods, payloads)
 
 
 def test_pods_see_the_relay_as_the_source(world: Lan, relay: Relay) -> None:

@@ -28,12 +28,12 @@ def test_pods_join_and_leave_and_the_relay_is_none_of_them() -> None:
             assert relay.count("fanout_relay_datagrams_total") == 1, "none has come back"
 
             knot.rewrite({NAME: a_records([second.pod_ip], DNS_TTL)})
-            wait_until(lambda: relay.count("fanout_relay_endpoints") == 1, "one pod is in the place of both")
+            relay.wait_for("pod_left", 2)
             sender.sendto(b"two", (world.edge.lan, PORT))
             assert receive(at_second, 1) == [b"two"]
 
             knot.rewrite({NAME: []})
-            wait_until(lambda: relay.count("fanout_relay_endpoints") == 0, "the last pod has left")
+            relay.wait_for("pod_left", 3)
             sender.sendto(b"for nobody", (world.edge.lan, PORT))
             wait_until(lambda: relay.drops() == {"no_endpoints": 1}, "it is counted")
             assert waiting(at_first) == waiting(at_second) == []

@@ -11,24 +11,22 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cli import Running
 from tests.conftest import unavailable
-from tests.lan import Lan, Relay, lan, receive, wait_until, waiting
+from tests.lan import Host, Lan, Relay, lan, receive, wait_until, waiting
 from tests.nameserver.knot import program
 
 PORT, QUIET = 5004, 5006
 INGRESS = f"udp://0.0.0.0:{PORT}"
-GROUP = "224.0.67.67"
+GROUP, GROUP6 = "224.0.67.67", "ff15::67"
 _FLOOD = """
-import socket, sys, time
-flooding = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+import socket, sys
+flooding = socket.socket(socket.AF_INET6 if ":" in sys.argv[2] else socket.AF_INET, socket.SOCK_DGRAM)
 flooding.setsockopt(socket.IPPROTO_UDP, 103, 1000)  # UDP_SEGMENT: 60 datagrams a call
-flooding.connect((sys.argv[1], int(sys.argv[2])))
-end = time.monotonic() + float(sys.argv[3])
-sent = 0
-while time.monotonic() < end:
-    flooding.send(bytes(60_000))
-    sent += 60
-print(sent)
+flooding.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+flooding.bind((sys.argv[1], 0))
+while True:
+    flooding.sendto(bytes(60_000), (sys.argv[2], int(sys.argv[3])))
 """
 
 
@@ -48,6 +46,12 @@ def world(module_world: Lan) -> Iterator[Lan]:
 
 def numbered(count: int) -> list[bytes]:
     return [b"%d" % number for number in range(count)]
+
+
+def start_flood(host: Host, destination: str) -> Running:
+    """Send as much as goes, until the test ends."""
+    own = host.lan6 if ":" in destination else host.lan
+    return host.start(sys.executable, "-c", _FLOOD, own, destination, str(PORT))
 
 
 def test_sources_that_are_not_allowed(world: Lan) -> None:
@@ -157,7 +161,7 @@ def test_a_flood_on_one_ingress_starves_no_other(world: Lan) -> None:
     relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS, "--listen", quiet_ingress, listening=2)
     pods = world.listen(QUIET)
     sender = quiet.udp()
-    flood = flooding.start(sys.executable, "-c", _FLOOD, world.edge.lan, str(PORT), "30")
+    flood = start_flood(flooding, world.edge.lan)
     wait_until(lambda: relay.count("fanout_relay_datagrams_total", ingress=INGRESS) > 1000, "the flood has come")
     for payload in numbered(150):
         sender.sendto(payload, (world.edge.lan, QUIET))
@@ -166,6 +170,28 @@ def test_a_flood_on_one_ingress_starves_no_other(world: Lan) -> None:
         assert receive(pod, 150) == numbered(150)
     assert flood.process.poll() is None, "the flood has lasted"
     assert relay.drops(ingress=quiet_ingress) == {}
+
+
+@pytest.mark.parametrize(
+    ("ingress", "destination"),
+    [
+        (INGRESS, "10.50.0.20"),
+        (f"udp://[::]:{PORT}", "fd50::20"),
+        (f"mcast://{GROUP}:{PORT}@eth1", GROUP),
+        (f"mcast://[{GROUP6}]:{PORT}@eth1", GROUP6),
+        (f"broadcast://:{PORT}@eth1", "10.50.0.255"),
+    ],
+    ids=["udp", "udp6", "mcast", "mcast6", "broadcast"],
+)
+def test_sigterm_ends_a_relay_that_is_flooded(world: Lan, ingress: str, destination: str) -> None:
+    # With a limit each datagram is taken by itself: the relay is slower than the flood.
+    relay = Relay(world.edge, "-s", world.service(), "--listen", ingress, "--limit", "1e9")
+    floods = [start_flood(source, destination) for source in world.sources]
+    wait_until(lambda: relay.count("fanout_relay_datagrams_total") > 1000, "the flood has come")
+    began = time.monotonic()
+    assert relay.run.stop().code == 0
+    assert time.monotonic() - began < 3
+    assert all(flood.process.poll() is None for flood in floods)
 
 
 def test_a_pod_that_is_gone_and_one_that_has_stopped_cost_the_others_nothing(world: Lan) -> None:
