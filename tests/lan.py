@@ -84,10 +84,12 @@ class Host(Namespace):
     def sysctl(self, name: str, value: int) -> None:
         self.run("sh", "-c", f"echo {value} >/proc/sys/{name.replace('.', '/')}")
 
-    def has(self, interface: str) -> bool:
-        """Whether it has an interface of that name."""
-        shown = subprocess.run([*self.command, "ip", "link", "show", interface], capture_output=True, check=False)
-        return shown.returncode == 0
+    def index(self, interface: str) -> int:
+        """Return the number of an interface, 0 where there is none of that name."""
+        shown = subprocess.run(
+            [*self.command, "ip", "-o", "link", "show", interface], capture_output=True, text=True, check=False
+        )
+        return int(shown.stdout.partition(":")[0] or 0)
 
     def ip(self, *lines: str) -> None:
         """Run `ip` with each of these lines."""

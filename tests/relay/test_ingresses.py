@@ -14,12 +14,14 @@ from fanout.model import MAX_PAYLOAD
 from tests.lan import Host, Lan, Relay, lan, lan_address, receive, waiting
 
 GROUP, GROUP6, ELSEWHERE = "224.0.67.67", "ff15::67", "224.0.67.68"
-SPECIFIC = "232.0.67.67"
-"""Its range is that of source-specific multicast (RFC 4607)."""
+LINK_LOCAL = "ff02::1234"
+SPECIFIC, SPECIFIC6 = "232.0.67.67", "ff35::67"
+"""Their ranges are those of source-specific multicast (RFC 4607)."""
 RANGE, SHIFTED = 6000, 7000
 """The first of four ports, and where it goes to at the pods."""
 GROUP_RANGE = 6100
 PLAIN, PLAIN6, ANY_SOURCE, ONE_SOURCE, IPV6, BROADCAST = 5004, 5010, 5001, 5002, 5003, 9999
+ONE_SOURCE6, LINK = 5007, 5008
 INGRESSES = {
     f"udp://0.0.0.0:{PLAIN}": None,
     f"udp://[{lan_address(20, ipv6=True)}]:{PLAIN6}": None,
@@ -27,6 +29,8 @@ INGRESSES = {
     f"mcast://{GROUP}:{ANY_SOURCE}@eth1": None,
     f"mcast://{lan_address(10)},{SPECIFIC}:{ONE_SOURCE}@eth1": None,
     f"mcast://[{GROUP6}]:{IPV6}@eth1": None,
+    f"mcast://[{lan_address(10, ipv6=True)}],[{SPECIFIC6}]:{ONE_SOURCE6}@eth1": None,
+    f"mcast://[{LINK_LOCAL}]:{LINK}@eth1": None,
     f"mcast://{GROUP}:{GROUP_RANGE}-{GROUP_RANGE + 1}@eth1": None,
     f"broadcast://:{BROADCAST}@eth1": None,
 }
@@ -52,6 +56,13 @@ def sender(host: Host) -> socket.socket:
     made = host.udp()
     made.bind((host.lan, 0))
     made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    return made
+
+
+def sender6(host: Host) -> socket.socket:
+    made = host.udp(socket.AF_INET6)
+    made.bind((host.lan6, 0))
+    made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, host.index("eth0"))
     return made
 
 
@@ -154,14 +165,23 @@ def test_one_source_of_a_group_is_heard_alone(world: Lan, relay: Relay) -> None:
     assert_all_get(pods, [b"wanted %d" % number for number in range(5)])
 
 
-def test_a_group_of_ipv6(world: Lan, relay: Relay) -> None:
-    pods = world.listen(IPV6)
-    from_outside = world.source.udp(socket.AF_INET6)
-    from_outside.bind((world.source.lan6, 0))
+@pytest.mark.parametrize(("group", "port"), [(GROUP6, IPV6), (LINK_LOCAL, LINK)])
+def test_a_group_of_ipv6(world: Lan, relay: Relay, group: str, port: int) -> None:
+    pods = world.listen(port)
+    from_outside = sender6(world.source)
     payloads = [b"%d" % number * number for number in range(1, 100)]
     for payload in payloads:
-        from_outside.sendto(payload, (GROUP6, IPV6))
+        from_outside.sendto(payload, (group, port))
     assert_all_get(pods, payloads)
+
+
+def test_one_source_of_a_group_of_ipv6_is_heard_alone(world: Lan, relay: Relay) -> None:
+    pods = world.listen(ONE_SOURCE6)
+    wanted, unwanted = map(sender6, world.sources)
+    for number in range(5):
+        unwanted.sendto(b"unwanted", (SPECIFIC6, ONE_SOURCE6))
+        wanted.sendto(b"wanted %d" % number, (SPECIFIC6, ONE_SOURCE6))
+    assert_all_get(pods, [b"wanted %d" % number for number in range(5)])
 
 
 def test_broadcasts_are_taken_and_unicasts_to_the_same_port_are_not(world: Lan, relay: Relay) -> None:

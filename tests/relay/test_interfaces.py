@@ -32,7 +32,7 @@ def edge(world: Lan) -> Iterator[Host]:
     world.detach(world.edge)
     yield world.edge
     world.edge.end_all()
-    if not world.edge.has("eth1"):
+    if not world.edge.index("eth1"):
         world.attach(world.edge)
 
 
@@ -129,6 +129,12 @@ def test_an_interface_that_never_appears(world: Lan) -> None:
     sentence = ended.assert_one_sentence(1)
     assert f"mcast://{GROUP}:{PORT}@eth7" in sentence
     assert "there are lo, eth0, eth1" in sentence
+
+
+def test_sigterm_while_it_waits_for_an_interface(world: Lan) -> None:
+    relay = Relay(world.edge, "-s", world.service(), "--listen", f"mcast://{GROUP}:{PORT}@eth7", listening=0)
+    relay.wait_for("relay_started")
+    assert relay.run.stop().code == 0
 
 
 def test_more_groups_than_the_kernel_lets_a_socket_join(world: Lan) -> None:
