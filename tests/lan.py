@@ -132,8 +132,14 @@ class Host(Namespace):
 
     def greet(self, address: str) -> None:
         """Learn the link address of a neighbour: until it is known, the kernel keeps 208 KiB and drops the rest."""
-        with self._make(socket.AF_INET, socket.SOCK_DGRAM) as greeting:
+
+        def is_known() -> bool:
             greeting.sendto(b"", (address, 9))
+            rows = [line.split() for line in Path(f"/proc/{self.pid}/net/arp").read_text().splitlines()]
+            return any(row[0] == address and row[2] == "0x2" for row in rows)
+
+        with self._make(socket.AF_INET, socket.SOCK_DGRAM) as greeting:
+            wait_until(is_known, f"{self.name} knows {address}")
 
     def get(self, path: str, port: int = 8080) -> str:
         """Return what a web server on this host's loopback says, once there is one."""
@@ -356,6 +362,7 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 10) 
 def _addresses(interface: str, address: Callable[..., str], number: int) -> Sequence[str]:
     return (
         f"link set {interface} up",
+        f"ntable change name arp_cache dev {interface} retrans 50",  # milliseconds: a port may need some to open
         f"address add {address(number)}/24 broadcast + dev {interface}",
         f"address add {address(number, ipv6=True)}/64 dev {interface} nodad",
     )
