@@ -1,4 +1,4 @@
-"""One pod's way out of a relay: a socket of its own, so that a pod that takes nothing holds up no other."""
+"""One pod's way out of a relay: a connected socket of its own, so that a pod that takes nothing holds up no other."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from fanout.net import error_queue, gso
 from fanout.report import DropReason
 
 SEND_BUFFER = 4 * 1024 * 1024
-BACKLOG_MAX = 1024 * 1024
-"""Bytes that wait for a pod whose socket is full."""
+WAITING_MAX = 1024 * 1024
+"""Bytes that wait for one pod whose socket is full."""
+ROOM = 32 * 1024 * 1024
+"""Bytes that wait for all pods together."""
 _TRIES = 16  # of one send: each failure that was an earlier one's tells of an ICMP error
 _ERRORS = 16  # that are read at a time: hundreds come at once for a pod that is gone, and others wait meanwhile
 
@@ -26,23 +28,28 @@ class Segments(NamedTuple):
     data: memoryview | bytes
     size: int
     datagrams: int
-    option: gso.Option
-    """Of a run: `gso.option(size)`."""
+
+
+class Room:
+    """Bytes that may still wait, whichever pod for."""
+
+    def __init__(self, left: int = ROOM) -> None:
+        self.left = left
 
 
 class Egress:
-    """Sends to one host, never blocks and never raises for what the host does; counts what became of each datagram.
+    """Sends to one endpoint, never blocks and never raises; counts what became of each datagram.
 
-    What a full socket does not take now waits, in order, up to 1 MiB: call `flush` once `fileno` is writable, as long
-    as `is_blocked`. What goes beyond is dropped, and counted. The kernel holds what it cannot deliver yet, to an
-    address that nobody answers for, against the socket that sent it: therefore each pod has its own.
-
-    Raises OSError where the system has no socket of that family.
+    What a full socket does not take now waits, in order, up to 1 MiB and as long as there is `room`: call `flush`
+    once `fileno` is writable, as long as `is_blocked`. What goes beyond is dropped, and counted. The kernel holds
+    what it cannot deliver yet, to an address that nobody answers for, against the socket that sent it: therefore each
+    pod has its own. Where there is none, or no way to the endpoint, it is `broken`: `renew` tries again.
     """
 
-    def __init__(self, host: str, *, make_socket: Callable[[int, int], socket.socket] = socket.socket) -> None:
-        is_ipv6 = ":" in host
-        self.host = host
+    def __init__(
+        self, endpoint: Endpoint, room: Room, *, make_socket: Callable[[int, int], socket.socket] = socket.socket
+    ) -> None:
+        self.endpoint = endpoint
         self.sent = 0
         """Datagrams that the kernel took."""
         self.bytes = 0
@@ -51,20 +58,47 @@ class Egress:
         """ICMP errors heard."""
         self.dropped: dict[DropReason, int] = {}
         """Datagrams that the kernel did not take."""
-        self.gso_limit = gso.LIMIT
+        self.gso_limit = 0
         """The largest segment that leaves in runs."""
-        self._waiting: deque[tuple[Segments, int]] = deque()
+        self.broken = 0
+        """The errno with which it could not be opened; 0 where it could."""
+        self.local: Endpoint | None = None
+        """Where its datagrams come from."""
+        self._room = room
+        self._make_socket = make_socket
+        self._waiting: deque[Segments] = deque()
         self._waiting_bytes = 0
-        self._socket = make_socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
-        with contextlib.suppress(OSError):
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        error_queue.fill(self._socket, is_ipv6)
-        self._socket.bind(("::" if is_ipv6 else "0.0.0.0", 0))
-        self.local_port: int = self._socket.getsockname()[1]
-        self.sendto = self._socket.sendto
-        self.sendmsg = self._socket.sendmsg
-        """For who counts by himself, and gives to `failed` what they raise."""
+        self._can_cut = False
+        self._socket: socket.socket | None = None
+        self._open()
+
+    def _open(self) -> None:
+        is_ipv6 = self.endpoint.is_ipv6
+        opened = None
+        try:
+            opened = self._make_socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
+            opened.setblocking(False)
+            with contextlib.suppress(OSError):
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            error_queue.fill(opened, is_ipv6)
+            opened.connect(self.endpoint)
+            self._can_cut = gso.cut(opened, 0)
+            self.gso_limit = gso.LIMIT if self._can_cut else 0
+        except OSError as error:
+            if opened is not None:
+                opened.close()
+            self.broken = error.errno or errno.EIO
+            return
+        self.broken = 0
+        self._socket = opened
+        self.local = Endpoint(*opened.getsockname()[:2])
+        self.send_now = opened.send
+        """Sends a datagram, or what is to be `cut`: for who counts by himself, and gives its errors to `failed`."""
+
+    def renew(self) -> None:
+        """Open another socket in the place of this one."""
+        self.close()
+        self._open()
 
     @property
     def is_blocked(self) -> bool:
@@ -72,99 +106,103 @@ class Egress:
         return bool(self._waiting)
 
     def fileno(self) -> int:
-        """Return what to wait on for writing."""
-        return self._socket.fileno()
+        """Return what to wait on for writing; -1 where it is closed or broken."""
+        return -1 if self._socket is None else self._socket.fileno()
 
-    def send(self, runs: Sequence[Segments], endpoint: Endpoint) -> None:
-        """Send runs to a port of the host; what has to wait is copied."""
-        if self._waiting:
-            self._keep(runs, endpoint)
-            return
+    def cut(self, size: int) -> None:
+        """Let `send_now` cut what it is given into datagrams of so many bytes; 0 lets it leave as it is."""
+        if self._socket is not None:
+            gso.cut(self._socket, size)
+
+    def send(self, runs: Sequence[Segments]) -> None:
+        """Send runs, whatever `cut` says; what has to wait is copied."""
         for index, run in enumerate(runs):
-            data, size, datagrams, option = run
-            try:
-                if datagrams == 1:
-                    self.sendto(data, endpoint)
-                elif size <= self.gso_limit:
-                    self.sendmsg((data,), option, 0, endpoint)
-                elif not self._send_one_by_one(run, endpoint):
-                    self._keep(runs[index + 1 :], endpoint)
-                    return
-                else:
-                    continue
-            except OSError as error:
-                if not self.failed(run, endpoint, error):
-                    self._keep(runs[index + 1 :], endpoint)
-                    return
+            if self.broken:
+                self.drop(run, DropReason.of(self.broken))
+            elif self._waiting:
+                self._keep(runs[index:])
+                return
+            elif run.datagrams > 1 and run.size > self.gso_limit:
+                self._send_one_by_one(run)
             else:
-                self.sent += datagrams
-                self.bytes += len(data)
+                try:
+                    self._transmit(run)
+                except OSError as error:
+                    self.failed(run, error)
+                else:
+                    self._count(run)
 
     def flush(self) -> None:
         """Send what waits, as far as there is room."""
-        waiting, self._waiting, self._waiting_bytes = self._waiting, deque(), 0
-        while waiting:
-            run, port = waiting.popleft()
-            self.send((run,), Endpoint(self.host, port))
-            if self._waiting:
-                break
-        self._waiting.extend(waiting)
-        self._waiting_bytes = sum(len(run.data) for run, _ in self._waiting)
+        waiting, self._waiting = self._waiting, deque()
+        self._room.left += self._waiting_bytes
+        self._waiting_bytes = 0
+        self.send(list(waiting))
 
-    def failed(self, run: Segments, endpoint: Endpoint, error: OSError) -> bool:
-        """Send what has failed once more where that was not its own failure; return whether the socket has room."""
+    def failed(self, run: Segments, error: OSError) -> None:
+        """Send what has failed once more where that was not its own failure; otherwise keep it, or drop it."""
+        number = error.errno or errno.EIO
         for _ in range(_TRIES):
-            told = error_queue.read(self._socket, _ERRORS)
+            told = [] if self._socket is None else error_queue.read(self._socket, _ERRORS)
             self.refused += len(told)
-            number = error.errno or errno.EIO
             if not any(fault.errno == number for fault in told):
                 break
             try:
-                if run.datagrams == 1:
-                    self.sendto(run.data, endpoint)
-                else:
-                    self.sendmsg((run.data,), run.option, 0, endpoint)
+                self._transmit(run)
             except OSError as again:
-                error = again
+                number = again.errno or errno.EIO
             else:
-                self.sent += run.datagrams
-                self.bytes += len(run.data)
-                return True
+                self._count(run)
+                return
         if number == errno.EAGAIN:
-            self._keep((run,), endpoint)
-            return False
-        if run.datagrams > 1 and number in gso.REFUSALS:
+            self._keep((run,))
+        elif run.datagrams > 1 and number in gso.REFUSALS:
             before = self.sent
-            has_room = self._send_one_by_one(run, endpoint)
+            self._send_one_by_one(run)
             if self.sent > before:
                 # It was not the pod that the kernel had something against, but the run.
                 self.gso_limit = min(self.gso_limit, gso.limit_after(run.size))
-            return has_room
-        self._drop(run, DropReason.of(number))
-        return True
+        else:
+            self.drop(run, DropReason.of(number))
 
-    def _send_one_by_one(self, run: Segments, endpoint: Endpoint) -> bool:
-        """Send the datagrams of a run by themselves; return whether the socket has room."""
-        view = memoryview(run.data)
-        singles = [Segments(view[at : at + run.size], run.size, 1, []) for at in range(0, len(view), run.size)]
-        self.send(singles, endpoint)
-        return not self._waiting
-
-    def _keep(self, runs: Sequence[Segments], endpoint: Endpoint) -> None:
-        for run in runs:
-            if self._waiting_bytes + len(run.data) > BACKLOG_MAX:
-                self._drop(run, DropReason.NO_BUFFER)
-            else:
-                # The buffer in which it lies is used again.
-                self._waiting.append((run._replace(data=bytes(run.data)), endpoint.port))
-                self._waiting_bytes += len(run.data)
-
-    def _drop(self, run: Segments, reason: DropReason) -> None:
+    def drop(self, run: Segments, reason: DropReason) -> None:
+        """Count datagrams that are not sent."""
         self.dropped[reason] = self.dropped.get(reason, 0) + run.datagrams
 
     def close(self) -> None:
         """Drop what waits, and give the socket back."""
-        for run, _ in self._waiting:
-            self._drop(run, DropReason.NO_BUFFER)
+        for run in self._waiting:
+            self.drop(run, DropReason.NO_BUFFER)
         self._waiting.clear()
-        self._socket.close()
+        self._room.left += self._waiting_bytes
+        self._waiting_bytes = 0
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _transmit(self, run: Segments) -> None:
+        if self._socket is None:
+            raise OSError(errno.ENOTCONN, "closed")
+        if self._can_cut:  # whatever the limit: the socket may have been told to cut
+            self._socket.sendmsg((run.data,), gso.option(run.size if run.datagrams > 1 else 0))
+        else:
+            self._socket.send(run.data)
+
+    def _count(self, run: Segments) -> None:
+        self.sent += run.datagrams
+        self.bytes += len(run.data)
+
+    def _send_one_by_one(self, run: Segments) -> None:
+        view = memoryview(run.data)
+        self.send([Segments(view[at : at + run.size], run.size, 1) for at in range(0, len(view), run.size)])
+
+    def _keep(self, runs: Sequence[Segments]) -> None:
+        for run in runs:
+            size = len(run.data)
+            if self._waiting_bytes + size > WAITING_MAX or size > self._room.left:
+                self.drop(run, DropReason.NO_BUFFER)
+            else:
+                # The buffer in which it lies is used again.
+                self._waiting.append(run._replace(data=bytes(run.data)))
+                self._waiting_bytes += size
+                self._room.left -= size

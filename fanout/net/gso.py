@@ -22,8 +22,20 @@ _SMALLEST_MTU = 576
 
 
 def option(segment: int) -> Option:
-    """Return the control message of a run whose segments have so many bytes."""
+    """Return the control message of a run whose segments have so many bytes; 0 for what is no run."""
     return [(socket.IPPROTO_UDP, _UDP_SEGMENT, _SEGMENT.pack(segment))]
+
+
+def cut(sender: socket.socket, segment: int) -> bool:
+    """Let whatever is sent be cut into datagrams of so many bytes, 0 for none; return whether the kernel can.
+
+    A control message goes before it.
+    """
+    try:
+        sender.setsockopt(socket.IPPROTO_UDP, _UDP_SEGMENT, segment)
+    except OSError:
+        return False
+    return True
 
 
 def limit_after(segment: int) -> int:

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any
 
 from fanout.net import interfaces, listening
+from fanout.net.egress import Egress, Room
 from fanout.relay.guard import Guard, Recent
 from fanout.relay.ingress import Ingress, Kind
 from fanout.relay.itself import Itself
@@ -36,7 +37,7 @@ _MAPPED = "::ffff:"
 class Entry:
     """One ingress: opened when its interface is there, and again when that is another one than before."""
 
-    def __init__(self, ingress: Ingress, pods: Pods, recent: Recent | None, itself: Itself) -> None:
+    def __init__(self, ingress: Ingress, pods: Pods, recent: Recent | None, itself: Itself, room: Room) -> None:
         self.ingress = ingress
         self.pods = pods
         """Of its Service."""
@@ -48,11 +49,15 @@ class Entry:
         """Why it does not listen; None where it does."""
         self.has_listened = False
         self.ports: list[Port] = []
+        self.spreads = {port: Spread(room) for port in ingress.ports}
+        """Where what comes to each port goes to."""
         self.interface: int | None = None
         self.recent = recent
         self.guard = Guard(ingress.allow_source, ingress.limit) if ingress.allow_source or ingress.limit else None
         self.itself = itself
         self._drops_before = 0
+        self._said: set[str] = set()
+        """Hosts of which it was said that they are the relay itself."""
 
     def open(self, receive_buffer: int) -> None:
         """Listen on all its ports or none; raise `InterfaceMissing` or `SocketUnavailable`."""
@@ -73,6 +78,24 @@ class Entry:
                 {"ingress": str(self.ingress), "where": describe(self.ingress), "service": self.ingress.service},
             )
             return
+
+    def aim(self) -> list[Egress]:
+        """Send to the pods as they are known now; return the ways out that were closed."""
+        closed = []
+        for port, spread in self.spreads.items():
+            endpoints = []
+            for endpoint in self.pods.endpoints(self.ingress.port_at_pods(port)):
+                if not self.itself.is_ingress(endpoint):
+                    endpoints.append(endpoint)
+                elif endpoint.host not in self._said:
+                    self._said.add(endpoint.host)  # once is enough, however many ports there are
+                    log.warning(
+                        "endpoint_is_ingress: %(endpoint)s of %(service)s is this relay itself, and gets no copy: "
+                        "let %(ingress)s go to another port (to_port), or to a Service without the relay",
+                        {"endpoint": str(endpoint), "service": self.ingress.service, "ingress": str(self.ingress)},
+                    )
+            closed += spread.aim(endpoints, self.itself.is_here)
+        return closed
 
     @property
     def is_stale(self) -> bool:
@@ -108,8 +131,7 @@ class Port:
         self.entry = entry
         self.number = number
         self.socket = opened
-        self.spread = Spread()
-        """Where what comes goes to."""
+        self.spread = entry.spreads[number]
         self._is_broadcast = entry.ingress.kind is Kind.BROADCAST
         self._is_guarded = entry.guard is not None or entry.recent is not None or self._is_broadcast
         # A run is of one source; where its datagrams may have to be refused one by one, they must not be merged.

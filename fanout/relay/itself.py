@@ -33,12 +33,13 @@ class Itself:
         return any(
             endpoint.port in each.ports and (each.host in _ALL or each.host == endpoint.host)
             for each in self._ingresses
-        ) and self._has(endpoint.host)
+        ) and self.is_here(endpoint.host)
 
     def has_sent(self, host: str, port: int) -> bool:
         """Whether a datagram with that source is the relay's own."""
-        return port in self.sends_from and self._has(host)
+        return port in self.sends_from and self.is_here(host)
 
-    def _has(self, host: str) -> bool:
+    def is_here(self, host: str) -> bool:
+        """Whether that is an address of this host."""
         host = host.removeprefix("::ffff:")
         return host in self._addresses or host.startswith("127.")

@@ -1,18 +1,16 @@
-"""The pods of one Service, each with its way out, as DNS has them."""
+"""The pods of one Service, as DNS has them, and what went to each."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fanout.model import Endpoint, Service, parse_literals
 from fanout.net.egress import Egress
 from fanout.refresher import Refresher, Resolver
+from fanout.relay.spread import Spread
 from fanout.relay.stats import PodStats
 from fanout.report import DropReason
-
-log = logging.getLogger("fanout")
 
 
 @dataclass(slots=True)
@@ -39,14 +37,12 @@ class Totals:
 
 
 class Pods:
-    """Follows a Service: a way out for each pod, made when it joins and closed when it leaves."""
+    """Follows a Service, and says which endpoints a port's datagrams go to."""
 
-    def __init__(self, service: Service, resolver: Resolver, left: Totals) -> None:
+    def __init__(self, service: Service, resolver: Resolver) -> None:
         self.service = service
         self.refresher = Refresher(resolver, service.name)
         self._endpoints: tuple[Endpoint, ...] = ()
-        self._egresses: dict[str, Egress] = {}
-        self._left = left
         # Whoever names an endpoint's port means that port, whatever the ingress: those have it with any default.
         other_port = 2 if service.port == 1 else 1
         self._fixed = frozenset(service.literals or ()) & frozenset(parse_literals(service.name, other_port) or ())
@@ -58,60 +54,18 @@ class Pods:
         return known.settled or known.failure is not None
 
     @property
-    def egresses(self) -> list[Egress]:
-        """The ways out."""
-        return list(self._egresses.values())
-
-    def stats(self, at_once: Mapping[Egress, tuple[int, int]]) -> list[PodStats]:
-        """Return what went to each pod; `at_once` has copies, and their bytes, that no `Egress` has counted yet."""
-        found = []
-        for each in self.egresses:
-            copies, size = at_once.get(each, (0, 0))
-            found.append(
-                PodStats(
-                    each.host,
-                    self.service.name,
-                    each.sent + copies,
-                    each.bytes + size,
-                    each.refused,
-                    dict(each.dropped),
-                )
-            )
-        return found
-
-    @property
-    def lacks_some(self) -> bool:
-        """Whether there was no socket for some pod: `follow` tries again."""
-        return len(self._egresses) < len({endpoint.host for endpoint in self._endpoints})
-
-    @property
     def has_changed(self) -> bool:
         """Whether pods have joined or left since `follow`."""
         endpoints = self.refresher.known.endpoints
         return endpoints is not self._endpoints and endpoints != self._endpoints
 
     def follow(self) -> None:
-        """Take note of pods that have joined or left: those have no way out any more."""
-        self._endpoints = endpoints = self.refresher.known.endpoints
-        hosts = {endpoint.host for endpoint in endpoints}
-        for host in [host for host in self._egresses if host not in hosts]:
-            egress = self._egresses.pop(host)
-            egress.close()
-            self._left.add(egress)
-        for host in sorted(hosts - self._egresses.keys()):
-            try:
-                self._egresses[host] = Egress(host)
-            except OSError as error:
-                log.warning(
-                    "pod_left_out: %(host)s of %(service)s gets no copies: no socket for it: %(reason)s",
-                    {"host": host, "service": self.service.name, "reason": error.strerror},
-                )
+        """Take note of pods that have joined or left."""
+        self._endpoints = self.refresher.known.endpoints
 
-    def targets(self, port: int) -> list[tuple[Egress, Endpoint]]:
-        """Return each pod's way out, and where a datagram for `port` goes to."""
-        return [
-            (self._egresses[each.host], self._at(each, port)) for each in self._endpoints if each.host in self._egresses
-        ]
+    def endpoints(self, port: int) -> list[Endpoint]:
+        """Return where a datagram for `port` goes to."""
+        return [self._at(each, port) for each in self._endpoints]
 
     def literals(self, port: int) -> list[Endpoint]:
         """Return the same of a literal list, before anything was resolved."""
@@ -120,8 +74,19 @@ class Pods:
     def _at(self, endpoint: Endpoint, port: int) -> Endpoint:
         return endpoint if endpoint in self._fixed else Endpoint(endpoint.host, port)
 
-    def close(self) -> None:
-        """Stop following; close the ways out, whose counts stay."""
-        self.refresher.stop()
-        for egress in self.egresses:
-            egress.close()
+
+def stats_of(service: str, spreads: Iterable[Spread]) -> list[PodStats]:
+    """Return what went to each pod of a Service, through all its ports."""
+    found: dict[str, PodStats] = {}
+    for spread in spreads:
+        at_once = spread.at_once
+        for egress in spread:
+            host = egress.endpoint.host
+            pod = found.setdefault(host, PodStats(host, service))
+            copies, size = at_once.get(egress, (0, 0))
+            pod.sent += egress.sent + copies
+            pod.bytes += egress.bytes + size
+            pod.refused += egress.refused
+            for reason, count in egress.dropped.items():
+                pod.dropped[reason] = pod.dropped.get(reason, 0) + count
+    return list(found.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import select
 import socket
 import threading
@@ -14,15 +15,15 @@ from typing import Self
 
 from fanout.errors import Closed, InvalidIngress, SocketUnavailable
 from fanout.model import Family, Service
-from fanout.net import gso, interfaces
-from fanout.net.egress import Egress, Segments
+from fanout.net import interfaces
+from fanout.net.egress import Egress, Room, Segments
 from fanout.refresher import Resolver, resolver_for
 from fanout.relay.entry import ARENA, Entry, Port
 from fanout.relay.guard import Recent
 from fanout.relay.ingress import Ingress, check
 from fanout.relay.itself import Itself
 from fanout.relay.listening import InterfaceMissing
-from fanout.relay.pods import Pods, Totals
+from fanout.relay.pods import Pods, Totals, stats_of
 from fanout.relay.reasons import RelayDrop
 from fanout.relay.runs import join
 from fanout.relay.spread import Spread
@@ -88,12 +89,12 @@ class Relay:
                 resolver = find_resolver(wanted)
             else:
                 resolver = resolver_for(wanted, nameserver=nameserver, allow_loopback=allow_loopback)
-            self._pods[each.service] = Pods(wanted, resolver, self._left)
+            self._pods[each.service] = Pods(wanted, resolver)
         self._itself = Itself(parsed)
         recent = Recent() if loop_guard else None
-        self._entries = [Entry(each, self._pods[each.service], recent, self._itself) for each in parsed]
-        self._said: set[tuple[Ingress, str]] = set()
-        """Whose endpoints were said to be the relay itself."""
+        room = Room()
+        self._entries = [Entry(each, self._pods[each.service], recent, self._itself, room) for each in parsed]
+        self._left_out: set[str] = set()
         self._ports: dict[int, Port] = {}
         self._blocked: dict[int, Egress] = {}
         self._poll: select.epoll | None = None
@@ -112,7 +113,7 @@ class Relay:
     def stats(self) -> RelayStats:
         """Counts since it was opened."""
         with self._counting:
-            pods = [pod for each in self._pods.values() for pod in each.stats(self._at_once())]
+            pods = [pod for name in self._pods for pod in stats_of(name, self._spreads(name))]
             totals = self._left.with_pods(pods)
             ingresses = [entry.stats for entry in self._entries]
         now = monotonic()
@@ -224,7 +225,7 @@ class Relay:
         datagrams = 0
         for start, end, size, count in join(pieces):
             datagrams += count
-            segments.append(Segments(arena[start:end], size, count, gso.option(size) if count > 1 else []))
+            segments.append(Segments(arena[start:end], size, count))
         entry = port.entry
         if entry.pods.has_changed:
             self._follow()
@@ -237,21 +238,19 @@ class Relay:
                     self._await_room(egress)
         entry.forwarded += datagrams
 
-    def _aim(self, port: Port) -> None:
-        """Choose where what comes to a port goes to."""
-        ingress = port.entry.ingress
-        targets = []
-        for egress, endpoint in port.entry.pods.targets(ingress.port_at_pods(port.number)):
-            if not self._itself.is_ingress(endpoint):
-                targets.append((egress, endpoint))
-            elif (ingress, endpoint.host) not in self._said:
-                self._said.add((ingress, endpoint.host))
-                log.warning(
-                    "endpoint_is_ingress: %(endpoint)s of %(service)s is this relay itself, and gets no copy: "
-                    "let %(ingress)s go to another port (to_port), or to a Service without the relay",
-                    {"endpoint": str(endpoint), "service": ingress.service, "ingress": str(ingress)},
-                )
-        port.spread = Spread(targets)
+    def _say_who_is_left_out(self) -> None:
+        broken = {
+            egress.endpoint.host: os.strerror(egress.broken)
+            for spread in self._spreads()
+            for egress in spread
+            if egress.broken
+        }
+        for host in sorted(broken.keys() - self._left_out):
+            log.warning(
+                "pod_left_out: no way to %(host)s, all copies for it are dropped: %(reason)s",
+                {"host": host, "reason": broken[host]},
+            )
+        self._left_out = set(broken)
 
     def _check_literals(self) -> None:
         """Raise `InvalidIngress` for an ingress that was told to forward to this very relay."""
@@ -278,7 +277,6 @@ class Relay:
                 # Until DNS has said something, the kernel keeps what comes.
                 if entry.pods.is_decided:
                     for port in entry.ports:
-                        self._aim(port)
                         self._ports[port.socket.fileno()] = port
                         self._poll.register(port.socket, select.EPOLLIN)
                 else:
@@ -289,31 +287,31 @@ class Relay:
 
     def _follow(self, *, again: bool = False) -> None:
         """Take note of pods that have joined or left, and of addresses of this host."""
-        changed = [pods for pods in self._pods.values() if pods.has_changed or (again and pods.lacks_some)]
-        if not changed and not self._has_moved:
+        changed = [pods for pods in self._pods.values() if pods.has_changed]
+        is_broken = again and any(spread.is_broken for spread in self._spreads())
+        if not changed and not self._has_moved and not is_broken:
             return
         self._has_moved = False
         with self._counting:
-            for port in self._ports.values():
-                port.spread.fold()
             for pods in changed:
                 pods.follow()
-            for port in self._ports.values():
-                self._aim(port)
-        egresses = [egress for pods in self._pods.values() for egress in pods.egresses]
-        self._itself.send_from(egress.local_port for egress in egresses)
+            for entry in self._entries:
+                for closed in entry.aim():
+                    self._left.add(closed)
+        self._say_who_is_left_out()
+        egresses = [egress for spread in self._spreads() for egress in spread]
+        self._itself.send_from(egress.local.port for egress in egresses if egress.local is not None)
         # Of those that were closed the descriptors may be others' by now.
-        self._blocked = {egress.fileno(): egress for egress in self._blocked.values() if egress in egresses}
+        self._blocked = {number: egress for number, egress in self._blocked.items() if egress.fileno() == number}
 
-    def _at_once(self) -> dict[Egress, tuple[int, int]]:
-        """Return the copies, and their bytes, that the pods were not given yet."""
-        found: dict[Egress, tuple[int, int]] = {}
-        for port in list(self._ports.values()):
-            if port.spread.datagrams:
-                for egress in port.spread:
-                    copies, size = found.get(egress, (0, 0))
-                    found[egress] = (copies + port.spread.datagrams, size + port.spread.bytes)
-        return found
+    def _spreads(self, service: str | None = None) -> list[Spread]:
+        """Return what sends to the pods of a Service, or of all."""
+        return [
+            spread
+            for entry in self._entries
+            if service in (None, entry.ingress.service)
+            for spread in entry.spreads.values()
+        ]
 
     def _try_to_open(self, entry: Entry) -> None:
         """Listen where the interface is there; raise `SocketUnavailable` where that never worked for another reason."""
@@ -333,9 +331,7 @@ class Relay:
             descriptor = port.socket.fileno()
             if descriptor in self._ports:
                 self._empty(port)
-                with self._counting:
-                    del self._ports[descriptor]
-                    port.spread.fold()
+                del self._ports[descriptor]
                 self._poll.unregister(descriptor)
         with self._counting:
             entry.close()
@@ -392,8 +388,10 @@ class Relay:
         with self._counting:
             for entry in self._entries:
                 entry.close()
-            for pods in self._pods.values():
-                pods.close()
+            for spread in self._spreads():
+                spread.close()
+        for pods in self._pods.values():
+            pods.refresher.stop()
         for each in (self._poll, self._watch, *(self._wake or ())):
             if each is not None:
                 each.close()

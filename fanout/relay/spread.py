@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from fanout.model import Endpoint
-from fanout.net import gso
-from fanout.net.egress import Egress, Segments
+from fanout.net.egress import Egress, Room, Segments
 
 
 class Spread:
@@ -15,20 +14,56 @@ class Spread:
     Copies that the kernel took at once are counted here, once for all pods: `fold` gives each pod its own.
     """
 
-    def __init__(self, targets: Sequence[tuple[Egress, Endpoint]] = ()) -> None:
-        self._targets = targets
-        self._ways = [(egress, endpoint, egress.sendto, egress.sendmsg) for egress, endpoint in targets]
-        self._gso_limit = min((egress.gso_limit for egress, _ in targets), default=gso.LIMIT)
+    def __init__(self, room: Room, *, make_egress: Callable[[Endpoint, Room], Egress] = Egress) -> None:
+        self._room = room
+        self._make_egress = make_egress
+        self._egresses: dict[Endpoint, Egress] = {}
+        self._ways: list[tuple[Egress, Callable[[memoryview | bytes], int]]] = []
+        self._broken: list[Egress] = []
+        self._gso_limit = 0
+        self._segment = 0  # what the sockets were told to cut into
         self.datagrams = 0
         self.bytes = 0
 
     def __bool__(self) -> bool:
         """Whether there is a pod."""
-        return bool(self._targets)
+        return bool(self._egresses)
 
     def __iter__(self) -> Iterator[Egress]:
         """Return the ways out."""
-        return (egress for egress, _ in self._targets)
+        return iter(list(self._egresses.values()))
+
+    @property
+    def at_once(self) -> dict[Egress, tuple[int, int]]:
+        """Copies, and their bytes, that were not given to the pods yet."""
+        return {egress: (self.datagrams, self.bytes) for egress, _ in self._ways}
+
+    def aim(self, endpoints: Iterable[Endpoint], is_here: Callable[[str], bool]) -> list[Egress]:
+        """Send to these from now on; return the ways out that were closed.
+
+        Those that are broken are tried again, and so are those whose own address is not of this host any more.
+        """
+        self.fold()
+        wanted = dict.fromkeys(endpoints)
+        closed = [self._egresses.pop(endpoint) for endpoint in self._egresses.keys() - wanted.keys()]
+        for egress in closed:
+            egress.close()
+        for egress in self._egresses.values():
+            if egress.broken or (egress.local is not None and not is_here(egress.local.host)):
+                egress.renew()
+        for endpoint in wanted:
+            if endpoint not in self._egresses:
+                self._egresses[endpoint] = self._make_egress(endpoint, self._room)
+        self._ways = [(egress, egress.send_now) for egress in self._egresses.values() if not egress.broken]
+        self._broken = [egress for egress in self._egresses.values() if egress.broken]
+        self._gso_limit = min((egress.gso_limit for egress, _ in self._ways), default=0)
+        self._cut(0)
+        return closed
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether some pod has no way out."""
+        return bool(self._broken)
 
     def send(self, runs: Sequence[Segments], *, may_wait: bool) -> bool:
         """Send runs to every pod; return whether something waits now for a socket that is full.
@@ -36,39 +71,50 @@ class Spread:
         `may_wait` says that something may wait from before: it must not be overtaken.
         """
         for run in runs:
-            data, size, datagrams, option = run
+            data, size, datagrams = run
             if may_wait or (datagrams > 1 and size > self._gso_limit):
-                for egress, endpoint in self._targets:
-                    egress.send((run,), endpoint)
+                for egress, _ in self._ways:
+                    egress.send((run,))
                     may_wait = may_wait or egress.is_blocked
-                continue
-            self.datagrams += datagrams
-            self.bytes += len(data)
-            if datagrams == 1:
-                for egress, endpoint, sendto, _ in self._ways:
-                    try:
-                        sendto(data, endpoint)
-                    except OSError as error:
-                        may_wait = self._failed(egress, run, endpoint, error) or may_wait
             else:
-                buffers = (data,)
-                for egress, endpoint, _, sendmsg in self._ways:
+                if datagrams > 1:
+                    if size != self._segment:
+                        self._cut(size)
+                elif size > self._segment > 0:
+                    self._cut(0)
+                self.datagrams += datagrams
+                self.bytes += len(data)
+                for egress, send in self._ways:
                     try:
-                        sendmsg(buffers, option, 0, endpoint)
+                        send(data)
                     except OSError as error:
-                        may_wait = self._failed(egress, run, endpoint, error) or may_wait
+                        may_wait = self._failed(egress, run, error) or may_wait
+            for egress in self._broken:
+                egress.send((run,))
         return may_wait
 
-    def _failed(self, egress: Egress, run: Segments, endpoint: Endpoint, error: OSError) -> bool:
+    def _cut(self, size: int) -> None:
+        self._segment = size
+        for egress, _ in self._ways:
+            egress.cut(size)
+
+    def _failed(self, egress: Egress, run: Segments, error: OSError) -> bool:
         egress.sent -= run.datagrams
         egress.bytes -= len(run.data)
-        egress.failed(run, endpoint, error)
+        egress.failed(run, error)
         self._gso_limit = min(self._gso_limit, egress.gso_limit)
         return egress.is_blocked
 
     def fold(self) -> None:
         """Give each pod its counts."""
-        for egress, _ in self._targets:
+        for egress, _ in self._ways:
             egress.sent += self.datagrams
             egress.bytes += self.bytes
         self.datagrams = self.bytes = 0
+
+    def close(self) -> None:
+        """Close the ways out, whose counts stay."""
+        self.fold()
+        self._ways = []
+        for egress in self._egresses.values():
+            egress.close()
