@@ -55,15 +55,18 @@ def is_up(name: str) -> bool:
     return flags & _IFF_UP != 0 and flags & _IFF_RUNNING != 0
 
 
-def route(address: str) -> tuple[str, str] | None:
+def route(address: str, scope: str = "") -> tuple[str, str] | None:
     """Return the interface by which a datagram to `address` would leave, and its source address; None without a way.
 
-    Nothing is sent: connecting a UDP socket chooses the route (man 7 udp).
+    Nothing is sent: connecting a UDP socket chooses the route (man 7 udp). `scope` is the interface of an IPv6
+    address that is one only there.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as trial:
         try:
-            trial.connect((address, _ANY_PORT))
+            place = (address, _ANY_PORT)
+            # Of a global address the kernel disregards it.
+            trial.connect((*place, 0, index(scope) or 0) if family == socket.AF_INET6 else place)
         except OSError:
             return None
         source: str = trial.getsockname()[0].partition("%")[0]

@@ -94,13 +94,18 @@ def tell_destinations(listening: socket.socket, wanted: bool) -> None:
 def deafen(listening: socket.socket) -> None:
     """Let the socket keep what it has and get nothing more; its port stays taken, and senders are told (ICMP).
 
-    A connected socket gets datagrams of its peer alone (man 7 udp), so it is connected to a peer that never sends.
-    Without this, what comes between the last look and the close would be lost uncounted.
+    A connected socket gets datagrams of its peer alone (man 7 udp), so it is connected to a peer that never sends: this
+    host itself. Without this, what comes between the last look and the close would be lost uncounted.
     """
-    with contextlib.suppress(OSError):
-        host = listening.getsockname()[0]
-        itself = {"::": "::ffff:127.0.0.1", "0.0.0.0": "127.0.0.1"}.get(host, host)
-        listening.connect((itself, _DISCARD_PORT))
+    host = listening.getsockname()[0].partition("%")[0]
+    address = ipaddress.ip_address(host)
+    peers = [host]
+    if address.is_unspecified or address.is_multicast:
+        peers = ["127.0.0.1"] if address.version == 4 else ["::ffff:127.0.0.1", "::1"]
+    for peer in peers:
+        with contextlib.suppress(OSError):
+            listening.connect((peer, _DISCARD_PORT))
+            return
 
 
 def merge(listening: socket.socket, wanted: bool) -> bool:

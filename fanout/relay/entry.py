@@ -56,6 +56,8 @@ class Entry:
         self.guard = Guard(ingress.allow_source, ingress.limit) if ingress.allow_source or ingress.limit else None
         self.itself = itself
         self._drops_before = 0
+        self._is_up: bool | None = None
+        """Whether its interface was, the last time that this was said."""
         self._said: set[str] = set()
         """Hosts of which it was said that they are the relay itself."""
 
@@ -71,13 +73,8 @@ class Entry:
             for port in self.ports[1:]:
                 listening.set_buffer(port.socket, receive_buffer)
             stack.pop_all()
-            self.waiting = None
-            self.has_listened = True
-            log.info(
-                "ingress_listening: %(ingress)s %(where)s",
-                {"ingress": str(self.ingress), "where": describe(self.ingress), "service": self.ingress.service},
-            )
-            return
+        self.has_listened = True
+        self._is_up = None
 
     def aim(self) -> list[Egress]:
         """Send to the pods as they are known now; return the ways out that were closed."""
@@ -96,6 +93,21 @@ class Entry:
                     )
             closed += spread.aim(endpoints, self.itself.is_here)
         return closed
+
+    def look_at_interface(self) -> None:
+        """Say where it listens, once it does; and that its interface was switched off, or on again."""
+        is_up = not self.ingress.interface or interfaces.is_up(self.ingress.interface)
+        if not self.ports or is_up is self._is_up:
+            return
+        self._is_up = is_up
+        name, values = str(self.ingress), {"ingress": str(self.ingress), "service": self.ingress.service}
+        if is_up:
+            self.waiting = None
+            log.info("ingress_listening: %(ingress)s %(where)s", {**values, "where": describe(self.ingress)})
+        else:
+            device = self.ingress.interface
+            self.waiting = f"ingress {name}: {device} is down: `ip link set {device} up`, or of a macvlan its parent"
+            log.warning("ingress_waiting: %(reason)s", {**values, "reason": self.waiting})
 
     @property
     def is_stale(self) -> bool:

@@ -63,7 +63,7 @@ def describe(ingress: Ingress) -> str:
     if ingress.kind is not Kind.MULTICAST:
         return f"listens on {where}"
     group = f"{ingress.host} from {ingress.source}" if ingress.source else ingress.host
-    route = interfaces.route(ingress.source or ingress.host)
+    route = interfaces.route(ingress.source or ingress.host, ingress.interface)
     asked = f"to {ingress.source}" if ingress.source else "to the group"
     way = f"no route leads {asked}" if route is None else f"the route {asked} is by {route[0]} ({route[1]})"
     return f"joined {group} on {where}; {way}"

@@ -35,7 +35,7 @@ RECEIVE_BUFFER = 4 * 1024 * 1024
 INTERFACE_TIMEOUT = 60.0
 _LOOK = 1.0  # seconds between two looks at interfaces and answers, where nothing tells of a change
 _LOOK_SOON = 0.05  # the same while something is awaited
-_LAST_WORDS = 1.0  # seconds for a first answer of DNS, and for full sockets, when the relay stops
+_LAST_WORDS = 1.0  # seconds when the relay stops: for a first answer of DNS, what the kernel holds, full sockets
 
 
 class Relay:
@@ -273,6 +273,7 @@ class Relay:
                 self._lose(entry)
             if not entry.ports:
                 self._try_to_open(entry)
+            entry.look_at_interface()
             if entry.ports and entry.ports[0].socket.fileno() not in self._ports:
                 # Until DNS has said something, the kernel keeps what comes.
                 if entry.pods.is_decided:
@@ -330,7 +331,7 @@ class Relay:
         for port in entry.ports:
             descriptor = port.socket.fileno()
             if descriptor in self._ports:
-                self._empty(port)
+                self._empty(port, monotonic() + _LAST_WORDS)
                 del self._ports[descriptor]
                 self._poll.unregister(descriptor)
         with self._counting:
@@ -360,9 +361,10 @@ class Relay:
             del self._blocked[descriptor]
             self._poll.unregister(descriptor)
 
-    def _empty(self, port: Port) -> None:
+    def _empty(self, port: Port, deadline: float) -> None:
+        """Forward what a port holds; a flood that goes on has an end, too."""
         before = -1
-        while before != port.entry.datagrams:
+        while before != port.entry.datagrams and monotonic() < deadline:
             before = port.entry.datagrams
             self._turn(port)
 
@@ -374,8 +376,10 @@ class Relay:
             time.sleep(_LOOK_SOON)
         for port in self._ports.values():
             port.deafen()
+        deadline = monotonic() + _LAST_WORDS
         for port in self._ports.values():
-            self._empty(port)
+            self._empty(port, deadline)
+        deadline = monotonic() + _LAST_WORDS
         while self._blocked and (left := deadline - monotonic()) > 0:
             for descriptor, _ in self._poll.poll(left):
                 if descriptor in self._blocked:

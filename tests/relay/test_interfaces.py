@@ -71,9 +71,11 @@ def test_an_interface_that_is_attached_before_it_has_an_address(world: Lan, edge
     relay = Relay(edge, "-s", world.service(), "--listen", INGRESS, listening=0)
     relay.wait_for("ingress_waiting")
     world.attach(edge, configured=False)
-    relay.wait_for("ingress_listening")
+    (_, switched_off) = relay.wait_for("ingress_waiting", 2)
+    assert "eth1 is down" in switched_off["reason"]
     pods = world.listen(PORT)
     world.configure(edge)
+    relay.wait_for("ingress_listening")
     send(world, b"bare")
     assert_all_get(pods, b"bare")
 
