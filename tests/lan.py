@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -302,6 +303,17 @@ class Relay:
         if count:
             self.run.wait_until(lambda: self.run.out.count(f'"{event}"') >= count and self.run.out.endswith("\n"))
         return self.run.events(event)
+
+    def pause(self) -> None:
+        """Stop all its threads, so that what comes waits in the kernel."""
+        threads = Path(f"/proc/{self.run.process.pid}/task")
+        self.run.process.send_signal(signal.SIGSTOP)
+        wait_until(
+            lambda: all("\nState:\tT" in (thread / "status").read_text() for thread in threads.iterdir()), "it stops"
+        )
+
+    def resume(self) -> None:
+        self.run.process.send_signal(signal.SIGCONT)
 
     def count(self, metric: str, **labels: str) -> int:
         """Return a metric's value, summed over the labels that are not given."""

@@ -86,6 +86,31 @@ def test_payloads_of_every_size_arrive_byte_for_byte_and_in_order(world: Lan, re
     assert_all_get(pods, payloads)
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [4000, 4000, 3000, 200, 3000, 2000, 1473, 0, 1472, 1473],
+        [1400, 1400, 1399, 1400, 0, 0, 1, 1, 1473, 1473, 1472, 1472],
+        [MAX_PAYLOAD, MAX_PAYLOAD, 1, MAX_PAYLOAD - 1, 30_000, 30_000, 5],
+        [*[1] * 200, *[1000] * 66, 999, 1000],
+    ],
+    ids=["above the MTU", "about the MTU", "as large as can be", "more than a run holds"],
+)
+def test_sizes_that_are_read_together(world: Lan, relay: Relay, sizes: list[int]) -> None:
+    pods = world.listen(PLAIN)
+    from_outside = sender(world.source)
+    together = [random.Random(number).randbytes(size) for number, size in enumerate(sizes)]
+    relay.pause()
+    for payload in together:
+        from_outside.sendto(payload, (world.edge.lan, PLAIN))
+    relay.resume()
+    assert_all_get(pods, together)
+    for size in sorted(set(sizes)):
+        payload = random.Random(size).randbytes(size)
+        from_outside.sendto(payload, (world.edge.lan, PLAIN))
+        assert_all_get(pods, [payload])
+
+
 def test_the_order_of_each_source_is_kept(world: Lan, relay: Relay) -> None:
     pods = world.listen(PLAIN)
     sources = [sender(host) for host in world.sources]

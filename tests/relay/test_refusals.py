@@ -144,11 +144,11 @@ def test_what_had_come_before_sigterm_is_forwarded(world: Lan) -> None:
     sender.sendto(b"first", (world.edge.lan, PORT))
     for pod in pods:
         assert receive(pod, 1) == [b"first"]
-    relay.run.process.send_signal(signal.SIGSTOP)
+    relay.pause()
     for payload in numbered(1000):
         sender.sendto(payload, (world.edge.lan, PORT))
     relay.run.process.send_signal(signal.SIGTERM)
-    relay.run.process.send_signal(signal.SIGCONT)
+    relay.resume()
     assert relay.run.end().code == 0
     for pod in pods:
         assert receive(pod, 1000) == numbered(1000)
