@@ -1,0 +1,50 @@
+"""Sockets that listen: what is deaf gets nothing more, whatever it was bound to."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+import pytest
+
+from fanout.net import listening
+from fanout.relay.ingress import Ingress
+from fanout.relay.listening import open_port
+
+
+def group_on_loopback(host: str) -> socket.socket:
+    url = f"mcast://{f'[{host}]' if ':' in host else host}:1-2@lo"
+    return open_port(Ingress.parse(url, service="10.0.0.1"), 0)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::", None])
+def test_a_deaf_socket_keeps_what_it_has_and_gets_nothing_more(host: str | None) -> None:
+    to = {"0.0.0.0": "127.0.0.1", "::": "::1", None: "127.0.0.1"}.get(host, host) or ""
+    family = socket.AF_INET6 if ":" in to else socket.AF_INET
+    with (
+        contextlib.closing(listening.listen(host, 0)) as opened,
+        socket.socket(family, socket.SOCK_DGRAM) as sender,
+    ):
+        port = opened.getsockname()[1]
+        sender.sendto(b"before", (to, port))
+        listening.deafen(opened)
+        sender.sendto(b"after", (to, port))
+        assert opened.recv(100) == b"before"
+        with pytest.raises(BlockingIOError):
+            opened.recv(100)
+
+
+def test_a_group_is_deaf_without_a_route_to_it() -> None:
+    with (
+        contextlib.closing(group_on_loopback("239.1.1.1")) as opened,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        place = ("239.1.1.1", opened.getsockname()[1])
+        sender.sendto(b"before", place)
+        assert opened.recv(100) == b"before"
+        listening.deafen(opened)
+        sender.sendto(b"after", place)
+        with pytest.raises(BlockingIOError):
+            opened.recv(100)
+        assert opened.getpeername()[0] == "127.0.0.1"
