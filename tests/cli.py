@@ -51,8 +51,9 @@ def strict_json(line: str) -> dict[str, Any]:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return this process's environment without fanout's own variables, and with those given."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("FANOUT_", "POD_"))}
+    """Return this process's environment without fanout's own variables and a terminal's size, and with those given."""
+    dropped = ("FANOUT_", "POD_", "COLUMNS", "LINES")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
     return {**kept, "FANOUT_LOCAL_DIR": "/nonexistent", **variables}
 
 
