@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,9 @@ def test_a_forked_child_answers_under_an_identity_of_its_own(tmp_path: Path) -> 
     key_file.write_text("00" * 32)
     with Receiver(0, host="127.0.0.1", key_file=str(key_file)) as receiver, asking(receiver.address) as asker:
         sealer = Sealer(Keyring((bytes(32),)), "", asker.sender, 1)
-        child = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: pytest-xdist has a thread
+            child = os.fork()
         if child == 0:
             # Not stopped: the socket is the parent's, too.
             receiver.serve(lambda message: threading.Timer(0.2, os._exit, (0,)).start())
