@@ -1,44 +1,95 @@
-"""What all tests share: no thread left behind, pods that are real sockets, and loud skips.
+"""What all tests share: no thread left behind, pods that are real sockets, loud skips, and turns.
 
 Tests that need what a machine may lack (`containers`, `nameserver`, `tools`) are skipped there, and the reasons are
 printed at the end; FANOUT_REQUIRE=containers,nameserver,tools turns them into failures.
+
+With `-n 2` two tests run at a time, in processes of their own (pytest-xdist): most wait more than they compute. Those
+marked `alone` measure what a busy machine would spoil, or keep it that busy; while one of them runs, no other does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import os
+import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from fanout.model import Endpoint
 from tests.serving import Ask, ask_async, ask_sync
 from tests.shells import Shell, send_async, send_sync
-
-_not_tested: dict[str, None] = {}
 
 
 def unavailable(needed: str, reason: str) -> NoReturn:
     """Skip the test, which needs `containers`, `nameserver` or `tools`; fail where FANOUT_REQUIRE names that."""
     if needed in os.environ.get("FANOUT_REQUIRE", "").split(","):
         pytest.fail(f"{needed} required, and {reason}", pytrace=False)
-    _not_tested[f"{needed}: {reason}"] = None
-    pytest.skip(reason)
+    pytest.skip(f"{needed}: {reason}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say loudly what was not tested, and why."""
-    if _not_tested:
+    """Say loudly what was not tested, and why; what a worker knows is in its reports."""
+    skipped = [str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", [])]
+    reasons = dict.fromkeys(reason.removeprefix("Skipped: ") for reason in skipped)
+    if reasons:
         terminalreporter.section("not tested on this machine", yellow=True)
-        for reason in _not_tested:
+        for reason in reasons:
             terminalreporter.line(reason)
+
+
+class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Test by test; but what uses the images in one process, which builds them once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "containers" if nodeid.startswith("tests/containers/") else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Scheduling:
+    return _Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to the end what is to be alone, and so waits for the others."""
+    items.sort(key=_is_alone)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Take a turn: any number of tests at a time, or one that is to be alone."""
+    folder = os.open(item.config.rootpath, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX if _is_alone(item) else fcntl.LOCK_SH)
+        return (yield)
+    finally:
+        os.close(folder)
+
+
+def _is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, object, object]:
+    """Write out what a hostile test has logged and UTF-8 cannot say: on its way from a worker it would end the run."""
+    return _encodable((yield))
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_encodable, value))
+    return {key: _encodable(each) for key, each in value.items()} if isinstance(value, dict) else value
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +132,7 @@ class Pod:
 @pytest.fixture
 def pods() -> Iterator[Callable[..., list[Pod]]]:
     """Make so many pods on one free port of 127.0.0.11, 127.0.0.12, ..., or on the addresses given."""
-    with ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
 
         def make(count: int = 2, *, hosts: list[str] | None = None) -> list[Pod]:
             hosts = hosts or [f"127.0.0.{11 + number}" for number in range(count)]
@@ -103,11 +154,12 @@ def send(request: pytest.FixtureRequest) -> Shell:
 
 @pytest.fixture
 def closed_port() -> int:
-    """A UDP port of loopback on which nothing listens."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
+    """A UDP port of loopback on which nothing listens: below those that the system lends to others meanwhile."""
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken, contextlib.suppress(OSError):
+            port = random.randrange(20_000, 32_000)
+            taken.bind(("127.0.0.1", port))
+            return port
 
 
 def literals(pods: list[Pod]) -> str:

@@ -96,6 +96,7 @@ def test_the_picture_refers_to_nothing_outside(tmp_path: Path) -> None:
     assert (tmp_path / "again.svg").read_text() == text
 
 
+@pytest.mark.alone
 def test_the_laboratory_runs(tmp_path: Path) -> None:
     """One part, quickly, in namespaces where there can be some: each goal has its row, and nothing fails."""
     needs_a_compiler()

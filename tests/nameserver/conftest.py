@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 
@@ -15,13 +16,14 @@ from tests.conftest import unavailable
 from tests.nameserver.knot import Knot, Records, program
 from tests.namespace import Namespace, why_no_namespace
 
-_FIGURES = pytest.StashKey[list[str]]()
 
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if _FIGURES in config.stash:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    properties = [each for report in reports for each in getattr(report, "user_properties", [])]
+    figures = dict.fromkeys(figure for name, figure in properties if name == "figure")
+    if figures:
         terminalreporter.section("figures of the nameserver tests")
-        for figure in config.stash[_FIGURES]:
+        for figure in figures:
             terminalreporter.line(figure)
 
 
@@ -35,9 +37,9 @@ def nft() -> str:
 
 
 @pytest.fixture
-def figures(pytestconfig: pytest.Config) -> Callable[[str], None]:
+def figures(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Say what was measured, at the end of the run."""
-    return pytestconfig.stash.setdefault(_FIGURES, []).append
+    return partial(record_property, "figure")
 
 
 @pytest.fixture(scope="session")

@@ -91,6 +91,7 @@ def test_refused_servfail_and_silence(
         knot.recover_zone()
         assert ages == sorted(set(ages))
         wait_until(lambda: not sender.send(b"again").stale, "the sender recovers")
+        wait_until(lambda: "resolver_recovered" in caplog.text, "it says so")
         assert sender.endpoints == known
     events = [record.getMessage().partition(":")[0] for record in caplog.records]
     assert [events.count(event) for event in ("pod_joined", "resolver_failed", "resolver_recovered")] == [3, 1, 1]
@@ -167,6 +168,7 @@ def told(start_knot: Callable[..., Knot], port: int) -> dict[str, Future[Told]]:
         return {name: pool.submit(tell, knot, port, over, lie) for name, (over, lie) in LIES.items()}
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", LIES)
 def test_lies(told: dict[str, Future[Told]], name: str) -> None:
     sentence, seconds, run, known, kept, was_stale, after = told[name].result()

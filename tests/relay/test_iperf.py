@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from tests.cli import Running
 from tests.lan import Relay, lan, wait_until
 
@@ -46,6 +48,7 @@ def prefer(started: Running) -> Running:
     return started
 
 
+@pytest.mark.alone
 def test_every_pod_reports_the_same_datagrams_and_no_loss_at_100_mbit() -> None:
     with lan(PODS) as world:
         servers = [pod.start("iperf", "-s", "-u", "-i", "1", "-w", RECEIVE_BUFFER) for pod in world.pods]

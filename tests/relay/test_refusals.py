@@ -155,6 +155,7 @@ def test_what_had_come_before_sigterm_is_forwarded(world: Lan) -> None:
         assert waiting(pod) == []
 
 
+@pytest.mark.alone
 def test_a_flood_on_one_ingress_starves_no_other(world: Lan) -> None:
     flooding, quiet = world.sources
     quiet_ingress = f"udp://0.0.0.0:{QUIET}"
@@ -183,6 +184,7 @@ def test_a_flood_on_one_ingress_starves_no_other(world: Lan) -> None:
     ],
     ids=["udp", "udp6", "mcast", "mcast6", "broadcast"],
 )
+@pytest.mark.alone
 def test_sigterm_ends_a_relay_that_is_flooded(world: Lan, ingress: str, destination: str) -> None:
     # With a limit each datagram is taken by itself: the relay is slower than the flood.
     relay = Relay(world.edge, "-s", world.service(), "--listen", ingress, "--limit", "1e9")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.cli import Running
 from tests.lan import Host, Lan, Relay, lan
 
@@ -65,6 +67,7 @@ def frame_md5(recording: Path) -> list[str]:
     return sorted(line for line in shown.stdout.splitlines() if not line.startswith("#"))
 
 
+@pytest.mark.alone
 def test_replicas_behind_the_relay_record_what_a_direct_recorder_does(tmp_path: Path) -> None:
     with lan(REPLICAS) as world:
         record_all(world, tmp_path)
