@@ -27,8 +27,8 @@ help: ## Show the targets
 demo: .venv/.done ## The whole story in ten seconds: 2 receivers, send, logs, scale to 5, send, logs
 	@$(BIN)/fanout local demo
 
-test: .venv/.done ## All tests; those with containers or a nameserver say so where they cannot run
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: .venv/.done ## All tests, two at a time; those with containers or a nameserver say so where they cannot run
+	@$(BIN)/python -m pytest --numprocesses 2 $(PYTEST_ARGS)
 
 lint: .venv/.done ## Ruff, mypy --strict, and the contracts between the floors
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache

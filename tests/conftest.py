@@ -3,7 +3,7 @@
 Tests that need what a machine may lack (`containers`, `nameserver`, `tools`) are skipped there, and the reasons are
 printed at the end; FANOUT_REQUIRE=containers,nameserver,tools turns them into failures.
 
-With `-n 2` two tests run at a time, in processes of their own (pytest-xdist): most wait more than they compute. Those
+`make test` runs two tests at a time, in processes of their own (pytest-xdist): most wait more than they compute. Those
 marked `alone` measure what a busy machine would spoil, or keep it that busy; while one of them runs, no other does.
 """
 
