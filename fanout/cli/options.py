@@ -57,6 +57,38 @@ def seal_options(command: Command) -> Command:
     return command
 
 
+admin_port_option = option(
+    "--admin-port",
+    type=click.IntRange(0, 65_535),
+    default=8080,
+    show_default=True,
+    help="TCP port of /livez, /readyz and /metrics; 0 for none.",
+)
+
+
+def log_options(command: Command) -> Command:
+    """Add --log-level, --log-format and --log-file."""
+    for each in (
+        option("--log-file", metavar="PATH", help="Append the log to this file instead of standard output."),
+        option(
+            "--log-format",
+            type=click.Choice(["auto", "json", "console"]),
+            default="auto",
+            show_default=True,
+            help="auto is console lines above a live table on a terminal, JSON elsewhere.",
+        ),
+        option(
+            "--log-level",
+            type=click.Choice(["debug", "info", "warning", "error"]),
+            default="info",
+            show_default=True,
+            help="Least level to log.",
+        ),
+    ):
+        command = each(command)
+    return command
+
+
 class FiniteRange(click.FloatRange):
     """A `click.FloatRange` without NaN and the infinities."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fanout.cli.options import FiniteRange, is_given, option, seal_options
+from fanout.cli.options import FiniteRange, admin_port_option, is_given, log_options, option, seal_options
 from fanout.model import DEFAULT_PORT, MAX_PAYLOAD
 from fanout.net.backlog import Overflow
 from fanout.net.inbox import RECEIVE_BUFFER, WORKERS_MAX
@@ -23,13 +23,7 @@ from fanout.net.inbox import RECEIVE_BUFFER, WORKERS_MAX
     show_default=True,
     help="UDP port; 0 takes a free one.",
 )
-@option(
-    "--admin-port",
-    type=click.IntRange(0, 65_535),
-    default=8080,
-    show_default=True,
-    help="TCP port of /livez, /readyz and /metrics; 0 for none.",
-)
+@admin_port_option
 @option(
     "--receive-buffer",
     type=click.IntRange(min=1),
@@ -61,20 +55,7 @@ from fanout.net.inbox import RECEIVE_BUFFER, WORKERS_MAX
     metavar="SECONDS",
     help="Go on receiving so long after SIGTERM.",
 )
-@option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="Least level to log; messages are info.",
-)
-@option(
-    "--log-format",
-    type=click.Choice(["auto", "json", "console"]),
-    default="auto",
-    show_default=True,
-    help="auto is console and a live table on a terminal, JSON elsewhere.",
-)
+@log_options
 @option(
     "--log-rate",
     type=FiniteRange(min=0),
@@ -91,7 +72,6 @@ from fanout.net.inbox import RECEIVE_BUFFER, WORKERS_MAX
     metavar="BYTES",
     help="Log so much of each payload.",
 )
-@option("--log-file", metavar="PATH", help="Append the log to this file instead of standard output.")
 @option(
     "--exec",
     "exec_",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from fanout.cli.options import FiniteRange, option
+from fanout.cli.options import FiniteRange, admin_port_option, log_options, option
 from fanout.cli.target import dns_options
 from fanout.net.inbox import RECEIVE_BUFFER
 from fanout.relay.ingress import LIMIT_MAX, Ingress, check
@@ -108,13 +108,7 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: b
     help="Ask the kernel for so much buffer, for each port.",
 )
 @option("--admin-host", metavar="ADDRESS", help="Serve the admin port on this address only. [default: all addresses]")
-@option(
-    "--admin-port",
-    type=click.IntRange(0, 65_535),
-    default=8080,
-    show_default=True,
-    help="TCP port of /livez, /readyz and /metrics; 0 for none.",
-)
+@admin_port_option
 @option(
     "--drain",
     type=FiniteRange(0, 3600),
@@ -123,21 +117,7 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: b
     metavar="SECONDS",
     help="Go on forwarding so long after SIGTERM.",
 )
-@option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="info",
-    show_default=True,
-    help="Least level to log.",
-)
-@option(
-    "--log-format",
-    type=click.Choice(["auto", "json", "console"]),
-    default="auto",
-    show_default=True,
-    help="auto is a live table or console on a terminal, JSON elsewhere.",
-)
-@option("--log-file", metavar="PATH", help="Append the log to this file instead of standard output.")
+@log_options
 def relay(
     service: str,
     listen: Sequence[str],
