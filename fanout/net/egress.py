@@ -154,6 +154,15 @@ class Egress:
             else:
                 self._count(run)
                 return
+        if run.datagrams == 1 and number in gso.REFUSALS and self._can_cut:
+            # What the socket was told to cut into may be more than the path's MTU: then none of them is fragmented.
+            try:
+                self._transmit(run)
+            except OSError as again:
+                number = again.errno or errno.EIO
+            else:
+                self._count(run)
+                return
         if number == errno.EAGAIN:
             self._keep((run,))
         elif run.datagrams > 1 and number in gso.REFUSALS:

@@ -89,6 +89,8 @@ class Spread:
                         send(data)
                     except OSError as error:
                         may_wait = self._failed(egress, run, error) or may_wait
+                if self._segment > self._gso_limit:
+                    self._cut(0)  # not what is larger than the path's MTU: nothing would be fragmented any more
             for egress in self._broken:
                 egress.send((run,))
         return may_wait
