@@ -50,13 +50,13 @@ class _Socket(KernelSocket):
         return self._send(b"".join(buffers), int.from_bytes(size, "little"))
 
     def _send(self, data: bytes, size: int) -> int:
+        if size > self.kernel.gso_limit:  # a single datagram is refused as well (net/ipv4/udp.c, udp_send_skb)
+            raise OSError(self.kernel.no_gso, "no GSO")
         if not size or len(data) <= size:
             self.kernel.end(self.peer, [data], self.kernel.begin())
             return len(data)
         segments = [data[at : at + size] for at in range(0, len(data), size)]
         assert len(segments) <= 64
-        if size > self.kernel.gso_limit:
-            raise OSError(self.kernel.no_gso, "no GSO")
         self.kernel.end(self.peer, segments, self.kernel.begin())
         return len(data)
 
