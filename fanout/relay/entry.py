@@ -64,15 +64,17 @@ class Entry:
     def open(self, receive_buffer: int) -> None:
         """Listen on all its ports or none; raise `InterfaceMissing` or `SocketUnavailable`."""
         self.interface = interfaces.index(self.ingress.interface) if self.ingress.interface else None
+        ports = []
         with contextlib.ExitStack() as stack:
             for number in self.ingress.ports:
                 opened = open_port(self.ingress, number)
                 stack.callback(opened.close)
-                self.ports.append(Port(self, number, opened))
-            listening.grow_buffer(self.ports[0].socket, receive_buffer)  # it warns, and once is enough
-            for port in self.ports[1:]:
-                listening.set_buffer(port.socket, receive_buffer)
+                ports.append(Port(self, number, opened))
             stack.pop_all()
+        listening.grow_buffer(ports[0].socket, receive_buffer)  # it warns, and once is enough
+        for port in ports[1:]:
+            listening.set_buffer(port.socket, receive_buffer)
+        self.ports = ports
         self.has_listened = True
         self._is_up = None
 
