@@ -20,9 +20,10 @@ class Itself:
         self.sends_from: frozenset[int] = frozenset()
         """The ports that its copies come from."""
 
-    def learn_addresses(self) -> None:
-        """Look at the interfaces."""
-        self._addresses = frozenset(map(str, interfaces.addresses()))
+    def learn_addresses(self) -> bool:
+        """Look at the interfaces; return whether there are other addresses than before."""
+        before, self._addresses = self._addresses, frozenset(map(str, interfaces.addresses()))
+        return self._addresses != before
 
     def send_from(self, ports: Iterable[int]) -> None:
         """Take note of the ports that the copies come from."""

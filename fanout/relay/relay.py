@@ -105,7 +105,10 @@ class Relay:
         self._arena = memoryview(bytearray(ARENA))
         self._counting = threading.Lock()
         """Held while counts move from one place to another, and while they are read."""
+        self._has_news = False
+        """Whether the kernel has told of a change at some interface."""
         self._has_moved = False
+        """Whether this host has other addresses than when the ways out were chosen."""
         self._stopped = False
         self._is_closed = False
 
@@ -186,9 +189,11 @@ class Relay:
                         self._turn(port)
                     elif descriptor in self._blocked:
                         self._flush(descriptor)
-                    else:
-                        self._drain_notices()
-                        wakeup = 0.0
+                    elif self._watch is not None:  # or it is the end, of which `stop` has told
+                        self._watch.drain()
+                        self._has_news = True
+                        # On a node, pods' interfaces come and go in swarms: one look is for all of them.
+                        wakeup = min(wakeup, now + _LOOK_SOON)
             self._finish()
         finally:
             self._close()
@@ -267,6 +272,9 @@ class Relay:
         """See to interfaces, pods and ports; return how many seconds until it is time again."""
         assert self._poll is not None  # noqa: S101 - narrows the type
         is_soon = False
+        if self._has_news or self._watch is None:
+            self._has_news = False
+            self._has_moved = self._itself.learn_addresses() or self._has_moved
         self._follow(again=True)
         for entry in self._entries:
             if entry.is_stale:
@@ -303,7 +311,8 @@ class Relay:
         egresses = [egress for spread in self._spreads() for egress in spread]
         self._itself.send_from(egress.local.port for egress in egresses if egress.local is not None)
         # Of those that were closed the descriptors may be others' by now.
-        self._blocked = {number: egress for number, egress in self._blocked.items() if egress.fileno() == number}
+        blocked = self._blocked.items()
+        self._blocked = {number: each for number, each in blocked if each.is_blocked and each.fileno() == number}
 
     def _spreads(self, service: str | None = None) -> list[Spread]:
         """Return what sends to the pods of a Service, or of all."""
@@ -340,12 +349,6 @@ class Relay:
             "ingress_lost: %(ingress)s: interface %(interface)s is gone",
             {"ingress": str(entry.ingress), "interface": entry.ingress.interface},
         )
-
-    def _drain_notices(self) -> None:
-        if self._watch is not None:
-            self._watch.drain()
-        self._itself.learn_addresses()
-        self._has_moved = True
 
     def _await_room(self, egress: Egress) -> None:
         assert self._poll is not None  # noqa: S101 - narrows the type
