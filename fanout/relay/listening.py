@@ -15,6 +15,7 @@ from fanout.relay.ingress import Ingress, Kind
 # include/uapi/linux/in.h and in6.h; the protocol-independent requests of RFC 3678, 5.1.
 _MCAST_JOIN_GROUP, _MCAST_JOIN_SOURCE_GROUP = 42, 46
 _IP_MULTICAST_ALL, _IPV6_MULTICAST_ALL = 49, 29
+PKTINFO = struct.Struct("=i4s4s")  # struct in_pktinfo: interface, local address, destination
 _IPV4_ADDRESS = struct.Struct("=H2x4s")  # struct sockaddr_in
 _IPV6_ADDRESS = struct.Struct("=H2x4x16s")  # struct sockaddr_in6
 _STORAGE = 128  # sizeof(struct sockaddr_storage)
@@ -51,6 +52,15 @@ def open_port(ingress: Ingress, port: int) -> socket.socket:
         if opened.family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
     return opened
+
+
+def is_broadcast(control: list[tuple[int, int, bytes]]) -> bool:
+    """Whether a datagram came to another address than the one of this host by which it came in (man 7 ip)."""
+    for level, _, data in control:
+        if level == socket.IPPROTO_IP and len(data) >= PKTINFO.size:
+            _, local, destination = PKTINFO.unpack_from(data)
+            return bool(local != destination)
+    return False
 
 
 def describe(ingress: Ingress) -> str:
