@@ -12,6 +12,14 @@ SEGMENTS_MAX = 64
 """Segments in one GSO send (UDP_MAX_SEGMENTS, include/linux/udp.h; 128 since Linux 6.9)."""
 
 
+class Segments(NamedTuple):
+    """Datagrams that lie one behind the other: all of `size` bytes but the last, which may have fewer."""
+
+    data: memoryview | bytes
+    size: int
+    datagrams: int
+
+
 class Part(NamedTuple):
     """Consecutive messages of a batch, from index `first` on.
 

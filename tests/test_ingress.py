@@ -277,6 +277,14 @@ def test_a_thousand_groups_on_one_port() -> None:
     check([parse(f"mcast://239.0.{group // 250}.{group % 250}:5001@eth1") for group in range(PORTS_MAX)])
 
 
-def test_a_group_goes_to_several_services_and_ports() -> None:
+def test_a_group_goes_to_several_services_and_to_each_once() -> None:
     url = "mcast://239.1.1.1:5001@eth1"
-    check([Ingress.parse(url, service=service, to_port=port) for service in ("a", "b") for port in (None, 6000)])
+    check([Ingress.parse(url, service=service) for service in ("a", "b")])
+    with pytest.raises(InvalidIngress, match="the pods would get what comes there twice"):
+        check([Ingress.parse(url, service="a", to_port=port) for port in (None, 6000)])
+
+
+@pytest.mark.parametrize("service", ["224.0.67.67", "10.0.0.1,239.1.1.1:5", "[ff15::67]", "255.255.255.255"])
+def test_no_group_is_a_pod(service: str) -> None:
+    with pytest.raises(InvalidIngress, match="is no pod's: a relay sends to no group"):
+        Ingress.parse("udp://:5000", service=service)

@@ -34,6 +34,22 @@ def test_a_deaf_socket_keeps_what_it_has_and_gets_nothing_more(host: str | None)
             opened.recv(100)
 
 
+@pytest.mark.parametrize("url", ["udp://[::]:1@lo", "udp://[::1]:1@lo"])
+def test_what_is_bound_to_an_interface_is_deaf_as_well(url: str) -> None:
+    ingress = Ingress.parse(url, service="10.0.0.1")
+    with (
+        contextlib.closing(open_port(ingress, 0)) as opened,
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender,
+    ):
+        place = ("::1", opened.getsockname()[1])
+        sender.sendto(b"before", place)
+        assert opened.recv(100) == b"before"
+        listening.deafen(opened)
+        sender.sendto(b"after", place)
+        with pytest.raises(BlockingIOError):
+            opened.recv(100)
+
+
 def test_a_group_is_deaf_without_a_route_to_it() -> None:
     with (
         contextlib.closing(group_on_loopback("239.1.1.1")) as opened,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +14,19 @@ from typing import Any
 
 import pytest
 
-from fanout import Closed, Endpoint, Ingress, InvalidIngress, InvalidService, Relay, RelayDrop, SocketUnavailable
+from fanout import (
+    Closed,
+    Endpoint,
+    Ingress,
+    InvalidIngress,
+    InvalidInput,
+    Relay,
+    RelayDrop,
+    ResolverUnavailable,
+    SocketUnavailable,
+)
+from fanout.discovery.answer import Answer
+from fanout.net import interfaces
 from fanout.testing import ScriptedResolver
 from tests.conftest import Pod
 from tests.serving import until
@@ -78,23 +91,17 @@ def test_datagrams_reach_every_pod_byte_for_byte_and_in_order(pods: Pods, closed
     ]
 
 
-def test_each_port_of_a_range_goes_to_its_own_port(pods: Pods, closed_port: int) -> None:
-    (first,) = pods(hosts=["127.0.0.11"])
-    first_port = min(closed_port, 65_500)
-    second = Pod("127.0.0.11", 0)
-    with contextlib.closing(second.socket):
-        low, high = sorted([first, second], key=lambda pod: pod.endpoint.port)
-        distance = high.endpoint.port - low.endpoint.port
-        if distance > 1000:  # the system chose ports far from each other: two of our own, then
-            high.socket.close()
-            high = Pod("127.0.0.11", low.endpoint.port + 1)
-            distance = 1
-        url = f"udp://127.0.0.9:{first_port - distance}-{first_port}"
-        with serving(Relay("127.0.0.11", [url], to_port=low.endpoint.port)), contextlib.closing(high.socket):
-            for port, pod in ((first_port - distance, low), (first_port, high)):
-                with device(port, "127.0.0.9") as sender:
-                    sender.send(f"to {port}".encode())
-                assert pod.receive() == f"to {port}".encode()
+def test_each_port_of_a_range_goes_to_its_own_port(closed_port: int) -> None:
+    with contextlib.ExitStack() as stack:
+        pods = [Pod("127.0.0.11", closed_port + step) for step in range(3)]
+        for pod in pods:
+            stack.callback(pod.socket.close)
+        url = f"udp://127.0.0.9:{closed_port + 10}-{closed_port + 12}"
+        stack.enter_context(serving(Relay("127.0.0.11", [url], to_port=closed_port)))
+        for step, pod in enumerate(pods):
+            with device(closed_port + 10 + step, "127.0.0.9") as sender:
+                sender.send(b"step %d" % step)
+            assert pod.receive() == b"step %d" % step
 
 
 def test_pods_follow_the_answers_of_dns(pods: Pods, closed_port: int) -> None:
@@ -247,16 +254,86 @@ def test_an_address_that_nobody_has_here() -> None:
 
 
 @pytest.mark.parametrize(
-    ("service", "urls", "error"),
-    [("10.0.0.1", [], InvalidIngress), ("", ["udp://:1"], InvalidService), ("a b", ["nonsense"], InvalidIngress)],
+    ("arguments", "says"),
+    [
+        (("10.0.0.1", []), "listens to one ingress at least"),
+        (("", ["udp://:1"]), "is empty"),
+        (("a b", ["nonsense"]), "ingress 'nonsense'"),
+        (("10.0.0.1", "udp://:1"), "a list of URLs"),
+        (("10.0.0.1", ["udp://:1"], {"allow_source": "10.0.0.0/8"}), "a list of networks"),
+        (("10.0.0.1", ["udp://:1"], {"receive_buffer": 0}), "receive_buffer 0"),
+        (("10.0.0.1", ["udp://:1"], {"receive_buffer": "4M"}), "receive_buffer '4M'"),
+    ],
 )
-def test_nonsense_is_refused_before_anything_is_opened(service: str, urls: list[str], error: type[Exception]) -> None:
-    with pytest.raises((error, InvalidIngress)):
-        Relay(service, urls)
+def test_nonsense_is_refused_before_anything_is_opened(arguments: tuple[Any, ...], says: str) -> None:
+    service, urls, *rest = arguments
+    with pytest.raises(InvalidInput, match=says):
+        Relay(service, urls, **(rest[0] if rest else {}))
+
+
+def test_a_buffer_beyond_all_measure_is_as_large_as_may_be(closed_port: int) -> None:
+    with Relay("10.0.0.1", [f"udp://127.0.0.1:{closed_port}-{closed_port + 1}"], receive_buffer=2**40):
+        pass
+
+
+def test_leaving_it_while_another_thread_serves_waits_for_that(pods: Pods, closed_port: int) -> None:
+    (pod,) = pods(1)
+    raised: list[BaseException] = []
+
+    def serve(relay: Relay) -> None:
+        try:
+            relay.serve()
+        except BaseException as error:
+            raised.append(error)
+
+    for _ in range(20):
+        with Relay(f"{pod.endpoint},", [f"udp://127.0.0.1:{closed_port}"]) as relay:
+            thread = threading.Thread(target=serve, args=(relay,))
+            thread.start()
+        thread.join(5)
+        assert not thread.is_alive()
+    assert [error for error in raised if not isinstance(error, Closed)] == []
+
+
+def test_out_of_open_files_it_says_so_and_gives_all_back(closed_port: int) -> None:
+    before = len(list(OPEN_FILES.iterdir()))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as last:
+        fileno = last.fileno()
+    for more in range(8):
+        relay = Relay("10.0.0.1", [f"udp://127.0.0.1:{closed_port}-{closed_port + 9}"])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (fileno + more, hard))
+        try:
+            with pytest.raises(SocketUnavailable, match="ulimit -n"):
+                relay.open()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with pytest.raises(Closed):
+            relay.open()
+    assert len(list(OPEN_FILES.iterdir())) == before
+
+
+def test_what_comes_before_dns_has_said_anything_is_counted_at_the_end(closed_port: int) -> None:
+    asked = threading.Event()
+
+    class Silent:
+        def resolve(self) -> Answer:
+            asked.wait(5)
+            raise ResolverUnavailable("silent")
+
+    relay = Relay("headless-udp", [f"udp://127.0.0.1:{closed_port}"], find_resolver=lambda service: Silent()).open()
+    with device(closed_port) as sender:
+        for _ in range(10):
+            sender.send(b"x")
+    relay.stop()
+    relay.serve()
+    asked.set()
+    assert relay.stats.ingresses[0].dropped == {RelayDrop.NO_ENDPOINTS: 10}
 
 
 def test_nothing_is_left_open(pods: Pods, closed_port: int) -> None:
     (pod,) = pods(1)
+    assert interfaces.index("lo")  # the one socket that interfaces are asked of by
     before = len(list(OPEN_FILES.iterdir()))
     for _ in range(3):
         with serving(Relay(f"{pod.endpoint},", [f"udp://127.0.0.1:{closed_port}", "mcast://239.1.1.1:5@lo"])):

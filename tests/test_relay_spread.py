@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import resource
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fanout.batch import Segments
 from fanout.model import MAX_PAYLOAD, Endpoint
-from fanout.net.egress import WAITING_MAX, Egress, Room, Segments
+from fanout.net.egress import WAITING_MAX, Egress, Room
 from fanout.relay.spread import Spread
 from fanout.report import DropReason
 from tests import kernel
@@ -215,6 +218,51 @@ def test_a_pod_without_a_way_costs_its_own_copies_alone_until_there_is_one() -> 
     assert [egress.sent for egress in spread] == [1, 6]
 
 
+def test_some_open_files_are_left_to_others() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as last:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno() + 65, hard))
+        try:
+            egresses = [Egress(Endpoint("127.0.0.1", 9), Room()) for _ in range(3)]
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [egress.broken for egress in egresses] == [errno.EMFILE] * 3
+    egresses[0].renew()
+    assert not egresses[0].broken
+    egresses[0].close()
+
+
+def test_who_reads_the_counts_never_sees_them_fall() -> None:
+    """A copy that fails is taken back where nobody looks."""
+    counting = threading.RLock()
+    spread = Spread(
+        Room(),
+        counting,
+        make_egress=lambda pod, room: Egress(pod, room, make_socket=on(Kernel(script=deque([kernel.ONCE] * 20_000)))),
+    )
+    spread.aim([POD], lambda host: True)
+    (egress,) = spread
+    over = threading.Event()
+    fallen = []
+
+    def watch() -> None:
+        most = 0
+        while not over.is_set():
+            with counting:
+                seen = egress.sent + spread.datagrams
+            if seen < most:
+                fallen.append((most, seen))
+            most = seen
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    for _ in range(20_000):
+        spread.send([Segments(b"x", 1, 1)], may_wait=False)
+    over.set()
+    watching.join()
+    assert fallen == []
+
+
 def test_a_socket_whose_own_address_has_gone_is_opened_anew() -> None:
     made: list[Endpoint] = []
 
@@ -253,7 +301,16 @@ def test_real_sockets_take_runs_and_singles_and_tell_of_refusals(host: str) -> N
         spread = Spread(Room())
         spread.aim([Endpoint(*pod.getsockname()[:2])], lambda host: True)
         (egress,) = spread
-        sizes = [(100, 3, 50), (0, 1, 0), (250, 1, 250), (60, 1, 60), (200, 2, 200), (201, 1, 201), (30_000, 2, 1), (50, 2, 50)]
+        sizes = [
+            (100, 3, 50),
+            (0, 1, 0),
+            (250, 1, 250),
+            (60, 1, 60),
+            (200, 2, 200),
+            (201, 1, 201),
+            (30_000, 2, 1),
+            (50, 2, 50),
+        ]
         waits = spread.send([run_of(*each, 1) for each in sizes], may_wait=False)
         assert not waits
         expected = [100, 100, 50, 0, 250, 60, 200, 200, 201, 30_000, 1, 50, 50]

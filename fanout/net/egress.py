@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import resource
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
+from fanout.batch import Segments
 from fanout.model import Endpoint
 from fanout.net import error_queue, gso
 from fanout.report import DropReason
@@ -18,16 +19,9 @@ WAITING_MAX = 1024 * 1024
 """Bytes that wait for one pod whose socket is full."""
 ROOM = 32 * 1024 * 1024
 """Bytes that wait for all pods together."""
+_RESERVE = 64  # open files that are left to what a process needs beside sockets for pods
 _TRIES = 16  # of one send: each failure that was an earlier one's tells of an ICMP error
 _ERRORS = 16  # that are read at a time: hundreds come at once for a pod that is gone, and others wait meanwhile
-
-
-class Segments(NamedTuple):
-    """Datagrams that lie one behind the other: all of `size` bytes but the last, which may have fewer."""
-
-    data: memoryview | bytes
-    size: int
-    datagrams: int
 
 
 class Room:
@@ -77,6 +71,8 @@ class Egress:
         opened = None
         try:
             opened = self._make_socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
+            if opened.fileno() >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVE:
+                raise OSError(errno.EMFILE, "the others are kept")
             opened.setblocking(False)
             with contextlib.suppress(OSError):
                 opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)

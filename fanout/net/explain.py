@@ -42,11 +42,13 @@ def sending(endpoint: Endpoint, number: int) -> str:
     return f"{endpoint}: {_SENDING.get(number) or os.strerror(number)} ({errno.errorcode.get(number, number)})"
 
 
-def binding(endpoint: Endpoint, number: int, protocol: str = "UDP") -> str:
-    """Say why a socket could not listen on `endpoint`."""
+def binding(endpoint: Endpoint, number: int, protocol: str = "UDP", device: str = "") -> str:
+    """Say why a socket could not listen on `endpoint`, or could not be bound to the interface `device`."""
     if number == errno.EADDRINUSE:
         flag = "u" if protocol == "UDP" else "t"
         hint = f"the port is in use: find the process (ss -l{flag}np 'sport = :{endpoint.port}') or choose another"
+    elif number == errno.EPERM and device:
+        hint = f"binding to the interface {device} needs CAP_NET_RAW before Linux 5.7: leave @{device} out, or add it"
     elif number in (errno.EACCES, errno.EPERM):
         hint = "ports below 1024 need a privilege (net.ipv4.ip_unprivileged_port_start): choose another port"
     elif number == errno.EADDRNOTAVAIL:
@@ -56,6 +58,15 @@ def binding(endpoint: Endpoint, number: int, protocol: str = "UDP") -> str:
     else:
         hint = os.strerror(number)
     return f"cannot listen on {protocol} {endpoint}: {hint}"
+
+
+def leaving(number: int) -> str:
+    """Say why there is no socket to send to a pod, or no way to it."""
+    if number in (errno.EMFILE, errno.ENFILE):
+        return "no more sockets: raise the limit of open files (ulimit -n), or listen on fewer ports"
+    if number == errno.EAGAIN:
+        return "no free port to send from: raise net.ipv4.ip_local_port_range (sysctl), or listen on fewer ports"
+    return _SENDING.get(number) or os.strerror(number)
 
 
 def joining(group: str, interface: str, number: int) -> str:

@@ -3,78 +3,117 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import ipaddress
 import socket
 import struct
+from functools import cache
 
 import ifaddr
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_SIOCGIFFLAGS = 0x8913  # include/uapi/linux/sockios.h
-_IFREQ = struct.Struct("16sH14x")
+_SIOCGIFFLAGS, _SIOCGIFINDEX = 0x8913, 0x8933  # include/uapi/linux/sockios.h
+_FLAGS = struct.Struct("16sH22x")  # struct ifreq, as each of the requests has it
+_INDEX = struct.Struct("16si20x")
+_NAME_MAX = 15
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40  # include/uapi/linux/if.h
 # include/uapi/linux/rtnetlink.h: RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
 _CHANGES = 0x1 | 0x10 | 0x100
 _ANY_PORT = 9
 
 
+@cache
+def _asking() -> socket.socket:
+    """The socket that interfaces are asked of by: one for all, which is there when there are no more to be had."""
+    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+
 def index(name: str) -> int | None:
-    """Return the number of that interface; None where there is none of that name."""
-    try:
-        return socket.if_nametoindex(name)
-    except OSError:
+    """Return the number of that interface; None where there is none of that name. Raises OSError."""
+    if not 0 < len(name.encode()) <= _NAME_MAX:
         return None
+    try:
+        answer = fcntl.ioctl(_asking(), _SIOCGIFINDEX, _INDEX.pack(name.encode(), 0))
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return None
+        raise
+    found: int = _INDEX.unpack(answer)[1]
+    return found
 
 
 def names() -> list[str]:
-    """Return the names of all interfaces."""
-    return [name for _, name in socket.if_nameindex()]
+    """Return the names of all interfaces; nothing where the system does not tell."""
+    try:
+        return [name for _, name in socket.if_nameindex()]
+    except OSError:
+        return []
 
 
 def addresses(name: str | None = None) -> list[Address]:
-    """Return the addresses of one interface, or of all: IPv4 before IPv6."""
-    found = [
-        ipaddress.ip_address(each.ip if isinstance(each.ip, str) else each.ip[0])
-        for adapter in ifaddr.get_adapters()
-        if name is None or adapter.name == name
+    """Return the addresses of one interface, or of all, IPv4 before IPv6; nothing where the system does not tell."""
+    found = [address for each, address in _all_addresses() if name in (None, each)]
+    return sorted(found, key=lambda address: address.version)
+
+
+def _all_addresses() -> list[tuple[str, Address]]:
+    try:
+        adapters = list(ifaddr.get_adapters())
+    except OSError:  # no netlink, in some sandboxes
+        return []
+    return [
+        (adapter.name, ipaddress.ip_address(each.ip if isinstance(each.ip, str) else each.ip[0]))
+        for adapter in adapters
         for each in adapter.ips
     ]
-    return sorted(found, key=lambda address: address.version)
 
 
 def is_up(name: str) -> bool:
     """Whether the interface is switched on and has a carrier (man 7 netdevice, IFF_UP and IFF_RUNNING)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        try:
-            answer = fcntl.ioctl(asking, _SIOCGIFFLAGS, _IFREQ.pack(name.encode(), 0))
-        except OSError:
-            return False
-    flags: int = _IFREQ.unpack(answer)[1]
+    if not 0 < len(name.encode()) <= _NAME_MAX:
+        return False
+    try:
+        answer = fcntl.ioctl(_asking(), _SIOCGIFFLAGS, _FLAGS.pack(name.encode(), 0))
+    except OSError:
+        return False
+    flags: int = _FLAGS.unpack(answer)[1]
     return flags & _IFF_UP != 0 and flags & _IFF_RUNNING != 0
+
+
+def is_local(host: str) -> bool:
+    """Whether that is an address of this host: to itself it would send from that very address."""
+    return host.startswith("127.") or _source(host) == host
 
 
 def route(address: str, scope: str = "") -> tuple[str, str] | None:
     """Return the interface by which a datagram to `address` would leave, and its source address; None without a way.
 
-    Nothing is sent: connecting a UDP socket chooses the route (man 7 udp). `scope` is the interface of an IPv6
-    address that is one only there.
+    `scope` is the interface of an IPv6 address that is one only there.
+    """
+    source = _source(address, scope)
+    if source is None:
+        return None
+    chosen = ipaddress.ip_address(source)
+    return next(((name, source) for name, each in _all_addresses() if each == chosen), None)
+
+
+def _source(address: str, scope: str = "") -> str | None:
+    """Return the address that a datagram to `address` would have as its source.
+
+    Nothing is sent: connecting a UDP socket chooses the route (man 7 udp).
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as trial:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as trial:
             place = (address, _ANY_PORT)
             # Of a global address the kernel disregards it.
             trial.connect((*place, 0, index(scope) or 0) if family == socket.AF_INET6 else place)
-        except OSError:
-            return None
-        source: str = trial.getsockname()[0].partition("%")[0]
-    chosen = ipaddress.ip_address(source)
-    for name in names():
-        if chosen in addresses(name):
-            return name, source
-    return None
+            source: str = trial.getsockname()[0].partition("%")[0]
+    except OSError:
+        return None
+    return source
 
 
 class Watch:

@@ -16,6 +16,9 @@ from fanout.net import explain
 
 log = logging.getLogger("fanout")
 
+RECEIVE_BUFFER = 4 * 1024 * 1024
+"""Bytes that are asked for, where nobody asks for another size."""
+
 _SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h: nine counters of the socket, no privilege needed
 _MEMINFO = struct.Struct("=9I")
 _MEMINFO_DROPS = 8
@@ -23,6 +26,9 @@ UDP_GRO = 104  # include/uapi/linux/udp.h, Linux 5.0
 _IP_PKTINFO = (socket.IPPROTO_IP, 8)  # include/uapi/linux/in.h
 _IPV6_RECVPKTINFO = (socket.IPPROTO_IPV6, 49)  # include/uapi/linux/in6.h
 _INT_MAX = 2**31 - 1
+_SO_ATTACH_FILTER = 26  # include/uapi/asm-generic/socket.h
+_DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # struct sock_filter: return 0 bytes of each packet
+_FILTER_PROGRAM = struct.Struct("@HP")  # struct sock_fprog: how many of those, and where
 _DISCARD_PORT = 9
 
 
@@ -69,7 +75,7 @@ def _bind(
     except OSError as error:
         if opened is not None:
             opened.close()
-        raise SocketUnavailable(explain.binding(endpoint, error.errno or 0)) from error
+        raise SocketUnavailable(explain.binding(endpoint, error.errno or 0, device=device)) from error
     return opened
 
 
@@ -95,7 +101,9 @@ def deafen(listening: socket.socket) -> None:
     """Let the socket keep what it has and get nothing more; its port stays taken, and senders are told (ICMP).
 
     A connected socket gets datagrams of its peer alone (man 7 udp), so it is connected to a peer that never sends: this
-    host itself. Without this, what comes between the last look and the close would be lost uncounted.
+    host itself. Where it cannot be, bound to an interface for instance, a filter drops what comes (man 7 socket,
+    SO_ATTACH_FILTER), which counts as `drops`. Without this, what comes between the last look and the close would be
+    lost uncounted.
     """
     host = listening.getsockname()[0].partition("%")[0]
     address = ipaddress.ip_address(host)
@@ -106,6 +114,12 @@ def deafen(listening: socket.socket) -> None:
         with contextlib.suppress(OSError):
             listening.connect((peer, _DISCARD_PORT))
             return
+    import ctypes
+
+    program = ctypes.create_string_buffer(_DROP_ALL, len(_DROP_ALL))
+    with contextlib.suppress(OSError):
+        option = _FILTER_PROGRAM.pack(1, ctypes.addressof(program))
+        listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
 
 
 def merge(listening: socket.socket, wanted: bool) -> bool:
@@ -138,7 +152,7 @@ def drops(listening: socket.socket) -> int:
 def set_buffer(listening: socket.socket, size: int) -> None:
     """Let the kernel add to what the socket holds as long as it is no more than so many bytes."""
     with contextlib.suppress(OSError):
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, min(size, _INT_MAX))
 
 
 def grow_buffer(listening: socket.socket, wanted: int) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import socket
 import struct
+from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any
 
@@ -32,12 +33,21 @@ _GRO_SIZE = struct.Struct("=i")
 _PKTINFO = struct.Struct("=i4s4s")  # struct in_pktinfo: interface, local address, destination
 _CONTROL = socket.CMSG_SPACE(_GRO_SIZE.size) + socket.CMSG_SPACE(_PKTINFO.size)
 _MAPPED = "::ffff:"
+_NO_PORTS: frozenset[int] = frozenset()
 
 
 class Entry:
     """One ingress: opened when its interface is there, and again when that is another one than before."""
 
-    def __init__(self, ingress: Ingress, pods: Pods, recent: Recent | None, itself: Itself, room: Room) -> None:
+    def __init__(
+        self,
+        ingress: Ingress,
+        pods: Pods,
+        recent: Recent | None,
+        itself: Itself,
+        room: Room,
+        counting: AbstractContextManager[object],
+    ) -> None:
         self.ingress = ingress
         self.pods = pods
         """Of its Service."""
@@ -49,7 +59,7 @@ class Entry:
         """Why it does not listen; None where it does."""
         self.has_listened = False
         self.ports: list[Port] = []
-        self.spreads = {port: Spread(room) for port in ingress.ports}
+        self.spreads = {port: Spread(room, counting) for port in ingress.ports}
         """Where what comes to each port goes to."""
         self.interface: int | None = None
         self.recent = recent
@@ -62,7 +72,7 @@ class Entry:
         """Hosts of which it was said that they are the relay itself."""
 
     def open(self, receive_buffer: int) -> None:
-        """Listen on all its ports or none; raise `InterfaceMissing` or `SocketUnavailable`."""
+        """Listen on all its ports or none; raise `InterfaceNotReady` or `SocketUnavailable`."""
         self.interface = interfaces.index(self.ingress.interface) if self.ingress.interface else None
         ports = []
         with contextlib.ExitStack() as stack:
@@ -77,6 +87,7 @@ class Entry:
         self.ports = ports
         self.has_listened = True
         self._is_up = None
+        self.look_at_interface()
 
     def aim(self) -> list[Egress]:
         """Send to the pods as they are known now; return the ways out that were closed."""
@@ -146,6 +157,8 @@ class Port:
         self.number = number
         self.socket = opened
         self.spread = entry.spreads[number]
+        self._is_group = entry.ingress.kind is Kind.MULTICAST
+        """A relay sends to no group: nothing of it comes back there."""
         self._is_broadcast = entry.ingress.kind is Kind.BROADCAST
         self._is_guarded = entry.guard is not None or entry.recent is not None or self._is_broadcast
         # A run is of one source; where its datagrams may have to be refused one by one, they must not be merged.
@@ -157,7 +170,8 @@ class Port:
         """Take what waits, up to a turn's worth, and return what is to be forwarded as it lies in the arena."""
         pieces: list[Piece] = []
         entry, recv, space = self.entry, self.socket.recvmsg_into, self._control
-        is_guarded, own_ports = self._is_guarded, self._own_ports()
+        is_guarded = self._is_guarded
+        own_ports = _NO_PORTS if self._is_group else entry.itself.ports
         datagrams = size_of_all = 0
         offset, limit = 0, len(arena) - _LARGEST
         now = monotonic()
@@ -183,11 +197,6 @@ class Port:
         entry.datagrams += datagrams
         entry.bytes += size_of_all
         return pieces
-
-    def _own_ports(self) -> frozenset[int]:
-        """Return the ports of which what comes may be the relay's own: it sends to no group."""
-        is_group = self.entry.ingress.kind is Kind.MULTICAST
-        return frozenset() if is_group else self.entry.itself.sends_from
 
     def _refusal(
         self, address: Any, payload: memoryview, control: list[tuple[int, int, bytes]], now: float

@@ -119,7 +119,10 @@ class Ingress:
         elif host:
             host = str(_listening(url, host, first, interface))
         try:
-            Service(service, first)
+            for pod in Service(service, first).literals or ():
+                address = ipaddress.ip_address(pod.host)
+                if address.is_multicast or str(address) == "255.255.255.255":
+                    raise InvalidInput(f"{address} is no pod's: a relay sends to no group and to no broadcast address")
             if isinstance(allow_source, str):
                 raise InvalidInput(f"allow_source is a list of networks, not {_shown(allow_source)} alone")
             networks = tuple(map(parse_network, allow_source))
@@ -172,19 +175,18 @@ def misfit(ingresses: Sequence[Ingress]) -> tuple[int, str] | None:
             )
         for port in ingress.ports:
             for other in by_port[port]:
-                if (why := _collision(ingress, other, port)) is not None:
+                if (why := _collision(ingress, other)) is not None:
                     return place, f"ingress '{ingress}' collides with '{other}': {why}"
             by_port[port].append(ingress)
     return None
 
 
-def _collision(one: Ingress, other: Ingress, port: int) -> str | None:
-    """Say why two ingresses cannot both have that port, or return None: they can."""
+def _collision(one: Ingress, other: Ingress) -> str | None:
+    """Say why two ingresses cannot have the same port, or return None: they can."""
     if Kind.UDP not in (one.kind, other.kind):
         # Sockets for groups and for broadcast share a port, and each gets a copy.
         same = (one.kind, one.host, one.interface) == (other.kind, other.host, other.interface)
-        where = {(each.service, each.port_at_pods(port)) for each in (one, other)}
-        if same and len(where) == 1 and (one.source == other.source or not (one.source and other.source)):
+        if same and one.service == other.service and (one.source == other.source or not (one.source and other.source)):
             return "the pods would get what comes there twice"
         return None
     (host, device), (other_host, other_device) = _bound_to(one), _bound_to(other)

@@ -12,22 +12,24 @@ _ALL = ("", "0.0.0.0", "::")
 
 
 class Itself:
-    """The addresses of this host, the ports on which the relay listens, and those from which it sends."""
+    """The addresses of this host, the ports on which the relay listens, and the endpoints from which it sends."""
 
     def __init__(self, ingresses: Sequence[Ingress]) -> None:
         self._ingresses = [each for each in ingresses if each.kind is Kind.UDP]
-        self._addresses: frozenset[str] = frozenset()
-        self.sends_from: frozenset[int] = frozenset()
-        """The ports that its copies come from."""
+        self._here: dict[str, bool] = {}
+        self._sends_from: frozenset[tuple[str, int]] = frozenset()
+        self.ports: frozenset[int] = frozenset()
+        """The ports from which it sends."""
 
-    def learn_addresses(self) -> bool:
-        """Look at the interfaces; return whether there are other addresses than before."""
-        before, self._addresses = self._addresses, frozenset(map(str, interfaces.addresses()))
-        return self._addresses != before
+    def send_from(self, endpoints: Iterable[Endpoint]) -> None:
+        """Take note of where the copies come from."""
+        self._sends_from = frozenset(endpoints)
+        self.ports = frozenset(port for _, port in self._sends_from)
 
-    def send_from(self, ports: Iterable[int]) -> None:
-        """Take note of the ports that the copies come from."""
-        self.sends_from = frozenset(ports)
+    def has_moved(self) -> bool:
+        """Look anew which addresses are of this host; return whether one that it sends from is not any more."""
+        self._here.clear()
+        return not all(self.is_here(host) for host in {host for host, _ in self._sends_from})
 
     def is_ingress(self, endpoint: Endpoint) -> bool:
         """Whether what is sent there comes to an ingress of this relay."""
@@ -38,9 +40,10 @@ class Itself:
 
     def has_sent(self, host: str, port: int) -> bool:
         """Whether a datagram with that source is the relay's own."""
-        return port in self.sends_from and self.is_here(host)
+        return (host.removeprefix("::ffff:"), port) in self._sends_from
 
     def is_here(self, host: str) -> bool:
         """Whether that is an address of this host."""
-        host = host.removeprefix("::ffff:")
-        return host in self._addresses or host.startswith("127.")
+        if host not in self._here:
+            self._here[host] = interfaces.is_local(host)
+        return self._here[host]

@@ -23,14 +23,14 @@ _REQUEST = struct.Struct(f"@I0Q{_STORAGE}s")  # struct group_req
 _SOURCE_REQUEST = struct.Struct(f"@I0Q{_STORAGE}s{_STORAGE}s")  # struct group_source_req
 
 
-class InterfaceMissing(SocketUnavailable):
-    """The interface of an ingress is not there (yet)."""
+class InterfaceNotReady(SocketUnavailable):
+    """The interface of an ingress is not there (yet), or has no address (yet)."""
 
 
 def open_port(ingress: Ingress, port: int) -> socket.socket:
     """Return a non-blocking socket that gets what comes to one port of an ingress.
 
-    Raises `InterfaceMissing`, or `SocketUnavailable` where the system refuses otherwise; the sentence names the
+    Raises `InterfaceNotReady`, or `SocketUnavailable` where the system refuses otherwise; the sentence names the
     ingress.
     """
     if ingress.interface and interfaces.index(ingress.interface) is None:
@@ -44,7 +44,8 @@ def open_port(ingress: Ingress, port: int) -> socket.socket:
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno == errno.ENODEV:  # gone since the first look
             raise _missing(ingress) from None
-        raise SocketUnavailable(f"ingress {ingress}: {error}") from cause
+        is_late = ingress.interface and isinstance(cause, OSError) and cause.errno == errno.EADDRNOTAVAIL
+        raise (InterfaceNotReady if is_late else SocketUnavailable)(f"ingress {ingress}: {error}") from cause
     # Groups that other programs of this host have joined are none of this ingress's.
     with contextlib.suppress(OSError):
         opened.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
@@ -79,9 +80,9 @@ def describe(ingress: Ingress) -> str:
     return f"joined {group} on {where}; {way}"
 
 
-def _missing(ingress: Ingress) -> InterfaceMissing:
+def _missing(ingress: Ingress) -> InterfaceNotReady:
     there = ", ".join(interfaces.names())
-    return InterfaceMissing(
+    return InterfaceNotReady(
         f"ingress {ingress}: there is no interface {ingress.interface} here (there are {there}): "
         "is it attached to the pod, and is that its name?"
     )
@@ -96,14 +97,16 @@ def _shared(ingress: Ingress, port: int) -> socket.socket:
     try:
         opened.setblocking(False)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if ingress.kind is Kind.BROADCAST:
+        if ingress.kind is Kind.BROADCAST or ingress.is_ipv6:
+            # Of an IPv6 group the kernel looks at the membership, and not at the interface (net/ipv6/mcast.c).
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, ingress.interface.encode())
+        if ingress.kind is Kind.BROADCAST:
             listening.tell_destinations(opened, True)
         # Bound to the group itself: what comes to the same port of this host, or for another group, is not for it.
         opened.bind((*endpoint, 0, device) if family == socket.AF_INET6 else endpoint)
     except OSError as error:
         opened.close()
-        raise SocketUnavailable(explain.binding(endpoint, error.errno or 0)) from error
+        raise SocketUnavailable(explain.binding(endpoint, error.errno or 0, device=ingress.interface)) from error
     try:
         if ingress.kind is Kind.MULTICAST:
             _join(opened, ingress, device)

@@ -25,7 +25,7 @@ class Totals:
         """Add what went to one pod."""
         self.sent += pod.sent
         self.refused += pod.refused
-        for reason, count in pod.dropped.items():
+        for reason, count in dict(pod.dropped).items():
             self.dropped[reason] = self.dropped.get(reason, 0) + count
 
     def with_pods(self, pods: Iterable[PodStats]) -> Totals:
@@ -53,15 +53,10 @@ class Pods:
         known = self.refresher.known
         return known.settled or known.failure is not None
 
-    @property
-    def has_changed(self) -> bool:
-        """Whether pods have joined or left since `follow`."""
-        endpoints = self.refresher.known.endpoints
-        return endpoints is not self._endpoints and endpoints != self._endpoints
-
-    def follow(self) -> None:
-        """Take note of pods that have joined or left."""
-        self._endpoints = self.refresher.known.endpoints
+    def follow(self) -> bool:
+        """Take note of pods that have joined or left; return whether any has."""
+        before, self._endpoints = self._endpoints, self.refresher.known.endpoints
+        return self._endpoints is not before and self._endpoints != before
 
     def endpoints(self, port: int) -> list[Endpoint]:
         """Return where a datagram for `port` goes to."""
@@ -87,6 +82,6 @@ def stats_of(service: str, spreads: Iterable[Spread]) -> list[PodStats]:
             pod.sent += egress.sent + copies
             pod.bytes += egress.bytes + size
             pod.refused += egress.refused
-            for reason, count in egress.dropped.items():
+            for reason, count in dict(egress.dropped).items():
                 pod.dropped[reason] = pod.dropped.get(reason, 0) + count
     return list(found.values())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import select
 import socket
 import threading
@@ -13,29 +12,30 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Self
 
-from fanout.errors import Closed, InvalidIngress, SocketUnavailable
+from fanout.errors import Closed, InvalidIngress, InvalidInput, SocketUnavailable
 from fanout.model import Family, Service
-from fanout.net import interfaces
-from fanout.net.egress import Egress, Room, Segments
+from fanout.net import explain, interfaces
+from fanout.net.egress import Room
+from fanout.net.listening import RECEIVE_BUFFER
 from fanout.refresher import Resolver, resolver_for
 from fanout.relay.entry import ARENA, Entry, Port
 from fanout.relay.guard import Recent
 from fanout.relay.ingress import Ingress, check
 from fanout.relay.itself import Itself
-from fanout.relay.listening import InterfaceMissing
-from fanout.relay.pods import Pods, Totals, stats_of
+from fanout.relay.listening import InterfaceNotReady
+from fanout.relay.outlets import Outlets
+from fanout.relay.pods import Pods
 from fanout.relay.reasons import RelayDrop
 from fanout.relay.runs import join
-from fanout.relay.spread import Spread
 from fanout.relay.stats import RelayStats
 
 log = logging.getLogger("fanout")
 
-RECEIVE_BUFFER = 4 * 1024 * 1024
 INTERFACE_TIMEOUT = 60.0
 _LOOK = 1.0  # seconds between two looks at interfaces and answers, where nothing tells of a change
 _LOOK_SOON = 0.05  # the same while something is awaited
-_LAST_WORDS = 1.0  # seconds when the relay stops: for a first answer of DNS, what the kernel holds, full sockets
+_LAST_WORDS = 1.0  # seconds when the relay stops, for a first answer of DNS, and for full sockets
+_LAST_TURNS = 3.0  # the same, for what the kernel holds
 
 
 class Relay:
@@ -69,7 +69,9 @@ class Relay:
         interface_timeout: float = INTERFACE_TIMEOUT,
         find_resolver: Callable[[Service], Resolver] | None = None,
     ) -> None:
-        allowed = tuple(allow_source)
+        if isinstance(ingresses, str):
+            raise InvalidIngress(f"ingresses is a list of URLs, not {ingresses!r} alone")
+        allowed = allow_source if isinstance(allow_source, str) else tuple(allow_source)
         parsed = [
             each
             if isinstance(each, Ingress)
@@ -77,9 +79,10 @@ class Relay:
             for each in ingresses
         ]
         check(parsed)
+        if not isinstance(receive_buffer, int) or receive_buffer < 1:
+            raise InvalidInput(f"receive_buffer {receive_buffer!r} is no number of bytes above 0")
         self._receive_buffer = receive_buffer
         self._interface_timeout = interface_timeout
-        self._left = Totals()
         self._pods: dict[str, Pods] = {}
         for each in parsed:
             if each.service in self._pods:
@@ -91,24 +94,27 @@ class Relay:
                 resolver = resolver_for(wanted, nameserver=nameserver, allow_loopback=allow_loopback)
             self._pods[each.service] = Pods(wanted, resolver)
         self._itself = Itself(parsed)
+        self._counting = threading.RLock()
+        """Held while counts move from one place to another, and while they are read: in a signal handler, too."""
         recent = Recent() if loop_guard else None
         room = Room()
-        self._entries = [Entry(each, self._pods[each.service], recent, self._itself, room) for each in parsed]
-        self._left_out: set[str] = set()
+        self._entries = [
+            Entry(each, self._pods[each.service], recent, self._itself, room, self._counting) for each in parsed
+        ]
+        self._outlets = Outlets(self._pods, self._entries, self._itself, self._counting)
         self._ports: dict[int, Port] = {}
-        self._blocked: dict[int, Egress] = {}
         self._poll: select.epoll | None = None
         self._watch: interfaces.Watch | None = None
         self._wake: tuple[socket.socket, socket.socket] | None = None
         self._opened_at = 0.0
         self._went_round_at = 0.0
         self._arena = memoryview(bytearray(ARENA))
-        self._counting = threading.Lock()
-        """Held while counts move from one place to another, and while they are read."""
         self._has_news = False
         """Whether the kernel has told of a change at some interface."""
-        self._has_moved = False
-        """Whether this host has other addresses than when the ways out were chosen."""
+        self._is_idle = threading.Event()
+        self._is_idle.set()
+        """Whether `serve` does not run."""
+        self._server: int | None = None
         self._stopped = False
         self._is_closed = False
 
@@ -116,18 +122,19 @@ class Relay:
     def stats(self) -> RelayStats:
         """Counts since it was opened."""
         with self._counting:
-            pods = [pod for name in self._pods for pod in stats_of(name, self._spreads(name))]
-            totals = self._left.with_pods(pods)
+            pods = self._outlets.pod_stats
+            totals = self._outlets.totals(pods)
             ingresses = [entry.stats for entry in self._entries]
         now = monotonic()
-        ages = [each.refresher.known.age(now) for each in self._pods.values()]
+        # A literal list is an answer that is never asked for again.
+        ages = [each.refresher.known.age(now) for each in self._pods.values() if each.service.literals is None]
         return RelayStats(
             ingresses,
             pods,
             totals.sent,
             totals.refused,
             totals.dropped,
-            None if None in ages else max(age for age in ages if age is not None),
+            None if None in ages else max((age for age in ages if age is not None), default=None),
             sum(each.refresher.known.failures for each in self._pods.values()),
         )
 
@@ -155,28 +162,37 @@ class Relay:
         if self._poll is not None:
             return self
         self._opened_at = monotonic()
+        try:
+            self._open()
+        except OSError as error:
+            self._close()
+            raise SocketUnavailable(
+                f"a relay needs some files to be open: {explain.leaving(error.errno or 0)}"
+            ) from error
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def _open(self) -> None:
         self._poll = select.epoll()
         self._wake = socket.socketpair()
         with contextlib.suppress(OSError):  # then a look a second has to do
             self._watch = interfaces.Watch()
             self._poll.register(self._watch, select.EPOLLIN)
         self._poll.register(self._wake[0], select.EPOLLIN)
-        try:
-            for entry in self._entries:
-                self._try_to_open(entry)
-            self._itself.learn_addresses()
-            self._check_literals()
-        except BaseException:
-            self._close()
-            raise
+        self._check_literals()
+        for entry in self._entries:
+            self._try_to_open(entry)
         for pods in self._pods.values():
             pods.refresher.start()
-        return self
 
     def serve(self) -> None:
         """Forward until `stop`, or until it cannot go on."""
         self.open()
         assert self._poll is not None  # noqa: S101 - narrows the type
+        self._server = threading.get_ident()
+        self._is_idle.clear()
         try:
             wakeup = 0.0
             while not self._stopped:
@@ -187,9 +203,7 @@ class Relay:
                     port = self._ports.get(descriptor)
                     if port is not None:
                         self._turn(port)
-                    elif descriptor in self._blocked:
-                        self._flush(descriptor)
-                    elif self._watch is not None:  # or it is the end, of which `stop` has told
+                    elif not self._outlets.flush(descriptor, self._poll) and self._watch is not None:
                         self._watch.drain()
                         self._has_news = True
                         # On a node, pods' interfaces come and go in swarms: one look is for all of them.
@@ -197,6 +211,7 @@ class Relay:
             self._finish()
         finally:
             self._close()
+            self._is_idle.set()
 
     def stop(self) -> None:
         """Take what the kernel holds, forward it, and let `serve` return. Any thread or signal handler may call it."""
@@ -206,8 +221,10 @@ class Relay:
                 self._wake[1].send(b"\0", socket.MSG_DONTWAIT)
 
     def close(self) -> None:
-        """Give everything back, where `serve` does not run: call `stop` where it does. Closing twice is fine."""
-        self._stopped = True
+        """Give everything back; where another thread is in `serve`, `stop` it and wait. Closing twice is fine."""
+        self.stop()
+        if self._server != threading.get_ident():
+            self._is_idle.wait()
         self._close()
 
     def __enter__(self) -> Self:
@@ -226,36 +243,17 @@ class Relay:
         pieces = port.read(arena)
         if not pieces:
             return
-        segments = []
-        datagrams = 0
-        for start, end, size, count in join(pieces):
-            datagrams += count
-            segments.append(Segments(arena[start:end], size, count))
+        runs = join(arena, pieces)
+        datagrams = sum([run.datagrams for run in runs])
         entry = port.entry
-        if entry.pods.has_changed:
-            self._follow()
+        if entry.pods.follow():
+            self._outlets.aim()
         if not port.spread:
             entry.drop(RelayDrop.NO_ENDPOINTS, datagrams)
             return
-        if port.spread.send(segments, may_wait=bool(self._blocked)):
-            for egress in port.spread:
-                if egress.is_blocked:
-                    self._await_room(egress)
+        assert self._poll is not None  # noqa: S101 - narrows the type
+        self._outlets.send(port.spread, runs, self._poll)
         entry.forwarded += datagrams
-
-    def _say_who_is_left_out(self) -> None:
-        broken = {
-            egress.endpoint.host: os.strerror(egress.broken)
-            for spread in self._spreads()
-            for egress in spread
-            if egress.broken
-        }
-        for host in sorted(broken.keys() - self._left_out):
-            log.warning(
-                "pod_left_out: no way to %(host)s, all copies for it are dropped: %(reason)s",
-                {"host": host, "reason": broken[host]},
-            )
-        self._left_out = set(broken)
 
     def _check_literals(self) -> None:
         """Raise `InvalidIngress` for an ingress that was told to forward to this very relay."""
@@ -272,10 +270,8 @@ class Relay:
         """See to interfaces, pods and ports; return how many seconds until it is time again."""
         assert self._poll is not None  # noqa: S101 - narrows the type
         is_soon = False
-        if self._has_news or self._watch is None:
-            self._has_news = False
-            self._has_moved = self._itself.learn_addresses() or self._has_moved
-        self._follow(again=True)
+        self._outlets.follow(may_have_moved=self._has_news or self._watch is None)
+        self._has_news = False
         for entry in self._entries:
             if entry.is_stale:
                 self._lose(entry)
@@ -285,50 +281,26 @@ class Relay:
             if entry.ports and entry.ports[0].socket.fileno() not in self._ports:
                 # Until DNS has said something, the kernel keeps what comes.
                 if entry.pods.is_decided:
-                    for port in entry.ports:
-                        self._ports[port.socket.fileno()] = port
-                        self._poll.register(port.socket, select.EPOLLIN)
+                    self._take_from(entry)
                 else:
                     is_soon = True
             if not entry.ports and not entry.has_listened and now - self._opened_at > self._interface_timeout:
                 raise SocketUnavailable(f"{entry.waiting} (waited {self._interface_timeout:g} s)")
         return _LOOK_SOON if is_soon else _LOOK
 
-    def _follow(self, *, again: bool = False) -> None:
-        """Take note of pods that have joined or left, and of addresses of this host."""
-        changed = [pods for pods in self._pods.values() if pods.has_changed]
-        is_broken = again and any(spread.is_broken for spread in self._spreads())
-        if not changed and not self._has_moved and not is_broken:
-            return
-        self._has_moved = False
-        with self._counting:
-            for pods in changed:
-                pods.follow()
-            for entry in self._entries:
-                for closed in entry.aim():
-                    self._left.add(closed)
-        self._say_who_is_left_out()
-        egresses = [egress for spread in self._spreads() for egress in spread]
-        self._itself.send_from(egress.local.port for egress in egresses if egress.local is not None)
-        # Of those that were closed the descriptors may be others' by now.
-        blocked = self._blocked.items()
-        self._blocked = {number: each for number, each in blocked if each.is_blocked and each.fileno() == number}
-
-    def _spreads(self, service: str | None = None) -> list[Spread]:
-        """Return what sends to the pods of a Service, or of all."""
-        return [
-            spread
-            for entry in self._entries
-            if service in (None, entry.ingress.service)
-            for spread in entry.spreads.values()
-        ]
+    def _take_from(self, entry: Entry) -> None:
+        assert self._poll is not None  # noqa: S101 - narrows the type
+        for port in entry.ports:
+            if port.socket.fileno() not in self._ports:
+                self._ports[port.socket.fileno()] = port
+                self._poll.register(port.socket, select.EPOLLIN)
 
     def _try_to_open(self, entry: Entry) -> None:
         """Listen where the interface is there; raise `SocketUnavailable` where that never worked for another reason."""
         try:
             entry.open(self._receive_buffer)
         except SocketUnavailable as error:
-            if not isinstance(error, InterfaceMissing) and not entry.has_listened:
+            if not isinstance(error, InterfaceNotReady) and not entry.has_listened:
                 raise
             if entry.waiting != str(error):
                 entry.waiting = str(error)
@@ -350,20 +322,6 @@ class Relay:
             {"ingress": str(entry.ingress), "interface": entry.ingress.interface},
         )
 
-    def _await_room(self, egress: Egress) -> None:
-        assert self._poll is not None  # noqa: S101 - narrows the type
-        if egress.fileno() not in self._blocked:
-            self._blocked[egress.fileno()] = egress
-            self._poll.register(egress.fileno(), select.EPOLLOUT)
-
-    def _flush(self, descriptor: int) -> None:
-        assert self._poll is not None  # noqa: S101 - narrows the type
-        egress = self._blocked[descriptor]
-        egress.flush()
-        if not egress.is_blocked:
-            del self._blocked[descriptor]
-            self._poll.unregister(descriptor)
-
     def _empty(self, port: Port, deadline: float) -> None:
         """Forward what a port holds; a flood that goes on has an end, too."""
         before = -1
@@ -377,16 +335,22 @@ class Relay:
         deadline = monotonic() + _LAST_WORDS
         while self._tend(monotonic()) == _LOOK_SOON and monotonic() < deadline:
             time.sleep(_LOOK_SOON)
+        for entry in self._entries:
+            self._take_from(entry)  # those too whose Service is not resolved: what they hold is counted
         for port in self._ports.values():
             port.deafen()
-        deadline = monotonic() + _LAST_WORDS
+        deadline = monotonic() + _LAST_TURNS
         for port in self._ports.values():
             self._empty(port, deadline)
+        if monotonic() > deadline:
+            log.warning(
+                "stopped_with_rest: there was more than could be forwarded within %(seconds)g s",
+                {"seconds": _LAST_TURNS},
+            )
         deadline = monotonic() + _LAST_WORDS
-        while self._blocked and (left := deadline - monotonic()) > 0:
+        while self._outlets.is_full and (left := deadline - monotonic()) > 0:
             for descriptor, _ in self._poll.poll(left):
-                if descriptor in self._blocked:
-                    self._flush(descriptor)
+                self._outlets.flush(descriptor, self._poll)
 
     def _close(self) -> None:
         if self._is_closed:
@@ -395,8 +359,7 @@ class Relay:
         with self._counting:
             for entry in self._entries:
                 entry.close()
-            for spread in self._spreads():
-                spread.close()
+        self._outlets.close()
         for pods in self._pods.values():
             pods.refresher.stop()
         for each in (self._poll, self._watch, *(self._wake or ())):

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from fanout.batch import SEGMENTS_MAX
+from fanout.batch import SEGMENTS_MAX, Segments
 from fanout.model import MAX_PAYLOAD
 
 Piece = tuple[int, int, int]
 """What one call gave, a datagram or several: where it begins and ends, and the bytes of each but the last."""
 
 
-class Run(NamedTuple):
-    """What one send carries: datagrams of one size, the last of which may be shorter."""
-
-    start: int
-    end: int
-    segment: int
-    """Bytes of each datagram but the last, which has the rest."""
-    datagrams: int
-
-
-def join(pieces: Sequence[Piece]) -> list[Run]:
+def join(buffer: memoryview, pieces: Sequence[Piece]) -> list[Segments]:
     """Return the runs of pieces that follow each other without a gap: at most 64 segments and 65,507 bytes each.
 
     In their order, so that each receiver gets the datagrams in the order in which they came.
     """
-    runs: list[Run] = []
+    runs: list[Segments] = []
     first, last, segment, datagrams = 0, 0, 0, 0
     is_open = False  # whether more segments may follow: none was shorter than the others
     for start, end, size in pieces:
@@ -42,9 +31,9 @@ def join(pieces: Sequence[Piece]) -> list[Run]:
             datagrams += count
         else:
             if datagrams:
-                runs.append(Run(first, last, segment, datagrams))
+                runs.append(Segments(buffer[first:last], segment, datagrams))
             first, last, segment, datagrams = start, end, size, count
         is_open = size > 0 and size == segment and (end - start) % size == 0
     if datagrams:
-        runs.append(Run(first, last, segment, datagrams))
+        runs.append(Segments(buffer[first:last], segment, datagrams))
     return runs

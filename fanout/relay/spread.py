@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
+from fanout.batch import Segments
 from fanout.model import Endpoint
-from fanout.net.egress import Egress, Room, Segments
+from fanout.net.egress import Egress, Room
 
 
 class Spread:
     """Sends runs to every pod, in order; a pod's failure is its own.
 
-    Copies that the kernel took at once are counted here, once for all pods: `fold` gives each pod its own.
+    Copies that the kernel took at once are counted here, once for all pods: `fold` gives each pod its own. While
+    counts move from one place to another, `counting` is held: who reads them holds it, too.
     """
 
-    def __init__(self, room: Room, *, make_egress: Callable[[Endpoint, Room], Egress] = Egress) -> None:
+    def __init__(
+        self,
+        room: Room,
+        counting: AbstractContextManager[object] | None = None,
+        *,
+        make_egress: Callable[[Endpoint, Room], Egress] = Egress,
+    ) -> None:
         self._room = room
+        self._counting = counting or nullcontext()
         self._make_egress = make_egress
         self._egresses: dict[Endpoint, Egress] = {}
         self._ways: list[tuple[Egress, Callable[[memoryview | bytes], int]]] = []
@@ -82,13 +92,17 @@ class Spread:
                         self._cut(size)
                 elif size > self._segment > 0:
                     self._cut(0)
-                self.datagrams += datagrams
-                self.bytes += len(data)
+                failures = []
                 for egress, send in self._ways:
                     try:
                         send(data)
                     except OSError as error:
-                        may_wait = self._failed(egress, run, error) or may_wait
+                        failures.append((egress, error))
+                if failures:
+                    may_wait = self._failed(failures, run) or may_wait
+                else:
+                    self.datagrams += datagrams
+                    self.bytes += len(data)
                 if self._segment > self._gso_limit:
                     self._cut(0)  # not what is larger than the path's MTU: nothing would be fragmented any more
             for egress in self._broken:
@@ -100,12 +114,17 @@ class Spread:
         for egress, _ in self._ways:
             egress.cut(size)
 
-    def _failed(self, egress: Egress, run: Segments, error: OSError) -> bool:
-        egress.sent -= run.datagrams
-        egress.bytes -= len(run.data)
-        egress.failed(run, error)
-        self._gso_limit = min(self._gso_limit, egress.gso_limit)
-        return egress.is_blocked
+    def _failed(self, failures: Sequence[tuple[Egress, OSError]], run: Segments) -> bool:
+        """Try again, keep or drop; return whether something waits now."""
+        with self._counting:
+            self.datagrams += run.datagrams
+            self.bytes += len(run.data)
+            for egress, error in failures:
+                egress.sent -= run.datagrams
+                egress.bytes -= len(run.data)
+                egress.failed(run, error)
+        self._gso_limit = min(self._gso_limit, *(egress.gso_limit for egress, _ in failures))
+        return any(egress.is_blocked for egress, _ in failures)
 
     def fold(self) -> None:
         """Give each pod its counts."""

@@ -55,5 +55,8 @@ class RelayStats:
     refused: int = 0
     dropped: dict[DropReason, int] = field(default_factory=dict)
     answer_age: float | None = None
-    """Seconds since DNS last answered for the Service whose answer is oldest; None where one never had an answer."""
+    """Seconds since DNS last answered for the Service whose answer is oldest.
+
+    None where one never had an answer, or all are literal lists.
+    """
     resolver_failures: int = 0

@@ -162,7 +162,10 @@ class _App:
         deadline = None if seconds is None else time.monotonic() + seconds
         while self._thread.is_alive():
             left = _HOUSEKEEPING if deadline is None else min(_HOUSEKEEPING, deadline - time.monotonic())
-            if signal.sigtimedwait(_STOP_SIGNALS, max(left, 0.0)) is not None:
+            told = signal.sigtimedwait(_STOP_SIGNALS, max(left, 0.0))
+            # Interrupted at the end of its time (SIGSTOP and SIGCONT, for one), Python 3.11 tells of a signal that
+            # was none, with whatever number.
+            if told is not None and told.si_signo in _STOP_SIGNALS:
                 return True
             if deadline is not None and time.monotonic() >= deadline:
                 break
