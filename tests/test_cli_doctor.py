@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import pty
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +14,7 @@ from typing import Any
 import pytest
 
 from fanout.model import Endpoint
-from tests.cli import FANOUT, Run, Running, environment, fanout, receiving, running
+from tests.cli import FANOUT, Run, Running, environment, fanout, receiving
 from tests.conftest import Pod, unavailable
 from tests.nameserver.asking import together
 from tests.nameserver.knot import program
@@ -45,11 +42,24 @@ while True:
         sending.sendto(bytes(100), destination)
     time.sleep(0.02)
 """
+_DEAF = """
+import socket, sys
+deaf = socket.socket(type=socket.SOCK_DGRAM)
+deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+deaf.bind(("", 7))
+print(flush=True)
+sys.stdin.read()
+"""
 
 
 def checks(run: Run, check: str) -> list[dict[str, Any]]:
-    """What the checks of that name came to."""
-    return [each for each in run.json["checks"] if each["check"] == check]
+    """What the checks of that name came to; the exit code is 0 where all, of any name, are well.
+
+    They are not all well on a machine with a small net.core.rmem_max, nor beside another test that floods.
+    """
+    found = run.json["checks"]
+    assert run.code == any(each["status"] != "ok" for each in found), run
+    return [each for each in found if each["check"] == check]
 
 
 def only(run: Run, check: str) -> dict[str, Any]:
@@ -88,53 +98,19 @@ def sending(there: Namespace, *flows: tuple[str, str, int]) -> Iterator[None]:
         process.communicate()
 
 
-def listen(here: Namespace, *ingresses: str, wait: float = 0.8) -> tuple[int, list[dict[str, Any]]]:
-    """Return the exit code, and what was said of each ingress."""
+def listen(here: Namespace, *ingresses: str, wait: float = 0.8) -> list[dict[str, Any]]:
+    """Return what was said of each ingress."""
     options = [word for ingress in ingresses for word in ("--listen", ingress)]
     run = here.fanout("doctor", *options, "--wait", str(wait), "-o", "json")
     assert run.err == ""
-    return run.code, checks(run, "ingress")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "part"),
-    [
-        (["--listen", "mcast://10.0.0.1:5001@eth0"], 2, "10.0.0.1 is no multicast group"),
-        (["--listen", "nonsense"], 2, "'nonsense'"),
-        (["--listen", "udp://0.0.0.0:7-1"], 2, "upside down"),
-        (["-s", "a..b"], 2, "'a..b'"),
-        (["-s", "10.0.0.7", "-p", "0"], 2, "0"),
-        (["-s", "pod", "--nameserver", "x"], 2, "'x'"),
-        (["--wait", "0"], 2, "--wait"),
-        (["--wait", "nan"], 2, "nan"),
-        (["-o", "xml"], 2, "xml"),
-        (["surplus"], 2, "surplus"),
-    ],
-)
-def test_bad_input_is_one_sentence(arguments: list[str], code: int, part: str) -> None:
-    run = fanout("doctor", *arguments)
-    assert part in run.assert_one_sentence(code)
-    assert run.out == ""
-
-
-def test_bad_input_is_json_too() -> None:
-    run = fanout("doctor", "--listen", "nonsense", "-o", "json")
-    assert run.json["exit_code"] == run.code == 2
-
-
-def test_without_a_service_or_an_ingress_the_host_alone_is_checked() -> None:
-    run = fanout("doctor", "-o", "json")
-    assert (run.code, run.err) == (0, "")
-    assert {check["check"] for check in run.json["checks"]} == {"receive buffer", "receive drops", "gso"}
-    assert run.json["status"] in ("ok", "warning")
-    text = fanout("doctor").out
-    assert re.search(r"^(ok|warning) +receive buffer: .* bytes", text, re.MULTILINE)
+    return checks(run, "ingress")
 
 
 def test_a_receiver_that_answers_is_well(tmp_path: Path) -> None:
     with receiving(tmp_path) as (receiver, endpoint):
         run = fanout("doctor", "-s", endpoint, "-o", "json")
-        assert (run.code, run.err) == (0, "")
+        assert run.err == ""
+        assert not [check for check in run.json["checks"] if check["status"] == "problem"]
         assert "1 endpoint" in only(run, "resolve")["sentence"]
         assert "the pod answers a probe" in only(run, "reach")["sentence"]
         assert "65,507 bytes stay in one piece; a probe of that size came back" in only(run, "mtu")["sentence"]
@@ -177,11 +153,10 @@ def test_every_kind_of_ingress(hosts: tuple[Namespace, Namespace]) -> None:
         "udp://:5010@eth0": ("fd81::2", "fd81::1", 5010),
     }
     with sending(there, *flows.values()):
-        code, found = listen(here, *flows, wait=5)
+        found = listen(here, *flows, wait=5)
     for number, (check, (ingress, (source, _, port))) in enumerate(zip(found, flows.items(), strict=True)):
         assert check["status"] == "ok", check
         assert f"{ingress}: 100 bytes from {Endpoint(source, 4000 + number)} on port {port}" in check["sentence"]
-    assert code == 0
     assert f"joined {GROUP} on eth0 ({HERE})" in found[0]["sentence"]
     assert [check["details"]["joined"] for check in found] == [True] * 3 + [None] * 5
 
@@ -200,14 +175,30 @@ def test_why_ingresses_are_silent(hosts: tuple[Namespace, Namespace]) -> None:
     }
     try:
         with sending(there, *flows):
-            code, found = listen(here, *silent)
+            found = listen(here, *silent)
     finally:
         here.run("ip", "link", "del", "leg")
-    assert code == 1
     for check, (ingress, parts) in zip(found, silent.items(), strict=True):
         assert check["status"] == "problem"
         for part in (ingress, *parts):
             assert part in said(check)
+
+
+def test_drops_while_it_looks(hosts: tuple[Namespace, Namespace]) -> None:
+    here, there = hosts
+    with subprocess.Popen([*here.command, sys.executable, "-c", _DEAF], stdin=-1, stdout=-1) as never_reads:
+        assert never_reads.stdout is not None
+        assert never_reads.stdout.readline() == b"\n"
+        with sending(there, *[(THERE, HERE, 7)] * 5):
+            run = here.fanout("doctor", "--listen", INGRESS, "--wait", "0.5", "-o", "json")
+    (drops,) = checks(run, "receive drops")
+    assert drops["status"] == "warning"
+    assert drops["details"]["meanwhile"] > 0
+    assert "cost" in drops["sentence"]
+    assert "--receive-buffer" in said(drops)
+    after = only(here.fanout("doctor", "-o", "json"), "receive drops")
+    assert after["status"] == "ok", "what was is no present ill"
+    assert after["details"]["RcvbufErrors"] > 0
 
 
 @contextlib.contextmanager
@@ -237,17 +228,16 @@ def reverse_filter(host: Namespace, mode: int) -> Iterator[None]:
 def test_rp_filter_drops_a_source_without_a_route(hosts: tuple[Namespace, Namespace], mode: int, word: str) -> None:
     here, there = hosts
     with reverse_filter(here, mode), sending(there, (ELSEWHERE, GROUP, PORT)):
-        code, (check,) = listen(here, INGRESS)
-        assert code == 1
+        (check,) = listen(here, INGRESS)
         assert f"no route leads back to {ELSEWHERE}, and rp_filter={mode} ({word}) drops" in check["sentence"]
         advice = f"ip route add {ELSEWHERE} dev eth0"
         assert any(advice in hint for hint in check["hints"])
         here.run(*advice.split())
         try:
-            code, (check,) = listen(here, INGRESS)
+            (check,) = listen(here, INGRESS)
         finally:
             here.run("ip", "route", "del", ELSEWHERE, "dev", "eth0")
-    assert (code, check["status"]) == (0, "ok"), "the advice helps"
+    assert check["status"] == "ok", "the advice helps"
 
 
 def test_rp_filter_drops_a_source_whose_way_back_is_another(hosts: tuple[Namespace, Namespace]) -> None:
@@ -259,13 +249,12 @@ def test_rp_filter_drops_a_source_whose_way_back_is_another(hosts: tuple[Namespa
         here.run("ip", "address", "add", "10.82.0.1/24", "dev", "pods")
         here.run("ip", "route", "add", "default", "dev", "pods")
         with reverse_filter(here, 1), sending(there, (ELSEWHERE, GROUP, PORT)):
-            code, (check,) = listen(here, INGRESS)
-            assert code == 1
+            (check,) = listen(here, INGRESS)
             assert f"the route back to {ELSEWHERE} is by pods, and rp_filter=1 (strict)" in check["sentence"]
             assert any("net.ipv4.conf.eth0.rp_filter=2" in hint for hint in check["hints"])
         with reverse_filter(here, 2), sending(there, (ELSEWHERE, GROUP, PORT)):
-            code, (check,) = listen(here, INGRESS)
-        assert (code, check["status"]) == (0, "ok"), "the advice helps"
+            (check,) = listen(here, INGRESS)
+        assert check["status"] == "ok", "the advice helps"
     finally:
         here.run("ip", "link", "del", "pods")
 
@@ -293,10 +282,9 @@ def test_a_firewall_that_drops(hosts: tuple[Namespace, Namespace]) -> None:
     subprocess.run([*here.command, "nft", "-f", "-"], input=rules, text=True, check=True)
     try:
         with sending(there, (THERE, GROUP, PORT)):
-            code, (check,) = listen(here, INGRESS)
+            (check,) = listen(here, INGRESS)
     finally:
         here.run("nft", "delete", "table", "inet", "deaf")
-    assert code == 1
     assert "came in by eth0, and this host dropped it" in check["sentence"]
     assert "nft list ruleset" in said(check)
 
@@ -304,21 +292,18 @@ def test_a_firewall_that_drops(hosts: tuple[Namespace, Namespace]) -> None:
 def test_a_port_that_another_program_has(hosts: tuple[Namespace, Namespace], tmp_path: Path) -> None:
     here, there = hosts
     with receiving_in(here, tmp_path, PORT):
-        code, (check,) = listen(here, f"udp://0.0.0.0:{PORT}", wait=0.2)
-        assert code == 1
+        (check,) = listen(here, f"udp://0.0.0.0:{PORT}", wait=0.2)
         assert "the port is in use" in check["sentence"]
         with sending(there, (THERE, HERE, PORT)):
-            code, (check,) = listen(here, f"udp://0.0.0.0:{PORT}")
-    assert (code, check["status"]) == (0, "ok")
+            (check,) = listen(here, f"udp://0.0.0.0:{PORT}")
+    assert check["status"] == "ok"
     assert "for the program that has the port" in check["sentence"]
 
 
 def test_a_way_that_swallows_large_datagrams(hosts: tuple[Namespace, Namespace], tmp_path: Path) -> None:
     here, there = hosts
     with receiving_in(there, tmp_path, 12000):
-        run = here.fanout("doctor", "-s", THERE, "-o", "json")
-        assert run.code == 0
-        way = only(run, "mtu")
+        way = only(here.fanout("doctor", "-s", THERE, "-o", "json"), "mtu")
         assert "by eth0" in way["sentence"]
         assert way["details"] == {
             "interface": "eth0", "mtu": 1500, "payload": 1472, "passed": True, "endpoints": [f"{THERE}:12000"],
@@ -329,7 +314,7 @@ def test_a_way_that_swallows_large_datagrams(hosts: tuple[Namespace, Namespace],
             run = here.fanout("doctor", "-s", THERE, "-o", "json")
         finally:
             there.run("ip", "link", "set", "eth0", "mtu", "1500")
-    assert run.code == 1
+    assert only(run, "mtu")["status"] == "problem"
     assert "probes of that size got no answer, small ones did" in only(run, "mtu")["sentence"]
 
 
@@ -344,28 +329,3 @@ def test_a_thousand_ports_beside_pods(tmp_path: Path) -> None:
     run = Run(done.returncode, done.stdout, done.stderr)
     assert only(run, "reach")["status"] == only(run, "mtu")["status"] == "ok"
     assert "nothing came for it within" in only(run, "ingress")["sentence"]
-
-
-def test_an_interrupt_ends_the_waiting(tmp_path: Path, closed_port: int) -> None:
-    arguments = ("doctor", "--listen", f"udp://127.0.0.1:{closed_port}", "--wait", "30")
-    with running(tmp_path, *arguments) as doctor:
-        doctor.wait_until(lambda: "gso" in doctor.out)
-        assert doctor.stop(signal.SIGINT).code == 130
-
-
-def test_on_a_terminal_it_is_coloured_and_shows_how_far_it_is(closed_port: int) -> None:
-    terminal, its_other_end = pty.openpty()
-    process = subprocess.Popen(
-        [*FANOUT, "doctor", "--listen", f"udp://127.0.0.1:{closed_port}", "--wait", "0.6"],
-        stdout=its_other_end, stderr=its_other_end, env=environment(TERM="xterm"),
-    )  # fmt: skip
-    os.close(its_other_end)
-    shown = b""
-    with contextlib.suppress(OSError):  # a terminal ends with an error
-        while block := os.read(terminal, 65_536):
-            shown += block
-    os.close(terminal)
-    assert process.wait(timeout=20) == 1
-    assert re.search(rb"listening: 0 of 0.6 s, heard at 0 of 1\r\x1b\[K", shown)
-    assert b"\x1b[31m\x1b[1mproblem" in shown
-    assert shown.rstrip().endswith(b"let it pass?")

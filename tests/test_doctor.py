@@ -33,23 +33,38 @@ def assert_said(check: Check, status: Status, *parts: str) -> None:
         assert part in said
 
 
-HOST = HostFacts(asked=4_194_304, granted=4_194_304, sysctl=4_194_304, room={200: 6553}, overflows=0, has_gso=True)
+HOST = HostFacts(asked=4_194_304, granted=4_194_304, sysctl=4_194_304, room={200: 6553}, has_gso=True)
 
 
 def test_a_host_that_is_well() -> None:
     checks = verdicts.host(HOST)
-    assert [check.check for check in checks] == ["receive buffer", "receive drops", "gso"]
+    assert [check.check for check in checks] == ["receive buffer", "gso"]
     assert {check.status for check in checks} == {Status.OK}
     assert "room for about 6,553 datagrams of 200 bytes" in checks[0].sentence
     assert not any(check.hints for check in checks)
 
 
-def test_what_a_host_lacks_is_a_warning_that_names_what_to_change() -> None:
-    buffers, drops, gso = verdicts.host(replace(HOST, granted=212_992, sysctl=212_992, overflows=17, has_gso=False))
+def test_a_small_buffer_is_a_warning_that_names_what_to_change() -> None:
+    buffers, _ = verdicts.host(replace(HOST, granted=212_992, sysctl=212_992))
     assert_said(buffers, Status.WARNING, "212,992 of the 4,194,304", "net.core.rmem_max=4194304")
-    assert_said(drops, Status.WARNING, "17 datagrams", "kernel_drops")
-    assert_said(gso, Status.WARNING, "UDP_SEGMENT", "Linux 4.18")
-    assert [check.check for check in verdicts.host(replace(HOST, overflows=None))] == ["receive buffer", "gso"]
+
+
+def test_a_kernel_without_gso_is_no_ill() -> None:
+    _, gso = verdicts.host(replace(HOST, has_gso=False))
+    assert_said(gso, Status.OK, "UDP_SEGMENT takes Linux 4.18", "several times the CPU")
+    assert (gso.hints, gso.details) == ((), {"supported": False})
+
+
+def test_drops_are_a_warning_only_where_they_go_on() -> None:
+    never = only(verdicts.dropped(0, 0))
+    assert_said(never, Status.OK, "no datagram was dropped for want of receive buffer meanwhile")
+    before = only(verdicts.dropped(17, 17))
+    assert_said(before, Status.OK, "meanwhile (17 since this network namespace was made)")
+    assert before.details == {"RcvbufErrors": 17, "meanwhile": 0}
+    goes_on = only(verdicts.dropped(17, 1_018))
+    assert_said(goes_on, Status.WARNING, "cost 1,001 datagrams while this was checked (1,018 since", "kernel_drops")
+    assert goes_on.details == {"RcvbufErrors": 1018, "meanwhile": 1001}
+    assert verdicts.dropped(None, 1) == verdicts.dropped(1, None) == []
 
 
 def lookup(name: str, result: str, record: str = "A") -> Lookup:

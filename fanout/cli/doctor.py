@@ -54,7 +54,7 @@ def doctor(
 ) -> int:
     """Check this host, the pods of a Service (-s), and what a relay would hear (--listen); say what to change.
 
-    Exit codes: 0 no problem (with warnings or without), 1 a problem, 2 usage.
+    Exit codes: 0 all is well, 1 a problem or a warning, 2 usage.
     """
     with errors_as_json(output, service or ""):
         target = None if service is None else find_target(service, port, family, nameserver, allow_loopback)
@@ -69,7 +69,7 @@ def doctor(
     worst = next((each for each in reversed(Status) if any(check.status is each for check in checks)), Status.OK)
     if output == "json":
         print_json({"status": worst.value, "checks": [_as_json(check) for check in checks]})
-    return EXIT_ERROR if worst is Status.PROBLEM else EXIT_OK
+    return EXIT_OK if worst is Status.OK else EXIT_ERROR
 
 
 def _examine(target: Target | None, ingresses: Sequence[Ingress], wait: float) -> Iterator[Check]:
@@ -80,6 +80,7 @@ def _examine(target: Target | None, ingresses: Sequence[Ingress], wait: float) -
     # Not waited for on the way out: an interrupt ends the command at once.
     pool = ThreadPoolExecutor(2, "fanout-doctor")
     try:
+        dropped_before = host.overflows()
         pods = None if target is None else pool.submit(_examine_service, target)
         heard = pool.submit(_listen, ingresses, wait, progress) if ingresses else None
         yield from verdicts.host(host.gather())
@@ -90,6 +91,7 @@ def _examine(target: Target | None, ingresses: Sequence[Ingress], wait: float) -
             found = heard.result()
             progress.end()
             yield from found
+        yield from verdicts.dropped(dropped_before, host.overflows())
     finally:
         progress.end()
         pool.shutdown(wait=False, cancel_futures=True)

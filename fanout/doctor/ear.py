@@ -17,6 +17,7 @@ from fanout.doctor.facts import Heard, IngressFacts, Match, Seen, match
 from fanout.errors import SocketUnavailable
 from fanout.model import Endpoint, unmapped
 from fanout.net import interfaces
+from fanout.net.listening import RECEIVE_BUFFER, set_buffer
 from fanout.relay import listening
 from fanout.relay.ingress import Ingress, Kind
 
@@ -28,11 +29,8 @@ _READ_MAX = 65_535
 # include/uapi/linux/if_ether.h, if_packet.h
 _ETHERTYPES = {0x0800: 4, 0x86DD: 6}
 _TO_ALL, _TO_OTHERS, _OUTGOING = 1, 3, 4
-_IP_PKTINFO = 8  # include/uapi/linux/in.h
-_PKTINFO = struct.Struct("=i4s4s")  # the interface, the address of this host there, the destination
 _TELL_STATISTICS = (263, 6)  # SOL_PACKET, PACKET_STATISTICS: packets and drops since it was last asked
 _PACKET_STATISTICS = struct.Struct("=2I")
-_WIRE_BUFFER = 4 << 20
 _UDP = struct.Struct("!4H")
 
 
@@ -53,6 +51,7 @@ class _Listened:
         try:
             for port in ingress.ports:
                 opened = listening.open_port(ingress, port)
+                set_buffer(opened, RECEIVE_BUFFER)  # so that a flood does not make it drop what the doctor then counts
                 self.sockets[opened.fileno()] = (opened, port)
         except SocketUnavailable as error:
             self.refused = str(error)
@@ -133,19 +132,11 @@ def _take(owner: _Listened, descriptor: int, started: float) -> bool:
         datagram, ancillary, _, address = opened.recvmsg(_READ_MAX, 64)
     except OSError:
         return False
-    if owner.ingress.kind is Kind.BROADCAST and _destination(ancillary) in map(str, interfaces.addresses()):
+    if owner.ingress.kind is Kind.BROADCAST and not listening.is_broadcast(ancillary):
         return False  # to this host alone
     host = str(unmapped(ipaddress.ip_address(address[0].partition("%")[0])))
     owner.heard = Heard(Endpoint(host, address[1]), port, len(datagram), time.monotonic() - started)
     return True
-
-
-def _destination(ancillary: list[tuple[int, int, bytes]]) -> str:
-    """Return to which address a datagram was sent, where the kernel says so (IP_PKTINFO, man 7 ip)."""
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO) and len(data) >= _PKTINFO.size:
-            return str(ipaddress.ip_address(_PKTINFO.unpack_from(data)[2]))
-    return ""
 
 
 def _open_wire(stack: contextlib.ExitStack) -> dict[int, tuple[socket.socket, int]]:
@@ -155,7 +146,7 @@ def _open_wire(stack: contextlib.ExitStack) -> dict[int, tuple[socket.socket, in
         with contextlib.suppress(OSError, AttributeError):
             wire = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ethertype)))
             wire.setblocking(False)
-            wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _WIRE_BUFFER)
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
             opened[wire.fileno()] = (wire, version)
     return opened
 

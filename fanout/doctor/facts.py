@@ -16,7 +16,7 @@ class Status(StrEnum):
 
     OK = "ok"
     WARNING = "warning"
-    """It works now, and may not under load."""
+    """It works, and there is something to change: it may not under load."""
     PROBLEM = "problem"
     """It does not work, or nothing shows that it does."""
 
@@ -45,8 +45,6 @@ class HostFacts:
     """net.core.rmem_max; None where it cannot be read."""
     room: Mapping[int, int]
     """How many datagrams of a size the granted buffer holds."""
-    overflows: int | None
-    """Datagrams that full receive buffers have cost so far (RcvbufErrors); None where it is not told."""
     has_gso: bool
 
 

@@ -8,11 +8,10 @@ import sys
 
 from fanout.doctor import kernel
 from fanout.doctor.facts import HostFacts
+from fanout.net import gso
+from fanout.net.listening import RECEIVE_BUFFER
 
-RECEIVE_BUFFER = 4 << 20
-"""Bytes that receivers and relays ask for, unless told otherwise."""
 _SIZES = (200, 1200)
-_UDP_SEGMENT = 103  # include/uapi/linux/udp.h, Linux 4.18
 _SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h: nine counters, the first of which is what waits to be read
 _MEMINFO = struct.Struct("=9I")
 
@@ -22,24 +21,20 @@ def gather() -> HostFacts:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         taken = trial.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        has_gso = _has_gso(trial)
+        has_gso = gso.cut(trial, 0)
     room = {size: taken // cost for size in _SIZES if (cost := _cost(size))}
     return HostFacts(
         asked=RECEIVE_BUFFER,
         granted=taken // 2 if sys.platform == "linux" else taken,  # man 7 socket: the kernel doubles it
         sysctl=kernel.sysctl("net/core/rmem_max"),
         room=room,
-        overflows=kernel.counters().get("RcvbufErrors"),
         has_gso=has_gso,
     )
 
 
-def _has_gso(trial: socket.socket) -> bool:
-    try:
-        trial.setsockopt(socket.IPPROTO_UDP, _UDP_SEGMENT, 1200)
-    except OSError:
-        return False
-    return True
+def overflows() -> int | None:
+    """Return how many datagrams full receive buffers have cost so far (RcvbufErrors); None where it is not told."""
+    return kernel.counters().get("RcvbufErrors")
 
 
 def _cost(size: int) -> int:

@@ -17,7 +17,7 @@ _SAFE_PAYLOAD = 1200
 
 
 def host(facts: HostFacts) -> list[Check]:
-    """Judge this host's buffers, what they have dropped, and GSO."""
+    """Judge this host's buffers, and GSO."""
     room = " or ".join(f"{count:,} datagrams of {size:,} bytes" for size, count in facts.room.items())
     holds = f" (room for about {room})" if room else ""
     details = {
@@ -40,36 +40,41 @@ def host(facts: HostFacts) -> list[Check]:
         )
     else:
         buffers = Check("receive buffer", Status.OK, f"{facts.granted:,} bytes are granted{holds}", (), details)
-    return [buffers, *_drops(facts.overflows), _gso(facts.has_gso)]
-
-
-def _drops(overflows: int | None) -> Iterable[Check]:
-    if overflows is None:
-        return
-    details = {"RcvbufErrors": overflows}
-    if overflows:
-        yield Check(
-            "receive drops",
-            Status.WARNING,
-            f"full receive buffers have cost {overflows:,} datagrams in this network namespace since it was made",
-            ("the programs' own counters tell whose: kernel_drops of a receiver, the last column of /proc/net/udp",),
-            details,
-        )
-    else:
-        yield Check("receive drops", Status.OK, "no datagram was dropped for want of receive buffer", (), details)
+    return [buffers, _gso(facts.has_gso)]
 
 
 def _gso(has_gso: bool) -> Check:
-    details = {"supported": has_gso}
     if has_gso:
-        return Check("gso", Status.OK, "the kernel sends many datagrams in one call (UDP_SEGMENT)", (), details)
-    return Check(
-        "gso",
-        Status.WARNING,
-        "the kernel does not send many datagrams in one call (UDP_SEGMENT): streams cost several times the CPU",
-        ("it takes Linux 4.18 or newer",),
-        details,
-    )
+        said = "the kernel sends many datagrams in one call (UDP_SEGMENT)"
+    else:
+        said = (
+            "the kernel does not send many datagrams in one call (UDP_SEGMENT takes Linux 4.18): "
+            "they are sent one by one, which costs several times the CPU"
+        )
+    return Check("gso", Status.OK, said, (), {"supported": has_gso})
+
+
+def dropped(before: int | None, after: int | None) -> list[Check]:
+    """Judge what full receive buffers have cost, by the count (RcvbufErrors) at the beginning and now."""
+    if before is None or after is None:
+        return []
+    so_far = f"{after:,} since this network namespace was made"
+    details = {"RcvbufErrors": after, "meanwhile": after - before}
+    if after > before:
+        check = Check(
+            "receive drops",
+            Status.WARNING,
+            f"full receive buffers cost {_count(after - before, 'datagram')} while this was checked ({so_far})",
+            (
+                "whose? kernel_drops of a receiver, kernel_buffer of a relay, the last column of /proc/net/udp",
+                "that program needs a larger --receive-buffer, or more CPU",
+            ),
+            details,
+        )
+    else:
+        said = "no datagram was dropped for want of receive buffer meanwhile" + (f" ({so_far})" if after else "")
+        check = Check("receive drops", Status.OK, said, (), details)
+    return [check]
 
 
 def resolved(service: Service, answer: Answer) -> list[Check]:
