@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import random
 import socket
 import threading
 import time
@@ -25,6 +24,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from fanout.model import Endpoint
+from tests.ports import free_port
 from tests.serving import Ask, ask_async, ask_sync
 from tests.shells import Shell, send_async, send_sync
 
@@ -154,12 +154,8 @@ def send(request: pytest.FixtureRequest) -> Shell:
 
 @pytest.fixture
 def closed_port() -> int:
-    """A UDP port of loopback on which nothing listens: below those that the system lends to others meanwhile."""
-    while True:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken, contextlib.suppress(OSError):
-            port = random.randrange(20_000, 32_000)
-            taken.bind(("127.0.0.1", port))
-            return port
+    """A port on which nothing listens."""
+    return free_port()
 
 
 def literals(pods: list[Pod]) -> str:

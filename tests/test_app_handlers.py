@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 import time
 import urllib.request
@@ -25,6 +24,7 @@ from fanout_receiver import command
 from fanout_receiver.handlers import CommandHandler, FunctionHandler, make_handler
 from fanout_receiver.questions import Answerer
 from tests.cli import Running, fanout, receiving
+from tests.ports import free_port
 
 HANDLERS = """
 import asyncio, sys, threading, time
@@ -187,7 +187,8 @@ def test_who_holds_the_pipes_and_escapes_is_not_waited_for() -> None:
 
 @pytest.mark.usefixtures("handlers")
 def test_a_hanging_handler_stops_nothing_else(tmp_path: Path) -> None:
-    with receiving(tmp_path, "--handler", "handlers:hang", "--drain", "0.2", "--admin-port", free_port()) as running:
+    admin = ("--admin-port", str(free_port()))
+    with receiving(tmp_path, "--handler", "handlers:hang", "--drain", "0.2", *admin) as running:
         receiver, endpoint = running
         receipt = confirm(endpoint, timeout=0.6)
         assert (receipt.status, receipt.reason) == (
@@ -216,12 +217,6 @@ def test_a_second_signal_ends_a_hanging_handler_at_once(tmp_path: Path) -> None:
         started = time.monotonic()
         assert receiver.stop().code == 0
         assert time.monotonic() - started < 5
-
-
-def free_port() -> str:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return str(taken.getsockname()[1])
 
 
 def get(receiver: Running, path: str) -> str:

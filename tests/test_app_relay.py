@@ -20,6 +20,7 @@ from fanout.relay.reasons import RelayDrop
 from fanout.relay.stats import IngressStats, PodStats, RelayStats
 from fanout.report import DropReason
 from tests.cli import Running, fanout, running
+from tests.ports import free_port
 from tests.terminal import terminal
 
 
@@ -34,13 +35,6 @@ def pod() -> Iterator[socket.socket]:
 
 def name(opened: socket.socket) -> str:
     return f"127.0.0.1:{opened.getsockname()[1]}"
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
 
 
 def send(port: int, *payloads: bytes) -> None:
@@ -59,16 +53,10 @@ def get(relay: Running, path: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def free_tcp_port() -> str:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return str(taken.getsockname()[1])
-
-
 @contextmanager
 def relaying(folder: Path, *arguments: str) -> Iterator[Running]:
     """Run `fanout relay` with an admin port of its own."""
-    with running(folder, "relay", "--admin-host", "127.0.0.1", "--admin-port", free_tcp_port(), *arguments) as relay:
+    with running(folder, "relay", "--admin-host", "127.0.0.1", "--admin-port", str(free_port()), *arguments) as relay:
         relay.wait_until(lambda: "relay_started" in relay.out)
         yield relay
 

@@ -19,6 +19,7 @@ from bench.lab import MOST_PODS, Lab
 from bench.rows import Row, Spread, Table, si
 from fanout.model import parse_literals
 from tests.conftest import unavailable
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 
@@ -117,9 +118,7 @@ def needs_a_compiler() -> None:
 def test_the_counter_counts_each_datagram_whole_or_in_segments(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     needs_a_compiler()
     monkeypatch.setattr(talk, "_BUILT", tmp_path)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     monkeypatch.setattr(talk, "PORT", port)
     lab = Lab(loopback=True)
     segments = (socket.SOL_UDP, 103, (100).to_bytes(2, "little"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import sys
@@ -15,6 +14,7 @@ import pytest
 from bench import relay, talk
 from bench.lab import Lab
 from bench.relay import EVEN, LOOP, OURS, TICKS, Run, Source, Stamps
+from tests.ports import free_port
 from tests.test_bench_lab import needs_a_compiler
 
 SENT = 1_000
@@ -79,13 +79,7 @@ def test_a_pod_in_trouble_is_held_against_a_pod_that_is_well() -> None:
 @pytest.fixture
 def ports() -> list[int]:
     """Return the pods' port and those of the relays, all free."""
-    found = []
-    with contextlib.ExitStack() as stack:
-        for _ in range(3):
-            free = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            free.bind(("", 0))
-            found.append(int(free.getsockname()[1]))
-    return found
+    return [free_port() for _ in range(3)]
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from fanout.model import Endpoint
 from fanout_receiver.messages import payload_field
 from tests.cli import FANOUT, Running, environment, fanout, receiving, running, strict_json
+from tests.ports import free_port
 from tests.test_inbox import gso_sender, send_run
 from tests.test_receiver import send_to
 
@@ -202,7 +203,7 @@ def test_the_log_level_and_the_payload_limit(tmp_path: Path) -> None:
 
 
 def test_probes_and_metrics(tmp_path: Path) -> None:
-    with running(tmp_path, "receive", "--port", "0", "--host", "127.0.0.1", "--admin-port", free_tcp_port(),
+    with running(tmp_path, "receive", "--port", "0", "--host", "127.0.0.1", "--admin-port", str(free_port()),
                  "--drain", "1", "--log-rate", "1") as receiver:  # fmt: skip
         receiver.wait_until(lambda: "receiver_started" in receiver.out)
         started = receiver.events("receiver_started")[0]
@@ -235,14 +236,8 @@ def test_probes_and_metrics(tmp_path: Path) -> None:
     assert "no receiver or relay answers" in fanout(*probe).assert_one_sentence(1)
 
 
-def free_tcp_port() -> str:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return str(taken.getsockname()[1])
-
-
 def test_the_admin_port_survives_peers_that_lie(tmp_path: Path) -> None:
-    with running(tmp_path, "receive", "--port", "0", "--admin-port", free_tcp_port(), "--drain", "0") as receiver:
+    with running(tmp_path, "receive", "--port", "0", "--admin-port", str(free_port()), "--drain", "0") as receiver:
         receiver.wait_until(lambda: "receiver_started" in receiver.out)
         admin = admin_of(receiver)
         port = port_of(admin)
@@ -268,7 +263,7 @@ def test_the_admin_port_survives_peers_that_lie(tmp_path: Path) -> None:
 
 
 def test_the_admin_port_survives_peers_that_drip(tmp_path: Path) -> None:
-    with running(tmp_path, "receive", "--port", "0", "--admin-port", free_tcp_port(), "--drain", "0") as receiver:
+    with running(tmp_path, "receive", "--port", "0", "--admin-port", str(free_port()), "--drain", "0") as receiver:
         receiver.wait_until(lambda: "receiver_started" in receiver.out)
         admin = admin_of(receiver)
         peers = [socket.create_connection(("127.0.0.1", port_of(admin))) for _ in range(32)]
@@ -369,7 +364,7 @@ def test_a_message_that_cannot_be_logged_is_counted_and_the_next_one_is_logged(t
         f"    return whole(*arguments)\n{owner}.{name} = fail\n"
         f"if {name == 'msg'}: {owner}.info = {owner}.error = fail\n"
     )
-    with running(tmp_path, "receive", "--port", "0", "--host", "127.0.0.1", "--admin-port", free_tcp_port(),
+    with running(tmp_path, "receive", "--port", "0", "--host", "127.0.0.1", "--admin-port", str(free_port()),
                  "--drain", "0", PYTHONPATH=str(tmp_path)) as receiver:  # fmt: skip
         receiver.wait_until(lambda: "receiver_started" in receiver.out)
         send_to(port_of(receiver.events("receiver_started")[0]["address"]), [b"bad", b"good"])

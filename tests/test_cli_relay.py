@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from fanout.relay.config import schema_text
 from fanout.relay.ingress import Ingress
 from fanout_relay.app import Settings
 from tests.cli import fanout, running
+from tests.ports import free_port
 
 MULTICAST = "mcast://224.0.67.67:5001@eth1"
 
@@ -211,9 +211,7 @@ def test_the_schema_is_printed() -> None:
 
 
 def test_a_relay_of_the_command_line_runs_and_stops(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        ingress = f"udp://127.0.0.1:{free.getsockname()[1]}"
+    ingress = f"udp://127.0.0.1:{free_port()}"
     with running(tmp_path, "relay", "-s", "127.0.0.1:9", "--listen", ingress, "--admin-port", "0") as relay:
         relay.wait_until(lambda: "relay_started" in relay.out)
         assert relay.stop()[::2] == (0, "")

@@ -22,6 +22,8 @@ import dns.nameserver
 import dns.resolver
 import pytest
 
+from tests.ports import free_port
+
 POD = "statefulset-udp-server"
 
 
@@ -112,11 +114,8 @@ class Local:
 
 @pytest.fixture
 def local() -> Iterator[Local]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
     parent = Path(tempfile.mkdtemp(prefix="fanout-test-"))
-    local = Local(parent / "state", port)
+    local = Local(parent / "state", free_port())
     try:
         yield local
     finally:

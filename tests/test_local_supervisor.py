@@ -21,6 +21,7 @@ from fanout.local.directory import StateDirectory
 from fanout.local.settings import Settings
 from fanout.local.state import LocalService, LocalServiceError, NotRunning
 from fanout.local.supervisor import Supervisor
+from tests.ports import free_port
 
 SERVICE = LocalService(
     pid=os.getpid(),
@@ -213,13 +214,6 @@ def supervise(path: Path, monkeypatch: pytest.MonkeyPatch, script: str, **settin
     monkeypatch.setattr(pods, "python_command", lambda *arguments: [sys.executable, "-c", script, *arguments])
     supervisor = Supervisor(Settings(port=free_port(), **settings), StateDirectory.take(str(path)))
     asyncio.run(supervisor.run(lambda: pytest.fail("the pods are not ready")))
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_a_receiver_that_cannot_start_is_named_with_its_last_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from tests.cli import fanout, receiving
 from tests.conftest import unavailable
+from tests.ports import free_port
 from tests.test_cli_receive import port_of, received
 
 PAYLOAD = bytes(range(256)) * 4
@@ -24,13 +24,6 @@ def program(name: str) -> str:
         package = "netcat-openbsd" if name == "nc" else name
         unavailable("tools", f"{name} is missing (Debian, Ubuntu: apt install {package})")
     return path
-
-
-def free_udp_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
 
 
 def listens(port: int) -> bool:
@@ -53,7 +46,7 @@ def test_a_plain_sender_to_our_receiver(command: list[str], tmp_path: Path) -> N
     "command", [["nc", "-u", "-l", "127.0.0.1", "{port}"], ["socat", "-u", "UDP-RECV:{port}", "-"]]
 )
 def test_our_sender_to_a_plain_receiver(command: list[str]) -> None:
-    port = free_udp_port()
+    port = free_port()
     filled = [program(command[0]), *(word.format(port=port) for word in command[1:])]
     peer = subprocess.Popen(filled, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +19,8 @@ import dns.message
 import dns.query
 import dns.rcode
 import dns.rdatatype
+
+from tests.ports import free_port
 
 DNS_TTL = 5
 """What CoreDNS gives headless Services, in seconds."""
@@ -214,27 +214,3 @@ zone:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-
-
-def bind_both() -> tuple[socket.socket, socket.socket]:
-    """Return a UDP and a TCP socket on one port of 127.0.0.1, below those that the system lends to clients."""
-    for _ in range(100):
-        port = random.randrange(20_000, 32_000)
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            udp.bind(("127.0.0.1", port))
-            tcp.bind(("127.0.0.1", port))
-        except OSError:
-            udp.close()
-            tcp.close()
-        else:
-            return udp, tcp
-    raise AssertionError("no free port")
-
-
-def free_port() -> int:
-    udp, tcp = bind_both()
-    with udp, tcp:
-        port: int = udp.getsockname()[1]
-        return port

@@ -16,7 +16,8 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
-from tests.nameserver.knot import Knot, bind_both
+from tests.nameserver.knot import Knot
+from tests.ports import bind_both
 
 Over = Literal["UDP", "TCP"]
 Tcp = Literal["open", "refused", "silent"]
