@@ -263,6 +263,8 @@ def test_an_address_that_nobody_has_here() -> None:
         (("10.0.0.1", ["udp://:1"], {"allow_source": "10.0.0.0/8"}), "a list of networks"),
         (("10.0.0.1", ["udp://:1"], {"receive_buffer": 0}), "receive_buffer 0"),
         (("10.0.0.1", ["udp://:1"], {"receive_buffer": "4M"}), "receive_buffer '4M'"),
+        (("10.0.0.1", ["udp://:1"], {"interface_timeout": "x"}), "interface_timeout 'x'"),
+        (("10.0.0.1", ["udp://:1"], {"interface_timeout": float("nan")}), "interface_timeout nan"),
     ],
 )
 def test_nonsense_is_refused_before_anything_is_opened(arguments: tuple[Any, ...], says: str) -> None:
@@ -295,6 +297,14 @@ def test_leaving_it_while_another_thread_serves_waits_for_that(pods: Pods, close
     assert [error for error in raised if not isinstance(error, Closed)] == []
 
 
+def test_one_thread_serves(pods: Pods, closed_port: int) -> None:
+    (pod,) = pods(1)
+    with serving(Relay(f"{pod.endpoint},", [f"udp://127.0.0.1:{closed_port}"])) as relay:
+        until(lambda: not relay._is_idle.is_set())
+        with pytest.raises(InvalidInput, match="served already"):
+            relay.serve()
+
+
 def test_out_of_open_files_it_says_so_and_gives_all_back(closed_port: int) -> None:
     before = len(list(OPEN_FILES.iterdir()))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -313,7 +323,9 @@ def test_out_of_open_files_it_says_so_and_gives_all_back(closed_port: int) -> No
     assert len(list(OPEN_FILES.iterdir())) == before
 
 
-def test_what_comes_before_dns_has_said_anything_is_counted_at_the_end(closed_port: int) -> None:
+def test_what_comes_before_dns_has_said_anything_is_counted_at_the_end(
+    closed_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
     asked = threading.Event()
 
     class Silent:
@@ -328,6 +340,7 @@ def test_what_comes_before_dns_has_said_anything_is_counted_at_the_end(closed_po
     relay.stop()
     relay.serve()
     asked.set()
+    assert "service_unresolved" in caplog.text
     assert relay.stats.ingresses[0].dropped == {RelayDrop.NO_ENDPOINTS: 10}
 
 

@@ -81,6 +81,8 @@ class Relay:
         check(parsed)
         if not isinstance(receive_buffer, int) or receive_buffer < 1:
             raise InvalidInput(f"receive_buffer {receive_buffer!r} is no number of bytes above 0")
+        if not isinstance(interface_timeout, (int, float)) or not interface_timeout >= 0:
+            raise InvalidInput(f"interface_timeout {interface_timeout!r} is no number of seconds")
         self._receive_buffer = receive_buffer
         self._interface_timeout = interface_timeout
         self._pods: dict[str, Pods] = {}
@@ -191,6 +193,8 @@ class Relay:
         """Forward until `stop`, or until it cannot go on."""
         self.open()
         assert self._poll is not None  # noqa: S101 - narrows the type
+        if not self._is_idle.is_set():
+            raise InvalidInput("the relay is served already, by another thread: one is enough")
         self._server = threading.get_ident()
         self._is_idle.clear()
         try:
@@ -278,7 +282,7 @@ class Relay:
             if not entry.ports:
                 self._try_to_open(entry)
             entry.look_at_interface()
-            if entry.ports and entry.ports[0].socket.fileno() not in self._ports:
+            if not self._is_read(entry):
                 # Until DNS has said something, the kernel keeps what comes.
                 if entry.pods.is_decided:
                     self._take_from(entry)
@@ -288,12 +292,21 @@ class Relay:
                 raise SocketUnavailable(f"{entry.waiting} (waited {self._interface_timeout:g} s)")
         return _LOOK_SOON if is_soon else _LOOK
 
+    def _is_read(self, entry: Entry) -> bool:
+        return not entry.ports or entry.ports[0].socket.fileno() in self._ports
+
     def _take_from(self, entry: Entry) -> None:
+        """Begin to read what comes to an ingress."""
         assert self._poll is not None  # noqa: S101 - narrows the type
+        known = entry.pods.refresher.known
+        if known.answered_at is None:
+            log.warning(
+                "service_unresolved: %(service)s; what comes to %(ingress)s is dropped until DNS answers: %(reason)s",
+                {"ingress": str(entry.ingress), "service": entry.ingress.service, "reason": known.failure},
+            )
         for port in entry.ports:
-            if port.socket.fileno() not in self._ports:
-                self._ports[port.socket.fileno()] = port
-                self._poll.register(port.socket, select.EPOLLIN)
+            self._ports[port.socket.fileno()] = port
+            self._poll.register(port.socket, select.EPOLLIN)
 
     def _try_to_open(self, entry: Entry) -> None:
         """Listen where the interface is there; raise `SocketUnavailable` where that never worked for another reason."""
@@ -336,7 +349,8 @@ class Relay:
         while self._tend(monotonic()) == _LOOK_SOON and monotonic() < deadline:
             time.sleep(_LOOK_SOON)
         for entry in self._entries:
-            self._take_from(entry)  # those too whose Service is not resolved: what they hold is counted
+            if not self._is_read(entry):
+                self._take_from(entry)  # though its Service is not resolved: what it holds is counted
         for port in self._ports.values():
             port.deafen()
         deadline = monotonic() + _LAST_TURNS

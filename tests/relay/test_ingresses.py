@@ -32,6 +32,7 @@ INGRESSES = {
     f"mcast://{GROUP}:{ANY_SOURCE}@eth1": None,
     f"mcast://{lan_address(10)},{SPECIFIC}:{ONE_SOURCE}@eth1": None,
     f"mcast://[{GROUP6}]:{IPV6}@eth1": None,
+    f"mcast://[{GROUP6}]:{IPV6}@eth0": None,  # what comes by one interface must not come twice
     f"mcast://[{lan_address(10, ipv6=True)}],[{SPECIFIC6}]:{ONE_SOURCE6}@eth1": None,
     f"mcast://[{LINK_LOCAL}]:{LINK}@eth1": None,
     f"mcast://{GROUP}:{GROUP_RANGE}-{GROUP_RANGE + 1}@eth1": None,
