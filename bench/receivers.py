@@ -16,7 +16,7 @@ from typing import Any
 
 import fanout
 from bench.talk import KEY_FILE
-from fanout.net.inbox import RECEIVE_BUFFER
+from fanout.net.listening import RECEIVE_BUFFER
 
 
 class _Clock:

@@ -21,8 +21,9 @@ from fanout.model import DEFAULT_PORT, Endpoint, FramedMessage, Message, Questio
 from fanout.net import explain
 from fanout.net.backlog import Backlog, Batch, Overflow
 from fanout.net.desk import NOTHING
-from fanout.net.inbox import RECEIVE_BUFFER, Framing, Inbox, check_receive_buffer, check_workers
+from fanout.net.inbox import Framing, Inbox, check_receive_buffer, check_workers
 from fanout.net.keys import KeyFile
+from fanout.net.listening import RECEIVE_BUFFER
 from fanout.wire.reasons import ReceiveDrop
 
 log = logging.getLogger("fanout")

@@ -20,7 +20,8 @@ from fanout.model import Endpoint, Message
 from fanout.net import gro, listening
 from fanout.net.backlog import BYTES_MAX, Backlog, Room
 from fanout.net.gro import Run, Sources
-from fanout.net.inbox import RECEIVE_BUFFER, Inbox
+from fanout.net.inbox import Inbox
+from fanout.net.listening import RECEIVE_BUFFER
 from fanout.net.workers import Waker, Workers
 from fanout.receiver import CAPACITY
 from tests.conftest import unavailable

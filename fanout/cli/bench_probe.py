@@ -14,6 +14,7 @@ from bisect import insort
 from collections.abc import Iterable, Sequence
 
 from fanout.model import Endpoint
+from fanout.net.listening import RECEIVE_BUFFER
 from fanout.wire import probe
 from fanout.wire.probe import Kind, Observed
 
@@ -31,7 +32,6 @@ _CHUNK = 64
 """Requests sent at once: their answers fit into a default receive buffer."""
 _LAG = 0.05
 """Seconds of pings that are made up for after a pause; the others are left out."""
-_RECEIVE_BUFFER = 4 << 20
 _READ_MAX = 2048
 # include/uapi/asm-generic/socket.h: when the kernel got it, so that a busy interpreter does not count as latency.
 _SO_TIMESTAMPNS = 35
@@ -84,7 +84,7 @@ class Prober:
         opened = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
         self._sockets[is_ipv6] = opened
         opened.setblocking(False)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         if sys.platform == "linux":
             opened.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self._poll.register(opened, select.POLLIN)

@@ -10,7 +10,8 @@ import click
 from fanout.cli.options import FiniteRange, admin_port_option, is_given, log_options, option, seal_options
 from fanout.model import DEFAULT_PORT, MAX_PAYLOAD
 from fanout.net.backlog import Overflow
-from fanout.net.inbox import RECEIVE_BUFFER, WORKERS_MAX
+from fanout.net.inbox import WORKERS_MAX
+from fanout.net.listening import RECEIVE_BUFFER
 
 
 @click.command()

@@ -12,7 +12,7 @@ import click
 
 from fanout.cli.options import FiniteRange, admin_port_option, log_options, option
 from fanout.cli.target import dns_options
-from fanout.net.inbox import RECEIVE_BUFFER
+from fanout.net.listening import RECEIVE_BUFFER
 from fanout.relay.ingress import LIMIT_MAX, Ingress, check
 
 _ORDER = "fanout.cli.relay.order"

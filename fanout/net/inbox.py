@@ -20,8 +20,6 @@ from fanout.net.keys import KeyFile
 from fanout.net.probing import Sieve
 from fanout.net.workers import Waker, Workers
 
-RECEIVE_BUFFER = 4 * 1024 * 1024
-"""Bytes of receive buffer that are asked for: some 5,000 small datagrams instead of 256."""
 WORKERS_MAX = 64
 _ROUNDS = 64
 _ROUNDS_PRESSED = 8  # 2,048 datagrams, where nothing is merged: what is handed over at a time must not be more
