@@ -77,11 +77,12 @@ def _take(transport: UdpTransport, run: int, found: dict[Endpoint, PodFacts], se
 def ways(pods: Sequence[PodFacts]) -> list[WayFacts]:
     """Look at the way to each pod; where it answered, send it a probe as large as the way takes in one piece."""
     found: list[WayFacts] = []
+    by_source: dict[str, str] = {}
     for start in range(0, len(pods), _CHUNK):
         with contextlib.ExitStack() as stack:
             asking = [_Way(pod, stack) for pod in pods[start : start + _CHUNK]]
             _ask([way for way in asking if way.is_open and way.answers])
-            found += [way.facts() for way in asking if way.is_open]
+            found += [way.facts(by_source) for way in asking if way.is_open]
     return found
 
 
@@ -127,10 +128,15 @@ class _Way:
             if frame is not None and (frame.kind, frame.run) == (probe.Kind.PONG, self._run):
                 self.passed = len(datagram)
 
-    def facts(self) -> WayFacts:
-        route = interfaces.route(self._endpoint.host)
+    def facts(self, by_source: dict[str, str]) -> WayFacts:
+        """Return what is known now; `by_source` has the interfaces of the addresses of this host looked for so far."""
+        source = self.socket.getsockname()[0]
+        if source not in by_source:
+            # Once for each: the kernel lists all addresses of all interfaces for it.
+            route = interfaces.route(self._endpoint.host)
+            by_source[source] = "" if route is None else route[0]
         passed = (self.passed is not None and self.passed >= self.payload) if self.answers else None
-        return WayFacts(self._endpoint, "" if route is None else route[0], self.mtu, self.payload, passed)
+        return WayFacts(self._endpoint, by_source[source], self.mtu, self.payload, passed)
 
 
 def _ask(asking: list[_Way]) -> None:
