@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
+from rich.live import Live as RichLive
 
+from fanout.app.live import Live
+from fanout.app.logs import LogStream
 from fanout.app.rates import (
     Alarm,
     Table,
@@ -32,7 +36,8 @@ from fanout.wire.reasons import ReceiveDrop
 from fanout_receiver import table as receiver_table
 from fanout_relay import table as relay_table
 from tests.cli import strict_json
-from tests.terminal import Terminal, terminal
+from tests.ports import free_port
+from tests.terminal import Terminal, shown, terminal
 from tests.test_receiver import send_to
 
 RECEIVE = ("receive", "--host", "127.0.0.1", "--port", "0", "--admin-port", "0", "--drain", "0")
@@ -222,6 +227,34 @@ def test_whoever_asks_for_log_lines_or_has_no_terminal_gets_no_table(arguments: 
         assert screen.stop(signal.SIGTERM) == 0
         assert [line for line in screen.lines if line and "receiver_" not in line] == []
         assert b"\x1b[?25" not in screen.printed
+
+
+@pytest.mark.parametrize(("encoding", "locale"), [("latin-1", "C.UTF-8"), ("", "C")])
+def test_a_terminal_that_lacks_characters_gets_the_table_without_them(encoding: str, locale: str) -> None:
+    service = ",".join(f"127.0.0.{number}" for number in range(11, 16))
+    relay = ("relay", "-s", service, "--listen", f"udp://127.0.0.1:{free_port()}", "--admin-port", "0")
+    with terminal(*relay, PYTHONIOENCODING=encoding, LC_ALL=locale, PYTHONUTF8="0", PYTHONCOERCECLOCALE="0") as screen:
+        screen.wait_until(lambda: any(re.match(r"127\.0\.0\.15 +127\.0\.0\.11,.*\? ", line) for line in screen.lines))
+        assert screen.stop(signal.SIGTERM) == 0
+        assert b"Traceback" not in screen.printed
+        assert any("relay_stopped" in line for line in screen.lines)
+
+
+def test_what_it_waits_for_is_told_whole_also_while_the_log_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """A second picture above which a line was logged has as many lines as the first."""
+    sentence = "there is no interface eth9 here: " + "is it attached to the pod, and is that its name? " * 3
+    live = Live(LogStream(None), lambda room: [Table(("A",), ("B",), [("a", "1")], sentence)])
+    console = Console(width=60, height=30, force_terminal=True, legacy_windows=False)
+    with RichLive(console=console, auto_refresh=False) as screen:
+        live._paint(screen)
+        before = capsys.readouterr().out
+        assert live._take(line := "a line of the log that is longer than the terminal is wide " * 2)
+        live._paint(screen)
+        after = before + capsys.readouterr().out
+    # A terminal makes "\r\n" of each "\n".
+    first, second = (shown(text.replace("\n", "\r\n").encode()) for text in (before, after))
+    assert " ".join(" ".join(first).split()).endswith(sentence.strip())
+    assert [each.rstrip() for each in second if each] == [each.rstrip() for each in (line, *first) if each]
 
 
 def test_a_small_terminal_is_no_trouble() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import threading
@@ -82,6 +83,8 @@ class Live:
         from rich.live import Live as RichLive
 
         try:
+            if isinstance(sys.stdout, io.TextIOWrapper):
+                sys.stdout.reconfigure(errors="replace")  # what this locale has no character for: "…", for one
             console = Console(file=sys.stdout, markup=False, emoji=False, highlight=False)
             # A terminal that has gone away: the log says so, once.
             with contextlib.suppress(OSError), RichLive(console=console, auto_refresh=False) as live:
@@ -103,8 +106,8 @@ class Live:
         room = max(2, live.console.height - _OTHER_LINES)
         live.update(_picture([each.within(live.console.width) for each in self._look(room)]))
         if lines:
-            # The live table is painted anew below whatever is printed.
-            live.console.print(_Verbatim("".join(f"{line}\n" for line in lines)), soft_wrap=True, end="")
+            # The live table is painted anew below whatever is printed. Not with soft_wrap, which is for it as well.
+            live.console.print(_Verbatim("".join(f"{line}\n" for line in lines)), crop=False, end="")
         else:
             live.refresh()
 
