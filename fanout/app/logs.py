@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -24,13 +25,18 @@ _DOWNWARD_API = {"pod": "POD_NAME", "namespace": "POD_NAMESPACE", "pod_ip": "POD
 class LogStream:
     """Where log lines go, a `write` each.
 
-    While `is_starting`, a line that cannot be written raises `FanoutError`: better to fail then than to receive for
-    nobody. A later one is counted and said once on standard error: datagrams are taken all the same.
+    Until the app has `started`, a line that cannot be written raises `FanoutError`: better to fail then than to
+    receive for nobody. It is the thread that made this one that fails; lines of others wait meanwhile. A later one is
+    counted and said once on standard error: datagrams are taken all the same.
     """
 
     def __init__(self, path: str | None) -> None:
-        self.is_starting = True
         self.lost_lines = 0
+        self._starter: int | None = threading.get_ident()
+        """The thread that starts the app; None once it has."""
+        self._early: list[str] = []
+        self._lock = threading.Lock()
+        """Held while a thread looks whether the app has started."""
         self._name = path or "standard output"
         self._path = path
         self._divert: Callable[[str], bool] | None = None
@@ -45,6 +51,14 @@ class LogStream:
         """Whether a person is looking."""
         return self._file.isatty()
 
+    def started(self) -> None:
+        """Write what has waited, and from now on lose lines rather than fail."""
+        with self._lock:
+            self._starter = None
+            early, self._early = self._early, []
+        for line in early:
+            self.write(line)
+
     def divert(self, take: Callable[[str], bool]) -> None:
         """Offer lines for standard output to `take` first, which returns whether it shows them itself."""
         if self._path is None:
@@ -52,6 +66,10 @@ class LogStream:
 
     def write(self, line: str) -> None:
         """Write one line."""
+        with self._lock:
+            if self._starter not in (None, threading.get_ident()):
+                self._early.append(line)
+                return
         if self._divert is not None and self._divert(line):
             return
         rest = f"{line}\n".encode("utf-8", "backslashreplace")
@@ -59,7 +77,7 @@ class LogStream:
             while rest:
                 rest = rest[self._file.write(rest) or 0 :]
         except OSError as error:
-            if self.is_starting:
+            if self._starter is not None:
                 raise FanoutError(self._what(error)) from None
             self.lost_lines += 1
             if self.lost_lines == 1:

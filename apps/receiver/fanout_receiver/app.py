@@ -124,7 +124,7 @@ class _App(Collector):
                     admin=None if admin is None else str(admin.address),
                     receive_buffer=receiver.stats.receive_buffer,
                 )
-                self._stream.is_starting = False
+                self._stream.started()
                 if live.is_wanted(settings.log_format):
                     self._stack.enter_context(live.Live(self._stream, self._look(str(receiver.address))))
                 background = [

@@ -107,7 +107,7 @@ class _App:
                     services=sorted({ingress.service for ingress in settings.ingresses}),
                     admin=None if admin is None else str(admin.address),
                 )
-                self._stream.is_starting = False
+                self._stream.started()
                 if live.is_wanted(settings.log_format):
                     self._stack.enter_context(live.Live(self._stream, self._look))
                 self._thread.start()
