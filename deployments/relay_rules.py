@@ -12,7 +12,7 @@ from typing import Any
 
 from fanout.errors import InvalidIngress
 from fanout.relay.ingress import Ingress
-from manifests import Manifest, Pod, declared_udp, environment, name_of, of_kind, pods, policies_of
+from manifests import Manifest, Pod, declared_udp, environment, is_fanout, name_of, of_kind, pods, policies_of
 
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 SCC_ROLE = {
@@ -44,6 +44,9 @@ def ingresses_reach_their_service(objects: list[Manifest]) -> Iterator[str]:
             lost -= {port["targetPort"] for port in service["spec"]["ports"]}
             if lost:
                 yield f"{pod.owner}: ingress {ingress} goes to {_numbers(lost)}, no port of {name_of(service)}"
+        asked, at_pods = environment(container).get("FANOUT_PORT"), _at_pods(ingresses)
+        if asked not in {str(port) for port in at_pods}:
+            yield f"{pod.owner}: FANOUT_PORT is {asked}: fanout doctor asks there, and it goes to {_numbers(at_pods)}"
 
 
 def relays_are_alone(objects: list[Manifest]) -> Iterator[str]:
@@ -75,6 +78,23 @@ def networks_are_attached(objects: list[Manifest]) -> Iterator[str]:
                 if interface not in interfaces and not pod.on_host_network:
                     yield f"{pod.owner}: it listens on {interface}, which no network of {NETWORKS} is called"
     yield from (f"NetworkAttachmentDefinition/{name}: no pod names it" for name in sorted(known - named))
+
+
+def admin_ports_stay_inside(objects: list[Manifest]) -> Iterator[str]:
+    """Who has an interface in a foreign network serves its admin port in the pod network alone: no policy holds there.
+
+    The kubelet replaces $(POD_IP) by a variable that comes before it.
+    """
+    for pod in pods(objects):
+        if not pod.annotations.get(NETWORKS):
+            continue
+        for container in filter(is_fanout, pod.containers):
+            names = [entry["name"] for entry in container["env"]]
+            host = environment(container).get("FANOUT_ADMIN_HOST")
+            if host != "$(POD_IP)":
+                yield f"{pod.owner}: FANOUT_ADMIN_HOST is {host}, not $(POD_IP): the admin port is open on {NETWORKS}"
+            elif "POD_IP" not in names[: names.index("FANOUT_ADMIN_HOST")]:
+                yield f"{pod.owner}: POD_IP does not come before FANOUT_ADMIN_HOST, which needs it"
 
 
 def attachments_are_whole(objects: list[Manifest]) -> Iterator[str]:
@@ -150,6 +170,7 @@ RULES: tuple[Callable[[list[Manifest]], Iterator[str]], ...] = (
     ingresses_reach_their_service,
     relays_are_alone,
     networks_are_attached,
+    admin_ports_stay_inside,
     attachments_are_whole,
     host_network_is_the_relays,
     privilege_is_granted,
@@ -181,6 +202,10 @@ def _ingresses(container: Manifest) -> list[Ingress]:
     if not ingresses:
         raise InvalidIngress("FANOUT_LISTEN names no ingress")
     return ingresses
+
+
+def _at_pods(ingresses: list[Ingress]) -> set[int]:
+    return {ingress.port_at_pods(port) for ingress in ingresses for port in ingress.ports}
 
 
 def _interfaces(container: Manifest) -> set[str]:

@@ -99,6 +99,21 @@ def test_it_starts_forwards_drains_and_says_what_it_did(tmp_path: Path, pod: soc
     assert [event["event"] for event in relay.events()][-2:] == ["relay_draining", "relay_stopped"]
 
 
+def test_it_tells_of_pods_once_it_has_told_of_itself(tmp_path: Path, pod: socket.socket) -> None:
+    with relaying(tmp_path, "-s", name(pod), "--listen", f"udp://127.0.0.1:{free_port()}") as relay:
+        relay.wait_until(lambda: "pod_joined" in relay.out)
+        assert [event["event"] for event in relay.events()][:3] == ["ingress_listening", "relay_started", "pod_joined"]
+
+
+def test_healthcheck_asks_where_the_relay_was_told_to_serve(tmp_path: Path, pod: socket.socket) -> None:
+    port, host = str(free_port()), "127.0.0.9"
+    ingress = ("-s", name(pod), "--listen", f"udp://127.0.0.1:{free_port()}")
+    with running(tmp_path, "relay", *ingress, FANOUT_ADMIN_HOST=host, FANOUT_ADMIN_PORT=port) as relay:
+        relay.wait_until(lambda: fanout("healthcheck", FANOUT_ADMIN_HOST=host, FANOUT_ADMIN_PORT=port).code == 0)
+        assert relay.events("relay_started")[0]["admin"] == f"{host}:{port}"
+        assert f"http://localhost:{port}" in fanout("healthcheck", FANOUT_ADMIN_PORT=port).assert_one_sentence(1)
+
+
 def test_what_the_kernel_holds_at_the_end_is_forwarded(tmp_path: Path, pod: socket.socket) -> None:
     port = free_port()
     pod.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
@@ -200,9 +215,12 @@ def test_what_it_cannot_have_is_one_sentence(pod: socket.socket) -> None:
     assert taken in fanout("relay", "-s", "10.0.0.1", "--listen", taken, "--admin-port", "0").assert_one_sentence(1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         admin = ("--admin-host", "127.0.0.1", "--admin-port", str(server.getsockname()[1]))
-        assert "admin port" in fanout("relay", "-s", name(pod), *listen, *admin).assert_one_sentence(1)
-    log = ("--admin-port", "0", "--log-file", "/nonexistent/log")
-    assert "/nonexistent/log" in fanout("relay", "-s", name(pod), *listen, *log).assert_one_sentence(1)
+        run = fanout("relay", "-s", name(pod), *listen, *admin)
+        assert "admin port" in run.assert_one_sentence(1)
+        assert "pod_joined" not in run.out, "it never was one of this relay"
+    for path in ("/nonexistent/log", "/dev/full"):
+        log = ("--admin-port", "0", "--log-file", path)
+        assert path in fanout("relay", "-s", name(pod), *listen, *log).assert_one_sentence(1)
 
 
 def test_metrics_have_all_reasons_and_no_address_of_a_pod() -> None:

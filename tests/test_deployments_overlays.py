@@ -49,7 +49,9 @@ def test_multicast_reaches_the_receivers_of_the_base() -> None:
         "FANOUT_LISTEN": "mcast://224.0.67.67:5001@eth1",
         "FANOUT_SERVICE": "headless-udp",
         "FANOUT_TO_PORT": "12000",
+        "FANOUT_PORT": "12000",
         "FANOUT_ALLOW_SOURCE": "",
+        "FANOUT_ADMIN_HOST": "$(POD_IP)",
         "FANOUT_ADMIN_PORT": "8080",
         "FANOUT_LOG_LEVEL": "",
     }

@@ -57,6 +57,11 @@ def _setting(target: Callable[[list[Manifest]], Any], name: str, value: str | No
     return change
 
 
+def _pod_ip_last(objects: list[Manifest]) -> None:
+    entries = _multicast(objects)["env"]
+    entries.sort(key=lambda entry: bool(entry["name"] == "POD_IP"))
+
+
 def _config(change: Callable[[Any], object]) -> Break:
     """Change what a NetworkAttachmentDefinition configures."""
 
@@ -118,6 +123,8 @@ BROKEN: list[tuple[str, str, Break, str]] = [
     ("a longer range", "Rtp", _setting(_rtp, _LISTEN, "udp://0.0.0.0:32546-32550"), "goes to 32550, no port of Servi"),
     ("a shorter range", "Rtp", _setting(_rtp, _LISTEN, "udp://0.0.0.0:32546-32548"),
      "listens on UDP 32546, 32547, 32548, and declares 32546, 32547, 32548, 32549"),
+    ("a question elsewhere", "Multicast", _setting(_multicast, "FANOUT_PORT", "12001"), "FANOUT_PORT is 12001: "),
+    ("no question", "Rtp", _setting(_rtp, "FANOUT_PORT", None), "FANOUT_PORT is None: .* goes to 32546, 32547, 32548"),
     ("an undeclared port", "Rtp", set_at(_rtp, "ports", 0, value=None), "and declares 32547, 32548, 32549"),
     ("no such Service", "Rtp", _setting(_rtp, "FANOUT_SERVICE", "cameras"), "goes to cameras, no Service of this depl"),
     ("no Service", "Rtp", _setting(_rtp, "FANOUT_SERVICE", None), "Deployment/relay-rtp: ingress 'udp://0.0.0.0:32546"),
@@ -146,6 +153,11 @@ BROKEN: list[tuple[str, str, Break, str]] = [
     ("no attachment", "Multicast", _without("NetworkAttachmentDefinition"), "network eth1-multicast is no Network"),
     ("an ingress by another interface", "Multicast", _setting(_multicast, _LISTEN, "mcast://224.0.67.67:5001@eth2"),
      "it listens on eth2, which no network"),
+    ("an open admin port", "Multicast", _setting(_multicast, "FANOUT_ADMIN_HOST", None),
+     "FANOUT_ADMIN_HOST is None, not .*POD_IP.*: the admin port is open on k8s.v1.cni"),
+    ("an admin port on all", "Multicast", _setting(_multicast, "FANOUT_ADMIN_HOST", "0.0.0.0"),
+     "FANOUT_ADMIN_HOST is 0.0.0.0, not"),
+    ("an address too late", "Multicast", _pod_ip_last, "POD_IP does not come before FANOUT_ADMIN_HOST"),
     ("another version", "Multicast", set_at(_attachment, "apiVersion", value="v1"), "apiVersion is v1, not k8s.cni"),
     ("a misspelt key", "Multicast", set_at(_attachment, "spec", "conf", value="{}"), "spec holds config, conf, not"),
     ("no JSON", "Multicast", set_at(_attachment, "spec", "config", value="{'type': 'macvlan'}"), "config is no JSON"),

@@ -12,7 +12,14 @@ from fanout.model import Endpoint
 
 
 @click.command()
-@option("--host", default="localhost", show_default=True, metavar="ADDRESS", help="Where it listens.")
+@option(
+    "--host",
+    envvar=["FANOUT_ADMIN_HOST", "FANOUT_HOST"],  # a relay's, a receiver's
+    default="localhost",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Where it listens.",
+)
 @option("--admin-port", type=click.IntRange(1, 65_535), default=8080, show_default=True, help="Its admin port.")
 @option("--live", is_flag=True, help="Ask whether it lives instead of whether it is ready.")
 @option(
