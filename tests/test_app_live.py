@@ -257,6 +257,20 @@ def test_what_it_waits_for_is_told_whole_also_while_the_log_goes_on(capsys: pyte
     assert [each.rstrip() for each in second if each] == [each.rstrip() for each in (line, *first) if each]
 
 
+def test_the_table_goes_on_while_the_log_does(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = iter(range(100))
+    live = Live(LogStream(None), lambda room: [Table(("A",), ("B",), [("count", str(next(counts)))], "")])
+    console = Console(width=60, height=30, force_terminal=True, legacy_windows=False)
+    with RichLive(console=console, auto_refresh=False) as screen:
+        for number in range(5):
+            assert live._take(f"line {number}")
+            live._paint(screen)
+        # Before the end, which paints once more.
+        printed = capsys.readouterr().out
+    lines = shown(printed.replace("\n", "\r\n").encode())
+    assert [line.split() for line in lines if line.startswith("count")] == [["count", "4"]]
+
+
 def test_a_small_terminal_is_no_trouble() -> None:
     with terminal(*RECEIVE, size=(4, 20)) as screen:
         screen.wait_until(lambda: b"127.0" in screen.printed.partition(b"PORT")[2])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +17,8 @@ from fanout.errors import FanoutError
 
 
 @contextmanager
-def stream_to(path: Path) -> Iterator[LogStream]:
-    stream = LogStream(str(path))
+def stream_to(path: Path, patience: float | None = None) -> Iterator[LogStream]:
+    stream = LogStream(str(path), patience=patience)
     with stream._file:
         yield stream
 
@@ -50,3 +53,34 @@ def test_only_the_thread_that_starts_the_app_fails(capsys: pytest.CaptureFixture
         stream.write("stopped")
         assert stream.lost_lines == 3
         assert capsys.readouterr().err.count("log lines are lost from now on") == 1
+
+
+def test_a_reader_that_stops_does_not_stop_who_writes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with stream_to(pipe, 0.2) as stream:
+            stream.started()
+            began = time.monotonic()
+            for number in range(300):
+                stream.write(f"{number} {'x' * 6000}")
+            assert time.monotonic() - began < 5
+            assert stream.lost_lines > 250
+            assert "nobody reads it" in capsys.readouterr().err
+            lines = read_all(reader)
+            stream.write("goes on")
+            lines += read_all(reader)
+    finally:
+        os.close(reader)
+    *whole, last = lines.decode().splitlines()
+    assert last == "goes on"
+    assert [line for line in whole[:-1] if len(line) < 6000] == [], "one line at most is torn"
+
+
+def read_all(reader: int) -> bytes:
+    found = b""
+    with contextlib.suppress(BlockingIOError):
+        while more := os.read(reader, 1 << 20):
+            found += more
+    return found

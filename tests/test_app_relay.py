@@ -138,6 +138,22 @@ def test_a_second_signal_ends_the_drain_at_once(tmp_path: Path, pod: socket.sock
         assert time.monotonic() - started < 5
 
 
+def test_it_goes_on_after_it_was_stopped_for_a_while(tmp_path: Path, pod: socket.socket) -> None:
+    """By the shell's job control, or with its whole machine: no signal has told it to end."""
+    port = free_port()
+    with relaying(tmp_path, "-s", name(pod), "--listen", f"udp://127.0.0.1:{port}") as relay:
+        ready(relay)
+        for _ in range(2):
+            relay.process.send_signal(signal.SIGSTOP)
+            time.sleep(1.2)
+            relay.process.send_signal(signal.SIGCONT)
+            time.sleep(0.3)
+            send(port, b"after")
+            assert pod.recv(100) == b"after"
+        assert relay.events("relay_draining") == []
+        assert relay.stop().code == 0
+
+
 def test_an_interface_that_never_appears_is_one_sentence(tmp_path: Path, pod: socket.socket) -> None:
     url = "mcast://224.0.67.67:5001@nowhere0"
     with relaying(tmp_path, "-s", name(pod), "--listen", url, "--interface-timeout", "2") as relay:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import resource
 import socket
+import subprocess
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -16,11 +18,13 @@ from hypothesis import strategies as st
 
 from fanout.batch import Segments
 from fanout.model import MAX_PAYLOAD, Endpoint
+from fanout.net import listening
 from fanout.net.egress import WAITING_MAX, Egress, Room
 from fanout.relay.spread import Spread
 from fanout.report import DropReason
 from tests import kernel
 from tests.kernel import Kernel, KernelSocket
+from tests.namespace import cabled_hosts
 
 POD = Endpoint("10.0.0.7", 12000)
 EVENTS = [kernel.OK, kernel.FULL, kernel.ICMP, kernel.ONCE, kernel.ONCE_AND_ICMP]
@@ -230,6 +234,65 @@ def test_some_open_files_are_left_to_others() -> None:
     egresses[0].renew()
     assert not egresses[0].broken
     egresses[0].close()
+
+
+def test_pods_beyond_what_a_relay_opens_are_left_out() -> None:
+    room = Room(sockets=2)
+    spread = Spread(room, make_egress=lambda pod, room: Egress(pod, room, make_socket=on(Kernel())))
+    pods = [Endpoint(f"10.0.0.{number}", 12000) for number in range(3)]
+    spread.aim(pods, lambda host: True)
+    assert [egress.broken for egress in spread] == [0, 0, errno.EUSERS]
+    spread.aim(pods[1:], lambda host: True)
+    spread.aim(pods[1:], lambda host: True)
+    assert not spread.is_broken
+    spread.close()
+    assert room.sockets == 2
+
+
+def test_what_pods_answer_takes_no_memory() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as pod:
+        pod.bind(("127.0.0.1", 0))
+        egress = Egress(Endpoint(*pod.getsockname()), Room())
+        egress.send([Segments(b"x", 1, 1)])
+        _, source = pod.recvfrom(10)
+        for _ in range(10):
+            pod.sendto(bytes(1000), source)
+        opened = egress._socket
+        assert opened is not None
+        assert listening.held(opened) == 0
+        egress.close()
+
+
+WITHOUT_NEIGHBOUR = """
+import time
+from fanout.batch import Segments
+from fanout.model import Endpoint
+from fanout.net import egress
+egress.SEND_BUFFER = 0
+pod = egress.Egress(Endpoint("10.9.0.77", 12000), egress.Room())
+for number in range(100):
+    pod.send([Segments(bytes(1000), 1000, 1)])
+assert pod.is_blocked
+assert 0 < pod.sent < 100 and not pod.dropped
+deadline = time.monotonic() + 30
+while pod.is_blocked:
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+    pod.flush()
+assert pod.sent + sum(pod.dropped.values()) == 100
+assert pod.refused
+"""
+
+
+def test_a_real_socket_is_full_while_nobody_answers_for_the_address() -> None:
+    with cabled_hosts("10.9.0.1", "10.9.0.2") as (here, _):
+        # Give up at once on whom nobody knows: each round takes a second otherwise.
+        for name in ("mcast_solicit", "retrans_time_ms"):
+            here.run("sysctl", "-qw", f"net.ipv4.neigh.eth0.{name}={20 if 'time' in name else 1}")
+        done = subprocess.run(
+            [*here.command, sys.executable, "-c", WITHOUT_NEIGHBOUR], capture_output=True, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_who_reads_the_counts_never_sees_them_fall() -> None:

@@ -106,10 +106,9 @@ class Live:
         room = max(2, live.console.height - _OTHER_LINES)
         live.update(_picture([each.within(live.console.width) for each in self._look(room)]))
         if lines:
-            # The live table is painted anew below whatever is printed. Not with soft_wrap, which is for it as well.
+            # The old table is painted below whatever is printed. Not with soft_wrap, which is for it as well.
             live.console.print(_Verbatim("".join(f"{line}\n" for line in lines)), crop=False, end="")
-        else:
-            live.refresh()
+        live.refresh()
 
 
 class _Verbatim:

@@ -7,9 +7,11 @@ characters, the console renderer prints values as Python literals: neither can b
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import os
+import select
 import socket
 import sys
 import threading
@@ -22,15 +24,19 @@ from fanout.errors import FanoutError
 _DOWNWARD_API = {"pod": "POD_NAME", "namespace": "POD_NAMESPACE", "pod_ip": "POD_IP", "node": "NODE_NAME"}
 
 
+_PIPE_BUF = 4096  # a pipe that has room takes so much without blocking (man 7 pipe)
+
+
 class LogStream:
     """Where log lines go, a `write` each.
 
     Until the app has `started`, a line that cannot be written raises `FanoutError`: better to fail then than to
     receive for nobody. It is the thread that made this one that fails; lines of others wait meanwhile. A later one is
-    counted and said once on standard error: datagrams are taken all the same.
+    counted and said once on standard error: datagrams are taken all the same. So are, after `patience` (seconds; None
+    for ever), those that nobody reads, until somebody does again.
     """
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(self, path: str | None, *, patience: float | None = None) -> None:
         self.lost_lines = 0
         self._starter: int | None = threading.get_ident()
         """The thread that starts the app; None once it has."""
@@ -45,6 +51,13 @@ class LogStream:
             self._file = io.FileIO(path, "a") if path is not None else io.FileIO(1, "w", closefd=False)
         except OSError as error:
             raise FanoutError(self._what(error)) from None
+        self._patience = None if patience is None else patience * 1000
+        self._poll = select.poll()
+        self._poll.register(self._file, select.POLLOUT)
+        self._is_stalled = False
+        """Whether the last line could not be written since nobody read."""
+        self._is_torn = False
+        """Whether only the beginning of a line was written."""
 
     @property
     def is_terminal(self) -> bool:
@@ -72,10 +85,8 @@ class LogStream:
                 return
         if self._divert is not None and self._divert(line):
             return
-        rest = f"{line}\n".encode("utf-8", "backslashreplace")
         try:
-            while rest:
-                rest = rest[self._file.write(rest) or 0 :]
+            self._put(f"{line}\n".encode("utf-8", "backslashreplace"))
         except OSError as error:
             if self._starter is not None:
                 raise FanoutError(self._what(error)) from None
@@ -83,6 +94,19 @@ class LogStream:
             if self.lost_lines == 1:
                 with contextlib.suppress(OSError):  # standard error is gone as well: the metric tells
                     print(f"fanout: log lines are lost from now on: {self._what(error)}", file=sys.stderr, flush=True)
+
+    def _put(self, rest: bytes) -> None:
+        """Write bytes; raise OSError where they cannot be, or where nobody reads what was written before."""
+        if self._is_torn:
+            rest = b"\n" + rest
+        whole = len(rest)
+        while rest:
+            if not self._poll.poll(0 if self._is_stalled else self._patience):
+                self._is_stalled = True
+                self._is_torn = self._is_torn or len(rest) < whole
+                raise OSError(errno.EAGAIN, "nobody reads it")
+            rest = rest[self._file.write(rest[:_PIPE_BUF]) or 0 :]
+        self._is_stalled = self._is_torn = False
 
     def _what(self, error: OSError) -> str:
         return f"cannot write the log to {self._name}: {error.strerror}"

@@ -18,6 +18,7 @@ from fanout.cli.output import errors_as_json, note, print_json
 from fanout.cli.target import Target, find_target, optional_target_options
 from fanout.doctor.facts import Check, Status
 from fanout.relay.ingress import Ingress
+from fanout.relay.ingress import check as check_ingresses
 
 _COLOURS = {Status.OK: "green", Status.WARNING: "yellow", Status.PROBLEM: "red"}
 _INDENT = " " * 9
@@ -59,6 +60,8 @@ def doctor(
     with errors_as_json(output, service or ""):
         target = None if service is None else find_target(service, port, family, nameserver, allow_loopback)
         ingresses = [Ingress.parse(url, service="unused") for url in listen]
+        if ingresses:
+            check_ingresses(ingresses)
         if target is not None and target.note:
             note(target.note)
         checks: list[Check] = []

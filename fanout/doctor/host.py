@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import socket
-import struct
 import sys
 
 from fanout.doctor import kernel
 from fanout.doctor.facts import HostFacts
-from fanout.net import gso
+from fanout.net import gso, listening
 from fanout.net.listening import RECEIVE_BUFFER
 
 _SIZES = (200, 1200)
-_SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h: nine counters, the first of which is what waits to be read
-_MEMINFO = struct.Struct("=9I")
 
 
 def gather() -> HostFacts:
@@ -46,6 +43,6 @@ def _cost(size: int) -> int:
         try:
             receiver.bind(("127.0.0.1", 0))
             sender.sendto(bytes(size), receiver.getsockname())
-            return int(_MEMINFO.unpack(receiver.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[0])
+            return listening.held(receiver)
         except OSError:
             return 0

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from fanout.batch import Segments
 from fanout.model import Endpoint
-from fanout.net import error_queue, gso
+from fanout.net import error_queue, gso, listening
 from fanout.report import DropReason
 
 SEND_BUFFER = 4 * 1024 * 1024
@@ -24,11 +24,16 @@ _TRIES = 16  # of one send: each failure that was an earlier one's tells of an I
 _ERRORS = 16  # that are read at a time: hundreds come at once for a pod that is gone, and others wait meanwhile
 
 
-class Room:
-    """Bytes that may still wait, whichever pod for."""
+SOCKETS_MAX = 16_384
+"""For all pods together: each takes a port of the some 28,000 that this host's other programs send from, too."""
 
-    def __init__(self, left: int = ROOM) -> None:
+
+class Room:
+    """Bytes that may still wait, whichever pod for, and sockets that may still be opened."""
+
+    def __init__(self, left: int = ROOM, sockets: int = SOCKETS_MAX) -> None:
         self.left = left
+        self.sockets = sockets
 
 
 class Egress:
@@ -70,6 +75,8 @@ class Egress:
         is_ipv6 = self.endpoint.is_ipv6
         opened = None
         try:
+            if self._room.sockets <= 0:
+                raise OSError(errno.EUSERS, "so many sockets are enough")
             opened = self._make_socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
             if opened.fileno() >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVE:
                 raise OSError(errno.EMFILE, "the others are kept")
@@ -77,6 +84,7 @@ class Egress:
             with contextlib.suppress(OSError):
                 opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             error_queue.fill(opened, is_ipv6)
+            listening.drop_all(opened)  # nobody is answered: replies would only take memory
             opened.connect(self.endpoint)
             self._can_cut = gso.cut(opened, 0)
             self.gso_limit = gso.LIMIT if self._can_cut else 0
@@ -86,6 +94,7 @@ class Egress:
             self.broken = error.errno or errno.EIO
             return
         self.broken = 0
+        self._room.sockets -= 1
         self._socket = opened
         self.local = Endpoint(*opened.getsockname()[:2])
         self.send_now = opened.send
@@ -184,6 +193,7 @@ class Egress:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+            self._room.sockets += 1
 
     def _transmit(self, run: Segments) -> None:
         if self._socket is None:

@@ -64,6 +64,8 @@ def leaving(number: int) -> str:
     """Say why there is no socket to send to a pod, or no way to it."""
     if number in (errno.EMFILE, errno.ENFILE):
         return "no more sockets: raise the limit of open files (ulimit -n), or listen on fewer ports"
+    if number == errno.EUSERS:
+        return "ports times pods are more sockets than a relay opens: listen on fewer ports, or share them among relays"
     if number == errno.EAGAIN:
         return "no free port to send from: raise net.ipv4.ip_local_port_range (sysctl), or listen on fewer ports"
     return _SENDING.get(number) or os.strerror(number)
@@ -72,9 +74,8 @@ def leaving(number: int) -> str:
 def joining(group: str, interface: str, number: int) -> str:
     """Say why a multicast group could not be joined on an interface."""
     version = 6 if ":" in group else 4
-    if number == errno.ENOBUFS:
-        limits = "net.ipv6.mld_max_msf" if version == 6 else "net.ipv4.igmp_max_memberships or net.ipv4.igmp_max_msf"
-        hint = f"the kernel takes no more groups or sources: raise {limits} (sysctl)"
+    if number == errno.ENOBUFS and version == 4:
+        hint = "the kernel takes no more groups: raise net.ipv4.igmp_max_memberships (sysctl)"
     elif number in (errno.EADDRNOTAVAIL, errno.EINVAL, errno.EAFNOSUPPORT):
         hint = f"does it have IPv{version} (ip address show {interface})?"
     else:

@@ -21,7 +21,7 @@ RECEIVE_BUFFER = 4 * 1024 * 1024
 
 _SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h: nine counters of the socket, no privilege needed
 _MEMINFO = struct.Struct("=9I")
-_MEMINFO_DROPS = 8
+_MEMINFO_HELD, _MEMINFO_DROPS = 0, 8
 UDP_GRO = 104  # include/uapi/linux/udp.h, Linux 5.0
 _IP_PKTINFO = (socket.IPPROTO_IP, 8)  # include/uapi/linux/in.h
 _IPV6_RECVPKTINFO = (socket.IPPROTO_IPV6, 49)  # include/uapi/linux/in6.h
@@ -114,12 +114,20 @@ def deafen(listening: socket.socket) -> None:
         with contextlib.suppress(OSError):
             listening.connect((peer, _DISCARD_PORT))
             return
-    import ctypes
+    drop_all(listening)
+
+
+def drop_all(opened: socket.socket) -> None:
+    """Let the kernel drop whatever comes to the socket, by a filter (man 7 socket, SO_ATTACH_FILTER).
+
+    What ICMP tells of it comes all the same.
+    """
+    import ctypes  # takes a while, and few need it
 
     program = ctypes.create_string_buffer(_DROP_ALL, len(_DROP_ALL))
     with contextlib.suppress(OSError):
         option = _FILTER_PROGRAM.pack(1, ctypes.addressof(program))
-        listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
+        opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
 
 
 def merge(listening: socket.socket, wanted: bool) -> bool:
@@ -143,10 +151,18 @@ def drops(listening: socket.socket) -> int:
     A merged buffer (UDP_GRO) counts as one drop, however many datagrams it holds (net/ipv4/udp.c,
     __udp_enqueue_schedule_skb); a socket that does not merge counts each datagram.
     """
+    return _counter(listening, _MEMINFO_DROPS)
+
+
+def held(listening: socket.socket) -> int:
+    """Return how much of its buffer what waits there takes (0 where the kernel does not tell); raise OSError."""
+    return _counter(listening, _MEMINFO_HELD)
+
+
+def _counter(listening: socket.socket, number: int) -> int:
     if sys.platform != "linux":
         return 0
-    counters = listening.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
-    return int(_MEMINFO.unpack(counters)[_MEMINFO_DROPS])
+    return int(_MEMINFO.unpack(listening.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[number])
 
 
 def set_buffer(listening: socket.socket, size: int) -> None:

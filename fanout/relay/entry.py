@@ -15,7 +15,7 @@ from fanout.net.egress import Egress, Room
 from fanout.relay.guard import Guard, Recent
 from fanout.relay.ingress import Ingress, Kind
 from fanout.relay.itself import Itself
-from fanout.relay.listening import describe, open_port
+from fanout.relay.listening import PKTINFO, describe, is_broadcast, open_port
 from fanout.relay.pods import Pods
 from fanout.relay.reasons import RelayDrop
 from fanout.relay.runs import Piece
@@ -30,8 +30,7 @@ ARENA = 256 * 1024
 """Bytes of the buffer into which a turn is read."""
 _LARGEST = 65_535
 _GRO_SIZE = struct.Struct("=i")
-_PKTINFO = struct.Struct("=i4s4s")  # struct in_pktinfo: interface, local address, destination
-_CONTROL = socket.CMSG_SPACE(_GRO_SIZE.size) + socket.CMSG_SPACE(_PKTINFO.size)
+_CONTROL = socket.CMSG_SPACE(_GRO_SIZE.size) + socket.CMSG_SPACE(PKTINFO.size)
 _MAPPED = "::ffff:"
 _NO_PORTS: frozenset[int] = frozenset()
 
@@ -204,7 +203,7 @@ class Port:
         entry = self.entry
         if entry.itself.has_sent(address[0], address[1]):
             return RelayDrop.OWN
-        if self._is_broadcast and not _is_broadcast(control):
+        if self._is_broadcast and not is_broadcast(control):
             return RelayDrop.NOT_BROADCAST
         host: str = address[0].removeprefix(_MAPPED)
         if entry.guard is not None and (reason := entry.guard.refusal(host, now)) is not None:
@@ -223,12 +222,3 @@ class Port:
         with contextlib.suppress(OSError):
             return listening.drops(self.socket)
         return 0
-
-
-def _is_broadcast(control: list[tuple[int, int, bytes]]) -> bool:
-    """Whether a datagram came to another address than the one of this host by which it came in (man 7 ip)."""
-    for level, _, data in control:
-        if level == socket.IPPROTO_IP and len(data) >= _PKTINFO.size:
-            _, local, destination = _PKTINFO.unpack_from(data)
-            return bool(local != destination)
-    return False

@@ -68,6 +68,8 @@ def describe(ingress: Ingress) -> str:
     """Say where an ingress that was opened listens: what was joined, on which interface and address, and the route."""
     if not ingress.interface:
         return "listens on all addresses" if not ingress.host else f"listens on {ingress.host}"
+    if not interfaces.addresses():  # the system does not tell
+        return f"listens on {ingress.interface}"
     version = 6 if ingress.is_ipv6 else 4
     here = [str(address) for address in interfaces.addresses(ingress.interface) if address.version == version]
     where = f"{ingress.interface} ({', '.join(here) or f'no IPv{version} address'})"

@@ -30,6 +30,7 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _Reason = TypeVar("_Reason", RelayDrop, DropReason)
 _HOUSEKEEPING = 1.0
 _OPEN_FILES = 65_536
+_LOG_PATIENCE = 1.0  # a log that nobody reads must not stop what is forwarded
 _HOUSEKEEPING_OVERDUE = 10.0
 
 
@@ -61,7 +62,7 @@ def run(settings: Settings) -> None:
     # They are waited for instead of handled, and the threads that are started from now on leave them alone.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     _allow_sockets()
-    stream = logs.LogStream(settings.log_file)
+    stream = logs.LogStream(settings.log_file, patience=_LOG_PATIENCE)
     with contextlib.ExitStack() as stack:
         _App(settings, stream, stack).run()
 
