@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli import Running
-from tests.lan import Host, Lan, Relay, lan
+from tests.lan import Host, Lan, Relay, lan, waiting
 
 REPLICAS = 4
 VIDEO, AUDIO = 32546, 32548
@@ -69,8 +69,15 @@ def frame_md5(recording: Path) -> list[str]:
 
 @pytest.mark.alone
 def test_replicas_behind_the_relay_record_what_a_direct_recorder_does(tmp_path: Path) -> None:
-    with lan(REPLICAS) as world:
-        record_all(world, tmp_path)
+    with lan(REPLICAS + 1) as world:
+        *replicas, listener = world.pods
+        rtcp = [listener.listen("::", port + 1) for port in (VIDEO, AUDIO)]
+        record_all(world, replicas, tmp_path)
+        reports = [waiting(opened) for opened in rtcp]
+    for port, packets in zip((VIDEO, AUDIO), reports, strict=True):
+        # RFC 3550, 6.4.1: sender reports (type 200) of the source whose RTP goes to the port below.
+        senders = {int.from_bytes(packet[4:8], "big") for packet in packets if packet[1] == 200}
+        assert senders == {port}, "RTP and RTCP stay a pair"
     taken, *relayed = [frame_md5(tmp_path / f"{number}.nut") for number in range(1 + REPLICAS)]
     assert len(taken) == sum(FRAMES.values())
     assert len({line.split(",")[-1] for line in taken}) == len(taken), "no two frames are the same"
@@ -78,12 +85,12 @@ def test_replicas_behind_the_relay_record_what_a_direct_recorder_does(tmp_path: 
         assert replica == taken
 
 
-def record_all(world: Lan, tmp_path: Path) -> None:
+def record_all(world: Lan, replicas: list[Host], tmp_path: Path) -> None:
     sdp = tmp_path / "camera.sdp"
     sdp.write_text(_SDP)
     direct = world.add_source()
     Relay(world.edge, "-s", world.service(), "--listen", f"udp://0.0.0.0:{VIDEO}-{AUDIO + 1}")
-    recorders = [record(host, sdp, tmp_path / f"{number}.nut") for number, host in enumerate([direct, *world.pods])]
+    recorders = [record(host, sdp, tmp_path / f"{number}.nut") for number, host in enumerate([direct, *replicas])]
     stream_to(world.source, world.edge.lan, direct.lan)
     for recorder in recorders:
         assert recorder.end().code == 0, recorder.err
