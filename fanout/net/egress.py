@@ -78,7 +78,8 @@ class Egress:
             if self._room.sockets <= 0:
                 raise OSError(errno.EUSERS, "so many sockets are enough")
             opened = self._make_socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
-            if opened.fileno() >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVE:
+            most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            if most != resource.RLIM_INFINITY and opened.fileno() >= most - _RESERVE:
                 raise OSError(errno.EMFILE, "the others are kept")
             opened.setblocking(False)
             with contextlib.suppress(OSError):
