@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import fcntl
@@ -27,7 +28,9 @@ _ANY_PORT = 9
 @cache
 def _asking() -> socket.socket:
     """The socket that interfaces are asked of by: one for all, which is there when there are no more to be had."""
-    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    atexit.register(opened.close)
+    return opened
 
 
 def index(name: str) -> int | None:
