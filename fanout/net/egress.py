@@ -19,13 +19,11 @@ WAITING_MAX = 1024 * 1024
 """Bytes that wait for one pod whose socket is full."""
 ROOM = 32 * 1024 * 1024
 """Bytes that wait for all pods together."""
+SOCKETS_MAX = 16_384
+"""For all pods together: each takes a port of the some 28,000 that this host's other programs send from, too."""
 _RESERVE = 64  # open files that are left to what a process needs beside sockets for pods
 _TRIES = 16  # of one send: each failure that was an earlier one's tells of an ICMP error
 _ERRORS = 16  # that are read at a time: hundreds come at once for a pod that is gone, and others wait meanwhile
-
-
-SOCKETS_MAX = 16_384
-"""For all pods together: each takes a port of the some 28,000 that this host's other programs send from, too."""
 
 
 class Room:
@@ -148,20 +146,15 @@ class Egress:
     def failed(self, run: Segments, error: OSError) -> None:
         """Send what has failed once more where that was not its own failure; otherwise keep it, or drop it."""
         number = error.errno or errno.EIO
+        # What the socket was told to cut into may be more than the path's MTU: then no single datagram is fragmented.
+        may_be_the_cut = run.datagrams == 1 and self._can_cut
         for _ in range(_TRIES):
             told = [] if self._socket is None else error_queue.read(self._socket, _ERRORS)
             self.refused += len(told)
             if not any(fault.errno == number for fault in told):
-                break
-            try:
-                self._transmit(run)
-            except OSError as again:
-                number = again.errno or errno.EIO
-            else:
-                self._count(run)
-                return
-        if run.datagrams == 1 and number in gso.REFUSALS and self._can_cut:
-            # What the socket was told to cut into may be more than the path's MTU: then none of them is fragmented.
+                if not (may_be_the_cut and number in gso.REFUSALS):
+                    break
+                may_be_the_cut = False
             try:
                 self._transmit(run)
             except OSError as again:

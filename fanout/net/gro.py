@@ -20,9 +20,10 @@ from fanout.net.listening import UDP_GRO
 
 BUFFER = 65_535
 """Bytes that one call may give: more than any datagram, and any run of them, has."""
-_SIZE = struct.Struct("=i")
+SIZE = struct.Struct("=i")
+"""The control message of a merged run: the size of its datagrams."""
 _PKTINFO = 20  # struct in6_pktinfo, the larger one
-_CONTROL = socket.CMSG_SPACE(_SIZE.size) + socket.CMSG_SPACE(_PKTINFO)
+CONTROL = socket.CMSG_SPACE(SIZE.size) + socket.CMSG_SPACE(_PKTINFO)
 _FIRST = 0xFF  # what frames and probes begin with
 _SOURCES_MAX = 4096
 
@@ -74,11 +75,11 @@ def receive(listening: socket.socket, messages: int, calls: int, now: float) -> 
     control: list[tuple[int, int, bytes]] | None
     try:
         while taken < messages and len(runs) < calls:
-            data, control, _, address = recvmsg(BUFFER, _CONTROL)
+            data, control, _, address = recvmsg(BUFFER, CONTROL)
             segment = len(data)
             count = 1
             if control:
-                if control[0][1] == UDP_GRO and (size := _SIZE.unpack(control[0][2])[0]) > 0:
+                if control[0][1] == UDP_GRO and (size := SIZE.unpack(control[0][2])[0]) > 0:
                     segment = size
                     count = max(1, -(-len(data) // size))
                 # It is kept only with what may be answered: it takes as much room as a small datagram.

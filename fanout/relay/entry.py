@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import struct
 from contextlib import AbstractContextManager
 from time import monotonic
 from typing import Any
 
-from fanout.net import interfaces, listening
+from fanout.net import gro, interfaces, listening
 from fanout.net.egress import Egress, Room
 from fanout.relay.guard import Guard, Recent
 from fanout.relay.ingress import Ingress, Kind
 from fanout.relay.itself import Itself
-from fanout.relay.listening import PKTINFO, describe, is_broadcast, open_port
+from fanout.relay.listening import describe, is_broadcast, open_port
 from fanout.relay.pods import Pods
 from fanout.relay.reasons import RelayDrop
 from fanout.relay.runs import Piece
@@ -28,9 +27,6 @@ TURN = 64
 """Datagrams, or runs of them, that one port may give before it is another's turn."""
 ARENA = 256 * 1024
 """Bytes of the buffer into which a turn is read."""
-_LARGEST = 65_535
-_GRO_SIZE = struct.Struct("=i")
-_CONTROL = socket.CMSG_SPACE(_GRO_SIZE.size) + socket.CMSG_SPACE(PKTINFO.size)
 _MAPPED = "::ffff:"
 _NO_PORTS: frozenset[int] = frozenset()
 
@@ -163,7 +159,7 @@ class Port:
         # A run is of one source; where its datagrams may have to be refused one by one, they must not be merged.
         one_by_one = entry.ingress.limit is not None or entry.recent is not None or self._is_broadcast
         self._merges = not one_by_one and listening.merge(opened, True)
-        self._control = _CONTROL if self._merges or self._is_broadcast else 0
+        self._control = gro.CONTROL if self._merges or self._is_broadcast else 0
 
     def read(self, arena: memoryview) -> list[Piece]:
         """Take what waits, up to a turn's worth, and return what is to be forwarded as it lies in the arena."""
@@ -172,7 +168,7 @@ class Port:
         is_guarded = self._is_guarded
         own_ports = _NO_PORTS if self._is_group else entry.itself.ports
         datagrams = size_of_all = 0
-        offset, limit = 0, len(arena) - _LARGEST
+        offset, limit = 0, len(arena) - gro.BUFFER
         now = monotonic()
         with contextlib.suppress(OSError):  # nothing waits (EAGAIN); or it is of the interface (ENETDOWN)
             for _ in range(TURN):
@@ -180,7 +176,7 @@ class Port:
                 end = offset + size
                 segment, count = size, 1
                 if control and self._merges:
-                    segment = _GRO_SIZE.unpack(control[0][2])[0] or size
+                    segment = gro.SIZE.unpack(control[0][2])[0] or size
                     count = max(1, -(-size // segment))
                 datagrams += count
                 size_of_all += size

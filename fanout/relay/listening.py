@@ -15,7 +15,7 @@ from fanout.relay.ingress import Ingress, Kind
 # include/uapi/linux/in.h and in6.h; the protocol-independent requests of RFC 3678, 5.1.
 _MCAST_JOIN_GROUP, _MCAST_JOIN_SOURCE_GROUP = 42, 46
 _IP_MULTICAST_ALL, _IPV6_MULTICAST_ALL = 49, 29
-PKTINFO = struct.Struct("=i4s4s")  # struct in_pktinfo: interface, local address, destination
+_PKTINFO = struct.Struct("=i4s4s")  # struct in_pktinfo: interface, local address, destination
 _IPV4_ADDRESS = struct.Struct("=H2x4s")  # struct sockaddr_in
 _IPV6_ADDRESS = struct.Struct("=H2x4x16s")  # struct sockaddr_in6
 _STORAGE = 128  # sizeof(struct sockaddr_storage)
@@ -58,8 +58,8 @@ def open_port(ingress: Ingress, port: int) -> socket.socket:
 def is_broadcast(control: list[tuple[int, int, bytes]]) -> bool:
     """Whether a datagram came to another address than the one of this host by which it came in (man 7 ip)."""
     for level, _, data in control:
-        if level == socket.IPPROTO_IP and len(data) >= PKTINFO.size:
-            _, local, destination = PKTINFO.unpack_from(data)
+        if level == socket.IPPROTO_IP and len(data) >= _PKTINFO.size:
+            _, local, destination = _PKTINFO.unpack_from(data)
             return bool(local != destination)
     return False
 
@@ -68,10 +68,11 @@ def describe(ingress: Ingress) -> str:
     """Say where an ingress that was opened listens: what was joined, on which interface and address, and the route."""
     if not ingress.interface:
         return "listens on all addresses" if not ingress.host else f"listens on {ingress.host}"
-    if not interfaces.addresses():  # the system does not tell
+    found = interfaces.addresses(ingress.interface)
+    if not (found or interfaces.addresses()):  # the system does not tell
         return f"listens on {ingress.interface}"
     version = 6 if ingress.is_ipv6 else 4
-    here = [str(address) for address in interfaces.addresses(ingress.interface) if address.version == version]
+    here = [str(address) for address in found if address.version == version]
     where = f"{ingress.interface} ({', '.join(here) or f'no IPv{version} address'})"
     if ingress.kind is not Kind.MULTICAST:
         return f"listens on {where}"

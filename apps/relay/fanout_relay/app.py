@@ -68,7 +68,7 @@ def run(settings: Settings) -> None:
 
 
 def _allow_sockets() -> None:
-    """Have as many open files as may be: each port takes one, and each pod; 1,024 is the usual limit."""
+    """Have as many open files as may be: each port takes one, and one for each pod; 1,024 is the usual limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < enough:
