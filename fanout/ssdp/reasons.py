@@ -1,0 +1,66 @@
+"""Why the SSDP relay did not answer, announce or carry something. Pure."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class SsdpDrop(StrEnum):
+    """Why something that arrived went no further; the only source of such labels in logs, tables and metrics."""
+
+    NOT_SSDP = "not_ssdp"
+    """It begins like none of M-SEARCH, NOTIFY and an answer."""
+    MALFORMED = "malformed"
+    OVERSIZED = "oversized"
+    WRONG_MAN = "wrong_man"
+    """A search whose MAN is not "ssdp:discover"."""
+    NO_TARGET = "no_target"
+    """A search without ST."""
+    NO_MX = "no_mx"
+    """A search to the group without MX, which nobody answers (UDA 1.1, 1.3.2)."""
+    SOURCE_NOT_ALLOWED = "source_not_allowed"
+    SOURCE_NOT_UNICAST = "source_not_unicast"
+    """Its source is a group, a broadcast address, or none; or a port below 1024, where no client asks from."""
+    OVER_LIMIT = "over_limit"
+    """Its source searches more often than is answered."""
+    TOO_MANY_SEARCHES = "too_many_searches"
+    """As many searches are under way as may be."""
+    NO_ENDPOINTS = "no_endpoints"
+    """The Service has no pod that could answer."""
+    NOT_ASKED = "not_asked"
+    """An answer of a pod to something that was not asked."""
+    UDN_TAKEN = "udn_taken"
+    """Another pod has the same identity (UDN), and had it first."""
+    TOO_MANY_DEVICES = "too_many_devices"
+    """The pod names more devices than are kept."""
+    NO_PORT = "no_port"
+    """All of the relay's HTTP ports are taken."""
+    KERNEL_BUFFER = "kernel_buffer"
+    """The receive buffer was full."""
+    NOT_SENT = "not_sent"
+    """The kernel did not take it."""
+
+
+class HttpFailure(StrEnum):
+    """Why an HTTP request or connection was refused or failed; the only source of such labels."""
+
+    SOURCE_NOT_ALLOWED = "source_not_allowed"
+    WRONG_HOST = "wrong_host"
+    """Its Host is a name: a web page that wants to reach into the LAN (DNS rebinding) would send one."""
+    WRONG_METHOD = "wrong_method"
+    BAD_REQUEST = "bad_request"
+    TOO_MANY_CONNECTIONS = "too_many_connections"
+    TOO_SLOW = "too_slow"
+    REQUEST_TOO_LARGE = "request_too_large"
+    DOCUMENT_TOO_LARGE = "document_too_large"
+    NO_POD = "no_pod"
+    """The device's pod is not there now."""
+    POD_UNREACHABLE = "pod_unreachable"
+    POD_BROKE = "pod_broke"
+    """The pod ended in the middle of what it sent, or sent what is no HTTP."""
+    CLIENT_GONE = "client_gone"
+    CALLBACK_REFUSED = "callback_refused"
+    """A subscription whose events would not go to the subscriber itself (CVE-2020-12695)."""
+    TOO_MANY_SUBSCRIPTIONS = "too_many_subscriptions"
+    EVENT_LOST = "event_lost"
+    """The subscriber did not take an event."""
