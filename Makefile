@@ -4,8 +4,8 @@ BIN := .venv/bin
 PODMAN ?= $(shell command -v podman || command -v docker)
 BASE_IMAGE ?= registry.access.redhat.com/ubi9/python-312-minimal:latest
 IMAGE_PREFIX ?= localhost/
-# What seals and what reads YAML is compiled: the wheels are those of the images' Linux and Python, whatever this
-# machine has.
+# What seals, what reads YAML and what speaks HTTP is compiled: the wheels are those of the images' Linux and Python,
+# whatever this machine has.
 IMAGE_PYTHONS ?= 3.11 3.12 3.13 3.14
 IMAGE_ARCH ?= $(subst arm64,aarch64,$(shell uname -m))
 IMAGE_PLATFORMS ?= manylinux_2_28_$(IMAGE_ARCH) manylinux_2_17_$(IMAGE_ARCH) manylinux2014_$(IMAGE_ARCH)
@@ -44,7 +44,7 @@ wheels: .venv/.done ## fanout and what it needs, as a folder of wheels for the i
 	@$(BIN)/pip wheel --quiet --wheel-dir $(WHEELS) .
 	@for python in $(IMAGE_PYTHONS); do \
 	  $(BIN)/pip download --quiet --dest $(WHEELS) --only-binary=:all: --python-version $$python \
-	    $(IMAGE_PLATFORMS:%=--platform %) cryptography pyyaml || exit 1; \
+	    $(IMAGE_PLATFORMS:%=--platform %) cryptography pyyaml aiohttp defusedxml || exit 1; \
 	done
 
 images: wheels ## Build the images of the sender, the receiver and the relay
