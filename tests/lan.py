@@ -115,6 +115,13 @@ class Host(Namespace):
         self._sockets.append(made)
         return made
 
+    def tcp(self) -> socket.socket:
+        """Return a TCP socket of this host, to be used from here; it is closed with the world."""
+        made = self._make(socket.AF_INET, socket.SOCK_STREAM)
+        made.settimeout(5)
+        self._sockets.append(made)
+        return made
+
     def listen(self, address: str, port: int) -> socket.socket:
         """Return a socket of this host that is bound and holds a lot."""
         made = self.udp(socket.AF_INET6 if ":" in address else socket.AF_INET)
@@ -184,8 +191,9 @@ class Host(Namespace):
 class Lan:
     """The world: `source`, `edge` and `pods`, and what else a test adds."""
 
-    def __init__(self, stack: contextlib.ExitStack) -> None:
+    def __init__(self, stack: contextlib.ExitStack, *, pod_multicast: bool = True) -> None:
         self._stack = stack
+        self._pod_multicast = pod_multicast
         self._folder = Path(tempfile.mkdtemp(prefix="fanout-lan-"))
         stack.callback(shutil.rmtree, self._folder)
         self.hosts: list[Host] = []
@@ -286,6 +294,8 @@ class Lan:
             f"link add {port} type veth peer name eth0 netns {host.pid}",
             f"link set {port} master {bridge} addrgenmode none up",
         )
+        if bridge == "pods" and not self._pod_multicast:
+            self._switch.ip(f"link set {port} type bridge_slave mcast_flood off")
         host.ip(*_addresses("eth0", address, host.number))
 
 
@@ -334,15 +344,15 @@ class Relay:
 
 
 @contextlib.contextmanager
-def lan(pods: int) -> Iterator[Lan]:
-    """Yield the world, with so many pods."""
+def lan(pods: int, *, pod_multicast: bool = True) -> Iterator[Lan]:
+    """Yield the world, with so many pods. Without multicast, as in a cluster, pods know no IPv6 neighbours either."""
     why = why_no_namespace()
     if why is None and os.geteuid() != 0:
         why = "cables between namespaces need root"
     if why is not None:
         unavailable("tools", why)
     with contextlib.ExitStack() as stack:
-        world = Lan(stack)
+        world = Lan(stack, pod_multicast=pod_multicast)
         world.add_pods(pods)
         yield world
 
