@@ -1,0 +1,168 @@
+"""URLs in documents and in header values: the relay's address is put where a pod's was. Pure.
+
+A URL is found by what it looks like (`http://`, a literal address, a port), not by parsing the document: so it is
+found in XML that is escaped inside XML (DIDL-Lite in a SOAP answer), in playlists, and in what claims to be XML and
+is not; and every other byte stays as it was.
+"""
+
+from __future__ import annotations
+
+import codecs
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fanout.model import unmapped
+
+Authority = Callable[[str, int], str | None]
+"""Takes the host and the port that a URL names; returns what it shall name instead (`10.50.0.20:28203`), None where
+it stays as it is, and "" where it stays although it is a pod's: there is no port for it, which is counted."""
+AUTHORITIES_MAX = 16_384
+"""Different hosts and ports in one document; its URLs with more are left as they are."""
+_DOCUMENTS = frozenset(
+    (
+        *("text/xml", "application/xml", "text/html"),
+        *("audio/x-mpegurl", "audio/mpegurl", "application/x-mpegurl", "application/mpegurl"),
+        *("application/vnd.apple.mpegurl", "application/vnd.apple.mpegurl.audio"),
+        *("audio/x-scpls", "audio/scpls", "application/x-scpls", "application/vnd.ms-wpl"),
+        # video/x-ms-asf is a playlist's and a film's: it is taken for a film.
+        *("video/x-ms-asx", "video/x-ms-wvx", "audio/x-ms-wax", "application/x-ms-asx"),
+    )
+)
+_OCTET = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+# It begins with what is seldom and has no case: a search for that is several times as fast. What is not a URL's end
+# behind the port is a longer address, a name, or a password before the host.
+_BEGINNING = (
+    rb"://(?<=[Hh][Tt][Tt][Pp]://)(?<![0-9A-Za-z+.-]....://)"
+    rb"(?P<host>" + _OCTET + rb"(?:\." + _OCTET + rb"){3}|\[[0-9A-Fa-f:.]{2,45}\])(?P<port>:[0-9]{0,5}+)?+"
+)
+_URL = re.compile(_BEGINNING + rb"(?![0-9A-Za-z._~:@%-])", re.DOTALL)
+_AT_START = re.compile(rb"[Hh][Tt][Tt][Pp]" + _BEGINNING + rb"(?=[/?#]|\Z)", re.DOTALL)
+_CHARSET = re.compile(r";\s*charset\s*=\s*\"?(utf-?(?:16|32)(?:le|be)?)\b", re.IGNORECASE)
+_MARKS = (  # that of UTF-32 begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_WIDE_STARTS = (  # a document begins with one of ASCII: `<`, `#`, `[`
+    (re.compile(rb"[\x01-\x7f]\0\0\0"), "utf-32-le"),
+    (re.compile(rb"\0\0\0[\x01-\x7f]"), "utf-32-be"),
+    (re.compile(rb"[\x01-\x7f]\0"), "utf-16-le"),
+    (re.compile(rb"\0[\x01-\x7f]"), "utf-16-be"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """A document with the relay's URLs."""
+
+    body: bytes
+    changed: int
+    """URLs in which the relay was put in a pod's place."""
+    left: int
+    """URLs of pods for which there was no port."""
+
+
+def is_document(content_type: str) -> bool:
+    """Whether a body of that type can hold URLs that a client will follow: XML, HTML or a playlist, never media."""
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind in _DOCUMENTS or (kind.endswith("+xml") and kind.startswith(("application/", "text/")))
+
+
+def in_text(body: bytes, content_type: str, authority: Authority) -> Rewritten:
+    """Return the document with the URLs that `authority` has another place for.
+
+    Bytes are changed as bytes: every charset has ASCII in it, but for UTF-16 and UTF-32, which a mark, the first
+    characters or the content type tell. What is declared and is not so does no harm.
+    """
+    wide = _wide(body, content_type)
+    places = _Places(authority)
+    if wide is None:
+        changed = _URL.sub(places.put, body)
+    else:
+        whole = len(body) - len(body) % (4 if "32" in wide else 2)
+        try:
+            text = body[:whole].decode(wide, "surrogatepass").encode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            return Rewritten(body, 0, 0)
+        text = _URL.sub(places.put, text)
+        changed = text.decode("utf-8", "surrogatepass").encode(wide, "surrogatepass") + body[whole:]
+    return Rewritten(changed if places.changed else body, places.changed, places.left)
+
+
+def in_value(text: str, authority: Authority) -> str:
+    """Return a header's value (Location, CaptionInfo.sec, CALLBACK) with the URLs that `authority` has a place for."""
+    return _URL.sub(_Places(authority).put, text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+
+
+def location(url: str) -> tuple[str, int] | None:
+    """Return the host (a literal in its shortest form) and the port of an http URL.
+
+    None where it has no literal address (a name could mean another one a moment later), is not http, has a user
+    before the host, or is no URL.
+    """
+    match = _AT_START.match(url.encode("utf-8", "surrogatepass"))
+    return None if match is None else _host_and_port(match)
+
+
+class _Places:
+    """What to put into the URLs of one document, looked up once a host and port."""
+
+    def __init__(self, authority: Authority) -> None:
+        self._authority = authority
+        self._places: dict[bytes, bytes] = {}
+        self._others: dict[bytes, bool] = {}
+        """Whether there should have been a place for it."""
+        self.changed = self.left = 0
+
+    def put(self, match: re.Match[bytes]) -> bytes:
+        """Return what stands in the place of a URL's beginning."""
+        url = match[0]
+        place = self._places.get(url)
+        if place is None and url not in self._others and len(self._places) + len(self._others) < AUTHORITIES_MAX:
+            place = self._look_up(match)
+        if place is None:
+            self.left += self._others.get(url, False)
+            return url
+        self.changed += 1
+        return place
+
+    def _look_up(self, match: re.Match[bytes]) -> bytes | None:
+        found = _host_and_port(match)
+        place = None if found is None else self._authority(*found)
+        if not place:
+            self._others[match[0]] = place is not None
+            return None
+        self._places[match[0]] = made = b"://" + place.encode()
+        return made
+
+
+def _host_and_port(match: re.Match[bytes]) -> tuple[str, int] | None:
+    # Nothing behind the colon is the default, as no colon is (RFC 3986, 3.2.3).
+    port = int((match["port"] or b"").removeprefix(b":") or b"80")
+    if not 1 <= port <= 65_535:
+        return None
+    host = match["host"].decode()
+    if not host.startswith("["):
+        return host, port
+    try:
+        return str(unmapped(ipaddress.IPv6Address(host[1:-1]))), port
+    except ValueError:
+        return None
+
+
+def _wide(body: bytes, content_type: str) -> str | None:
+    """Return the encoding of a document whose characters have two bytes or four; None for all others."""
+    for mark, encoding in _MARKS:
+        if body.startswith(mark):
+            return encoding
+    for start, encoding in _WIDE_STARTS:
+        if start.match(body):
+            return encoding
+    declared = _CHARSET.search(content_type)
+    if declared is None or b"\0" not in body:
+        return None
+    encoding = declared[1].lower().replace("-", "")
+    return f"utf-{encoding[3:5]}-{encoding[5:] or 'be'}"  # without a mark it is big-endian (RFC 2781, 4.3)
