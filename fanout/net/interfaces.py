@@ -61,6 +61,20 @@ def addresses(name: str | None = None) -> list[Address]:
     return sorted(found, key=lambda address: address.version)
 
 
+def networks(name: str) -> list[ipaddress.IPv4Interface]:
+    """Return the IPv4 addresses of one interface with their networks; nothing where the system does not tell."""
+    try:
+        adapters = list(ifaddr.get_adapters())
+    except OSError:  # no netlink, in some sandboxes
+        return []
+    return [
+        ipaddress.IPv4Interface(f"{each.ip}/{each.network_prefix}")
+        for adapter in adapters
+        for each in adapter.ips
+        if adapter.name == name and each.is_IPv4
+    ]
+
+
 def _all_addresses() -> list[tuple[str, Address]]:
     try:
         adapters = list(ifaddr.get_adapters())

@@ -15,20 +15,21 @@ LOOP_PAYLOADS = 65_536
 """Payloads that are remembered."""
 LOOP_SECONDS = 5.0
 """How long."""
-_BURST = 0.1  # seconds' worth of datagrams that a source may send at once
+BURST = 0.1
+"""Seconds' worth of datagrams that a source may send at once."""
 
 
 class Guard:
     """Decides whether datagrams of a source are forwarded; `now` is in seconds on a clock that does not go back.
 
-    A source is an address, whatever its ports. It may send `limit` datagrams a second, in bursts of a tenth of a
-    second's worth.
+    A source is an address, whatever its ports. It may send `limit` datagrams a second, in bursts of `burst` seconds'
+    worth.
     """
 
-    def __init__(self, allowed: Sequence[Network], limit: float | None) -> None:
+    def __init__(self, allowed: Sequence[Network], limit: float | None, burst: float = BURST) -> None:
         self._allowed = allowed
         self._limit = limit
-        self._burst = max(1.0, (limit or 0.0) * _BURST)
+        self._burst = max(1.0, (limit or 0.0) * burst)
         self._sources: OrderedDict[str, _Source] = OrderedDict()
 
     def refusal(self, host: str, now: float) -> RelayDrop | None:

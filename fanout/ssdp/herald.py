@@ -1,0 +1,150 @@
+"""Makes pods' devices devices of the LAN: their LOCATION leads to the relay, and what they have is announced there."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from fanout.ssdp import message, rewrite
+from fanout.ssdp.catalogue import Announcement, Catalogue
+from fanout.ssdp.lan import Lan
+from fanout.ssdp.message import Advert, Kind
+from fanout.ssdp.places import Origin, Places
+from fanout.ssdp.reasons import SsdpDrop
+from fanout.ssdp.stats import DeviceStats, HttpCounts
+
+log = logging.getLogger("fanout")
+
+
+class Herald:
+    """Announces on one LAN. `listen` opens a port of the relay, and returns whether it could."""
+
+    def __init__(
+        self,
+        lan: Lan,
+        places: Places,
+        catalogue: Catalogue,
+        is_pod: Callable[[str], bool],
+        listen: Callable[[int], bool],
+        drop: Callable[[SsdpDrop], None],
+    ) -> None:
+        self._lan = lan
+        self._places = places
+        self._catalogue = catalogue
+        self._is_pod = is_pod
+        self._listen = listen
+        self._drop = drop
+        self._open: set[int] = set()
+        self._has_no_port: set[str] = set()
+        self._shown: dict[str, str] = {}
+        """The LOCATION of each device that is announced now, by UDN."""
+        self._foreign: set[str] = set()
+        self._devices: list[tuple[DeviceStats, int | None]] = []
+        self.announcements: Counter[str] = Counter()
+        self.foreign = 0
+
+    def located(self, pod: str, advert: Advert) -> Advert | None:
+        """Return an advert as the LAN has it; None where there is no port to reach it by.
+
+        A LOCATION of another host than a pod of the Service stays as it is.
+        """
+        found = rewrite.location(advert.location)
+        if found is None or not self._is_pod(found[0]):
+            self._say_foreign(pod, advert)
+            return advert
+        port = self.port(Origin(*found), advert.udn)
+        if port is None:
+            self._drop(SsdpDrop.NO_PORT)
+            self._say_no_port(pod, advert.udn)
+            return None
+        return replace(advert, location=rewrite.in_value(advert.location, lambda *_: f"{self._lan.address}:{port}"))
+
+    def port(self, origin: Origin, udn: str) -> int | None:
+        """Return the relay's port for a device, open; None where all are taken."""
+        while (port := self._places.claim(origin, udn)) is not None:
+            if self.open_port(port):
+                return port
+        return None
+
+    def open_port(self, port: int) -> bool:
+        """Listen on a port of the relay; where another program has it, take note of that and return False."""
+        if port not in self._open:
+            if not self._listen(port):
+                self._places.refuse(port)
+                return False
+            self._open.add(port)
+        return True
+
+    def announce(self, announcements: Iterable[Announcement]) -> list[bytes]:
+        """Say it on the LAN; return the datagrams, which are to be sent once more."""
+        datagrams = []
+        for kind, pod, advert in announcements:
+            located = advert if kind is Kind.BYEBYE else self.located(pod, advert)
+            if located is None:
+                continue
+            datagrams.append(message.notify(kind, located))
+            self.announcements[kind.value] += 1
+            if advert.nt == message.ROOT_DEVICE:
+                self._show(kind, pod, located)
+        self.send(datagrams)
+        return datagrams
+
+    def send(self, datagrams: Iterable[bytes]) -> None:
+        """Send announcements, while there is a LAN."""
+        for data in datagrams:
+            if self._lan.is_open and not self._lan.send(data):
+                self._drop(SsdpDrop.NOT_SENT)
+
+    def take_stock(self) -> None:
+        """Take note of the devices that there are, for `devices`, which other threads may call."""
+        stock = []
+        for device in self._catalogue.devices:
+            shown = self._shown.get(device.udn)
+            if shown is not None:
+                found = rewrite.location(device.location)
+                port = None if found is None else self._places.known(Origin(*found))
+                stock.append((DeviceStats(device.udn, device.pod, shown), port))
+        self._devices = stock
+
+    def devices(self, names: Mapping[str, str], counts: HttpCounts) -> list[DeviceStats]:
+        """Return the devices that are announced now."""
+        return [
+            replace(
+                device,
+                name=names.get(device.udn, ""),
+                requests=0 if port is None else counts.requests.get(port, 0),
+                bytes=0 if port is None else counts.bytes.get(port, 0),
+            )
+            for device, port in self._devices
+        ]
+
+    def _show(self, kind: Kind, pod: str, advert: Advert) -> None:
+        """Say in the log that a device can be found, or no more."""
+        udn = advert.udn
+        if kind is Kind.BYEBYE:
+            if self._shown.pop(udn, None) is not None:
+                log.info("device_gone: %(udn)s of %(pod)s", {"udn": udn, "pod": pod})
+        elif self._shown.get(udn) != advert.location:
+            self._shown[udn] = advert.location
+            values = {"udn": udn, "pod": pod, "location": advert.location}
+            log.info("device_announced: %(udn)s of %(pod)s is found at %(location)s", values)
+
+    def _say_foreign(self, pod: str, advert: Advert) -> None:
+        self.foreign += 1
+        if advert.location not in self._foreign and len(self._foreign) < message.HEADERS_MAX:
+            self._foreign.add(advert.location)
+            log.warning(
+                "location_foreign: %(udn)s of %(pod)s says that it is found at %(location)s, which is no address of a "
+                "pod of the Service: passed on unchanged",
+                {"udn": advert.udn, "pod": pod, "location": advert.location},
+            )
+
+    def _say_no_port(self, pod: str, udn: str) -> None:
+        if udn not in self._has_no_port and len(self._has_no_port) < message.HEADERS_MAX:
+            self._has_no_port.add(udn)
+            log.warning(
+                "no_http_port: %(udn)s of %(pod)s is not announced: all HTTP ports are taken, give more (--http-ports)",
+                {"udn": udn, "pod": pod},
+            )

@@ -1,0 +1,150 @@
+"""The relay's place on the LAN: takes searches of one interface, sends answers and announcements there."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+import struct
+from typing import NamedTuple
+
+from fanout.errors import SocketUnavailable
+from fanout.model import Endpoint
+from fanout.net import explain, interfaces, listening
+from fanout.relay.ingress import Ingress
+from fanout.relay.listening import InterfaceNotReady, open_port
+from fanout.ssdp.message import DATAGRAM_MAX, GROUP, PORT
+
+HOPS = 2
+"""Of announcements (UDA 1.1, 1.2.2: the TTL of a multicast should default to 2)."""
+_TURN = 64
+"""Datagrams that one socket may give before it is another's turn."""
+_RECEIVE_BUFFER = 1 << 20
+_PORT_MIN = 1024
+"""Below, no client asks from: an answer would go to a service of the host that is named as the source."""
+_IP_MULTICAST_IF = struct.Struct("=4s4si")  # struct ip_mreqn
+
+
+class Arrival(NamedTuple):
+    """A datagram that came."""
+
+    data: bytes
+    client: tuple[str, int]
+    to_group: bool
+
+
+def group(interface: str) -> Ingress:
+    """Return the SSDP group on an interface; raise `InvalidIngress` for what is no interface's name."""
+    return Ingress.parse(f"mcast://{GROUP}:{PORT}@{interface}", service="ssdp")
+
+
+class Lan:
+    """One interface, while it is there; `open` again when it `is_stale`."""
+
+    def __init__(self, interface: str) -> None:
+        self.interface = interface
+        self._group = group(interface)
+        self.address = ""
+        """Where clients find the relay: the interface's first IPv4 address."""
+        self.sockets: list[socket.socket] = []
+        self._networks: list[ipaddress.IPv4Interface] = []
+        self._index: int | None = None
+        self._addresses: frozenset[str] = frozenset()
+        self._drops = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it listens."""
+        return bool(self.sockets)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the interface is another one than the one that was opened, or has other addresses."""
+        return self._index != interfaces.index(self.interface) or self._networks != interfaces.networks(self.interface)
+
+    def open(self) -> None:
+        """Listen; raise `InterfaceNotReady`, or `SocketUnavailable` where the system refuses otherwise."""
+        joined = open_port(self._group, PORT)
+        try:
+            self._index = interfaces.index(self.interface)
+            self._networks = interfaces.networks(self.interface)
+            if not self._networks:
+                raise InterfaceNotReady(
+                    f"interface {self.interface} has no IPv4 address (yet): SSDP needs one to be found at"
+                )
+            self._addresses = frozenset(str(each.ip) for each in self._networks)
+            self.address = str(self._networks[0].ip)
+            unicast = self._listen()
+        except BaseException:
+            joined.close()
+            raise
+        self.sockets = [joined, unicast]
+        for each in self.sockets:
+            listening.grow_buffer(each, _RECEIVE_BUFFER)
+
+    def _listen(self) -> socket.socket:
+        """Return the socket that answers and announcements leave by, and to which clients may send searches."""
+        opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        place = Endpoint(self.address, PORT)
+        try:
+            opened.setblocking(False)
+            # Other programs of this host may listen on all addresses; what is sent to this one is the relay's.
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.interface.encode())
+            opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, HOPS)
+            request = _IP_MULTICAST_IF.pack(bytes(4), socket.inet_aton(self.address), self._index or 0)
+            opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
+            opened.bind(place)
+        except OSError as error:
+            opened.close()
+            raise SocketUnavailable(explain.binding(place, error.errno or 0, device=self.interface)) from error
+        return opened
+
+    def receive(self, opened: socket.socket) -> list[Arrival]:
+        """Return what waits at one of the sockets, as much as a turn holds."""
+        to_group = opened is self.sockets[0]
+        arrivals = []
+        with contextlib.suppress(OSError):  # nothing more, or an interface that went
+            for _ in range(_TURN):
+                # One byte more than may be: larger ones are known by that.
+                data, client = opened.recvfrom(DATAGRAM_MAX + 1)
+                arrivals.append(Arrival(data, client, to_group))
+        return arrivals
+
+    def take_drops(self) -> int:
+        """Return how many datagrams the kernel dropped since the last call, for want of room."""
+        with contextlib.suppress(OSError):
+            before, self._drops = self._drops, sum(listening.drops(each) for each in self.sockets)
+            return max(0, self._drops - before)
+        return 0
+
+    def may_answer(self, client: tuple[str, int]) -> bool:
+        """Whether the source of a search is one host's, and a port of its own."""
+        address = ipaddress.IPv4Address(client[0])
+        return not (
+            client[1] < _PORT_MIN
+            or address.is_multicast
+            or address.is_unspecified
+            or address.is_reserved  # 255.255.255.255 as well
+            or address.is_loopback
+            or any(address == each.network.broadcast_address for each in self._networks if each.network.prefixlen < 31)
+        )
+
+    def is_here(self, address: str) -> bool:
+        """Whether that is an address of the interface."""
+        return address in self._addresses
+
+    def send(self, data: bytes, client: tuple[str, int] = (GROUP, PORT)) -> bool:
+        """Send an answer to a client, or an announcement to the group; return whether the kernel took it."""
+        try:
+            self.sockets[1].sendto(data, client)
+        except (OSError, IndexError):
+            return False
+        return True
+
+    def close(self) -> None:
+        """Listen no more."""
+        for each in self.sockets:
+            each.close()
+        self.sockets = []
+        self._drops = 0

@@ -1,0 +1,400 @@
+"""`SsdpRelay`: media server pods behind a headless Service, found and played from the LAN."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from time import monotonic
+from typing import Self
+
+from fanout.errors import Closed, InvalidInput, SocketUnavailable
+from fanout.model import Endpoint, Family, Service
+from fanout.refresher import Refresher, Resolver, resolver_for
+from fanout.relay.guard import Guard
+from fanout.relay.ingress import parse_network
+from fanout.relay.listening import InterfaceNotReady
+from fanout.relay.relay import INTERFACE_TIMEOUT
+from fanout.ssdp import message, rewrite
+from fanout.ssdp.catalogue import Announcement, Catalogue
+from fanout.ssdp.ear import Ear
+from fanout.ssdp.herald import Herald
+from fanout.ssdp.lan import Lan
+from fanout.ssdp.message import Advert, Answer, InvalidSsdp, Kind, Notify, Search
+from fanout.ssdp.places import Places
+from fanout.ssdp.pods import Place, Pods
+from fanout.ssdp.proxy import Proxy
+from fanout.ssdp.reasons import SsdpDrop
+from fanout.ssdp.sessions import Session, Sessions
+from fanout.ssdp.stats import HttpCounts, SsdpStats
+
+log = logging.getLogger("fanout")
+
+HTTP_PORTS = (28_200, 28_231)
+DESCRIPTIONS = ("8200/rootDesc.xml",)
+"""Where minidlna has its description: it hears no search that was not sent to the group."""
+PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16")
+"""RFC 1918 and RFC 3927."""
+LIMIT = 100.0
+"""Searches a second of one client that are answered."""
+_BURST = 10.0  # seconds' worth of them at once
+_TICK = 0.1
+_LOOK = 1.0
+_AGAIN = 0.2
+"""Seconds after which an announcement is repeated: a datagram to a group may be lost (UDA 1.1, 1.2.2)."""
+
+
+class SsdpRelay:
+    """Makes the UPnP devices of a Service's pods devices of the LAN that `interface` is on.
+
+    A search on the LAN (M-SEARCH, to the group or to the relay) is asked of every pod, and each answer goes to the
+    very client that searched, from the address and port that it expects. For pods that take no search by unicast the
+    relay answers from their device descriptions (`descriptions`, each PORT/PATH). What pods have is announced on the LAN, and revoked
+    when they leave the Service or the relay stops. The LOCATION of each device leads to a port of the relay
+    (`http_ports`, first and last), which carries HTTP to its pod, and stays the device's (UDN) when its pod restarts.
+
+    Only pods of the Service are reached by it, only `allow_source` (networks) is served, and only what came by
+    `interface` is answered; a client is answered 100 searches a second, 1,000 at once.
+
+    One thread does it all, the one that calls `serve`. Raises `InvalidService` and `InvalidInput`; opening raises
+    `SocketUnavailable`, and so does `serve` where the interface does not appear within `interface_timeout` seconds.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        interface: str,
+        *,
+        http_ports: tuple[int, int] = HTTP_PORTS,
+        descriptions: Iterable[str] = DESCRIPTIONS,
+        allow_source: Iterable[str] = PRIVATE,
+        family: str = "any",
+        nameserver: str | None = None,
+        allow_loopback: bool = False,
+        interface_timeout: float = INTERFACE_TIMEOUT,
+        find_resolver: Callable[[Service], Resolver] | None = None,
+    ) -> None:
+        if isinstance(allow_source, str) or isinstance(descriptions, str):
+            raise InvalidInput("allow_source and descriptions are lists")
+        self._service = Service(service, message.PORT, Family.parse(family))
+        if find_resolver is not None:
+            resolver = find_resolver(self._service)
+        else:
+            resolver = resolver_for(self._service, nameserver=nameserver, allow_loopback=allow_loopback)
+        self._refresher = Refresher(resolver, self._service.name)
+        self._interface_timeout = interface_timeout
+        allowed = tuple(map(parse_network, allow_source))
+        self._guard = Guard(allowed, LIMIT, _BURST)
+        self._http = HttpCounts()
+        self._dropped: Counter[SsdpDrop] = Counter()
+        self._hosts: frozenset[str] = frozenset()
+        self._endpoints: tuple[Endpoint, ...] = ()
+        self._known: set[str] = set()
+        """Pods that have told of some device."""
+        self._lan = Lan(interface)
+        self._places = Places(*http_ports)
+        self._catalogue = Catalogue(self._dropped)
+        served = Guard(allowed, None)
+        self._proxy: Proxy = Proxy(
+            self._places,
+            self._is_pod,
+            lambda client: served.refusal(client, 0.0) is None,
+            self._lan.is_here,
+            self._http,
+            on_claim=lambda port: self._herald.open_port(port),
+        )
+        self._herald: Herald = Herald(
+            self._lan, self._places, self._catalogue, self._is_pod, self._proxy.listen, self._drop
+        )
+        self._sessions = Sessions(self._answered, self._tell_rest, self._drop)
+        self._pods = Pods(tuple(map(Place.parse, descriptions)), self._told, self._known.__contains__, self._drop)
+        self._ear = Ear(interface, self._overheard)
+        self._searches = self._answers = 0
+        self._waiting: str | None = "not opened yet"
+        self._has_listened = False
+        self._opened_at: float | None = None
+        self._went_round_at = 0.0
+        self._looked_at = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake: asyncio.Event | None = None
+        self._server: int | None = None
+        self._stopped = threading.Event()
+        self._is_idle = threading.Event()
+        self._is_idle.set()
+        """Whether `serve` does not run."""
+
+    @property
+    def stats(self) -> SsdpStats:
+        """Counts since it was opened."""
+        http, known = self._http, self._refresher.known
+        return SsdpStats(
+            devices=self._herald.devices(dict(self._pods.names), http),
+            searches=self._searches,
+            answers=self._answers,
+            sessions=len(self._sessions),
+            announcements=dict(self._herald.announcements),
+            foreign=self._herald.foreign,
+            dropped=dict(self._dropped),
+            http=replace(
+                http,
+                requests=dict(http.requests),
+                bytes=dict(http.bytes),
+                statuses=dict(http.statuses),
+                failures=dict(http.failures),
+            ),
+            endpoints=len(known.endpoints),
+            answer_age=None if self._service.literals is not None else known.age(monotonic()),
+            resolver_failures=known.failures,
+        )
+
+    @property
+    def waiting(self) -> str | None:
+        """What it waits for, as one sentence: the interface, or an answer of DNS; None where it is ready."""
+        if self._waiting is not None:
+            return self._waiting
+        known = self._refresher.known
+        if known.answered_at is None:
+            name = self._service.name
+            return f"Service {name!r} is not resolved yet" + (f": {known.failure}" if known.failure else "")
+        return None
+
+    @property
+    def silence(self) -> float:
+        """Seconds since `serve` last went round; 0 before it began."""
+        return monotonic() - self._went_round_at if self._went_round_at else 0.0
+
+    def open(self) -> Self:
+        """Resolve in the background and listen; `with` and `serve` do it too."""
+        if self._stopped.is_set():
+            raise Closed("the relay was stopped: make a new one")
+        if self._opened_at is None:
+            self._opened_at = monotonic()
+            self._open_lan()
+            self._refresher.start()
+        return self
+
+    def serve(self) -> None:
+        """Relay until `stop`, or until it cannot go on."""
+        if self._stopped.is_set():
+            return
+        self.open()
+        if not self._is_idle.is_set():
+            raise InvalidInput("the relay is served already, by another thread: one is enough")
+        self._is_idle.clear()
+        self._server = threading.get_ident()
+        try:
+            asyncio.run(self._serve())
+        finally:
+            self._server = None
+            self._is_idle.set()
+            self.close()
+
+    def stop(self) -> None:
+        """Say byebye for all devices and let `serve` return. Any thread or signal handler may call it."""
+        self._stopped.set()
+        with contextlib.suppress(RuntimeError, AttributeError):  # no loop yet, or none any more
+            self._loop.call_soon_threadsafe(self._wake.set)  # type: ignore[union-attr]
+
+    def close(self) -> None:
+        """Give everything back; where another thread is in `serve`, `stop` it and wait. Closing twice is fine."""
+        self.stop()
+        if self._server != threading.get_ident():
+            self._is_idle.wait()
+        self._refresher.stop()
+        self._lan.close()
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    async def _serve(self) -> None:
+        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        try:
+            await self._proxy.open()
+            self._watch_lan()
+            while not self._stopped.is_set():
+                self._went_round_at = monotonic()
+                self._tend(self._went_round_at)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), _TICK)
+            self._sessions.close()
+            farewell = self._announce(self._catalogue.farewell())
+            await asyncio.sleep(2 * _AGAIN if farewell else 0)  # until it was said again
+        finally:
+            self._sessions.close()
+            self._ear.close()
+            await self._pods.close()
+            await self._proxy.close()
+            self._unwatch_lan()
+
+    def _tend(self, now: float) -> None:
+        """See to the interface, the pods, and what is to be announced."""
+        if now - self._looked_at >= _LOOK:
+            self._looked_at = now
+            self._look_at_lan(now)
+        if self._refresher.known.endpoints is not self._endpoints:
+            self._follow(self._refresher.known.endpoints, now)
+        self._announce(self._catalogue.due(now))
+
+    def _look_at_lan(self, now: float) -> None:
+        if self._lan.is_open and self._lan.is_stale:
+            self._unwatch_lan()
+            self._lan.close()
+            self._waiting = f"interface {self._lan.interface} is gone, or has other addresses"
+            log.warning("interface_lost: %(reason)s", {"reason": self._waiting})
+        if not self._lan.is_open:
+            self._open_lan()
+            if self._lan.is_open:
+                self._watch_lan()
+                everything = self._catalogue.answers(message.ALL, None)
+                self._announce([Announcement(Kind.ALIVE, pod, advert) for pod, advert, _ in everything])
+            elif not self._has_listened and now - (self._opened_at or now) > self._interface_timeout:
+                raise SocketUnavailable(f"{self._waiting} (waited {self._interface_timeout:g} s)")
+        elif dropped := self._lan.take_drops():
+            self._dropped[SsdpDrop.KERNEL_BUFFER] += dropped
+
+    def _open_lan(self) -> None:
+        """Listen where the interface is there; raise `SocketUnavailable` where that never worked for another reason."""
+        try:
+            self._lan.open()
+        except SocketUnavailable as error:
+            if not isinstance(error, InterfaceNotReady) and not self._has_listened:
+                raise
+            if self._waiting != str(error):
+                self._waiting = str(error)
+                log.warning("interface_waiting: %(reason)s", {"reason": self._waiting})
+            return
+        self._has_listened = True
+        self._waiting = None
+        values = {"interface": self._lan.interface, "address": self._lan.address}
+        log.info("ssdp_listening: searches on %(interface)s (%(address)s) are answered", values)
+
+    def _watch_lan(self) -> None:
+        for opened in self._lan.sockets:
+            asyncio.get_running_loop().add_reader(opened, self._arrived, opened)
+
+    def _unwatch_lan(self) -> None:
+        for opened in self._lan.sockets:
+            asyncio.get_running_loop().remove_reader(opened)
+
+    def _follow(self, endpoints: tuple[Endpoint, ...], now: float) -> None:
+        """Take note of pods that have joined or left."""
+        self._endpoints = endpoints
+        hosts = frozenset(endpoint.host for endpoint in endpoints)
+        gone, self._hosts = self._hosts - hosts, hosts
+        self._known -= gone
+        for host in gone:
+            self._places.gone(host)
+        self._announce(self._catalogue.pods(hosts, now))
+        self._pods.follow(endpoints)
+        self._ear.follow(sorted(hosts))
+
+    def _is_pod(self, host: str) -> bool:
+        return host in self._hosts
+
+    def _drop(self, reason: SsdpDrop) -> None:
+        self._dropped[reason] += 1
+
+    def _announce(self, announcements: Collection[Announcement]) -> bool:
+        """Say it on the LAN, and again a moment later; return whether there was something to say."""
+        if not announcements:
+            return False
+        if datagrams := self._herald.announce(announcements):
+            asyncio.get_running_loop().call_later(_AGAIN, self._herald.send, datagrams)
+        self._herald.take_stock()
+        return bool(datagrams)
+
+    def _arrived(self, opened: socket.socket) -> None:
+        for data, client, to_group in self._lan.receive(opened):
+            host = client[0]
+            if data.startswith(b"NOTIFY"):  # a LAN is full of those of others
+                self._overheard(data, host)
+                continue
+            self._searches += 1
+            if reason := self._take(data, client, to_group):
+                self._drop(reason)
+
+    def _take(self, data: bytes, client: tuple[str, int], to_group: bool) -> SsdpDrop | None:
+        """Have pods asked for a client; return why not, where it is not done."""
+        if not self._lan.may_answer(client):
+            return SsdpDrop.SOURCE_NOT_UNICAST
+        if refusal := self._guard.refusal(client[0], monotonic()):
+            return SsdpDrop(refusal.value)
+        try:
+            search = message.parse(data)
+        except InvalidSsdp as error:
+            return error.reason
+        if not isinstance(search, Search):
+            return SsdpDrop.NOT_ASKED
+        if to_group and search.mx is None:
+            return SsdpDrop.NO_MX
+        if not self._endpoints:
+            return SsdpDrop.NO_ENDPOINTS
+        try:
+            self._sessions.ask(client, search, self._endpoints)
+        except OSError:  # as many files are open as may be
+            return SsdpDrop.TOO_MANY_SEARCHES
+        return None
+
+    def _answered(self, session: Session, host: str, answer: Answer) -> None:
+        """Pass a pod's answer on to the client that searched."""
+        self._told(host, answer.advert, is_description=False)
+        if self._catalogue.is_owner(host, answer.advert.udn):
+            self._tell(session, host, answer.advert, answer.advert.nt)
+        else:
+            self._drop(SsdpDrop.UDN_TAKEN)
+
+    def _tell_rest(self, session: Session, is_late: bool) -> None:
+        """Answer for pods that take no searches; when it is late, for all that have not answered."""
+        pods = None if is_late else [host for host in self._hosts if not self._catalogue.speaks(host)]
+        for pod, advert, target in self._catalogue.answers(session.target, pods):
+            if advert.usn not in session.told:
+                self._tell(session, pod, advert, target)
+
+    def _tell(self, session: Session, pod: str, advert: Advert, target: str) -> None:
+        located = self._herald.located(pod, advert)
+        if located is None or not self._lan.is_open:
+            return
+        session.told.add(advert.usn)
+        if self._lan.send(message.answer(located, target), session.client):
+            self._answers += 1
+        else:
+            self._drop(SsdpDrop.NOT_SENT)
+
+    def _told(self, host: str, advert: Advert, is_description: bool) -> None:
+        """Take note of what a pod has."""
+        if host not in self._hosts:
+            return
+        self._known.add(host)
+        now = monotonic()
+        self._announce(self._catalogue.heard(host, advert, now, from_description=is_description))
+        if advert.nt == message.ROOT_DEVICE and not is_description:
+            found = rewrite.location(advert.location)
+            if found is not None and found[0] in self._hosts:
+                self._pods.learn_name(advert.udn, advert.location)
+
+    def _overheard(self, data: bytes, host: str) -> None:
+        """Take note of what a pod announces by itself."""
+        if host not in self._hosts:
+            return
+        try:
+            notify = message.parse(data)
+        except InvalidSsdp as error:
+            self._drop(error.reason)
+            return
+        if not isinstance(notify, Notify):
+            return
+        if notify.kind is Kind.ALIVE:
+            self._told(host, notify.advert, is_description=False)
+        elif notify.kind is Kind.UPDATE:
+            self._announce(self._catalogue.updated(host, notify.advert, monotonic()))
+        else:
+            self._announce(self._catalogue.left(host, notify.advert, monotonic()))

@@ -1,0 +1,141 @@
+"""Searches under way: a socket of its own for each, so that no client gets what another asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from fanout.model import Endpoint
+from fanout.ssdp import message
+from fanout.ssdp.message import DATAGRAM_MAX, Answer, InvalidSsdp, Search
+from fanout.ssdp.reasons import SsdpDrop
+
+SESSIONS_MAX = 2048
+MARGIN = 1.5
+"""Seconds that a search lives longer than its MX: answers are under way, and late."""
+MX_UNICAST = 1
+"""Seconds, where a search to the relay alone names none (UDA 1.1, 1.3.2)."""
+_GIVEN_UP = 0.8
+"""The part of MX after which a pod that should have answered, and has not, is answered for."""
+_PREPARED = 0.5
+"""The part of MX within which is answered what needs no pod."""
+_TURN = 32
+_ANSWERS_MAX = 512
+"""Answers to one search that go to its client."""
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """A client's search for one target, until its answers are in."""
+
+    client: tuple[str, int]
+    target: str
+    socket: socket.socket
+    pods: frozenset[str]
+    """Addresses of those that were asked."""
+    told: set[str] = field(default_factory=set)
+    """What the client has been told of: USNs."""
+    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+
+
+class Sessions:
+    """Asks pods for clients. `heard` is called with each answer, `missing` when the client should be told the rest."""
+
+    def __init__(
+        self,
+        heard: Callable[[Session, str, Answer], None],
+        missing: Callable[[Session, bool], None],
+        drop: Callable[[SsdpDrop], None],
+    ) -> None:
+        self._heard = heard
+        self._missing = missing
+        self._drop = drop
+        self._sessions: set[Session] = set()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def ask(self, client: tuple[str, int], search: Search, pods: Collection[Endpoint]) -> None:
+        """Ask all pods for a client. Raises OSError."""
+        if len(self._sessions) >= SESSIONS_MAX:
+            self._drop(SsdpDrop.TOO_MANY_SEARCHES)
+            return
+        mx = MX_UNICAST if search.mx is None else min(search.mx, message.MX_MAX)
+        session = Session(client, search.target, open_socket(pods), frozenset(pod.host for pod in pods))
+        self._sessions.add(session)
+        asyncio.get_running_loop().add_reader(session.socket, self._readable, session)
+        self._schedule(session, mx)
+        if ask(session.socket, message.search(search.target, max(1, mx), search.headers), pods):
+            self._drop(SsdpDrop.NOT_SENT)
+
+    def _schedule(self, session: Session, mx: int) -> None:
+        loop = asyncio.get_running_loop()
+        session.timers = [
+            loop.call_later(random.uniform(0, _PREPARED * mx), self._missing, session, False),
+            loop.call_later(_GIVEN_UP * max(mx, 1), self._missing, session, True),
+            loop.call_later(mx + MARGIN, self._end, session),
+        ]
+
+    def _readable(self, session: Session) -> None:
+        for data, host in receive(session.socket):
+            if host not in session.pods or len(session.told) >= _ANSWERS_MAX:
+                self._drop(SsdpDrop.NOT_ASKED)
+                continue
+            try:
+                answer = message.parse(data)
+            except InvalidSsdp as error:
+                self._drop(error.reason)
+                continue
+            # The port may have been another search's before.
+            if isinstance(answer, Answer) and message.matches(session.target, answer.advert.nt, answer.advert.usn):
+                self._heard(session, host, answer)
+            else:
+                self._drop(SsdpDrop.NOT_ASKED)
+
+    def _end(self, session: Session) -> None:
+        for timer in session.timers:
+            timer.cancel()
+        self._sessions.discard(session)
+        asyncio.get_running_loop().remove_reader(session.socket)
+        session.socket.close()
+
+    def close(self) -> None:
+        """End all."""
+        for session in list(self._sessions):
+            self._end(session)
+
+
+def open_socket(pods: Collection[Endpoint]) -> socket.socket:
+    """Return a non-blocking UDP socket that can send to all of them. Raises OSError."""
+    is_ipv6 = any(":" in pod.host for pod in pods)
+    opened = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
+    opened.setblocking(False)
+    if is_ipv6:
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    return opened
+
+
+def ask(opened: socket.socket, data: bytes, pods: Collection[Endpoint]) -> int:
+    """Send a question to each pod; return to how many the kernel did not take it."""
+    failed = 0
+    for host, port in pods:
+        mapped = f"::ffff:{host}" if opened.family == socket.AF_INET6 and ":" not in host else host
+        try:
+            opened.sendto(data, (mapped, port))
+        except OSError:
+            failed += 1
+    return failed
+
+
+def receive(opened: socket.socket) -> list[tuple[bytes, str]]:
+    """Return what waits, as much as a turn holds, with the addresses that it came from."""
+    found = []
+    with contextlib.suppress(OSError):
+        for _ in range(_TURN):
+            data, source = opened.recvfrom(DATAGRAM_MAX + 1)
+            found.append((data, source[0].removeprefix("::ffff:")))
+    return found
