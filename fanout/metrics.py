@@ -7,6 +7,7 @@ come and go, must not make new time series.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -16,7 +17,13 @@ from fanout.receiver import ReceiverStats
 from fanout.relay.reasons import RelayDrop
 from fanout.relay.stats import RelayStats
 from fanout.report import DropReason
+from fanout.ssdp.reasons import HttpFailure, SsdpDrop
 from fanout.wire.reasons import ReceiveDrop
+
+if TYPE_CHECKING:
+    from fanout.ssdp.stats import SsdpStats
+
+_ANNOUNCED = ("alive", "update", "byebye")
 
 
 class SenderCollector(Collector):
@@ -153,4 +160,64 @@ class RelayCollector(Collector):
             )
         yield CounterMetricFamily(
             "fanout_relay_resolver_failures", "Questions that DNS did not answer usably.", stats.resolver_failures
+        )
+
+
+class SsdpCollector(Collector):
+    """Exposes `SsdpRelay.stats`, read at each scrape: `SsdpCollector(lambda: relay.stats)`."""
+
+    def __init__(self, stats: Callable[[], SsdpStats]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        stats = self._stats()
+        http = stats.http
+        yield CounterMetricFamily("fanout_ssdp_searches", "Searches that came from the LAN.", stats.searches)
+        yield CounterMetricFamily("fanout_ssdp_answers", "Answers sent to clients.", stats.answers)
+        yield GaugeMetricFamily("fanout_ssdp_sessions", "Searches under way now.", stats.sessions)
+        announcements = CounterMetricFamily(
+            "fanout_ssdp_announcements", "Announcements sent on the LAN.", labels=["kind"]
+        )
+        for kind in _ANNOUNCED:
+            announcements.add_metric([kind], stats.announcements.get(f"ssdp:{kind}", 0))
+        yield announcements
+        yield GaugeMetricFamily("fanout_ssdp_devices", "Devices announced now.", len(stats.devices))
+        dropped = CounterMetricFamily("fanout_ssdp_dropped", "What came and went no further.", labels=["reason"])
+        for reason in SsdpDrop:
+            dropped.add_metric([reason.value], stats.dropped.get(reason, 0))
+        yield dropped
+        yield CounterMetricFamily(
+            "fanout_ssdp_foreign_locations",
+            "LOCATIONs of other hosts than the pod, unchanged.",
+            stats.foreign,
+        )
+        requests = CounterMetricFamily(
+            "fanout_ssdp_http_requests", "HTTP requests answered, by the first digit of the status.", labels=["status"]
+        )
+        for digit in sorted({1, 2, 3, 4, 5, *http.statuses}):
+            requests.add_metric([f"{digit}xx"], http.statuses.get(digit, 0))
+        yield requests
+        failures = CounterMetricFamily(
+            "fanout_ssdp_http_failures", "HTTP requests and connections refused or broken.", labels=["reason"]
+        )
+        for why in HttpFailure:
+            failures.add_metric([why.value], http.failures.get(why, 0))
+        yield failures
+        yield CounterMetricFamily(
+            "fanout_ssdp_http_bytes", "Bytes of bodies carried to clients.", sum(http.bytes.values())
+        )
+        yield GaugeMetricFamily("fanout_ssdp_http_connections", "HTTP connections of clients now.", http.connections)
+        yield GaugeMetricFamily("fanout_ssdp_subscriptions", "Subscriptions to events now.", http.subscriptions)
+        for name, help_text, count in (
+            ("events", "Events that subscribers took.", http.events),
+            ("urls_rewritten", "URLs of pods in whose place the relay's was put.", http.rewritten),
+            ("urls_left", "URLs of pods for which there was no port, passed on unchanged.", http.left),
+        ):
+            yield CounterMetricFamily(f"fanout_ssdp_{name}", help_text, count)
+        yield GaugeMetricFamily("fanout_ssdp_endpoints", "Pods known now.", stats.endpoints)
+        if stats.answer_age is not None:
+            yield GaugeMetricFamily("fanout_ssdp_answer_age_seconds", "Time since DNS last answered.", stats.answer_age)
+        yield CounterMetricFamily(
+            "fanout_ssdp_resolver_failures", "Questions that DNS did not answer usably.", stats.resolver_failures
         )

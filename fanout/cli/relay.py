@@ -6,7 +6,8 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple, NoReturn
 
 import click
 
@@ -17,18 +18,63 @@ from fanout.relay.ingress import LIMIT_MAX, Ingress, check
 
 _ORDER = "fanout.cli.relay.order"
 _OF_AN_INGRESS = ("listen", "to", "to_port")
+_SUBCOMMANDS = {"ssdp": "Media server pods (DLNA, UPnP), found and played from the LAN."}
 _OF_THE_FILE = (*_OF_AN_INGRESS, "allow_source", "limit")
 
+admin_host_option = option(
+    "--admin-host", metavar="ADDRESS", help="Serve the admin port on this address only. [default: all addresses]"
+)
 
-class _OrderedCommand(click.Command):
-    """Remembers the order of options: --to and --to-port belong to the --listen before them."""
+
+class _Relay(click.Group):
+    """Works without a subcommand, and remembers the order of options: --to belongs to the --listen before it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """See `click.Group.list_commands`."""
+        return list(_SUBCOMMANDS)
+
+    def get_command(self, ctx: click.Context | None, cmd_name: str) -> click.Command | None:
+        """See `click.Group.get_command`."""
+        if cmd_name not in _SUBCOMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"fanout.cli.relay_{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """See `click.Group.format_commands`."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_SUBCOMMANDS.items()))
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Return the subcommand's context where one is named: the relay's options are not looked at for it.
+
+        Those in the environment are for the relay without a subcommand, and may be nonsense to it.
+        """
+        command = self.get_command(None, args[0]) if args else None
+        if command is not None:
+            return command.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """See `click.Command.parse_args`."""
-        if args:
-            _, _, order = self.make_parser(ctx).parse_args(list(args))
-            ctx.meta[_ORDER] = [each.name for each in order if each.name in _OF_AN_INGRESS]
-        return super().parse_args(ctx, args)
+        _, rest, order = self.make_parser(ctx).parse_args(list(args))
+        ctx.meta[_ORDER] = [each.name for each in order if each.name in _OF_AN_INGRESS]
+        super().parse_args(ctx, args)
+        if rest and not ctx.resilient_parsing:
+            self._refuse(ctx, rest[0], [each for each in order if isinstance(each, click.Option)])
+        return ctx.args
+
+    def _refuse(self, ctx: click.Context, name: str, options: list[click.Option]) -> NoReturn:
+        """Say where options belong that stand before a subcommand."""
+        command = self.get_command(ctx, name)
+        if command is None:
+            ctx.fail(f"No such command {name!r}.")
+        flag = options[0].opts[-1]
+        if any(flag in each.opts for each in command.params):
+            ctx.fail(f"{flag} belongs behind {name}: {ctx.command_path} {name} {flag} ...")
+        ctx.fail(f"{flag} is none of {ctx.command_path} {name}: it belongs to {ctx.command_path} without {name}")
 
 
 def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -39,7 +85,7 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: b
         context.exit()
 
 
-@click.command(cls=_OrderedCommand)
+@click.group(cls=_Relay, invoke_without_command=True, subcommand_metavar="[COMMAND]")
 @option(
     "-s",
     "--service",
@@ -107,7 +153,7 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: b
     metavar="BYTES",
     help="Ask the kernel for so much buffer, for each port.",
 )
-@option("--admin-host", metavar="ADDRESS", help="Serve the admin port on this address only. [default: all addresses]")
+@admin_host_option
 @admin_port_option
 @option(
     "--drain",
@@ -133,6 +179,8 @@ def relay(
 
     Each datagram that comes to an ingress goes, byte for byte, to every pod, to the port that it came to. It
     forwards no datagram of its own, and answers nobody. SIGTERM: what has arrived is forwarded; exit code 0.
+
+    For media servers, which have to be found and answered, there is `fanout relay ssdp`.
 
     In the environment FANOUT_LISTEN holds ingresses separated by spaces, and FANOUT_TO_PORT is for all of them.
 
