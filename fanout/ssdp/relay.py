@@ -54,9 +54,10 @@ class SsdpRelay:
 
     A search on the LAN (M-SEARCH, to the group or to the relay) is asked of every pod, and each answer goes to the
     very client that searched, from the address and port that it expects. For pods that take no search by unicast the
-    relay answers from their device descriptions (`descriptions`, each PORT/PATH). What pods have is announced on the LAN, and revoked
-    when they leave the Service or the relay stops. The LOCATION of each device leads to a port of the relay
-    (`http_ports`, first and last), which carries HTTP to its pod, and stays the device's (UDN) when its pod restarts.
+    relay answers from their device descriptions (`descriptions`, each PORT/PATH). What pods have is announced on the
+    LAN, and revoked when they leave the Service or the relay stops. The LOCATION of each device leads to a port of the
+    relay (`http_ports`, first and last), which carries HTTP to its pod, and stays the device's (UDN) when its pod
+    restarts.
 
     Only pods of the Service are reached by it, only `allow_source` (networks) is served, and only what came by
     `interface` is answered; a client is answered 100 searches a second, 1,000 at once.
