@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import re
 import socket
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 import aiohttp
 
-from fanout.errors import InvalidInput
 from fanout.model import Endpoint
 from fanout.net import explain
 from fanout.ssdp import description, message
@@ -20,6 +17,7 @@ from fanout.ssdp.description import Description, InvalidDescription
 from fanout.ssdp.message import Advert, Answer, Headers, InvalidSsdp
 from fanout.ssdp.reasons import SsdpDrop
 from fanout.ssdp.sessions import ask, open_socket, receive
+from fanout.ssdp.settings import DescriptionPlace
 
 log = logging.getLogger("fanout")
 
@@ -29,27 +27,6 @@ _RETRY_MIN, _RETRY_MAX = 0.25, 5.0
 _PATIENCE = aiohttp.ClientTimeout(total=3.0)
 _READERS = 32
 _NAMES_MAX = 4096
-_PLACE = re.compile(r"(?P<port>[0-9]{1,5})(?P<path>/[!-~]*)", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where pods have their device description: `8200/rootDesc.xml`."""
-
-    port: int
-    path: str
-
-    @classmethod
-    def parse(cls, text: str) -> Place:
-        """Return it; raise `InvalidInput`."""
-        match = _PLACE.fullmatch(text)
-        if match is None or not 1 <= int(match["port"]) <= 65_535:
-            raise InvalidInput(f"{text!r} is no PORT/PATH of a device description, such as 8200/rootDesc.xml")
-        return cls(int(match["port"]), match["path"])
-
-    def url(self, host: str) -> str:
-        """Return where that pod has it."""
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}{self.path}"
 
 
 class Pods:
@@ -60,7 +37,7 @@ class Pods:
 
     def __init__(
         self,
-        places: Collection[Place],
+        places: Collection[DescriptionPlace],
         heard: Callable[[str, Advert, bool], None],
         is_known: Callable[[str], bool],
         drop: Callable[[SsdpDrop], None],
@@ -132,7 +109,7 @@ class Pods:
             if isinstance(answer, Answer):
                 self._heard(host, answer.advert, False)
 
-    async def _describe(self, host: str, place: Place) -> None:
+    async def _describe(self, host: str, place: DescriptionPlace) -> None:
         """Tell what a pod's description says, where it has one at that place."""
         url = place.url(host)
         found = await self._read(url)

@@ -27,19 +27,15 @@ from fanout.ssdp.herald import Herald
 from fanout.ssdp.lan import Lan
 from fanout.ssdp.message import Advert, Answer, InvalidSsdp, Kind, Notify, Search
 from fanout.ssdp.places import Places
-from fanout.ssdp.pods import Place, Pods
+from fanout.ssdp.pods import Pods
 from fanout.ssdp.proxy import Proxy
 from fanout.ssdp.reasons import SsdpDrop
 from fanout.ssdp.sessions import Session, Sessions
+from fanout.ssdp.settings import DESCRIPTIONS, HTTP_PORTS, PRIVATE, DescriptionPlace, parse_ports
 from fanout.ssdp.stats import HttpCounts, SsdpStats
 
 log = logging.getLogger("fanout")
 
-HTTP_PORTS = (28_200, 28_231)
-DESCRIPTIONS = ("8200/rootDesc.xml",)
-"""Where minidlna has its description: it hears no search that was not sent to the group."""
-PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16")
-"""RFC 1918 and RFC 3927."""
 LIMIT = 100.0
 """Searches a second of one client that are answered."""
 _BURST = 10.0  # seconds' worth of them at once
@@ -56,7 +52,7 @@ class SsdpRelay:
     very client that searched, from the address and port that it expects. For pods that take no search by unicast the
     relay answers from their device descriptions (`descriptions`, each PORT/PATH). What pods have is announced on the
     LAN, and revoked when they leave the Service or the relay stops. The LOCATION of each device leads to a port of the
-    relay (`http_ports`, first and last), which carries HTTP to its pod, and stays the device's (UDN) when its pod
+    relay (one of `http_ports`, FIRST-LAST), which carries HTTP to its pod, and stays the device's (UDN) when its pod
     restarts.
 
     Only pods of the Service are reached by it, only `allow_source` (networks) is served, and only what came by
@@ -71,7 +67,7 @@ class SsdpRelay:
         service: str,
         interface: str,
         *,
-        http_ports: tuple[int, int] = HTTP_PORTS,
+        http_ports: str = HTTP_PORTS,
         descriptions: Iterable[str] = DESCRIPTIONS,
         allow_source: Iterable[str] = PRIVATE,
         family: str = "any",
@@ -90,6 +86,7 @@ class SsdpRelay:
         self._refresher = Refresher(resolver, self._service.name)
         self._interface_timeout = interface_timeout
         allowed = tuple(map(parse_network, allow_source))
+        ports = parse_ports(http_ports)
         self._guard = Guard(allowed, LIMIT, _BURST)
         self._http = HttpCounts()
         self._dropped: Counter[SsdpDrop] = Counter()
@@ -98,7 +95,7 @@ class SsdpRelay:
         self._known: set[str] = set()
         """Pods that have told of some device."""
         self._lan = Lan(interface)
-        self._places = Places(*http_ports)
+        self._places = Places(ports[0], ports[-1])
         self._catalogue = Catalogue(self._dropped)
         served = Guard(allowed, None)
         self._proxy: Proxy = Proxy(
@@ -113,7 +110,9 @@ class SsdpRelay:
             self._lan, self._places, self._catalogue, self._is_pod, self._proxy.listen, self._drop
         )
         self._sessions = Sessions(self._answered, self._tell_rest, self._drop)
-        self._pods = Pods(tuple(map(Place.parse, descriptions)), self._told, self._known.__contains__, self._drop)
+        self._pods = Pods(
+            tuple(map(DescriptionPlace.parse, descriptions)), self._told, self._known.__contains__, self._drop
+        )
         self._ear = Ear(interface, self._overheard)
         self._searches = self._answers = 0
         self._waiting: str | None = "not opened yet"

@@ -1,0 +1,52 @@
+"""What the SSDP relay is told: ports, networks, and where pods have their descriptions. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from fanout.errors import InvalidInput
+
+HTTP_PORTS = "28200-28231"
+DESCRIPTIONS = ("8200/rootDesc.xml",)
+"""Where minidlna has its description: it hears no search that was not sent to the group."""
+PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16")
+"""Clients that are served unless others are named (RFC 1918, RFC 3927)."""
+PORTS_MAX = 1024
+_PLACE = re.compile(r"([0-9]{1,5})(/[!-\"$-~]*)", re.ASCII)
+_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptionPlace:
+    """Where pods have a device description."""
+
+    port: int
+    path: str
+    """From the slash on."""
+
+    @classmethod
+    def parse(cls, text: str) -> DescriptionPlace:
+        """Return that of `8200/rootDesc.xml`; raise `InvalidInput`."""
+        match = _PLACE.fullmatch(text) if isinstance(text, str) else None
+        if match is None or not 1 <= int(match[1]) <= 65_535:
+            raise InvalidInput(f"{text!r} is no PORT/PATH: write {DESCRIPTIONS[0]}, and %20 for a space")
+        return cls(int(match[1]), match[2])
+
+    def url(self, host: str) -> str:
+        """Return where the pod of that address has it."""
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}{self.path}"
+
+
+def parse_ports(text: str) -> range:
+    """Return the ports of `28200-28231`, or the one of `28200`; raise `InvalidInput`."""
+    match = _RANGE.fullmatch(text) if isinstance(text, str) else None
+    first = int(match[1]) if match else 0
+    last = int(match[2] or first) if match else 0
+    if not (1 <= first <= 65_535 and 1 <= last <= 65_535):
+        raise InvalidInput(f"{text!r} is no range of ports from 1 to 65535: write {HTTP_PORTS}, or one port")
+    if last < first:
+        raise InvalidInput(f"{text!r} is upside down: write {last}-{first}")
+    if last - first >= PORTS_MAX:
+        raise InvalidInput(f"{text!r} is {last - first + 1:,} ports: {PORTS_MAX:,} are the most")
+    return range(first, last + 1)
