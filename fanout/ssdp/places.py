@@ -1,0 +1,238 @@
+"""Which port of the relay stands for which HTTP server of a pod. Pure.
+
+The rules:
+
+* A device host (an address and port of a pod) has one port of the relay, and a port has one device host, so that
+  every relative URL works unchanged. All devices (UDNs) that name it share the port.
+* A port belongs to UDNs: a device that comes back elsewhere, as a pod does that was restarted, keeps its port. Where
+  devices that shared one part, the first of them takes it along.
+* It is found by a hash of that first UDN, so that it is the same after a restart of the relay too, as long as no
+  other device had it first.
+* A pod's other HTTP servers, which only documents name, get ports that follow the pod's own.
+* Once all ports are taken, what has been away longest makes room.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+
+PLACES_MAX = 8
+"""Device hosts of one pod."""
+OTHERS_MAX = 8
+"""Its other HTTP servers."""
+UDNS_MAX = 64
+"""Devices that are remembered for one port, those that were claimed last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an HTTP server of a pod listens."""
+
+    host: str
+    """Its address, spelled as that of its endpoint."""
+    port: int
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """One port, and for whom it is."""
+
+    port: int
+    origin: Origin | None
+    """None while the pod is gone."""
+    first: str
+    """The UDN that takes it along."""
+    udns: dict[str, bool] = field(default_factory=dict)
+    """Whether they are there, by their last claim; the others have none."""
+    others: dict[int, _Place] = field(default_factory=dict)
+    """By their ports in the pod."""
+    owner: _Place | None = None
+    """Whose other it is."""
+
+
+class Places:
+    """The relay's HTTP ports, `first` to `last`. Not thread-safe."""
+
+    def __init__(self, first: int, last: int) -> None:
+        if not 1 <= first <= last <= 65_535:
+            raise ValueError(f"{first} to {last} are no ports")
+        self._first = first
+        self._count = last - first + 1
+        self._places: dict[int, _Place] = {}
+        self._by_udn: dict[str, _Place] = {}
+        self._by_origin: dict[Origin, _Place] = {}
+        self._away: dict[int, None] = {}
+        """Ports of what is gone, or has left, by when that was."""
+        self._refused: set[int] = set()
+
+    @property
+    def ports(self) -> list[int]:
+        """Those that are claimed, in their order."""
+        return sorted(self._places)
+
+    def target(self, port: int) -> Origin | None:
+        """Return what the port stands for; None while that is gone."""
+        place = self._places.get(port)
+        return None if place is None else place.origin
+
+    def known(self, origin: Origin) -> int | None:
+        """Return the port that stands for it."""
+        place = self._by_origin.get(origin)
+        return None if place is None else place.port
+
+    def claim(self, origin: Origin, udn: str) -> int | None:
+        """Return the port for a device that is there now; None where none is left.
+
+        To be called for each LOCATION that is announced or answered: what was claimed last is remembered longest.
+        """
+        place = self._by_origin.get(origin)
+        if place is None or place.owner is not None:
+            place = self._settle(origin, udn)
+            if place is None:
+                return None
+        self._join(place, udn)
+        return place.port
+
+    def other(self, origin: Origin) -> int | None:
+        """Return the port for what a document names: an HTTP server of a pod that has a place; None otherwise."""
+        known = self._by_origin.get(origin)
+        if known is not None:
+            return known.port
+        owner = min(self._owners(origin.host), key=lambda place: place.first, default=None)
+        if owner is None or self._others(origin.host) >= OTHERS_MAX:
+            return None
+        port = self._free(f"{owner.first} {origin.port}", owner)
+        if port is None:
+            return None
+        place = _Place(port, origin, owner.first, owner=owner)
+        owner.others[origin.port] = self._places[port] = self._by_origin[origin] = place
+        return port
+
+    def refuse(self, port: int) -> None:
+        """Give a port up that another program of this host has; whose it was gets another one when it is claimed."""
+        place = self._places.get(port)
+        if place is not None:
+            self._dissolve(place)
+        if self._first <= port < self._first + self._count:
+            self._refused.add(port)
+
+    def left(self, udn: str) -> None:
+        """Take note that a device was said to be gone, though its pod is there and may still be reached.
+
+        Where ports are scarce, it loses its own like those that are gone.
+        """
+        place = self._by_udn.get(udn)
+        if place is not None:
+            place.udns[udn] = False
+            if not any(place.udns.values()):
+                self._away.setdefault(place.port)
+
+    def gone(self, host: str) -> None:
+        """Take note that a pod left: its ports stay its devices', and lead nowhere until those come back."""
+        there = [place for origin, place in self._by_origin.items() if origin.host == host]
+        for place in sorted(there, key=lambda place: place.owner is None):  # the others are given away first
+            self._unlink(place)
+            place.udns = dict.fromkeys(place.udns, False)
+            self._away.setdefault(place.port)
+
+    def _owners(self, host: str) -> list[_Place]:
+        return [place for origin, place in self._by_origin.items() if origin.host == host and place.owner is None]
+
+    def _others(self, host: str) -> int:
+        return sum(len(place.others) for place in self._owners(host))
+
+    def _settle(self, origin: Origin, udn: str) -> _Place | None:
+        """Let a place of the device stand for what has none of its own."""
+        had = self._by_udn.get(udn)
+        if had is not None and had.origin is not None and had.first != udn:
+            had = None  # it parts from those with which it shared one
+        is_more = had is None or had.origin is None or had.origin.host != origin.host
+        if is_more and not self._has_room(origin.host):
+            return None
+        there = self._by_origin.get(origin)
+        if there is not None:  # a document named it before: that is no reason for a device to lose its port
+            self._dissolve(there)
+        if had is not None:
+            self._move(had, origin)
+            return had
+        port = self._free(udn)
+        if port is None:
+            return None
+        place = self._places[port] = self._by_origin[origin] = _Place(port, origin, udn)
+        return place
+
+    def _has_room(self, host: str) -> bool:
+        """Whether a pod may have one place more; one that its device has left makes room."""
+        there = {place.port: place for place in self._owners(host)}
+        if len(there) < PLACES_MAX:
+            return True
+        away = next((port for port in self._away if port in there), None)
+        if away is None:
+            return False
+        self._dissolve(there[away])
+        return True
+
+    def _move(self, place: _Place, origin: Origin) -> None:
+        """Let a place stand for another device host, and its others for the same ports of that pod."""
+        self._unlink(place)
+        for other in place.others.values():
+            self._unlink(other)
+        others, place.others = place.others, {}
+        place.origin, self._by_origin[origin] = origin, place
+        for port, other in others.items():
+            follows = Origin(origin.host, port)
+            if follows in self._by_origin or self._others(origin.host) >= OTHERS_MAX:
+                self._dissolve(other)
+                continue
+            place.others[port] = self._by_origin[follows] = other
+            other.origin = follows
+            self._away.pop(other.port, None)
+
+    def _join(self, place: _Place, udn: str) -> None:
+        """Take note that a device is there."""
+        had = self._by_udn.get(udn)
+        if had is not None:
+            del had.udns[udn]
+            if had is not place and not had.udns:
+                self._dissolve(had)
+            elif had is not place and had.first == udn:
+                had.first = next(iter(had.udns))
+        if len(place.udns) >= UDNS_MAX:
+            oldest = next(each for each in place.udns if each != place.first)
+            del place.udns[oldest], self._by_udn[oldest]
+        place.udns[udn] = True
+        self._by_udn[udn] = place
+        self._away.pop(place.port, None)
+
+    def _free(self, key: str, kept: _Place | None = None) -> int | None:
+        """Return a port that nobody has, or has any more: the first one from the hash of `key` on."""
+        start = zlib.crc32(key.encode("utf-8", "replace")) % self._count
+        for step in range(self._count):
+            port = self._first + (start + step) % self._count
+            if port not in self._places and port not in self._refused:
+                return port
+        away = next((port for port in self._away if self._places[port] is not kept), None)
+        if away is None:
+            self._refused.clear()  # whoever had them may be gone by the next time
+            return None
+        self._dissolve(self._places[away])
+        return away
+
+    def _unlink(self, place: _Place) -> None:
+        if place.origin is not None:
+            del self._by_origin[place.origin]
+            place.origin = None
+
+    def _dissolve(self, place: _Place) -> None:
+        """Forget a place; its port is free."""
+        for other in list(place.others.values()):
+            self._dissolve(other)
+        self._unlink(place)
+        for udn in place.udns:
+            del self._by_udn[udn]
+        del self._places[place.port]
+        self._away.pop(place.port, None)
+        if place.owner is not None:
+            siblings = place.owner.others
+            place.owner.others = {port: other for port, other in siblings.items() if other is not place}

@@ -1,0 +1,306 @@
+"""Which port of the SSDP relay stands for which HTTP server of a pod."""
+
+from __future__ import annotations
+
+import zlib
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from fanout.ssdp.places import OTHERS_MAX, PLACES_MAX, UDNS_MAX, Origin, Places
+
+FIRST, LAST = 28_200, 28_231
+POD, OTHER_POD, THIRD_POD = "10.60.0.11", "10.60.0.12", "10.60.0.13"
+A, B, C = "uuid:a", "uuid:b", "uuid:c"
+WEB = Origin(POD, 8200)
+NOWHERE = Origin("", 0)
+
+
+@pytest.fixture
+def places() -> Places:
+    return Places(FIRST, LAST)
+
+
+def claimed(places: Places, origin: Origin, udn: str) -> int:
+    port = places.claim(origin, udn)
+    assert port is not None
+    assert places.target(port) == origin
+    return port
+
+
+def test_a_port_is_found_by_a_hash_of_the_udn(places: Places) -> None:
+    expected = FIRST + zlib.crc32(A.encode()) % (LAST - FIRST + 1)
+    assert claimed(places, WEB, A) == expected
+    assert claimed(Places(FIRST, LAST), Origin(THIRD_POD, 9), A) == expected, "after a restart of the relay too"
+    assert places.ports == [expected]
+    assert (places.known(WEB), places.known(Origin(POD, 8201))) == (expected, None)
+    assert places.target(expected + 1) is None
+
+
+def test_devices_whose_hashes_are_equal_get_ports_of_their_own() -> None:
+    places = Places(FIRST, FIRST + 2)
+    ports = [claimed(places, Origin(POD, port), f"uuid:{port}") for port in range(3)]
+    assert sorted(ports) == [FIRST, FIRST + 1, FIRST + 2] == places.ports
+    assert places.claim(Origin(OTHER_POD, 1), "uuid:late") is None, "all of them are there"
+
+
+def test_devices_of_one_origin_share_a_port(places: Places) -> None:
+    port = claimed(places, WEB, A)
+    assert [claimed(places, WEB, udn) for udn in (B, C, A)] == [port] * 3
+    assert places.ports == [port]
+
+
+def test_root_devices_on_several_ports_of_a_pod_have_ports_of_their_own(places: Places) -> None:
+    assert claimed(places, WEB, A) != claimed(places, Origin(POD, 8201), B)
+
+
+def test_a_pod_that_comes_back_elsewhere_keeps_its_port(places: Places) -> None:
+    port = claimed(places, WEB, A)
+    places.gone(POD)
+    assert (places.target(port), places.known(WEB), places.ports) == (None, None, [port])
+    places.gone(POD)
+    assert claimed(places, Origin(OTHER_POD, 8200), A) == port
+
+
+def test_a_device_that_lives_elsewhere_before_its_pod_is_gone_keeps_its_port(places: Places) -> None:
+    port = claimed(places, WEB, A)
+    assert claimed(places, Origin(OTHER_POD, 8200), A) == port
+    places.gone(POD)
+    assert places.target(port) == Origin(OTHER_POD, 8200)
+
+
+def test_a_location_whose_port_changes_keeps_the_port_of_the_relay(places: Places) -> None:
+    port = claimed(places, WEB, A)
+    assert claimed(places, Origin(POD, 49_152), A) == port
+    assert places.known(WEB) is None
+
+
+@pytest.mark.parametrize("order", [(A, B, C), (C, B, A), (B, A, C)])
+def test_devices_that_shared_a_port_come_back_to_it_in_any_order(places: Places, order: tuple[str, ...]) -> None:
+    (port,) = {claimed(places, WEB, udn) for udn in (A, B, C)}
+    places.gone(POD)
+    assert {claimed(places, Origin(OTHER_POD, 8200), udn) for udn in order} == {port}
+
+
+def test_devices_that_part_do_not_take_the_port_from_each_other(places: Places) -> None:
+    (port,) = {claimed(places, WEB, udn) for udn in (A, B)}
+    elsewhere = Origin(POD, 8201)
+    other = claimed(places, elsewhere, B)
+    assert other != port, "the first of them takes it along"
+    for _ in range(3):
+        assert (claimed(places, WEB, A), claimed(places, elsewhere, B)) == (port, other)
+
+
+def test_the_first_of_devices_takes_the_port_along(places: Places) -> None:
+    (port,) = {claimed(places, WEB, udn) for udn in (A, B)}
+    elsewhere = Origin(POD, 8201)
+    assert claimed(places, elsewhere, A) == port
+    other = claimed(places, WEB, B)
+    for _ in range(3):
+        assert (claimed(places, WEB, B), claimed(places, elsewhere, A)) == (other, port)
+
+
+def test_a_device_that_joins_another_gives_its_port_back(places: Places) -> None:
+    port = claimed(places, WEB, A)
+    had = claimed(places, Origin(POD, 8201), B)
+    assert claimed(places, WEB, B) == port
+    assert (places.target(had), places.ports) == (None, [port])
+    assert claimed(places, Origin(POD, 8201), B) == had, "by its hash"
+
+
+def test_who_remains_when_the_first_left_takes_the_port_along(places: Places) -> None:
+    (port,) = {claimed(places, WEB, udn) for udn in (A, B)}
+    joined = claimed(places, Origin(POD, 8201), C)
+    assert claimed(places, Origin(POD, 8201), A) == joined
+    assert claimed(places, Origin(POD, 8202), B) == port
+
+
+def test_another_server_of_a_pod_follows_it(places: Places) -> None:
+    assert places.other(WEB) is None, "it has no place"
+    port = claimed(places, WEB, A)
+    assert places.other(WEB) == port
+    media = places.other(Origin(POD, 9000))
+    assert media not in (port, None)
+    assert places.target(media or 0) == Origin(POD, 9000)
+    assert places.other(Origin(POD, 9000)) == media == places.known(Origin(POD, 9000))
+    assert places.other(Origin(OTHER_POD, 9000)) is None
+    places.gone(POD)
+    assert (places.target(media or 0), places.other(Origin(POD, 9000))) == (None, None)
+    claimed(places, Origin(OTHER_POD, 8200), A)
+    assert places.target(media or 0) == Origin(OTHER_POD, 9000)
+    again = Places(FIRST, LAST)
+    claimed(again, Origin(THIRD_POD, 8200), A)
+    assert again.other(Origin(THIRD_POD, 9000)) == media, "it is hashed by the device and the pod's port"
+
+
+def test_a_server_that_a_document_named_and_a_device_claims(places: Places) -> None:
+    claimed(places, WEB, A)
+    named, location = places.other(Origin(POD, 9000)), Origin(POD, 9000)
+    port = claimed(places, location, B)
+    assert places.known(location) == port
+    assert named == port or places.target(named or 0) is None
+    places.gone(POD)
+    claimed(places, Origin(OTHER_POD, 8200), A)
+    assert places.other(Origin(OTHER_POD, 9000)) is not None, "a document names it before its device is heard of"
+    assert claimed(places, Origin(OTHER_POD, 9000), B) == port, "and yet that keeps its port"
+
+
+def test_other_servers_are_not_carried_where_a_device_is(places: Places) -> None:
+    claimed(places, WEB, A)
+    media = places.other(Origin(POD, 9000))
+    port = claimed(places, Origin(OTHER_POD, 9000), B)
+    claimed(places, Origin(OTHER_POD, 8200), A)
+    assert (places.target(media or 0), places.known(Origin(OTHER_POD, 9000))) == (None, port)
+
+
+def test_a_pod_has_no_more_than_its_share_of_places(places: Places) -> None:
+    ports = {claimed(places, Origin(POD, port), f"uuid:{port}") for port in range(1, PLACES_MAX + 1)}
+    assert len(ports) == PLACES_MAX
+    assert places.claim(Origin(POD, 99), "uuid:99") is None
+    assert claimed(places, Origin(POD, 98), "uuid:1") in ports, "that is none more"
+    others = {places.other(Origin(POD, port)) for port in range(1000, 1000 + OTHERS_MAX)}
+    assert len(others - {None}) == OTHERS_MAX
+    assert places.other(Origin(POD, 2000)) is None
+    assert len(places.ports) == PLACES_MAX + OTHERS_MAX
+    places.left("uuid:3")
+    assert claimed(places, Origin(POD, 99), "uuid:99"), "a device that has left makes room"
+    assert places.known(Origin(POD, 3)) is None
+    moved = claimed(places, Origin(OTHER_POD, 8200), A)
+    assert places.claim(Origin(POD, 97), A) is None
+    assert places.target(moved) == Origin(OTHER_POD, 8200)
+
+
+def test_a_pod_whose_identity_changes_always_holds_no_more_memory(places: Places) -> None:
+    for number in range(10 * UDNS_MAX):
+        claimed(places, WEB, f"uuid:{number}")
+    assert places.ports == [claimed(places, WEB, "uuid:0")]
+    assert len(places._by_udn) == UDNS_MAX
+    for number in range(100):
+        places.left(f"uuid:{number - 1}")
+        claimed(places, Origin(OTHER_POD, 1 + number), f"uuid:{number}")
+    assert len(places.ports) <= 1 + PLACES_MAX
+
+
+def test_where_all_are_taken_what_is_gone_longest_makes_room() -> None:
+    places = Places(FIRST, FIRST + 2)
+    ports = [claimed(places, Origin(f"10.0.0.{number}", 8200), f"uuid:{number}") for number in range(3)]
+    for number in (1, 0):
+        places.gone(f"10.0.0.{number}")
+    assert claimed(places, Origin(POD, 8200), A) == ports[1]
+    assert claimed(places, Origin("10.0.0.9", 8200), "uuid:0") == ports[0], "the other one has its port still"
+    assert places.claim(Origin("10.0.0.8", 8200), "uuid:1") is None
+    places.left("uuid:2")
+    assert places.target(ports[2]) is not None, "it can still be reached"
+    assert claimed(places, Origin("10.0.0.8", 8200), "uuid:1") == ports[2]
+
+
+def test_a_device_that_is_back_is_not_away() -> None:
+    places = Places(FIRST, FIRST)
+    port = claimed(places, WEB, A)
+    claimed(places, WEB, B)
+    places.left(A)
+    assert places.claim(Origin(OTHER_POD, 1), C) is None, "the other one is there"
+    places.left(B)
+    claimed(places, WEB, A)
+    assert places.claim(Origin(OTHER_POD, 1), C) is None
+    places.left(A)
+    assert claimed(places, Origin(OTHER_POD, 1), C) == port
+
+
+def test_a_refused_port_is_gone_around() -> None:
+    places = Places(FIRST, FIRST + 1)
+    port = claimed(places, WEB, A)
+    places.refuse(port)
+    assert (places.target(port), places.ports) == (None, [])
+    second = claimed(places, WEB, A)
+    assert second == FIRST + (port == FIRST)
+    places.refuse(second)
+    assert places.claim(WEB, A) is None
+    assert claimed(places, WEB, A) == port, "whoever had it may be gone by the next time"
+    places.refuse(1)
+    assert places.ports == [port]
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 5), (5, 4), (1, 65_536)])
+def test_what_is_no_range_of_ports_is_refused(first: int, last: int) -> None:
+    with pytest.raises(ValueError, match="no ports"):
+        Places(first, last)
+
+
+UDNS = st.sampled_from([f"uuid:{letter}" for letter in "abcdef"])
+ORIGINS = st.builds(Origin, st.sampled_from([POD, OTHER_POD, THIRD_POD]), st.integers(1, 4))
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """Whatever pods do, a port has one origin and an origin one port; and who can keep a port, does."""
+
+    @initialize(count=st.integers(1, 5) | st.just(40))
+    def begin(self, count: int) -> None:
+        self.count = count
+        self.places = Places(FIRST, FIRST + count - 1)
+        self.had: dict[str, int] = {}
+        """By UDN: the port of its last claim."""
+        self.refused: set[int] = set()
+
+    @rule(origin=ORIGINS, udn=UDNS)
+    def claim(self, origin: Origin, udn: str) -> None:
+        known, port_had = self.places.known(origin), self.had.get(udn)
+        shares = [other for other, port in self.had.items() if port == port_had and other != udn]
+        claims = known in self.had.values()
+        port = self.places.claim(origin, udn)
+        if port is None:
+            assert self.count < 40, "there is room for all"
+            return
+        assert (self.places.target(port), self.places.known(origin)) == (origin, port)
+        if claims:
+            assert port == known, "one origin, one port"
+        elif port_had is not None and not shares and not self.refused and self.count == 40:
+            assert port == port_had, "a device that moves keeps its port"
+        self.had[udn] = port
+
+    @rule(origin=ORIGINS)
+    def name(self, origin: Origin) -> None:
+        is_there = any(origin.host == (self.places.target(port) or NOWHERE).host for port in self.had.values())
+        port = self.places.other(origin)
+        if port is not None:
+            assert self.places.target(port) == origin
+        if self.count == 40:
+            assert (port is not None) >= is_there
+
+    @rule(udn=UDNS)
+    def leave(self, udn: str) -> None:
+        before = [self.places.target(port) for port in self.places.ports]
+        self.places.left(udn)
+        assert before == [self.places.target(port) for port in self.places.ports]
+
+    @rule(host=st.sampled_from([POD, OTHER_POD, THIRD_POD]))
+    def end(self, host: str) -> None:
+        before = self.places.ports
+        self.places.gone(host)
+        assert self.places.ports == before
+        assert all((self.places.target(port) or NOWHERE).host != host for port in before)
+
+    @precondition(lambda self: self.places.ports)
+    @rule(data=st.data())
+    def refuse(self, data: st.DataObject) -> None:
+        port = data.draw(st.sampled_from(self.places.ports))
+        self.places.refuse(port)
+        self.refused.add(port)
+        assert self.places.target(port) is None
+        self.had = {udn: had for udn, had in self.had.items() if had != port}
+
+    @invariant()
+    def one_to_one(self) -> None:
+        ports = self.places.ports
+        assert len(ports) == len(set(ports)) <= self.count
+        assert all(FIRST <= port < FIRST + self.count for port in ports)
+        targets = [target for port in ports if (target := self.places.target(port)) is not None]
+        assert len(targets) == len(set(targets))
+        assert all(self.places.target(self.places.known(target) or 0) == target for target in targets)
+        assert set(self.places._away) <= set(ports)
+
+
+AnyHistory.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestAnyHistory = AnyHistory.TestCase
