@@ -1,0 +1,72 @@
+"""What of a request's or an answer's head is carried on, and how its parts are spelled. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from urllib.parse import quote
+
+HEAD_MAX = 16 * 1024
+"""Bytes of all headers of a request."""
+# RFC 9110, 7.6.1: between two neighbours alone.
+_HOP_BY_HOP = frozenset(
+    (
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
+        *("te", "trailer", "transfer-encoding", "upgrade"),
+    )
+)
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_ASCII = "".join(map(chr, range(0x21, 0x7F)))
+
+
+def carried(headers: Iterable[tuple[str, str]], *without: str) -> list[tuple[str, str]]:
+    """Return the headers that are for the other end: no hop-by-hop ones, none of `without` (lower case).
+
+    What is not UTF-8 in a value is replaced, and what has control characters is left out.
+    """
+    pairs = list(headers)
+    left = {name.strip().lower() for key, value in pairs if key.lower() == "connection" for name in value.split(",")}
+    left |= _HOP_BY_HOP | set(without)
+    return [
+        (name, value.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+        for name, value in pairs
+        if name.lower() not in left and not _CONTROLS.search(value)
+    ]
+
+
+def target(raw: str) -> str | None:
+    """Return the path and query of a request as a URL may have them; None for what is no path."""
+    if not raw.startswith("/"):
+        return None
+    return quote(raw.partition("#")[0].encode("utf-8", "surrogateescape"), safe=_ASCII)
+
+
+def is_literal(authority: str) -> bool:
+    """Whether a Host header names an address, and not something that DNS would have to be asked for."""
+    host = authority.strip()
+    if host.startswith("["):
+        host, _, rest = host[1:].partition("]")
+        if not re.fullmatch(r"(:[0-9]*)?", rest, re.ASCII):
+            return False
+    elif host.count(":") == 1:
+        host, _, port = host.partition(":")
+        if not re.fullmatch(r"[0-9]*", port, re.ASCII):
+            return False
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def authority(host: str, port: int) -> str:
+    """Return an address and a port as a URL has them."""
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def reason(phrase: str | None) -> str | None:
+    """Return the words behind a status; None where they cannot be carried."""
+    if phrase is None or not phrase.isprintable():
+        return None
+    return phrase

@@ -1,0 +1,102 @@
+"""Carries a body of known length from one socket to another, without the event loop's copies in between."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+ARENA = 1 << 18
+"""Bytes that are carried at a time; others have a turn in between."""
+PATIENCE = 60.0
+"""Seconds without a byte of the pod after which it is given up."""
+_LOW_MAX = 1 << 18  # bytes that the kernel is asked to gather before it wakes us (SO_RCVLOWAT, man 7 socket)
+_GATHERING = 0.02  # seconds that it may take for that
+_arena = memoryview(bytearray(ARENA))  # one for all: nothing is in it while anybody waits
+
+
+class PodBroke(Exception):
+    """The pod ended in the middle, broke off, or said nothing any more."""
+
+
+class ClientGone(Exception):
+    """The client takes no more."""
+
+
+async def pump(source: socket.socket, sink: socket.socket, count: int, sent: Callable[[int], None]) -> None:
+    """Carry `count` bytes from a pod to a client, no faster than the client takes them; `sent` hears how many went.
+
+    Both sockets are non-blocking, and nobody else reads or writes them meanwhile. What the client does not take at
+    once is held, one arena at most, and nothing is read before it has gone. Raises `PodBroke` and `ClientGone`.
+    """
+    loop = asyncio.get_running_loop()
+    gathers = True
+    low = 0
+    while count:
+        wanted = min(count, _LOW_MAX) if gathers else 1
+        if wanted != low:
+            source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
+            low = wanted
+        try:
+            size = source.recv_into(_arena[: min(count, ARENA)])
+        except BlockingIOError:
+            # A pod that sends no faster than a film is played would wait for itself: what there is goes on.
+            gathers = await _is_readable(loop, source, _GATHERING if low > 1 else PATIENCE)
+            if not gathers and low == 1:
+                raise PodBroke(f"it sent nothing for {PATIENCE:g} s") from None
+            continue
+        except OSError as error:
+            raise PodBroke(str(error)) from error
+        if not size:
+            raise PodBroke(f"it ended {count} bytes early")
+        count -= size
+        await _send(loop, sink, size)
+        sent(size)
+
+
+async def _send(loop: asyncio.AbstractEventLoop, sink: socket.socket, size: int) -> None:
+    """Send what is in the arena; let others have a turn."""
+    try:
+        done = sink.send(_arena[:size])
+    except BlockingIOError:
+        done = 0
+    except OSError as error:
+        raise ClientGone(str(error)) from error
+    if done == size:
+        await asyncio.sleep(0)
+        return
+    rest = memoryview(bytes(_arena[done:size]))
+    while rest:
+        await _is_writable(loop, sink)
+        try:
+            rest = rest[sink.send(rest) :]
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            raise ClientGone(str(error)) from error
+
+
+async def _is_readable(loop: asyncio.AbstractEventLoop, source: socket.socket, seconds: float) -> bool:
+    """Wait until there is something to read, an end or an error included; False where nothing came in time."""
+    waiter: asyncio.Future[bool] = loop.create_future()
+    timer = loop.call_later(seconds, _settle, waiter, False)
+    loop.add_reader(source.fileno(), _settle, waiter, True)
+    try:
+        return await waiter
+    finally:
+        timer.cancel()
+        loop.remove_reader(source.fileno())
+
+
+async def _is_writable(loop: asyncio.AbstractEventLoop, sink: socket.socket) -> None:
+    waiter: asyncio.Future[bool] = loop.create_future()
+    loop.add_writer(sink.fileno(), _settle, waiter, True)
+    try:
+        await waiter
+    finally:
+        loop.remove_writer(sink.fileno())
+
+
+def _settle(waiter: asyncio.Future[bool], value: bool) -> None:
+    if not waiter.done():
+        waiter.set_result(value)
