@@ -32,6 +32,7 @@ _COMMANDS = {
     "bench": "Measure rate, loss, order and latency to every pod of a headless Service.",
     "receive": "Receive datagrams and log each one: the receiver that runs in the pods.",
     "relay": "Bring multicast, broadcast and port ranges from outside to every pod.",
+    "ssdp": "Look for UPnP and DLNA devices on the LAN.",
     "healthcheck": "Ask a receiver or a relay on this host whether it is ready: an exec probe.",
     "doctor": "Check this host, the way to every pod, and what a relay would hear; say what to change.",
     "keygen": "Make a key for sealed messages.",

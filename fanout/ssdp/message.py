@@ -256,6 +256,11 @@ def notify(kind: Kind, advert: Advert) -> bytes:
     return _datagram("NOTIFY * HTTP/1.1", fields, _carried(advert.headers))
 
 
+def is_target(text: str) -> bool:
+    """Whether that can be searched for: printable ASCII without spaces."""
+    return len(text) <= _TARGET_MAX and _TARGET.fullmatch(text) is not None
+
+
 def matches(target: str, nt: str, usn: str) -> bool:
     """Whether an advert answers a search for `target` (UDA 1.1, 1.3.2 and 1.3.3).
 
@@ -312,7 +317,7 @@ def _search(headers: Headers) -> Search:
     if headers.get("MAN") != _DISCOVER:
         raise InvalidSsdp(SsdpDrop.WRONG_MAN, f"its MAN is not {_DISCOVER}")
     target = headers.get("ST") or ""
-    if len(target) > _TARGET_MAX or _TARGET.fullmatch(target) is None:
+    if not is_target(target):
         raise InvalidSsdp(SsdpDrop.NO_TARGET, "its ST is none")
     mx = headers.get("MX") or ""
     # DATAGRAM_MAX digits are no work for int().
@@ -321,7 +326,7 @@ def _search(headers: Headers) -> Search:
 
 def _advert(headers: Headers, name_of_type: str, *, is_located: bool) -> Advert:
     nt, usn, location = (headers.get(name) or "" for name in (name_of_type, "USN", "LOCATION"))
-    if _TARGET.fullmatch(nt) is None or not udn(usn):
+    if not is_target(nt) or not udn(usn):
         raise _malformed(f"its {name_of_type} or USN is none")
     if is_located and not location:
         raise _malformed("it has no LOCATION")
