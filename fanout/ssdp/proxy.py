@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
-from typing import Any
 
 import aiohttp
 from aiohttp import hdrs, web
-from multidict import CIMultiDict
-from yarl import URL
 
 from fanout.limiter import LineLimiter
-from fanout.net import explain
-from fanout.ssdp import documents, heads, rewrite
-from fanout.ssdp.documents import DOCUMENT_MAX, TooLarge, Undecodable
-from fanout.ssdp.door import LINE_MAX, Connection, Door
+from fanout.ssdp import documents, gena, heads, rewrite
+from fanout.ssdp.documents import TooLarge
+from fanout.ssdp.door import Connection, Door
+from fanout.ssdp.gena import Events
 from fanout.ssdp.places import Origin, Places
 from fanout.ssdp.pump import ClientGone, PodBroke, pump
 from fanout.ssdp.reasons import HttpFailure
-from fanout.ssdp.rewrite import Authority
+from fanout.ssdp.rewriting import Rewriting
 from fanout.ssdp.stats import HttpCounts
+from fanout.ssdp.upstream import DOCUMENT_TIMEOUT, Refused, Upstream, piece, read_so_far
 
 log = logging.getLogger("fanout")
 
@@ -32,40 +29,41 @@ BODY_MAX = 1024 * 1024
 """Bytes of a request's body."""
 BODY_TIMEOUT = 10.0
 """Seconds that it may take to arrive."""
-DOCUMENT_TIMEOUT = 60.0
-"""Seconds that a document may take, from the pod and to the client each."""
-PATIENCE = aiohttp.ClientTimeout(total=None, sock_connect=3.0, sock_read=30.0)
-"""For a pod to take a connection, and for each thing that it says."""
 PUMP_MIN = 256 * 1024
 """Bytes from which on a body is pumped."""
 METHODS = ("GET", "HEAD", "POST", "OPTIONS", "SUBSCRIBE", "UNSUBSCRIBE")
-_SKIPPED = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)  # the library would add them
-_CLAIMS = 4  # ports that are tried for one server that a document names
-_LARGE = 1024 * 1024  # bytes from which on documents are read one after the other
 _RETRY_AFTER = 2
+_TICK = 1.0  # seconds between two looks at which subscriptions are over
 _LINES = 5.0
+_SERVER = "fanout"
+_EMPTY = (204, 304)
+_CHANGED = (hdrs.CONTENT_LENGTH, hdrs.CONTENT_ENCODING, hdrs.CONTENT_MD5, hdrs.ACCEPT_RANGES)
+"""Headers that are not true any more once a document is rewritten."""
 
 
-class Refused(Exception):
-    """A request that is answered by the relay itself, with a sentence."""
+@dataclass(slots=True)
+class Exchange:
+    """A request of a client that goes to a pod."""
 
-    def __init__(self, status: int, failure: HttpFailure, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-        self.failure = failure
+    request: web.BaseRequest
+    connection: Connection
+    origin: Origin
+    path: str
+    headers: list[tuple[str, str]]
+    body: bytes
 
 
 class Proxy:
     """Serves the ports of `places`, each of which stands for one HTTP server of a pod.
 
-    `is_pod` says whether an address is that of a pod of the Service: no other is ever connected to. `is_allowed` says
-    whether an address of a client is served, `is_here` whether an address of this host is one that clients may come
-    to. `on_claim` is called with a port that a document of a pod makes necessary; it listens, and says whether it can.
+    `is_pod` says whether an address is that of a pod of the Service: no other is ever asked anything. `is_allowed` says
+    whether a client's address is served, `is_here` whether an address of this host is one that clients may come to.
+    `on_claim` is called with a port that a document of a pod makes necessary; it listens, and says whether it can.
 
-    A request goes to the pod in a connection of its own, and redirects are the client's. URLs of pods are rewritten in
-    headers and in documents (XML, HTML, playlists), which are read whole for that; a range of a document is answered
-    with all of it. Everything else is passed on untouched, as fast as the client takes it. Where a pod breaks off, so
-    does the client's connection: nothing is cut short that looks whole.
+    URLs of pods are rewritten in headers and in documents (XML, HTML, playlists), which are read whole for that; who
+    asks for a range of a document gets all of it. Everything else passes untouched, as fast as the client takes it.
+    Where a pod breaks off, the client's connection does: nothing is cut short and looks whole. Redirects are the
+    client's to follow. Events of pods are handed to those who subscribed to them (see `gena`).
 
     One event loop, one thread.
     """
@@ -85,39 +83,35 @@ class Proxy:
         self._is_allowed = is_allowed
         self._is_here = is_here
         self._counts = counts
-        self._on_claim = on_claim
-        self._door = Door(self._is_welcome, self._serve, counts)
-        self._session: aiohttp.ClientSession | None = None
-        self._large = asyncio.Lock()
+        self._rewriting = Rewriting(places, is_pod, on_claim, counts)
+        self._door = Door(lambda peer, local: self._is_client(peer, local) or is_pod(peer), self._serve, counts)
+        self._upstream = Upstream()
+        self._events = Events(self._upstream, counts)
         self._lines = LineLimiter(_LINES)
+        self._tick: asyncio.TimerHandle | None = None
         self._is_closing = False
 
     async def open(self) -> None:
         """Begin, in the running event loop."""
-        self._session = aiohttp.ClientSession(
-            # A pod may be another one by the next time, and minidlna keeps no connection anyway.
-            connector=aiohttp.TCPConnector(limit=0, force_close=True),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=PATIENCE,
-            auto_decompress=False,
-            max_line_size=LINE_MAX,
-            max_field_size=LINE_MAX,
-        )
+        await self._upstream.open()
         self._door.open()
+        self._look_round()
 
     async def close(self) -> None:
         """Close all ports and end all connections."""
         self._is_closing = True
+        if self._tick is not None:
+            self._tick.cancel()
         await self._door.close()
-        if self._session is not None:
-            await self._session.close()
+        await self._upstream.close()
 
     def listen(self, port: int) -> bool:
-        """Serve that port from now on; False where another program has it."""
+        """Serve that port from now on; False where it cannot be had, mostly as another program has it."""
         return self._door.listen(port)
 
-    def _is_welcome(self, peer: str, local: str) -> bool:
-        return self._is_client(peer, local) or self._is_pod(peer)
+    def _look_round(self) -> None:
+        self._events.expire()
+        self._tick = asyncio.get_running_loop().call_later(_TICK, self._look_round)
 
     def _is_client(self, peer: str, local: str) -> bool:
         return self._is_here(local) and self._is_allowed(peer)
@@ -151,7 +145,12 @@ class Proxy:
             raise Refused(431, HttpFailure.REQUEST_TOO_LARGE, f"more than {heads.HEAD_MAX} bytes of headers")
         hosts = request.headers.getall(hdrs.HOST, [])
         if len(hosts) > 1 or not all(map(heads.is_literal, hosts)):
-            raise Refused(403, HttpFailure.WRONG_HOST, "name the relay by its address, in Host too")
+            raise Refused(403, HttpFailure.WRONG_HOST, "the relay is named by its address, in Host too")
+        path = heads.target(request.raw_path)
+        if path is None:
+            raise Refused(400, HttpFailure.BAD_REQUEST, "the target of a request is a path")
+        if request.method == "NOTIFY" and self._is_pod(connection.peer):
+            return await self._notify(request, connection, path)
         if not self._is_client(connection.peer, connection.local):
             raise Refused(403, HttpFailure.SOURCE_NOT_ALLOWED, "pods tell of events here, and nothing else")
         if request.method not in METHODS:
@@ -159,20 +158,22 @@ class Proxy:
         origin = self._places.target(connection.port)
         if origin is None or not self._is_pod(origin.host):
             raise Refused(503, HttpFailure.NO_POD, "the device is not there now")
-        path = heads.target(request.raw_path)
-        if path is None:
-            raise Refused(400, HttpFailure.BAD_REQUEST, "the target of a request is a path")
         body = await self._body(request)
         headers = heads.carried(request.headers.items(), "host", "content-length", "accept-encoding", "expect")
-        return await self._forward(request, connection, origin, path, headers, body)
+        exchange = Exchange(request, connection, origin, path, headers, body)
+        if request.method == "SUBSCRIBE":
+            return await self._subscribe(exchange)
+        if request.method == "UNSUBSCRIBE":
+            self._events.ended(connection, headers)
+        return await self._forward(exchange)
 
     async def _body(self, request: web.BaseRequest) -> bytes:
-        """Return the body of a request, which is whole before a pod hears of it."""
+        """Return the body of a request; a pod hears of it when it is whole."""
         if (request.content_length or 0) > BODY_MAX:
             raise Refused(413, HttpFailure.REQUEST_TOO_LARGE, f"more than {BODY_MAX} bytes")
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0  # an answer is still to come
+            request.writer.output_size = 0  # the answer is still to come
         try:
             async with asyncio.timeout(BODY_TIMEOUT):
                 return await documents.read(request.content.readany, BODY_MAX)
@@ -183,244 +184,169 @@ class Proxy:
         except web.RequestPayloadError as error:
             raise Refused(400, HttpFailure.BAD_REQUEST, "the body is broken") from error
 
-    async def _forward(
-        self,
-        request: web.BaseRequest,
-        connection: Connection,
-        origin: Origin,
-        path: str,
-        headers: list[tuple[str, str]],
-        body: bytes,
-    ) -> web.StreamResponse:
-        answer = await self._ask(request.method, origin, path, headers, body)
+    async def _forward(self, exchange: Exchange) -> web.StreamResponse:
+        answer = await self._ask(exchange)
         try:
-            is_document = rewrite.is_document(answer.headers.get(hdrs.CONTENT_TYPE, ""))
-            if is_document and answer.status == 206:
-                # The offsets are those of what the pod has: the client gets all of it (RFC 9110, 14.2).
+            if answer.status == 206 and _is_document(answer):
+                # Its offsets are not those of what is rewritten: all of it is an answer too (RFC 9110, 14.2).
                 answer.close()
-                headers = [(name, value) for name, value in headers if name.lower() not in ("range", "if-range")]
-                answer = await self._ask(request.method, origin, path, headers, body)
-                is_document = rewrite.is_document(answer.headers.get(hdrs.CONTENT_TYPE, ""))
-            is_document = is_document and documents.can_unpack(answer.headers.get(hdrs.CONTENT_ENCODING, ""))
-            if is_document:
-                return await self._send_document(request, connection, answer)
-            return await self._send_stream(request, connection, answer)
+                exchange.headers = [pair for pair in exchange.headers if pair[0].lower() not in ("range", "if-range")]
+                answer = await self._ask(exchange)
+            if _is_document(answer):
+                return await self._send_document(exchange, answer)
+            return await self._send_stream(exchange, answer, self._head(answer, exchange.connection))
         finally:
             answer.close()
 
-    async def _ask(
-        self, method: str, origin: Origin, path: str, headers: list[tuple[str, str]], body: bytes
-    ) -> aiohttp.ClientResponse:
-        """Return the pod's answer, of which the head has arrived."""
-        assert self._session is not None  # noqa: S101 - narrows the type
-        authority = heads.authority(origin.host, origin.port)
-        try:
-            answer = await self._session.request(
-                method,
-                URL(f"http://{authority}{path}", encoded=True),
-                headers=CIMultiDict([*headers, (hdrs.HOST, authority), (hdrs.ACCEPT_ENCODING, "identity")]),
-                data=body or None,
-                allow_redirects=False,
-                skip_auto_headers=_SKIPPED,
-            )
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise Refused(502, HttpFailure.POD_UNREACHABLE, explain.exception(error)) from error
-        except TimeoutError as error:
-            sentence = f"{authority} said nothing for {PATIENCE.sock_read:g} s"
-            raise Refused(504, HttpFailure.POD_BROKE, sentence) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Refused(502, HttpFailure.POD_BROKE, f"{authority}: {explain.exception(error)}") from error
-        if answer.status < 200:
-            answer.close()
-            raise Refused(502, HttpFailure.POD_BROKE, f"{authority} answers {answer.status}, which nobody asked for")
-        return answer
+    async def _ask(self, exchange: Exchange) -> aiohttp.ClientResponse:
+        return await self._upstream.ask(
+            exchange.request.method, exchange.origin, exchange.path, exchange.headers, exchange.body
+        )
 
-    async def _send_document(
-        self, request: web.BaseRequest, connection: Connection, answer: aiohttp.ClientResponse
-    ) -> web.StreamResponse:
-        authority = self._authority(connection.local)
-        without = [hdrs.CONTENT_LENGTH, hdrs.CONTENT_ENCODING, hdrs.ACCEPT_RANGES, hdrs.CONTENT_MD5]
-        head = self._head(answer, authority, *(name.lower() for name in without))
-        if request.method == "HEAD" or answer.status in (204, 304):
-            return await self._finish(request, connection, head)
-        body = await self._document(answer)
-        rewritten = rewrite.in_text(body, answer.headers.get(hdrs.CONTENT_TYPE, ""), authority)
-        self._counts.rewritten += rewritten.changed
-        self._counts.left += rewritten.left
-        head.content_length = len(rewritten.body)
-        answer.close()
+    async def _send_document(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        head = self._head(answer, exchange.connection, *_CHANGED)
+        body = b""
+        if exchange.request.method != "HEAD" and answer.status not in _EMPTY:
+            whole = await self._upstream.document(answer)
+            answer.close()
+            content_type = answer.headers.get(hdrs.CONTENT_TYPE, "")
+            body = self._rewriting.body(whole, content_type, exchange.connection.local)
+            head.content_length = len(body)
         try:
             async with asyncio.timeout(DOCUMENT_TIMEOUT):
-                return await self._finish(request, connection, head, rewritten.body)
+                return await self._finish(exchange.request, exchange.connection, head, body)
         except TimeoutError as error:
             raise ClientGone(f"it did not take a document within {DOCUMENT_TIMEOUT:g} s") from error
 
-    async def _document(self, answer: aiohttp.ClientResponse) -> bytes:
-        encoding = answer.headers.get(hdrs.CONTENT_ENCODING, "")
-        size = answer.content_length
-        async with contextlib.AsyncExitStack() as stack:
-            try:
-                if size is not None and size > DOCUMENT_MAX:
-                    raise TooLarge(f"{size} bytes")
-                async with asyncio.timeout(DOCUMENT_TIMEOUT):
-                    if size is None or size > _LARGE or encoding:
-                        await stack.enter_async_context(self._large)
-                    body = await documents.read(lambda: _piece(answer), DOCUMENT_MAX)
-                    return documents.unpack(body, encoding, DOCUMENT_MAX)
-            except TooLarge as error:
-                sentence = f"{answer.url} is a document of {error}, of which {DOCUMENT_MAX} are read"
-                raise Refused(502, HttpFailure.DOCUMENT_TOO_LARGE, sentence) from error
-            except (Undecodable, PodBroke) as error:
-                raise Refused(502, HttpFailure.POD_BROKE, f"{answer.url}: {error}") from error
-            except TimeoutError as error:
-                sentence = f"{answer.url} took more than {DOCUMENT_TIMEOUT:g} s"
-                raise Refused(504, HttpFailure.POD_BROKE, sentence) from error
-
     async def _send_stream(
-        self, request: web.BaseRequest, connection: Connection, answer: aiohttp.ClientResponse
+        self, exchange: Exchange, answer: aiohttp.ClientResponse, head: web.StreamResponse
     ) -> web.StreamResponse:
-        head = self._head(answer, self._authority(connection.local))
+        port = exchange.connection.port
         self._counts.statuses[head.status // 100] += 1
-        await head.prepare(request)
-        rest = answer.content_length if hdrs.TRANSFER_ENCODING not in answer.headers else None
-        if request.method != "HEAD" and answer.status not in (204, 304):
-            if rest is not None and rest >= PUMP_MIN and answer.connection is not None:
-                await self._pump(request, connection, head, answer, rest)
+        head.headers.setdefault(hdrs.SERVER, _SERVER)
+        await head.prepare(exchange.request)
+        if exchange.request.method != "HEAD" and answer.status not in _EMPTY:
+            size = answer.content_length if hdrs.TRANSFER_ENCODING not in answer.headers else None
+            if size is not None and size >= PUMP_MIN and answer.connection is not None:
+                await self._pump(exchange, answer, head, size)
             else:
-                while piece := await _piece(answer):
-                    await head.write(piece)
-                    self._counts.bytes[connection.port] += len(piece)
+                while some := await piece(answer):
+                    await head.write(some)
+                    self._counts.bytes[port] += len(some)
         await head.write_eof()
         return head
 
     async def _pump(
-        self,
-        request: web.BaseRequest,
-        connection: Connection,
-        head: web.StreamResponse,
-        answer: aiohttp.ClientResponse,
-        rest: int,
+        self, exchange: Exchange, answer: aiohttp.ClientResponse, head: web.StreamResponse, rest: int
     ) -> None:
-        """Carry a body past the library, which has copied the beginning of it already."""
-        upstream = answer.connection.transport if answer.connection is not None else None
-        downstream = request.transport
-        if downstream is None:
+        """Carry a body past the library, which has read the beginning of it already."""
+
+        def sent(size: int) -> None:
+            self._counts.bytes[exchange.connection.port] += size
+
+        upstream = None if answer.connection is None else answer.connection.transport
+        downstream = exchange.request.transport
+        if downstream is None or downstream.is_closing():
             raise ClientGone("it went before the answer")
-        downstream.set_write_buffer_limits(0)  # then a drain is until the kernel has it all
-        piece = _there(answer, upstream)
+        downstream.set_write_buffer_limits(0)  # to drain is then to wait until the kernel has it all
+        some = read_so_far(answer, upstream)
         while True:
-            await head.write(piece)  # the head as well, which an empty piece sends
-            rest -= len(piece)
-            self._counts.bytes[connection.port] += len(piece)
-            piece = _there(answer, upstream)
-            if not piece:
+            await head.write(some)  # nothing sends the head nevertheless
+            sent(len(some))
+            rest -= len(some)
+            some = read_so_far(answer, upstream)
+            if not some:
                 break
-        await request.writer.drain()
+        await exchange.request.writer.drain()
         if rest:
-            await self._pump_rest(connection, upstream, downstream, rest)
+            if upstream is None or upstream.is_closing():
+                raise PodBroke(f"it ended {rest} bytes early")
+            if downstream.is_closing():
+                raise ClientGone("it went in the middle")
+            # Of their own: the event loop waits for no socket that one of its transports has.
+            with upstream.get_extra_info("socket").dup() as source, downstream.get_extra_info("socket").dup() as sink:
+                await pump(source, sink, rest, sent)
         downstream.set_write_buffer_limits()
 
-    async def _pump_rest(
-        self, connection: Connection, upstream: asyncio.Transport | None, downstream: asyncio.Transport, rest: int
-    ) -> None:
-        def sent(size: int) -> None:
-            self._counts.bytes[connection.port] += size
+    async def _subscribe(self, exchange: Exchange) -> web.StreamResponse:
+        subscription, exchange.headers = self._events.asked(exchange.connection, exchange.origin, exchange.headers)
+        try:
+            answer = await self._ask(exchange)
+        except Refused:
+            self._events.answered(subscription, 0, "", None)
+            raise
+        try:
+            head = self._head(answer, exchange.connection)
+            sid, timeout = answer.headers.get(gena.SID, "").strip(), answer.headers.get("TIMEOUT")
+            granted = self._events.answered(subscription, answer.status, sid, timeout)
+            if granted is not None:
+                head.headers["TIMEOUT"] = granted
+            return await self._send_stream(exchange, answer, head)
+        finally:
+            answer.close()
 
-        if upstream is None or upstream.is_closing():
-            raise PodBroke(f"it ended {rest} bytes early")
-        if downstream.is_closing():
-            raise ClientGone("it went before the answer")
-        # Of their own, as the loop does not wait for those of its transports.
-        source: socket.socket = upstream.get_extra_info("socket").dup()
-        with source:
-            sink: socket.socket = downstream.get_extra_info("socket").dup()
-            with sink:
-                await pump(source, sink, rest, sent)
+    async def _notify(self, request: web.BaseRequest, connection: Connection, path: str) -> web.StreamResponse:
+        """Carry a pod's event to its subscriber."""
+        subscription = self._events.expected(connection, path)
+        body = await self._body(request)
+        content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
+        if rewrite.is_document(content_type):
+            body = self._rewriting.body(body, content_type, subscription.edge)
+        headers = heads.carried(request.headers.items(), "host", "content-length", "accept-encoding", "expect")
+        status = await self._events.deliver(subscription, headers, body)
+        head = web.StreamResponse(status=status)
+        head.content_length = 0
+        return await self._finish(request, connection, head)
 
-    def _head(self, answer: aiohttp.ClientResponse, authority: Authority, *without: str) -> web.StreamResponse:
-        headers: CIMultiDict[str] = CIMultiDict()
-        for name, value in heads.carried(answer.headers.items(), *without):
-            rewritten = rewrite.in_value(value, authority)
-            self._counts.rewritten += rewritten != value
-            headers.add(name, rewritten)
-        if answer.method == "HEAD" and rewrite.is_document(answer.headers.get(hdrs.CONTENT_TYPE, "")):
-            headers.popall(hdrs.CONTENT_LENGTH, None)
+    def _head(self, answer: aiohttp.ClientResponse, connection: Connection, *without: str) -> web.StreamResponse:
+        """Return the head of a pod's answer, as the client gets it."""
+        headers = self._rewriting.headers(answer.headers.items(), connection.local, *map(str.lower, without))
         return web.StreamResponse(status=answer.status, reason=heads.reason(answer.reason), headers=headers)
 
     async def _finish(
         self, request: web.BaseRequest, connection: Connection, head: web.StreamResponse, body: bytes = b""
     ) -> web.StreamResponse:
+        """Send an answer that is whole."""
         self._counts.statuses[head.status // 100] += 1
+        head.headers.setdefault(hdrs.SERVER, _SERVER)
         await head.prepare(request)
         await head.write_eof(body)
         self._counts.bytes[connection.port] += len(body)
         return head
 
-    def _authority(self, edge: str) -> Authority:
-        """Return what to put in the place of pods' addresses for a client that came to `edge`."""
-
-        def instead(host: str, port: int) -> str | None:
-            if not self._is_pod(host):
-                return None
-            origin = Origin(host, port)
-            found = self._places.known(origin) or self._claim(origin)
-            return "" if found is None else heads.authority(edge, found)
-
-        return instead
-
-    def _claim(self, origin: Origin) -> int | None:
-        for _ in range(_CLAIMS):
-            port = self._places.other(origin)
-            if port is None or self._on_claim(port):
-                return port
-            self._places.refuse(port)
-        return None
-
     async def _refuse(self, request: web.BaseRequest, connection: Connection, refused: Refused) -> web.StreamResponse:
-        self._fail(refused.failure, connection, str(refused))
-        response = web.StreamResponse(status=refused.status)
-        response.content_type = "text/plain"
+        """Answer in the pod's place."""
+        if refused.failure is not None:
+            self._fail(refused.failure, connection, str(refused))
+        head = web.StreamResponse(status=refused.status)
+        head.content_type = "text/plain"
         if refused.failure is HttpFailure.NO_POD:
-            response.headers[hdrs.RETRY_AFTER] = str(_RETRY_AFTER)
+            head.headers[hdrs.RETRY_AFTER] = str(_RETRY_AFTER)
         if refused.failure is HttpFailure.WRONG_METHOD:
-            response.headers[hdrs.ALLOW] = ", ".join(METHODS)
+            head.headers[hdrs.ALLOW] = ", ".join(METHODS)
         if not request.content.is_eof():
-            response.force_close()
-        body = b"" if request.method == "HEAD" else f"{refused}\n".encode()
-        response.content_length = len(body)
-        return await self._finish(request, connection, response, body)
+            head.force_close()
+        body = f"{refused}\n".encode()
+        head.content_length = len(body)
+        return await self._finish(request, connection, head, b"" if request.method == "HEAD" else body)
 
     def _fail(self, failure: HttpFailure, connection: Connection, sentence: str) -> None:
         self._counts.failures[failure] += 1
         if self._lines.allow(monotonic()):
-            values: dict[str, Any] = {
-                "reason": str(failure),
-                "source": connection.peer,
-                "port": connection.port,
-                "sentence": sentence,
-                "suppressed": self._lines.take_suppressed(),
-            }
             log.warning(
                 "http_failed: %(reason)s, from %(source)s to port %(port)d: %(sentence)s "
                 "(%(suppressed)d such lines left out before)",
-                values,
+                {
+                    "reason": str(failure),
+                    "source": connection.peer,
+                    "port": connection.port,
+                    "sentence": sentence,
+                    "suppressed": self._lines.take_suppressed(),
+                },
             )
 
 
-def _there(answer: aiohttp.ClientResponse, upstream: asyncio.Transport | None) -> bytes:
-    """Return what the library has read of a body, and let it read no more."""
-    try:
-        piece = answer.content.read_nowait()
-    except (aiohttp.ClientError, OSError) as error:
-        raise PodBroke(explain.exception(error)) from error
-    if upstream is not None:
-        upstream.pause_reading()
-    return piece
-
-
-async def _piece(answer: aiohttp.ClientResponse) -> bytes:
-    """Return some of a body once there is any, nothing at its end."""
-    try:
-        return await answer.content.readany()
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise PodBroke(explain.exception(error)) from error
+def _is_document(answer: aiohttp.ClientResponse) -> bool:
+    """Whether URLs of it are to be rewritten."""
+    packed = answer.headers.get(hdrs.CONTENT_ENCODING, "")
+    return rewrite.is_document(answer.headers.get(hdrs.CONTENT_TYPE, "")) and documents.can_unpack(packed)

@@ -1,0 +1,247 @@
+"""Event subscriptions (GENA: UPnP Device Architecture 2.0, 4) that go through the relay.
+
+A subscriber names where it wants its events (CALLBACK), which a pod cannot reach. The pod is given a URL of the relay
+instead, with a token that stands for the subscription. It must be the subscriber's own address: otherwise anybody
+could make a pod's events hit anybody else (CallStranger, CVE-2020-12695). SIDs are the pods' and pass unchanged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections import Counter
+from dataclasses import dataclass, field
+from time import monotonic
+
+import aiohttp
+from multidict import CIMultiDict
+
+from fanout.net import explain, interfaces
+from fanout.ssdp import heads, rewrite
+from fanout.ssdp.door import Connection
+from fanout.ssdp.places import Origin
+from fanout.ssdp.reasons import HttpFailure
+from fanout.ssdp.stats import HttpCounts
+from fanout.ssdp.upstream import Refused, Upstream
+
+Header = tuple[str, str]
+SID = "SID"
+PATH = "/fanout-event/"
+"""What the path of a pod's events begins with; the token follows."""
+SUBSCRIPTIONS_MAX = 1024
+SUBSCRIPTIONS_OF_ONE_MAX = 64
+LIFETIME_MAX = 86_400
+"""Seconds after which a subscriber has to renew, also one whose pod would keep it for ever."""
+EVENT_TIMEOUT = 5.0
+"""Seconds that a subscriber has to take an event, over all of its URLs."""
+_LIFETIME = 1800  # seconds, where a pod does not say
+_PENDING = 60.0  # seconds that a token lives before the pod has answered
+_GRACE = 30.0  # seconds that it lives longer than the subscription: events may be under way
+_CALLBACKS_MAX = 8
+_CALLBACK = re.compile(r"<([^<>]*)>")
+_PATH_OF_URL = re.compile(r"http://[^/?#]*([^#]*)", re.IGNORECASE)
+_TIMEOUT = re.compile(r"\s*second-([0-9]{1,9}|infinite)\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """Where a subscriber takes its events."""
+
+    origin: Origin
+    path: str
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """One subscription of a client to a service of a pod's device."""
+
+    token: str
+    client: str
+    edge: str
+    """The address of the relay that the client came to."""
+    port: int
+    """The port of the relay that it came to."""
+    origin: Origin
+    callbacks: list[Callback]
+    expires: float
+    sid: str | None = None
+    """What the pod calls it; None until it has answered."""
+
+
+@dataclass(slots=True)
+class Subscriptions:
+    """All subscriptions that are alive. Pure: `now` is in seconds on any clock that does not go back."""
+
+    _by_token: dict[str, Subscription] = field(default_factory=dict)
+    _by_sid: dict[tuple[int, str], Subscription] = field(default_factory=dict)
+    _of_client: Counter[str] = field(default_factory=Counter)
+
+    def __len__(self) -> int:
+        return len(self._by_token)
+
+    def add(
+        self, client: str, edge: str, port: int, origin: Origin, callbacks: list[Callback], now: float
+    ) -> Subscription | None:
+        """Return a new one, which lives for a minute until it is `confirmed`; None where there are too many."""
+        self.expire(now)
+        if len(self) >= SUBSCRIPTIONS_MAX or self._of_client[client] >= SUBSCRIPTIONS_OF_ONE_MAX:
+            return None
+        token = secrets.token_urlsafe(24)
+        added = Subscription(token, client, edge, port, origin, callbacks, now + _PENDING)
+        self._by_token[token] = added
+        self._of_client[client] += 1
+        return added
+
+    def confirmed(self, subscription: Subscription, sid: str, seconds: int, now: float) -> None:
+        """Take note of the pod's answer to a subscription, or to its renewal."""
+        if self._by_token.get(subscription.token) is not subscription:
+            return
+        key = (subscription.port, sid)
+        had = self._by_sid.get(key)
+        if had is not None and had is not subscription:
+            self.forget(had)
+        if subscription.sid is not None:
+            self._by_sid.pop((subscription.port, subscription.sid), None)
+        subscription.sid = sid
+        subscription.expires = now + seconds + _GRACE
+        self._by_sid[key] = subscription
+
+    def by_token(self, token: str, now: float) -> Subscription | None:
+        """Return the one that a pod's event is for."""
+        found = self._by_token.get(token)
+        return found if found is not None and found.expires > now else None
+
+    def by_sid(self, port: int, sid: str, client: str, now: float) -> Subscription | None:
+        """Return the one that a client wants to renew or to end; it is nobody else's."""
+        found = self._by_sid.get((port, sid))
+        return found if found is not None and found.client == client and found.expires > now else None
+
+    def forget(self, subscription: Subscription) -> None:
+        """End one."""
+        if self._by_token.pop(subscription.token, None) is None:
+            return
+        if subscription.sid is not None:
+            self._by_sid.pop((subscription.port, subscription.sid), None)
+        self._of_client[subscription.client] -= 1
+        if not self._of_client[subscription.client]:
+            del self._of_client[subscription.client]
+
+    def expire(self, now: float) -> None:
+        """End those whose time is over."""
+        for each in [each for each in self._by_token.values() if each.expires <= now]:
+            self.forget(each)
+
+
+def callbacks(value: str, client: str) -> list[Callback]:
+    """Return those URLs of a CALLBACK header that are the client's own, in their order."""
+    found = []
+    for url in _CALLBACK.findall(value)[:_CALLBACKS_MAX]:
+        place, rest = rewrite.location(url), _PATH_OF_URL.match(url)
+        if place is None or rest is None or place[0] != client:
+            continue
+        path = heads.target(rest[1] if rest[1].startswith("/") else f"/{rest[1]}")
+        if path is not None:
+            found.append(Callback(Origin(*place), path))
+    return found
+
+
+def lifetime(value: str | None) -> int:
+    """Return how many seconds a TIMEOUT header grants, within bounds."""
+    match = _TIMEOUT.fullmatch(value or "")
+    if match is None:
+        return _LIFETIME
+    return LIFETIME_MAX if not match[1].isdigit() else min(int(match[1]), LIFETIME_MAX)
+
+
+class Events:
+    """Subscribes clients to events of pods, and hands those over; one event loop, one thread."""
+
+    def __init__(self, upstream: Upstream, counts: HttpCounts) -> None:
+        self._upstream = upstream
+        self._counts = counts
+        self._subscriptions = Subscriptions()
+
+    def expire(self) -> None:
+        """End the subscriptions whose time is over."""
+        self._subscriptions.expire(monotonic())
+        self._counts.subscriptions = len(self._subscriptions)
+
+    def asked(self, connection: Connection, origin: Origin, headers: list[Header]) -> tuple[Subscription, list[Header]]:
+        """Return the subscription that a SUBSCRIBE begins or renews, and what to tell the pod; raise `Refused`."""
+        given = CIMultiDict(headers)
+        if SID in given:
+            if "CALLBACK" in given or "NT" in given:
+                raise Refused(400, HttpFailure.BAD_REQUEST, "SID is for a renewal, CALLBACK and NT are for a beginning")
+            return self._known(connection, given), headers
+        wanted = callbacks(given.get("CALLBACK", ""), connection.peer)
+        if not wanted:
+            sentence = f"no URL of {connection.peer} in CALLBACK {given.get('CALLBACK', '')[:200]!r}"
+            raise Refused(412, HttpFailure.CALLBACK_REFUSED, sentence)
+        way = interfaces.route(origin.host)
+        if way is None:
+            raise Refused(502, HttpFailure.POD_UNREACHABLE, f"no way to {origin.host}")
+        made = self._subscriptions.add(connection.peer, connection.local, connection.port, origin, wanted, monotonic())
+        if made is None:
+            raise Refused(503, HttpFailure.TOO_MANY_SUBSCRIPTIONS, "there are as many subscriptions as may be")
+        self._counts.subscriptions = len(self._subscriptions)
+        url = f"<http://{heads.authority(way[1], connection.port)}{PATH}{made.token}>"
+        return made, [*(pair for pair in headers if pair[0].upper() != "CALLBACK"), ("CALLBACK", url)]
+
+    def answered(self, subscription: Subscription, status: int, sid: str, timeout: str | None) -> str | None:
+        """Take note of what the pod says to it, which is 0 where it says nothing; return what TIMEOUT holds."""
+        if status == 200 and sid:
+            seconds = lifetime(timeout)
+            self._subscriptions.confirmed(subscription, sid, seconds, monotonic())
+            return f"Second-{seconds}"
+        if subscription.sid is None or 200 <= status < 500:  # one that was confirmed outlives a pod's bad moment
+            self._forget(subscription)
+        return None
+
+    def ended(self, connection: Connection, headers: list[Header]) -> None:
+        """Take note of an UNSUBSCRIBE; raise `Refused`."""
+        self._forget(self._known(connection, CIMultiDict(headers)))
+
+    def expected(self, connection: Connection, path: str) -> Subscription:
+        """Return the subscription that a pod has an event for; raise `Refused`, upon which the pod forgets it."""
+        found = self._subscriptions.by_token(path.removeprefix(PATH), monotonic()) if path.startswith(PATH) else None
+        if found is None or found.port != connection.port or found.origin.host != connection.peer:
+            raise Refused(412, None, "there is no such subscription")
+        return found
+
+    async def deliver(self, subscription: Subscription, headers: list[Header], body: bytes) -> int:
+        """Hand an event to the first URL of the subscriber that answers; return its status. Raises `Refused`."""
+        problem = "it has no URL"
+        try:
+            async with asyncio.timeout(EVENT_TIMEOUT):
+                for callback in subscription.callbacks:
+                    try:
+                        answer = await self._upstream.request("NOTIFY", callback.origin, callback.path, headers, body)
+                    except (aiohttp.ClientError, OSError, ValueError) as error:
+                        problem = explain.exception(error)
+                        continue
+                    answer.close()
+                    return self._delivered(subscription, answer.status)
+        except TimeoutError:
+            problem = f"nothing within {EVENT_TIMEOUT:g} s"
+        raise Refused(504, HttpFailure.EVENT_LOST, f"{subscription.client} took no event: {problem}")
+
+    def _delivered(self, subscription: Subscription, status: int) -> int:
+        if 200 <= status < 300:
+            self._counts.events += 1
+        else:
+            self._counts.failures[HttpFailure.EVENT_LOST] += 1
+        if status == 412:  # the subscriber has none of that SID
+            self._forget(subscription)
+        return status
+
+    def _known(self, connection: Connection, given: CIMultiDict[str]) -> Subscription:
+        sid = given.get(SID, "").strip()
+        found = self._subscriptions.by_sid(connection.port, sid, connection.peer, monotonic())
+        if found is None:  # so that it subscribes anew; the relay may have been restarted
+            raise Refused(412, None, "there is no such subscription")
+        return found
+
+    def _forget(self, subscription: Subscription) -> None:
+        self._subscriptions.forget(subscription)
+        self._counts.subscriptions = len(self._subscriptions)

@@ -1,0 +1,64 @@
+"""Puts the relay in the place of pods in what is carried to clients, and has a port for each that is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from multidict import CIMultiDict
+
+from fanout.ssdp import heads, rewrite
+from fanout.ssdp.places import Origin, Places
+from fanout.ssdp.rewrite import Authority
+from fanout.ssdp.stats import HttpCounts
+
+_CLAIMS = 4  # ports that are tried for one server that a document names
+
+
+class Rewriting:
+    """Rewrites headers and documents for a client that came to the address `edge`.
+
+    `on_claim` is called with a port that a document makes necessary; it listens, and says whether it can.
+    """
+
+    def __init__(
+        self, places: Places, is_pod: Callable[[str], bool], on_claim: Callable[[int], bool], counts: HttpCounts
+    ) -> None:
+        self._places = places
+        self._is_pod = is_pod
+        self._on_claim = on_claim
+        self._counts = counts
+
+    def headers(self, pairs: Iterable[tuple[str, str]], edge: str, *without: str) -> CIMultiDict[str]:
+        """Return those that are for the client."""
+        authority = self._authority(edge)
+        made: CIMultiDict[str] = CIMultiDict()
+        for name, value in heads.carried(pairs, *without):
+            rewritten = rewrite.in_value(value, authority)
+            self._counts.rewritten += rewritten != value
+            made.add(name, rewritten)
+        return made
+
+    def body(self, whole: bytes, content_type: str, edge: str) -> bytes:
+        """Return a document."""
+        rewritten = rewrite.in_text(whole, content_type, self._authority(edge))
+        self._counts.rewritten += rewritten.changed
+        self._counts.left += rewritten.left
+        return rewritten.body
+
+    def _authority(self, edge: str) -> Authority:
+        def instead(host: str, port: int) -> str | None:
+            if not self._is_pod(host):
+                return None
+            origin = Origin(host, port)
+            found = self._places.known(origin) or self._claim(origin)
+            return "" if found is None else heads.authority(edge, found)
+
+        return instead
+
+    def _claim(self, origin: Origin) -> int | None:
+        for _ in range(_CLAIMS):
+            port = self._places.other(origin)
+            if port is None or self._on_claim(port):
+                return port
+            self._places.refuse(port)
+        return None
