@@ -22,8 +22,8 @@ class SsdpSettings(life.ProcessSettings):
 
     service: str
     interface: str
-    http_ports: tuple[int, int]
-    """The first and the last."""
+    http_ports: str
+    """FIRST-LAST."""
     descriptions: tuple[str, ...]
     """PORT/PATH of device descriptions at the pods."""
     allow_source: tuple[str, ...]
@@ -61,7 +61,7 @@ class _Presenting(life.Work[SsdpStats]):
         return {
             "service": settings.service,
             "interface": settings.interface,
-            "http_ports": "{}-{}".format(*settings.http_ports),
+            "http_ports": settings.http_ports,
             "descriptions": list(settings.descriptions),
             "allow_source": list(settings.allow_source),
         }
