@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 Manifest = dict[str, Any]
 
+HOST_NETWORK_GROUP = {"policy-group.network.openshift.io/host-network": ""}
+"""OpenShift's, for policies: what comes from the network of a node."""
 DNS_PORTS = {("UDP", 53), ("TCP", 53), ("UDP", 5353), ("TCP", 5353)}
 
 
@@ -46,8 +49,13 @@ class Pod(NamedTuple):
 
     @property
     def is_relay(self) -> bool:
-        """Whether it runs `fanout relay`."""
-        return any("FANOUT_LISTEN" in environment(container) for container in self.containers)
+        """Whether it runs `fanout relay`, or `fanout relay ssdp`."""
+        return self.is_ssdp_relay or any("FANOUT_LISTEN" in environment(container) for container in self.containers)
+
+    @property
+    def is_ssdp_relay(self) -> bool:
+        """Whether it runs `fanout relay ssdp`."""
+        return any(is_ssdp_relay(container) for container in self.containers)
 
 
 def name_of(item: Manifest) -> str:
@@ -98,6 +106,11 @@ def is_fanout(container: Manifest) -> bool:
     return any(name.startswith("FANOUT_") for name in environment(container))
 
 
+def is_ssdp_relay(container: Manifest) -> bool:
+    """Whether it runs `fanout relay ssdp`; `fanout relay` is what the image starts."""
+    return is_fanout(container) and container.get("args", [])[:1] == ["ssdp"]
+
+
 def declared(container: Manifest) -> set[tuple[str, Any]]:
     """Return protocol and number of the ports that a container declares."""
     return {(port.get("protocol", "TCP"), port["containerPort"]) for port in container.get("ports", [])}
@@ -139,3 +152,11 @@ def policy_ports(objects: list[Manifest], pod: Pod, protocol: str, *directions: 
         if ports:
             mentions.append((name_of(policy), ports))
     return mentions
+
+
+def is_block(peer: Manifest) -> bool:
+    """Whether a peer of a policy is a network of addresses, and not all of them."""
+    try:
+        return peer.keys() == {"ipBlock"} and ipaddress.ip_network(peer["ipBlock"]["cidr"]).prefixlen > 0
+    except (KeyError, ValueError):
+        return False

@@ -50,11 +50,11 @@ def ingresses_reach_their_service(objects: list[Manifest]) -> Iterator[str]:
 
 
 def relays_are_alone(objects: list[Manifest]) -> Iterator[str]:
-    """There is one pod of a relay, and never two for a moment: both would forward every datagram."""
-    for pod, _ in _relays(objects):
+    """There is one pod of a relay, and never two for a moment: both would take every datagram."""
+    for pod in filter(lambda pod: pod.is_relay, pods(objects)):
         spec = pod.item["spec"]
         if spec.get("replicas") != 1:
-            yield f"{pod.owner}: replicas is {spec.get('replicas')!r}, and each relay forwards every datagram"
+            yield f"{pod.owner}: replicas is {spec.get('replicas')!r}, and each relay takes every datagram"
         if spec.get("strategy") != {"type": "Recreate"}:
             yield f"{pod.owner}: strategy is not Recreate, so two relays overlap"
 

@@ -44,6 +44,7 @@ TARGETS = {
     "Deploy": Target(HERE / "base"),
     "Multicast": Target(HERE / "overlays" / "multus-multicast", base="Deploy"),
     "Rtp": Target(HERE / "overlays" / "hostnetwork-rtp", namespace="udp"),
+    "Dlna": Target(HERE / "overlays" / "dlna", namespace="media"),
 }
 HEADER = "# Rendered from deployments/{}.yaml by `make manifests`: change that file, not this one.\n"
 

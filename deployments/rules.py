@@ -1,24 +1,27 @@
 """What the deployed objects must hold between them: the mistakes that no schema finds.
 
 Each rule takes the objects of one deployment and yields a sentence for every place that breaks it. Those of relays
-are in relay_rules.py.
+are in relay_rules.py, those of DLNA in dlna_rules.py, those of volumes in volume_rules.py.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import dlna_rules
 import relay_rules
+import volume_rules
 from manifests import (
     DNS_PORTS,
+    HOST_NETWORK_GROUP,
     Manifest,
     Pod,
     clients,
     declared,
     declared_udp,
     environment,
+    is_block,
     is_fanout,
     matches,
     name_of,
@@ -33,7 +36,6 @@ from manifests import (
 Rule = Callable[[list[Manifest]], Iterator[str]]
 
 SENDER_LABEL = {"headless-udp-client": "true"}
-HOST_NETWORK_GROUP = {"policy-group.network.openshift.io/host-network": ""}
 POD_FIELDS = {
     "POD_NAME": "metadata.name",
     "POD_NAMESPACE": "metadata.namespace",
@@ -75,21 +77,24 @@ def nothing_left_to_substitute(objects: list[Manifest]) -> Iterator[str]:
 
 
 def service_is_headless(objects: list[Manifest]) -> Iterator[str]:
-    """Every Service answers with the addresses of ready pods, which listen on its named UDP port."""
+    """Every Service answers with the addresses of ready pods, which listen on its named ports: UDP, but for DLNA."""
     for service in of_kind(objects, "Service"):
         name, spec = name_of(service), service["spec"]
         if spec.get("clusterIP") != "None":
             yield f"{name}: clusterIP is {spec.get('clusterIP')!r}, so DNS does not answer with the pods"
         if spec.get("publishNotReadyAddresses"):
             yield f"{name}: publishNotReadyAddresses puts pods that cannot receive into the answer"
+        is_dlna = any(pod.is_ssdp_relay for pod, _ in clients(objects, service))
         for port in spec["ports"]:
-            if port.get("protocol") != "UDP":
-                yield f"{name}: port {port['port']} is {port.get('protocol', 'TCP')}, not UDP"
+            protocol = port.get("protocol", "TCP")
+            if protocol != "UDP" and not is_dlna:
+                yield f"{name}: port {port['port']} is {protocol}, not UDP"
             if not port.get("name"):
                 yield f"{name}: port {port['port']} has no name, so no SRV record"
             for pod in selected(objects, service):
-                if not any(("UDP", port["targetPort"]) in declared(container) for container in pod.containers):
-                    yield f"{name}: {pod.owner} does not declare UDP {port['targetPort']}"
+                wanted = (protocol if is_dlna else "UDP", port["targetPort"])
+                if not any(wanted in declared(container) for container in pod.containers):
+                    yield f"{name}: {pod.owner} does not declare {wanted[0]} {wanted[1]}"
 
 
 def selectors_match(objects: list[Manifest]) -> Iterator[str]:
@@ -125,7 +130,7 @@ def workloads_are_served(objects: list[Manifest]) -> Iterator[str]:
 def udp_ports_agree(objects: list[Manifest]) -> Iterator[str]:
     """A Service, its pods, those that send to it, their environment and their policies mean the same UDP ports."""
     for service in of_kind(objects, "Service"):
-        ports = service["spec"]["ports"]
+        ports = [port for port in service["spec"]["ports"] if port.get("protocol") == "UDP"]
         mentions = [(f"{name_of(service)} {key}", [port[key] for port in ports]) for key in ("port", "targetPort")]
         for pod in selected(objects, service):
             mentions += policy_ports(objects, pod, "UDP", "ingress")
@@ -142,8 +147,10 @@ def udp_ports_agree(objects: list[Manifest]) -> Iterator[str]:
 
 
 def admin_port_is_one(objects: list[Manifest]) -> Iterator[str]:
-    """The containers of a pod, their environment, the scrape annotation and the policies mean the same TCP port."""
+    """In a pod of fanout containers, their environment, the scrape annotation and policies mean the same TCP port."""
     for pod in pods(objects):
+        if not any(map(is_fanout, pod.containers)):
+            continue
         mentions = policy_ports(objects, pod, "TCP", "ingress", "egress")
         if "prometheus.io/port" in pod.annotations:
             mentions.append((f"{pod.owner} prometheus.io/port", [pod.annotations["prometheus.io/port"]]))
@@ -207,31 +214,6 @@ def pods_are_bounded(objects: list[Manifest]) -> Iterator[str]:
                 yield f"{where}: the downward API does not give {', '.join(POD_FIELDS)}"
 
 
-def volumes_are_seen(objects: list[Manifest]) -> Iterator[str]:
-    """A volume is a Secret that may be missing, or a ConfigMap that is there; no pod can change it."""
-    maps = {item["metadata"]["name"] for item in of_kind(objects, "ConfigMap")}
-    for pod in pods(objects):
-        for volume in pod.spec.get("volumes", []):
-            where = f"{pod.owner}: volume {volume['name']}"
-            if volume.keys() == {"name", "configMap"}:
-                if volume["configMap"]["name"] not in maps:
-                    yield f"{where}: ConfigMap {volume['configMap']['name']} is not of this deployment"
-            elif volume.keys() != {"name", "secret"}:
-                yield f"{where} is no Secret and no ConfigMap"
-            elif not volume["secret"].get("optional"):
-                yield f"{where} is not optional, so no pod starts before its Secret is there"
-        volumes = {volume["name"] for volume in pod.spec.get("volumes", [])}
-        for container in pod.containers:
-            for mount in container.get("volumeMounts", []):
-                where = f"{pod.owner}: mount {mount['mountPath']}"
-                if mount["name"] not in volumes:
-                    yield f"{where}: there is no volume {mount['name']}"
-                if not mount.get("readOnly"):
-                    yield f"{where} is not read-only"
-                if "subPath" in mount:
-                    yield f"{where} has a subPath, so a new content is not seen before the pod is restarted"
-
-
 def all_seal_or_none(objects: list[Manifest]) -> Iterator[str]:
     """All senders and receivers have the same key file, which lies in a volume: who has none is not understood.
 
@@ -290,13 +272,13 @@ def policies_let_datagrams_through(objects: list[Manifest]) -> Iterator[str]:
                 group, *blocks = peers or [{}]
                 if group != {"namespaceSelector": {"matchLabels": HOST_NETWORK_GROUP}}:
                     yield f"{pod.owner}: does not take UDP from the group {HOST_NETWORK_GROUP}"
-                if not blocks or not all(
-                    block.keys() == {"ipBlock"} and _is_block(block["ipBlock"]) for block in blocks
-                ):
+                if not blocks or not all(map(is_block, blocks)):
                     yield f"{pod.owner}: does not take UDP from a network of the nodes, and from nobody else"
             elif peers != [{"podSelector": {"matchLabels": SENDER_LABEL}}]:
                 yield f"{pod.owner}: does not take UDP from pods with {SENDER_LABEL} alone"
-            if any(policy["spec"].get("egress") for policy in policies_of(objects, pod)):
+            # What answers and tells, dlna_rules.servers_meet_the_relay_alone says.
+            has_answers = any(sender.is_ssdp_relay for sender in senders)
+            if not has_answers and any(policy["spec"].get("egress") for policy in policies_of(objects, pod)):
                 yield f"{pod.owner}: may open connections, and needs none"
         for pod in senders:
             if not pod.on_host_network:
@@ -314,12 +296,13 @@ RULES: tuple[Rule, ...] = (
     probes_reach_a_port,
     pods_are_restricted,
     pods_are_bounded,
-    volumes_are_seen,
     all_seal_or_none,
     drain_fits_the_grace_period,
     policies_isolate,
     policies_let_datagrams_through,
+    *volume_rules.RULES,
     *relay_rules.RULES,
+    *dlna_rules.RULES,
 )
 
 
@@ -338,13 +321,6 @@ def _sending(objects: list[Manifest], pod: Pod, receivers: list[Pod]) -> Iterato
         yield f"{pod.owner}: its egress does not reach the receivers"
     if ports != DNS_PORTS:
         yield f"{pod.owner}: its egress is not DNS on UDP and TCP, 53 and 5353: {sorted(ports, key=str)}"
-
-
-def _is_block(block: Manifest) -> bool:
-    try:
-        return ipaddress.ip_network(block["cidr"]).prefixlen > 0
-    except (KeyError, ValueError):
-        return False
 
 
 def _differences(what: str, mentions: list[tuple[str, list[Any]]]) -> Iterator[str]:

@@ -84,7 +84,7 @@ def test_rendered_manifests_are_not_stale() -> None:
 def test_only_templates_lie_where_oc_create_looks() -> None:
     """`oc create -f deployments` takes every manifest of the folder itself, and only those."""
     found = sorted(path.name for path in DEPLOYMENTS.iterdir() if path.suffix in {".yaml", ".yml", ".json"})
-    assert found == ["Build.yaml", "Deploy.yaml", "Multicast.yaml", "Rtp.yaml"]
+    assert found == ["Build.yaml", "Deploy.yaml", "Dlna.yaml", "Multicast.yaml", "Rtp.yaml"]
     for name in found:
         documents = list(yaml.safe_load_all((DEPLOYMENTS / name).read_text(encoding="utf-8")))
         assert [(item["apiVersion"], item["kind"]) for item in documents] == [("template.openshift.io/v1", "Template")]
@@ -115,7 +115,7 @@ def template_problems(template: Manifest) -> Iterator[str]:
             yield f"no {key}"
 
 
-@pytest.mark.parametrize("name", ["Deploy", "Build", "Multicast", "Rtp"])
+@pytest.mark.parametrize("name", ["Deploy", "Build", "Multicast", "Rtp", "Dlna"])
 def test_template_is_whole(name: str) -> None:
     assert list(template_problems(render.load_template(name))) == []
 
@@ -143,6 +143,7 @@ def test_template_check_finds_what_is_broken(change: Callable[[Manifest], object
         ("Build", "docs/openshift.md"),
         ("Multicast", "deployments/overlays/multus-multicast/README.md"),
         ("Rtp", "deployments/overlays/hostnetwork-rtp/README.md"),
+        ("Dlna", "deployments/overlays/dlna/README.md"),
     ],
 )
 def test_documentation_lists_every_parameter_and_its_default(name: str, page: str) -> None:

@@ -24,13 +24,25 @@ import render  # noqa: E402
 import rules  # noqa: E402
 
 KUBERNETES_VERSIONS = ["1.26", "1.31", "1.37"]
-FOLDERS = {"Deploy": "base", "Multicast": "overlays/multus-multicast", "Rtp": "overlays/hostnetwork-rtp"}
+FOLDERS = {
+    "Deploy": "base",
+    "Multicast": "overlays/multus-multicast",
+    "Rtp": "overlays/hostnetwork-rtp",
+    "Dlna": "overlays/dlna",
+}
+NAMES = [name for name in FOLDERS if name != "Deploy"]
 
 
 def deployed(name: str, **parameters: str) -> list[Manifest]:
     """Return everything that runs: a Template's objects and those of its base."""
     objects, beside = render.render(name, parameters)
     return [*beside, *objects]
+
+
+def its_namespace(name: str) -> dict[str, str]:
+    """Return the parameter that names a Template's namespace, as its overlay has it; nothing where it needs none."""
+    namespace = render.TARGETS[name].namespace
+    return {"NAMESPACE": namespace} if namespace else {}
 
 
 def relay(objects: list[Manifest]) -> manifests.Pod:
@@ -86,22 +98,21 @@ def test_rtp_reaches_four_replicas_that_take_no_port_of_the_node() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["Multicast", "Rtp"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
 def test_objects_pass_the_strict_schema(name: str, version: str) -> None:
     """Rules of our own hold the NetworkAttachmentDefinition, which no schema of Kubernetes knows."""
-    for item in render.render(name, {"NAMESPACE": "udp"} if name == "Rtp" else {})[0]:
+    for item in render.render(name, its_namespace(name))[0]:
         if item["kind"] != "NetworkAttachmentDefinition":
             assert kubernetes_validate.validate(item, version, strict=True) == version
 
 
-@pytest.mark.parametrize("name", ["Multicast", "Rtp"])
+@pytest.mark.parametrize("name", NAMES)
 def test_kubectl_kustomize_gives_what_oc_process_gives(name: str) -> None:
     built = kustomized(render.TARGETS[name].folder)
-    expected = deployed(name, **({"NAMESPACE": "udp"} if name == "Rtp" else {}))
-    namespace: dict[str, str] = {"namespace": "udp"} if name == "Rtp" else {}
+    expected = deployed(name, **its_namespace(name))
     for item in expected:
-        item["metadata"] |= namespace
+        item["metadata"] |= {key.lower(): value for key, value in its_namespace(name).items()}
     assert _by_name(built) == _by_name(expected)
     for item in built:
         item["metadata"].pop("namespace", None)

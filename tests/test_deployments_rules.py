@@ -21,6 +21,7 @@ from tests.breaking import set_at as _set
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "deployments"))
 
+import dlna_rules  # noqa: E402
 import relay_rules  # noqa: E402
 import render  # noqa: E402
 import rules  # noqa: E402
@@ -145,7 +146,12 @@ BROKEN: list[tuple[str, Break, str]] = [
     ("a CPU limit", _set(_container, "resources", "limits", "cpu", value="1"), "does not limit memory, and memory al"),
     ("no request", _set(_container, "resources", "requests", "cpu", value=None), "does not request cpu and memory"),
     ("no pod name", _set(_container, "env", 6, value=None), "downward API does not give POD_NAME"),
-    ("an empty volume", _set(_pod_spec, "volumes", value=[{"name": "tmp", "emptyDir": {}}]), "volume tmp is no Secret"),
+    ("an endless volume", _set(_pod_spec, "volumes", value=[{"name": "t", "emptyDir": {}}]), "t has no sizeLimit"),
+    ("a place of the node", _set(_pod_spec, "volumes", value=[{"name": "t", "hostPath": {"path": "/"}}]),
+     "volume t is no Secret, no ConfigMap, no claim"),
+    ("a claim that is not there",
+     _set(_pod_spec, "volumes", value=[{"name": "t", "persistentVolumeClaim": {"claimName": "x", "readOnly": True}}]),
+     "volume t: claim x is not of this deployment"),
     ("a needed Secret", _set(_pod_spec, "volumes", 0, "secret", "optional", value=None), "volume key is not optional"),
     ("a writable key", _set(_container, "volumeMounts", 0, "readOnly", value=False), "fanout is not read-only"),
     ("a key that stays", _set(_container, "volumeMounts", 0, "subPath", value="key"), "a new content is not seen"),
@@ -184,10 +190,10 @@ def test_rules_find_what_is_broken(objects: list[Manifest], change: Break, sente
 
 
 def test_every_rule_is_shown_to_fail() -> None:
-    """Those of relays by tests/test_deployments_relay_rules.py."""
+    """Those of relays and of DLNA by tests/test_deployments_relay_rules.py and tests/test_deployments_dlna_rules.py."""
     failing = set()
     for _, change, _ in BROKEN:
         objects = render.process(render.load_template())
         change(objects)
         failing |= {rule for rule in rules.RULES if list(rule(objects))}
-    assert failing | set(relay_rules.RULES) == set(rules.RULES)
+    assert failing | set(relay_rules.RULES) | set(dlna_rules.RULES) == set(rules.RULES)
