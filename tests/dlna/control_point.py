@@ -1,0 +1,134 @@
+"""A control point, run in a host on the LAN: async-upnp-client with what it received written down.
+
+`control_point.py play LOCATION` browses a media server and downloads all that it has; `control_point.py follow
+LOCATION OWN-ADDRESS` subscribes to its ContentDirectory, renews that, and ends it. What was found is one JSON object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sys
+import time
+from typing import Any
+
+import aiohttp
+from async_upnp_client.aiohttp import AiohttpNotifyServer, AiohttpRequester
+from async_upnp_client.client import UpnpService, UpnpStateVariable
+from async_upnp_client.client_factory import UpnpFactory
+from async_upnp_client.const import HttpRequest, HttpResponse
+from async_upnp_client.profiles.dlna import DmsDevice
+from didl_lite import didl_lite
+
+_CHUNK = 1 << 16
+
+
+class Witness(AiohttpRequester):
+    """Keeps all that it was told."""
+
+    def __init__(self) -> None:
+        super().__init__(timeout=10)
+        self.heard: list[str] = []
+
+    async def async_http_request(self, http_request: HttpRequest) -> HttpResponse:
+        """Do a request."""
+        response = await super().async_http_request(http_request)
+        self.heard.append("\n".join(f"{name}: {value}" for name, value in response.headers.items()))
+        self.heard.append(response.body or "")
+        return response
+
+
+async def play(location: str) -> dict[str, Any]:
+    """Return what a media server has, each file with the SHA-256 of what came of it."""
+    witness = Witness()
+    device = await UpnpFactory(witness).async_create_device(location)
+    for service in device.all_services:
+        await witness.async_http_request(HttpRequest("GET", service.scpd_url, {}, None))
+    server = DmsDevice(device, None)
+    resources: dict[str, dict[str, Any]] = {}
+    containers = ["0"]
+    seen: set[str] = set()
+    while containers:
+        container = containers.pop()
+        for found in (await server.async_browse_direct_children(container)).result:
+            if isinstance(found, didl_lite.Container) and found.id not in seen:
+                seen.add(found.id)
+                containers.append(found.id)
+            for resource in found.res:
+                assert resource.uri
+                resources[resource.uri] = {"url": resource.uri, "title": found.title, "kind": found.upnp_class}
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session:
+        for url, resource in resources.items():
+            await _download(session, url, resource, witness)
+    return {"udn": device.udn, "name": device.friendly_name, "resources": [*resources.values()], "heard": witness.heard}
+
+
+async def _download(session: aiohttp.ClientSession, url: str, resource: dict[str, Any], witness: Witness) -> None:
+    digest, size = hashlib.sha256(), 0
+    async with session.get(url) as response:
+        response.raise_for_status()
+        async for chunk in response.content.iter_chunked(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+        witness.heard.append("\n".join(f"{name}: {value}" for name, value in response.headers.items()))
+    first, last = size // 3, size // 3 + size // 2
+    async with session.get(url, headers={"Range": f"bytes={first}-{last}"}) as response:
+        part = await response.read()
+        resource["range"] = response.headers.get("Content-Range", "")
+        resource["partial"] = response.status
+    resource |= {
+        "sha256": digest.hexdigest(),
+        "size": size,
+        "first": first,
+        "last": last,
+        "part": hashlib.sha256(part).hexdigest(),
+    }
+
+
+async def follow(location: str, address: str) -> dict[str, Any]:
+    """Return what a media server's ContentDirectory says to its subscribers."""
+    witness = Witness()
+    server = AiohttpNotifyServer(witness, source=(address, 0))
+    await server.async_start_server()
+    try:
+        device = await UpnpFactory(witness).async_create_device(location)
+        directory = next(each for each in device.all_services if "ContentDirectory" in each.service_type)
+        told = asyncio.Event()
+        changes: dict[str, str] = {}
+
+        def on_event(service: UpnpService, variables: Any) -> None:
+            del service
+            variable: UpnpStateVariable[Any]
+            for variable in variables:
+                changes[variable.name] = str(variable.value)
+            told.set()
+
+        directory.on_event = on_event
+        began = time.monotonic()
+        sid, timeout = await server.event_handler.async_subscribe(directory)
+        await asyncio.wait_for(told.wait(), 10)
+        seconds = time.monotonic() - began
+        renewed, renewed_timeout = await server.event_handler.async_resubscribe(directory)
+        await server.event_handler.async_unsubscribe(directory)
+        # Who has left cannot renew.
+        answer = await witness.async_http_request(
+            HttpRequest("SUBSCRIBE", directory.event_sub_url, {"SID": sid, "TIMEOUT": "Second-300"}, None)
+        )
+    finally:
+        await server.async_stop_server()
+    return {
+        "sid": sid,
+        "timeout": timeout.total_seconds(),
+        "renewed": renewed,
+        "renewed_timeout": renewed_timeout.total_seconds(),
+        "changes": changes,
+        "seconds": seconds,
+        "after_unsubscription": answer.status_code,
+        "heard": witness.heard,
+    }
+
+
+if __name__ == "__main__":
+    what, *arguments = sys.argv[1:]
+    print(json.dumps(asyncio.run(play(*arguments) if what == "play" else follow(*arguments))))

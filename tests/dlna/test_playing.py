@@ -1,0 +1,228 @@
+"""Media servers in pods are found and played from the LAN, by programs that know nothing of the relay."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import urllib.parse
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.dlna import ssdp
+from tests.dlna.media import MIB
+from tests.dlna.world import FIRST_PORT, LAST_PORT, POD_NETWORK, Home, SsdpRelay, home, search_command
+from tests.lan import wait_until
+
+CINEMA, GALLERY, JUKEBOX = "Cinema", "Gallery & Söhne", "Jukebox"
+CLIENTS, SEARCHES = 10, 100
+
+
+@pytest.fixture(scope="module")
+def played() -> Iterator[Home]:
+    """Two minidlnad and a gerbera with different files; on the LAN, three hosts."""
+    with home(3) as made:
+        cinema, gallery, jukebox = made.world.pods
+        films, pictures, music = map(made.library, ("films", "pictures", "music"))
+        films.add("long film.mp4", tail=20 * MIB)
+        films.add("short.mp4")
+        films.add("poster.jpg")
+        pictures.add("holiday.jpg")
+        pictures.add("voice.mp3")
+        music.add("tune.mp3")
+        music.add("video.mp4", tail=3 * MIB)
+        made.minidlna(cinema, CINEMA, films)
+        made.minidlna(gallery, "Gallery &amp; Söhne", pictures)
+        made.servers[GALLERY] = made.servers.pop("Gallery &amp; Söhne")
+        made.gerbera(jukebox, JUKEBOX, music)
+        made.add_source()
+        made.add_source()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def relay(played: Home) -> Iterator[SsdpRelay]:
+    """The relay, once it knows the devices of all pods; what real programs do is nothing that it complains about."""
+    started = played.relay()
+    wait_until(
+        lambda: set(ssdp.find(played.source, udns=played.udns, seconds=1)) == played.udns, "all devices are found"
+    )
+    yield started
+    assert set(started.drops()) <= {"no_mx"}
+    assert started.http_failures() == {}
+    assert started.run.process.poll() is None
+    assert not [each for each in started.run.events() if each["level"] in ("warning", "error")]
+
+
+def is_on_edge(home: Home, location: str) -> bool:
+    url = urllib.parse.urlsplit(location)
+    return url.hostname == home.edge.lan and url.port is not None and FIRST_PORT <= url.port <= LAST_PORT
+
+
+def locations(home: Home) -> dict[str, str]:
+    """Return the LOCATION of each media server by its name."""
+    found = ssdp.find(home.source, udns=home.udns)
+    return {name: found[server.udn].location for name, server in home.servers.items()}
+
+
+def test_the_lan_reaches_no_pod_and_the_pod_network_carries_no_multicast(played: Home) -> None:
+    """Without this, what follows would prove nothing."""
+    for server in played.servers.values():
+        origin = urllib.parse.urlsplit(server.location)
+        assert origin.hostname
+        assert origin.port
+        with played.edge.tcp() as from_edge:
+            from_edge.connect((origin.hostname, origin.port))
+        with played.source.tcp() as from_lan, pytest.raises(OSError, match="unreachable"):
+            from_lan.connect((origin.hostname, origin.port))
+    asking = ssdp.client(played.edge, played.edge.pod_ip)
+    asking.sendto(ssdp.search(ssdp.ALL), ssdp.EVERYBODY)
+    assert ssdp.answers(asking, seconds=1.2) == []
+
+
+def test_gssdp_discover_finds_all(played: Home, relay: SsdpRelay) -> None:
+    run = played.run_on_lan("gssdp-discover", "-i", "eth0", "--timeout=3", "--target=upnp:rootdevice")
+    assert run.code == 0
+    assert POD_NETWORK not in run.out
+    usns = set(re.findall(r"USN: +(\S+)", run.out))
+    assert usns == {f"{udn}::upnp:rootdevice" for udn in played.udns}
+    found = re.findall(r"Location: +(\S+)", run.out)
+    assert len(set(found)) == 3
+    assert all(is_on_edge(played, location) for location in found)
+
+
+def test_nmap_finds_the_devices_by_the_address_of_the_edge(played: Home, relay: SsdpRelay) -> None:
+    """Its script shows the answer that came first; the trace has all of them."""
+    run = played.run_on_lan(
+        *("nmap", "-n", "-Pn", "-sU", "-p1900", "-v", "--script", "upnp-info", "--script-trace", played.edge.lan)
+    )
+    assert "1900/udp open " in run.out
+    assert POD_NETWORK not in run.out
+    shown = re.findall(r"^\|.*Location: (\S+)$", run.out, re.MULTILINE)
+    assert shown
+    assert all(is_on_edge(played, location) for location in shown)
+    assert re.search(r"^\|.*Name: (Cinema|Gallery|Jukebox)", run.out, re.MULTILINE), "it has read the description"
+
+
+def test_nmap_finds_the_devices_by_the_group(played: Home, relay: SsdpRelay) -> None:
+    run = played.run_on_lan("nmap", "-n", "-e", "eth0", "--script", "broadcast-upnp-info", "--script-trace")
+    assert POD_NETWORK not in run.out
+    shown = re.findall(r"^\|.*Location: (\S+)$", run.out, re.MULTILINE)
+    assert shown
+    assert all(is_on_edge(played, location) for location in shown)
+
+
+@pytest.mark.parametrize("name", [CINEMA, GALLERY, JUKEBOX])
+def test_a_control_point_browses_and_plays_all_that_there_is(played: Home, relay: SsdpRelay, name: str) -> None:
+    server = played.servers[name]
+    found = played.control_point("play", locations(played)[name])
+    assert (found["udn"], found["name"]) == (server.udn, name)
+    by_digest = {resource["sha256"]: resource for resource in found["resources"]}
+    for medium in server.library:
+        resource = by_digest[medium.sha256]
+        assert resource["partial"] == 206
+        first, last = resource["first"], resource["last"]
+        assert resource["range"] == f"bytes {first}-{last}/{len(medium.bytes)}"
+        assert resource["part"] == hashlib.sha256(medium.bytes[first : last + 1]).hexdigest()
+    assert all(is_on_edge(played, resource["url"]) for resource in found["resources"])
+    assert not [text for text in found["heard"] if POD_NETWORK in text]
+    assert len({urllib.parse.urlsplit(resource["url"]).port for resource in found["resources"]}) == 1
+
+
+def test_each_device_is_its_own_and_has_nothing_of_the_others(played: Home, relay: SsdpRelay) -> None:
+    ports = {urllib.parse.urlsplit(location).port for location in locations(played).values()}
+    assert len(ports) == 3
+
+
+def test_ffprobe_plays_a_video(played: Home, relay: SsdpRelay) -> None:
+    found = played.control_point("play", locations(played)[CINEMA])
+    (url,) = {each["url"] for each in found["resources"] if each["title"] == "long film"}
+    show = ("-show_entries", "stream=codec_type,width,height,nb_read_frames", "-count_frames", "-of", "json")
+    run = played.run_on_lan("ffprobe", "-v", "error", *show, url)
+    assert (run.code, run.err) == (0, "")
+    (stream,) = json.loads(run.out)["streams"]
+    assert (stream["codec_type"], stream["width"], stream["height"]) == ("video", 160, 120)
+    assert stream["nb_read_frames"] == "30"
+
+
+def test_the_search_command_lists_all_with_their_names(played: Home, relay: SsdpRelay) -> None:
+    found = search_command(played.source, "--interface", "eth0", "--timeout", "2", "--st", ssdp.MEDIA_SERVER)
+    assert {each["friendly_name"] for each in found} == {CINEMA, GALLERY, JUKEBOX}
+    assert {each["udn"]: each["location"] for each in found} == {
+        server.udn: locations(played)[name] for name, server in played.servers.items()
+    }
+
+
+def test_a_device_is_found_by_each_of_its_names(played: Home, relay: SsdpRelay) -> None:
+    for name, server in played.servers.items():
+        location = locations(played)[name]
+        for target in (ssdp.MEDIA_SERVER, ssdp.CONTENT_DIRECTORY, ssdp.ROOT_DEVICE, server.udn):
+            for destination in (ssdp.EVERYBODY, (played.edge.lan, ssdp.PORT)):
+                found = ssdp.find(played.source, target, udns=[server.udn], destination=destination)[server.udn]
+                expected = server.udn if target == server.udn else f"{server.udn}::{target}"
+                assert (found.first_line, found.target, found.usn) == ("HTTP/1.1 200 OK", target, expected)
+                assert (found.location, found.source) == (location, (played.edge.lan, ssdp.PORT))
+                assert int(found.headers["cache-control"].partition("=")[2]) >= 1
+                assert "ext" in found.headers
+                assert found.headers["server"]
+
+
+def test_nobody_answers_for_what_is_not_there(played: Home, relay: SsdpRelay) -> None:
+    before = relay.count("fanout_ssdp_answers_total")
+    asking = ssdp.client(played.source)
+    for target in ("urn:schemas-upnp-org:device:MediaRenderer:1", "uuid:none", "upnp:nothing"):
+        asking.sendto(ssdp.search(target), ssdp.EVERYBODY)
+    assert ssdp.answers(asking, seconds=1.5) == []
+    assert relay.count("fanout_ssdp_answers_total") == before
+
+
+def test_ten_clients_that_search_at_once_get_their_own_answers_alone(played: Home, relay: SsdpRelay) -> None:
+    """Each has targets of its own, a hundred times each, so that an answer for another would be told by its ST."""
+    targets = [
+        *(server.udn for server in played.servers.values()),
+        ssdp.MEDIA_SERVER,
+        ssdp.ROOT_DEVICE,
+        ssdp.CONTENT_DIRECTORY,
+        "urn:schemas-upnp-org:service:ConnectionManager:1",
+    ]
+    before = relay.count("fanout_ssdp_searches_total")
+
+    def search(number: int) -> tuple[Counter[tuple[str, str]], set[tuple[str, int]]]:
+        host = played.world.sources[number % 3]
+        asking = ssdp.client(host)
+        target = targets[number % len(targets)]
+        destination = (played.edge.lan, ssdp.PORT) if number % 2 else ssdp.EVERYBODY
+        expected = 1 if target in played.udns else len(played.udns)
+        got: Counter[tuple[str, str]] = Counter()
+        sources = set()
+        for _ in range(SEARCHES):
+            asking.sendto(ssdp.search(target, 1), destination)
+            found = ssdp.answers(asking, lambda heard: len(heard) >= expected, 5)
+            got.update((each.target, each.udn) for each in found)
+            sources |= {each.source for each in found}
+        got.update((each.target, each.udn) for each in ssdp.answers(asking, seconds=1.2))
+        wanted = {target} if target in played.udns else played.udns
+        assert got == {(target, udn): SEARCHES for udn in wanted}
+        return got, sources
+
+    with ThreadPoolExecutor(CLIENTS) as threads:
+        results = list(threads.map(search, range(CLIENTS)))
+    assert {source for _, sources in results for source in sources} == {(played.edge.lan, ssdp.PORT)}
+    assert relay.count("fanout_ssdp_searches_total") == before + CLIENTS * SEARCHES
+    wait_until(lambda: relay.count("fanout_ssdp_sessions") == 0, "all sessions are over")
+
+
+def test_events_reach_the_subscriber(played: Home, relay: SsdpRelay) -> None:
+    """By gerbera's: Debian's minidlnad 1.3.0 connects to its subscribers, and then says nothing to them."""
+    found = played.control_point("follow", locations(played)[JUKEBOX], played.source.lan)
+    assert "SystemUpdateID" in found["changes"]
+    assert found["seconds"] < 5
+    assert found["renewed"] == found["sid"]
+    assert 0 < found["renewed_timeout"] <= found["timeout"]
+    assert found["after_unsubscription"] == 412
+    assert not [text for text in found["heard"] if POD_NETWORK in text]
+    assert relay.count("fanout_ssdp_events_total") >= 1
+    wait_until(lambda: relay.count("fanout_ssdp_subscriptions") == 0, "no subscription is left")

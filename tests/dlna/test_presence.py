@@ -1,0 +1,162 @@
+"""What is there is announced on the LAN, and what has gone is revoked: by a nameserver whose answers change."""
+
+from __future__ import annotations
+
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.dlna import ssdp, web
+from tests.dlna.liar import Liar
+from tests.dlna.media import Library
+from tests.dlna.servers import end_processes, uuid
+from tests.dlna.world import DNS_TTL, POD_NETWORK, Home, SsdpRelay, home
+from tests.lan import wait_until
+
+ALIVE, UPDATE, BYEBYE = "ssdp:alive", "ssdp:update", "ssdp:byebye"
+PROMISED = DNS_TTL + 2.0
+"""Seconds in which a change of the Service is known on the LAN."""
+NAMES_OF_A_MINIDLNA = 6
+"""Root device, UDN, device type, and three services."""
+
+
+@pytest.fixture
+def here() -> Iterator[Home]:
+    """Two minidlnad behind a name."""
+    with home(2) as made:
+        for pod, name in zip(made.world.pods, ("Cinema", "Gallery"), strict=True):
+            made.library(name).add("clip.mp4")
+            made.minidlna(pod, name, Library(made.folder / name))
+        made.serve_names(*made.world.pods)
+        yield made
+
+
+@pytest.fixture
+def ear(here: Home) -> ssdp.Ear:
+    return ssdp.Ear(here.source)
+
+
+def is_all_of(heard: list[ssdp.Heard], nts: str, udn: str) -> bool:
+    """Whether each name of a minidlnad was announced so."""
+    return len({each.usn for each in heard if (each.nts, each.udn) == (nts, udn)}) == NAMES_OF_A_MINIDLNA
+
+
+def wait_for_all(ear: ssdp.Ear, nts: str, udn: str, seconds: float) -> float:
+    """Wait until each name of a minidlnad has been announced so; return when that was."""
+    return ear.wait_until(lambda _: is_all_of(ear.heard, nts, udn), seconds).at
+
+
+def test_pods_that_die_and_come_are_revoked_and_announced(
+    here: Home, ear: ssdp.Ear, figures: Callable[[str], None]
+) -> None:
+    relay = here.relay()
+    cinema, gallery = here.servers.values()
+    wait_until(lambda: relay.count("fanout_ssdp_devices") == 2, "both are known")
+    while not all(is_all_of(ear.heard, ALIVE, udn) for udn in here.udns):
+        ear.wait_until(lambda _: True)
+    locations = {each.udn: each.location for each in ear.heard}
+    for each in ear.heard:
+        assert each.source[0] == here.edge.lan
+        assert each.headers["host"] == f"{ssdp.GROUP}:{ssdp.PORT}"
+        assert POD_NETWORK not in str(each)
+        assert int(each.headers["cache-control"].partition("=")[2]) >= 1800
+        assert each.headers["server"]
+
+    # One dies, and the Service knows.
+    ear.heard.clear()
+    here.kill(cinema.pod)
+    began = time.monotonic()
+    here.rename(gallery.pod)
+    gone = wait_for_all(ear, BYEBYE, cinema.udn, 10) - began
+    assert {each.udn for each in ear.heard} == {cinema.udn}, "the other is not revoked, nor anew announced"
+    assert web.fetch(here.source, locations[cinema.udn]).status == 503
+    assert set(ssdp.find(here.source, udns=[gallery.udn], seconds=1)) == {gallery.udn}
+
+    # It comes back elsewhere, as the same.
+    ear.heard.clear()
+    back = here.add_pod()
+    assert back.pod_ip != cinema.pod.pod_ip
+    returned = here.minidlna(back, "Cinema", cinema.library, number=int(cinema.udn[5:13], 16))
+    assert returned.udn == cinema.udn
+    began = time.monotonic()
+    here.rename(gallery.pod, back)
+    come = wait_for_all(ear, ALIVE, cinema.udn, 10) - began
+    assert {each.location for each in ear.heard} == {locations[cinema.udn]}, "where it was before"
+    found = here.control_point("play", locations[cinema.udn])
+    assert {each["sha256"] for each in found["resources"]} >= cinema.library.digests
+
+    # Another one, that was never there.
+    ear.heard.clear()
+    other = here.add_pod()
+    here.library("Attic").add("voice.mp3")
+    attic = here.minidlna(other, "Attic", Library(here.folder / "Attic"))
+    began = time.monotonic()
+    here.rename(gallery.pod, back, other)
+    new = wait_for_all(ear, ALIVE, attic.udn, 10) - began
+    assert ear.heard[0].location not in locations.values()
+
+    # The relay is to stop.
+    ear.heard.clear()
+    assert relay.run.stop().code == 0
+    ear.drain()
+    assert all(is_all_of(ear.heard, BYEBYE, udn) for udn in here.udns)
+    figures(
+        f"DNS TTL {DNS_TTL} s: byebye for a dead pod {gone:.2f} s after the change, alive for one that came back "
+        f"{come:.2f} s, for a new one {new:.2f} s"
+    )
+    assert max(gone, come, new) <= PROMISED
+
+
+def test_a_server_that_is_late_in_its_pod_is_announced_when_it_is_there(here: Home, ear: ssdp.Ear) -> None:
+    """The pod is in the Service before its server listens."""
+    cinema, gallery = here.servers.values()
+    end_processes(cinema.pod)
+    relay = here.relay()
+    ear.wait_for(ALIVE, gallery.udn)
+    assert relay.count("fanout_ssdp_devices") == 1
+    late = here.minidlna(here.add_pod(), "Late", cinema.library)
+    here.rename(gallery.pod, late.pod)
+    ear.wait_for(ALIVE, late.udn)
+
+
+def test_what_the_pods_themselves_announce_is_announced_on_the_lan(figures: Callable[[str], None]) -> None:
+    """Where a pod network carries multicast, and no description is read."""
+    with home(2, pod_multicast=True) as here:
+        first, second = here.world.pods
+        for pod in here.world.pods:
+            pod.ip("route add 239.0.0.0/8 dev eth0")
+        ear = ssdp.Ear(here.source)
+        with Liar(first, f"uuid:{uuid(1)}") as liar:
+            relay = here.relay("--description", "")
+            location = ear.wait_for(ALIVE, liar.udn).location
+            assert urllib.parse.urlsplit(location).hostname == here.edge.lan
+            liar.announce(UPDATE)
+            update = ear.wait_for(UPDATE, liar.udn)
+            assert update.location == location
+            assert update.headers["nextbootid.upnp.org"] == "2"
+            began = time.monotonic()
+            liar.announce(BYEBYE)
+            gone = ear.wait_for(BYEBYE, liar.udn).at - began
+            began = time.monotonic()
+            liar.announce(ALIVE)
+            assert ear.wait_for(ALIVE, liar.udn).location == location
+            figures(f"a pod's own byebye is on the LAN after {1000 * gone:.0f} ms")
+            here.library("Cinema").add("clip.mp4")
+            cinema = here.minidlna(second, "Cinema", Library(here.folder / "Cinema"))
+            assert ear.wait_for(ALIVE, cinema.udn).source[0] == here.edge.lan
+            assert cinema.udn in ssdp.find(here.source, ssdp.MEDIA_SERVER, udns=[cinema.udn])
+            assert relay.run.stop().code == 0
+
+
+def test_sigterm_while_pods_come_and_requests_run(here: Home, ear: ssdp.Ear) -> None:
+    relay: SsdpRelay = here.relay()
+    cinema, *_ = here.servers.values()
+    location = ear.wait_for(ALIVE, cinema.udn).location
+    with web.opened(here.source, location) as (_, response):
+        began = time.monotonic()
+        assert relay.run.stop().code == 0
+        assert time.monotonic() - began < 5
+        response.close()
+    assert is_all_of([*ear.heard, *ear.drain()], BYEBYE, cinema.udn)
