@@ -37,9 +37,9 @@ _BEGINNING = (
     rb"://(?<=[Hh][Tt][Tt][Pp]://)(?<![0-9A-Za-z+.-]....://)"
     rb"(?P<host>" + _OCTET + rb"(?:\." + _OCTET + rb"){3}|\[[0-9A-Fa-f:.]{2,45}\])(?P<port>:[0-9]{0,5}+)?+"
 )
-_URL = re.compile(_BEGINNING + rb"(?![0-9A-Za-z._~:@%-])", re.DOTALL)
+_URL = re.compile(_BEGINNING + rb"(?![0-9A-Za-z._~:@%!$*+=-])", re.DOTALL)
 _AT_START = re.compile(rb"[Hh][Tt][Tt][Pp]" + _BEGINNING + rb"(?=[/?#]|\Z)", re.DOTALL)
-_CHARSET = re.compile(r";\s*charset\s*=\s*\"?(utf-?(?:16|32)(?:le|be)?)\b", re.IGNORECASE)
+_CHARSET = re.compile(r";\s*charset\s*=\s*\"?(utf-?(?:16|32)(?:-?[lb]e)?)\b", re.IGNORECASE)
 _MARKS = (  # that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
