@@ -209,6 +209,65 @@ def test_a_device_that_is_back_is_not_away() -> None:
     assert claimed(places, Origin(OTHER_POD, 1), C) == port
 
 
+def test_what_is_away_since_it_left_is_away_longer_than_what_is_gone_since() -> None:
+    places = Places(FIRST, FIRST + 1)
+    port = claimed(places, WEB, A)
+    claimed(places, Origin(OTHER_POD, 8200), B)
+    places.left(A)
+    places.gone(OTHER_POD)
+    places.gone(POD)
+    assert claimed(places, Origin(THIRD_POD, 8200), C) == port
+
+
+def test_devices_that_did_not_come_back_with_the_first_are_away() -> None:
+    places = Places(FIRST, FIRST)
+    for udn in (A, B):
+        claimed(places, WEB, udn)
+    places.gone(POD)
+    claimed(places, Origin(OTHER_POD, 8200), A)
+    places.left(A)
+    assert places.claim(Origin(THIRD_POD, 8200), C) == FIRST
+
+
+def test_other_servers_make_room_before_devices_do() -> None:
+    places = Places(FIRST, FIRST + 1)
+    port = claimed(places, WEB, A)
+    media = places.other(Origin(POD, 9000))
+    places.gone(POD)
+    assert claimed(places, Origin(OTHER_POD, 8200), B) == media
+    assert claimed(places, Origin(THIRD_POD, 8200), A) == port
+
+
+def test_other_servers_come_back_and_go_with_their_device() -> None:
+    places = Places(FIRST, FIRST + 1)
+    port = claimed(places, WEB, A)
+    media = places.other(Origin(POD, 9000))
+    places.gone(POD)
+    claimed(places, Origin(OTHER_POD, 8200), A)
+    assert places.claim(Origin(THIRD_POD, 8200), B) is None, "both are there"
+    places.refuse(port)
+    assert (places.ports, places.target(media or 0)) == ([], None)
+
+
+def test_a_device_that_left_does_not_make_room_for_a_server_of_its_own() -> None:
+    places = Places(FIRST, FIRST)
+    claimed(places, WEB, A)
+    places.left(A)
+    assert places.other(Origin(POD, 9000)) is None
+    assert places.target(FIRST) == WEB
+
+
+def test_other_servers_that_move_are_no_more_than_a_pod_may_have(places: Places) -> None:
+    claimed(places, WEB, A)
+    for port in range(9000, 9000 + OTHERS_MAX):
+        assert places.other(Origin(POD, port))
+    claimed(places, Origin(OTHER_POD, 8200), B)
+    media = places.other(Origin(OTHER_POD, 7000))
+    claimed(places, Origin(POD, 8201), B)
+    assert media not in places.ports
+    assert len(places.ports) == 2 + OTHERS_MAX
+
+
 def test_a_refused_port_is_gone_around() -> None:
     places = Places(FIRST, FIRST + 1)
     port = claimed(places, WEB, A)
