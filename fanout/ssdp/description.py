@@ -83,8 +83,10 @@ class _Reader:
         name = tag.rpartition("}")[2]
         self._path.append(name)
         self._elements += 1
-        if len(self._path) > DEPTH_MAX or self._elements > ELEMENTS_MAX:
-            raise InvalidDescription(f"it has more than {ELEMENTS_MAX:,} elements, or they are {DEPTH_MAX} deep")
+        if self._elements > ELEMENTS_MAX:
+            raise InvalidDescription(f"it has more than {ELEMENTS_MAX:,} elements")
+        if len(self._path) > DEPTH_MAX:
+            raise InvalidDescription(f"its elements are more than {DEPTH_MAX} deep")
         self._text = None
         if name == "device":
             if len(self.devices) == DEVICES_MAX:
@@ -123,7 +125,7 @@ class _Reader:
 
 
 def _one_line(text: str) -> str:
-    words = " ".join(text.split())[:_TEXT_MAX]
+    words = " ".join(text.split())
     # isprintable() is False of controls, of separators of lines and of what turns the direction of a line.
     return words if words.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in words)
 
@@ -144,7 +146,7 @@ def _description(devices: list[_Device]) -> Description:
                 adverts[kind, f"{owner}::{kind}"] = None
     if len(adverts) > ADVERTS_MAX:
         raise InvalidDescription(f"it has {len(adverts):,} devices and services, and {ADVERTS_MAX} are read at most")
-    texts = root.texts
+    texts = {name: text[:_TEXT_MAX] for name, text in root.texts.items()}
     return Description(
         udn,
         texts.get("friendlyName", ""),
