@@ -17,6 +17,10 @@ from fanout.ssdp.stats import DeviceStats, HttpCounts
 
 log = logging.getLogger("fanout")
 
+AGAIN = 0.2
+"""Seconds after which an announcement is repeated: a datagram to a group may be lost (UDA 1.1, 1.2.2)."""
+_COMPLAINTS_MAX = 64
+
 
 class Herald:
     """Announces on one LAN. `listen` opens a port of the relay, and returns whether it could."""
@@ -41,6 +45,9 @@ class Herald:
         self._shown: dict[str, str] = {}
         """The LOCATION of each device that is announced now, by UDN."""
         self._foreign: set[str] = set()
+        self._again: dict[tuple[str, str], tuple[float, bytes]] = {}
+        """What is to be sent again, and when, by what it is of."""
+        self._udns: set[str] = set()
         self._devices: list[tuple[DeviceStats, int | None]] = []
         self.announcements: Counter[str] = Counter()
         self.foreign = 0
@@ -77,36 +84,47 @@ class Herald:
             self._open.add(port)
         return True
 
-    def announce(self, announcements: Iterable[Announcement]) -> list[bytes]:
-        """Say it on the LAN; return the datagrams, which are to be sent once more."""
-        datagrams = []
+    def announce(self, announcements: Iterable[Announcement], now: float) -> None:
+        """Say it on the LAN, and once more a moment later (`repeat`)."""
         for kind, pod, advert in announcements:
             located = advert if kind is Kind.BYEBYE else self.located(pod, advert)
             if located is None:
                 continue
-            datagrams.append(message.notify(kind, located))
+            data = message.notify(kind, located)
+            self._send(data)
             self.announcements[kind.value] += 1
+            # Of what is alive after a byebye, or the other way round, only the last is repeated, and in this order.
+            key = advert.nt, advert.usn
+            self._again.pop(key, None)
+            self._again[key] = now + AGAIN, data
             if advert.nt == message.ROOT_DEVICE:
                 self._show(kind, pod, located)
-        self.send(datagrams)
-        return datagrams
+        self._take_stock()
 
-    def send(self, datagrams: Iterable[bytes]) -> None:
-        """Send announcements, while there is a LAN."""
-        for data in datagrams:
-            if self._lan.is_open and not self._lan.send(data):
-                self._drop(SsdpDrop.NOT_SENT)
+    def repeat(self, now: float) -> None:
+        """Send again what was said a moment ago."""
+        due = [key for key, (when, _) in self._again.items() if when <= now]
+        for key in due:
+            self._send(self._again.pop(key)[1])
 
-    def take_stock(self) -> None:
+    def _send(self, data: bytes) -> None:
+        if self._lan.is_open and not self._lan.send(data):
+            self._drop(SsdpDrop.NOT_SENT)
+
+    def _take_stock(self) -> None:
         """Take note of the devices that there are, for `devices`, which other threads may call."""
-        stock = []
-        for device in self._catalogue.devices:
+        stock, there = [], self._catalogue.devices
+        for device in there:
             shown = self._shown.get(device.udn)
             if shown is not None:
                 found = rewrite.location(device.location)
                 port = None if found is None else self._places.known(Origin(*found))
                 stock.append((DeviceStats(device.udn, device.pod, shown), port))
         self._devices = stock
+        udns = {device.udn for device in there}
+        for udn in self._udns - udns:
+            self._places.left(udn)
+        self._udns = udns
 
     def devices(self, names: Mapping[str, str], counts: HttpCounts) -> list[DeviceStats]:
         """Return the devices that are announced now."""
@@ -133,7 +151,7 @@ class Herald:
 
     def _say_foreign(self, pod: str, advert: Advert) -> None:
         self.foreign += 1
-        if advert.location not in self._foreign and len(self._foreign) < message.HEADERS_MAX:
+        if advert.location not in self._foreign and len(self._foreign) < _COMPLAINTS_MAX:
             self._foreign.add(advert.location)
             log.warning(
                 "location_foreign: %(udn)s of %(pod)s says that it is found at %(location)s, which is no address of a "
@@ -142,7 +160,7 @@ class Herald:
             )
 
     def _say_no_port(self, pod: str, udn: str) -> None:
-        if udn not in self._has_no_port and len(self._has_no_port) < message.HEADERS_MAX:
+        if udn not in self._has_no_port and len(self._has_no_port) < _COMPLAINTS_MAX:
             self._has_no_port.add(udn)
             log.warning(
                 "no_http_port: %(udn)s of %(pod)s is not announced: all HTTP ports are taken, give more (--http-ports)",

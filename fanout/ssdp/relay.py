@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import random
 import socket
 import threading
 from collections import Counter
@@ -23,7 +25,7 @@ from fanout.relay.relay import INTERFACE_TIMEOUT
 from fanout.ssdp import message, rewrite
 from fanout.ssdp.catalogue import Announcement, Catalogue
 from fanout.ssdp.ear import Ear
-from fanout.ssdp.herald import Herald
+from fanout.ssdp.herald import AGAIN, Herald
 from fanout.ssdp.lan import Lan
 from fanout.ssdp.message import Advert, Answer, InvalidSsdp, Kind, Notify, Search
 from fanout.ssdp.places import Places
@@ -41,8 +43,6 @@ LIMIT = 100.0
 _BURST = 10.0  # seconds' worth of them at once
 _TICK = 0.1
 _LOOK = 1.0
-_AGAIN = 0.2
-"""Seconds after which an announcement is repeated: a datagram to a group may be lost (UDA 1.1, 1.2.2)."""
 
 
 class SsdpRelay:
@@ -86,6 +86,8 @@ class SsdpRelay:
         self._refresher = Refresher(resolver, self._service.name)
         self._interface_timeout = interface_timeout
         allowed = tuple(map(parse_network, allow_source))
+        if not allowed:
+            raise InvalidInput("allow_source names no network: nobody would be served")
         ports = parse_ports(http_ports)
         self._guard = Guard(allowed, LIMIT, _BURST)
         self._http = HttpCounts()
@@ -96,7 +98,7 @@ class SsdpRelay:
         """Pods that have told of some device."""
         self._lan = Lan(interface)
         self._places = Places(ports[0], ports[-1])
-        self._catalogue = Catalogue(self._dropped)
+        self._catalogue = Catalogue(self._dropped, random.random)
         served = Guard(allowed, None)
         self._proxy: Proxy = Proxy(
             self._places,
@@ -226,8 +228,10 @@ class SsdpRelay:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), _TICK)
             self._sessions.close()
-            farewell = self._announce(self._catalogue.farewell())
-            await asyncio.sleep(2 * _AGAIN if farewell else 0)  # until it was said again
+            if farewell := self._catalogue.farewell():
+                self._announce(farewell, monotonic())
+                await asyncio.sleep(AGAIN)
+                self._herald.repeat(math.inf)
         finally:
             self._sessions.close()
             self._ear.close()
@@ -242,7 +246,13 @@ class SsdpRelay:
             self._look_at_lan(now)
         if self._refresher.known.endpoints is not self._endpoints:
             self._follow(self._refresher.known.endpoints, now)
-        self._announce(self._catalogue.due(now))
+        self._announce(self._catalogue.due(now), now)
+        self._herald.repeat(now)
+        for udn, pod, owner in self._catalogue.take_conflicts():
+            log.warning(
+                "udn_taken: %(pod)s has the identity of %(owner)s, %(udn)s: it is announced when that one has gone",
+                {"udn": udn, "pod": pod, "owner": owner},
+            )
 
     def _look_at_lan(self, now: float) -> None:
         if self._lan.is_open and self._lan.is_stale:
@@ -255,7 +265,7 @@ class SsdpRelay:
             if self._lan.is_open:
                 self._watch_lan()
                 everything = self._catalogue.answers(message.ALL, None)
-                self._announce([Announcement(Kind.ALIVE, pod, advert) for pod, advert, _ in everything])
+                self._announce([Announcement(Kind.ALIVE, pod, advert) for pod, advert, _ in everything], now)
             elif not self._has_listened and now - (self._opened_at or now) > self._interface_timeout:
                 raise SocketUnavailable(f"{self._waiting} (waited {self._interface_timeout:g} s)")
         elif dropped := self._lan.take_drops():
@@ -293,7 +303,7 @@ class SsdpRelay:
         self._known -= gone
         for host in gone:
             self._places.gone(host)
-        self._announce(self._catalogue.pods(hosts, now))
+        self._announce(self._catalogue.pods(hosts, now), now)
         self._pods.follow(endpoints)
         self._ear.follow(sorted(hosts))
 
@@ -303,14 +313,9 @@ class SsdpRelay:
     def _drop(self, reason: SsdpDrop) -> None:
         self._dropped[reason] += 1
 
-    def _announce(self, announcements: Collection[Announcement]) -> bool:
-        """Say it on the LAN, and again a moment later; return whether there was something to say."""
-        if not announcements:
-            return False
-        if datagrams := self._herald.announce(announcements):
-            asyncio.get_running_loop().call_later(_AGAIN, self._herald.send, datagrams)
-        self._herald.take_stock()
-        return bool(datagrams)
+    def _announce(self, announcements: Collection[Announcement], now: float) -> None:
+        if announcements:
+            self._herald.announce(announcements, now)
 
     def _arrived(self, opened: socket.socket) -> None:
         for data, client, to_group in self._lan.receive(opened):
@@ -375,7 +380,7 @@ class SsdpRelay:
             return
         self._known.add(host)
         now = monotonic()
-        self._announce(self._catalogue.heard(host, advert, now, from_description=is_description))
+        self._announce(self._catalogue.heard(host, advert, now, from_description=is_description), now)
         if advert.nt == message.ROOT_DEVICE and not is_description:
             found = rewrite.location(advert.location)
             if found is not None and found[0] in self._hosts:
@@ -392,9 +397,10 @@ class SsdpRelay:
             return
         if not isinstance(notify, Notify):
             return
+        now = monotonic()
         if notify.kind is Kind.ALIVE:
             self._told(host, notify.advert, is_description=False)
         elif notify.kind is Kind.UPDATE:
-            self._announce(self._catalogue.updated(host, notify.advert, monotonic()))
+            self._announce(self._catalogue.updated(host, notify.advert, now), now)
         else:
-            self._announce(self._catalogue.left(host, notify.advert, monotonic()))
+            self._announce(self._catalogue.left(host, notify.advert, now), now)
