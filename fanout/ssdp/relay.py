@@ -360,7 +360,10 @@ class SsdpRelay:
     def _tell_rest(self, session: Session, is_late: bool) -> None:
         """Answer for pods that take no searches; when it is late, for all that have not answered."""
         pods = None if is_late else [host for host in self._hosts if not self._catalogue.speaks(host)]
-        for pod, advert, target in self._catalogue.answers(session.target, pods):
+        answers = self._catalogue.answers(session.target, pods)
+        # As they would come from the pods themselves: some clients (nmap) take of one host no more than the first.
+        turns = {pod: random.random() for pod, _, _ in answers}
+        for pod, advert, target in sorted(answers, key=lambda answer: turns[answer[0]]):
             if advert.usn not in session.told:
                 self._tell(session, pod, advert, target)
 
