@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 import urllib.parse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -18,7 +19,8 @@ from tests.dlna.world import FIRST_PORT, LAST_PORT, POD_NETWORK, Home, SsdpRelay
 from tests.lan import wait_until
 
 CINEMA, GALLERY, JUKEBOX = "Cinema", "Gallery & Söhne", "Jukebox"
-CLIENTS, SEARCHES = 10, 100
+CLIENTS, SOCKETS, ROUNDS = 10, 10, 10
+"""A control point searches from a new port each time: ten of them at once, ten times, make a hundred searches a client."""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def relay(played: Home) -> Iterator[SsdpRelay]:
     )
     yield started
     assert set(started.drops()) <= {"no_mx"}
-    assert started.http_failures() == {}
+    assert set(started.http_failures()) <= {"client_gone"}, "ffprobe reads no more than it needs"
     assert started.run.process.poll() is None
     assert not [each for each in started.run.events() if each["level"] in ("warning", "error")]
 
@@ -95,9 +97,10 @@ def test_gssdp_discover_finds_all(played: Home, relay: SsdpRelay) -> None:
 
 
 def test_nmap_finds_the_devices_by_the_address_of_the_edge(played: Home, relay: SsdpRelay) -> None:
-    """Its script shows the answer that came first; the trace has all of them."""
+    """Its script shows the answer that came first, of however many."""
     run = played.run_on_lan(
-        *("nmap", "-n", "-Pn", "-sU", "-p1900", "-v", "--script", "upnp-info", "--script-trace", played.edge.lan)
+        *("nmap", "-n", "-Pn", "-sU", "-p1900", "-v", "--script", "upnp-info"),
+        *("--script-args", "upnp-info.override=false", played.edge.lan),
     )
     assert "1900/udp open " in run.out
     assert POD_NETWORK not in run.out
@@ -108,7 +111,7 @@ def test_nmap_finds_the_devices_by_the_address_of_the_edge(played: Home, relay: 
 
 
 def test_nmap_finds_the_devices_by_the_group(played: Home, relay: SsdpRelay) -> None:
-    run = played.run_on_lan("nmap", "-n", "-e", "eth0", "--script", "broadcast-upnp-info", "--script-trace")
+    run = played.run_on_lan("nmap", "-n", "-e", "eth0", "--script", "broadcast-upnp-info")
     assert POD_NETWORK not in run.out
     shown = re.findall(r"^\|.*Location: (\S+)$", run.out, re.MULTILINE)
     assert shown
@@ -157,29 +160,31 @@ def test_the_search_command_lists_all_with_their_names(played: Home, relay: Ssdp
 
 
 def test_a_device_is_found_by_each_of_its_names(played: Home, relay: SsdpRelay) -> None:
-    for name, server in played.servers.items():
-        location = locations(played)[name]
-        for target in (ssdp.MEDIA_SERVER, ssdp.CONTENT_DIRECTORY, ssdp.ROOT_DEVICE, server.udn):
-            for destination in (ssdp.EVERYBODY, (played.edge.lan, ssdp.PORT)):
-                found = ssdp.find(played.source, target, udns=[server.udn], destination=destination)[server.udn]
-                expected = server.udn if target == server.udn else f"{server.udn}::{target}"
-                assert (found.first_line, found.target, found.usn) == ("HTTP/1.1 200 OK", target, expected)
-                assert (found.location, found.source) == (location, (played.edge.lan, ssdp.PORT))
-                assert int(found.headers["cache-control"].partition("=")[2]) >= 1
-                assert "ext" in found.headers
-                assert found.headers["server"]
+    where = {played.servers[name].udn: location for name, location in locations(played).items()}
+    for target in (ssdp.MEDIA_SERVER, ssdp.CONTENT_DIRECTORY, ssdp.ROOT_DEVICE, *played.udns):
+        udns = {target} if target in played.udns else played.udns
+        for destination in (ssdp.EVERYBODY, (played.edge.lan, ssdp.PORT)):
+            found = ssdp.find(played.source, target, udns=udns, destination=destination)
+            assert set(found) == udns
+            for udn, heard in found.items():
+                expected = udn if target == udn else f"{udn}::{target}"
+                assert (heard.first_line, heard.target, heard.usn) == ("HTTP/1.1 200 OK", target, expected)
+                assert (heard.location, heard.source) == (where[udn], (played.edge.lan, ssdp.PORT))
+                assert int(heard.headers["cache-control"].partition("=")[2]) >= 1
+                assert "ext" in heard.headers
+                assert heard.headers["server"]
 
 
 def test_nobody_answers_for_what_is_not_there(played: Home, relay: SsdpRelay) -> None:
-    before = relay.count("fanout_ssdp_answers_total")
     asking = ssdp.client(played.source)
     for target in ("urn:schemas-upnp-org:device:MediaRenderer:1", "uuid:none", "upnp:nothing"):
         asking.sendto(ssdp.search(target), ssdp.EVERYBODY)
     assert ssdp.answers(asking, seconds=1.5) == []
-    assert relay.count("fanout_ssdp_answers_total") == before
 
 
-def test_ten_clients_that_search_at_once_get_their_own_answers_alone(played: Home, relay: SsdpRelay) -> None:
+def test_ten_clients_that_search_at_once_get_their_own_answers_alone(
+    played: Home, relay: SsdpRelay, figures: Callable[[str], None]
+) -> None:
     """Each has targets of its own, a hundred times each, so that an answer for another would be told by its ST."""
     targets = [
         *(server.udn for server in played.servers.values()),
@@ -190,28 +195,31 @@ def test_ten_clients_that_search_at_once_get_their_own_answers_alone(played: Hom
     ]
     before = relay.count("fanout_ssdp_searches_total")
 
-    def search(number: int) -> tuple[Counter[tuple[str, str]], set[tuple[str, int]]]:
-        host = played.world.sources[number % 3]
-        asking = ssdp.client(host)
+    def search(number: int) -> None:
+        asking = [ssdp.client(played.world.sources[number % 3]) for _ in range(SOCKETS)]
         target = targets[number % len(targets)]
         destination = (played.edge.lan, ssdp.PORT) if number % 2 else ssdp.EVERYBODY
         expected = 1 if target in played.udns else len(played.udns)
-        got: Counter[tuple[str, str]] = Counter()
-        sources = set()
-        for _ in range(SEARCHES):
-            asking.sendto(ssdp.search(target, 1), destination)
-            found = ssdp.answers(asking, lambda heard: len(heard) >= expected, 5)
-            got.update((each.target, each.udn) for each in found)
-            sources |= {each.source for each in found}
-        got.update((each.target, each.udn) for each in ssdp.answers(asking, seconds=1.2))
+        got: Counter[tuple[str, str, tuple[str, int]]] = Counter()
+        for _ in range(ROUNDS):
+            for each in asking:
+                each.sendto(ssdp.search(target, 1), destination)
+            for each in asking:
+                heard = ssdp.answers(each, lambda heard: len(heard) >= expected, 5)
+                assert len(heard) == expected
+                got.update((each.target, each.udn, each.source) for each in heard)
+        for each in asking:
+            got.update((each.target, each.udn, each.source) for each in ssdp.answers(each, seconds=0.2))
         wanted = {target} if target in played.udns else played.udns
-        assert got == {(target, udn): SEARCHES for udn in wanted}
-        return got, sources
+        assert got == {(target, udn, (played.edge.lan, ssdp.PORT)): SOCKETS * ROUNDS for udn in wanted}
 
+    began = time.monotonic()
     with ThreadPoolExecutor(CLIENTS) as threads:
-        results = list(threads.map(search, range(CLIENTS)))
-    assert {source for _, sources in results for source in sources} == {(played.edge.lan, ssdp.PORT)}
-    assert relay.count("fanout_ssdp_searches_total") == before + CLIENTS * SEARCHES
+        list(threads.map(search, range(CLIENTS)))
+    figures(
+        f"{CLIENTS * SOCKETS * ROUNDS} searches by {CLIENTS} clients in {time.monotonic() - began:.1f} s, all answered"
+    )
+    assert relay.count("fanout_ssdp_searches_total") == before + CLIENTS * SOCKETS * ROUNDS
     wait_until(lambda: relay.count("fanout_ssdp_sessions") == 0, "all sessions are over")
 
 

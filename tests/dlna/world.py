@@ -17,7 +17,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.cli import FANOUT, Run, Running
+from tests.cli import FANOUT, Run, Running, strict_json
 from tests.conftest import unavailable
 from tests.dlna.media import Library, library
 from tests.dlna.servers import Gerbera, Minidlna, end_processes
@@ -205,4 +205,5 @@ def search_command(host: Host, *arguments: str) -> list[dict[str, Any]]:
     """Return what `fanout ssdp search -o json` finds in a host."""
     run = host.start(*FANOUT, "ssdp", "search", "-o", "json", *arguments)
     assert run.process.wait(timeout=30) == 0, run.err
-    return [json.loads(line) for line in run.out.splitlines()]
+    found: list[dict[str, Any]] = strict_json(run.out)["devices"]
+    return found

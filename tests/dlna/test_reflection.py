@@ -1,0 +1,259 @@
+"""Searches from where no client is: nothing is sent to those that are named as their sources, and nothing grows."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.dlna import ssdp, web
+from tests.dlna.media import MIB
+from tests.dlna.world import Home, SsdpRelay, home
+from tests.lan import Host, wait_until
+
+OUTSIDE = "8.8.8.8"
+"""An address that a host on the LAN has, and that is not allowed."""
+FOREIGN = "10.70.0"
+"""The network of a third leg of the edge."""
+_SPOOF = str(Path(__file__).with_name("spoof.py"))
+_SECONDS, _RATE = 3, 10_000
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[Home]:
+    """A minidlnad and a gerbera; on the LAN a client, and an attacker to whom answers would find their way."""
+    with home(2) as made:
+        films = made.library("films")
+        films.add("clip.mp4")
+        made.minidlna(made.world.pods[0], "Cinema", films)
+        music = made.library("music")
+        music.add("tune.mp3")
+        made.gerbera(made.world.pods[1], "Jukebox", music)
+        attacker = made.add_source()
+        attacker.ip(f"address add {OUTSIDE}/32 dev eth0")
+        made.edge.ip("route add default dev eth1")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def stranger(here: Home) -> Iterator[Host]:
+    """A host in a third network, to which the edge has a leg."""
+    with tempfile.TemporaryDirectory(prefix="fanout-dlna-") as folder, Host("stranger", 30, Path(folder)) as made:
+        made.ip(f"link add eth0 type veth peer name eth2 netns {here.edge.pid}")
+        made.ip("link set eth0 up", f"address add {FOREIGN}.30/24 dev eth0", "route add default dev eth0")
+        here.edge.ip("link set eth2 up", f"address add {FOREIGN}.20/24 dev eth2")
+        here.edge.sysctl("net.ipv4.conf.eth2.rp_filter", 0)
+        yield made
+
+
+@pytest.fixture
+def relay(here: Home) -> Iterator[SsdpRelay]:
+    started = here.relay()
+    wait_until(lambda: finds_all(here), "all devices are found")
+    wait_until(lambda: started.count("fanout_ssdp_sessions") == 0, "no search is under way")
+    yield started
+    assert started.run.process.poll() is None
+    here.edge.end_all()
+    for source in here.world.sources:
+        source.end_all()
+
+
+def finds_all(here: Home) -> bool:
+    return set(ssdp.find(here.source, udns=here.udns, seconds=1.5)) == here.udns
+
+
+def attacker(here: Home) -> Host:
+    return here.world.sources[1]
+
+
+def spoof(host: Host, destination: str, count: int, rate: float, *sources: str) -> None:
+    """Send so many searches with such sources."""
+    run = host.start(sys.executable, _SPOOF, destination, str(count), str(rate), *sources)
+    assert run.process.wait(60) == 0, run.err
+
+
+def assert_no_answer(asking: socket.socket, seconds: float = 1.4) -> None:
+    """Nothing comes within MX and a bit."""
+    assert ssdp.answers(asking, seconds=seconds) == []
+
+
+def test_a_source_that_is_not_allowed_gets_no_answer(here: Home, relay: SsdpRelay) -> None:
+    before = relay.count("fanout_ssdp_answers_total")
+    asking = ssdp.client(attacker(here), OUTSIDE)
+    for destination in (ssdp.EVERYBODY, (here.edge.lan, ssdp.PORT)):
+        for target in (ssdp.ALL, ssdp.ROOT_DEVICE):
+            asking.sendto(ssdp.search(target), destination)
+    assert_no_answer(asking)
+    assert relay.drops() == {"source_not_allowed": 4}
+    assert relay.count("fanout_ssdp_answers_total") == before
+    assert finds_all(here)
+
+
+def test_an_allowed_source_is_what_was_said(here: Home) -> None:
+    """The same search is answered where its source is allowed: what is above was no accident."""
+    relay = here.relay("--allow-source", f"{OUTSIDE}/32")
+    wait_until(lambda: relay.count("fanout_ssdp_devices") == 2, "both are known")
+    asking = ssdp.client(attacker(here), OUTSIDE)
+    asking.sendto(ssdp.search(ssdp.ROOT_DEVICE), ssdp.EVERYBODY)
+    assert {each.udn for each in ssdp.answers(asking, lambda heard: len(heard) == 2)} == here.udns
+    assert ssdp.find(here.source, seconds=1.4) == {}
+    here.edge.end_all()
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["10.50.0.255", "255.255.255.255", "239.255.255.250:1900", "224.0.0.1", "127.0.0.1", "0.0.0.0", "10.50.0.20"],
+)
+def test_a_source_that_is_no_single_host_gets_no_answer(here: Home, relay: SsdpRelay, source: str) -> None:
+    """Most of these the kernel refuses before the relay would; what it lets through the relay does not answer."""
+    before = relay.count("fanout_ssdp_answers_total")
+    ear = here.source.listen("0.0.0.0", 5999)
+    for destination in (here.edge.lan, ssdp.GROUP):
+        spoof(attacker(here), destination, 5, 0, source if ":" in source else f"{source}:5999")
+    assert_no_answer(ear)
+    assert relay.count("fanout_ssdp_answers_total") == before
+    assert relay.count("fanout_ssdp_sessions") == 0
+
+
+@pytest.mark.parametrize("port", [0, 53, 123, 1023])
+def test_a_source_port_that_no_client_has_gets_no_answer(here: Home, relay: SsdpRelay, port: int) -> None:
+    before = relay.count("fanout_ssdp_answers_total")
+    victim = here.source
+    ear = victim.listen(victim.lan, port or 5998)
+    for destination in (here.edge.lan, ssdp.GROUP):
+        spoof(attacker(here), destination, 5, 0, f"{victim.lan}:{port}")
+    assert_no_answer(ear, 0.5)
+    assert relay.count("fanout_ssdp_answers_total") == before
+    assert relay.drops() == {"source_not_unicast": 10}
+
+
+def test_searches_from_the_pods_side_get_no_answer(here: Home, relay: SsdpRelay) -> None:
+    pod = here.world.pods[0]
+    before = relay.count("fanout_ssdp_answers_total"), relay.count("fanout_ssdp_sessions")
+    asking = pod.listen(pod.pod_ip, 0)
+    for destination in (here.edge.pod_ip, here.edge.lan, ssdp.GROUP):
+        asking.sendto(ssdp.search(ssdp.ALL), (destination, ssdp.PORT))
+    assert_no_answer(asking)
+    assert (relay.count("fanout_ssdp_answers_total"), relay.count("fanout_ssdp_sessions")) == before
+
+
+def test_searches_from_a_third_interface_get_no_answer(here: Home, relay: SsdpRelay, stranger: Host) -> None:
+    """Not by its address there, not by its address on the LAN, and not with the address of a client on the LAN."""
+    before = relay.count("fanout_ssdp_answers_total")
+    asking = stranger.listen(f"{FOREIGN}.30", 0)
+    victim = ssdp.client(here.source)
+    port = victim.getsockname()[1]
+    for destination in (f"{FOREIGN}.20", here.edge.lan, ssdp.GROUP):
+        asking.sendto(ssdp.search(ssdp.ALL), (destination, ssdp.PORT))
+        spoof(stranger, destination, 10, 0, f"{here.source.lan}:{port}", f"{FOREIGN}.30:{asking.getsockname()[1]}")
+    assert_no_answer(asking)
+    assert_no_answer(victim, 0.1)
+    assert relay.count("fanout_ssdp_answers_total") == before
+    assert finds_all(here)
+
+
+def test_http_is_for_clients_on_the_lan_alone(here: Home, relay: SsdpRelay, stranger: Host) -> None:
+    location = next(iter(ssdp.find(here.source, udns=here.udns).values())).location
+    assert web.fetch(here.source, location).status == 200
+    port = urllib.parse.urlsplit(location).port
+    assert port
+
+    def is_served(host: Host, own: str, to: str) -> bool:
+        with host.tcp() as asking:
+            asking.bind((own, 0))
+            try:
+                asking.connect((to, port))
+                asking.sendall(f"GET /rootDesc.xml HTTP/1.1\r\nHost: {to}:{port}\r\nConnection: close\r\n\r\n".encode())
+                return b"<root" in b"".join(iter(lambda: asking.recv(65_536), b""))
+            except ConnectionError:
+                return False
+
+    assert not is_served(attacker(here), OUTSIDE, here.edge.lan)
+    assert not is_served(stranger, f"{FOREIGN}.30", f"{FOREIGN}.20")
+    pod = here.world.pods[0]
+    assert not is_served(pod, pod.pod_ip, here.edge.pod_ip)
+    assert relay.http_failures().get("source_not_allowed", 0) >= 1
+    assert web.fetch(here.source, location).status == 200
+
+
+def test_web_pages_reach_nothing_by_a_name_of_theirs(here: Home, relay: SsdpRelay) -> None:
+    """DNS rebinding."""
+    location = next(iter(ssdp.find(here.source, udns=here.udns).values())).location
+    assert web.fetch(here.source, location, headers={"Host": "attacker.example:28200"}).status == 403
+    assert relay.http_failures() == {"wrong_host": 1}
+
+
+def test_events_go_to_who_subscribed_and_to_nobody_else(here: Home, relay: SsdpRelay) -> None:
+    """CallStranger, CVE-2020-12695."""
+    jukebox = here.servers["Jukebox"]
+    location = ssdp.find(here.source, udns=[jukebox.udn])[jukebox.udn].location
+    events = f"{location.removesuffix('/description.xml')}/upnp/event/cds"
+    victim = attacker(here)
+    waits = victim.tcp()
+    waits.bind((victim.lan, 7000))
+    waits.listen()
+    for callback in (
+        f"<http://{victim.lan}:7000/>",
+        f"<http://{OUTSIDE}:7000/>",
+        f"<http://{here.world.pods[0].pod_ip}:8200/>",
+        "<http://127.0.0.1:8080/>",
+        f"<http://{here.source.lan}:7000/><http://{victim.lan}:7000/>",
+    ):
+        headers = {"NT": "upnp:event", "CALLBACK": callback, "TIMEOUT": "Second-300"}
+        assert web.fetch(here.source, events, "SUBSCRIBE", headers).status == 412, callback
+    assert relay.http_failures() == {"callback_refused": 5}
+    assert relay.count("fanout_ssdp_subscriptions") == 0
+    waits.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        waits.accept()
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("to", ["10.50.0.20", ssdp.GROUP], ids=["unicast", "multicast"])
+@pytest.mark.parametrize(
+    "sources",
+    [("8.0.0.0/8", OUTSIDE), ("10.50.0.0/24",), ("10.0.0.0/8",)],
+    ids=["outside", "the LAN", "anywhere private"],
+)
+def test_ten_thousand_searches_a_second(
+    here: Home, relay: SsdpRelay, to: str, sources: tuple[str, ...], figures: Callable[[str], None]
+) -> None:
+    """For seconds, with sources that never searched; a client is answered meanwhile or at least afterwards."""
+    outside = ssdp.client(attacker(here), OUTSIDE)
+    answered = relay.count("fanout_ssdp_answers_total")
+    spoof(attacker(here), to, 2000, 10_000, *sources)  # what is made once is made now
+    resident, files = relay.resident, relay.open_files
+    began = time.monotonic()
+    run = attacker(here).start(sys.executable, _SPOOF, to, str(_SECONDS * _RATE), str(_RATE), *sources)
+    most_sessions = most_files = most_resident = 0
+    while run.process.poll() is None:
+        most_files = max(most_files, relay.open_files)
+        most_resident = max(most_resident, relay.resident)
+        most_sessions = max(most_sessions, relay.count("fanout_ssdp_sessions"))
+        time.sleep(0.1)
+    assert run.process.returncode == 0, run.err
+    seconds = time.monotonic() - began
+    wait_until(lambda: finds_all(here), "a client gets its answers", 5)
+    recovered = time.monotonic() - began - seconds
+    wait_until(lambda: relay.count("fanout_ssdp_sessions") == 0, "all sessions are over")
+    answers = relay.count("fanout_ssdp_answers_total") - answered
+    drops = relay.drops()
+    seen = relay.count("fanout_ssdp_searches_total")
+    figures(
+        f"{_SECONDS * _RATE / seconds:,.0f} searches/s to {to} from {'+'.join(sources)}: {answers} answers, at most "
+        f"{most_sessions} sessions, {most_files} open files (before: {files}), {most_resident / MIB:.0f} MiB (before: "
+        f"{resident / MIB:.0f}); found again after {recovered:.2f} s; {seen} searches seen, dropped: {drops}"
+    )
+    assert seen + drops.get("kernel_buffer", 0) >= _SECONDS * _RATE, "the flood has come"
+    if OUTSIDE in sources:
+        assert most_sessions == 0
+        assert drops["source_not_allowed"] + drops.get("kernel_buffer", 0) >= _SECONDS * _RATE
+        assert_no_answer(outside, 0.1)
+    assert relay.open_files <= files + 8
+    assert relay.resident - resident < 16 * MIB
