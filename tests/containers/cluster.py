@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, cast
@@ -128,6 +128,19 @@ class Cluster:
         with contextlib.ExitStack() as stack:
             for container in [self.sender, *self.receivers]:
                 stack.callback(container.stop)
+
+
+@contextlib.contextmanager
+def started(container: DockerContainer) -> Iterator[DockerContainer]:
+    """Start a container, and remove it in the end."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(container.stop)
+        yield container.start()
+
+
+def events(container: DockerContainer, name: str) -> list[dict[str, Any]]:
+    """Return the lines of a container's log with this event."""
+    return [line for line in log_lines(container) if line["event"] == name]
 
 
 def received(receiver: DockerContainer) -> list[str]:

@@ -27,6 +27,7 @@ from tests.conftest import unavailable
 from tests.containers.cluster import ROOT, Cluster, Images
 
 LOCAL_BASE = "localhost/fanout-base:latest"
+LOCAL_MEDIA = "localhost/fanout-minidlna:latest"
 DEFAULT_BASE = "registry.access.redhat.com/ubi9/python-312-minimal:latest"
 
 
@@ -77,9 +78,11 @@ def images(engine: docker.DockerClient, base_image: str, tmp_path_factory: pytes
         shutil.copy(ROOT / name, context)
     for name in ("fanout", "apps"):
         shutil.copytree(ROOT / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
-    # `-o`: with this Python, whether it is the one of .venv or not.
+    # `-o`: with this Python, whether it is the one of .venv or not. Wheels for the Python of the images alone.
+    asked = ["python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    version = engine.containers.run(base_image, asked, remove=True, network_mode="none").decode().strip()
     make = ["make", "-C", str(ROOT), "-o", ".venv/.done", "wheels", f"BIN={Path(sys.executable).parent}"]
-    subprocess.run([*make, f"WHEELS={context / 'wheels'}"], check=True, timeout=300)
+    subprocess.run([*make, f"WHEELS={context / 'wheels'}", f"IMAGE_PYTHONS={version}"], check=True, timeout=300)
     made = Images(*(f"localhost/fanout-test-{os.getpid()}-{app}" for app in Images._fields))
     # The first stage by itself has a tag as well, or it would stay behind as an image without a name.
     builds = [
@@ -93,6 +96,29 @@ def images(engine: docker.DockerClient, base_image: str, tmp_path_factory: pytes
             stack.callback(_remove_image, engine, tag)
             _build(engine, context, app, stage, tag, base_image)
         yield made
+
+
+@pytest.fixture(scope="session")
+def media_image(engine: docker.DockerClient) -> Iterator[str]:
+    """The media server of deployments/overlays/dlna, which .ci/base-image makes as well, from its Containerfile."""
+    with contextlib.suppress(ImageNotFound):
+        engine.images.get(LOCAL_MEDIA)
+        yield LOCAL_MEDIA
+        return
+    arguments = {}
+    with contextlib.suppress(ImageNotFound):
+        engine.images.get(LOCAL_BASE)
+        arguments = {"BASE_IMAGE": LOCAL_BASE}
+    tag = f"localhost/fanout-test-{os.getpid()}-media"
+    folder = str(ROOT / "deployments" / "overlays" / "dlna")
+    try:
+        engine.images.build(
+            path=folder, dockerfile="Containerfile", tag=tag, buildargs=arguments, network_mode="host", rm=True
+        )
+    except DockerException as error:
+        unavailable("containers", f"the image of the media server cannot be built ({error}; .ci/base-image makes it)")
+    yield tag
+    _remove_image(engine, tag)
 
 
 def _build(engine: docker.DockerClient, context: Path, app: str, stage: str | None, tag: str, base_image: str) -> None:
@@ -127,3 +153,23 @@ def cluster(images: Images) -> Iterator[Cluster]:
         stack.callback(made.close)
         made.start()
         yield made
+
+
+@pytest.fixture
+def lan(engine: docker.DockerClient) -> Iterator[Network]:
+    """A network of the macvlan driver, on a cable that is gone with the test."""
+    if os.geteuid() != 0 or not shutil.which("ip"):
+        unavailable("containers", "a network of the macvlan driver needs root and iproute2")
+    ends = [f"fo{os.getpid()}{end}" for end in "ab"]
+    with contextlib.ExitStack() as stack:
+        _ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
+        stack.callback(_ip, "link", "delete", ends[0])
+        for end in ends:
+            _ip("link", "set", end, "up")
+        made = Network(docker_network_kw={"driver": "macvlan", "options": {"parent": ends[0]}})
+        stack.callback(made._docker.client.close)
+        yield stack.enter_context(made)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, timeout=10)

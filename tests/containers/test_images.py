@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import docker
 import pytest
@@ -71,6 +71,15 @@ def test_image_starts_its_app(
 def test_relay_image_holds_the_schema_of_its_file(engine: docker.DockerClient, images: Images) -> None:
     printed = engine.containers.run(images.relay, ["--schema"], remove=True, network_mode="none", **RESTRICTED)
     assert "ingresses" in json.loads(printed)["properties"]
+
+
+def test_relay_image_holds_what_the_relay_for_media_servers_needs(engine: docker.DockerClient, images: Images) -> None:
+    """What it speaks HTTP with is compiled, and looks for its packages only when it runs."""
+    isolated: dict[str, Any] = {"remove": True, "network_mode": "none", **RESTRICTED}
+    command = ["-c", "import aiohttp, defusedxml, fanout.ssdp.relay; from aiohttp import _http_parser; print('whole')"]
+    assert engine.containers.run(images.relay, command, entrypoint="python3", **isolated) == b"whole\n"
+    told = engine.containers.run(images.relay, ["ssdp", "--help"], **isolated).decode()
+    assert "--http-ports FIRST-LAST" in told
 
 
 def test_both_run_as_any_uid_with_nothing_to_build_or_write_with(cluster: Cluster) -> None:

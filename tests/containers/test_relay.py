@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
 from fanout.local.zone import Pod, Zone, respond
-from tests.conftest import unavailable
-from tests.containers.cluster import RESTRICTED, exit_code, is_ready, log_lines, received, run, until
+from tests.containers.cluster import RESTRICTED, events, exit_code, is_ready, received, run, started, until
 
 if TYPE_CHECKING:
-    import docker
-
     from tests.containers.cluster import Cluster
 
 pytestmark = pytest.mark.containers
@@ -70,26 +64,6 @@ class Nameserver:
 
 
 @pytest.fixture
-def lan(engine: docker.DockerClient) -> Iterator[Network]:
-    """A network of the macvlan driver, on a cable that is gone with the test."""
-    if os.geteuid() != 0 or not shutil.which("ip"):
-        unavailable("containers", "a network of the macvlan driver needs root and iproute2")
-    ends = [f"fo{os.getpid()}{end}" for end in "ab"]
-    with contextlib.ExitStack() as stack:
-        ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
-        stack.callback(ip, "link", "delete", ends[0])
-        for end in ends:
-            ip("link", "set", end, "up")
-        made = Network(docker_network_kw={"driver": "macvlan", "options": {"parent": ends[0]}})
-        stack.callback(made._docker.client.close)
-        yield stack.enter_context(made)
-
-
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, timeout=10)
-
-
-@pytest.fixture
 def nameserver(cluster: Cluster) -> Iterator[Nameserver]:
     """A nameserver that the containers of the cluster reach."""
     with contextlib.closing(Nameserver(gateway(cluster))) as made:
@@ -101,17 +75,6 @@ def gateway(cluster: Cluster) -> str:
     wrapped.reload()
     address: str = wrapped.attrs["NetworkSettings"]["Networks"][cluster.network.name]["Gateway"]
     return address
-
-
-@contextlib.contextmanager
-def started(container: DockerContainer) -> Iterator[DockerContainer]:
-    with contextlib.ExitStack() as stack:
-        stack.callback(container.stop)
-        yield container.start()
-
-
-def events(container: DockerContainer, name: str) -> list[dict[str, Any]]:
-    return [line for line in log_lines(container) if line["event"] == name]
 
 
 def test_multicast_of_a_lan_reaches_every_pod(cluster: Cluster, lan: Network, nameserver: Nameserver) -> None:
