@@ -150,6 +150,8 @@ def test_charsets(charset: str) -> None:
     [
         (" a \r\n\t b ", "a b"),
         ("a &amp; b &lt;c&gt;", "a & b <c>"),
+        ("Tom & Jerry &", "Tom & Jerry &"),  # as minidlna writes it
+        ("&& &amp; &#65; &x", "&& & A &x"),
         ("<![CDATA[a <b>]]>", "a <b>"),
         ("a<!-- no -->b", "ab"),
         ("\u202eevil", "\ufffdevil"),
@@ -190,7 +192,8 @@ BOMB = '<!ENTITY a "aaaaaaaaaa">' + "".join(
         ("<html><body></html>", "no XML"),
         (LEAST.removesuffix(">"), "no XML"),
         (f"{LEAST}{LEAST}", "no XML"),
-        (within("<friendlyName>a & b</friendlyName>"), "no XML"),
+        (within("<friendlyName>a & b <c></friendlyName>"), "no XML"),
+        (within("<friendlyName>&nbsp;</friendlyName>"), "no XML"),
         (within("<friendlyName>\0</friendlyName>"), "no XML"),
         (within("<friendlyName>&#27;[2J</friendlyName>"), "no XML"),
         (f"<!DOCTYPE root [{BOMB}]>{within('<friendlyName>&i;</friendlyName>')}", "no XML that is read"),

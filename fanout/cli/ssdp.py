@@ -71,7 +71,8 @@ def search(target: str, interface: str | None, host: str | None, timeout: float,
             from fanout.ssdp.search import search as look
             from fanout.ssdp.search import ways
         except ModuleNotFoundError as error:
-            raise FanoutError(f"this needs the package {error.name}: pip install 'fanout[dlna]'") from None
+            package = (error.name or "aiohttp").partition(".")[0]
+            raise FanoutError(f"this needs the package {package}: pip install 'fanout[dlna]'") from None
         import asyncio
 
         where = host if host is not None else " and ".join(ways(interface))

@@ -21,6 +21,7 @@ DEVICES_MAX = 64
 ADVERTS_MAX = 256
 _TEXT_MAX = 256
 _NAME = re.compile(r"[!-~]{1,256}")
+_BARE = re.compile(rb"&(?!#?[0-9A-Za-z]{1,16};)")
 _OF_DEVICE = frozenset(("deviceType", "friendlyName", "manufacturer", "modelName", "UDN"))
 
 
@@ -49,16 +50,26 @@ def parse(body: bytes) -> Description:
     """
     if len(body) > SIZE_MAX:
         raise InvalidDescription(f"it has {len(body):,} bytes, and {SIZE_MAX:,} are read at most")
-    reader = _Reader()
-    parser = DefusedXMLParser(target=reader, forbid_dtd=True)
+    body = body.lstrip(b" \t\r\n")
     try:
-        parser.feed(body.lstrip(b" \t\r\n"))
-        parser.close()
+        try:
+            devices = _read(body)
+        except ParseError:
+            # minidlna 1.3.0 writes the name that it was given as it is, "Tom & Jerry" too.
+            devices = _read(_BARE.sub(b"&amp;", body))
     except InvalidDescription:
         raise
     except (ParseError, ValueError, LookupError) as error:  # no XML, a DTD, an encoding that nobody knows
         raise InvalidDescription(f"it is no XML that is read: {' '.join(str(error).split())[:_TEXT_MAX]}") from None
-    return _description(reader.devices)
+    return _description(devices)
+
+
+def _read(body: bytes) -> list[_Device]:
+    reader = _Reader()
+    parser = DefusedXMLParser(target=reader, forbid_dtd=True)
+    parser.feed(body)
+    parser.close()
+    return reader.devices
 
 
 @dataclass(slots=True)

@@ -1,0 +1,464 @@
+"""`fanout ssdp search`: devices on loopback addresses of their own, and minidlnad on a LAN."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from fanout.ssdp import message
+from fanout.ssdp.description import SIZE_MAX
+from fanout.ssdp.message import Advert, Headers, Search
+from tests.cli import FANOUT, Run, environment, fanout, running
+from tests.lan import Lan, lan, wait_until
+from tests.terminal import terminal
+
+UDN = "uuid:00000001-aaaa-bbbb-cccc-000000000000"
+MEDIA_SERVER = "urn:schemas-upnp-org:device:MediaServer:1"
+_IP_RECVTTL = 12  # include/uapi/linux/in.h
+LATE = 8.0
+"""Seconds in which a search of one second has ended, whatever the devices do: descriptions have three."""
+
+
+def describe(name: str, udn: str = UDN) -> bytes:
+    return (
+        f"<root><device><deviceType>{MEDIA_SERVER}</deviceType><friendlyName>{name}</friendlyName>"
+        f"<UDN>{udn}</UDN></device></root>"
+    ).encode()
+
+
+class Device:
+    """A host that answers searches as it is told, and serves descriptions."""
+
+    def __init__(self) -> None:
+        self.host = f"127.{2 + secrets.randbelow(250)}.{secrets.randbelow(250)}.{2 + secrets.randbelow(250)}"
+        self.searches: list[Search] = []
+        self.requests: list[str] = []
+        self.answers: list[bytes] = []
+        self.serve: Callable[[BaseHTTPRequestHandler], None] = lambda request: reply(request, describe("server1"))
+        device = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                device.requests.append(self.path)
+                with contextlib.suppress(OSError):  # who asked has gone
+                    device.serve(self)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+                pass
+
+        self._web = ThreadingHTTPServer((self.host, 0), Handler)
+        self._web.daemon_threads = False
+        self.port = self._web.server_address[1]
+        self.location = f"http://{self.host}:{self.port}/rootDesc.xml"
+        self.answers = [self.answer()]
+        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._udp.bind((self.host, message.PORT))
+        self._threads = [threading.Thread(target=work) for work in (self._web.serve_forever, self._listen)]
+        for thread in self._threads:
+            thread.start()
+
+    def answer(self, nt: str = message.ROOT_DEVICE, location: str | None = None, udn: str = UDN) -> bytes:
+        where = self.location if location is None else location
+        usn = udn if nt == udn else f"{udn}::{nt}"
+        return message.answer(Advert(nt, usn, where, headers=Headers([("SERVER", "a server")])), nt)
+
+    def _listen(self) -> None:
+        while True:
+            data, address = self._udp.recvfrom(65_535)
+            if not data:
+                return
+            found = message.parse(data)
+            assert isinstance(found, Search)
+            self.searches.append(found)
+            for answer in self.answers:
+                self._udp.sendto(answer, address)
+
+    def close(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as closing:
+            closing.sendto(b"", (self.host, message.PORT))
+        self._web.shutdown()
+        for thread in self._threads:
+            thread.join()
+        self._web.server_close()
+        self._udp.close()
+
+
+def reply(request: BaseHTTPRequestHandler, body: bytes, status: int = 200, **headers: str) -> None:
+    request.send_response(status)
+    for name, value in headers.items():
+        request.send_header(name.replace("_", "-"), value)
+    request.send_header("Content-Length", str(len(body)))
+    request.end_headers()
+    request.wfile.write(body)
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    made = Device()
+    with contextlib.closing(made):
+        yield made
+
+
+def search(device: Device, *arguments: str) -> Run:
+    started = time.monotonic()
+    run = fanout("ssdp", "search", "--host", device.host, "--timeout", "1", *arguments)
+    assert time.monotonic() - started < LATE
+    return run
+
+
+def names(run: Run) -> list[str | None]:
+    return [each["friendly_name"] for each in run.json["devices"]]
+
+
+def test_a_device_is_listed(device: Device) -> None:
+    run = search(device)
+    assert (run.code, run.err) == (0, "1 device found\n")
+    head, line = run.out.splitlines()
+    assert head.split() == ["LOCATION", "TYPE", "FROM", "NAME"]
+    assert line.split() == [device.location, "MediaServer:1", device.host, "server1"]
+    assert head.index("NAME") == line.index("server1")
+
+
+def test_it_is_asked_as_a_control_point_asks(device: Device) -> None:
+    assert search(device, "--st", MEDIA_SERVER).code == 0
+    assert {each.target for each in device.searches} == {MEDIA_SERVER}
+    assert {each.mx for each in device.searches} == {1}
+    # More than once, for UDP loses.
+    assert len(device.searches) == 3
+    headers = device.searches[0].headers
+    assert headers.get("HOST") == "239.255.255.250:1900"
+    assert "fanout/" in (headers.get("USER-AGENT") or "")
+    assert device.requests == ["/rootDesc.xml"]
+
+
+def test_json(device: Device) -> None:
+    run = search(device, "-o", "json")
+    assert (run.code, run.err) == (0, "1 device found\n")
+    assert run.json == {
+        "target": "ssdp:all",
+        "devices": [
+            {
+                "friendly_name": "server1",
+                "location": device.location,
+                "udn": UDN,
+                "device_type": MEDIA_SERVER,
+                "server": "a server",
+                "host": device.host,
+            }
+        ],
+    }
+
+
+def test_nobody_answers(device: Device) -> None:
+    device.answers = []
+    run = search(device)
+    assert run.out == ""
+    assert f"no device answered at {device.host} within 1 s" in run.assert_one_sentence(3)
+    run = search(device, "-o", "json")
+    assert (run.code, run.json) == (3, {"target": "ssdp:all", "devices": []})
+
+
+def test_a_device_is_listed_once_however_often_it_answers(device: Device) -> None:
+    other = "uuid:2"
+    inner = f"<deviceList><device><UDN>{other}</UDN></device></deviceList></device>"
+    device.serve = lambda request: reply(request, describe("server1").replace(b"</device>", inner.encode()))
+    device.answers = [
+        device.answer("urn:schemas-upnp-org:service:ContentDirectory:1", udn=other),
+        device.answer(other, udn=other),
+        device.answer(UDN.upper(), udn=UDN.upper()),
+        *(device.answer(nt) for nt in (message.ROOT_DEVICE, UDN, MEDIA_SERVER)),
+    ]
+    run = search(device, "-o", "json")
+    assert [each["udn"] for each in run.json["devices"]] == [UDN]
+    assert len(device.requests) == 1
+
+
+def test_several_devices_of_one_host_in_the_order_of_their_names(device: Device) -> None:
+    device.serve = lambda request: reply(request, describe(f"server{request.path[1:]}"))
+    root = device.location.removesuffix("rootDesc.xml")
+    device.answers = [device.answer(location=f"{root}{number}", udn=f"uuid:{number}") for number in (3, 1, 2)]
+    run = search(device, "-o", "json")
+    assert names(run) == ["server1", "server2", "server3"]
+    assert run.err == "3 devices found\n"
+
+
+def test_what_strangers_send_is_no_device(device: Device) -> None:
+    device.answers = [
+        b"",
+        b"\xff" * 100,
+        b"HTTP/1.1 404 Not Found\r\n\r\n",
+        message.search("ssdp:all", 1),
+        message.notify(message.Kind.ALIVE, Advert("a", "uuid:1::a", device.location)),
+        device.answer() + bytes(65_000 - 500),
+    ]
+    assert search(device).code == 3
+    assert device.requests == []
+
+
+def endless(request: BaseHTTPRequestHandler) -> None:
+    """A "description" of a gibibyte."""
+    request.send_response(200)
+    request.send_header("Content-Length", str(1 << 30))
+    request.end_headers()
+    for _ in range(1024):
+        request.wfile.write(bytes(1 << 20))
+
+
+def write(written: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
+    def serve(request: BaseHTTPRequestHandler) -> None:
+        request.wfile.write(written)
+
+    return serve
+
+
+def slow(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(200)
+    request.end_headers()
+    for _ in range(100):
+        request.wfile.write(b" ")
+        time.sleep(0.1)
+
+
+POOR: list[Callable[[BaseHTTPRequestHandler], None]] = [
+    lambda request: reply(request, b"", 404),
+    lambda request: reply(request, describe("evil"), 500),
+    lambda request: reply(request, b"", 302, Location="/elsewhere"),
+    lambda request: reply(request, b"<html><body></html>"),
+    lambda request: reply(request, b"<root><device/></root>"),
+    lambda request: reply(request, gzip.compress(describe("server1")), Content_Encoding="gzip"),
+    lambda request: reply(request, describe("server1") + b" " * SIZE_MAX),
+    lambda request: request.connection.close(),
+    write(b"no HTTP\r\n\r\n"),
+    write(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n" + describe("cut")),
+    endless,
+    slow,
+]
+
+
+@pytest.mark.parametrize("serve", POOR)
+def test_a_device_whose_description_cannot_be_read_is_listed_without_a_name(
+    device: Device, serve: Callable[[BaseHTTPRequestHandler], None]
+) -> None:
+    device.serve = serve
+    device.answers = [device.answer(MEDIA_SERVER), device.answer()]
+    run = search(device, "-o", "json")
+    (found,) = run.json["devices"]
+    assert (found["friendly_name"], found["udn"], found["device_type"]) == (None, UDN, MEDIA_SERVER)
+    assert set(device.requests) == {"/rootDesc.xml"}  # aiohttp tries again where a connection broke
+
+
+def test_only_addresses_are_asked_for_a_description(device: Device) -> None:
+    locations = [
+        f"http://localhost:{device.port}/name",
+        f"http://a@{device.host}:{device.port}/user",
+        f"https://{device.host}:{device.port}/tls",
+        "http://[::1",
+        "nonsense",
+        f"file:///etc/passwd?{device.host}",
+    ]
+    device.answers = [device.answer(location=location) for location in locations]
+    run = search(device, "-o", "json")
+    assert {each["location"] for each in run.json["devices"]} == set(locations)
+    assert set(names(run)) == {None}
+    assert device.requests == []
+    assert search(device).out.count("(its description cannot be read)") == len(locations)
+
+
+def test_what_strangers_say_is_safe_for_a_terminal(device: Device) -> None:
+    device.serve = lambda request: reply(request, describe("\u202eevil \u009b2J [red]x[/red] \U0001f3b5"))
+    odd = device.answer(location=f"{device.location}?\u202e\u200b a b", udn="uuid:2")
+    device.answers = [device.answer(), odd]
+    lines = search(device).out.splitlines()
+    assert len(lines) == 3
+    assert all(line.isprintable() for line in lines)
+    with terminal("ssdp", "search", "--host", device.host, "--timeout", "1") as shown:
+        assert shown.process.wait(timeout=LATE) == 0
+        wait_until(lambda: b"found" in shown.printed, "the terminal has it all")
+        text = "\n".join(shown.lines)
+    assert "[red]x[/red]" in text
+    assert not re.search("[\u202e\u009b\u200b]", text)
+
+
+def test_the_table_of_a_terminal(device: Device) -> None:
+    long = "a name that goes on and on and on and on and on and on"
+    device.serve = lambda request: reply(request, describe("server1" if "root" in request.path else long))
+    device.answers = [device.answer(), device.answer(location=f"http://{device.host}:{device.port}/2", udn="uuid:2")]
+
+    def shown(columns: int) -> list[str]:
+        with terminal("ssdp", "search", "--host", device.host, "--timeout", "1", size=(30, columns)) as opened:
+            assert opened.process.wait(timeout=LATE) == 0
+            wait_until(lambda: b"found" in opened.printed, "the terminal has it all")
+            assert "searching at" in opened.printed.decode()
+            return [line.strip() for line in opened.lines if line.strip()]
+
+    head, _, one, two, count = shown(140)
+    assert head.split() == ["NAME", "LOCATION", "TYPE", "FROM"]
+    assert two.split() == ["server1", device.location, "MediaServer:1", device.host]
+    assert one.startswith(long[:30])
+    assert count == "2 devices found"
+    head, *_ = shown(70)
+    assert head.split() == ["NAME", "LOCATION"]
+    whole = "".join(line[-31:].strip() for line in shown(60))
+    assert device.location in whole
+
+
+def test_a_flood_of_answers_ends_with_the_time(device: Device) -> None:
+    device.answers = [device.answer(location=f"http://{device.host}:1/{number}") for number in range(3000)]
+    run = search(device, "-o", "json")
+    assert run.code == 0
+    assert 1 <= len(run.json["devices"]) <= 1024
+
+
+def test_an_interrupt_ends_it_at_once(device: Device, tmp_path: Path) -> None:
+    device.serve = slow
+    with running(tmp_path, "ssdp", "search", "--host", device.host, "--timeout", "60") as run:
+        run.wait_until(lambda: device.requests)
+        done = run.stop(signal.SIGINT)
+    assert (done.code, done.out, done.err.strip()) == (130, "", "")
+
+
+def test_usage() -> None:
+    said = fanout("ssdp", "search", "--interface", "nonsense0").assert_one_sentence(2)
+    assert "no interface 'nonsense0': there are " in said
+    assert re.search(r"\blo\b", said)
+    both = fanout("ssdp", "search", "--interface", "lo", "--host", "127.0.0.1")
+    assert "one of --interface and --host" in both.assert_one_sentence(2)
+    for host in ("", "not a host", "a" * 70 + ".example", "127.0.0.1:1900"):
+        assert "no address" in fanout("ssdp", "search", "--host", host, "--timeout", "1").assert_one_sentence(2)
+    for target in ("", "two words", "é", "a\x1b", "a" * 600):
+        run = fanout("ssdp", "search", "--st", target, "--host", "127.0.0.1", "--timeout", "1")
+        assert "nothing to search for" in run.assert_one_sentence(2)
+        assert run.err.rstrip("\n").isprintable()
+    for timeout in ("0", "0.5", "-1", "nan", "inf", "121", "x"):
+        fanout("ssdp", "search", "--timeout", timeout).assert_one_sentence(2)
+    failed = fanout("ssdp", "search", "--interface", "nonsense0", "-o", "json")
+    assert (failed.code, failed.json["exit_code"]) == (2, 2)
+
+
+def test_what_the_environment_says_gives_way_to_the_command_line(device: Device) -> None:
+    arguments = ("ssdp", "search", "--timeout", "1", "-o", "json")
+    assert names(fanout(*arguments, FANOUT_SSDP_HOST=device.host)) == ["server1"]
+    assert names(fanout(*arguments, "--host", device.host, FANOUT_INTERFACE="nonsense0")) == ["server1"]
+    assert fanout(*arguments, "--interface", "lo", FANOUT_SSDP_HOST=device.host).code == 3
+    # Where a receiver listens is not who is asked.
+    assert "nonsense0" in fanout(*arguments, FANOUT_HOST=device.host, FANOUT_INTERFACE="nonsense0").err
+
+
+@pytest.mark.parametrize("package", ["aiohttp", "defusedxml"])
+def test_without_the_extra(package: str) -> None:
+    program = f"import sys; sys.modules[{package!r}] = None; from fanout.cli import run; run()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "ssdp", "search"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"fanout: this needs the package {package}: pip install 'fanout[dlna]'\n"
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[Lan]:
+    with lan(2) as made:
+        yield made
+
+
+def on_edge(world: Lan, *arguments: str) -> Run:
+    command = [*world.edge.command, *FANOUT, "ssdp", "search", "--timeout", "1", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=30, check=False)
+    return Run(done.returncode, done.stdout, done.stderr)
+
+
+def test_searches_go_two_hops_far_and_by_all_interfaces(world: Lan) -> None:
+    """UPnP Device Architecture 1.1, 1.3.2."""
+    heard = []
+    for host, address in ((world.pods[1], world.pods[1].pod_ip), (world.source, world.source.lan)):
+        listening = host.listen(message.GROUP, message.PORT)
+        membership = socket.inet_aton(message.GROUP) + socket.inet_aton(address)
+        listening.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+        listening.setsockopt(socket.IPPROTO_IP, _IP_RECVTTL, 1)
+        heard.append(listening)
+    run = on_edge(world, "--st", "uuid:nobody")
+    assert "on eth0 and eth1 within" in run.err
+    for listening, address in zip(heard, (world.edge.pod_ip, world.edge.lan), strict=True):
+        data, control, _, source = listening.recvmsg(4096, 64)
+        assert source[0] == address
+        assert int.from_bytes(control[0][2], sys.byteorder) == 2
+        assert isinstance(message.parse(data), Search)
+        listening.close()
+
+
+def test_minidlna_is_found_by_the_group(world: Lan, tmp_path: Path) -> None:
+    """It hears searches to the group alone."""
+    pod = world.pods[0]
+    (tmp_path / "media").mkdir()
+    conf = tmp_path / "conf"
+    conf.write_text(
+        f"port=8200\nnetwork_interface=eth0\nmedia_dir={tmp_path}/media\ndb_dir={tmp_path}\nlog_dir={tmp_path}\n"
+        f"friendly_name=a film & more\nuuid={UDN.removeprefix('uuid:')}\ninotify=no\n"
+    )
+    pod.start("minidlnad", "-S", "-f", str(conf), "-P", str(tmp_path / "pid"))
+    pod.wait_for_listener(message.PORT)
+    for arguments in ((), ("--interface", "eth0"), ("--st", "upnp:rootdevice"), ("--st", UDN), ("--st", MEDIA_SERVER)):
+        run = on_edge(world, *arguments, "-o", "json")
+        assert run.code == 0, run
+        (found,) = run.json["devices"]
+        assert found["friendly_name"] == "a film & more"
+        assert found["location"] == f"http://{pod.pod_ip}:8200/rootDesc.xml"
+        assert (found["udn"], found["device_type"], found["host"]) == (UDN, MEDIA_SERVER, pod.pod_ip)
+        assert "MiniDLNA" in found["server"]
+    run = on_edge(world, "--interface", "eth1")
+    assert "no device answered on eth1 within 1 s" in run.assert_one_sentence(3)
+    assert on_edge(world, "--st", "urn:schemas-upnp-org:device:MediaRenderer:1").code == 3
+
+
+def test_nobody_makes_it_ask_its_own_loopback(world: Lan) -> None:
+    pod, edge = world.pods[1], world.edge
+    victim = edge.tcp()
+    victim.bind(("127.0.0.1", 9100))
+    victim.listen()
+    victim.setblocking(False)
+    answering = pod.listen(pod.pod_ip, message.PORT)
+
+    def answer() -> None:
+        _, address = answering.recvfrom(4096)
+        advert = Advert(message.ROOT_DEVICE, f"{UDN}::upnp:rootdevice", "http://127.0.0.1:9100/rootDesc.xml")
+        answering.sendto(message.answer(advert, message.ROOT_DEVICE), address)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    run = on_edge(world, "--host", pod.pod_ip, "-o", "json")
+    thread.join()
+    assert names(run) == [None]
+    with pytest.raises(BlockingIOError):
+        victim.accept()
+
+
+def test_interfaces_that_cannot_be_searched_on(world: Lan) -> None:
+    edge = world.edge
+    edge.ip("link add bare type veth peer name other", "link set bare up", "link set other up")
+    try:
+        run = on_edge(world, "--interface", "bare")
+        assert "bare has no IPv4 address" in run.assert_one_sentence(1)
+        edge.ip("address add 192.0.2.1/24 dev bare", "link set bare down")
+        assert "bare is down: ip link set bare up" in on_edge(world, "--interface", "bare").assert_one_sentence(1)
+        assert "there are lo, eth0, eth1, other, bare" in on_edge(world, "--interface", "eth9").assert_one_sentence(2)
+        edge.ip("link set eth0 down", "link set eth1 down")
+        assert "no interface with an IPv4 address is up" in on_edge(world).assert_one_sentence(1)
+        assert "no route to that network" in on_edge(world, "--host", "192.0.2.9").assert_one_sentence(1)
+    finally:
+        edge.ip("link delete bare", "link set eth0 up", "link set eth1 up")
