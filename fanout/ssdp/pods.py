@@ -12,7 +12,7 @@ import aiohttp
 
 from fanout.model import Endpoint
 from fanout.net import explain
-from fanout.ssdp import description, message
+from fanout.ssdp import description, documents, message
 from fanout.ssdp.description import Description, InvalidDescription
 from fanout.ssdp.message import Advert, Answer, Headers, InvalidSsdp
 from fanout.ssdp.reasons import SsdpDrop
@@ -57,9 +57,9 @@ class Pods:
     def follow(self, pods: Collection[Endpoint]) -> None:
         """Look after these, and no others."""
         if self._client is None:
-            # Nothing is kept from one look to the next, and nobody's proxy stands between.
+            # Nothing is kept from one look to the next.
             self._client = aiohttp.ClientSession(
-                timeout=_PATIENCE, connector=aiohttp.TCPConnector(force_close=True, limit=0), trust_env=False
+                timeout=_PATIENCE, connector=aiohttp.TCPConnector(force_close=True, limit=0), auto_decompress=False
             )
         for gone in self._tasks.keys() - set(pods):
             self._tasks.pop(gone).cancel()
@@ -147,11 +147,10 @@ class Pods:
             ):
                 if response.status != 200:
                     return None
-                body = await response.content.read(description.SIZE_MAX + 1)
-                while len(body) <= description.SIZE_MAX and (more := await response.content.readany()):
-                    body += more
+                packed = await documents.read(response.content.readany, description.SIZE_MAX)
+                body = documents.unpack(packed, response.headers.get("Content-Encoding", ""), description.SIZE_MAX)
                 described = description.parse(body)
-        except InvalidDescription as error:
+        except (InvalidDescription, documents.TooLarge, documents.Undecodable) as error:
             if url not in self._complained:
                 self._complained.add(url)
                 log.warning("description_unreadable: %(url)s: %(reason)s", {"url": url, "reason": str(error)})

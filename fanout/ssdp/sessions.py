@@ -21,11 +21,11 @@ MX_UNICAST = 1
 """Seconds, where a search to the relay alone names none (UDA 1.1, 1.3.2)."""
 _GIVEN_UP = 0.8
 """The part of MX after which a pod that should have answered, and has not, is answered for."""
-_PREPARED = 0.5
-"""The part of MX within which is answered what needs no pod."""
+_PREPARED = 0.1
+"""Seconds within which is answered what needs no pod, so that not all comes at once."""
 _TURN = 32
-_ANSWERS_MAX = 512
-"""Answers to one search that go to its client."""
+ANSWERS_MAX = 512
+"""Answers to one search that are looked at."""
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +37,8 @@ class Session:
     socket: socket.socket
     pods: frozenset[str]
     """Addresses of those that were asked."""
+    answers: int = 0
+    """What pods answered, lies included."""
     told: set[str] = field(default_factory=set)
     """What the client has been told of: USNs."""
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
@@ -75,14 +77,15 @@ class Sessions:
     def _schedule(self, session: Session, mx: int) -> None:
         loop = asyncio.get_running_loop()
         session.timers = [
-            loop.call_later(random.uniform(0, _PREPARED * mx), self._missing, session, False),
+            loop.call_later(random.uniform(0, min(_PREPARED, mx)), self._missing, session, False),
             loop.call_later(_GIVEN_UP * max(mx, 1), self._missing, session, True),
             loop.call_later(mx + MARGIN, self._end, session),
         ]
 
     def _readable(self, session: Session) -> None:
         for data, host in receive(session.socket):
-            if host not in session.pods or len(session.told) >= _ANSWERS_MAX:
+            session.answers += 1
+            if host not in session.pods or session.answers > ANSWERS_MAX:
                 self._drop(SsdpDrop.NOT_ASKED)
                 continue
             try:

@@ -1,0 +1,202 @@
+"""Searches under way, with pods that are sockets on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fanout.model import Endpoint
+from fanout.ssdp import message, sessions
+from fanout.ssdp.message import Advert, Answer, Headers, Search
+from fanout.ssdp.reasons import SsdpDrop
+from fanout.ssdp.sessions import Session, Sessions
+
+CLIENT = ("192.168.1.5", 40_000)
+ROOT = message.ROOT_DEVICE
+OPEN_FILES = Path("/proc/self/fd")
+
+
+class Heard:
+    """What `Sessions` tells."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[tuple[str, int], str, str]] = []
+        self.missing: list[tuple[tuple[str, int], bool]] = []
+        self.dropped: Counter[SsdpDrop] = Counter()
+        self.sessions = Sessions(self._answered, self._missed, self._dropped)
+
+    def _answered(self, session: Session, host: str, answer: Answer) -> None:
+        self.answers.append((session.client, host, answer.advert.usn))
+
+    def _missed(self, session: Session, is_late: bool) -> None:
+        self.missing.append((session.client, is_late))
+
+    def _dropped(self, reason: SsdpDrop) -> None:
+        self.dropped[reason] += 1
+
+
+@pytest.fixture
+def pods() -> Iterator[list[socket.socket]]:
+    opened = []
+    for number in (11, 12):
+        pod = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        pod.bind((f"127.0.0.{number}", 0))
+        pod.settimeout(5)
+        opened.append(pod)
+    yield opened
+    for pod in opened:
+        pod.close()
+
+
+def endpoints(pods: list[socket.socket]) -> list[Endpoint]:
+    return [Endpoint(*pod.getsockname()) for pod in pods]
+
+
+def answer(uuid: str, target: str = ROOT) -> bytes:
+    return message.answer(Advert(target, f"uuid:{uuid}::{target}", "http://127.0.0.11:8200/d.xml"), target)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def test_each_search_has_a_socket_of_its_own_and_gets_its_own_answers(pods: list[socket.socket]) -> None:
+    async def run() -> None:
+        heard = Heard()
+        clients = [("192.168.1.5", 40_000 + number) for number in range(20)]
+        try:
+            for client in clients:
+                heard.sessions.ask(client, Search(f"uuid:{client[1]}", 1), endpoints(pods))
+            assert len(heard.sessions) == 20
+            sources = set()
+            for pod in pods:
+                for _ in clients:
+                    data, source = pod.recvfrom(4096)
+                    sources.add(source[1])
+                    search = message.parse(data)
+                    assert isinstance(search, Search)
+                    assert search.mx == 1
+                    pod.sendto(answer(search.target.removeprefix("uuid:"), search.target), source)
+            assert len(sources) == 20
+            await until(lambda: len(heard.answers) == 40)
+            assert sorted(heard.answers) == sorted(
+                (client, pod.getsockname()[0], f"uuid:{client[1]}::uuid:{client[1]}")
+                for client in clients
+                for pod in pods
+            )
+            assert heard.dropped == {}
+        finally:
+            heard.sessions.close()
+
+    asyncio.run(run())
+
+
+def test_what_was_not_asked_is_dropped_with_a_reason(pods: list[socket.socket]) -> None:
+    async def run() -> None:
+        heard = Heard()
+        asked, stranger = pods
+        try:
+            heard.sessions.ask(CLIENT, Search(ROOT, 1), endpoints([asked]))
+            _, source = asked.recvfrom(4096)
+            stranger.sendto(answer("a"), source)  # no pod that was asked
+            asked.sendto(answer("a", "urn:schemas-upnp-org:service:ContentDirectory:1"), source)  # another's question
+            asked.sendto(message.search(ROOT, 1), source)  # no answer
+            asked.sendto(b"HTTP/1.1 200 OK\r\n\r\n", source)
+            asked.sendto(bytes(4097), source)
+            asked.sendto(b"\0", source)
+            asked.sendto(answer("b"), source)
+            await until(lambda: heard.answers)
+            assert heard.answers == [(CLIENT, "127.0.0.11", f"uuid:b::{ROOT}")]
+            assert heard.dropped == {
+                SsdpDrop.NOT_ASKED: 3,
+                SsdpDrop.MALFORMED: 1,
+                SsdpDrop.OVERSIZED: 1,
+                SsdpDrop.NOT_SSDP: 1,
+            }
+        finally:
+            heard.sessions.close()
+
+    asyncio.run(run())
+
+
+def test_a_pod_that_answers_without_end_is_cut_off(pods: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "ANSWERS_MAX", 3)
+
+    async def run() -> None:
+        heard = Heard()
+        try:
+            heard.sessions.ask(CLIENT, Search(ROOT, 1), endpoints(pods[:1]))
+            _, source = pods[0].recvfrom(4096)
+            for _ in range(10):
+                pods[0].sendto(answer("a"), source)
+            await until(lambda: heard.dropped[SsdpDrop.NOT_ASKED] == 7)
+            assert len(heard.answers) == 3
+        finally:
+            heard.sessions.close()
+
+    asyncio.run(run())
+
+
+def test_it_is_over_soon_after_mx_and_leaves_nothing(
+    pods: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "MARGIN", 0.1)
+
+    async def run() -> None:
+        heard = Heard()
+        before = len(list(OPEN_FILES.iterdir()))
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        heard.sessions.ask(CLIENT, Search(ROOT, 1), endpoints(pods))
+        heard.sessions.ask(CLIENT, Search(ROOT, None), endpoints(pods))  # sent to the relay alone, without MX
+        await until(lambda: len(heard.sessions) == 0)
+        assert 1.0 <= loop.time() - began < 3.0
+        assert heard.missing == [(CLIENT, False), (CLIENT, False), (CLIENT, True), (CLIENT, True)]
+        assert len(list(OPEN_FILES.iterdir())) == before
+
+    asyncio.run(run())
+
+
+def test_there_are_no_more_than_may_be(pods: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "SESSIONS_MAX", 3)
+
+    async def run() -> None:
+        heard = Heard()
+        for _ in range(5):
+            heard.sessions.ask(CLIENT, Search(ROOT, 5), endpoints(pods))
+        assert len(heard.sessions) == 3
+        assert heard.dropped == {SsdpDrop.TOO_MANY_SEARCHES: 2}
+        heard.sessions.close()
+        assert len(heard.sessions) == 0
+
+    asyncio.run(run())
+
+
+def test_pods_of_both_families_are_asked() -> None:
+    async def run() -> None:
+        heard = Heard()
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as four,
+            socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as six,
+        ):
+            four.bind(("127.0.0.11", 0))
+            six.bind(("::1", 0))
+            both = [Endpoint("127.0.0.11", four.getsockname()[1]), Endpoint("::1", six.getsockname()[1])]
+            heard.sessions.ask(CLIENT, Search(ROOT, 1, Headers((("USER-AGENT", "x/1"),))), both)
+            for pod in (four, six):
+                pod.settimeout(5)
+                data, source = pod.recvfrom(4096)
+                assert b"USER-AGENT: x/1\r\n" in data
+                pod.sendto(answer("a"), source)
+            await until(lambda: len(heard.answers) == 2)
+            assert {host for _, host, _ in heard.answers} == {"127.0.0.11", "::1"}
+            heard.sessions.close()
+
+    asyncio.run(run())
