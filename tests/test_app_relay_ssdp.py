@@ -74,7 +74,8 @@ def test_the_table_says_what_was_asked_and_carried_and_by_which_device() -> None
     after.dropped = {SsdpDrop.NOT_SSDP: 1, SsdpDrop.OVER_LIMIT: 1200}
     assert cells(after, before) == [
         "STATE PODS SEARCHES/S ANSWERS/S CLIENTS REQUESTS/S RATE FAILED DROPPED",
-        "relaying 2 20 40 3 20 200 kbit/s 2 no_pod 1,200 over_limit, 1 not_ssdp",
+        "relaying 2 20 40 3 20 200 kbit/s 2 1,201",
+        "failed: 2 no_pod; dropped: 1,200 over_limit, 1 not_ssdp",
         "DEVICE POD LOCATION REQUESTS/S RATE BYTES",
         "Films 1 10.60.0.1 http://10.50.0.20:28201/rootDesc.xml 10 100 kbit/s 26.0 kB",
         "Films 2 10.60.0.2 http://10.50.0.20:28202/rootDesc.xml 10 100 kbit/s 26.0 kB",
@@ -85,10 +86,13 @@ def test_the_table_says_what_was_asked_and_carried_and_by_which_device() -> None
 
 def test_what_it_waits_for_is_told_whole() -> None:
     sentence = "there is no interface eth9 here (yet): is that its name?"
-    first, second = tables(SsdpStats(), SsdpStats(), 0.0, 20, sentence)
+    stats = SsdpStats()
+    first, second = tables(stats, stats, 0.0, 20, sentence)
     assert first.rows == [("waiting", "0", "-", "-", "0", "-", "-", "0", "0")]
     assert [isinstance(cell, Alarm) for cell in first.rows[0]][:3] == [True, True, False]
     assert (first.more, second.rows) == (sentence, [])
+    stats.dropped[SsdpDrop.NO_ENDPOINTS] = 7
+    assert tables(stats, stats, 0.0, 20, sentence)[0].more == f"dropped: 7 no_endpoints\n{sentence}"
 
 
 def test_devices_that_are_busy_are_shown_where_there_is_no_room_for_all() -> None:

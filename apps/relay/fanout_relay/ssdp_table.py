@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fanout.app.rates import Alarm, Table, bits_per_second, chosen, drops, more, per_second, size
 from fanout.ssdp.stats import DeviceStats, SsdpStats
 
@@ -22,8 +24,8 @@ def tables(before: SsdpStats, after: SsdpStats, seconds: float, room: int, waiti
             ("STATE",),
             ("PODS", "SEARCHES/S", "ANSWERS/S", "CLIENTS", "REQUESTS/S", "RATE", "FAILED", "DROPPED"),
             [_all(before, after, seconds, waiting)],
-            # A sentence has no room in a cell.
-            waiting or "",
+            # Neither sentences nor reasons have room in a cell.
+            "\n".join(filter(None, (_reasons(after), waiting))),
             dispensable=("CLIENTS", "REQUESTS/S", "RATE", "ANSWERS/S", "PODS"),
         ),
         Table(
@@ -45,9 +47,20 @@ def _all(before: SsdpStats, after: SsdpStats, seconds: float, waiting: str | Non
         f"{after.http.connections:,}",
         per_second(sum(before.http.requests.values()), sum(after.http.requests.values()), seconds),
         bits_per_second(sum(before.http.bytes.values()), sum(after.http.bytes.values()), seconds),
-        drops(after.http.failures),
-        drops(after.dropped),
+        _count(after.http.failures.values()),
+        _count(after.dropped.values()),
     )
+
+
+def _count(counts: Iterable[int]) -> str:
+    total = sum(counts)
+    return Alarm(f"{total:,}") if total else "0"
+
+
+def _reasons(stats: SsdpStats) -> str:
+    """Say why something failed or was dropped; nothing where it was not."""
+    said = (("failed", drops(stats.http.failures)), ("dropped", drops(stats.dropped)))
+    return "; ".join(f"{what}: {counts}" for what, counts in said if isinstance(counts, Alarm))
 
 
 def _device(before: DeviceStats, after: DeviceStats, seconds: float) -> tuple[str, ...]:
