@@ -1,55 +1,79 @@
-"""Reads whole bodies within bounds, those included that were compressed."""
+"""Gathers a body that is to be had whole, and unpacks it, within bounds. Pure."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Awaitable, Callable
 
 DOCUMENT_MAX = 16 * 1024 * 1024
 """Bytes of a document whose URLs are rewritten, as sent and as unpacked."""
-_WRAPS = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+_GZIP = zlib.MAX_WBITS | 16
+_WRAPS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": zlib.MAX_WBITS}
 
 
 class TooLarge(Exception):
-    """There is more than is read."""
+    """There is more than is kept."""
 
 
 class Undecodable(Exception):
     """It is not packed as it says."""
 
 
-async def read(next_piece: Callable[[], Awaitable[bytes]], size_max: int) -> bytes:
-    """Return all pieces up to an empty one; raise `TooLarge` as soon as there is more than `size_max`."""
-    pieces = bytearray()
-    while piece := await next_piece():
-        if len(pieces) + len(piece) > size_max:
-            raise TooLarge(f"more than {size_max} bytes")
-        pieces += piece
-    return bytes(pieces)
-
-
 def can_unpack(encoding: str) -> bool:
-    """Whether `unpack` knows that Content-Encoding."""
+    """Whether a body of that Content-Encoding can be gathered unpacked."""
     return encoding.strip().lower() in ("", "identity", *_WRAPS)
 
 
-def unpack(body: bytes, encoding: str, size_max: int) -> bytes:
-    """Return what was packed; raise `TooLarge` and `Undecodable`."""
-    wrap = _WRAPS.get(encoding.strip().lower())
-    if wrap is None:
-        return body
-    if wrap == zlib.MAX_WBITS and body[:1] and body[0] & 0x0F != zlib.DEFLATED:
-        wrap = -wrap  # without the header that "deflate" should have (RFC 9110, 8.4.1.2)
-    unpacked = bytearray()
-    while body:
-        unpacker = zlib.decompressobj(wrap)
+class Gathered:
+    """A body that comes in pieces; `size_max` is for what was sent and for what that was unpacked."""
+
+    def __init__(self, size_max: int, encoding: str = "") -> None:
+        self._size_max = size_max
+        self._wrap = _WRAPS.get(encoding.strip().lower())
+        self._unpacker = None if self._wrap is None else zlib.decompressobj(self._wrap)
+        self._beginning = b""
+        self._came = 0
+        self._pieces = bytearray()
+
+    def add(self, piece: bytes) -> None:
+        """Take what came next; raise `TooLarge` as soon as it is, and `Undecodable`."""
+        self._came += len(piece)
+        if self._came > self._size_max:
+            raise TooLarge(f"more than {self._size_max} bytes")
+        if self._wrap is None:
+            self._pieces += piece
+            return
+        if self._came - len(piece) < 2:
+            piece = self._beginning = self._beginning + piece
+            if len(piece) < 2:
+                return
+            if self._wrap == zlib.MAX_WBITS and not _is_zlib(piece):
+                # Many leave out the header that "deflate" has (RFC 9110, 8.4.1.2).
+                self._unpacker = zlib.decompressobj(-self._wrap)
         try:
-            unpacked += unpacker.decompress(body, size_max - len(unpacked) + 1)
+            self._unpack(piece)
         except zlib.error as error:
             raise Undecodable(str(error)) from error
-        if len(unpacked) > size_max or unpacker.unconsumed_tail:
-            raise TooLarge(f"more than {size_max} bytes once unpacked")
-        if not unpacker.eof:
+
+    def whole(self) -> bytes:
+        """Return all of it, once nothing more comes; raise `Undecodable` where something is missing."""
+        if self._unpacker is not None and self._came and not self._unpacker.eof:
             raise Undecodable("it ends in the middle")
-        body = unpacker.unused_data.lstrip(b"\0") if wrap > zlib.MAX_WBITS else b""  # gzip may have several members
-    return bytes(unpacked)
+        return bytes(self._pieces)
+
+    def _unpack(self, piece: bytes) -> None:
+        assert self._unpacker is not None  # noqa: S101 - narrows the type
+        while piece:
+            if self._unpacker.eof:
+                piece = piece.lstrip(b"\0")  # padding
+                if self._wrap != _GZIP or not piece:
+                    return
+                self._unpacker = zlib.decompressobj(_GZIP)  # a member more (RFC 1952, 2.2)
+            self._pieces += self._unpacker.decompress(piece, self._size_max + 1 - len(self._pieces))
+            if len(self._pieces) > self._size_max:
+                raise TooLarge(f"more than {self._size_max} bytes once unpacked")
+            piece = self._unpacker.unused_data
+
+
+def _is_zlib(start: bytes) -> bool:
+    """Whether that is how a zlib stream begins (RFC 1950, 2.2)."""
+    return start[0] & 0x8F == zlib.DEFLATED and int.from_bytes(start[:2], "big") % 31 == 0

@@ -46,8 +46,8 @@ def is_literal(authority: str) -> bool:
     """Whether a Host header names an address, and not something that DNS would have to be asked for."""
     host = authority.strip()
     if host.startswith("["):
-        host, _, rest = host[1:].partition("]")
-        if not re.fullmatch(r"(:[0-9]*)?", rest, re.ASCII):
+        host, bracket, rest = host[1:].partition("]")
+        if not bracket or not re.fullmatch(r"(:[0-9]*)?", rest, re.ASCII):
             return False
     elif host.count(":") == 1:
         host, _, port = host.partition(":")

@@ -143,26 +143,26 @@ class Herald:
         udn = advert.udn
         if kind is Kind.BYEBYE:
             if self._shown.pop(udn, None) is not None:
-                log.info("device_gone: %(udn)s of %(pod)s", {"udn": udn, "pod": pod})
+                log.info("device_gone: %(udn)s of %(host)s", {"udn": udn, "host": pod})
         elif self._shown.get(udn) != advert.location:
             self._shown[udn] = advert.location
-            values = {"udn": udn, "pod": pod, "location": advert.location}
-            log.info("device_announced: %(udn)s of %(pod)s is found at %(location)s", values)
+            values = {"udn": udn, "host": pod, "location": advert.location}
+            log.info("device_announced: %(udn)s of %(host)s is found at %(location)s", values)
 
     def _say_foreign(self, pod: str, advert: Advert) -> None:
         self.foreign += 1
         if advert.location not in self._foreign and len(self._foreign) < _COMPLAINTS_MAX:
             self._foreign.add(advert.location)
             log.warning(
-                "location_foreign: %(udn)s of %(pod)s says that it is found at %(location)s, which is no address of a "
+                "location_foreign: %(udn)s of %(host)s says that it is found at %(location)s, which is no address of a "
                 "pod of the Service: passed on unchanged",
-                {"udn": advert.udn, "pod": pod, "location": advert.location},
+                {"udn": advert.udn, "host": pod, "location": advert.location},
             )
 
     def _say_no_port(self, pod: str, udn: str) -> None:
         if udn not in self._has_no_port and len(self._has_no_port) < _COMPLAINTS_MAX:
             self._has_no_port.add(udn)
             log.warning(
-                "no_http_port: %(udn)s of %(pod)s is not announced: all HTTP ports are taken, give more (--http-ports)",
-                {"udn": udn, "pod": pod},
+                "no_http_port: %(udn)s of %(host)s is not announced: all HTTP ports are taken, give more (--http-ports)",
+                {"udn": udn, "host": pod},
             )

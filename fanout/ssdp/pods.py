@@ -147,9 +147,10 @@ class Pods:
             ):
                 if response.status != 200:
                     return None
-                packed = await documents.read(response.content.readany, description.SIZE_MAX)
-                body = documents.unpack(packed, response.headers.get("Content-Encoding", ""), description.SIZE_MAX)
-                described = description.parse(body)
+                gathered = documents.Gathered(description.SIZE_MAX, response.headers.get("Content-Encoding", ""))
+                while piece := await response.content.readany():
+                    gathered.add(piece)
+                described = description.parse(gathered.whole())
         except (InvalidDescription, documents.TooLarge, documents.Undecodable) as error:
             if url not in self._complained:
                 self._complained.add(url)

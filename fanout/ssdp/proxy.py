@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
-import aiohttp
 from aiohttp import hdrs, web
 
 from fanout.limiter import LineLimiter
-from fanout.ssdp import documents, gena, heads, rewrite
-from fanout.ssdp.documents import TooLarge
+from fanout.ssdp import gena, heads, rewrite
+from fanout.ssdp.documents import Gathered, TooLarge
 from fanout.ssdp.door import Connection, Door
 from fanout.ssdp.gena import Events
 from fanout.ssdp.places import Origin, Places
@@ -21,7 +20,7 @@ from fanout.ssdp.pump import ClientGone, PodBroke, pump
 from fanout.ssdp.reasons import HttpFailure
 from fanout.ssdp.rewriting import Rewriting
 from fanout.ssdp.stats import HttpCounts
-from fanout.ssdp.upstream import DOCUMENT_TIMEOUT, Refused, Upstream, piece, read_so_far
+from fanout.ssdp.upstream import DOCUMENT_TIMEOUT, Answer, Refused, Upstream
 
 log = logging.getLogger("fanout")
 
@@ -135,7 +134,8 @@ class Proxy:
             connection.break_off()
             raise ConnectionResetError from error
         except asyncio.CancelledError:
-            self._counts.failures[HttpFailure.CLIENT_GONE] += not self._is_closing
+            if not self._is_closing:
+                self._counts.failures[HttpFailure.CLIENT_GONE] += 1
             raise
         finally:
             connection.is_busy = False
@@ -174,9 +174,12 @@ class Proxy:
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0  # the answer is still to come
+        gathered = Gathered(BODY_MAX)
         try:
             async with asyncio.timeout(BODY_TIMEOUT):
-                return await documents.read(request.content.readany, BODY_MAX)
+                while piece := await request.content.readany():
+                    gathered.add(piece)
+                return gathered.whole()
         except TooLarge as error:
             raise Refused(413, HttpFailure.REQUEST_TOO_LARGE, str(error)) from error
         except TimeoutError as error:
@@ -187,23 +190,23 @@ class Proxy:
     async def _forward(self, exchange: Exchange) -> web.StreamResponse:
         answer = await self._ask(exchange)
         try:
-            if answer.status == 206 and _is_document(answer):
+            if answer.status == 206 and answer.is_document:
                 # Its offsets are not those of what is rewritten: all of it is an answer too (RFC 9110, 14.2).
                 answer.close()
                 exchange.headers = [pair for pair in exchange.headers if pair[0].lower() not in ("range", "if-range")]
                 answer = await self._ask(exchange)
-            if _is_document(answer):
+            if answer.is_document:
                 return await self._send_document(exchange, answer)
             return await self._send_stream(exchange, answer, self._head(answer, exchange.connection))
         finally:
             answer.close()
 
-    async def _ask(self, exchange: Exchange) -> aiohttp.ClientResponse:
+    async def _ask(self, exchange: Exchange) -> Answer:
         return await self._upstream.ask(
             exchange.request.method, exchange.origin, exchange.path, exchange.headers, exchange.body
         )
 
-    async def _send_document(self, exchange: Exchange, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+    async def _send_document(self, exchange: Exchange, answer: Answer) -> web.StreamResponse:
         head = self._head(answer, exchange.connection, *_CHANGED)
         body = b""
         if exchange.request.method != "HEAD" and answer.status not in _EMPTY:
@@ -218,48 +221,43 @@ class Proxy:
         except TimeoutError as error:
             raise ClientGone(f"it did not take a document within {DOCUMENT_TIMEOUT:g} s") from error
 
-    async def _send_stream(
-        self, exchange: Exchange, answer: aiohttp.ClientResponse, head: web.StreamResponse
-    ) -> web.StreamResponse:
+    async def _send_stream(self, exchange: Exchange, answer: Answer, head: web.StreamResponse) -> web.StreamResponse:
         port = exchange.connection.port
         self._counts.statuses[head.status // 100] += 1
         head.headers.setdefault(hdrs.SERVER, _SERVER)
         await head.prepare(exchange.request)
         if exchange.request.method != "HEAD" and answer.status not in _EMPTY:
-            size = answer.content_length if hdrs.TRANSFER_ENCODING not in answer.headers else None
-            if size is not None and size >= PUMP_MIN and answer.connection is not None:
-                await self._pump(exchange, answer, head, size)
+            if answer.size is not None and answer.size >= PUMP_MIN:
+                await self._pump(exchange, answer, head, answer.size)
             else:
-                while some := await piece(answer):
-                    await head.write(some)
-                    self._counts.bytes[port] += len(some)
+                while piece := await answer.piece():
+                    await head.write(piece)
+                    self._counts.bytes[port] += len(piece)
         await head.write_eof()
         return head
 
-    async def _pump(
-        self, exchange: Exchange, answer: aiohttp.ClientResponse, head: web.StreamResponse, rest: int
-    ) -> None:
+    async def _pump(self, exchange: Exchange, answer: Answer, head: web.StreamResponse, rest: int) -> None:
         """Carry a body past the library, which has read the beginning of it already."""
 
         def sent(size: int) -> None:
             self._counts.bytes[exchange.connection.port] += size
 
-        upstream = None if answer.connection is None else answer.connection.transport
         downstream = exchange.request.transport
         if downstream is None or downstream.is_closing():
             raise ClientGone("it went before the answer")
         downstream.set_write_buffer_limits(0)  # to drain is then to wait until the kernel has it all
-        some = read_so_far(answer, upstream)
+        piece = answer.so_far()
         while True:
-            await head.write(some)  # nothing sends the head nevertheless
-            sent(len(some))
-            rest -= len(some)
-            some = read_so_far(answer, upstream)
-            if not some:
+            await head.write(piece)  # nothing sends the head nevertheless
+            sent(len(piece))
+            rest -= len(piece)
+            piece = answer.so_far()
+            if not piece:
                 break
         await exchange.request.writer.drain()
         if rest:
-            if upstream is None or upstream.is_closing():
+            upstream = answer.transport
+            if upstream is None:
                 raise PodBroke(f"it ended {rest} bytes early")
             if downstream.is_closing():
                 raise ClientGone("it went in the middle")
@@ -298,7 +296,7 @@ class Proxy:
         head.content_length = 0
         return await self._finish(request, connection, head)
 
-    def _head(self, answer: aiohttp.ClientResponse, connection: Connection, *without: str) -> web.StreamResponse:
+    def _head(self, answer: Answer, connection: Connection, *without: str) -> web.StreamResponse:
         """Return the head of a pod's answer, as the client gets it."""
         headers = self._rewriting.headers(answer.headers.items(), connection.local, *map(str.lower, without))
         return web.StreamResponse(status=answer.status, reason=heads.reason(answer.reason), headers=headers)
@@ -344,9 +342,3 @@ class Proxy:
                     "suppressed": self._lines.take_suppressed(),
                 },
             )
-
-
-def _is_document(answer: aiohttp.ClientResponse) -> bool:
-    """Whether URLs of it are to be rewritten."""
-    packed = answer.headers.get(hdrs.CONTENT_ENCODING, "")
-    return rewrite.is_document(answer.headers.get(hdrs.CONTENT_TYPE, "")) and documents.can_unpack(packed)

@@ -250,8 +250,8 @@ class SsdpRelay:
         self._herald.repeat(now)
         for udn, pod, owner in self._catalogue.take_conflicts():
             log.warning(
-                "udn_taken: %(pod)s has the identity of %(owner)s, %(udn)s: it is announced when that one has gone",
-                {"udn": udn, "pod": pod, "owner": owner},
+                "udn_taken: %(host)s has the identity of %(owner)s, %(udn)s: it is announced when that one has gone",
+                {"udn": udn, "host": pod, "owner": owner},
             )
 
     def _look_at_lan(self, now: float) -> None:

@@ -54,7 +54,7 @@ class SsdpStats:
     devices: list[DeviceStats] = field(default_factory=list)
     """By UDN."""
     searches: int = 0
-    """M-SEARCH that came from the LAN, those included that were then dropped."""
+    """Datagrams that came from the LAN, but for announcements; those included that were then dropped."""
     answers: int = 0
     """Answers that were sent to clients."""
     sessions: int = 0

@@ -12,8 +12,8 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from fanout.net import explain
-from fanout.ssdp import documents, heads
-from fanout.ssdp.documents import DOCUMENT_MAX, TooLarge, Undecodable
+from fanout.ssdp import documents, heads, rewrite
+from fanout.ssdp.documents import DOCUMENT_MAX, Gathered, TooLarge, Undecodable
 from fanout.ssdp.door import LINE_MAX
 from fanout.ssdp.places import Origin
 from fanout.ssdp.pump import PodBroke
@@ -81,11 +81,11 @@ class Upstream:
 
     async def ask(
         self, method: str, origin: Origin, path: str, headers: Iterable[tuple[str, str]], body: bytes
-    ) -> aiohttp.ClientResponse:
+    ) -> Answer:
         """Return a pod's answer, of which the head has arrived, to be closed; raise `Refused`."""
         there = heads.authority(origin.host, origin.port)
         try:
-            answer = await self.request(method, origin, path, [*headers, (hdrs.ACCEPT_ENCODING, "identity")], body)
+            response = await self.request(method, origin, path, [*headers, (hdrs.ACCEPT_ENCODING, "identity")], body)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise Refused(502, HttpFailure.POD_UNREACHABLE, explain.exception(error)) from error
         except TimeoutError as error:
@@ -93,23 +93,23 @@ class Upstream:
             raise Refused(504, HttpFailure.POD_BROKE, sentence) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Refused(502, HttpFailure.POD_BROKE, f"{there}: {explain.exception(error)}") from error
-        if answer.status < 200:
-            answer.close()
-            raise Refused(502, HttpFailure.POD_BROKE, f"{there} answers {answer.status}, which nobody asked for")
-        return answer
+        if response.status < 200:
+            response.close()
+            raise Refused(502, HttpFailure.POD_BROKE, f"{there} answers {response.status}, which nobody asked for")
+        return Answer(response)
 
-    async def document(self, answer: aiohttp.ClientResponse) -> bytes:
+    async def document(self, answer: Answer) -> bytes:
         """Return the whole of a document, unpacked; raise `Refused`."""
-        encoding = answer.headers.get(hdrs.CONTENT_ENCODING, "")
-        size = answer.content_length
         try:
-            if size is not None and size > DOCUMENT_MAX:
-                raise TooLarge(f"{size} bytes")
+            if answer.size is not None and answer.size > DOCUMENT_MAX:
+                raise TooLarge(f"{answer.size} bytes")
             async with asyncio.timeout(DOCUMENT_TIMEOUT), contextlib.AsyncExitStack() as stack:
-                if size is None or size > _LARGE or encoding:
+                if answer.size is None or answer.size > _LARGE or answer.encoding:
                     await stack.enter_async_context(self._large)
-                body = await documents.read(lambda: piece(answer), DOCUMENT_MAX)
-                return documents.unpack(body, encoding, DOCUMENT_MAX)
+                gathered = Gathered(DOCUMENT_MAX, answer.encoding)
+                while piece := await answer.piece():
+                    gathered.add(piece)
+                return gathered.whole()
         except TooLarge as error:
             sentence = f"{answer.url} is a document of {error}, of which no more than {DOCUMENT_MAX} are read"
             raise Refused(502, HttpFailure.DOCUMENT_TOO_LARGE, sentence) from error
@@ -120,20 +120,58 @@ class Upstream:
             raise Refused(504, HttpFailure.POD_BROKE, sentence) from error
 
 
-async def piece(answer: aiohttp.ClientResponse) -> bytes:
-    """Return some of a body once there is any, nothing at its end; raise `PodBroke`."""
-    try:
-        return await answer.content.readany()
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise PodBroke(explain.exception(error)) from error
+class Answer:
+    """What a pod answers: its head, and the body as it comes. To be closed."""
 
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        connection = response.connection
+        self._protocol = None if connection is None else connection.protocol
+        self.status = response.status
+        self.reason = response.reason
+        self.headers = response.headers
+        self.url = str(response.url)
+        self.encoding = response.headers.get(hdrs.CONTENT_ENCODING, "")
+        is_chunked = hdrs.TRANSFER_ENCODING in response.headers
+        self.size = None if is_chunked else response.content_length
+        """Bytes of the body, where the pod says so."""
 
-def read_so_far(answer: aiohttp.ClientResponse, transport: asyncio.Transport | None) -> bytes:
-    """Return what the library has read of a body, and let it read no more; raise `PodBroke`."""
-    try:
-        there = answer.content.read_nowait()
-    except (aiohttp.ClientError, OSError) as error:
-        raise PodBroke(explain.exception(error)) from error
-    if transport is not None:
-        transport.pause_reading()
-    return there
+    @property
+    def is_document(self) -> bool:
+        """Whether URLs of its body are to be rewritten."""
+        content_type = self.headers.get(hdrs.CONTENT_TYPE, "")
+        return rewrite.is_document(content_type) and documents.can_unpack(self.encoding)
+
+    @property
+    def transport(self) -> asyncio.Transport | None:
+        """Where the rest of the body comes from; None where all of it came."""
+        connection = self._response.connection
+        transport = None if connection is None else connection.transport
+        return None if transport is None or transport.is_closing() else transport
+
+    async def piece(self) -> bytes:
+        """Return some of the body once there is any, nothing at its end; raise `PodBroke`."""
+        try:
+            piece = await self._response.content.readany()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise PodBroke(explain.exception(error)) from error
+        # To the library, a connection that was reset is the end of a body that lasts to the connection's.
+        problem = None if piece or self._protocol is None else self._protocol.exception()
+        if isinstance(problem, aiohttp.ClientOSError):
+            raise PodBroke(explain.exception(problem))
+        return piece
+
+    def so_far(self) -> bytes:
+        """Return what has been read of the body, and let no more be read; raise `PodBroke`."""
+        try:
+            piece = self._response.content.read_nowait()
+        except (aiohttp.ClientError, OSError) as error:
+            raise PodBroke(explain.exception(error)) from error
+        transport = self.transport
+        if transport is not None:
+            transport.pause_reading()
+        return piece
+
+    def close(self) -> None:
+        """End its connection, whatever is still to come."""
+        self._response.close()
