@@ -17,6 +17,7 @@ from rich.console import Console
 
 from bench import (
     confirmed,
+    dlna,
     endtoend,
     framing,
     latency,
@@ -60,6 +61,7 @@ _PARTS: dict[str, Callable[..., Part]] = {
     "app": pacing.measure_app,
     "pacing": pacing.measure,
     "relay": relay.measure,
+    "dlna": dlna.measure,
     "memory": memory.measure,
     "startup": _plain(startup),
     "outage": _plain(outage),
@@ -87,6 +89,9 @@ def main(names: tuple[str, ...], *, quick: bool, loopback: bool) -> None:
     if (lack := why_no_compiler()) is not None:
         out.print(f"Left out: {', '.join(sorted(_IN_C.intersection(chosen)))}: {lack}.")
         chosen = [name for name in chosen if name not in _IN_C]
+    if "dlna" in chosen and (lack := dlna.why_not(lab)) is not None:
+        out.print(f"Left out: dlna: {lack}.")
+        chosen.remove("dlna")
     _run(out, lab, chosen, quick=quick)
 
 

@@ -68,9 +68,8 @@ class Helper:
         return self._process.pid
 
     def cpu_time(self) -> int:
-        """Return the nanoseconds of CPU, user and system, that it has taken so far, by the kernel's own count."""
-        # Any process's clock can be read: MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED) of the kernel's posix-timers.h.
-        return time.clock_gettime_ns(~self.pid << 3 | 2)
+        """Return the nanoseconds of CPU that it has taken so far."""
+        return cpu_time(self.pid)
 
     def ask(self, command: str, timeout: float = 60) -> Any:
         """Give a command and return its answer."""
@@ -142,6 +141,12 @@ class Counter(Helper):
             before = pods
             time.sleep(0.01)
         return pods
+
+
+def cpu_time(pid: int) -> int:
+    """Return the nanoseconds of CPU, user and system, that a process has taken so far, by the kernel's own count."""
+    # Any process's clock can be read: MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED) of the kernel's posix-timers.h.
+    return time.clock_gettime_ns(~pid << 3 | 2)
 
 
 def sending_core() -> int | None:
