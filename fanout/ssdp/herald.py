@@ -163,6 +163,6 @@ class Herald:
         if udn not in self._has_no_port and len(self._has_no_port) < _COMPLAINTS_MAX:
             self._has_no_port.add(udn)
             log.warning(
-                "no_http_port: %(udn)s of %(host)s is not announced: all HTTP ports are taken, give more (--http-ports)",
+                "no_http_port: %(udn)s of %(host)s is not announced: give more HTTP ports (--http-ports)",
                 {"udn": udn, "host": pod},
             )

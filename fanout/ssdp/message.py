@@ -27,6 +27,9 @@ MAX_AGE = 1800
 """Seconds that an announcement without CACHE-CONTROL holds: the least that UDA 1.1 recommends (1.2.2)."""
 _MAX_AGE_MOST = 86_400
 _TARGET_MAX = 512
+_FIELD_MAX = 1024
+"""Bytes of a USN or a LOCATION: with all that goes with them, an answer stays below DATAGRAM_MAX."""
+_SERVER_MAX = _DATE_MAX = 128
 _SERVER = f"Linux UPnP/1.1 fanout/{__version__}"
 _DISCOVER = '"ssdp:discover"'
 _SEARCH_LINE = re.compile(r"M-SEARCH \* HTTP/1\.[0-9]")
@@ -36,6 +39,7 @@ _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 # Controls of C0 and C1, separators of lines, and what no UTF-8 has.
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _TARGET = re.compile(r"[!-~]+")
+_NUMBER = re.compile(r"[0-9]{1,10}")
 _MAX_AGE_FIELD = re.compile(r"max-age\s*=\s*\"?([0-9]{1,10})", re.IGNORECASE)
 _TYPE = re.compile(r"(urn:[^:]+):(.+:)([0-9]{1,9})", re.IGNORECASE)
 # Of one hop, of a body that is not there, or put in anew.
@@ -225,10 +229,10 @@ def answer(advert: Advert, target: str) -> bytes:
     date = advert.headers.get("DATE")
     fields = [
         ("CACHE-CONTROL", f"max-age={advert.max_age}"),
-        *([("DATE", date)] if date else []),
+        *([("DATE", date[:_DATE_MAX])] if date else []),
         ("EXT", ""),
         ("LOCATION", advert.location),
-        ("SERVER", advert.headers.get("SERVER") or _SERVER),
+        ("SERVER", _server(advert)),
         ("ST", target),
         ("USN", advert.usn),
         *_boot(advert.headers),
@@ -241,18 +245,15 @@ def notify(kind: Kind, advert: Advert) -> bytes:
     named = [("NT", advert.nt), ("NTS", kind), ("USN", advert.usn)]
     fields = [("HOST", f"{GROUP}:{PORT}")]
     if kind is Kind.BYEBYE:
-        config = advert.headers.get("CONFIGID.UPNP.ORG")
-        fields += [*named, *_boot(advert.headers), *([("CONFIGID.UPNP.ORG", config)] if config else [])]
+        fields += [*named, *_boot(advert.headers), *_number(advert.headers, "CONFIGID.UPNP.ORG")]
         return _datagram("NOTIFY * HTTP/1.1", fields)
     if kind is Kind.ALIVE:
-        server = advert.headers.get("SERVER") or _SERVER
-        fields += [("CACHE-CONTROL", f"max-age={advert.max_age}"), ("LOCATION", advert.location), ("SERVER", server)]
-        fields += [*named, *_boot(advert.headers)]
+        fields += [("CACHE-CONTROL", f"max-age={advert.max_age}"), ("LOCATION", advert.location)]
+        fields += [("SERVER", _server(advert)), *named, *_boot(advert.headers)]
     else:
         fields += [("LOCATION", advert.location), *named]
         for name in ("BOOTID.UPNP.ORG", "NEXTBOOTID.UPNP.ORG"):
-            value = advert.headers.get(name)
-            fields += [(name, value)] if value else []
+            fields += _number(advert.headers, name)
     return _datagram("NOTIFY * HTTP/1.1", fields, _carried(advert.headers))
 
 
@@ -330,6 +331,8 @@ def _advert(headers: Headers, name_of_type: str, *, is_located: bool) -> Advert:
         raise _malformed(f"its {name_of_type} or USN is none")
     if is_located and not location:
         raise _malformed("it has no LOCATION")
+    if max(len(usn.encode()), len(location.encode())) > _FIELD_MAX:
+        raise InvalidSsdp(SsdpDrop.OVERSIZED, f"its USN or LOCATION has more than {_FIELD_MAX:,} bytes")
     age = _MAX_AGE_FIELD.search(headers.get("CACHE-CONTROL") or "")
     max_age = MAX_AGE if age is None else max(1, min(int(age[1]), _MAX_AGE_MOST))
     return Advert(nt, usn, location, max_age, headers)
@@ -339,19 +342,29 @@ def _carried(headers: Headers) -> list[tuple[str, str]]:
     return [(name, value) for name, value in headers if name.lower() not in _NOT_CARRIED]
 
 
+def _server(advert: Advert) -> str:
+    return (advert.headers.get("SERVER") or _SERVER)[:_SERVER_MAX]
+
+
 def _boot(headers: Headers) -> list[tuple[str, str]]:
     """Return the BOOTID: once a device has announced its next one, that is it (UDA 1.1, 1.2.4)."""
-    value = headers.get("NEXTBOOTID.UPNP.ORG") or headers.get("BOOTID.UPNP.ORG")
-    return [("BOOTID.UPNP.ORG", value)] if value else []
+    following = _number(headers, "NEXTBOOTID.UPNP.ORG")
+    return [("BOOTID.UPNP.ORG", following[0][1])] if following else _number(headers, "BOOTID.UPNP.ORG")
+
+
+def _number(headers: Headers, name: str) -> list[tuple[str, str]]:
+    """Return the header of that name where it is what it should be, a number of 31 bits (UDA 1.1, 1.2.2)."""
+    value = headers.get(name) or ""
+    return [(name, value)] if _NUMBER.fullmatch(value) else []
 
 
 def _datagram(first: str, fields: list[tuple[str, str]], more: Iterable[tuple[str, str]] = ()) -> bytes:
     """Return a message with `fields`, and as many more as there is room for. Raises ValueError (`Headers`)."""
     head = bytearray(f"{first}\r\n".encode())
-    for name, value in Headers(fields):
-        head += f"{name}: {value}\r\n".encode()
-    for name, value in Headers(more):
+    count = 0
+    for name, value in Headers([*fields, *more]):
         line = f"{name}: {value}\r\n".encode()
-        if len(head) + len(line) + 2 <= DATAGRAM_MAX:
+        if count < len(fields) or (count < HEADERS_MAX and len(head) + len(line) + 2 <= DATAGRAM_MAX):
             head += line
+            count += 1
     return bytes(head + b"\r\n")

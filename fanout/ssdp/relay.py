@@ -84,6 +84,8 @@ class SsdpRelay:
         else:
             resolver = resolver_for(self._service, nameserver=nameserver, allow_loopback=allow_loopback)
         self._refresher = Refresher(resolver, self._service.name)
+        if not isinstance(interface_timeout, (int, float)) or not interface_timeout >= 0:
+            raise InvalidInput(f"interface_timeout {interface_timeout!r} is no number of seconds")
         self._interface_timeout = interface_timeout
         allowed = tuple(map(parse_network, allow_source))
         if not allowed:

@@ -1,0 +1,103 @@
+"""`SsdpRelay` as far as no LAN is needed: what it takes, what it waits for, how it ends. The rest is in tests/dlna."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fanout import Closed, InvalidInput, SocketUnavailable
+from fanout.ssdp.relay import SsdpRelay
+from tests.serving import until
+
+PODS = "10.60.0.11,10.60.0.12"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"service": ""}, "Service name"),
+        ({"interface": ""}, "interface"),
+        ({"interface": "a" * 16}, "interface"),
+        ({"interface": "eth0/1"}, "interface"),
+        ({"http_ports": "0-1"}, "no range of ports"),
+        ({"http_ports": "70000"}, "no range of ports"),
+        ({"http_ports": "9-8"}, "upside down"),
+        ({"http_ports": "1-65535"}, "1,024 are the most"),
+        ({"http_ports": (1, 2)}, "no range of ports"),
+        ({"descriptions": "8200/d.xml"}, "are lists"),
+        ({"descriptions": ["d.xml"]}, "no PORT/PATH"),
+        ({"descriptions": ["0/d.xml"]}, "no PORT/PATH"),
+        ({"descriptions": ["80/a b"]}, "no PORT/PATH"),
+        ({"descriptions": [None]}, "no PORT/PATH"),
+        ({"allow_source": "10.0.0.0/8"}, "are lists"),
+        ({"allow_source": ["10.0.0.1/8"]}, "no network"),
+        ({"allow_source": []}, "nobody would be served"),
+        ({"family": "ipv5"}, "family"),
+        ({"interface_timeout": -1}, "interface_timeout"),
+        ({"interface_timeout": float("nan")}, "interface_timeout"),
+        ({"interface_timeout": "x"}, "interface_timeout"),
+    ],
+)
+def test_nonsense_is_refused_with_a_sentence(wrong: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InvalidInput, match=sentence):
+        SsdpRelay(**{"service": PODS, "interface": "eth0", **wrong})
+
+
+def test_it_waits_for_its_interface_and_says_so() -> None:
+    with SsdpRelay(PODS, "nosuch0") as relay:
+        assert "there is no interface nosuch0 here" in str(relay.waiting)
+        assert relay.stats.devices == []
+        assert relay.stats.endpoints in (0, 2)
+        assert relay.silence == 0.0
+
+
+def test_it_does_not_wait_for_ever() -> None:
+    relay = SsdpRelay(PODS, "nosuch0", interface_timeout=0.1)
+    with pytest.raises(SocketUnavailable, match=r"nosuch0.*waited 0\.1 s"):
+        relay.serve()
+    with pytest.raises(Closed):
+        relay.open()
+
+
+def served(relay: SsdpRelay, meanwhile: Callable[[], None]) -> None:
+    """Let the relay serve in a thread of its own, and end it."""
+    errors: list[BaseException] = []
+
+    def serve() -> None:
+        try:
+            relay.serve()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        until(lambda: relay.silence > 0 or not thread.is_alive())
+        meanwhile()
+    finally:
+        relay.close()
+        thread.join(5)
+        assert not thread.is_alive()
+    assert errors == []
+
+
+def test_it_is_served_once_and_ends_from_any_thread() -> None:
+    relay = SsdpRelay(PODS, "nosuch0")
+
+    def meanwhile() -> None:
+        with pytest.raises(InvalidInput, match="served already"):
+            relay.serve()
+        assert relay.silence < 5
+
+    served(relay, meanwhile)
+    relay.close()
+    relay.stop()
+
+
+def test_one_that_was_stopped_before_it_began_returns_at_once() -> None:
+    relay = SsdpRelay(PODS, "nosuch0")
+    relay.stop()
+    relay.serve()
