@@ -173,7 +173,9 @@ class SsdpCollector(Collector):
         """Yield the metrics."""
         stats = self._stats()
         http = stats.http
-        yield CounterMetricFamily("fanout_ssdp_searches", "Searches that came from the LAN.", stats.searches)
+        yield CounterMetricFamily(
+            "fanout_ssdp_searches", "Datagrams from the LAN, but for announcements.", stats.searches
+        )
         yield CounterMetricFamily("fanout_ssdp_answers", "Answers sent to clients.", stats.answers)
         yield GaugeMetricFamily("fanout_ssdp_sessions", "Searches under way now.", stats.sessions)
         announcements = CounterMetricFamily(
