@@ -350,6 +350,30 @@ def test_headers_that_do_not_fit_are_left_out_and_the_rest_is_whole() -> None:
     assert (found.headers.get("X-LONG"), found.headers.get("X-SHORT")) == (None, "y")
 
 
+def test_the_largest_that_is_read_can_be_written() -> None:
+    """Else one relay would not take what another one says."""
+    long = "\U0001f3b5" * 255
+    headers = f"USN: uuid:{'a' * 1019}\r\nLOCATION: http://{'b' * 1017}\r\nBOOTID.UPNP.ORG: {'9' * 10}\r\n"
+    most = f"HTTP/1.1 200 OK\r\nST: {'c' * 512}\r\nSERVER: {long}\r\n{headers}".encode() + b"X: y\r\n" * 50
+    advert = advert_of(most)
+    for data in (message.answer(advert, "d" * 512), *(message.notify(kind, advert) for kind in Kind)):
+        assert len(data) <= message.DATAGRAM_MAX
+        assert data.count(b"\r\n") - 2 <= message.HEADERS_MAX
+        assert advert_of(data).usn == advert.usn
+    for field in (b"uuid:", b"http://"):
+        assert refused(most.replace(field, field + b"x")) is SsdpDrop.OVERSIZED
+    many = b"HTTP/1.1 200 OK\r\nST: a\r\nUSN: uuid:1::a\r\nLOCATION: http://10.0.0.1/\r\n" + b"X: y\r\n" * 61
+    assert message.answer(advert_of(many), "a").count(b"X: y\r\n") == message.HEADERS_MAX - 6
+
+
+@pytest.mark.parametrize("number", ["", "-1", "1.5", "x", "9" * 11, "1 2"])
+def test_what_is_no_boot_id_is_left_out(number: str) -> None:
+    names = ("BOOTID.UPNP.ORG", "NEXTBOOTID.UPNP.ORG")
+    advert = Advert("a", "uuid:1::a", LOCATION, headers=Headers((name, number) for name in names))
+    for data in (message.answer(advert, "a"), *(message.notify(kind, advert) for kind in Kind)):
+        assert b"BOOTID" not in data
+
+
 @pytest.mark.parametrize("text", ["a\r\nX: y", "a\nb", "a\0", "\x1b[2J", "\x85", "\u2028", "\ud800"])
 def test_nothing_gets_into_a_line_of_its_own(text: str) -> None:
     advert = Advert("a", "uuid:1::a", f"http://10.0.0.1/{text}")

@@ -11,6 +11,7 @@ from fanout.delivery.reception import Reception
 from fanout.delivery.round_trip import RoundTrip
 from fanout.errors import KeyUnavailable
 from fanout.model import Endpoint
+from fanout.ssdp import description, message, rewrite
 from fanout.wire import frame, probe
 from fanout.wire.frame import Answer, Refused, ReplyFragment
 from fanout.wire.probe_log import ProbeLog
@@ -162,6 +163,69 @@ def probes() -> Target:
     return take
 
 
+def ssdp_message() -> Target:
+    """SSDP datagrams: what is read is written so that it is read as the same again."""
+    starts = (
+        b"",
+        b'M-SEARCH * HTTP/1.1\r\nMAN: "ssdp:discover"\r\nST: a\r\n',
+        b"HTTP/1.1 200 OK\r\nST: a\r\nUSN: uuid:1::a\r\nLOCATION: http://10.0.0.1/\r\n",
+        b"NOTIFY * HTTP/1.1\r\nNTS: ssdp:alive\r\nNT: a\r\nUSN: uuid:1::a\r\nLOCATION: http://10.0.0.1/\r\n",
+    )
+
+    def take(data: bytes) -> None:
+        for start in starts:
+            try:
+                found = message.parse(start + data)
+            except message.InvalidSsdp:
+                continue
+            if isinstance(found, message.Search):
+                written = message.search(found.target, found.mx or 0, found.headers)
+                again = message.parse(written)
+                assert isinstance(again, message.Search)
+                assert (again.target, again.mx) == (found.target, found.mx or 0)
+            else:
+                advert = found.advert
+                kind = found.kind if isinstance(found, message.Notify) else message.Kind.ALIVE
+                for written in (message.notify(kind, advert), message.answer(advert, "a") if advert.location else b""):
+                    if written:
+                        said = message.parse(written)
+                        assert not isinstance(said, message.Search)
+                        assert (said.advert.udn, len(written) <= message.DATAGRAM_MAX) == (advert.udn, True)
+                message.matches(advert.usn, advert.nt, advert.usn)
+
+    return take
+
+
+def ssdp_rewrite() -> Target:
+    """Documents: where no URL has another place nothing changes, and what was changed is not changed again."""
+
+    def edge(host: str, port: int) -> str | None:
+        return "10.50.0.20:28200" if host == "10.0.0.1" else "" if port == 80 else None
+
+    def take(data: bytes) -> None:
+        for body in (data, b"<http://10.0.0.1:8200/>" + data, b"http://10.0.0.1" + data, b"http://[" + data):
+            for content_type in ("text/xml", "text/xml; charset=utf-16"):
+                assert rewrite.in_text(body, content_type, lambda _host, _port: None).body == body
+                done = rewrite.in_text(body, content_type, edge)
+                again = rewrite.in_text(done.body, content_type, edge)
+                assert (again.body, again.changed, again.left) == (done.body, 0, done.left)
+            rewrite.location(body.decode("latin-1"))
+
+    return take
+
+
+def ssdp_description() -> Target:
+    """Descriptions of devices: what they announce fits into a header."""
+
+    def take(data: bytes) -> None:
+        for body in (data, b"<root><device><UDN>uuid:1</UDN><friendlyName>" + data):
+            with contextlib.suppress(description.InvalidDescription):
+                for nt, usn in description.parse(body).adverts:
+                    message.notify(message.Kind.ALIVE, message.Advert(nt, usn, "http://10.0.0.1/"))
+
+    return take
+
+
 TARGETS: dict[str, tuple[Callable[[], Target], int]] = {
     "decode": (decode, 10_000_000),
     "reception": (reception, 10_000_000),
@@ -171,5 +235,8 @@ TARGETS: dict[str, tuple[Callable[[], Target], int]] = {
     "opener": (opener, 2_000_000),
     "keyring": (keyring, 2_000_000),
     "probes": (probes, 10_000_000),
+    "ssdp-message": (ssdp_message, 500_000),
+    "ssdp-rewrite": (ssdp_rewrite, 200_000),
+    "ssdp-description": (ssdp_description, 500_000),
 }
 """Each target and how many inputs a whole run gives it."""
