@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -105,16 +107,13 @@ def media_image(engine: docker.DockerClient) -> Iterator[str]:
         engine.images.get(LOCAL_MEDIA)
         yield LOCAL_MEDIA
         return
-    arguments = {}
+    text = (ROOT / "deployments" / "overlays" / "dlna" / "Containerfile").read_text(encoding="utf-8")
     with contextlib.suppress(ImageNotFound):
         engine.images.get(LOCAL_BASE)
-        arguments = {"BASE_IMAGE": LOCAL_BASE}
+        text = re.sub("(?m)^FROM .*", f"FROM {LOCAL_BASE}", text)
     tag = f"localhost/fanout-test-{os.getpid()}-media"
-    folder = str(ROOT / "deployments" / "overlays" / "dlna")
     try:
-        engine.images.build(
-            path=folder, dockerfile="Containerfile", tag=tag, buildargs=arguments, network_mode="host", rm=True
-        )
+        engine.images.build(fileobj=io.BytesIO(text.encode()), tag=tag, network_mode="host", rm=True)
     except DockerException as error:
         unavailable("containers", f"the image of the media server cannot be built ({error}; .ci/base-image makes it)")
     yield tag
