@@ -248,16 +248,28 @@ POOR: list[Callable[[BaseHTTPRequestHandler], None]] = [
 ]
 
 
-@pytest.mark.parametrize("serve", POOR)
-def test_a_device_whose_description_cannot_be_read_is_listed_without_a_name(
-    device: Device, serve: Callable[[BaseHTTPRequestHandler], None]
-) -> None:
+def test_devices_whose_descriptions_cannot_be_read_are_listed_without_a_name(device: Device) -> None:
+    def serve(request: BaseHTTPRequestHandler) -> None:
+        if request.path.startswith("/poor/"):
+            POOR[int(request.path.removeprefix("/poor/"))](request)
+        else:
+            reply(request, describe("elsewhere"))
+
     device.serve = serve
-    device.answers = [device.answer(MEDIA_SERVER), device.answer()]
+    paths = {f"/poor/{number}" for number in range(len(POOR))}
+    locations = [device.location.replace("/rootDesc.xml", path) for path in paths]
+    device.answers = [
+        device.answer(kind, location, f"uuid:{location[-1]}")
+        for location in locations
+        for kind in (MEDIA_SERVER, message.ROOT_DEVICE)
+    ]
     run = search(device, "-o", "json")
-    (found,) = run.json["devices"]
-    assert (found["friendly_name"], found["udn"], found["device_type"]) == (None, UDN, MEDIA_SERVER)
-    assert set(device.requests) == {"/rootDesc.xml"}  # aiohttp tries again where a connection broke
+    found = {each["location"]: each for each in run.json["devices"]}
+    assert found.keys() == set(locations)
+    for location, each in found.items():
+        expected = (None, f"uuid:{location[-1]}", MEDIA_SERVER)
+        assert (each["friendly_name"], each["udn"], each["device_type"]) == expected
+    assert set(device.requests) == paths
 
 
 def test_only_addresses_are_asked_for_a_description(device: Device) -> None:

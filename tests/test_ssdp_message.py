@@ -173,6 +173,7 @@ REFUSED = [
     (SsdpDrop.MALFORMED, SEARCH.replace(b"ST: ssdp:all", b"ST: ssdp:all\r\n: no name")),
     (SsdpDrop.MALFORMED, SEARCH.replace(b"ST: ssdp:all", b"ST: ssdp:all\r\nna me: x")),
     (SsdpDrop.MALFORMED, SEARCH.replace(b"ST: ssdp:all", b"ST: ssdp:all\0")),
+    (SsdpDrop.MALFORMED, SEARCH.replace(b"ST: ssdp:all", b"ST: ssdp:all\r")),
     (SsdpDrop.MALFORMED, SEARCH.replace(b"ST: ssdp:all", b"ST: ssdp:all\rX: injected")),
     (SsdpDrop.MALFORMED, SEARCH.replace(b"ST: ssdp:all", b"ST: ssdp:all\x1b[2J")),
     (SsdpDrop.MALFORMED, SEARCH.replace(b"ST: ssdp:all", "ST: ssdp:all\u2028".encode())),
@@ -210,6 +211,7 @@ def test_what_is_dropped_and_why(reason: SsdpDrop, data: bytes) -> None:
 def test_as_many_headers_and_bytes_as_there_may_be() -> None:
     many = SEARCH.replace(b"MX", b"X: y\r\n" * (message.HEADERS_MAX - 4) + b"MX")
     assert refused(many) is None
+    assert refused(many.replace(b"MX", b"X: y\r\nMX")) is SsdpDrop.OVERSIZED
     assert refused(SEARCH.ljust(message.DATAGRAM_MAX)) is None
     assert refused(SEARCH.ljust(message.DATAGRAM_MAX + 1)) is SsdpDrop.OVERSIZED
 
