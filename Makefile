@@ -36,7 +36,7 @@ lint: .venv/.done ## Ruff, mypy --strict, and the contracts between the floors
 bench: .venv/.done ## Measure, side by side: some ten minutes; as root it builds a laboratory of network namespaces
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
-fuzz: .venv/.done ## Fuzz everything that reads what strangers send, 48 million inputs: half an hour; FUZZ_ARGS="decode --inputs 100000"
+fuzz: .venv/.done ## Fuzz everything that reads what strangers send, 49 million inputs: half an hour; FUZZ_ARGS="decode --inputs 100000"
 	@$(BIN)/pip install --quiet --group fuzz
 	@$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 

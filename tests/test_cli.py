@@ -11,7 +11,7 @@ import fanout as package
 from fanout.cli import main
 from tests.cli import FANOUT, environment, fanout
 
-COMMANDS = ["send", "query", "resolve", "bench", "receive", "healthcheck", "keygen", "local"]
+COMMANDS = ["send", "query", "resolve", "bench", "receive", "relay", "ssdp", "healthcheck", "doctor", "keygen", "local"]
 
 
 def test_help_and_version() -> None:

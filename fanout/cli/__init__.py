@@ -31,7 +31,7 @@ _COMMANDS = {
     "resolve": "Show the pods of a headless Service, and how DNS named them.",
     "bench": "Measure rate, loss, order and latency to every pod of a headless Service.",
     "receive": "Receive datagrams and log each one: the receiver that runs in the pods.",
-    "relay": "Bring multicast, broadcast and port ranges from outside to every pod.",
+    "relay": "Bring multicast, broadcast and port ranges from outside to every pod; media servers to the LAN.",
     "ssdp": "Look for UPnP and DLNA devices on the LAN.",
     "healthcheck": "Ask a receiver or a relay on this host whether it is ready: an exec probe.",
     "doctor": "Check this host, the way to every pod, and what a relay would hear; say what to change.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -20,6 +21,7 @@ log = logging.getLogger("fanout")
 AGAIN = 0.2
 """Seconds after which an announcement is repeated: a datagram to a group may be lost (UDA 1.1, 1.2.2)."""
 _COMPLAINTS_MAX = 64
+_AUTHORITY = re.compile("[^/]*//[^/?#]*")
 
 
 class Herald:
@@ -66,7 +68,8 @@ class Herald:
             self._drop(SsdpDrop.NO_PORT)
             self._say_no_port(pod, advert.udn)
             return None
-        return replace(advert, location=rewrite.in_value(advert.location, lambda *_: f"{self._lan.address}:{port}"))
+        path = _AUTHORITY.sub("", advert.location, count=1)
+        return replace(advert, location=f"http://{self._lan.address}:{port}{path}")
 
     def port(self, origin: Origin, udn: str) -> int | None:
         """Return the relay's port for a device, open; None where all are taken."""
