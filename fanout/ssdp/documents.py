@@ -34,6 +34,9 @@ class Gathered:
         self._came = 0
         self._pieces = bytearray()
 
+    def __len__(self) -> int:
+        return len(self._pieces)
+
     def add(self, piece: bytes) -> None:
         """Take what came next; raise `TooLarge` as soon as it is, and `Undecodable`."""
         self._came += len(piece)

@@ -6,13 +6,14 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-ARENA = 1 << 18
+ARENA = 1 << 20
 """Bytes that are carried at a time; others have a turn in between."""
 PATIENCE = 60.0
 """Seconds without a byte of the pod after which it is given up."""
 _LOW_MAX = 1 << 18  # bytes that the kernel is asked to gather before it wakes us (SO_RCVLOWAT, man 7 socket)
 _GATHERING = 0.02  # seconds that it may take for that
-_arena = memoryview(bytearray(ARENA))  # one for all: nothing is in it while anybody waits
+_LEAST = 1 << 16  # bytes that are tried at a time with the slowest client
+_arena = memoryview(bytearray(ARENA))  # one for all: what is in it is gone once anybody waits
 
 
 class PodBroke(Exception):
@@ -26,19 +27,20 @@ class ClientGone(Exception):
 async def pump(source: socket.socket, sink: socket.socket, count: int, sent: Callable[[int], None]) -> None:
     """Carry `count` bytes from a pod to a client, no faster than the client takes them; `sent` hears how many went.
 
-    Both sockets are non-blocking, and nobody else reads or writes them meanwhile. What the client does not take at
-    once is held, one arena at most, and nothing is read before it has gone. Raises `PodBroke` and `ClientGone`.
+    Both sockets are non-blocking, and nobody else reads or writes them meanwhile. What the client does not take stays
+    in the kernel, at the pod in the end: nothing is held here. Raises `PodBroke` and `ClientGone`.
     """
     loop = asyncio.get_running_loop()
     gathers = True
     low = 0
+    most = ARENA
     while count:
         wanted = min(count, _LOW_MAX) if gathers else 1
         if wanted != low:
             source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
             low = wanted
         try:
-            size = source.recv_into(_arena[: min(count, ARENA)])
+            size = source.recv_into(_arena, min(count, most), socket.MSG_PEEK)
         except BlockingIOError:
             # A pod that sends no faster than a film is played would wait for itself: what there is goes on.
             gathers = await _is_readable(loop, source, _GATHERING if low > 1 else PATIENCE)
@@ -49,31 +51,37 @@ async def pump(source: socket.socket, sink: socket.socket, count: int, sent: Cal
             raise PodBroke(str(error)) from error
         if not size:
             raise PodBroke(f"it ended {count} bytes early")
-        count -= size
-        await _send(loop, sink, size)
-        sent(size)
+        taken = _send(sink, size)
+        if taken:
+            _drop(source, taken)
+            count -= taken
+            sent(taken)
+        if taken < size:
+            most = max(taken, _LEAST)  # a slow client: what it does not take would be copied again and again
+            await _is_writable(loop, sink)
+        else:
+            most = min(2 * most, ARENA)
+            await asyncio.sleep(0)
 
 
-async def _send(loop: asyncio.AbstractEventLoop, sink: socket.socket, size: int) -> None:
-    """Send what is in the arena; let others have a turn."""
+def _send(sink: socket.socket, size: int) -> int:
+    """Return how much of the arena's first `size` bytes the kernel took."""
     try:
-        done = sink.send(_arena[:size])
+        return sink.send(_arena[:size])
     except BlockingIOError:
-        done = 0
+        return 0
     except OSError as error:
         raise ClientGone(str(error)) from error
-    if done == size:
-        await asyncio.sleep(0)
-        return
-    rest = memoryview(bytes(_arena[done:size]))
-    while rest:
-        await _is_writable(loop, sink)
-        try:
-            rest = rest[sink.send(rest) :]
-        except BlockingIOError:
-            continue
-        except OSError as error:
-            raise ClientGone(str(error)) from error
+
+
+def _drop(source: socket.socket, size: int) -> None:
+    """Take what was peeked at away, without a copy (MSG_TRUNC, man 7 tcp)."""
+    try:
+        dropped = source.recv_into(_arena, size, socket.MSG_TRUNC)
+    except OSError as error:
+        raise PodBroke(str(error)) from error
+    if dropped != size:
+        raise PodBroke(f"{dropped} of {size} bytes are still there")
 
 
 async def _is_readable(loop: asyncio.AbstractEventLoop, source: socket.socket, seconds: float) -> bool:

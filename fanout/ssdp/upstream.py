@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Iterable
 
 import aiohttp
@@ -25,7 +26,8 @@ ANSWER_TIMEOUT = 30.0
 DOCUMENT_TIMEOUT = 60.0
 """Seconds that a document may take, from the pod and to the client each."""
 _SKIPPED = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)  # the library would add them
-_LARGE = 1024 * 1024  # bytes of a document from which on one is held at a time
+_LARGE = 1024 * 1024  # bytes from which on a document is a large one
+_LARGE_ONES = 2  # that are read at a time
 
 
 class Refused(Exception):
@@ -46,7 +48,7 @@ class Upstream:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
-        self._large = asyncio.Lock()
+        self._large = asyncio.Semaphore(_LARGE_ONES)
 
     async def open(self) -> None:
         """Begin, in the running event loop."""
@@ -86,8 +88,12 @@ class Upstream:
         there = heads.authority(origin.host, origin.port)
         try:
             response = await self.request(method, origin, path, [*headers, (hdrs.ACCEPT_ENCODING, "identity")], body)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise Refused(502, HttpFailure.POD_UNREACHABLE, explain.exception(error)) from error
+        except aiohttp.ConnectionTimeoutError as error:
+            sentence = f"{there} took no connection within {CONNECT_TIMEOUT:g} s"
+            raise Refused(502, HttpFailure.POD_UNREACHABLE, sentence) from error
+        except aiohttp.ClientConnectorError as error:
+            sentence = f"{there} cannot be reached: {os.strerror(error.os_error.errno or 0)}"
+            raise Refused(502, HttpFailure.POD_UNREACHABLE, sentence) from error
         except TimeoutError as error:
             sentence = f"{there} said nothing for {ANSWER_TIMEOUT:g} s"
             raise Refused(504, HttpFailure.POD_BROKE, sentence) from error
@@ -104,11 +110,13 @@ class Upstream:
             if answer.size is not None and answer.size > DOCUMENT_MAX:
                 raise TooLarge(f"{answer.size} bytes")
             async with asyncio.timeout(DOCUMENT_TIMEOUT), contextlib.AsyncExitStack() as stack:
-                if answer.size is None or answer.size > _LARGE or answer.encoding:
-                    await stack.enter_async_context(self._large)
                 gathered = Gathered(DOCUMENT_MAX, answer.encoding)
+                is_large = False
                 while piece := await answer.piece():
                     gathered.add(piece)
+                    if not is_large and len(gathered) > _LARGE:
+                        is_large = True
+                        await stack.enter_async_context(self._large)
                 return gathered.whole()
         except TooLarge as error:
             sentence = f"{answer.url} is a document of {error}, of which no more than {DOCUMENT_MAX} are read"
