@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.dlna import ssdp
+from tests.dlna import ssdp, web
 from tests.dlna.media import MIB
+from tests.dlna.servers import MINIDLNA_PORT
 from tests.dlna.world import FIRST_PORT, LAST_PORT, POD_NETWORK, Home, SsdpRelay, home, search_command
 from tests.lan import wait_until
 
@@ -140,9 +141,75 @@ def test_each_device_is_its_own_and_has_nothing_of_the_others(played: Home, rela
     assert len(ports) == 3
 
 
-def test_ffprobe_plays_a_video(played: Home, relay: SsdpRelay) -> None:
+@pytest.fixture(scope="module")
+def film(played: Home, relay: SsdpRelay) -> tuple[str, bytes]:
+    """The URL of the long film, and what it is."""
     found = played.control_point("play", locations(played)[CINEMA])
     (url,) = {each["url"] for each in found["resources"] if each["title"] == "long film"}
+    return url, (played.servers[CINEMA].library.folder / "long film.mp4").read_bytes()
+
+
+def test_many_players_at_once(played: Home, relay: SsdpRelay, film: tuple[str, bytes]) -> None:
+    """Eight, on three hosts: each gets the whole film."""
+    url, bytes_of_it = film
+    with ThreadPoolExecutor(8) as threads:
+        pages = list(threads.map(lambda number: web.fetch(played.world.sources[number % 3], url), range(8)))
+    assert all(page.body == bytes_of_it for page in pages)
+
+
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [
+        ("HEAD", {}),
+        ("GET", {"Range": "bytes=0-0"}),
+        ("GET", {"Range": "bytes=0-1"}),
+        ("GET", {"Range": "bytes=-500"}),
+        ("GET", {"Range": "bytes=20981000-"}),
+        ("GET", {"Range": "bytes=1000000-20000000"}),
+        ("GET", {"Range": "bytes=99999999-"}),
+        ("GET", {"Range": "bytes=5-2"}),
+        ("GET", {"Range": "bytes=0-99", "getcontentFeatures.dlna.org": "1", "transferMode.dlna.org": "Streaming"}),
+        ("GET", {"transferMode.dlna.org": "Interactive"}),
+        ("GET", {"TimeSeekRange.dlna.org": "npt=1.0-"}),
+        ("HEAD", {"getCaptionInfo.sec": "1"}),
+    ],
+)
+def test_players_are_told_what_the_pod_says(
+    played: Home, relay: SsdpRelay, film: tuple[str, bytes], method: str, headers: dict[str, str]
+) -> None:
+    """Compared with what it says to the edge."""
+    url, _ = film
+    direct = f"http://{played.servers[CINEMA].pod.pod_ip}:{MINIDLNA_PORT}{urllib.parse.urlsplit(url).path}"
+    for through, to_pod in ((url, direct), (f"{url}x", f"{direct}x")):
+        got = web.fetch(played.source, through, method, headers)
+        expected = web.fetch(played.edge, to_pod, method, headers)
+        assert got.status == expected.status
+        assert got.body == expected.body
+        assert end_to_end(got) == end_to_end(expected)
+
+
+def end_to_end(page: web.Page) -> dict[str, str]:
+    """Return the headers that are not of the connection, and do not change with the time."""
+    return {name: value for name, value in page.headers.items() if name not in ("Connection", "Keep-Alive", "Date")}
+
+
+def test_a_connection_is_kept_though_the_server_keeps_none(
+    played: Home, relay: SsdpRelay, film: tuple[str, bytes]
+) -> None:
+    """minidlnad ends each of its own."""
+    url, bytes_of_it = film
+    connection = web.connect(played.source, url)
+    own = connection.sock
+    for first in range(0, 1000, 100):
+        connection.request("GET", urllib.parse.urlsplit(url).path, headers={"Range": f"bytes={first}-{first + 99}"})
+        with connection.getresponse() as response:
+            assert response.read() == bytes_of_it[first : first + 100]
+        assert connection.sock is own, "it is the same"
+    connection.close()
+
+
+def test_ffprobe_plays_a_video(played: Home, relay: SsdpRelay, film: tuple[str, bytes]) -> None:
+    url, _ = film
     show = ("-show_entries", "stream=codec_type,width,height,nb_read_frames", "-count_frames", "-of", "json")
     run = played.run_on_lan("ffprobe", "-v", "error", *show, url)
     assert (run.code, run.err) == (0, "")

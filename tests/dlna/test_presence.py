@@ -57,8 +57,7 @@ def test_pods_that_die_and_come_are_revoked_and_announced(
     relay = here.relay()
     cinema, gallery = here.servers.values()
     wait_until(lambda: relay.count("fanout_ssdp_devices") == 2, "both are known")
-    while not all(is_all_of(ear.heard, ALIVE, udn) for udn in here.udns):
-        ear.wait_until(lambda _: True)
+    ear.wait_until(lambda _: all(is_all_of(ear.heard, ALIVE, udn) for udn in here.udns))
     locations = {each.udn: each.location for each in ear.heard}
     for each in ear.heard:
         assert each.source[0] == here.edge.lan
@@ -162,6 +161,42 @@ def test_what_the_pods_themselves_announce_is_announced_on_the_lan(figures: Call
             assert ear.wait_for(ALIVE, cinema.udn).source[0] == here.edge.lan
             assert cinema.udn in ssdp.find(here.source, ssdp.MEDIA_SERVER, udns=[cinema.udn])
             assert relay.run.stop().code == 0
+
+
+def test_the_interface_goes_and_comes_with_another_address(here: Home, ear: ssdp.Ear) -> None:
+    relay = here.relay()
+    ear.wait_until(lambda _: all(is_all_of(ear.heard, ALIVE, udn) for udn in here.udns))
+    before = {each.udn: each.location for each in ear.heard}
+    here.world.detach(here.edge)
+    relay.wait_for("interface_lost")
+    ear.heard.clear()
+    here.world.attach(here.edge)
+    ear.wait_until(lambda _: all(is_all_of(ear.heard, ALIVE, udn) for udn in here.udns))
+    assert {each.udn: each.location for each in ear.heard} == before
+    found = ssdp.find(here.source, udns=here.udns)
+    assert {udn: each.location for udn, each in found.items()} == before
+
+    ear.heard.clear()
+    other = "10.50.0.77"
+    here.edge.ip(f"address del {here.edge.lan}/24 dev eth1", f"address add {other}/24 dev eth1")
+    after = {udn: location.replace(here.edge.lan, other) for udn, location in before.items()}
+    ear.wait_until(lambda _: after.items() <= {(each.udn, each.location) for each in ear.heard})
+    found = ssdp.find(here.source, udns=here.udns)
+    assert {udn: each.location for udn, each in found.items()} == after
+    assert {each.source for each in found.values()} == {(other, ssdp.PORT)}
+    assert web.fetch(here.source, next(iter(after.values()))).status == 200
+
+
+def test_a_relay_that_starts_again_has_devices_where_they_were(here: Home, ear: ssdp.Ear) -> None:
+    relay = here.relay()
+    ear.wait_until(lambda _: {each.udn for each in ear.heard} == here.udns)
+    before = {each.udn: each.location for each in ear.heard}
+    relay.run.process.kill()
+    relay.run.process.wait()
+    ear.heard.clear()
+    here.relay()
+    ear.wait_until(lambda _: {each.udn for each in ear.heard} == here.udns)
+    assert {each.udn: each.location for each in ear.heard} == before
 
 
 def test_sigterm_while_pods_come_and_requests_run(here: Home, ear: ssdp.Ear) -> None:
