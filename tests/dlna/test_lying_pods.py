@@ -403,6 +403,32 @@ def test_a_client_that_reads_no_more_holds_up_nobody(
         assert relay.resident - before < 48 * MIB
 
 
+def test_a_pod_that_does_not_answer(
+    here: Home, lie: Callable[..., Liar], assert_rest_goes_on: Callable[[SsdpRelay], None]
+) -> None:
+    """Who asks it waits, nobody else does; and who waits no more leaves nothing behind."""
+    answer = threading.Event()
+
+    def late(handler: Handler) -> None:
+        answer.wait(30)
+        say(handler, b"at last")
+
+    liar = lie(1, LIAR, pages={"/slow": late})
+    relay = start(here, LIAR)
+    slow = location_of(here, LIAR).replace("description.xml", "slow")
+    asking = [web.connect(here.source, slow) for _ in range(10)]
+    for each in asking:
+        each.request("GET", "/slow")
+    wait_until(lambda: liar.requests.count("GET /slow") == 10, "all are asked for")
+    assert_rest_goes_on(relay)
+    for each in asking[1:]:
+        each.close()
+    wait_until(lambda: relay.count("fanout_ssdp_http_connections") == 1, "one is left")
+    answer.set()
+    assert asking[0].getresponse().read() == b"at last"
+    asking[0].close()
+
+
 def test_a_pod_that_breaks_off_in_a_body_breaks_off_at_the_client(
     here: Home, lie: Callable[..., Liar], assert_rest_goes_on: Callable[[SsdpRelay], None]
 ) -> None:

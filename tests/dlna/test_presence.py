@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.dlna import ssdp, web
-from tests.dlna.liar import Liar
-from tests.dlna.media import Library
-from tests.dlna.servers import end_processes, uuid
+from tests.dlna.liar import Handler, Liar
+from tests.dlna.media import MIB, Library
+from tests.dlna.servers import Minidlna, end_processes, uuid
 from tests.dlna.world import DNS_TTL, POD_NETWORK, Home, SsdpRelay, home
 from tests.lan import wait_until
 
@@ -187,25 +187,28 @@ def test_the_interface_goes_and_comes_with_another_address(here: Home, ear: ssdp
     assert web.fetch(here.source, next(iter(after.values()))).status == 200
 
 
-def test_a_relay_that_starts_again_has_devices_where_they_were(here: Home, ear: ssdp.Ear) -> None:
-    relay = here.relay()
-    ear.wait_until(lambda _: {each.udn for each in ear.heard} == here.udns)
-    before = {each.udn: each.location for each in ear.heard}
-    relay.run.process.kill()
-    relay.run.process.wait()
-    ear.heard.clear()
-    here.relay()
-    ear.wait_until(lambda _: {each.udn for each in ear.heard} == here.udns)
-    assert {each.udn: each.location for each in ear.heard} == before
-
-
-def test_sigterm_while_pods_come_and_requests_run(here: Home, ear: ssdp.Ear) -> None:
+def test_sigterm_while_a_film_is_watched(here: Home, ear: ssdp.Ear) -> None:
     relay: SsdpRelay = here.relay()
     cinema, *_ = here.servers.values()
     location = ear.wait_for(ALIVE, cinema.udn).location
-    with web.opened(here.source, location) as (_, response):
-        began = time.monotonic()
-        assert relay.run.stop().code == 0
-        assert time.monotonic() - began < 5
-        response.close()
+    assert isinstance(cinema, Minidlna)
+    with Liar(here.add_pod(), f"uuid:{uuid(0xF)}", pages={"/film": film_without_end}) as liar:
+        here.rename(cinema.pod, liar.pod)
+        film = ear.wait_for(ALIVE, liar.udn).location.replace("description.xml", "film")
+        with web.opened(here.source, film) as (_, watched), web.opened(here.source, location) as (_, response):
+            assert len(watched.read(MIB)) == MIB
+            began = time.monotonic()
+            assert relay.run.stop().code == 0
+            assert time.monotonic() - began < 5
+            response.close()
+            watched.close()
     assert is_all_of([*ear.heard, *ear.drain()], BYEBYE, cinema.udn)
+
+
+def film_without_end(handler: Handler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Type", "video/mp4")
+    handler.send_header("Content-Length", str(1 << 40))
+    handler.end_headers()
+    while True:
+        handler.wfile.write(bytes(MIB))

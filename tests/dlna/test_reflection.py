@@ -270,14 +270,12 @@ def test_events_go_to_who_subscribed_and_to_nobody_else(here: Home, relay: SsdpR
     ("to", "sources"),
     [
         ("10.50.0.20", ("8.0.0.0/8", OUTSIDE)),
-        (ssdp.GROUP, ("8.0.0.0/8", OUTSIDE)),
         (ssdp.GROUP, ("10.50.0.0/24",)),
         ("10.50.0.20", ("10.0.0.0/8",)),
         ("10.50.0.20", ("10.50.0.11",)),
     ],
     ids=[
         "outside by unicast",
-        "outside by multicast",
         "the LAN by multicast",
         "anywhere private by unicast",
         "one client",
@@ -323,3 +321,22 @@ def test_ten_thousand_searches_a_second(
         assert drops["over_limit"] >= 0.5 * _SECONDS * _RATE
     assert relay.open_files <= files + 8
     assert relay.resident - resident < 16 * MIB
+
+
+@pytest.mark.alone
+def test_a_flood_where_few_files_may_be_open(here: Home) -> None:
+    """Each search has a socket of its own, and a host may allow a process few: what is open goes on."""
+    here.edge.end_all()
+    relay = here.relay(within=("prlimit", "--nofile=100"))
+    wait_until(lambda: finds_all(here), "all devices are found")
+    location = next(iter(ssdp.find(here.source, udns=here.udns).values())).location
+    connection = web.connect(here.source, location)
+    spoof(attacker(here), here.edge.lan, 3000, 5_000, "10.50.0.0/24")
+    connection.request("GET", urllib.parse.urlsplit(location).path)
+    assert connection.getresponse().read().startswith(b"<?xml")
+    connection.close()
+    wait_until(lambda: finds_all(here), "a client gets its answers", 5)
+    assert web.fetch(here.source, location).status == 200
+    assert relay.run.process.poll() is None
+    assert "Traceback" not in relay.run.out + relay.run.err
+    assert len(relay.run.events()) < 200

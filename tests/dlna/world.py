@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +107,10 @@ class Home:
         assert self.knot is not None
         self.knot.rewrite({NAME: a_records([pod.pod_ip for pod in pods], DNS_TTL)})
 
-    def relay(self, *arguments: str) -> SsdpRelay:
+    def relay(self, *arguments: str, within: Sequence[str] = ()) -> SsdpRelay:
         """Start the relay, on the nameserver's pods or on all."""
         service = ("-s", NAME, "--nameserver", self.knot.nameserver) if self.knot else ("-s", self.world.service())
-        return SsdpRelay(self.edge, *service, "--interface", "eth1", *arguments)
+        return SsdpRelay(self.edge, *service, "--interface", "eth1", *arguments, within=within)
 
     def control_point(self, *arguments: str, host: Host | None = None) -> dict[str, Any]:
         """Run a control point on the LAN to its end."""
@@ -143,11 +143,11 @@ class Home:
 class SsdpRelay(Relay):
     """A `fanout relay ssdp` in a host."""
 
-    def __init__(self, host: Host, *arguments: str) -> None:
-        """Start it, and return once it listens."""
+    def __init__(self, host: Host, *arguments: str, within: Sequence[str] = ()) -> None:
+        """Start it, by another program where one is given, and return once it listens."""
         self._host = host
         self.host = host
-        self.run: Running = host.start(*FANOUT, "relay", "ssdp", "--log-format", "json", *arguments)
+        self.run: Running = host.start(*within, *FANOUT, "relay", "ssdp", "--log-format", "json", *arguments)
         self.wait_for("ssdp_listening")
 
     def drops(self, **labels: str) -> dict[str, int]:
