@@ -1,13 +1,14 @@
-"""Films, music and pictures that media servers take, with tails of random bytes where that makes them large."""
+"""Films, music and pictures that media servers take, with tails of random bytes: no two are the same."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from tests.conftest import unavailable
@@ -42,13 +43,11 @@ class Library:
 
     folder: Path
 
-    def add(self, name: str, *, tail: int = 0) -> Medium:
-        """Make a file of the kind that its suffix says; a film may have a tail, which no player reads."""
+    def add(self, name: str, *, tail: int = 16) -> Medium:
+        """Make a file of the kind that its suffix says, with a tail of random bytes that no player reads."""
         path = self.folder / name
-        encode(path)
-        if tail:
-            with path.open("ab") as film:
-                film.write((tail + 8).to_bytes(4, "big") + b"free" + os.urandom(tail))
+        box = (tail + 8).to_bytes(4, "big") + b"free" if path.suffix == ".mp4" else b""
+        path.write_bytes(encode(path.suffix) + box + os.urandom(tail))
         return Medium(path)
 
     def __iter__(self) -> Iterator[Medium]:
@@ -60,14 +59,18 @@ class Library:
         return {medium.sha256 for medium in self}
 
 
-def encode(path: Path) -> None:
+@cache
+def encode(suffix: str) -> bytes:
     """Let ffmpeg make a film, a sound or a picture."""
     if program("ffmpeg") is None:
         unavailable("tools", "ffmpeg is missing (Debian, Ubuntu: apt install ffmpeg)")
-    made = subprocess.run(
-        ["ffmpeg", "-v", "error", *_SYNTHETIC[path.suffix], str(path)], capture_output=True, text=True, check=False
-    )
-    assert made.returncode == 0, made.stderr
+    with tempfile.TemporaryDirectory(prefix="fanout-dlna-") as folder:
+        path = Path(folder) / f"made{suffix}"
+        made = subprocess.run(
+            ["ffmpeg", "-v", "error", *_SYNTHETIC[suffix], str(path)], capture_output=True, text=True, check=False
+        )
+        assert made.returncode == 0, made.stderr
+        return path.read_bytes()
 
 
 def library(folder: Path) -> Library:

@@ -36,7 +36,7 @@ def module_relay(here: Home) -> SsdpRelay:
 def relay(here: Home, module_relay: SsdpRelay) -> Iterator[SsdpRelay]:
     """The relay, which answers after whatever the test has sent."""
     yield module_relay
-    assert finds_all(here)
+    wait_until(lambda: finds_all(here), "it is found, at the latest when its client may search again")
     assert module_relay.run.process.poll() is None
     assert "Traceback" not in module_relay.run.out + module_relay.run.err
 

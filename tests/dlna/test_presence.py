@@ -15,7 +15,7 @@ from tests.dlna import ssdp, web
 from tests.dlna.liar import Handler, Liar
 from tests.dlna.media import MIB, Library
 from tests.dlna.servers import Minidlna, end_processes, uuid
-from tests.dlna.world import DNS_TTL, POD_NETWORK, Home, SsdpRelay, home
+from tests.dlna.world import DNS_TTL, POD_NETWORK, Home, SsdpRelay, home, require
 from tests.lan import wait_until
 
 ALIVE, UPDATE, BYEBYE = "ssdp:alive", "ssdp:update", "ssdp:byebye"
@@ -54,6 +54,8 @@ def wait_for_all(ear: ssdp.Ear, nts: str, udn: str, seconds: float) -> float:
 def test_pods_that_die_and_come_are_revoked_and_announced(
     here: Home, ear: ssdp.Ear, figures: Callable[[str], None]
 ) -> None:
+    require("gssdp-discover")
+    watcher = here.source.start("stdbuf", "-oL", "gssdp-discover", "-i", "eth0", "--message-type=all")
     relay = here.relay()
     cinema, gallery = here.servers.values()
     wait_until(lambda: relay.count("fanout_ssdp_devices") == 2, "both are known")
@@ -104,6 +106,11 @@ def test_pods_that_die_and_come_are_revoked_and_announced(
     assert relay.run.stop().code == 0
     ear.drain()
     assert all(is_all_of(ear.heard, BYEBYE, udn) for udn in here.udns)
+    for udn in here.udns:
+        root = f"USN:      {udn}::upnp:rootdevice"
+        watcher.wait_until(lambda root=root: f"resource unavailable\n  {root}" in watcher.out)  # type: ignore[misc]
+        assert f"resource available\n  {root}" in watcher.out
+    assert POD_NETWORK not in watcher.out
     figures(
         f"DNS TTL {DNS_TTL} s: byebye for a dead pod {gone:.2f} s after the change, alive for one that came back "
         f"{come:.2f} s, for a new one {new:.2f} s"

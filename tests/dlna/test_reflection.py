@@ -287,7 +287,7 @@ def test_ten_thousand_searches_a_second(
     """For seconds, with sources that never searched; a client is answered meanwhile or at least afterwards."""
     outside = ssdp.client(attacker(here), OUTSIDE)
     wait_for_quiet(relay)
-    files = relay.open_files
+    files, lines = relay.open_files, len(relay.run.events())
     spoof(attacker(here), to, 2000, 10_000, *sources)  # what is made once is made now
     answered, seen_before, dropped = relay.count("fanout_ssdp_answers_total"), seen(relay), relay.drops()
     resident = relay.resident
@@ -317,6 +317,7 @@ def test_ten_thousand_searches_a_second(
         assert most_sessions == 0
         assert drops["source_not_allowed"] + drops.get("kernel_buffer", 0) >= _SECONDS * _RATE
         assert_no_answer(outside, 0.1)
+    assert len(relay.run.events()) - lines < 50, "nobody is to read a line a search"
     if sources == (attacker(here).lan,):
         assert drops["over_limit"] >= 0.5 * _SECONDS * _RATE
     assert relay.open_files <= files + 8

@@ -150,6 +150,12 @@ class SsdpRelay(Relay):
         self.run: Running = host.start(*within, *FANOUT, "relay", "ssdp", "--log-format", "json", *arguments)
         self.wait_for("ssdp_listening")
 
+    def wait_for(self, event: str, count: int = 1) -> list[dict[str, Any]]:
+        """Return the events of that name, once there are so many."""
+        named = f'"event": "{event}"'  # the word alone may be a reason in another event
+        self.run.wait_until(lambda: self.run.out.count(named) >= count and self.run.out.endswith("\n"))
+        return self.run.events(event)
+
     def drops(self, **labels: str) -> dict[str, int]:
         """Return how many datagrams went no further, by reason, where there are some."""
         return self._by_reason("fanout_ssdp_dropped_total", labels)
