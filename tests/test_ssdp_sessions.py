@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -175,6 +176,19 @@ def test_there_are_no_more_than_may_be(pods: list[socket.socket], monkeypatch: p
         assert heard.dropped == {SsdpDrop.TOO_MANY_SEARCHES: 2}
         heard.sessions.close()
         assert len(heard.sessions) == 0
+
+    asyncio.run(run())
+
+
+def test_they_leave_half_of_the_files_to_others(pods: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
+
+    async def run() -> None:
+        heard = Heard()
+        for _ in range(60):
+            heard.sessions.ask(CLIENT, Search(ROOT, 5), endpoints(pods))
+        assert len(heard.sessions) == 50
+        heard.sessions.close()
 
     asyncio.run(run())
 

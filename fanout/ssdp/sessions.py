@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import resource
 import socket
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -57,13 +58,16 @@ class Sessions:
         self._missing = missing
         self._drop = drop
         self._sessions: set[Session] = set()
+        # A search takes a file; half of those that may be open are for what is played.
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = SESSIONS_MAX if files == resource.RLIM_INFINITY else min(SESSIONS_MAX, files // 2)
 
     def __len__(self) -> int:
         return len(self._sessions)
 
     def ask(self, client: tuple[str, int], search: Search, pods: Collection[Endpoint]) -> None:
         """Ask all pods for a client. Raises OSError."""
-        if len(self._sessions) >= SESSIONS_MAX:
+        if len(self._sessions) >= self._most:
             self._drop(SsdpDrop.TOO_MANY_SEARCHES)
             return
         mx = MX_UNICAST if search.mx is None else min(search.mx, message.MX_MAX)
