@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.ssdp import gena
+from fanout.ssdp import door, gena
 from fanout.ssdp.gena import Callback, Subscription, Subscriptions
 from fanout.ssdp.places import Origin
 from fanout.ssdp.reasons import HttpFailure
@@ -107,6 +107,23 @@ def test_an_event_may_come_before_the_answer_to_the_subscription() -> None:
 
         async with Pod(serve) as pod, Pod(always(http()), CLIENT) as subscriber, relay(pod) as edge:
             assert (await subscribe(edge, f"<http://{CLIENT}:{subscriber.port}/>")).status == 200
+
+    run(test())
+
+
+def test_a_pod_may_connect_long_before_it_tells_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "HEAD_TIMEOUT", 0.1)
+    monkeypatch.setattr(door, "IDLE_TIMEOUT", 0.1)
+
+    async def test() -> None:
+        async with Pod(always(SUBSCRIBED)) as pod, Pod(always(http()), CLIENT) as subscriber, relay(pod) as edge:
+            await subscribe(edge, f"<http://{CLIENT}:{subscriber.port}/>")
+            path = given_to(pod).removesuffix(">").partition(str(edge.port))[2]
+            reader, writer = await asyncio.open_connection("127.0.0.1", edge.port, local_addr=(POD, 0))
+            await asyncio.sleep(1.2)
+            writer.write(f"NOTIFY {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nSEQ: 0\r\n\r\n".encode())
+            assert (await read_reply(reader)).status == 200
+            await hang_up(writer)
 
     run(test())
 

@@ -29,6 +29,8 @@ HEAD_TIMEOUT = 10.0
 """Seconds that a request's head may take to arrive."""
 IDLE_TIMEOUT = 60.0
 """Seconds that a connection is kept between two requests."""
+POD_TIMEOUT = 90.0
+"""Both for pods: minidlna connects to tell an event, and tells it when something else wakes it up."""
 LINE_MAX = 8190
 """Bytes of a request's first line, and of one header."""
 HEADERS_MAX = 64
@@ -45,13 +47,16 @@ Serve = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Door:
-    """Listens on TCP ports and serves HTTP on whoever `is_welcome` (the peer's address, and that it came to).
+    """Listens on TCP ports, and serves whoever `is_client` (its address, and that it came to) or `is_pod`.
 
     What is said about a refused peer is counted in `counts`. A client that vanishes cancels what `serve` does for it.
     """
 
-    def __init__(self, is_welcome: Callable[[str, str], bool], serve: Serve, counts: HttpCounts) -> None:
-        self._is_welcome = is_welcome
+    def __init__(
+        self, is_client: Callable[[str, str], bool], is_pod: Callable[[str], bool], serve: Serve, counts: HttpCounts
+    ) -> None:
+        self._is_client = is_client
+        self._is_pod = is_pod
         self._serve = serve
         self._counts = counts
         self._listeners: dict[int, socket.socket] = {}
@@ -138,7 +143,7 @@ class Door:
             self._loop.add_reader(listener.fileno(), self._accept, listener, port)
 
     def _refusal(self, peer: str, local: str) -> HttpFailure | None:
-        if not self._is_welcome(peer, local):
+        if not self._is_client(peer, local) and not self._is_pod(peer):
             return HttpFailure.SOURCE_NOT_ALLOWED
         if self._of_client.total() >= CONNECTIONS_MAX or self._of_client[peer] >= CONNECTIONS_OF_ONE_MAX:
             return HttpFailure.TOO_MANY_CONNECTIONS
@@ -162,7 +167,8 @@ class Door:
         assert self._loop is not None  # noqa: S101 - narrows the type
         self._of_client[peer] += 1
         self._counts.connections = self._of_client.total()
-        connection = Connection(self._server, self._loop, peer, local, port, self._gone, self._counts)
+        is_pod = self._is_pod(peer)
+        connection = Connection(self._server, self._loop, peer, local, port, is_pod, self._gone, self._counts)
         self._connections.add(connection)
         return connection
 
@@ -187,7 +193,7 @@ class Door:
         assert self._loop is not None  # noqa: S101 - narrows the type
         now = self._loop.time()
         for connection in list(self._connections):
-            if connection.waits_since is not None and now - connection.waits_since > HEAD_TIMEOUT:
+            if connection.waits_since is not None and now - connection.waits_since > connection.patience:
                 self._counts.failures[HttpFailure.TOO_SLOW] += 1
                 self._tell(HttpFailure.TOO_SLOW, connection.peer, connection.port)
                 connection.end()
@@ -204,13 +210,14 @@ class Connection(web.RequestHandler):
         peer: str,
         local: str,
         port: int,
+        is_pod: bool,
         gone: Callable[[Connection], None],
         counts: HttpCounts,
     ) -> None:
         super().__init__(
             server,
             loop=loop,
-            keepalive_timeout=IDLE_TIMEOUT,
+            keepalive_timeout=POD_TIMEOUT if is_pod else IDLE_TIMEOUT,
             access_log=None,  # type: ignore[arg-type]
             max_line_size=LINE_MAX,
             max_field_size=LINE_MAX,
@@ -221,6 +228,8 @@ class Connection(web.RequestHandler):
         self.peer = peer
         self.local = local
         self.port = port
+        self.patience = POD_TIMEOUT if is_pod else HEAD_TIMEOUT
+        """Seconds that a head may take."""
         self.waits_since: float | None = loop.time()
         """When the head of a request began that is not there yet."""
         self.is_busy = False

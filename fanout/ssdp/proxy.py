@@ -83,7 +83,7 @@ class Proxy:
         self._is_here = is_here
         self._counts = counts
         self._rewriting = Rewriting(places, is_pod, on_claim, counts)
-        self._door = Door(lambda peer, local: self._is_client(peer, local) or is_pod(peer), self._serve, counts)
+        self._door = Door(self._is_client, is_pod, self._serve, counts)
         self._upstream = Upstream()
         self._events = Events(self._upstream, counts)
         self._lines = LineLimiter(_LINES)
