@@ -319,7 +319,7 @@ def test_ten_thousand_searches_a_second(
         assert_no_answer(outside, 0.1)
     assert len(relay.run.events()) - lines < 50, "nobody is to read a line a search"
     if sources == (attacker(here).lan,):
-        assert drops["over_limit"] >= 0.5 * _SECONDS * _RATE
+        assert drops["over_limit"] + drops.get("kernel_buffer", 0) >= 0.8 * _SECONDS * _RATE
     assert relay.open_files <= files + 8
     assert relay.resident - resident < 16 * MIB
 
