@@ -30,7 +30,7 @@ HEAD_TIMEOUT = 10.0
 IDLE_TIMEOUT = 60.0
 """Seconds that a connection is kept between two requests."""
 POD_TIMEOUT = 90.0
-"""Both for pods: minidlna connects to tell an event, and tells it when something else wakes it up."""
+"""Both for pods: minidlna connects for an event, and tells it once something else wakes it up, or never."""
 LINE_MAX = 8190
 """Bytes of a request's first line, and of one header."""
 HEADERS_MAX = 64
@@ -194,8 +194,9 @@ class Door:
         now = self._loop.time()
         for connection in list(self._connections):
             if connection.waits_since is not None and now - connection.waits_since > connection.patience:
-                self._counts.failures[HttpFailure.TOO_SLOW] += 1
-                self._tell(HttpFailure.TOO_SLOW, connection.peer, connection.port)
+                if not connection.is_silent:  # one that never said anything was made for later, as browsers do
+                    self._counts.failures[HttpFailure.TOO_SLOW] += 1
+                    self._tell(HttpFailure.TOO_SLOW, connection.peer, connection.port)
                 connection.end()
         self._look = self._loop.call_later(_LOOK, self._look_round)
 
@@ -232,6 +233,8 @@ class Connection(web.RequestHandler):
         """Seconds that a head may take."""
         self.waits_since: float | None = loop.time()
         """When the head of a request began that is not there yet."""
+        self.is_silent = True
+        """Whether nothing has come yet."""
         self.is_busy = False
         """Whether a request is being served."""
         self._now = loop.time
@@ -240,6 +243,7 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take note of when a head began."""
+        self.is_silent = False
         if not self.is_busy and self.waits_since is None:
             self.waits_since = self._now()
         super().data_received(data)
