@@ -1,7 +1,7 @@
-"""Send searches with a source address of one's choice, as root; run in a host of the test's own.
+"""Send searches, or what a file holds, with a source address of one's choice; run as root in a host of the test's own.
 
-`spoof.py DESTINATION COUNT RATE SOURCE[:PORT]...`: COUNT searches, RATE a second (0: at once), from the sources in
-turn. A source may be a network (`8.0.0.0/8`): a random address of it, and a random port. Prints when it is done.
+`spoof.py DESTINATION COUNT RATE [@FILE] SOURCE[:PORT]...`: COUNT of them, RATE a second (0: at once), from the sources
+in turn. A source may be a network (`8.0.0.0/8`): a random address of it, and a random port. Prints when it is done.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import socket
 import struct
 import sys
 import time
+from pathlib import Path
 
 _TARGETS = ("ssdp:all", "upnp:rootdevice", "urn:schemas-upnp-org:device:MediaServer:1")
 _SEARCH = 'M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\nMAN: "ssdp:discover"\r\nMX: 1\r\n'
 _TURN = 100
 
 
-def datagram(source: str, port: int, destination: str, target: str) -> bytes:
+def datagram(source: str, port: int, destination: str, payload: bytes) -> bytes:
     """Return an IPv4 packet; the kernel puts the sums in, and UDP needs none."""
-    payload = f"{_SEARCH}ST: {target}\r\n\r\n".encode()
     addresses = socket.inet_aton(source) + socket.inet_aton(destination)
     ip = struct.pack("!BBHHHBBH", 0x45, 0, 28 + len(payload), 0, 0, 4, socket.IPPROTO_UDP, 0) + addresses
     return ip + struct.pack("!HHHH", port, 1900, 8 + len(payload), 0) + payload
@@ -28,6 +28,10 @@ def datagram(source: str, port: int, destination: str, target: str) -> bytes:
 
 def main(destination: str, count: int, rate: float, *sources: str) -> None:
     """Send them."""
+    payloads = [f"{_SEARCH}ST: {target}\r\n\r\n".encode() for target in _TARGETS]
+    if sources[0].startswith("@"):
+        payloads = [Path(sources[0][1:]).read_bytes()]
+        sources = sources[1:]
     raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
     began = time.monotonic()
     for number in range(count):
@@ -37,7 +41,9 @@ def main(destination: str, count: int, rate: float, *sources: str) -> None:
         if "/" in host:
             network = ipaddress.ip_network(host)
             host = str(network[random.randrange(1, network.num_addresses - 1)])
-        packet = datagram(host, int(port or random.randrange(1024, 65_536)), destination, _TARGETS[number % 3])
+        packet = datagram(
+            host, int(port or random.randrange(1024, 65_536)), destination, payloads[number % len(payloads)]
+        )
         raw.sendto(packet, (destination, 0))
     print(f"sent in {time.monotonic() - began:.3f} s", flush=True)
 

@@ -168,6 +168,32 @@ def test_a_source_in_the_pod_network_gets_no_answer_there(here: Home, relay: Ssd
     assert_no_answer(ear)
 
 
+def test_announcements_in_the_name_of_a_pod_are_not_believed(here: Home, relay: SsdpRelay, tmp_path: Path) -> None:
+    """What a pod announces comes from its network: on the LAN anybody may use its address."""
+    server = here.servers["Cinema"]
+    location = ssdp.find(here.source, udns=[server.udn])[server.udn].location
+    ear = ssdp.Ear(here.source)
+    lies = ("ssdp:byebye", ""), ("ssdp:alive", f"http://{server.pod.pod_ip}:22/"), ("ssdp:update", location)
+    for nts, where in lies:
+        lines = (
+            "NOTIFY * HTTP/1.1",
+            f"HOST: {ssdp.GROUP}:{ssdp.PORT}",
+            "CACHE-CONTROL: max-age=1800",
+            f"LOCATION: {where}",
+            f"NT: {ssdp.ROOT_DEVICE}",
+            f"NTS: {nts}",
+            f"USN: {server.udn}::{ssdp.ROOT_DEVICE}",
+        )
+        said = tmp_path / "notify"
+        said.write_bytes("\r\n".join((*lines, "", "")).encode())
+        for destination in (ssdp.GROUP, here.edge.lan):
+            spoof(attacker(here), destination, 3, 0, f"@{said}", f"{server.pod.pod_ip}:1900")
+    assert ssdp.find(here.source, udns=[server.udn])[server.udn].location == location
+    ear.drain()
+    of_it = [each for each in ear.heard if each.source[0] == here.edge.lan and each.udn == server.udn]
+    assert {(each.nts, each.location) for each in of_it} <= {("ssdp:alive", location)}
+
+
 def test_searches_from_the_pods_side_get_no_answer(here: Home, relay: SsdpRelay) -> None:
     pod = here.world.pods[0]
     wait_for_quiet(relay)
