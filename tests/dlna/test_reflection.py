@@ -194,6 +194,35 @@ def test_announcements_in_the_name_of_a_pod_are_not_believed(here: Home, relay: 
     assert {(each.nts, each.location) for each in of_it} <= {("ssdp:alive", location)}
 
 
+def test_answers_in_the_name_of_a_pod_are_not_believed(here: Home, relay: SsdpRelay, tmp_path: Path) -> None:
+    """Sent to each port that a search may have been asked from, while one is under way."""
+    server = here.servers["Cinema"]
+    location = ssdp.find(here.source, udns=[server.udn])[server.udn].location
+    lines = (
+        "HTTP/1.1 200 OK",
+        "CACHE-CONTROL: max-age=1800",
+        f"LOCATION: http://{server.pod.pod_ip}:22/",
+        f"ST: {ssdp.ROOT_DEVICE}",
+        f"USN: {server.udn}::{ssdp.ROOT_DEVICE}",
+    )
+    said = tmp_path / "answer"
+    said.write_bytes("\r\n".join((*lines, "", "")).encode())
+    ports = (Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()).split()
+    first, last = map(int, ports)
+    asking = ssdp.client(attacker(here))
+    asking.sendto(ssdp.search(ssdp.ROOT_DEVICE, 5), ssdp.EVERYBODY)
+    spoof(
+        attacker(here),
+        f"{here.edge.lan}:{first}-{last}",
+        last - first + 1,
+        20_000,
+        f"@{said}",
+        f"{server.pod.pod_ip}:1900",
+    )
+    assert {each.location for each in ssdp.answers(asking, seconds=0.1) if each.udn == server.udn} <= {location}
+    assert ssdp.find(here.source, udns=[server.udn])[server.udn].location == location
+
+
 def test_searches_from_the_pods_side_get_no_answer(here: Home, relay: SsdpRelay) -> None:
     pod = here.world.pods[0]
     wait_for_quiet(relay)
