@@ -20,6 +20,7 @@ from fanout.ssdp.settings import DescriptionPlace
 from tests.ssdp_http import POD, Asked, Serve
 from tests.ssdp_http import Pod as HttpPod
 
+LOOPBACK = socket.if_nametoindex("lo")
 DESCRIPTION = b"""<?xml version="1.0"?>
 <root xmlns="urn:schemas-upnp-org:device-1-0"><device><deviceType>urn:schemas-upnp-org:device:MediaServer:1</deviceType>
 <friendlyName>films</friendlyName><UDN>uuid:1</UDN><serviceList><service>
@@ -45,7 +46,7 @@ class Found:
 
 @contextlib.asynccontextmanager
 async def looking(found: Found, *places: DescriptionPlace) -> AsyncIterator[Pods]:
-    looked = Pods(places, found.heard, found.is_known, found.drop)
+    looked = Pods(places, found.heard, found.is_known, lambda _, interface: interface == LOOPBACK, found.drop)
     try:
         yield looked
     finally:

@@ -19,6 +19,8 @@ from fanout.ssdp.sessions import Session, Sessions
 
 CLIENT = ("192.168.1.5", 40_000)
 ROOT = message.ROOT_DEVICE
+LOOPBACK = socket.if_nametoindex("lo")
+FORGED = "127.0.0.13"
 OPEN_FILES = Path("/proc/self/fd")
 
 
@@ -29,13 +31,16 @@ class Heard:
         self.answers: list[tuple[tuple[str, int], str, str]] = []
         self.missing: list[tuple[tuple[str, int], bool]] = []
         self.dropped: Counter[SsdpDrop] = Counter()
-        self.sessions = Sessions(self._answered, self._missed, self._dropped)
+        self.sessions = Sessions(self._answered, self._missed, self._is_genuine, self._dropped)
 
     def _answered(self, session: Session, host: str, answer: Answer) -> None:
         self.answers.append((session.client, host, answer.advert.usn))
 
     def _missed(self, session: Session, is_late: bool) -> None:
         self.missing.append((session.client, is_late))
+
+    def _is_genuine(self, host: str, interface: int) -> bool:
+        return interface == LOOPBACK and host != FORGED
 
     def _dropped(self, reason: SsdpDrop) -> None:
         self.dropped[reason] += 1
@@ -104,9 +109,12 @@ def test_what_was_not_asked_is_dropped_with_a_reason(pods: list[socket.socket]) 
         heard = Heard()
         asked, stranger = pods
         try:
-            heard.sessions.ask(CLIENT, Search(ROOT, 1), endpoints([asked]))
+            heard.sessions.ask(CLIENT, Search(ROOT, 1), [*endpoints([asked]), Endpoint(FORGED, 9)])
             _, source = asked.recvfrom(4096)
             stranger.sendto(answer("a"), source)  # no pod that was asked
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as forger:
+                forger.bind((FORGED, 0))
+                forger.sendto(answer("a"), source)  # it came by another way than a pod's
             asked.sendto(answer("a", "urn:schemas-upnp-org:service:ContentDirectory:1"), source)  # another's question
             asked.sendto(message.search(ROOT, 1), source)  # no answer
             asked.sendto(b"HTTP/1.1 200 OK\r\n\r\n", source)
@@ -116,7 +124,7 @@ def test_what_was_not_asked_is_dropped_with_a_reason(pods: list[socket.socket]) 
             await until(lambda: heard.answers)
             assert heard.answers == [(CLIENT, "127.0.0.11", f"uuid:b::{ROOT}")]
             assert heard.dropped == {
-                SsdpDrop.NOT_ASKED: 3,
+                SsdpDrop.NOT_ASKED: 4,
                 SsdpDrop.MALFORMED: 1,
                 SsdpDrop.OVERSIZED: 1,
                 SsdpDrop.NOT_SSDP: 1,

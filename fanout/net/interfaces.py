@@ -101,7 +101,7 @@ def is_up(name: str) -> bool:
 
 def is_local(host: str) -> bool:
     """Whether that is an address of this host: to itself it would send from that very address."""
-    return host.startswith("127.") or _source(host) == host
+    return host.startswith("127.") or source(host) == host
 
 
 def route(address: str, scope: str = "") -> tuple[str, str] | None:
@@ -109,15 +109,14 @@ def route(address: str, scope: str = "") -> tuple[str, str] | None:
 
     `scope` is the interface of an IPv6 address that is one only there.
     """
-    source = _source(address, scope)
-    if source is None:
+    chosen = source(address, scope)
+    if chosen is None:
         return None
-    chosen = ipaddress.ip_address(source)
-    return next(((name, source) for name, each in _all_addresses() if each == chosen), None)
+    return next(((name, chosen) for name, each in _all_addresses() if str(each) == chosen), None)
 
 
-def _source(address: str, scope: str = "") -> str | None:
-    """Return the address that a datagram to `address` would have as its source.
+def source(address: str, scope: str = "") -> str | None:
+    """Return the address that a datagram to `address` would have as its source; None without a way.
 
     Nothing is sent: connecting a UDP socket chooses the route (man 7 udp).
     """
@@ -127,10 +126,10 @@ def _source(address: str, scope: str = "") -> str | None:
             place = (address, _ANY_PORT)
             # Of a global address the kernel disregards it.
             trial.connect((*place, 0, index(scope) or 0) if family == socket.AF_INET6 else place)
-            source: str = trial.getsockname()[0].partition("%")[0]
+            found: str = trial.getsockname()[0].partition("%")[0]
     except OSError:
         return None
-    return source
+    return found
 
 
 class Watch:

@@ -13,7 +13,7 @@ from fanout.net import interfaces
 from fanout.relay.listening import open_port
 from fanout.ssdp.lan import group
 from fanout.ssdp.message import PORT
-from fanout.ssdp.sessions import receive
+from fanout.ssdp.questions import receive
 
 log = logging.getLogger("fanout")
 
@@ -50,7 +50,7 @@ class Ear:
             self._close(name)
 
     def _readable(self, opened: socket.socket) -> None:
-        for data, host in receive(opened):
+        for data, host, _ in receive(opened):
             self._heard(data, host)
 
     def _close(self, name: str) -> None:

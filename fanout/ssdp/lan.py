@@ -134,6 +134,13 @@ class Lan:
         """Whether that is an address of the interface."""
         return address in self._addresses
 
+    def may_come_from(self, host: str, interface: int) -> bool:
+        """Whether what names `host` as its source may have come by the interface of that number.
+
+        What came from the LAN is whoever's on it, unless the way to that host leads there, too.
+        """
+        return interface != self._index or self.is_here(interfaces.source(host) or "")
+
     def send(self, data: bytes, client: tuple[str, int] = (GROUP, PORT)) -> bool:
         """Send an answer to a client, or an announcement to the group; return whether the kernel took it."""
         try:

@@ -15,8 +15,8 @@ from fanout.net import explain
 from fanout.ssdp import description, documents, message
 from fanout.ssdp.description import Description, InvalidDescription
 from fanout.ssdp.message import Advert, Answer, Headers, InvalidSsdp
+from fanout.ssdp.questions import ask, open_socket, receive
 from fanout.ssdp.reasons import SsdpDrop
-from fanout.ssdp.sessions import ask, open_socket, receive
 from fanout.ssdp.settings import DescriptionPlace
 
 log = logging.getLogger("fanout")
@@ -40,11 +40,13 @@ class Pods:
         places: Collection[DescriptionPlace],
         heard: Callable[[str, Advert, bool], None],
         is_known: Callable[[str], bool],
+        is_genuine: Callable[[str, int], bool],
         drop: Callable[[SsdpDrop], None],
     ) -> None:
         self._places = places
         self._heard = heard
         self._is_known = is_known
+        self._is_genuine = is_genuine
         self._drop = drop
         self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
         self._readers = asyncio.Semaphore(_READERS)
@@ -97,8 +99,8 @@ class Pods:
                 loop.remove_reader(opened)
 
     def _readable(self, opened: socket.socket, pod: Endpoint) -> None:
-        for data, host in receive(opened):
-            if host != pod.host:
+        for data, host, interface in receive(opened):
+            if host != pod.host or not self._is_genuine(host, interface):
                 self._drop(SsdpDrop.NOT_ASKED)
                 continue
             try:

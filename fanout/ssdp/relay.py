@@ -113,9 +113,13 @@ class SsdpRelay:
         self._herald: Herald = Herald(
             self._lan, self._places, self._catalogue, self._is_pod, self._proxy.listen, self._drop
         )
-        self._sessions = Sessions(self._answered, self._tell_rest, self._drop)
+        self._sessions = Sessions(self._answered, self._tell_rest, self._lan.may_come_from, self._drop)
         self._pods = Pods(
-            tuple(map(DescriptionPlace.parse, descriptions)), self._told, self._known.__contains__, self._drop
+            tuple(map(DescriptionPlace.parse, descriptions)),
+            self._told,
+            self._known.__contains__,
+            self._lan.may_come_from,
+            self._drop,
         )
         self._ear = Ear(interface, self._overheard)
         self._searches = self._answers = 0
@@ -321,9 +325,7 @@ class SsdpRelay:
 
     def _arrived(self, opened: socket.socket) -> None:
         for data, client, to_group in self._lan.receive(opened):
-            host = client[0]
-            if data.startswith(b"NOTIFY"):  # a LAN is full of those of others
-                self._overheard(data, host)
+            if data.startswith(b"NOTIFY"):  # a LAN is full of them; pods are heard where they are
                 continue
             self._searches += 1
             if reason := self._take(data, client, to_group):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import resource
 import socket
@@ -12,7 +11,8 @@ from dataclasses import dataclass, field
 
 from fanout.model import Endpoint
 from fanout.ssdp import message
-from fanout.ssdp.message import DATAGRAM_MAX, Answer, InvalidSsdp, Search
+from fanout.ssdp.message import Answer, InvalidSsdp, Search
+from fanout.ssdp.questions import ask, open_socket, receive
 from fanout.ssdp.reasons import SsdpDrop
 
 SESSIONS_MAX = 2048
@@ -24,7 +24,6 @@ _GIVEN_UP = 0.8
 """The part of MX after which a pod that should have answered, and has not, is answered for."""
 _PREPARED = 0.1
 """Seconds within which is answered what needs no pod, so that not all comes at once."""
-_TURN = 32
 ANSWERS_MAX = 512
 """Answers to one search that are looked at."""
 
@@ -46,14 +45,19 @@ class Session:
 
 
 class Sessions:
-    """Asks pods for clients. `heard` is called with each answer, `missing` when the client should be told the rest."""
+    """Asks pods for clients. `heard` is called with each answer, `missing` when the client should be told the rest.
+
+    `is_genuine` says whether what names a pod as its source, and came by that interface (its number), is the pod's.
+    """
 
     def __init__(
         self,
         heard: Callable[[Session, str, Answer], None],
         missing: Callable[[Session, bool], None],
+        is_genuine: Callable[[str, int], bool],
         drop: Callable[[SsdpDrop], None],
     ) -> None:
+        self._is_genuine = is_genuine
         self._heard = heard
         self._missing = missing
         self._drop = drop
@@ -87,9 +91,9 @@ class Sessions:
         ]
 
     def _readable(self, session: Session) -> None:
-        for data, host in receive(session.socket):
+        for data, host, interface in receive(session.socket):
             session.answers += 1
-            if host not in session.pods or session.answers > ANSWERS_MAX:
+            if session.answers > ANSWERS_MAX or host not in session.pods or not self._is_genuine(host, interface):
                 self._drop(SsdpDrop.NOT_ASKED)
                 continue
             try:
@@ -114,35 +118,3 @@ class Sessions:
         """End all."""
         for session in list(self._sessions):
             self._end(session)
-
-
-def open_socket(pods: Collection[Endpoint]) -> socket.socket:
-    """Return a non-blocking UDP socket that can send to all of them. Raises OSError."""
-    is_ipv6 = any(":" in pod.host for pod in pods)
-    opened = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
-    opened.setblocking(False)
-    if is_ipv6:
-        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    return opened
-
-
-def ask(opened: socket.socket, data: bytes, pods: Collection[Endpoint]) -> int:
-    """Send a question to each pod; return to how many the kernel did not take it."""
-    failed = 0
-    for host, port in pods:
-        mapped = f"::ffff:{host}" if opened.family == socket.AF_INET6 and ":" not in host else host
-        try:
-            opened.sendto(data, (mapped, port))
-        except OSError:
-            failed += 1
-    return failed
-
-
-def receive(opened: socket.socket) -> list[tuple[bytes, str]]:
-    """Return what waits, as much as a turn holds, with the addresses that it came from."""
-    found = []
-    with contextlib.suppress(OSError):
-        for _ in range(_TURN):
-            data, source = opened.recvfrom(DATAGRAM_MAX + 1)
-            found.append((data, source[0].removeprefix("::ffff:")))
-    return found
