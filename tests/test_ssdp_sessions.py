@@ -13,7 +13,7 @@ import pytest
 
 from fanout.model import Endpoint
 from fanout.ssdp import message, sessions
-from fanout.ssdp.message import Advert, Answer, Headers, Search
+from fanout.ssdp.message import Advert, Headers, Search
 from fanout.ssdp.reasons import SsdpDrop
 from fanout.ssdp.sessions import Session, Sessions
 
@@ -33,8 +33,8 @@ class Heard:
         self.dropped: Counter[SsdpDrop] = Counter()
         self.sessions = Sessions(self._answered, self._missed, self._is_genuine, self._dropped)
 
-    def _answered(self, session: Session, host: str, answer: Answer) -> None:
-        self.answers.append((session.client, host, answer.advert.usn))
+    def _answered(self, session: Session, host: str, advert: Advert) -> None:
+        self.answers.append((session.client, host, advert.usn))
 
     def _missed(self, session: Session, is_late: bool) -> None:
         self.missing.append((session.client, is_late))

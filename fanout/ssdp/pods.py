@@ -14,8 +14,8 @@ from fanout.model import Endpoint
 from fanout.net import explain
 from fanout.ssdp import description, documents, message
 from fanout.ssdp.description import Description, InvalidDescription
-from fanout.ssdp.message import Advert, Answer, Headers, InvalidSsdp
-from fanout.ssdp.questions import ask, open_socket, receive
+from fanout.ssdp.message import Advert, Headers
+from fanout.ssdp.questions import answers, ask, open_socket
 from fanout.ssdp.reasons import SsdpDrop
 from fanout.ssdp.settings import DescriptionPlace
 
@@ -99,17 +99,11 @@ class Pods:
                 loop.remove_reader(opened)
 
     def _readable(self, opened: socket.socket, pod: Endpoint) -> None:
-        for data, host, interface in receive(opened):
-            if host != pod.host or not self._is_genuine(host, interface):
-                self._drop(SsdpDrop.NOT_ASKED)
-                continue
-            try:
-                answer = message.parse(data)
-            except InvalidSsdp as error:
-                self._drop(error.reason)
-                continue
-            if isinstance(answer, Answer):
-                self._heard(host, answer.advert, False)
+        def is_genuine(host: str, interface: int) -> bool:
+            return host == pod.host and self._is_genuine(host, interface)
+
+        for host, advert in answers(opened, is_genuine, self._drop):
+            self._heard(host, advert, False)
 
     async def _describe(self, host: str, place: DescriptionPlace) -> None:
         """Tell what a pod's description says, where it has one at that place."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from fanout.model import Endpoint
 from fanout.net import listening
-from fanout.ssdp.message import DATAGRAM_MAX
+from fanout.ssdp import message
+from fanout.ssdp.message import DATAGRAM_MAX, Advert, Answer, InvalidSsdp
+from fanout.ssdp.reasons import SsdpDrop
 
 _TURN = 32
 """Datagrams that one socket may give before it is another's turn."""
@@ -61,6 +63,29 @@ def receive(opened: socket.socket) -> list[Reply]:
             data, control, _, source = opened.recvmsg(DATAGRAM_MAX + 1, _ROOM)
             replies.append(Reply(data, source[0].removeprefix("::ffff:"), _interface(control)))
     return replies
+
+
+def answers(
+    opened: socket.socket, is_genuine: Callable[[str, int], bool], drop: Callable[[SsdpDrop], None]
+) -> Iterator[tuple[str, Advert]]:
+    """Yield what pods answered: a pod's address, and what it has.
+
+    `is_genuine` says whether what names that source, and came by the interface of that number, is an answer of a pod
+    that was asked; what is not, or cannot be read, is told to `drop`.
+    """
+    for data, host, interface in receive(opened):
+        if not is_genuine(host, interface):
+            drop(SsdpDrop.NOT_ASKED)
+            continue
+        try:
+            answer = message.parse(data)
+        except InvalidSsdp as error:
+            drop(error.reason)
+            continue
+        if isinstance(answer, Answer):
+            yield host, answer.advert
+        else:
+            drop(SsdpDrop.NOT_ASKED)
 
 
 def _interface(control: list[tuple[int, int, bytes]]) -> int:

@@ -27,7 +27,7 @@ from fanout.ssdp.catalogue import Announcement, Catalogue
 from fanout.ssdp.ear import Ear
 from fanout.ssdp.herald import AGAIN, Herald
 from fanout.ssdp.lan import Lan
-from fanout.ssdp.message import Advert, Answer, InvalidSsdp, Kind, Notify, Search
+from fanout.ssdp.message import Advert, InvalidSsdp, Kind, Notify, Search
 from fanout.ssdp.places import Places
 from fanout.ssdp.pods import Pods
 from fanout.ssdp.proxy import Proxy
@@ -353,11 +353,11 @@ class SsdpRelay:
             return SsdpDrop.TOO_MANY_SEARCHES
         return None
 
-    def _answered(self, session: Session, host: str, answer: Answer) -> None:
+    def _answered(self, session: Session, host: str, advert: Advert) -> None:
         """Pass a pod's answer on to the client that searched."""
-        self._told(host, answer.advert, is_description=False)
-        if self._catalogue.is_owner(host, answer.advert.udn):
-            self._tell(session, host, answer.advert, answer.advert.nt)
+        self._told(host, advert, is_description=False)
+        if self._catalogue.is_owner(host, advert.udn):
+            self._tell(session, host, advert, advert.nt)
         else:
             self._drop(SsdpDrop.UDN_TAKEN)
 

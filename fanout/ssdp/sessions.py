@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from fanout.model import Endpoint
 from fanout.ssdp import message
-from fanout.ssdp.message import Answer, InvalidSsdp, Search
-from fanout.ssdp.questions import ask, open_socket, receive
+from fanout.ssdp.message import Advert, Search
+from fanout.ssdp.questions import answers, ask, open_socket
 from fanout.ssdp.reasons import SsdpDrop
 
 SESSIONS_MAX = 2048
@@ -52,7 +52,7 @@ class Sessions:
 
     def __init__(
         self,
-        heard: Callable[[Session, str, Answer], None],
+        heard: Callable[[Session, str, Advert], None],
         missing: Callable[[Session, bool], None],
         is_genuine: Callable[[str, int], bool],
         drop: Callable[[SsdpDrop], None],
@@ -91,19 +91,14 @@ class Sessions:
         ]
 
     def _readable(self, session: Session) -> None:
-        for data, host, interface in receive(session.socket):
+        def is_genuine(host: str, interface: int) -> bool:
             session.answers += 1
-            if session.answers > ANSWERS_MAX or host not in session.pods or not self._is_genuine(host, interface):
-                self._drop(SsdpDrop.NOT_ASKED)
-                continue
-            try:
-                answer = message.parse(data)
-            except InvalidSsdp as error:
-                self._drop(error.reason)
-                continue
+            return session.answers <= ANSWERS_MAX and host in session.pods and self._is_genuine(host, interface)
+
+        for host, advert in answers(session.socket, is_genuine, self._drop):
             # The port may have been another search's before.
-            if isinstance(answer, Answer) and message.matches(session.target, answer.advert.nt, answer.advert.usn):
-                self._heard(session, host, answer)
+            if message.matches(session.target, advert.nt, advert.usn):
+                self._heard(session, host, advert)
             else:
                 self._drop(SsdpDrop.NOT_ASKED)
 
