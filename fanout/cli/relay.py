@@ -21,6 +21,14 @@ _OF_AN_INGRESS = ("listen", "to", "to_port")
 _SUBCOMMANDS = {"ssdp": "Media server pods (DLNA, UPnP), found and played from the LAN."}
 _OF_THE_FILE = (*_OF_AN_INGRESS, "allow_source", "limit")
 
+interface_timeout_option = option(
+    "--interface-timeout",
+    type=FiniteRange(0, 86_400),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Wait so long at the start for an interface that appears late.",
+)
 admin_host_option = option(
     "--admin-host", metavar="ADDRESS", help="Serve the admin port on this address only. [default: all addresses]"
 )
@@ -137,14 +145,7 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: b
 )
 @option("--loop-guard", is_flag=True, help="Drop what was forwarded seconds ago and comes again from another source.")
 @dns_options
-@option(
-    "--interface-timeout",
-    type=FiniteRange(0, 86_400),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Wait so long at the start for interfaces that appear late.",
-)
+@interface_timeout_option
 @option(
     "--receive-buffer",
     type=click.IntRange(1, 2**31 - 1),

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from fanout.cli.options import FiniteRange, admin_port_option, log_options, option
-from fanout.cli.relay import admin_host_option
+from fanout.cli.options import admin_port_option, log_options, option
+from fanout.cli.relay import admin_host_option, interface_timeout_option
 from fanout.cli.target import dns_options
 from fanout.errors import InvalidInput
 from fanout.relay.ingress import parse_network
@@ -90,14 +90,7 @@ def _networks(context: click.Context, parameter: click.Parameter, given: Sequenc
     f"[default: private and link-local networks: {', '.join(PRIVATE)}]",
 )
 @dns_options
-@option(
-    "--interface-timeout",
-    type=FiniteRange(0, 86_400),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Wait so long at the start for an interface that appears late.",
-)
+@interface_timeout_option
 @admin_host_option
 @admin_port_option
 @log_options
