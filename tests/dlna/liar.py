@@ -38,9 +38,10 @@ class Liar:
         location: str | None = None,
         pages: Mapping[str, bytes | Act] | None = None,
         ports: tuple[int, ...] = (PORT,),
+        address: str | None = None,
     ) -> None:
         self.pod, self.udn, self.name = pod, udn, name
-        self.origin = f"http://{pod.pod_ip}:{ports[0]}"
+        self.origin = f"http://{address or pod.pod_ip}:{ports[0]}"
         self.location = location or f"{self.origin}/description.xml"
         self.pages: dict[str, bytes | Act] = {"/description.xml": self.description(), **(pages or {})}
         self.requests: list[str] = []

@@ -170,6 +170,18 @@ def test_what_the_pods_themselves_announce_is_announced_on_the_lan(figures: Call
             assert relay.run.stop().code == 0
 
 
+def test_pods_that_are_on_the_lan_themselves(here: Home, ear: ssdp.Ear) -> None:
+    """As with macvlan pods: what they answer comes by the LAN's interface, and is believed."""
+    on_lan = here.add_source()
+    with Liar(on_lan, f"uuid:{uuid(1)}", address=on_lan.lan) as liar:
+        SsdpRelay(here.edge, "-s", f"{on_lan.lan},{here.world.pods[0].pod_ip}", "--interface", "eth1")
+        alive = ear.wait_for(ALIVE, liar.udn)
+        assert urllib.parse.urlsplit(alive.location).hostname == here.edge.lan
+        assert liar.udn in web.fetch(here.source, alive.location).text
+        found = ssdp.find(here.source, liar.udn, udns=[liar.udn], destination=(here.edge.lan, ssdp.PORT))
+        assert found[liar.udn].location == alive.location
+
+
 def test_the_interface_goes_and_comes_with_another_address(here: Home, ear: ssdp.Ear) -> None:
     relay = here.relay()
     ear.wait_until(lambda _: all(is_all_of(ear.heard, ALIVE, udn) for udn in here.udns))
