@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.ssdp import door, gena
-from fanout.ssdp.gena import Callback, Subscription, Subscriptions
+from fanout.ssdp.http import door, gena
+from fanout.ssdp.http.gena import Callback, Subscription, Subscriptions
 from fanout.ssdp.places import Origin
 from fanout.ssdp.reasons import HttpFailure
 from tests.ssdp_http import (

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from fanout.ssdp import proxy
+from fanout.ssdp.http import proxy
 from fanout.ssdp.places import Origin
 from tests.ssdp_http import (
     OTHER_POD,

@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 
-from fanout.ssdp import door, proxy
+from fanout.ssdp.http import door, proxy
 from fanout.ssdp.reasons import HttpFailure
 from tests.ports import bind_both
 from tests.ssdp_http import (

@@ -10,7 +10,7 @@ import zlib
 
 import pytest
 
-from fanout.ssdp import documents, door, upstream
+from fanout.ssdp.http import documents, door, upstream
 from fanout.ssdp.reasons import HttpFailure
 from tests.ssdp_http import (
     CLIENT,

@@ -13,9 +13,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from fanout.ssdp import pump as pumping
-from fanout.ssdp.door import _RESET
-from fanout.ssdp.pump import ClientGone, PodBroke, pump
+from fanout.ssdp.http import pump as pumping
+from fanout.ssdp.http.door import _RESET
+from fanout.ssdp.http.pump import ClientGone, PodBroke, pump
 from tests.conftest import Turns
 from tests.ssdp_http import run
 

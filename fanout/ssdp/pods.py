@@ -12,8 +12,9 @@ import aiohttp
 
 from fanout.model import Endpoint
 from fanout.net import explain
-from fanout.ssdp import description, documents, message
+from fanout.ssdp import description, message
 from fanout.ssdp.description import Description, InvalidDescription
+from fanout.ssdp.http import documents
 from fanout.ssdp.message import Advert, Headers
 from fanout.ssdp.questions import answers, ask, open_socket
 from fanout.ssdp.reasons import SsdpDrop

@@ -26,11 +26,11 @@ from fanout.ssdp import message, rewrite
 from fanout.ssdp.catalogue import Announcement, Catalogue
 from fanout.ssdp.ear import Ear
 from fanout.ssdp.herald import AGAIN, Herald
+from fanout.ssdp.http.proxy import Proxy
 from fanout.ssdp.lan import Lan
 from fanout.ssdp.message import Advert, InvalidSsdp, Kind, Notify, Search
 from fanout.ssdp.places import Places
 from fanout.ssdp.pods import Pods
-from fanout.ssdp.proxy import Proxy
 from fanout.ssdp.reasons import SsdpDrop
 from fanout.ssdp.sessions import Session, Sessions
 from fanout.ssdp.settings import DESCRIPTIONS, HTTP_PORTS, PRIVATE, DescriptionPlace, parse_ports

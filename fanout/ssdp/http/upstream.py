@@ -13,11 +13,12 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from fanout.net import explain
-from fanout.ssdp import documents, heads, rewrite
-from fanout.ssdp.documents import DOCUMENT_MAX, Gathered, TooLarge, Undecodable
-from fanout.ssdp.door import LINE_MAX
+from fanout.ssdp import rewrite
+from fanout.ssdp.http import documents, heads
+from fanout.ssdp.http.documents import DOCUMENT_MAX, Gathered, TooLarge, Undecodable
+from fanout.ssdp.http.door import LINE_MAX
+from fanout.ssdp.http.pump import PodBroke
 from fanout.ssdp.places import Origin
-from fanout.ssdp.pump import PodBroke
 from fanout.ssdp.reasons import HttpFailure
 
 CONNECT_TIMEOUT = 3.0

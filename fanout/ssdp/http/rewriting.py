@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 
 from multidict import CIMultiDict
 
-from fanout.ssdp import heads, rewrite
+from fanout.ssdp import rewrite
+from fanout.ssdp.http import heads
 from fanout.ssdp.places import Origin, Places
 from fanout.ssdp.rewrite import Authority
 from fanout.ssdp.stats import HttpCounts

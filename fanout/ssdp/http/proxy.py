@@ -11,16 +11,17 @@ from time import monotonic
 from aiohttp import hdrs, web
 
 from fanout.limiter import LineLimiter
-from fanout.ssdp import gena, heads, rewrite
-from fanout.ssdp.documents import Gathered, TooLarge
-from fanout.ssdp.door import Connection, Door
-from fanout.ssdp.gena import Events
+from fanout.ssdp import rewrite
+from fanout.ssdp.http import gena, heads
+from fanout.ssdp.http.documents import Gathered, TooLarge
+from fanout.ssdp.http.door import Connection, Door
+from fanout.ssdp.http.gena import Events
+from fanout.ssdp.http.pump import ClientGone, PodBroke, pump
+from fanout.ssdp.http.rewriting import Rewriting
+from fanout.ssdp.http.upstream import DOCUMENT_TIMEOUT, Answer, Refused, Upstream
 from fanout.ssdp.places import Origin, Places
-from fanout.ssdp.pump import ClientGone, PodBroke, pump
 from fanout.ssdp.reasons import HttpFailure
-from fanout.ssdp.rewriting import Rewriting
 from fanout.ssdp.stats import HttpCounts
-from fanout.ssdp.upstream import DOCUMENT_TIMEOUT, Answer, Refused, Upstream
 
 log = logging.getLogger("fanout")
 

@@ -18,12 +18,13 @@ import aiohttp
 from multidict import CIMultiDict
 
 from fanout.net import explain, interfaces
-from fanout.ssdp import heads, rewrite
-from fanout.ssdp.door import Connection
+from fanout.ssdp import rewrite
+from fanout.ssdp.http import heads
+from fanout.ssdp.http.door import Connection
+from fanout.ssdp.http.upstream import Refused, Upstream
 from fanout.ssdp.places import Origin
 from fanout.ssdp.reasons import HttpFailure
 from fanout.ssdp.stats import HttpCounts
-from fanout.ssdp.upstream import Refused, Upstream
 
 Header = tuple[str, str]
 SID = "SID"
