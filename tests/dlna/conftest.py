@@ -1,11 +1,14 @@
-"""What the DLNA tests share: the figures that they measured, printed at the end."""
+"""What the DLNA tests share: a street with liars, and the figures that they measured, printed at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
+
+from tests.dlna.street import Street
+from tests.dlna.street import street as make_street
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -22,3 +25,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def figures(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Say what was measured, at the end of the run."""
     return partial(record_property, "dlna_figure")
+
+
+@pytest.fixture(scope="module")
+def module_street() -> Iterator[Street]:
+    with make_street() as made:
+        yield made
+
+
+@pytest.fixture
+def street(module_street: Street) -> Iterator[Street]:
+    """A street whose liars and whose relay end with the test."""
+    yield module_street
+    module_street.clear()
