@@ -13,8 +13,8 @@ from typing import Any
 import aiohttp
 from multidict import CIMultiDict
 
+from fanout.ssdp.http.proxy import Proxy
 from fanout.ssdp.places import Origin, Places
-from fanout.ssdp.proxy import Proxy
 from fanout.ssdp.reasons import HttpFailure
 from fanout.ssdp.stats import HttpCounts
 from tests.ports import free_port

@@ -139,7 +139,11 @@ class Lan:
 
         What came from the LAN is whoever's on it, unless the way to that host leads there, too.
         """
-        return interface != self._index or self.is_here(interfaces.source(host) or "")
+        return interface != self._index or self.leads_to(host)
+
+    def leads_to(self, host: str) -> bool:
+        """Whether the way to that host is by this interface."""
+        return self.is_here(interfaces.source(host) or "")
 
     def send(self, data: bytes, client: tuple[str, int] = (GROUP, PORT)) -> bool:
         """Send an answer to a client, or an announcement to the group; return whether the kernel took it."""

@@ -105,7 +105,8 @@ class SsdpRelay:
         self._proxy: Proxy = Proxy(
             self._places,
             self._is_pod,
-            lambda client: served.refusal(client, 0.0) is None,
+            # Linux takes what comes to any address by any interface: others of this host's networks are no LAN.
+            lambda client: served.refusal(client, 0.0) is None and self._lan.leads_to(client),
             self._lan.is_here,
             self._http,
             on_claim=lambda port: self._herald.open_port(port),

@@ -272,6 +272,7 @@ def test_http_is_for_clients_on_the_lan_alone(here: Home, relay: SsdpRelay, stra
     assert not is_served(stranger, f"{FOREIGN}.30", f"{FOREIGN}.20")
     pod = here.world.pods[0]
     assert not is_served(pod, pod.pod_ip, here.edge.pod_ip)
+    assert not is_served(pod, pod.pod_ip, here.edge.lan), "though it comes to the LAN's address"
     assert since(failures, relay.http_failures()).get("source_not_allowed", 0) >= 1
     assert web.fetch(here.source, location).status == 200
 
