@@ -165,7 +165,6 @@ class Herald:
     def _say_no_port(self, pod: str, udn: str) -> None:
         if udn not in self._has_no_port and len(self._has_no_port) < _COMPLAINTS_MAX:
             self._has_no_port.add(udn)
-            log.warning(
-                "no_http_port: %(udn)s of %(host)s is not announced: give more HTTP ports (--http-ports)",
-                {"udn": udn, "host": pod},
-            )
+            reason = "all HTTP ports are taken: give more (--http-ports)"
+            values = {"udn": udn, "host": pod, "reason": reason}
+            log.warning("no_http_port: %(udn)s of %(host)s is not announced: %(reason)s", values)
