@@ -178,7 +178,6 @@ async def relay(pod: Pod | None = None, *, ports: int = 12) -> AsyncIterator[Rel
         lambda host: host in made[0].allowed,
         lambda host: host == RELAY,
         counts,
-        on_claim=lambda port: made[0].proxy.listen(port),
     )
     await proxy.open()
     try:

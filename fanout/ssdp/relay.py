@@ -109,7 +109,6 @@ class SsdpRelay:
             lambda client: served.refusal(client, 0.0) is None and self._lan.leads_to(client),
             self._lan.is_here,
             self._http,
-            on_claim=lambda port: self._herald.open_port(port),
         )
         self._herald: Herald = Herald(
             self._lan, self._places, self._catalogue, self._is_pod, self._proxy.listen, self._drop

@@ -58,7 +58,6 @@ class Proxy:
 
     `is_pod` says whether an address is that of a pod of the Service: no other is ever asked anything. `is_allowed` says
     whether a client's address is served, `is_here` whether an address of this host is one that clients may come to.
-    `on_claim` is called with a port that a document of a pod makes necessary; it listens, and says whether it can.
 
     URLs of pods are rewritten in headers and in documents (XML, HTML, playlists), which are read whole for that; who
     asks for a range of a document gets all of it. Everything else passes untouched, as fast as the client takes it.
@@ -75,16 +74,14 @@ class Proxy:
         is_allowed: Callable[[str], bool],
         is_here: Callable[[str], bool],
         counts: HttpCounts,
-        *,
-        on_claim: Callable[[int], bool],
     ) -> None:
         self._places = places
         self._is_pod = is_pod
         self._is_allowed = is_allowed
         self._is_here = is_here
         self._counts = counts
-        self._rewriting = Rewriting(places, is_pod, on_claim, counts)
         self._door = Door(self._is_client, is_pod, self._serve, counts)
+        self._rewriting = Rewriting(places, is_pod, self._door.listen, counts)
         self._upstream = Upstream()
         self._events = Events(self._upstream, counts)
         self._lines = LineLimiter(_LINES)

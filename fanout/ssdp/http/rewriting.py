@@ -7,26 +7,24 @@ from collections.abc import Callable, Iterable
 from multidict import CIMultiDict
 
 from fanout.ssdp import rewrite
-from fanout.ssdp.http import heads
+from fanout.ssdp.http import heads, ports
 from fanout.ssdp.places import Origin, Places
 from fanout.ssdp.rewrite import Authority
 from fanout.ssdp.stats import HttpCounts
-
-_CLAIMS = 4  # ports that are tried for one server that a document names
 
 
 class Rewriting:
     """Rewrites headers and documents for a client that came to the address `edge`.
 
-    `on_claim` is called with a port that a document makes necessary; it listens, and says whether it can.
+    `listen` opens a port that a document makes necessary, and says whether it could.
     """
 
     def __init__(
-        self, places: Places, is_pod: Callable[[str], bool], on_claim: Callable[[int], bool], counts: HttpCounts
+        self, places: Places, is_pod: Callable[[str], bool], listen: Callable[[int], bool], counts: HttpCounts
     ) -> None:
         self._places = places
         self._is_pod = is_pod
-        self._on_claim = on_claim
+        self._listen = listen
         self._counts = counts
 
     def headers(self, pairs: Iterable[tuple[str, str]], edge: str, *without: str) -> CIMultiDict[str]:
@@ -57,9 +55,4 @@ class Rewriting:
         return instead
 
     def _claim(self, origin: Origin) -> int | None:
-        for _ in range(_CLAIMS):
-            port = self._places.other(origin)
-            if port is None or self._on_claim(port):
-                return port
-            self._places.refuse(port)
-        return None
+        return ports.opened(lambda: self._places.other(origin), self._listen, self._places.refuse)
