@@ -15,8 +15,7 @@ LOOP_PAYLOADS = 65_536
 """Payloads that are remembered."""
 LOOP_SECONDS = 5.0
 """How long."""
-BURST = 0.1
-"""Seconds' worth of datagrams that a source may send at once."""
+_BURST = 0.1  # seconds' worth of datagrams that a source may send at once
 
 
 class Guard:
@@ -26,7 +25,7 @@ class Guard:
     worth.
     """
 
-    def __init__(self, allowed: Sequence[Network], limit: float | None, burst: float = BURST) -> None:
+    def __init__(self, allowed: Sequence[Network], limit: float | None, burst: float = _BURST) -> None:
         self._allowed = allowed
         self._limit = limit
         self._burst = max(1.0, (limit or 0.0) * burst)

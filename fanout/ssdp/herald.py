@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from fanout.ssdp import message, rewrite
 from fanout.ssdp.catalogue import Announcement, Catalogue
+from fanout.ssdp.http import ports
 from fanout.ssdp.lan import Lan
 from fanout.ssdp.message import Advert, Kind
 from fanout.ssdp.places import Origin, Places
@@ -25,24 +26,21 @@ _AUTHORITY = re.compile("[^/]*//[^/?#]*")
 
 
 class Herald:
-    """Announces on one LAN. `listen` opens a port of the relay, and returns whether it could."""
+    """Announces on one LAN. `listen` opens a port of the relay, if it is not open, and returns whether it could."""
 
     def __init__(
         self,
         lan: Lan,
         places: Places,
         catalogue: Catalogue,
-        is_pod: Callable[[str], bool],
         listen: Callable[[int], bool],
         drop: Callable[[SsdpDrop], None],
     ) -> None:
         self._lan = lan
         self._places = places
         self._catalogue = catalogue
-        self._is_pod = is_pod
         self._listen = listen
         self._drop = drop
-        self._open: set[int] = set()
         self._has_no_port: set[str] = set()
         self._shown: dict[str, str] = {}
         """The LOCATION of each device that is announced now, by UDN."""
@@ -50,6 +48,8 @@ class Herald:
         self._again: dict[tuple[str, str], tuple[float, bytes]] = {}
         """What is to be sent again, and when, by what it is of."""
         self._udns: set[str] = set()
+        self._has_news = False
+        """Whether something was said since the last look at the devices."""
         self._devices: list[tuple[DeviceStats, int | None]] = []
         self.announcements: Counter[str] = Counter()
         self.foreign = 0
@@ -57,35 +57,20 @@ class Herald:
     def located(self, pod: str, advert: Advert) -> Advert | None:
         """Return an advert as the LAN has it; None where there is no port to reach it by.
 
-        A LOCATION of another host than a pod of the Service stays as it is.
+        A LOCATION of another host than the pod stays as it is.
         """
         found = rewrite.location(advert.location)
-        if found is None or not self._is_pod(found[0]):
+        if found is None or found[0] != pod:
             self._say_foreign(pod, advert)
             return advert
-        port = self.port(Origin(*found), advert.udn)
+        origin = Origin(*found)
+        port = ports.opened(lambda: self._places.claim(origin, advert.udn), self._listen, self._places.refuse)
         if port is None:
             self._drop(SsdpDrop.NO_PORT)
             self._say_no_port(pod, advert.udn)
             return None
         path = _AUTHORITY.sub("", advert.location, count=1)
         return replace(advert, location=f"http://{self._lan.address}:{port}{path}")
-
-    def port(self, origin: Origin, udn: str) -> int | None:
-        """Return the relay's port for a device, open; None where all are taken."""
-        while (port := self._places.claim(origin, udn)) is not None:
-            if self.open_port(port):
-                return port
-        return None
-
-    def open_port(self, port: int) -> bool:
-        """Listen on a port of the relay; where another program has it, take note of that and return False."""
-        if port not in self._open:
-            if not self._listen(port):
-                self._places.refuse(port)
-                return False
-            self._open.add(port)
-        return True
 
     def announce(self, announcements: Iterable[Announcement], now: float) -> None:
         """Say it on the LAN, and once more a moment later (`repeat`)."""
@@ -102,10 +87,13 @@ class Herald:
             self._again[key] = now + AGAIN, data
             if advert.nt == message.ROOT_DEVICE:
                 self._show(kind, pod, located)
-        self._take_stock()
+        self._has_news = True
 
-    def repeat(self, now: float) -> None:
-        """Send again what was said a moment ago."""
+    def tend(self, now: float) -> None:
+        """Send again what was said a moment ago, and take note of the devices that there are."""
+        if self._has_news:
+            self._has_news = False
+            self._take_stock()
         due = [key for key, (when, _) in self._again.items() if when <= now]
         for key in due:
             self._send(self._again.pop(key)[1])
@@ -157,8 +145,8 @@ class Herald:
         if advert.location not in self._foreign and len(self._foreign) < _COMPLAINTS_MAX:
             self._foreign.add(advert.location)
             log.warning(
-                "location_foreign: %(udn)s of %(host)s says that it is found at %(location)s, which is no address of a "
-                "pod of the Service: passed on unchanged",
+                "location_foreign: %(udn)s of %(host)s says that it is found at %(location)s, which is not that "
+                "address: passed on unchanged",
                 {"udn": advert.udn, "host": pod, "location": advert.location},
             )
 

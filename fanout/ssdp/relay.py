@@ -102,7 +102,7 @@ class SsdpRelay:
         self._places = Places(ports[0], ports[-1])
         self._catalogue = Catalogue(self._dropped, random.random)
         served = Guard(allowed, None)
-        self._proxy: Proxy = Proxy(
+        self._proxy = Proxy(
             self._places,
             self._is_pod,
             # Linux takes what comes to any address by any interface: others of this host's networks are no LAN.
@@ -110,9 +110,7 @@ class SsdpRelay:
             self._lan.is_here,
             self._http,
         )
-        self._herald: Herald = Herald(
-            self._lan, self._places, self._catalogue, self._is_pod, self._proxy.listen, self._drop
-        )
+        self._herald = Herald(self._lan, self._places, self._catalogue, self._proxy.listen, self._drop)
         self._sessions = Sessions(self._answered, self._tell_rest, self._lan.may_come_from, self._drop)
         self._pods = Pods(
             tuple(map(DescriptionPlace.parse, descriptions)),
@@ -233,17 +231,20 @@ class SsdpRelay:
                 self._tend(self._went_round_at)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), _TICK)
-            self._sessions.close()
+            self._hear_no_more()
             if farewell := self._catalogue.farewell():
                 self._announce(farewell, monotonic())
                 await asyncio.sleep(AGAIN)
-                self._herald.repeat(math.inf)
+                self._herald.tend(math.inf)
         finally:
-            self._sessions.close()
-            self._ear.close()
+            self._hear_no_more()
             await self._pods.close()
             await self._proxy.close()
-            self._unwatch_lan()
+
+    def _hear_no_more(self) -> None:
+        self._unwatch_lan()
+        self._sessions.close()
+        self._ear.close()
 
     def _tend(self, now: float) -> None:
         """See to the interface, the pods, and what is to be announced."""
@@ -253,7 +254,7 @@ class SsdpRelay:
         if self._refresher.known.endpoints is not self._endpoints:
             self._follow(self._refresher.known.endpoints, now)
         self._announce(self._catalogue.due(now), now)
-        self._herald.repeat(now)
+        self._herald.tend(now)
         for udn, pod, owner in self._catalogue.take_conflicts():
             log.warning(
                 "udn_taken: %(host)s has the identity of %(owner)s, %(udn)s: it is announced when that one has gone",
@@ -267,10 +268,13 @@ class SsdpRelay:
             self._waiting = f"interface {self._lan.interface} is gone, or has other addresses"
             log.warning("interface_lost: %(reason)s", {"reason": self._waiting})
         if not self._lan.is_open:
+            before = self._lan.address
             self._open_lan()
             if self._lan.is_open:
                 self._watch_lan()
                 everything = self._catalogue.answers(message.ALL, None)
+                if before not in ("", self._lan.address):  # players would keep the address that is gone
+                    self._announce([Announcement(Kind.BYEBYE, pod, advert) for pod, advert, _ in everything], now)
                 self._announce([Announcement(Kind.ALIVE, pod, advert) for pod, advert, _ in everything], now)
             elif not self._has_listened and now - (self._opened_at or now) > self._interface_timeout:
                 raise SocketUnavailable(f"{self._waiting} (waited {self._interface_timeout:g} s)")
@@ -388,9 +392,9 @@ class SsdpRelay:
         self._known.add(host)
         now = monotonic()
         self._announce(self._catalogue.heard(host, advert, now, from_description=is_description), now)
-        if advert.nt == message.ROOT_DEVICE and not is_description:
+        if advert.nt == message.ROOT_DEVICE and not is_description and self._catalogue.is_owner(host, advert.udn):
             found = rewrite.location(advert.location)
-            if found is not None and found[0] in self._hosts:
+            if found is not None and found[0] == host:
                 self._pods.learn_name(advert.udn, advert.location)
 
     def _overheard(self, data: bytes, host: str) -> None:

@@ -52,7 +52,7 @@ class SsdpStats:
     """An SSDP relay's counts, read at one moment."""
 
     devices: list[DeviceStats] = field(default_factory=list)
-    """By UDN."""
+    """By when they came."""
     searches: int = 0
     """Datagrams that came from the LAN, but for announcements; those included that were then dropped."""
     answers: int = 0

@@ -132,7 +132,7 @@ def test_a_server_that_is_late_in_its_pod_is_announced_when_it_is_there(here: Ho
     end_processes(cinema.pod)
     relay = here.relay()
     ear.wait_for(ALIVE, gallery.udn)
-    assert relay.count("fanout_ssdp_devices") == 1
+    wait_until(lambda: relay.count("fanout_ssdp_devices") == 1, "it is counted")
     late = here.minidlna(here.add_pod(), "Late", cinema.library)
     here.rename(gallery.pod, late.pod)
     ear.wait_for(ALIVE, late.udn)
@@ -201,6 +201,7 @@ def test_the_interface_goes_and_comes_with_another_address(here: Home, ear: ssdp
     here.edge.ip(f"address del {here.edge.lan}/24 dev eth1", f"address add {other}/24 dev eth1")
     after = {udn: location.replace(here.edge.lan, other) for udn, location in before.items()}
     ear.wait_until(lambda _: after.items() <= {(each.udn, each.location) for each in ear.heard})
+    assert all(is_all_of(ear.heard, BYEBYE, udn) for udn in here.udns), "the address of before is good for nothing"
     found = ssdp.find(here.source, udns=here.udns)
     assert {udn: each.location for udn, each in found.items()} == after
     assert {each.source for each in found.values()} == {(other, ssdp.PORT)}
