@@ -341,6 +341,8 @@ class SsdpRelay:
             return SsdpDrop.SOURCE_NOT_UNICAST
         if refusal := self._guard.refusal(client[0], monotonic()):
             return SsdpDrop(refusal.value)
+        if not self._lan.leads_to(client[0]):
+            return SsdpDrop.SOURCE_NOT_ALLOWED
         try:
             search = message.parse(data)
         except InvalidSsdp as error:
