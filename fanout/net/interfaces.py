@@ -18,6 +18,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _SIOCGIFFLAGS, _SIOCGIFINDEX = 0x8913, 0x8933  # include/uapi/linux/sockios.h
 _FLAGS = struct.Struct("16sH22x")  # struct ifreq, as each of the requests has it
 _INDEX = struct.Struct("16si20x")
+_MREQN = struct.Struct("=4s4si")  # struct ip_mreqn (man 7 ip)
 _NAME_MAX = 15
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40  # include/uapi/linux/if.h
 # include/uapi/linux/rtnetlink.h: RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR
@@ -130,6 +131,13 @@ def source(address: str, scope: str = "") -> str | None:
     except OSError:
         return None
     return found
+
+
+def send_groups_by(opened: socket.socket, index: int, address: str, hops: int) -> None:
+    """Let what an IPv4 socket sends to groups leave by the interface of that number and address. Raises OSError."""
+    opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, hops)
+    request = _MREQN.pack(bytes(4), socket.inet_aton(address), index)
+    opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
 
 
 class Watch:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
-import struct
 from typing import NamedTuple
 
 from fanout.errors import SocketUnavailable
@@ -22,7 +21,6 @@ _TURN = 64
 _RECEIVE_BUFFER = 1 << 20
 _PORT_MIN = 1024
 """Below, no client asks from: an answer would go to a service of the host that is named as the source."""
-_IP_MULTICAST_IF = struct.Struct("=4s4si")  # struct ip_mreqn
 
 
 class Arrival(NamedTuple):
@@ -91,9 +89,7 @@ class Lan:
             # Other programs of this host may listen on all addresses; what is sent to this one is the relay's.
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.interface.encode())
-            opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, HOPS)
-            request = _IP_MULTICAST_IF.pack(bytes(4), socket.inet_aton(self.address), self._index or 0)
-            opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
+            interfaces.send_groups_by(opened, self._index or 0, self.address, HOPS)
             opened.bind(place)
         except OSError as error:
             opened.close()
