@@ -70,8 +70,6 @@ def test_what_minidlna_announces() -> None:
         UDN,
         "server1",
         MEDIA_SERVER,
-        "Windows Media Connect compatible (MiniDLNA)",
-        "Justin Maggard",
         (
             ("upnp:rootdevice", f"{UDN}::upnp:rootdevice"),
             (UDN, UDN),
@@ -131,8 +129,14 @@ def test_what_is_called_so_elsewhere_is_something_else() -> None:
 
 def test_a_description_without_names() -> None:
     found = parse(LEAST)
-    assert (found.friendly_name, found.device_type, found.model, found.manufacturer) == ("", "", "", "")
+    assert (found.friendly_name, found.device_type) == ("", "")
     assert [nt for nt, _ in found.adverts] == ["upnp:rootdevice", "uuid:1"]
+
+
+def test_the_udn_is_in_lower_case_and_adverts_are_as_the_device_spells_them() -> None:
+    found = parse(LEAST.replace("uuid:1", "UUID:ABCD"))
+    assert found.udn == "uuid:abcd"
+    assert found.adverts == (("upnp:rootdevice", "UUID:ABCD::upnp:rootdevice"), ("UUID:ABCD", "UUID:ABCD"))
 
 
 def test_namespaces_and_space_before_the_document() -> None:

@@ -22,7 +22,7 @@ ADVERTS_MAX = 256
 _TEXT_MAX = 256
 _NAME = re.compile(r"[!-~]{1,256}")
 _BARE = re.compile(rb"&(?!#?[0-9A-Za-z]{1,16};)")
-_OF_DEVICE = frozenset(("deviceType", "friendlyName", "manufacturer", "modelName", "UDN"))
+_OF_DEVICE = frozenset(("deviceType", "friendlyName", "UDN"))
 
 
 class InvalidDescription(ValueError):
@@ -34,13 +34,14 @@ class Description:
     """The root device, and all that is announced of it. Its texts have one line, and no control characters."""
 
     udn: str
-    """As it is written: `uuid:...`."""
+    """`uuid:...` in lower case, as an advert's `udn` is."""
     friendly_name: str
     device_type: str
-    model: str
-    manufacturer: str
     adverts: tuple[tuple[str, str], ...]
-    """NT and USN of the root device, the devices in it, and the services of each (UDA 1.1, tables 1-1 to 1-3)."""
+    """NT and USN of the root device, the devices in it, and the services of each (UDA 1.1, tables 1-1 to 1-3).
+
+    As they are written: a USN begins with what the description has as the UDN (1.2.2).
+    """
 
 
 def parse(body: bytes) -> Description:
@@ -158,14 +159,7 @@ def _description(devices: list[_Device]) -> Description:
     if len(adverts) > ADVERTS_MAX:
         raise InvalidDescription(f"it has {len(adverts):,} devices and services, and {ADVERTS_MAX} are read at most")
     texts = {name: text[:_TEXT_MAX] for name, text in root.texts.items()}
-    return Description(
-        udn,
-        texts.get("friendlyName", ""),
-        texts.get("deviceType", ""),
-        texts.get("modelName", ""),
-        texts.get("manufacturer", ""),
-        tuple(adverts),
-    )
+    return Description(udn.lower(), texts.get("friendlyName", ""), texts.get("deviceType", ""), tuple(adverts))
 
 
 def _is_udn(text: str) -> bool:

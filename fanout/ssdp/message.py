@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from fanout.ssdp.reasons import SsdpDrop
@@ -103,14 +103,8 @@ class Headers:
         keys = {name.lower() for name in names}
         return Headers(each for each in self._fields if each[0].lower() not in keys)
 
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._values
-
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._fields)
-
-    def __len__(self) -> int:
-        return len(self._fields)
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, Headers) else NotImplemented
@@ -152,7 +146,7 @@ class Advert:
     """What an answer or a NOTIFY says of one device or service."""
 
     nt: str
-    """What it is: a NOTIFY's NT, an answer's ST."""
+    """What it is: a NOTIFY's NT, an answer's ST; what the USN says where that is `ssdp:all`."""
     usn: str
     location: str
     """URL of the device's description; empty where a byebye leaves it out."""
@@ -224,8 +218,21 @@ def search(target: str, mx: int, headers: Headers = _NONE) -> bytes:
     )
 
 
+def as_asked(advert: Advert, target: str) -> Advert:
+    """Return an advert as it answers a search for `target`.
+
+    "The response MUST specify the same version as was contained in the search request" (UDA 1.1, 1.3.2), and its USN
+    ends with the type that its ST names (1.3.3): that is so of what gssdp and miniupnpd answer as well.
+    """
+    if target == ALL:
+        return advert
+    owner, _, kind = advert.usn.partition("::")
+    return replace(advert, nt=target, usn=f"{owner}::{target}" if _includes(kind, target) else advert.usn)
+
+
 def answer(advert: Advert, target: str) -> bytes:
     """Return the answer to a search for `target`."""
+    advert = as_asked(advert, target)
     date = advert.headers.get("DATE")
     fields = [
         ("CACHE-CONTROL", f"max-age={advert.max_age}"),
@@ -233,7 +240,7 @@ def answer(advert: Advert, target: str) -> bytes:
         ("EXT", ""),
         ("LOCATION", advert.location),
         ("SERVER", _server(advert)),
-        ("ST", target),
+        ("ST", advert.nt),
         ("USN", advert.usn),
         *_boot(advert.headers),
     ]
@@ -272,7 +279,12 @@ def matches(target: str, nt: str, usn: str) -> bool:
         return True
     if target[:5].lower() == "uuid:":
         return target.lower() == nt.lower() == udn(usn)
-    asked, had = _TYPE.fullmatch(target), _TYPE.fullmatch(nt)
+    return _includes(nt, target)
+
+
+def _includes(kind: str, target: str) -> bool:
+    """Whether what is of one type is of another, too: the same of a version that is no higher."""
+    asked, had = _TYPE.fullmatch(target), _TYPE.fullmatch(kind)
     return (
         asked is not None
         and had is not None
@@ -327,6 +339,8 @@ def _search(headers: Headers) -> Search:
 
 def _advert(headers: Headers, name_of_type: str, *, is_located: bool) -> Advert:
     nt, usn, location = (headers.get(name) or "" for name in (name_of_type, "USN", "LOCATION"))
+    if nt == ALL:  # there are devices that answer a search for all with just that
+        nt = usn.partition("::")[2] or usn
     if not is_target(nt) or not udn(usn):
         raise _malformed(f"its {name_of_type} or USN is none")
     if is_located and not location:
