@@ -66,11 +66,6 @@ class Places:
         """Ports of what is gone, or has left, by when that was."""
         self._refused: set[int] = set()
 
-    @property
-    def ports(self) -> list[int]:
-        """Those that are claimed, in their order."""
-        return sorted(self._places)
-
     def target(self, port: int) -> Origin | None:
         """Return what the port stands for; None while that is gone."""
         place = self._places.get(port)
