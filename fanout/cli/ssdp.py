@@ -75,9 +75,10 @@ def search(target: str, interface: str | None, host: str | None, timeout: float,
             raise FanoutError(f"this needs the package {package}: pip install 'fanout[dlna]'") from None
         import asyncio
 
-        where = host if host is not None else " and ".join(ways(interface))
+        way = ways(interface) if host is None else host
+        where = way if isinstance(way, str) else " and ".join(way)
         with _waiting(f"searching {'at' if host else 'on'} {where} for {timeout:g} s"):
-            found = asyncio.run(look(target, interface, timeout, host))
+            found = asyncio.run(look(way, target, timeout))
     if output == "json":
         print_json({"target": target, "devices": [_as_json(device) for device in found]})
     elif found:

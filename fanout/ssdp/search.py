@@ -9,16 +9,15 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
-import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
-from yarl import URL
-
 from fanout.errors import InvalidInput, SocketUnavailable
 from fanout.net import explain, interfaces
-from fanout.ssdp import description, message, rewrite
+from fanout.ssdp import message, rewrite
+from fanout.ssdp.description import Description
+from fanout.ssdp.reading import Reader, Unreadable
 from fanout.version import __version__
 
 SECONDS = 3.0
@@ -29,12 +28,12 @@ _SENDS = (0.0, 0.3, 0.6)
 """When it is sent, in seconds: UDP loses, and so a search is sent more than once (UDA 1.1, 1.3.2)."""
 _MARGIN = 0.8
 """Seconds for what a device that takes its time gets to know last, and says."""
-_FETCH_SECONDS = 3.0
-_FETCHES = 16
-"""At once."""
+_READS = 16
+"""Descriptions that are read at once."""
+_READ_SECONDS = 3.0
+"""For all of them."""
 _WORDS_MAX = 64
 """Types and devices that are remembered of one LOCATION."""
-_MREQN = struct.Struct("=4s4si")  # struct ip_mreqn (man 7 ip)
 _Address = tuple[Any, ...]
 _WHO = message.Headers(
     (("USER-AGENT", f"Linux UPnP/1.1 fanout/{__version__}"), ("CPFN.UPNP.ORG", f"fanout {__version__}"))
@@ -62,7 +61,7 @@ class _Heard:
 
     server: str
     host: str
-    fetch: asyncio.Task[description.Description | None]
+    reading: asyncio.Task[Description | None]
     udns: dict[str, None] = field(default_factory=dict)
     types: dict[str, None] = field(default_factory=dict)
     root: str = ""
@@ -90,13 +89,11 @@ def ways(interface: str | None = None) -> dict[str, str]:
     return {interface: address}
 
 
-async def search(
-    target: str = message.ALL, interface: str | None = None, seconds: float = SECONDS, host: str | None = None
-) -> list[Found]:
+async def search(where: Mapping[str, str] | str, target: str = message.ALL, seconds: float = SECONDS) -> list[Found]:
     """Return the devices that answer within `seconds`, by name; their descriptions may take three seconds more.
 
-    The group is searched on `interface`, or on all (`ways`); with a `host`, that one is asked. Raises `InvalidInput`
-    and `SocketUnavailable`.
+    The group is searched on some interfaces (`ways`), or a host is asked. Raises `InvalidInput` and
+    `SocketUnavailable`.
     """
     if not message.is_target(target):
         raise InvalidInput(
@@ -105,19 +102,11 @@ async def search(
     mx = max(1, min(message.MX_MAX, int(seconds - _MARGIN)))
     data = message.search(target, mx, _WHO)
     loop = asyncio.get_running_loop()
-    timeout = aiohttp.ClientTimeout(total=_FETCH_SECONDS)
     async with contextlib.AsyncExitStack() as stack:
-        sockets = await _sockets(stack, interface, host)
-        session = await stack.enter_async_context(
-            aiohttp.ClientSession(
-                timeout=timeout,
-                connector=aiohttp.TCPConnector(limit=_FETCHES),
-                headers={"Accept-Encoding": "identity", "User-Agent": f"Linux UPnP/1.1 fanout/{__version__}"},
-                auto_decompress=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        )
-        answers = _Answers(session)
+        sockets = await _sockets(stack, where)
+        reader = Reader(_READS)
+        stack.push_async_callback(reader.close)
+        answers = _Answers(reader)
         stack.push_async_callback(answers.stop)
         for opened, _ in sockets:
             loop.add_reader(opened, answers.read, opened)
@@ -131,10 +120,10 @@ async def search(
 
 
 class _Answers:
-    """Takes answers, and fetches the descriptions that they name."""
+    """Takes answers, and reads the descriptions that they name."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        self._session = session
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
         self._heard: dict[str, _Heard] = {}
 
     def read(self, opened: socket.socket) -> None:
@@ -151,8 +140,8 @@ class _Answers:
         if heard is None:
             if len(self._heard) >= LOCATIONS_MAX:
                 return
-            fetch = asyncio.ensure_future(_fetch(self._session, advert.location, host))
-            heard = self._heard[advert.location] = _Heard(advert.headers.get("SERVER") or "", host, fetch)
+            reading = asyncio.ensure_future(_read(self._reader, advert.location, host))
+            heard = self._heard[advert.location] = _Heard(advert.headers.get("SERVER") or "", host, reading)
         if len(heard.udns) < _WORDS_MAX:
             heard.udns[advert.udn] = None
         if ":device:" in advert.nt and len(heard.types) < _WORDS_MAX:
@@ -162,28 +151,28 @@ class _Answers:
 
     async def devices(self) -> list[Found]:
         """Return what was found, once the descriptions are there or it has been long enough."""
-        tasks = [heard.fetch for heard in self._heard.values()]
+        tasks = [heard.reading for heard in self._heard.values()]
         if tasks:
-            await asyncio.wait(tasks, timeout=_FETCH_SECONDS)
+            await asyncio.wait(tasks, timeout=_READ_SECONDS)
         found = []
         for location, heard in self._heard.items():
-            said = heard.fetch.result() if heard.fetch.done() else None
+            said = heard.reading.result() if heard.reading.done() else None
             if said is None:
                 udn, name, kind = heard.root or next(iter(heard.udns)), None, next(iter(heard.types), "")
             else:
-                udn, name, kind = said.udn.lower(), said.friendly_name, said.device_type
+                udn, name, kind = said.udn, said.friendly_name, said.device_type
             found.append(Found(udn, location, heard.server, name, kind, heard.host))
         return sorted(found, key=lambda each: (each.friendly_name is None, each.friendly_name or "", each.location))
 
     async def stop(self) -> None:
-        """Fetch no more."""
-        tasks = [heard.fetch for heard in self._heard.values()]
+        """Read no more."""
+        tasks = [heard.reading for heard in self._heard.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _fetch(session: aiohttp.ClientSession, location: str, host: str) -> description.Description | None:
+async def _read(reader: Reader, location: str, host: str) -> Description | None:
     """Return what the description at `location` says; None where it cannot be had, for whatever reason.
 
     Only from a literal address, which is not this host's loopback unless the answer came from there: whoever answers
@@ -193,32 +182,25 @@ async def _fetch(session: aiohttp.ClientSession, location: str, host: str) -> de
     if origin is None or (_is_loopback(origin[0]) and not _is_loopback(host)):
         return None
     try:
-        async with session.get(URL(location, encoded=True), allow_redirects=False) as response:
-            if response.status != 200:
-                return None
-            body = bytearray()
-            async for part in response.content.iter_any():
-                body += part
-                if len(body) > description.SIZE_MAX:
-                    return None
-        return description.parse(bytes(body))
-    except (aiohttp.ClientError, OSError, ValueError):  # TimeoutError and InvalidDescription are of these
+        found = await reader.read(location)
+    except Unreadable:
         return None
+    return None if found is None else found[0]
 
 
 async def _sockets(
-    stack: contextlib.AsyncExitStack, interface: str | None, host: str | None
+    stack: contextlib.AsyncExitStack, where: Mapping[str, str] | str
 ) -> list[tuple[socket.socket, _Address]]:
     """Return what to send by, and where to."""
-    if host is None:
+    if not isinstance(where, str):
         return [
             (_open(stack, socket.AF_INET, address, name), (message.GROUP, message.PORT))
-            for name, address in ways(interface).items()
+            for name, address in where.items()
         ]
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, message.PORT, type=socket.SOCK_DGRAM)
+        found = await asyncio.get_running_loop().getaddrinfo(where, message.PORT, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError):  # gaierror is an OSError; a label that is too long is none of DNS
-        raise InvalidInput(f"{host[:80]!r} is no address, and no name of one") from None
+        raise InvalidInput(f"{where[:80]!r} is no address, and no name of one") from None
     family, *_, address = found[0]
     return [(_open(stack, family), address)]
 
@@ -228,9 +210,7 @@ def _open(stack: contextlib.AsyncExitStack, family: int, address: str | None = N
         opened = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
         opened.setblocking(False)
         if address is not None:
-            opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, _HOPS)
-            request = _MREQN.pack(bytes(4), bytes(4), interfaces.index(name) or 0)
-            opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
+            interfaces.send_groups_by(opened, interfaces.index(name) or 0, address, _HOPS)
             opened.bind((address, 0))
     except OSError as error:
         raise SocketUnavailable(f"cannot search{f' on {name}' if name else ''}: {error.strerror}") from None
