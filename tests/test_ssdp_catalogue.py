@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -42,6 +43,11 @@ def said(announcements: Iterable[Announcement]) -> list[str]:
     return [f"{each.kind.value[5:]} {each.pod[-2:]} {each.advert.nt}" for each in announcements]
 
 
+def wakeup(catalogue: Catalogue) -> float | None:
+    """Return when `due` has something to do; None for never."""
+    return None if catalogue._wake == math.inf else catalogue._wake
+
+
 @pytest.fixture
 def dropped() -> Counter[SsdpDrop]:
     return Counter()
@@ -59,7 +65,7 @@ def test_what_a_pod_tells_of_is_announced_once(catalogue: Catalogue) -> None:
     assert first == [Announcement(Kind.ALIVE, POD, advert())]
     assert catalogue.heard(POD, advert(), 30) == []
     assert said(catalogue.heard(POD, advert(SERVER), 30)) == [f"alive 11 {SERVER}"]
-    assert catalogue.devices == [Device(U, POD, "http://10.60.0.11:8200/rootDesc.xml", 0, 2)]
+    assert catalogue.devices == [Device(U, POD, "http://10.60.0.11:8200/rootDesc.xml")]
 
 
 def test_only_pods_of_the_service_are_heard(catalogue: Catalogue) -> None:
@@ -85,7 +91,7 @@ def test_what_has_changed_is_announced_again(catalogue: Catalogue) -> None:
 def test_an_advert_that_changes_all_the_time_is_not_announced_all_the_time(catalogue: Catalogue) -> None:
     announced = sum(len(catalogue.heard(POD, advert(BOOTID=str(number)), number / 100)) for number in range(100))
     assert announced == 1
-    assert catalogue.next_wakeup() == CHANGES_APART
+    assert wakeup(catalogue) == CHANGES_APART
     assert catalogue.due(0.99) == []
     assert catalogue.due(1) == [Announcement(Kind.ALIVE, POD, advert(BOOTID="99"))]
     assert catalogue.due(2) == []
@@ -96,24 +102,24 @@ def test_a_location_elsewhere_does_not_take_the_place_of_one_at_the_pod(catalogu
     assert said(catalogue.heard(POD, elsewhere, 0)) == ["alive 11 upnp:rootdevice"], "it is all that there is"
     assert catalogue.heard(POD, advert(), 5) == [Announcement(Kind.ALIVE, POD, advert())]
     assert catalogue.heard(POD, elsewhere, 10) == []
-    assert catalogue.answers(ALL, None) == [(POD, advert(), ROOT_DEVICE)]
+    assert catalogue.answers(ALL, None) == [(POD, advert())]
 
 
 def test_what_was_announced_is_repeated_before_it_would_be_forgotten() -> None:
     catalogue = Catalogue({}, iter([0.0, 1.0, 1.0]).__next__)
     catalogue.pods([POD], 0)
     catalogue.heard(POD, advert(max_age=1000), 0)
-    assert catalogue.next_wakeup() == pytest.approx(0.8 * 400)
+    assert wakeup(catalogue) == pytest.approx(0.8 * 400)
     assert catalogue.due(319) == []
     assert said(catalogue.due(321)) == ["alive 11 upnp:rootdevice"]
-    assert catalogue.next_wakeup() == 721
+    assert wakeup(catalogue) == 721
 
 
 @pytest.mark.parametrize(("max_age", "expected"), [(86_400, REPEAT_MOST), (1800, 720), (1, 0.4 * MAX_AGE_MIN)])
 def test_repeats_are_bounded(catalogue: Catalogue, max_age: int, expected: float) -> None:
     (first,) = catalogue.heard(POD, advert(max_age=max_age), 0)
     assert first.advert.max_age == max(max_age, MAX_AGE_MIN), "a pod is not asked more often"
-    assert catalogue.next_wakeup() == pytest.approx(expected)
+    assert wakeup(catalogue) == pytest.approx(expected)
 
 
 def test_all_adverts_of_a_device_are_repeated_together_and_in_order(catalogue: Catalogue) -> None:
@@ -130,7 +136,7 @@ def test_what_nobody_tells_of_any_more_is_revoked(catalogue: Catalogue) -> None:
     catalogue.due(199)
     assert said(catalogue.due(200)) == ["byebye 11 upnp:rootdevice"]
     assert said(catalogue.due(350)) == [f"byebye 11 {SERVER}"]
-    assert (catalogue.devices, catalogue.next_wakeup()) == ([], None)
+    assert (catalogue.devices, wakeup(catalogue)) == ([], None)
     assert said(catalogue.heard(POD, advert(), 400)) == ["alive 11 upnp:rootdevice"]
 
 
@@ -167,15 +173,14 @@ def test_a_second_pod_with_the_same_udn_waits_in_the_shadow(catalogue: Catalogue
     assert (catalogue.is_owner(POD, U), catalogue.is_owner(OTHER_POD, U)) == (True, False)
     assert catalogue.take_conflicts() == [Conflict(U, OTHER_POD, POD)]
     assert (catalogue.take_conflicts(), dropped) == ([], {SsdpDrop.UDN_TAKEN: 1})
-    assert catalogue.next_wakeup() == pytest.approx(720), "nothing is to be done for it"
-    assert [pod for pod, _, _ in catalogue.answers(ALL, None)] == [POD]
+    assert wakeup(catalogue) == pytest.approx(720), "nothing is to be done for it"
+    assert [pod for pod, _ in catalogue.answers(ALL, None)] == [POD]
     assert said(catalogue.pods([OTHER_POD], 3)) == [
         "byebye 11 upnp:rootdevice",
         "alive 12 upnp:rootdevice",
         f"alive 12 {SERVER}",
     ]
     assert catalogue.is_owner(OTHER_POD, U)
-    assert catalogue.devices[0].since == 3
     assert said(catalogue.due(3 + 720)) == ["alive 12 upnp:rootdevice", f"alive 12 {SERVER}"]
 
 
@@ -196,7 +201,7 @@ def test_a_shadow_that_left_or_was_forgotten_takes_nothing_over(catalogue: Catal
     assert said(catalogue.pods([OTHER_POD], 130)) == ["byebye 11 upnp:rootdevice"]
     assert catalogue.due(130) == []
     assert catalogue.answers(ALL, None) == []
-    assert catalogue.next_wakeup() is None
+    assert wakeup(catalogue) is None
 
 
 def test_updates_are_passed_on(catalogue: Catalogue) -> None:
@@ -218,17 +223,16 @@ def test_updates_of_what_is_unknown_not_owned_or_too_frequent(catalogue: Catalog
 
 
 def test_a_description_adds_nothing_to_what_a_device_says_itself(catalogue: Catalogue) -> None:
-    assert said(catalogue.heard(POD, advert(), 0, from_description=True)) == ["alive 11 upnp:rootdevice"]
-    catalogue.heard(POD, advert(SERVER, max_age=200), 0, from_description=True)
+    described = [advert(), advert(SERVER, max_age=200)]
+    assert said(catalogue.described(POD, described, 0)) == ["alive 11 upnp:rootdevice", f"alive 11 {SERVER}"]
     assert not catalogue.speaks(POD)
     itself = advert(port=9000)
     assert catalogue.heard(POD, itself, 5) == [Announcement(Kind.ALIVE, POD, itself)]
     assert catalogue.speaks(POD)
-    assert catalogue.heard(POD, advert(), 10, from_description=True) == []
-    assert catalogue.heard(POD, advert(U), 10, from_description=True) == []
-    assert catalogue.answers(ROOT_DEVICE, [POD]) == [(POD, itself, ROOT_DEVICE)]
-    assert said(catalogue.heard(POD, advert(udn=V), 10, from_description=True)) == ["alive 11 upnp:rootdevice"]
-    catalogue.heard(POD, advert(SERVER, max_age=200), 190, from_description=True)
+    assert catalogue.described(POD, [advert(), advert(U)], 10) == [], "nor does it end what is said no more"
+    assert catalogue.answers(ROOT_DEVICE, [POD]) == [(POD, itself)]
+    assert said(catalogue.described(POD, [advert(udn=V)], 10)) == ["alive 11 upnp:rootdevice"]
+    catalogue.described(POD, [advert(SERVER, max_age=200)], 190)
     catalogue.due(200)
     assert len(catalogue.answers(SERVER, None)) == 1, "but what the device has not said yet is not revoked for that"
     catalogue.pods([OTHER_POD], 300)
@@ -236,34 +240,50 @@ def test_a_description_adds_nothing_to_what_a_device_says_itself(catalogue: Cata
     assert not catalogue.speaks(POD), "it has joined anew"
 
 
+def test_what_a_description_says_no_more_has_ended(catalogue: Catalogue) -> None:
+    """A pod that was given another UDN, at the same place."""
+    catalogue.described(POD, [advert(), advert(SERVER)], 0)
+    catalogue.described(POD, [advert(port=9000, nt=U)], 0)
+    assert said(catalogue.described(POD, [advert()], 30)) == [f"byebye 11 {SERVER}"]
+    new = [advert(udn=V), advert(SERVER, V)]
+    announced = catalogue.described(POD, new, 60)
+    assert said(announced) == ["byebye 11 upnp:rootdevice", "alive 11 upnp:rootdevice", f"alive 11 {SERVER}"]
+    assert [each.advert.udn for each in announced] == [U, V, V]
+    assert catalogue.described(POD, new, 90) == []
+    assert [device.udn for device in catalogue.devices] == [U, V], "another description says of the first still"
+    assert catalogue.described(THIRD_POD, new, 90) == []
+
+
+def test_what_a_description_says_no_more_comes_out_of_a_shadow(catalogue: Catalogue) -> None:
+    catalogue.described(POD, [advert()], 0)
+    assert catalogue.described(OTHER_POD, [advert(at=OTHER_POD)], 1) == []
+    assert said(catalogue.described(POD, [advert(udn=V)], 2)) == [
+        "byebye 11 upnp:rootdevice", "alive 12 upnp:rootdevice", "alive 11 upnp:rootdevice",
+    ]  # fmt: skip
+
+
 def test_an_answer_as_a_lower_version_is_nothing_new(catalogue: Catalogue) -> None:
     second = SERVER[:-1] + "2"
     catalogue.heard(POD, advert(second, max_age=200), 0)
     assert catalogue.heard(POD, advert(SERVER, max_age=200), 100) == []
     catalogue.due(250)
-    assert catalogue.answers(ALL, None) == [(POD, advert(second, max_age=200), second)], "it is heard of all the same"
-    assert catalogue.answers(SERVER, None) == [(POD, advert(second, max_age=200), SERVER)]
+    assert catalogue.answers(ALL, None) == [(POD, advert(second, max_age=200))], "it is heard of all the same"
+    assert catalogue.answers(SERVER, None) == [(POD, advert(second, max_age=200))]
     assert catalogue.answers(SERVER[:-1] + "3", None) == []
-
-
-@pytest.mark.parametrize("nt", [ROOT_DEVICE, U, SERVER])
-def test_an_answer_for_all_is_known_by_its_usn(catalogue: Catalogue, nt: str) -> None:
-    usn = advert(nt).usn
-    assert said(catalogue.heard(POD, Advert(ALL, usn, advert().location), 0)) == [f"alive 11 {nt}"]
-    assert catalogue.heard(POD, advert(nt), 1) == []
 
 
 def test_answers_are_of_owners_and_of_the_pods_that_were_named(catalogue: Catalogue) -> None:
     catalogue.heard(POD, advert(), 0)
     catalogue.heard(POD, advert(U), 0)
     catalogue.heard(OTHER_POD, advert(udn=V, at=OTHER_POD), 0)
-    catalogue.heard(OTHER_POD, advert(SERVER, at=OTHER_POD), 0)
-    assert [(pod, target) for pod, _, target in catalogue.answers(ALL, None)] == [
-        (POD, ROOT_DEVICE), (POD, U), (OTHER_POD, ROOT_DEVICE),
+    catalogue.heard(OTHER_POD, advert(SERVER, V, at=OTHER_POD), 0)
+    assert [(pod, found.nt) for pod, found in catalogue.answers(ALL, None)] == [
+        (POD, ROOT_DEVICE), (POD, U), (OTHER_POD, ROOT_DEVICE), (OTHER_POD, SERVER),
     ]  # fmt: skip
-    assert [pod for pod, _, _ in catalogue.answers(ROOT_DEVICE, {OTHER_POD})] == [OTHER_POD]
-    assert catalogue.answers(U.upper(), None) == [(POD, advert(U), U.upper())], "as it was asked for"
-    assert catalogue.answers(SERVER, None) == []
+    assert [pod for pod, _ in catalogue.answers(ROOT_DEVICE, {OTHER_POD})] == [OTHER_POD]
+    assert catalogue.answers(U.upper(), None) == [(POD, advert(U))]
+    catalogue.heard(OTHER_POD, advert(SERVER, at=OTHER_POD), 0)
+    assert [pod for pod, _ in catalogue.answers(SERVER, None)] == [OTHER_POD], "once: what is in a shadow does not"
     assert catalogue.answers(ALL, []) == []
 
 
@@ -278,7 +298,7 @@ def test_after_the_farewell_nothing_is_announced(catalogue: Catalogue) -> None:
     catalogue.heard(POD, advert(), 0)
     catalogue.heard(OTHER_POD, advert(), 0)
     assert said(catalogue.farewell()) == ["byebye 11 upnp:rootdevice"]
-    assert catalogue.next_wakeup() is None
+    assert wakeup(catalogue) is None
     assert catalogue.pods(PODS, 1) == catalogue.heard(POD, advert(), 1) == catalogue.due(10_000) == []
     assert catalogue.farewell() == []
     assert catalogue.devices == []
@@ -372,22 +392,35 @@ class AnyHistory(RuleBasedStateMachine):
         self.forget()
         self.hear(announcements)
 
-    @rule(pod=st.sampled_from(PODS), udn=UDNS, nt=NTS, port=st.integers(1, 2), age=AGES, is_description=st.booleans())
-    def tell(self, pod: str, udn: str, nt: str, port: int, age: int, is_description: bool) -> None:
+    @rule(pod=st.sampled_from(PODS), udn=UDNS, nt=NTS, port=st.integers(1, 2), age=AGES)
+    def tell(self, pod: str, udn: str, nt: str, port: int, age: int) -> None:
         told = advert(nt, udn, at=pod, port=port, max_age=age)
-        self.hear(self.catalogue.heard(pod, told, self.now, from_description=is_description))
+        self.hear(self.catalogue.heard(pod, told, self.now))
+        if pod in self.hosts:
+            self.told.setdefault((udn, pod), {})[told.usn] = (told, self.now + max(age, MAX_AGE_MIN))
+            self.speaking.add((udn, pod))
+
+    @rule(pod=st.sampled_from(PODS), what=st.sets(st.tuples(UDNS, NTS), min_size=1), port=st.integers(1, 2), age=AGES)
+    def describe(self, pod: str, what: set[tuple[str, str]], port: int, age: int) -> None:
+        described = [advert(nt, udn, at=pod, port=port, max_age=age) for udn, nt in sorted(what)]
+        self.hear(self.catalogue.described(pod, described, self.now))
         if pod not in self.hosts:
             return
-        adverts = self.told.setdefault((udn, pod), {})
-        expires = self.now + max(age, MAX_AGE_MIN)
-        if is_description and (udn, pod) in self.speaking:
-            if told.usn in adverts:
-                had, until = adverts[told.usn]
-                adverts[told.usn] = (had, max(until, self.now + max(had.max_age, MAX_AGE_MIN)))
-            return
-        adverts[told.usn] = (told, expires)
-        if not is_description:
-            self.speaking.add((udn, pod))
+        usns = {each.usn for each in described}
+        for key in [key for key in self.told if key[1] == pod and key not in self.speaking]:
+            self.told[key] = {
+                usn: each
+                for usn, each in self.told[key].items()
+                if usn in usns or each[0].location != described[0].location
+            }
+        self.forget()
+        for each in described:
+            adverts = self.told.setdefault((each.udn, pod), {})
+            if (each.udn, pod) not in self.speaking:
+                adverts[each.usn] = (each, self.now + max(age, MAX_AGE_MIN))
+            elif each.usn in adverts:
+                had, until = adverts[each.usn]
+                adverts[each.usn] = (had, max(until, self.now + max(had.max_age, MAX_AGE_MIN)))
 
     @rule(pod=st.sampled_from(PODS), udn=UDNS, nt=NTS, boot=st.integers(1, 3))
     def update(self, pod: str, udn: str, nt: str, boot: int) -> None:
@@ -409,13 +442,13 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.5, 1, 30, 100, 1000, 100_000]))
     def wait(self, seconds: float) -> None:
         until = self.now + seconds
-        while (wake := self.catalogue.next_wakeup()) is not None and wake <= until:
+        while (wake := wakeup(self.catalogue)) is not None and wake <= until:
             assert wake >= self.now, "nothing was due already"
             self.now = wake
             announcements = self.catalogue.due(self.now)
             self.forget()
             self.hear(announcements)
-            assert (self.catalogue.next_wakeup() or until + 1) > wake, "it is done with what was due"
+            assert (wakeup(self.catalogue) or until + 1) > wake, "it is done with what was due"
             self.agree()
         self.now = until
         assert self.catalogue.due(self.now) == []
@@ -440,8 +473,9 @@ class AnyHistory(RuleBasedStateMachine):
             assert owners == {pod for usn, (pod, _) in self.alive.items() if usn.startswith(udn)}
             assert len(owners) <= 1
         answers = self.catalogue.answers(ALL, None)
-        assert {advert.usn for _, advert, _ in answers} == set(self.alive)
-        assert len(answers) == len(self.alive) == sum(device.adverts for device in self.catalogue.devices)
+        assert {advert.usn for _, advert in answers} == set(self.alive)
+        assert len(answers) == len(self.alive)
+        assert {device.udn for device in self.catalogue.devices} == {advert.udn for _, advert in self.alive.values()}
 
 
 AnyHistory.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

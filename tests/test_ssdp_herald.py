@@ -64,7 +64,9 @@ class World:
         advert = Advert(ROOT_DEVICE, f"{udn}::{ROOT_DEVICE}", location)
         self.herald.announce(self.catalogue.heard(pod, advert, now), now)
 
-    def devices(self, names: dict[str, str] | None = None, counts: HttpCounts | None = None) -> list[DeviceStats]:
+    def devices(
+        self, names: dict[tuple[str, str], str] | None = None, counts: HttpCounts | None = None
+    ) -> list[DeviceStats]:
         """What is announced now."""
         self.herald.tend(-math.inf)
         return self.herald.devices(names or {}, counts or HttpCounts())
@@ -87,7 +89,7 @@ def test_a_location_leads_to_the_relay_by_a_port_that_is_open() -> None:
     port = world.places.known(Origin(POD, 8200))
     assert world.listened == [port]
     assert world.said == [(Kind.ALIVE, f"http://192.168.1.2:{port}/rootDesc.xml?x=1")]
-    (device,) = world.devices({UDN: "films"}, HttpCounts(requests={port or 0: 3}, bytes={port or 0: 5}))
+    (device,) = world.devices({(POD, UDN): "films"}, HttpCounts(requests={port or 0: 3}, bytes={port or 0: 5}))
     assert (device.udn, device.pod, device.name, device.requests, device.bytes) == (UDN, POD, "films", 3, 5)
     assert device.location == f"http://192.168.1.2:{port}/rootDesc.xml?x=1"
 
@@ -106,6 +108,8 @@ def test_without_a_port_a_device_is_not_announced(caplog: pytest.LogCaptureFixtu
         for now in (1, 2):
             world.hear(OTHER, f"http://{OTHER}:8200/{now}", "uuid:2", now)
     assert [where for _, where in world.said] == ["http://192.168.1.2:100/"]
+    world.herald.announce(world.catalogue.pods({POD}, 3), 3)
+    assert world.said == [], "what was never alive is not revoked"
     assert world.dropped[SsdpDrop.NO_PORT] >= 1
     assert [record.msg.partition(":")[0] for record in caplog.records] == ["no_http_port"]
     assert [device.pod for device in world.devices()] == [POD]

@@ -7,17 +7,17 @@ import contextlib
 import gzip
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 
 import pytest
 
 from fanout.model import Endpoint
-from fanout.ssdp import message, pods
+from fanout.ssdp import message, pods, questions
 from fanout.ssdp.message import Advert
 from fanout.ssdp.pods import Pods
 from fanout.ssdp.reasons import SsdpDrop
 from fanout.ssdp.settings import DescriptionPlace
-from tests.ssdp_http import POD, Asked, Serve
+from tests.ssdp_http import OTHER_POD, POD, Asked, Serve
 from tests.ssdp_http import Pod as HttpPod
 
 LOOPBACK = socket.if_nametoindex("lo")
@@ -34,8 +34,11 @@ class Found:
         self.adverts: list[tuple[str, Advert, bool]] = []
         self.dropped: Counter[SsdpDrop] = Counter()
 
-    def heard(self, host: str, advert: Advert, is_description: bool) -> None:
-        self.adverts.append((host, advert, is_description))
+    def heard(self, host: str, advert: Advert) -> None:
+        self.adverts.append((host, advert, False))
+
+    def described(self, host: str, adverts: Collection[Advert]) -> None:
+        self.adverts += [(host, advert, True) for advert in adverts]
 
     def is_known(self, host: str) -> bool:
         return any(each == host for each, _, _ in self.adverts)
@@ -46,7 +49,9 @@ class Found:
 
 @contextlib.asynccontextmanager
 async def looking(found: Found, *places: DescriptionPlace) -> AsyncIterator[Pods]:
-    looked = Pods(places, found.heard, found.is_known, lambda _, interface: interface == LOOPBACK, found.drop)
+    looked = Pods(
+        places, found.heard, found.described, found.is_known, lambda _, interface: interface == LOOPBACK, found.drop
+    )
     try:
         yield looked
     finally:
@@ -78,7 +83,7 @@ def test_a_description_tells_of_its_devices() -> None:
             async with looking(found, DescriptionPlace(pod.port, "/rootDesc.xml")) as looked:
                 looked.follow([Endpoint(POD, 9)])
                 await until(lambda: found.adverts)
-                assert looked.names == {"uuid:1": "films"}
+                assert looked.names == {(POD, "uuid:1"): "films"}
             assert pod.asked[0].path == "/rootDesc.xml"
             # Jellyfin does not answer a program without a name and a version.
             assert "/" in pod.asked[0].headers["User-Agent"]
@@ -183,12 +188,99 @@ def test_a_name_is_read_once_and_a_pod_that_left_is_asked_no_more() -> None:
         async with HttpPod(serve(http(DESCRIPTION))) as pod, looking(found) as looked:
             looked.follow([Endpoint(POD, 9)])
             for _ in range(5):
-                looked.learn_name("uuid:1", f"http://{POD}:{pod.port}/d.xml")
-            await until(lambda: looked.names.get("uuid:1") == "films")
+                looked.learn_name(POD, "uuid:1", f"http://{POD}:{pod.port}/d.xml")
+            await until(lambda: looked.names.get((POD, "uuid:1")) == "films")
             assert len(pod.asked) == 1
             assert found.adverts == []
             looked.follow([])
             await asyncio.sleep(0.05)
             assert len(asyncio.all_tasks()) <= 1 + len(pod._tasks)
+            assert looked.names == {}
 
     asyncio.run(run())
+
+
+def test_a_pod_names_no_device_but_its_own() -> None:
+    async def run() -> None:
+        found = Found()
+        async with HttpPod(serve(http(DESCRIPTION))) as pod, looking(found) as looked:
+            looked.follow([Endpoint(POD, 9), Endpoint(OTHER_POD, 9)])
+            url = f"http://{POD}:{pod.port}/d.xml"
+            looked.learn_name(OTHER_POD, "uuid:1", f"http://{OTHER_POD}:{pod.port}/d.xml")
+            looked.learn_name(POD, "uuid:2", url)
+            looked.learn_name(POD, "uuid:1", url)
+            await until(lambda: not looked._learning)
+            assert looked.names == {(OTHER_POD, "uuid:1"): "", (POD, "uuid:2"): "", (POD, "uuid:1"): "films"}
+            for number in range(200):
+                looked.learn_name(POD, f"uuid:{number}", url)
+                await until(lambda: not looked._learning)
+            assert len(looked.names) == 1 + pods.NAMES_MAX
+
+    asyncio.run(run())
+
+
+def test_a_name_is_that_of_an_advert_with_capitals() -> None:
+    async def run() -> None:
+        found = Found()
+        body = DESCRIPTION.replace(b"uuid:1", b"uuid:ABCD")
+        async with (
+            HttpPod(serve(http(body))) as pod,
+            looking(found, DescriptionPlace(pod.port, "/d.xml")) as looked,
+        ):
+            looked.follow([Endpoint(POD, 9)])
+            await until(lambda: found.adverts)
+            assert {looked.names[host, advert.udn] for host, advert, _ in found.adverts} == {"films"}
+            assert found.adverts[0][1].usn == "uuid:ABCD::upnp:rootdevice"
+
+    asyncio.run(run())
+
+
+def test_a_pod_does_not_fill_the_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pods, "_RETRY_MIN", 0.01)
+
+    async def run() -> None:
+        found = Found()
+        async with (
+            HttpPod(serve(http(b"no XML"))) as pod,
+            looking(found, DescriptionPlace(pod.port, "/place")) as looked,
+        ):
+            looked.follow([Endpoint(POD, 9)])
+            for number in range(50):
+                looked.learn_name(POD, f"uuid:{number}", f"http://{POD}:{pod.port}/{number}")
+                await until(lambda: not looked._learning)
+            await until(lambda: [each.path for each in pod.asked].count("/place") > 2)
+            assert len(looked._complaints) == 2
+            looked.follow([])
+            assert not looked._complaints
+
+    asyncio.run(run())
+    said = [record.getMessage().partition(": it is")[0] for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 2
+    assert sum(line.endswith("/place") for line in said) == 1
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), RuntimeError("a mistake")])
+def test_a_pod_that_cannot_be_asked_is_tried_again(
+    error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pods, "_RETRY_MAX", 0.01)
+    fails = iter([True, True, False])
+
+    def open_socket(endpoints: Collection[Endpoint]) -> socket.socket:
+        if next(fails):
+            raise error
+        return questions.open_socket(endpoints)
+
+    monkeypatch.setattr(pods, "open_socket", open_socket)
+
+    async def run() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as pod:
+            pod.bind((POD, 0))
+            pod.settimeout(5)
+            async with looking(Found()) as looked:
+                looked.follow([Endpoint(*pod.getsockname())])
+                await asyncio.to_thread(pod.recvfrom, 4096)
+
+    asyncio.run(run())
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == f"pod_not_asked: {POD}, which is tried again: {type(error).__name__}: {error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
 import socket
 from collections import Counter
@@ -141,14 +142,68 @@ def test_a_pod_that_answers_without_end_is_cut_off(pods: list[socket.socket], mo
     async def run() -> None:
         heard = Heard()
         try:
-            heard.sessions.ask(CLIENT, Search(ROOT, 1), endpoints(pods[:1]))
+            heard.sessions.ask(CLIENT, Search(ROOT, 1), endpoints(pods))
             _, source = pods[0].recvfrom(4096)
             for _ in range(10):
                 pods[0].sendto(answer("a"), source)
             await until(lambda: heard.dropped[SsdpDrop.NOT_ASKED] == 7)
             assert len(heard.answers) == 3
+            pods[1].sendto(answer("b"), source)
+            await until(lambda: len(heard.answers) == 4)
         finally:
             heard.sessions.close()
+
+    asyncio.run(run())
+
+
+def advert(number: int = 0, *, nt: str = ROOT, location: str = "http://127.0.0.11:8200/d.xml") -> Advert:
+    return Advert(nt, f"uuid:{number}::{nt}", location)
+
+
+@contextlib.contextmanager
+def session(target: str = ROOT) -> Iterator[Session]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+        yield Session(CLIENT, target, opened, frozenset({"127.0.0.11"}))
+
+
+def test_what_a_client_has_been_told_is_not_told_again() -> None:
+    with session() as asked:
+        assert not asked.has_told(advert())
+        assert asked.may_tell("127.0.0.11", advert(), 400)
+        assert asked.has_told(advert())
+        assert asked.has_told(Advert(ROOT, f"UUID:0::{ROOT}", advert().location, max_age=60))
+        assert not asked.has_told(advert(1))
+        assert not asked.has_told(advert(location="http://127.0.0.11:9000/d.xml")), "it is found elsewhere, too"
+    first, second = (f"urn:schemas-upnp-org:device:MediaServer:{version}" for version in (1, 2))
+    with session(first) as asked:
+        assert asked.may_tell("127.0.0.11", advert(nt=first), 400)
+        assert asked.has_told(advert(nt=second)), "it is told as the version that was asked for"
+    with session(message.ALL) as asked:
+        assert asked.may_tell("127.0.0.11", advert(nt=first), 400)
+        assert not asked.has_told(advert(nt=second))
+        assert not asked.has_told(advert())
+
+
+def test_a_search_brings_its_client_no_more_than_may_be() -> None:
+    with session() as asked:
+        told = sum(asked.may_tell("127.0.0.11", advert(number), 400) for number in range(1000))
+        assert told == sessions.POD_BYTES_MAX // 400
+        assert asked.has_told(advert(told - 1))
+        assert not asked.has_told(advert(told)), "what was not sent was not told"
+        assert asked.may_tell("127.0.0.12", advert(5000), 400), "others have a share of their own"
+        for pod in range(100):
+            for number in range(10):
+                asked.may_tell(f"10.0.0.{pod}", advert(number), 4096)
+        most = sessions.BYTES_MAX
+        assert most - 4096 < asked._bytes.total() <= most
+
+
+def test_once_closed_it_asks_no_more(pods: list[socket.socket]) -> None:
+    async def run() -> None:
+        heard = Heard()
+        heard.sessions.close()
+        heard.sessions.ask(CLIENT, Search(ROOT, 1), endpoints(pods))
+        assert (len(heard.sessions), heard.dropped) == (0, {SsdpDrop.TOO_MANY_SEARCHES: 1})
 
     asyncio.run(run())
 

@@ -58,9 +58,6 @@ class Device(NamedTuple):
     udn: str
     pod: str
     location: str
-    since: float
-    """On the clock of `now`."""
-    adverts: int
 
 
 @dataclass(slots=True)
@@ -80,7 +77,6 @@ class _Device:
 
     udn: str
     pod: str
-    since: float
     adverts: dict[tuple[str, str], _Known] = field(default_factory=dict)
     speaks: bool = False
     """Whether it told of itself, by SSDP."""
@@ -108,14 +104,13 @@ class Catalogue:
         """The owner first, then those in its shadow by when they came."""
         self._conflicts: list[Conflict] = []
         self._wake = math.inf
+        """When `due` has something to do."""
         self._is_over = False
 
     @property
     def devices(self) -> list[Device]:
         """What is announced now."""
-        return [
-            Device(owner.udn, owner.pod, _location(owner), owner.since, len(owner.adverts)) for owner in self._owners()
-        ]
+        return [Device(owner.udn, owner.pod, _location(owner)) for owner in self._owners()]
 
     def is_owner(self, pod: str, udn: str) -> bool:
         """Whether it is that pod's device which the LAN sees."""
@@ -130,14 +125,10 @@ class Catalogue:
         conflicts, self._conflicts = self._conflicts, []
         return conflicts
 
-    def next_wakeup(self) -> float | None:
-        """When `due` is to be asked again; None for never."""
-        return None if self._wake == math.inf else self._wake
-
-    def answers(self, target: str, pods: Collection[str] | None) -> list[tuple[str, Advert, str]]:
-        """Return what answers a search, of these pods or of all: pod, advert and the ST of the answer."""
+    def answers(self, target: str, pods: Collection[str] | None) -> list[tuple[str, Advert]]:
+        """Return what answers a search, of these pods or of all: pods, and their adverts as they announce them."""
         return [
-            (owner.pod, known.advert, known.advert.nt if target == message.ALL else target)
+            (owner.pod, known.advert)
             for owner in self._owners()
             if pods is None or owner.pod in pods
             for known in owner.adverts.values()
@@ -156,36 +147,25 @@ class Catalogue:
             self._pods[pod] = _Pod()
         return [each for udn in left for each in self._settle(udn, now)]
 
-    def heard(self, pod: str, advert: Advert, now: float, *, from_description: bool = False) -> list[Announcement]:
-        """Take an advert: an answer or an `ssdp:alive` of a pod, or what its description says."""
+    def heard(self, pod: str, advert: Advert, now: float) -> list[Announcement]:
+        """Take an advert of a pod itself: an answer, or an `ssdp:alive`."""
+        return self._take(pod, advert, now)
+
+    def described(self, pod: str, adverts: Collection[Advert], now: float) -> list[Announcement]:
+        """Take all that one description says: what it said before, and says no more, has ended."""
         about = self._pods.get(pod)
         if about is None:
             return []
-        about.speaks |= not from_description
-        advert = _fit(advert)
-        device = self._device(about, pod, advert.udn, now)
-        if device is None:
-            return []
-        known = _find(device, advert)
-        if from_description and device.speaks:
-            if known is not None:
-                known.expires = max(known.expires, now + known.advert.max_age)
-            return []
-        device.speaks |= not from_description
-        if known is None:
-            if sum(len(each.adverts) for each in about.devices.values()) >= ADVERTS_MAX:
-                self._drop(SsdpDrop.TOO_MANY_DEVICES)
-                return []
-            known = device.adverts[_key(advert)] = _Known(advert, now + advert.max_age, is_changed=True)
-        elif _is_own(pod, known.advert) and not _is_own(pod, advert):
-            return []  # it tells where it is found on loopback, or on a network that is its own, as well
-        else:
-            known.is_changed |= _gist(advert) != _gist(known.advert)
-            # A device of version 2 is asked for version 1, too, and answers as such.
-            known.advert = replace(advert, nt=known.advert.nt, usn=known.advert.usn)
-            known.expires = now + advert.max_age
-        self._wake = min(self._wake, known.expires)
-        return self._changed(device, known, Kind.ALIVE, known.advert, now)
+        said = []
+        kept, locations = {_key(advert) for advert in adverts}, {advert.location for advert in adverts}
+        for device in list(about.devices.values()):
+            if device.speaks:
+                continue
+            for key, known in device.adverts.items():
+                if known.advert.location in locations and key not in kept:
+                    known.expires = now
+            said += self._settle(device.udn, now)
+        return [*said, *(each for advert in adverts for each in self._take(pod, advert, now, from_description=True))]
 
     def updated(self, pod: str, advert: Advert, now: float) -> list[Announcement]:
         """Take an `ssdp:update`: the pod's device is about to have another BOOTID (UDA 1.1, 1.2.4)."""
@@ -244,7 +224,37 @@ class Catalogue:
     def _drop(self, reason: SsdpDrop) -> None:
         self._dropped[reason] = self._dropped.get(reason, 0) + 1
 
-    def _device(self, about: _Pod, pod: str, udn: str, now: float) -> _Device | None:
+    def _take(self, pod: str, advert: Advert, now: float, *, from_description: bool = False) -> list[Announcement]:
+        about = self._pods.get(pod)
+        if about is None:
+            return []
+        about.speaks |= not from_description
+        advert = replace(advert, max_age=max(advert.max_age, MAX_AGE_MIN))
+        device = self._device(about, pod, advert.udn)
+        if device is None:
+            return []
+        known = _find(device, advert)
+        if from_description and device.speaks:
+            if known is not None:
+                known.expires = max(known.expires, now + known.advert.max_age)
+            return []
+        device.speaks |= not from_description
+        if known is None:
+            if sum(len(each.adverts) for each in about.devices.values()) >= ADVERTS_MAX:
+                self._drop(SsdpDrop.TOO_MANY_DEVICES)
+                return []
+            known = device.adverts[_key(advert)] = _Known(advert, now + advert.max_age, is_changed=True)
+        elif _is_own(pod, known.advert) and not _is_own(pod, advert):
+            return []  # it tells where it is found on loopback, or on a network that is its own, as well
+        else:
+            known.is_changed |= _gist(advert) != _gist(known.advert)
+            # A device of version 2 is asked for version 1, too, and answers as such.
+            known.advert = replace(advert, nt=known.advert.nt, usn=known.advert.usn)
+            known.expires = now + advert.max_age
+        self._wake = min(self._wake, known.expires)
+        return self._changed(device, known, Kind.ALIVE, known.advert, now)
+
+    def _device(self, about: _Pod, pod: str, udn: str) -> _Device | None:
         """Return a pod's device, made where it has none; None where it has too many."""
         device = about.devices.get(udn)
         if device is not None:
@@ -252,7 +262,7 @@ class Catalogue:
         if len(about.devices) >= UDNS_MAX or sum(len(each.adverts) for each in about.devices.values()) >= ADVERTS_MAX:
             self._drop(SsdpDrop.TOO_MANY_DEVICES)
             return None
-        device = about.devices[udn] = _Device(udn, pod, now)
+        device = about.devices[udn] = _Device(udn, pod)
         queue = self._by_udn.setdefault(udn, [])
         queue.append(device)
         if len(queue) > 1:
@@ -305,17 +315,10 @@ class Catalogue:
         self._by_udn[udn] = living
         heir = living[0]
         if heir is not owner:
-            heir.since, heir.repeat_at = now, now + self._interval(heir)
+            heir.repeat_at = now + self._interval(heir)
             self._wake = min(self._wake, heir.repeat_at)
             said += [self._alive(heir, known, now) for known in heir.adverts.values()]
         return said
-
-
-def _fit(advert: Advert) -> Advert:
-    """Return an advert as it is kept."""
-    # There are devices that answer a search for all with just that; their USN says what they are.
-    nt = advert.nt if advert.nt != message.ALL else advert.usn.partition("::")[2] or advert.udn
-    return replace(advert, nt=nt, max_age=max(advert.max_age, MAX_AGE_MIN))
 
 
 def _is_own(pod: str, advert: Advert) -> bool:

@@ -45,6 +45,8 @@ class Herald:
         self._shown: dict[str, str] = {}
         """The LOCATION of each device that is announced now, by UDN."""
         self._foreign: set[str] = set()
+        self._alive: set[tuple[str, str]] = set()
+        """What was announced and not revoked since."""
         self._again: dict[tuple[str, str], tuple[float, bytes]] = {}
         """What is to be sent again, and when, by what it is of."""
         self._udns: set[str] = set()
@@ -75,14 +77,20 @@ class Herald:
     def announce(self, announcements: Iterable[Announcement], now: float) -> None:
         """Say it on the LAN, and once more a moment later (`repeat`)."""
         for kind, pod, advert in announcements:
+            key = advert.nt, advert.usn
+            if kind is Kind.BYEBYE and key not in self._alive:
+                continue  # it was withheld for want of a port
             located = advert if kind is Kind.BYEBYE else self.located(pod, advert)
             if located is None:
                 continue
+            if kind is Kind.BYEBYE:
+                self._alive.discard(key)
+            else:
+                self._alive.add(key)
             data = message.notify(kind, located)
             self._send(data)
             self.announcements[kind.value] += 1
             # Of what is alive after a byebye, or the other way round, only the last is repeated, and in this order.
-            key = advert.nt, advert.usn
             self._again.pop(key, None)
             self._again[key] = now + AGAIN, data
             if advert.nt == message.ROOT_DEVICE:
@@ -117,12 +125,12 @@ class Herald:
             self._places.left(udn)
         self._udns = udns
 
-    def devices(self, names: Mapping[str, str], counts: HttpCounts) -> list[DeviceStats]:
+    def devices(self, names: Mapping[tuple[str, str], str], counts: HttpCounts) -> list[DeviceStats]:
         """Return the devices that are announced now."""
         return [
             replace(
                 device,
-                name=names.get(device.udn, ""),
+                name=names.get((device.pod, device.udn), ""),
                 requests=0 if port is None else counts.requests.get(port, 0),
                 bytes=0 if port is None else counts.bytes.get(port, 0),
             )

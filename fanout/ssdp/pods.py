@@ -8,15 +8,13 @@ import random
 import socket
 from collections.abc import Callable, Collection
 
-import aiohttp
-
 from fanout.model import Endpoint
 from fanout.net import explain
-from fanout.ssdp import description, message
-from fanout.ssdp.description import Description, InvalidDescription
-from fanout.ssdp.http import documents
+from fanout.ssdp import message
+from fanout.ssdp.description import Description
 from fanout.ssdp.message import Advert, Headers
 from fanout.ssdp.questions import answers, ask, open_socket
+from fanout.ssdp.reading import Reader, Unreadable
 from fanout.ssdp.reasons import SsdpDrop
 from fanout.ssdp.settings import DescriptionPlace
 
@@ -24,51 +22,57 @@ log = logging.getLogger("fanout")
 
 REFRESH = 30.0
 """Seconds between two looks at a pod whose devices are known."""
+NAMES_MAX = 64
+"""Of one pod: its devices are no more."""
 _RETRY_MIN, _RETRY_MAX = 0.25, 5.0
-_PATIENCE = aiohttp.ClientTimeout(total=3.0)
 _READERS = 32
-_NAMES_MAX = 4096
+_ASKING, _LEARNING = "asking", "learning"
 
 
 class Pods:
     """Looks after each pod in a task of its own, soon after it joined and every half minute.
 
-    `heard` is called with each advert: of the pod itself, or (True) of its description.
+    `heard` is called with each advert of a pod itself, `described` with all that one of its descriptions says.
     """
 
     def __init__(
         self,
         places: Collection[DescriptionPlace],
-        heard: Callable[[str, Advert, bool], None],
+        heard: Callable[[str, Advert], None],
+        described: Callable[[str, Collection[Advert]], None],
         is_known: Callable[[str], bool],
         is_genuine: Callable[[str, int], bool],
         drop: Callable[[SsdpDrop], None],
     ) -> None:
         self._places = places
         self._heard = heard
+        self._described = described
         self._is_known = is_known
         self._is_genuine = is_genuine
         self._drop = drop
         self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
-        self._readers = asyncio.Semaphore(_READERS)
-        self._client: aiohttp.ClientSession | None = None
+        self._reader: Reader | None = None
         self._learning: set[asyncio.Task[None]] = set()
-        self._complained: set[str] = set()
-        self.names: dict[str, str] = {}
-        """The friendly names that descriptions gave, by UDN."""
+        self._complaints: set[tuple[str, str]] = set()
+        """Of which pod something was said in the log, and about what: the URL of a description, or one of the words."""
+        self.names: dict[tuple[str, str], str] = {}
+        """The friendly names that the descriptions of a pod gave, by its address and their UDNs."""
 
     def follow(self, pods: Collection[Endpoint]) -> None:
         """Look after these, and no others."""
-        if self._client is None:
-            # Nothing is kept from one look to the next.
-            self._client = aiohttp.ClientSession(
-                timeout=_PATIENCE, connector=aiohttp.TCPConnector(force_close=True, limit=0), auto_decompress=False
-            )
+        if self._reader is None:
+            self._reader = Reader(_READERS)
         for gone in self._tasks.keys() - set(pods):
             self._tasks.pop(gone).cancel()
+            self._forget(gone.host)
         for pod in pods:
             if pod not in self._tasks:
                 self._tasks[pod] = asyncio.create_task(self._look_after(pod))
+
+    def _forget(self, host: str) -> None:
+        self._complaints = {each for each in self._complaints if each[0] != host}
+        for key in [key for key in self.names if key[0] == host]:
+            del self.names[key]
 
     async def close(self) -> None:
         """Look no more."""
@@ -77,10 +81,21 @@ class Pods:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._client is not None:
-            await self._client.close()
+        if self._reader is not None:
+            await self._reader.close()
 
     async def _look_after(self, pod: Endpoint) -> None:
+        """Look at a pod, and begin again where that fails."""
+        while True:
+            try:
+                await self._look(pod)
+            except Exception as error:  # as many files are open as may be, for instance
+                if self._is_news(pod.host, _ASKING):
+                    values = {"host": pod.host, "reason": explain.exception(error)}
+                    log.warning("pod_not_asked: %(host)s, which is tried again: %(reason)s", values)
+            await asyncio.sleep(_RETRY_MAX)
+
+    async def _look(self, pod: Endpoint) -> None:
         delay = _RETRY_MIN
         with open_socket([pod]) as opened:
             loop = asyncio.get_running_loop()
@@ -89,7 +104,7 @@ class Pods:
                 while True:
                     ask(opened, message.search(message.ALL, 1), [pod])
                     for place in self._places:
-                        await self._describe(pod.host, place)
+                        await self._describe(pod.host, place.url(pod.host))
                     if self._is_known(pod.host):
                         delay = _RETRY_MIN
                         await asyncio.sleep(REFRESH * random.uniform(0.9, 1.1))
@@ -104,58 +119,55 @@ class Pods:
             return host == pod.host and self._is_genuine(host, interface)
 
         for host, advert in answers(opened, is_genuine, self._drop):
-            self._heard(host, advert, False)
+            self._heard(host, advert)
 
-    async def _describe(self, host: str, place: DescriptionPlace) -> None:
-        """Tell what a pod's description says, where it has one at that place."""
-        url = place.url(host)
-        found = await self._read(url)
+    async def _describe(self, host: str, url: str) -> None:
+        """Tell what a pod's description says, where it has one there."""
+        found = await self._read(host, url, about=url)
         if found is None:
             return
+        self._complaints.discard((host, url))
         described, server = found
+        key = host, described.udn
+        if key in self.names or self._may_name(host):
+            self.names[key] = described.friendly_name
         try:
             headers = Headers([("SERVER", server)])
         except ValueError:  # with control characters
             headers = Headers()
-        for nt, usn in described.adverts:
-            self._heard(host, Advert(nt, usn, url, message.MAX_AGE, headers), True)
+        self._described(host, [Advert(nt, usn, url, message.MAX_AGE, headers) for nt, usn in described.adverts])
 
-    def learn_name(self, udn: str, url: str) -> None:
-        """Read the friendly name of a device, in the background and once."""
-        if udn in self.names or self._client is None or len(self._learning) >= _READERS:
+    def learn_name(self, host: str, udn: str, url: str) -> None:
+        """Read what a pod's device is called, in the background and once."""
+        if (host, udn) in self.names or self._reader is None or len(self._learning) >= _READERS:
             return
-        if len(self.names) >= _NAMES_MAX:
-            self.names.clear()
-        self.names[udn] = ""
-        task = asyncio.create_task(self._learn(url))
-        self._learning.add(task)
-        task.add_done_callback(self._learning.discard)
+        if self._may_name(host):
+            self.names[host, udn] = ""
+            task = asyncio.create_task(self._learn(host, udn, url))
+            self._learning.add(task)
+            task.add_done_callback(self._learning.discard)
 
-    async def _learn(self, url: str) -> None:
-        await self._read(url)
+    def _may_name(self, host: str) -> bool:
+        return sum(key[0] == host for key in self.names) < NAMES_MAX
 
-    async def _read(self, url: str) -> tuple[Description, str] | None:
-        """Return what the description at `url` says, and who serves it; None where there is none to be had."""
-        assert self._client is not None  # noqa: S101 - narrows the type
+    async def _learn(self, host: str, udn: str, url: str) -> None:
+        found = await self._read(host, url, about=_LEARNING)
+        # The pod may have gone meanwhile; and it may tell of another device there.
+        if found is not None and found[0].udn == udn and (host, udn) in self.names:
+            self.names[host, udn] = found[0].friendly_name
+
+    async def _read(self, host: str, url: str, *, about: str) -> tuple[Description, str] | None:
+        """Return what a description says; where it is none, say so in the log, once `about` it."""
+        assert self._reader is not None  # noqa: S101 - narrows the type
         try:
-            async with (
-                self._readers,
-                self._client.get(url, allow_redirects=False, headers={"Accept-Encoding": "identity"}) as response,
-            ):
-                if response.status != 200:
-                    return None
-                gathered = documents.Gathered(description.SIZE_MAX, response.headers.get("Content-Encoding", ""))
-                while piece := await response.content.readany():
-                    gathered.add(piece)
-                described = description.parse(gathered.whole())
-        except (InvalidDescription, documents.TooLarge, documents.Undecodable) as error:
-            if url not in self._complained:
-                self._complained.add(url)
+            return await self._reader.read(url)
+        except Unreadable as error:
+            if self._is_news(host, about):
                 log.warning("description_unreadable: %(url)s: %(reason)s", {"url": url, "reason": str(error)})
             return None
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            log.debug("description_missing: %(url)s: %(reason)s", {"url": url, "reason": explain.exception(error)})
-            return None
-        self._complained.discard(url)
-        self.names[described.udn] = described.friendly_name
-        return described, response.headers.get("Server", "")
+
+    def _is_news(self, host: str, about: str) -> bool:
+        """Whether that is to be said in the log: once of a pod, which shall not fill it whatever it does."""
+        is_news = (host, about) not in self._complaints
+        self._complaints.add((host, about))
+        return is_news

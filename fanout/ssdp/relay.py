@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import math
 import random
@@ -17,6 +18,7 @@ from typing import Self
 
 from fanout.errors import Closed, InvalidInput, SocketUnavailable
 from fanout.model import Endpoint, Family, Service
+from fanout.net import interfaces
 from fanout.refresher import Refresher, Resolver, resolver_for
 from fanout.relay.guard import Guard
 from fanout.relay.ingress import parse_network
@@ -78,7 +80,13 @@ class SsdpRelay:
     ) -> None:
         if isinstance(allow_source, str) or isinstance(descriptions, str):
             raise InvalidInput("allow_source and descriptions are lists")
+        if interface == "lo":
+            raise InvalidInput("interface lo leads to no LAN")
         self._service = Service(service, message.PORT, Family.parse(family))
+        for endpoint in self._service.literals or ():
+            address = ipaddress.ip_address(endpoint.host)
+            if address.is_multicast or str(address) == "255.255.255.255":
+                raise InvalidInput(f"{address} is no pod's: it is a group, or everybody")
         if find_resolver is not None:
             resolver = find_resolver(self._service)
         else:
@@ -95,7 +103,12 @@ class SsdpRelay:
         self._http = HttpCounts()
         self._dropped: Counter[SsdpDrop] = Counter()
         self._hosts: frozenset[str] = frozenset()
+        self._named: tuple[Endpoint, ...] = ()
+        """The pods, as DNS has them."""
         self._endpoints: tuple[Endpoint, ...] = ()
+        """Those of them that are not this host itself."""
+        self._is_empty = False
+        """Whether it was said that the Service has no pod."""
         self._known: set[str] = set()
         """Pods that have told of some device."""
         self._lan = Lan(interface)
@@ -115,6 +128,7 @@ class SsdpRelay:
         self._pods = Pods(
             tuple(map(DescriptionPlace.parse, descriptions)),
             self._told,
+            self._described,
             self._known.__contains__,
             self._lan.may_come_from,
             self._drop,
@@ -251,8 +265,13 @@ class SsdpRelay:
         if now - self._looked_at >= _LOOK:
             self._looked_at = now
             self._look_at_lan(now)
-        if self._refresher.known.endpoints is not self._endpoints:
-            self._follow(self._refresher.known.endpoints, now)
+        known = self._refresher.known
+        if known.endpoints is not self._named:
+            self._follow(known.endpoints, now)
+        if known.settled and self._is_empty is bool(known.endpoints):
+            self._is_empty = not known.endpoints
+            if self._is_empty:
+                log.warning("service_empty: %(service)s names no pod (yet)", {"service": self._service.name})
         self._announce(self._catalogue.due(now), now)
         self._herald.tend(now)
         for udn, pod, owner in self._catalogue.take_conflicts():
@@ -265,7 +284,7 @@ class SsdpRelay:
         if self._lan.is_open and self._lan.is_stale:
             self._unwatch_lan()
             self._lan.close()
-            self._waiting = f"interface {self._lan.interface} is gone, or has other addresses"
+            self._waiting = f"interface {self._lan.interface} is gone or down, or has other addresses"
             log.warning("interface_lost: %(reason)s", {"reason": self._waiting})
         if not self._lan.is_open:
             before = self._lan.address
@@ -274,8 +293,8 @@ class SsdpRelay:
                 self._watch_lan()
                 everything = self._catalogue.answers(message.ALL, None)
                 if before not in ("", self._lan.address):  # players would keep the address that is gone
-                    self._announce([Announcement(Kind.BYEBYE, pod, advert) for pod, advert, _ in everything], now)
-                self._announce([Announcement(Kind.ALIVE, pod, advert) for pod, advert, _ in everything], now)
+                    self._announce([Announcement(Kind.BYEBYE, pod, advert) for pod, advert in everything], now)
+                self._announce([Announcement(Kind.ALIVE, pod, advert) for pod, advert in everything], now)
             elif not self._has_listened and now - (self._opened_at or now) > self._interface_timeout:
                 raise SocketUnavailable(f"{self._waiting} (waited {self._interface_timeout:g} s)")
         elif dropped := self._lan.take_drops():
@@ -307,7 +326,8 @@ class SsdpRelay:
 
     def _follow(self, endpoints: tuple[Endpoint, ...], now: float) -> None:
         """Take note of pods that have joined or left."""
-        self._endpoints = endpoints
+        self._named = endpoints
+        self._endpoints = endpoints = tuple(each for each in endpoints if not self._is_itself(each))
         hosts = frozenset(endpoint.host for endpoint in endpoints)
         gone, self._hosts = self._hosts - hosts, hosts
         self._known -= gone
@@ -316,6 +336,17 @@ class SsdpRelay:
         self._announce(self._catalogue.pods(hosts, now), now)
         self._pods.follow(endpoints)
         self._ear.follow(sorted(hosts))
+
+    def _is_itself(self, endpoint: Endpoint) -> bool:
+        """Whether an endpoint is this host, where the relay would ask itself."""
+        if not interfaces.is_local(endpoint.host) or endpoint.host.startswith("127."):
+            return False
+        log.warning(
+            "endpoint_is_relay: %(endpoint)s of %(service)s is this host itself, and left out: what a server has on "
+            "the host's network is found without a relay",
+            {"endpoint": str(endpoint), "service": self._service.name},
+        )
+        return True
 
     def _is_pod(self, host: str) -> bool:
         return host in self._hosts
@@ -361,9 +392,9 @@ class SsdpRelay:
 
     def _answered(self, session: Session, host: str, advert: Advert) -> None:
         """Pass a pod's answer on to the client that searched."""
-        self._told(host, advert, is_description=False)
+        self._told(host, advert)
         if self._catalogue.is_owner(host, advert.udn):
-            self._tell(session, host, advert, advert.nt)
+            self._tell(session, host, advert)
         else:
             self._drop(SsdpDrop.UDN_TAKEN)
 
@@ -372,32 +403,40 @@ class SsdpRelay:
         pods = None if is_late else [host for host in self._hosts if not self._catalogue.speaks(host)]
         answers = self._catalogue.answers(session.target, pods)
         # As they would come from the pods themselves: some clients (nmap) take of one host no more than the first.
-        turns = {pod: random.random() for pod, _, _ in answers}
-        for pod, advert, target in sorted(answers, key=lambda answer: turns[answer[0]]):
-            if advert.usn not in session.told:
-                self._tell(session, pod, advert, target)
+        turns = {pod: random.random() for pod, _ in answers}
+        for pod, advert in sorted(answers, key=lambda answer: turns[answer[0]]):
+            self._tell(session, pod, advert)
 
-    def _tell(self, session: Session, pod: str, advert: Advert, target: str) -> None:
-        located = self._herald.located(pod, advert)
+    def _tell(self, session: Session, pod: str, advert: Advert) -> None:
+        located = None if session.has_told(advert) else self._herald.located(pod, advert)
         if located is None or not self._lan.is_open:
             return
-        session.told.add(advert.usn)
-        if self._lan.send(message.answer(located, target), session.client):
+        data = message.answer(located, session.target)
+        if not session.may_tell(pod, advert, len(data)):
+            self._drop(SsdpDrop.NOT_ASKED)
+        elif self._lan.send(data, session.client):
             self._answers += 1
         else:
             self._drop(SsdpDrop.NOT_SENT)
 
-    def _told(self, host: str, advert: Advert, is_description: bool) -> None:
-        """Take note of what a pod has."""
+    def _told(self, host: str, advert: Advert) -> None:
+        """Take note of what a pod says that it has."""
         if host not in self._hosts:
             return
         self._known.add(host)
         now = monotonic()
-        self._announce(self._catalogue.heard(host, advert, now, from_description=is_description), now)
-        if advert.nt == message.ROOT_DEVICE and not is_description and self._catalogue.is_owner(host, advert.udn):
+        self._announce(self._catalogue.heard(host, advert, now), now)
+        if advert.nt == message.ROOT_DEVICE and self._catalogue.is_owner(host, advert.udn):
             found = rewrite.location(advert.location)
             if found is not None and found[0] == host:
-                self._pods.learn_name(advert.udn, advert.location)
+                self._pods.learn_name(host, advert.udn, advert.location)
+
+    def _described(self, host: str, adverts: Collection[Advert]) -> None:
+        """Take note of all that a description of a pod says."""
+        if host in self._hosts:
+            self._known.add(host)
+            now = monotonic()
+            self._announce(self._catalogue.described(host, adverts, now), now)
 
     def _overheard(self, data: bytes, host: str) -> None:
         """Take note of what a pod announces by itself."""
@@ -412,7 +451,7 @@ class SsdpRelay:
             return
         now = monotonic()
         if notify.kind is Kind.ALIVE:
-            self._told(host, notify.advert, is_description=False)
+            self._told(host, notify.advert)
         elif notify.kind is Kind.UPDATE:
             self._announce(self._catalogue.updated(host, notify.advert, now), now)
         else:

@@ -6,6 +6,7 @@ import asyncio
 import random
 import resource
 import socket
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
@@ -24,8 +25,12 @@ _GIVEN_UP = 0.8
 """The part of MX after which a pod that should have answered, and has not, is answered for."""
 _PREPARED = 0.1
 """Seconds within which is answered what needs no pod, so that not all comes at once."""
-ANSWERS_MAX = 512
-"""Answers to one search that are looked at."""
+ANSWERS_MAX = 128
+"""Answers of one pod to one search that are looked at: a device has some ten adverts, or tens."""
+BYTES_MAX = 1 << 18
+"""What one search may bring its client, who may be none that asked: its address may be forged."""
+POD_BYTES_MAX = 1 << 15
+"""Of that, what one pod may bring: what a real device answers has some 400 bytes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -37,11 +42,31 @@ class Session:
     socket: socket.socket
     pods: frozenset[str]
     """Addresses of those that were asked."""
-    answers: int = 0
-    """What pods answered, lies included."""
-    told: set[str] = field(default_factory=set)
-    """What the client has been told of: USNs."""
+    answers: Counter[str] = field(default_factory=Counter)
+    """What came by its socket, lies included, by the pods that it names as its source."""
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
+    _told: set[int] = field(default_factory=set)
+    _bytes: Counter[str] = field(default_factory=Counter)
+
+    def has_told(self, advert: Advert) -> bool:
+        """Whether the client has been told of it."""
+        return self._key(advert) in self._told
+
+    def may_tell(self, pod: str, advert: Advert, size: int) -> bool:
+        """Whether the client may be told of a pod's advert in so many bytes; if so, it counts as told."""
+        if self._bytes[pod] + size > POD_BYTES_MAX or self._bytes.total() + size > BYTES_MAX:
+            return False
+        self._bytes[pod] += size
+        self._told.add(self._key(advert))
+        return True
+
+    def _key(self, advert: Advert) -> int:
+        """Return what makes an answer another one: what a pod with many addresses says at each of them is not the same.
+
+        A hash alone is kept: the texts are a stranger's, and may be long.
+        """
+        asked = message.as_asked(advert, self.target)
+        return hash((asked.usn.lower(), asked.nt.lower(), asked.location))
 
 
 class Sessions:
@@ -92,8 +117,10 @@ class Sessions:
 
     def _readable(self, session: Session) -> None:
         def is_genuine(host: str, interface: int) -> bool:
-            session.answers += 1
-            return session.answers <= ANSWERS_MAX and host in session.pods and self._is_genuine(host, interface)
+            if host not in session.pods:
+                return False
+            session.answers[host] += 1
+            return session.answers[host] <= ANSWERS_MAX and self._is_genuine(host, interface)
 
         for host, advert in answers(session.socket, is_genuine, self._drop):
             # The port may have been another search's before.
@@ -110,6 +137,7 @@ class Sessions:
         session.socket.close()
 
     def close(self) -> None:
-        """End all."""
+        """End all, and begin none any more."""
+        self._most = 0
         for session in list(self._sessions):
             self._end(session)
