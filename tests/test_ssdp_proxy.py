@@ -237,7 +237,7 @@ def test_an_answer_that_has_no_body_keeps_the_connection(status: str, kind: str)
                 writer.write(f"GET / HTTP/1.1\r\nHost: {RELAY}\r\n\r\n".encode())
                 reply = await read_reply(reader)
                 assert f"{reply.status} {reply.reason}" == status
-                assert reply.headers["ETag"] == "x"
+                assert reply.headers.get("ETag") == ("x" if "mp4" in kind else None)
             await hang_up(writer)
 
     run(test())

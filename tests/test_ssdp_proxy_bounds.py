@@ -38,7 +38,7 @@ def test_a_path_that_is_no_ascii_is_no_path() -> None:
     run(test())
 
 
-@pytest.mark.parametrize("target", ["*", "http://127.0.0.20/x", "x"])
+@pytest.mark.parametrize("target", ["x", "https://127.0.0.20/x", "ftp://127.0.0.20/x"])
 def test_what_is_no_path_is_refused(target: str) -> None:
     async def test() -> None:
         async with Pod(always(http())) as pod, relay(pod) as edge:

@@ -18,6 +18,8 @@ from fanout.model import unmapped
 Authority = Callable[[str, int], str | None]
 """Takes the host and the port that a URL names; returns what it shall name instead (`10.50.0.20:28203`), None where
 it stays as it is, and "" where it stays although it is a pod's: there is no port for it, which is counted."""
+URLS_MAX = 65_536
+"""What may be a URL in one document: the time for it is bounded by that."""
 AUTHORITIES_MAX = 16_384
 """Different hosts and ports in one document; its URLs with more are left as they are."""
 _DOCUMENTS = frozenset(
@@ -54,6 +56,10 @@ _WIDE_STARTS = (  # a document begins with one of ASCII: `<`, `#`, `[`
 )
 
 
+class TooManyUrls(ValueError):
+    """A document has more of them than are looked at."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rewritten:
     """A document with the relay's URLs."""
@@ -75,19 +81,19 @@ def in_text(body: bytes, content_type: str, authority: Authority) -> Rewritten:
     """Return the document with the URLs that `authority` has another place for.
 
     Bytes are changed as bytes: every charset has ASCII in it, but for UTF-16 and UTF-32, which a mark, the first
-    characters or the content type tell. What is declared and is not so does no harm.
+    characters or the content type tell. What is declared and is not so does no harm. Raises `TooManyUrls`.
     """
     wide = _wide(body, content_type)
     places = _Places(authority)
     if wide is None:
-        changed = _URL.sub(places.put, body)
+        changed = _rewritten(body, places)
     else:
         whole = len(body) - len(body) % (4 if "32" in wide else 2)
         try:
             text = body[:whole].decode(wide, "surrogatepass").encode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
             return Rewritten(body, 0, 0)
-        text = _URL.sub(places.put, text)
+        text = _rewritten(text, places)
         changed = text.decode("utf-8", "surrogatepass").encode(wide, "surrogatepass") + body[whole:]
     return Rewritten(changed if places.changed else body, places.changed, places.left)
 
@@ -137,6 +143,12 @@ class _Places:
             return None
         self._places[match[0]] = made = b"://" + place.encode()
         return made
+
+
+def _rewritten(text: bytes, places: _Places) -> bytes:
+    if text.count(b"://") > URLS_MAX:
+        raise TooManyUrls(f"more than {URLS_MAX} URLs")
+    return _URL.sub(places.put, text)
 
 
 def _host_and_port(match: re.Match[bytes]) -> tuple[str, int] | None:

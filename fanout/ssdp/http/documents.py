@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import zlib
 
-DOCUMENT_MAX = 16 * 1024 * 1024
+DOCUMENT_MAX = 8 * 1024 * 1024
 """Bytes of a document whose URLs are rewritten, as sent and as unpacked."""
+MEMBERS_MAX = 64
+"""Parts of which one that is packed may consist; usually it is one."""
 _GZIP = zlib.MAX_WBITS | 16
 _WRAPS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": zlib.MAX_WBITS}
 
@@ -23,15 +25,21 @@ def can_unpack(encoding: str) -> bool:
     return encoding.strip().lower() in ("", "identity", *_WRAPS)
 
 
+def is_packed(encoding: str) -> bool:
+    """Whether a body of that Content-Encoding, which is one of those, is to be unpacked."""
+    return encoding.strip().lower() in _WRAPS
+
+
 class Gathered:
     """A body that comes in pieces; `size_max` is for what was sent and for what that was unpacked."""
 
     def __init__(self, size_max: int, encoding: str = "") -> None:
-        self._size_max = size_max
+        self.size_max = size_max
         self._wrap = _WRAPS.get(encoding.strip().lower())
         self._unpacker = None if self._wrap is None else zlib.decompressobj(self._wrap)
         self._beginning = b""
         self._came = 0
+        self._members = 1
         self._pieces = bytearray()
 
     def __len__(self) -> int:
@@ -40,8 +48,8 @@ class Gathered:
     def add(self, piece: bytes) -> None:
         """Take what came next; raise `TooLarge` as soon as it is, and `Undecodable`."""
         self._came += len(piece)
-        if self._came > self._size_max:
-            raise TooLarge(f"more than {self._size_max} bytes")
+        if self._came > self.size_max:
+            raise TooLarge(f"more than {self.size_max} bytes")
         if self._wrap is None:
             self._pieces += piece
             return
@@ -70,10 +78,13 @@ class Gathered:
                 piece = piece.lstrip(b"\0")  # padding
                 if self._wrap != _GZIP or not piece:
                     return
-                self._unpacker = zlib.decompressobj(_GZIP)  # a member more (RFC 1952, 2.2)
-            self._pieces += self._unpacker.decompress(piece, self._size_max + 1 - len(self._pieces))
-            if len(self._pieces) > self._size_max:
-                raise TooLarge(f"more than {self._size_max} bytes once unpacked")
+                self._members += 1  # one more (RFC 1952, 2.2)
+                if self._members > MEMBERS_MAX:
+                    raise Undecodable(f"it has more than {MEMBERS_MAX} parts")
+                self._unpacker = zlib.decompressobj(_GZIP)
+            self._pieces += self._unpacker.decompress(piece, self.size_max + 1 - len(self._pieces))
+            if len(self._pieces) > self.size_max:
+                raise TooLarge(f"more than {self.size_max} bytes once unpacked")
             piece = self._unpacker.unused_data
 
 

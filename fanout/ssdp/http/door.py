@@ -42,6 +42,8 @@ _LOOK = 0.5  # seconds between two looks for those that take too long
 _LAST_TURNS = 2.0  # seconds for connections to end
 _RESET = struct.pack("ii", 1, 0)  # struct linger (man 7 socket)
 _LINES = 5.0
+TAKEN_TIME = 30.0
+"""Seconds that a port which another program had is not tried again."""
 
 Serve = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -60,10 +62,14 @@ class Door:
         self._serve = serve
         self._counts = counts
         self._listeners: dict[int, socket.socket] = {}
+        self._taken: dict[int, float] = {}
+        """When each port that could not be had may be tried again."""
         self._of_client: Counter[str] = Counter()
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._lines = LineLimiter(_LINES)
+        self._taken_lines = LineLimiter(_LINES)
+        self._broken_lines = LineLimiter(_LINES)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: web.Server | None = None
         self._look: asyncio.TimerHandle | None = None
@@ -100,12 +106,21 @@ class Door:
             raise Closed("open it first")
         if port in self._listeners:
             return True
+        now = monotonic()
+        if now < self._taken.get(port, now):
+            return False
         try:
             listener = _bind(port)
         except OSError as error:
+            self._taken[port] = now + TAKEN_TIME
             sentence = explain.binding(Endpoint("::", port), error.errno or 0, protocol="TCP")
-            log.warning("http_port_taken: %(sentence)s", {"sentence": sentence})
+            if self._taken_lines.allow(now):
+                log.warning(
+                    "http_port_taken: %(sentence)s (%(suppressed)d such lines left out before)",
+                    {"sentence": sentence, "suppressed": self._taken_lines.take_suppressed()},
+                )
             return False
+        self._taken.pop(port, None)
         self._listeners[port] = listener
         self._loop.add_reader(listener.fileno(), self._accept, listener, port)
         return True
@@ -168,7 +183,9 @@ class Door:
         self._of_client[peer] += 1
         self._counts.connections = self._of_client.total()
         is_pod = self._is_pod(peer)
-        connection = Connection(self._server, self._loop, peer, local, port, is_pod, self._gone, self._counts)
+        connection = Connection(
+            self._server, self._loop, peer, local, port, is_pod, self._gone, self._counts, self._broken_lines
+        )
         self._connections.add(connection)
         return connection
 
@@ -214,6 +231,7 @@ class Connection(web.RequestHandler):
         is_pod: bool,
         gone: Callable[[Connection], None],
         counts: HttpCounts,
+        lines: LineLimiter,
     ) -> None:
         super().__init__(
             server,
@@ -240,6 +258,7 @@ class Connection(web.RequestHandler):
         self._now = loop.time
         self._gone = gone
         self._counts = counts
+        self._lines = lines
 
     def data_received(self, data: bytes) -> None:
         """Take note of when a head began."""
@@ -262,8 +281,16 @@ class Connection(web.RequestHandler):
             raise exc
         if status == 400:
             self._counts.failures[HttpFailure.BAD_REQUEST] += 1
-        else:
-            log.error("http_failed: %(error)s", {"error": explain.exception(exc) if exc is not None else status})
+        elif self._lines.allow(monotonic()):
+            log.error(
+                "http_broke: %(error)s, for %(source)s at port %(port)d (%(suppressed)d such lines left out before)",
+                {
+                    "error": explain.exception(exc) if exc is not None else status,
+                    "source": self.peer,
+                    "port": self.port,
+                    "suppressed": self._lines.take_suppressed(),
+                },
+            )
         if request.writer.output_size > 0:
             raise ConnectionError("there is an answer already")
         response = web.Response(status=status, text="that is no HTTP request\n" if status == 400 else "")

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
+PSEUDONYM = "fanout"
+"""What the relay is called where it says who it is."""
 HEAD_MAX = 16 * 1024
 """Bytes of all headers of a request."""
 # RFC 9110, 7.6.1: between two neighbours alone.
@@ -16,6 +18,16 @@ _HOP_BY_HOP = frozenset(
         *("te", "trailer", "transfer-encoding", "upgrade"),
     )
 )
+TRANSFORMED = (
+    *("content-length", "content-encoding", "accept-ranges", "etag", "last-modified"),
+    *("content-md5", "digest", "content-digest", "repr-digest"),
+)
+"""What is true of a pod's document, and not of what it is rewritten to: its size and sums, and its validators.
+
+With other URLs it is another representation (RFC 9110, 8.8), one for each address of the relay, and tomorrow it may
+name other ports; so clients have nothing to ask for a part of it by, or whether it has changed.
+"""
+_ABSOLUTE = re.compile(r"http://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))
 
@@ -33,6 +45,19 @@ def carried(headers: Iterable[tuple[str, str]], *without: str) -> list[tuple[str
         for name, value in pairs
         if name.lower() not in left and not _CONTROLS.search(value)
     ]
+
+
+def via(version: tuple[int, int]) -> tuple[str, str]:
+    """Return the header that tells how a message came here (RFC 9110, 7.6.3), to be added to those of others."""
+    return "Via", f"{version[0]}.{version[1]} {PSEUDONYM}"
+
+
+def absolute(raw: str) -> tuple[str, str] | None:
+    """Return the authority and the rest of a request's target in absolute form (RFC 9112, 3.2.2); None for others."""
+    match = _ABSOLUTE.fullmatch(raw)
+    if match is None:
+        return None
+    return match[1], match[2] if match[2].startswith("/") else f"/{match[2]}"
 
 
 def target(raw: str) -> str | None:

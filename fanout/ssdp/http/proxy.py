@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from fanout.limiter import LineLimiter
 from fanout.ssdp import rewrite
@@ -18,9 +18,11 @@ from fanout.ssdp.http.door import Connection, Door
 from fanout.ssdp.http.gena import Events
 from fanout.ssdp.http.pump import ClientGone, PodBroke, pump
 from fanout.ssdp.http.rewriting import Rewriting
-from fanout.ssdp.http.upstream import DOCUMENT_TIMEOUT, Answer, Refused, Upstream
+from fanout.ssdp.http.room import Busy, Held, Room
+from fanout.ssdp.http.upstream import DOCUMENT_TIMEOUT, PodAnswer, Refused, Upstream
 from fanout.ssdp.places import Origin, Places
 from fanout.ssdp.reasons import HttpFailure
+from fanout.ssdp.rewrite import TooManyUrls
 from fanout.ssdp.stats import HttpCounts
 
 log = logging.getLogger("fanout")
@@ -32,13 +34,13 @@ BODY_TIMEOUT = 10.0
 PUMP_MIN = 256 * 1024
 """Bytes from which on a body is pumped."""
 METHODS = ("GET", "HEAD", "POST", "OPTIONS", "SUBSCRIBE", "UNSUBSCRIBE")
+_ALLOWED = ", ".join(METHODS)
 _RETRY_AFTER = 2
 _TICK = 1.0  # seconds between two looks at which subscriptions are over
 _LINES = 5.0
-_SERVER = "fanout"
+_PIECE = 64 * 1024  # bytes of a document that are sent at a time: the library has a copy of them
 _EMPTY = (204, 304)
-_CHANGED = (hdrs.CONTENT_LENGTH, hdrs.CONTENT_ENCODING, hdrs.CONTENT_MD5, hdrs.ACCEPT_RANGES)
-"""Headers that are not true any more once a document is rewritten."""
+_OF_THE_RELAY = ("host", "content-length", "accept-encoding", "expect")  # it makes its own
 
 
 @dataclass(slots=True)
@@ -82,6 +84,7 @@ class Proxy:
         self._counts = counts
         self._door = Door(self._is_client, is_pod, self._serve, counts)
         self._rewriting = Rewriting(places, is_pod, self._door.listen, counts)
+        self._room = Room()
         self._upstream = Upstream()
         self._events = Events(self._upstream, counts)
         self._lines = LineLimiter(_LINES)
@@ -141,10 +144,15 @@ class Proxy:
     async def _answer(self, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
         if sum(len(name) + len(value) for name, value in request.raw_headers) > heads.HEAD_MAX:
             raise Refused(431, HttpFailure.REQUEST_TOO_LARGE, f"more than {heads.HEAD_MAX} bytes of headers")
-        hosts = request.headers.getall(hdrs.HOST, [])
+        raw, hosts = request.raw_path, request.headers.getall(hdrs.HOST, [])
+        whole = heads.absolute(raw)
+        if whole is not None:  # Host means nothing then (RFC 9112, 3.2.2)
+            hosts, raw = [whole[0]], whole[1]
         if len(hosts) > 1 or not all(map(heads.is_literal, hosts)):
             raise Refused(403, HttpFailure.WRONG_HOST, "the relay is named by its address, in Host too")
-        path = heads.target(request.raw_path)
+        path = heads.target(raw)
+        if raw == "*" and request.method == "OPTIONS":  # it asks about the server as a whole (RFC 9110, 9.3.7)
+            return await self._finish(request, connection, web.StreamResponse(headers={hdrs.ALLOW: _ALLOWED}))
         if path is None:
             raise Refused(400, HttpFailure.BAD_REQUEST, "the target of a request is a path")
         if request.method == "NOTIFY" and self._is_pod(connection.peer):
@@ -152,32 +160,31 @@ class Proxy:
         if not self._is_client(connection.peer, connection.local):
             raise Refused(403, HttpFailure.SOURCE_NOT_ALLOWED, "pods tell of events here, and nothing else")
         if request.method not in METHODS:
-            raise Refused(405, HttpFailure.WRONG_METHOD, f"there are {', '.join(METHODS)}")
+            raise Refused(405, HttpFailure.WRONG_METHOD, f"there are {_ALLOWED}")
         origin = self._places.target(connection.port)
         if origin is None or not self._is_pod(origin.host):
             raise Refused(503, HttpFailure.NO_POD, "the device is not there now")
-        body = await self._body(request)
-        headers = heads.carried(request.headers.items(), "host", "content-length", "accept-encoding", "expect")
-        exchange = Exchange(request, connection, origin, path, headers, body)
-        if request.method == "SUBSCRIBE":
-            return await self._subscribe(exchange)
-        if request.method == "UNSUBSCRIBE":
-            self._events.ended(connection, headers)
-        return await self._forward(exchange)
+        with self._room.for_one(connection.peer) as held:
+            body = await self._body(request, held)
+            exchange = Exchange(request, connection, origin, path, _carried(request), body)
+            if request.method == "SUBSCRIBE":
+                return await self._subscribe(exchange)
+            if request.method == "UNSUBSCRIBE":
+                self._events.ended(connection, exchange.headers)
+            return await self._forward(exchange)
 
-    async def _body(self, request: web.BaseRequest) -> bytes:
+    async def _body(self, request: web.BaseRequest, held: Held) -> bytes:
         """Return the body of a request; a pod hears of it when it is whole."""
         if (request.content_length or 0) > BODY_MAX:
             raise Refused(413, HttpFailure.REQUEST_TOO_LARGE, f"more than {BODY_MAX} bytes")
-        if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+        if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.version >= HttpVersion11:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0  # the answer is still to come
-        gathered = Gathered(BODY_MAX)
         try:
             async with asyncio.timeout(BODY_TIMEOUT):
-                while piece := await request.content.readany():
-                    gathered.add(piece)
-                return gathered.whole()
+                return await held.fill(Gathered(BODY_MAX), request.content_length or 0, request.content.readany)
+        except Busy as error:
+            raise Refused(503, HttpFailure.BUSY, str(error)) from error
         except TooLarge as error:
             raise Refused(413, HttpFailure.REQUEST_TOO_LARGE, str(error)) from error
         except TimeoutError as error:
@@ -199,30 +206,42 @@ class Proxy:
         finally:
             answer.close()
 
-    async def _ask(self, exchange: Exchange) -> Answer:
+    async def _ask(self, exchange: Exchange) -> PodAnswer:
         return await self._upstream.ask(
             exchange.request.method, exchange.origin, exchange.path, exchange.headers, exchange.body
         )
 
-    async def _send_document(self, exchange: Exchange, answer: Answer) -> web.StreamResponse:
-        head = self._head(answer, exchange.connection, *_CHANGED)
-        body = b""
-        if exchange.request.method != "HEAD" and answer.status not in _EMPTY:
-            whole = await self._upstream.document(answer)
-            answer.close()
-            content_type = answer.headers.get(hdrs.CONTENT_TYPE, "")
-            body = self._rewriting.body(whole, content_type, exchange.connection.local)
+    async def _send_document(self, exchange: Exchange, answer: PodAnswer) -> web.StreamResponse:
+        head = self._head(answer, exchange.connection, *heads.TRANSFORMED)
+        if exchange.request.method == "HEAD" or answer.status in _EMPTY:
+            return await self._finish(exchange.request, exchange.connection, head)
+        with self._room.for_one(exchange.connection.peer) as held:
+            body = await self._document(answer, exchange.connection.local, held)
             head.content_length = len(body)
-        try:
-            async with asyncio.timeout(DOCUMENT_TIMEOUT):
-                return await self._finish(exchange.request, exchange.connection, head, body)
-        except TimeoutError as error:
-            raise ClientGone(f"it did not take a document within {DOCUMENT_TIMEOUT:g} s") from error
+            try:
+                async with asyncio.timeout(DOCUMENT_TIMEOUT):
+                    return await self._finish(exchange.request, exchange.connection, head, body)
+            except TimeoutError as error:
+                raise ClientGone(f"it did not take a document within {DOCUMENT_TIMEOUT:g} s") from error
 
-    async def _send_stream(self, exchange: Exchange, answer: Answer, head: web.StreamResponse) -> web.StreamResponse:
+    async def _document(self, answer: PodAnswer, edge: str, held: Held) -> bytes:
+        """Return a pod's document as the client gets it, for which there is room then."""
+        whole = await self._upstream.document(answer, held)
+        answer.close()
+        try:
+            body = await self._rewriting.body(whole, answer.headers.get(hdrs.CONTENT_TYPE, ""), edge)
+            await held.grow(len(body))
+        except TooManyUrls as error:
+            raise Refused(502, HttpFailure.DOCUMENT_TOO_LARGE, f"{answer.url} has {error}") from error
+        except Busy as error:
+            raise Refused(503, HttpFailure.BUSY, f"{answer.url}: {error}") from error
+        held.shrink(len(body))
+        return body
+
+    async def _send_stream(self, exchange: Exchange, answer: PodAnswer, head: web.StreamResponse) -> web.StreamResponse:
         port = exchange.connection.port
         self._counts.statuses[head.status // 100] += 1
-        head.headers.setdefault(hdrs.SERVER, _SERVER)
+        head.headers.setdefault(hdrs.SERVER, heads.PSEUDONYM)
         await head.prepare(exchange.request)
         if exchange.request.method != "HEAD" and answer.status not in _EMPTY:
             if answer.size is not None and answer.size >= PUMP_MIN:
@@ -234,7 +253,7 @@ class Proxy:
         await head.write_eof()
         return head
 
-    async def _pump(self, exchange: Exchange, answer: Answer, head: web.StreamResponse, rest: int) -> None:
+    async def _pump(self, exchange: Exchange, answer: PodAnswer, head: web.StreamResponse, rest: int) -> None:
         """Carry a body past the library, which has read the beginning of it already."""
 
         def sent(size: int) -> None:
@@ -284,19 +303,23 @@ class Proxy:
     async def _notify(self, request: web.BaseRequest, connection: Connection, path: str) -> web.StreamResponse:
         """Carry a pod's event to its subscriber."""
         subscription = self._events.expected(connection, path)
-        body = await self._body(request)
-        content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
-        if rewrite.is_document(content_type):
-            body = self._rewriting.body(body, content_type, subscription.edge)
-        headers = heads.carried(request.headers.items(), "host", "content-length", "accept-encoding", "expect")
-        status = await self._events.deliver(subscription, headers, body)
+        with self._room.for_one(connection.peer) as held:
+            body = await self._body(request, held)
+            content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
+            if rewrite.is_document(content_type):
+                try:
+                    body = await self._rewriting.body(body, content_type, subscription.edge)
+                except TooManyUrls as error:
+                    raise Refused(413, HttpFailure.DOCUMENT_TOO_LARGE, f"an event with {error}") from error
+            status = await self._events.deliver(subscription, _carried(request), body)
         head = web.StreamResponse(status=status)
         head.content_length = 0
         return await self._finish(request, connection, head)
 
-    def _head(self, answer: Answer, connection: Connection, *without: str) -> web.StreamResponse:
+    def _head(self, answer: PodAnswer, connection: Connection, *without: str) -> web.StreamResponse:
         """Return the head of a pod's answer, as the client gets it."""
-        headers = self._rewriting.headers(answer.headers.items(), connection.local, *map(str.lower, without))
+        pairs = [*heads.carried(answer.headers.items(), *without), heads.via(answer.version)]
+        headers = self._rewriting.headers(pairs, connection.local)
         return web.StreamResponse(status=answer.status, reason=heads.reason(answer.reason), headers=headers)
 
     async def _finish(
@@ -304,10 +327,14 @@ class Proxy:
     ) -> web.StreamResponse:
         """Send an answer that is whole."""
         self._counts.statuses[head.status // 100] += 1
-        head.headers.setdefault(hdrs.SERVER, _SERVER)
+        head.headers.setdefault(hdrs.SERVER, heads.PSEUDONYM)
         await head.prepare(request)
-        await head.write_eof(body)
-        self._counts.bytes[connection.port] += len(body)
+        pieces = memoryview(body)
+        for start in range(0, len(body), _PIECE):
+            piece = pieces[start : start + _PIECE]
+            await head.write(piece)
+            self._counts.bytes[connection.port] += len(piece)
+        await head.write_eof()
         return head
 
     async def _refuse(self, request: web.BaseRequest, connection: Connection, refused: Refused) -> web.StreamResponse:
@@ -316,10 +343,10 @@ class Proxy:
             self._fail(refused.failure, connection, str(refused))
         head = web.StreamResponse(status=refused.status)
         head.content_type = "text/plain"
-        if refused.failure is HttpFailure.NO_POD:
+        if refused.status == 503:
             head.headers[hdrs.RETRY_AFTER] = str(_RETRY_AFTER)
         if refused.failure is HttpFailure.WRONG_METHOD:
-            head.headers[hdrs.ALLOW] = ", ".join(METHODS)
+            head.headers[hdrs.ALLOW] = _ALLOWED
         if not request.content.is_eof():
             head.force_close()
         body = f"{refused}\n".encode()
@@ -340,3 +367,8 @@ class Proxy:
                     "suppressed": self._lines.take_suppressed(),
                 },
             )
+
+
+def _carried(request: web.BaseRequest) -> list[tuple[str, str]]:
+    """Return the headers of a request that are for who gets it in the end."""
+    return [*heads.carried(request.headers.items(), *_OF_THE_RELAY), heads.via(request.version)]

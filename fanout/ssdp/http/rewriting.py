@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 
 from multidict import CIMultiDict
@@ -11,6 +12,8 @@ from fanout.ssdp.http import heads, ports
 from fanout.ssdp.places import Origin, Places
 from fanout.ssdp.rewrite import Authority
 from fanout.ssdp.stats import HttpCounts
+
+_CLAIMS_MAX = 16  # servers of pods that one document can add; a look for a port of theirs takes its time
 
 
 class Rewriting:
@@ -26,30 +29,39 @@ class Rewriting:
         self._is_pod = is_pod
         self._listen = listen
         self._counts = counts
+        self._turn = asyncio.Lock()
 
-    def headers(self, pairs: Iterable[tuple[str, str]], edge: str, *without: str) -> CIMultiDict[str]:
-        """Return those that are for the client."""
+    def headers(self, pairs: Iterable[tuple[str, str]], edge: str) -> CIMultiDict[str]:
+        """Return them as they are for the client."""
         authority = self._authority(edge)
         made: CIMultiDict[str] = CIMultiDict()
-        for name, value in heads.carried(pairs, *without):
+        for name, value in pairs:
             rewritten = rewrite.in_value(value, authority)
             self._counts.rewritten += rewritten != value
             made.add(name, rewritten)
         return made
 
-    def body(self, whole: bytes, content_type: str, edge: str) -> bytes:
-        """Return a document."""
-        rewritten = rewrite.in_text(whole, content_type, self._authority(edge))
+    async def body(self, whole: bytes, content_type: str, edge: str) -> bytes:
+        """Return a document; raise `TooManyUrls`. One at a time: others have a turn in between."""
+        async with self._turn:
+            rewritten = rewrite.in_text(whole, content_type, self._authority(edge))
+            await asyncio.sleep(0)
         self._counts.rewritten += rewritten.changed
         self._counts.left += rewritten.left
         return rewritten.body
 
     def _authority(self, edge: str) -> Authority:
+        claims = 0
+
         def instead(host: str, port: int) -> str | None:
+            nonlocal claims
             if not self._is_pod(host):
                 return None
             origin = Origin(host, port)
-            found = self._places.known(origin) or self._claim(origin)
+            found = self._places.known(origin)
+            if found is None and claims < _CLAIMS_MAX:
+                claims += 1
+                found = self._claim(origin)
             return "" if found is None else heads.authority(edge, found)
 
         return instead

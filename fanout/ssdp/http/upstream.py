@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Iterable
 
@@ -18,6 +17,7 @@ from fanout.ssdp.http import documents, heads
 from fanout.ssdp.http.documents import DOCUMENT_MAX, Gathered, TooLarge, Undecodable
 from fanout.ssdp.http.door import LINE_MAX
 from fanout.ssdp.http.pump import PodBroke
+from fanout.ssdp.http.room import Busy, Held
 from fanout.ssdp.places import Origin
 from fanout.ssdp.reasons import HttpFailure
 
@@ -27,8 +27,6 @@ ANSWER_TIMEOUT = 30.0
 DOCUMENT_TIMEOUT = 60.0
 """Seconds that a document may take, from the pod and to the client each."""
 _SKIPPED = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)  # the library would add them
-_LARGE = 1024 * 1024  # bytes from which on a document is a large one
-_LARGE_ONES = 2  # that are read at a time
 
 
 class Refused(Exception):
@@ -49,7 +47,6 @@ class Upstream:
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
-        self._large = asyncio.Semaphore(_LARGE_ONES)
 
     async def open(self) -> None:
         """Begin, in the running event loop."""
@@ -84,7 +81,7 @@ class Upstream:
 
     async def ask(
         self, method: str, origin: Origin, path: str, headers: Iterable[tuple[str, str]], body: bytes
-    ) -> Answer:
+    ) -> PodAnswer:
         """Return a pod's answer, of which the head has arrived, to be closed; raise `Refused`."""
         there = heads.authority(origin.host, origin.port)
         try:
@@ -103,22 +100,23 @@ class Upstream:
         if response.status < 200:
             response.close()
             raise Refused(502, HttpFailure.POD_BROKE, f"{there} answers {response.status}, which nobody asked for")
-        return Answer(response)
+        answer = PodAnswer(response)
+        if not answer.codings <= {"chunked"}:
+            answer.close()
+            raise Refused(502, HttpFailure.POD_BROKE, f"{there} packs what it sends, which nobody asked for")
+        return answer
 
-    async def document(self, answer: Answer) -> bytes:
-        """Return the whole of a document, unpacked; raise `Refused`."""
+    async def document(self, answer: PodAnswer, held: Held) -> bytes:
+        """Return the whole of a document, unpacked, for which there is room then; raise `Refused`."""
         try:
             if answer.size is not None and answer.size > DOCUMENT_MAX:
                 raise TooLarge(f"{answer.size} bytes")
-            async with asyncio.timeout(DOCUMENT_TIMEOUT), contextlib.AsyncExitStack() as stack:
-                gathered = Gathered(DOCUMENT_MAX, answer.encoding)
-                is_large = False
-                while piece := await answer.piece():
-                    gathered.add(piece)
-                    if not is_large and len(gathered) > _LARGE:
-                        is_large = True
-                        await stack.enter_async_context(self._large)
-                return gathered.whole()
+            # What is packed can be of any size.
+            size = DOCUMENT_MAX if documents.is_packed(answer.encoding) else answer.size or 0
+            async with asyncio.timeout(DOCUMENT_TIMEOUT):
+                return await held.fill(Gathered(DOCUMENT_MAX, answer.encoding), size, answer.piece)
+        except Busy as error:
+            raise Refused(503, HttpFailure.BUSY, f"{answer.url}: {error}") from error
         except TooLarge as error:
             sentence = f"{answer.url} is a document of {error}, of which no more than {DOCUMENT_MAX} are read"
             raise Refused(502, HttpFailure.DOCUMENT_TOO_LARGE, sentence) from error
@@ -129,7 +127,7 @@ class Upstream:
             raise Refused(504, HttpFailure.POD_BROKE, sentence) from error
 
 
-class Answer:
+class PodAnswer:
     """What a pod answers: its head, and the body as it comes. To be closed."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
@@ -138,11 +136,14 @@ class Answer:
         self._protocol = None if connection is None else connection.protocol
         self.status = response.status
         self.reason = response.reason
+        self.version = response.version or (1, 1)
         self.headers = response.headers
         self.url = str(response.url)
         self.encoding = response.headers.get(hdrs.CONTENT_ENCODING, "")
-        is_chunked = hdrs.TRANSFER_ENCODING in response.headers
-        self.size = None if is_chunked else response.content_length
+        given = ",".join(response.headers.getall(hdrs.TRANSFER_ENCODING, [])).lower()
+        self.codings = {each.strip() for each in given.split(",")} - {"", "identity"}
+        """How the transfer is coded (RFC 9112, 7)."""
+        self.size = None if hdrs.TRANSFER_ENCODING in response.headers else response.content_length
         """Bytes of the body, where the pod says so."""
 
     @property
