@@ -13,17 +13,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from fanout.ssdp import message
+from fanout.ssdp import search as looking
 from fanout.ssdp.description import SIZE_MAX
 from fanout.ssdp.message import Advert, Headers, Search
-from tests.cli import FANOUT, Run, environment, fanout, running
+from tests.cli import FANOUT, Run, environment, fanout, invoke, running
 from tests.lan import Lan, lan, wait_until
-from tests.terminal import terminal
+from tests.terminal import Terminal, terminal
 
 UDN = "uuid:00000001-aaaa-bbbb-cccc-000000000000"
 MEDIA_SERVER = "urn:schemas-upnp-org:device:MediaServer:1"
@@ -66,7 +68,7 @@ class Device:
         self.answers = [self.answer()]
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._udp.bind((self.host, message.PORT))
-        self._threads = [threading.Thread(target=work) for work in (self._web.serve_forever, self._listen)]
+        self._threads = [threading.Thread(target=work) for work in (self._serve, self._listen)]
         for thread in self._threads:
             thread.start()
 
@@ -74,6 +76,9 @@ class Device:
         where = self.location if location is None else location
         usn = udn if nt == udn else f"{udn}::{nt}"
         return message.answer(Advert(nt, usn, where, headers=Headers([("SERVER", "a server")])), nt)
+
+    def _serve(self) -> None:
+        self._web.serve_forever(poll_interval=0.01)
 
     def _listen(self) -> None:
         while True:
@@ -112,11 +117,11 @@ def device() -> Iterator[Device]:
         yield made
 
 
-def search(device: Device, *arguments: str) -> Run:
+def search(device: Device, *arguments: str, run: Callable[..., Run] = invoke) -> Run:
     started = time.monotonic()
-    run = fanout("ssdp", "search", "--host", device.host, "--timeout", "1", *arguments)
+    done = run("ssdp", "search", "--host", device.host, "--timeout", "1", *arguments)
     assert time.monotonic() - started < LATE
-    return run
+    return done
 
 
 def names(run: Run) -> list[str | None]:
@@ -124,7 +129,7 @@ def names(run: Run) -> list[str | None]:
 
 
 def test_a_device_is_listed(device: Device) -> None:
-    run = search(device)
+    run = search(device, run=fanout)
     assert (run.code, run.err) == (0, "1 device found\n")
     head, line = run.out.splitlines()
     assert head.split() == ["LOCATION", "TYPE", "FROM", "NAME"]
@@ -167,8 +172,6 @@ def test_nobody_answers(device: Device) -> None:
     run = search(device)
     assert run.out == ""
     assert f"no device answered at {device.host} within 1 s" in run.assert_one_sentence(3)
-    run = search(device, "-o", "json")
-    assert (run.code, run.json) == (3, {"target": "ssdp:all", "devices": []})
 
 
 def test_a_device_is_listed_once_however_often_it_answers(device: Device) -> None:
@@ -187,7 +190,14 @@ def test_a_device_is_listed_once_however_often_it_answers(device: Device) -> Non
 
 
 def test_several_devices_of_one_host_in_the_order_of_their_names(device: Device) -> None:
-    device.serve = lambda request: reply(request, describe(f"server{request.path[1:]}"))
+    def serve(request: BaseHTTPRequestHandler) -> None:
+        body = describe(f"server{request.path[1:]}")
+        if request.path == "/2":  # one that is packed, though nobody asked for that
+            reply(request, gzip.compress(body), Content_Encoding="gzip")
+        else:
+            reply(request, body)
+
+    device.serve = serve
     root = device.location.removesuffix("rootDesc.xml")
     device.answers = [device.answer(location=f"{root}{number}", udn=f"uuid:{number}") for number in (3, 1, 2)]
     run = search(device, "-o", "json")
@@ -204,7 +214,8 @@ def test_what_strangers_send_is_no_device(device: Device) -> None:
         message.notify(message.Kind.ALIVE, Advert("a", "uuid:1::a", device.location)),
         device.answer() + bytes(65_000 - 500),
     ]
-    assert search(device).code == 3
+    run = search(device, "-o", "json")
+    assert (run.code, run.json) == (3, {"target": "ssdp:all", "devices": []})
     assert device.requests == []
 
 
@@ -238,7 +249,7 @@ POOR: list[Callable[[BaseHTTPRequestHandler], None]] = [
     lambda request: reply(request, b"", 302, Location="/elsewhere"),
     lambda request: reply(request, b"<html><body></html>"),
     lambda request: reply(request, b"<root><device/></root>"),
-    lambda request: reply(request, gzip.compress(describe("server1")), Content_Encoding="gzip"),
+    lambda request: reply(request, describe("server1"), Content_Encoding="gzip"),
     lambda request: reply(request, describe("server1") + b" " * SIZE_MAX),
     lambda request: request.connection.close(),
     write(b"no HTTP\r\n\r\n"),
@@ -248,7 +259,11 @@ POOR: list[Callable[[BaseHTTPRequestHandler], None]] = [
 ]
 
 
-def test_devices_whose_descriptions_cannot_be_read_are_listed_without_a_name(device: Device) -> None:
+def test_devices_whose_descriptions_cannot_be_read_are_listed_without_a_name(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking, "_READ_SECONDS", 1.0)
+
     def serve(request: BaseHTTPRequestHandler) -> None:
         if request.path.startswith("/poor/"):
             POOR[int(request.path.removeprefix("/poor/"))](request)
@@ -282,21 +297,20 @@ def test_only_addresses_are_asked_for_a_description(device: Device) -> None:
         f"file:///etc/passwd?{device.host}",
     ]
     device.answers = [device.answer(location=location) for location in locations]
-    run = search(device, "-o", "json")
-    assert {each["location"] for each in run.json["devices"]} == set(locations)
-    assert set(names(run)) == {None}
+    out = search(device).out
+    assert {line.split()[0] for line in out.splitlines()[1:]} == set(locations)
+    assert out.count("(its description cannot be read)") == len(locations)
     assert device.requests == []
-    assert search(device).out.count("(its description cannot be read)") == len(locations)
 
 
 def test_what_strangers_say_is_safe_for_a_terminal(device: Device) -> None:
     device.serve = lambda request: reply(request, describe("\u202eevil \u009b2J [red]x[/red] \U0001f3b5"))
     odd = device.answer(location=f"{device.location}?\u202e\u200b a b", udn="uuid:2")
     device.answers = [device.answer(), odd]
-    lines = search(device).out.splitlines()
-    assert len(lines) == 3
-    assert all(line.isprintable() for line in lines)
     with terminal("ssdp", "search", "--host", device.host, "--timeout", "1") as shown:
+        lines = search(device).out.splitlines()
+        assert len(lines) == 3
+        assert all(line.isprintable() for line in lines)
         assert shown.process.wait(timeout=LATE) == 0
         wait_until(lambda: b"found" in shown.printed, "the terminal has it all")
         text = "\n".join(shown.lines)
@@ -309,27 +323,32 @@ def test_the_table_of_a_terminal(device: Device) -> None:
     device.serve = lambda request: reply(request, describe("server1" if "root" in request.path else long))
     device.answers = [device.answer(), device.answer(location=f"http://{device.host}:{device.port}/2", udn="uuid:2")]
 
-    def shown(columns: int) -> list[str]:
-        with terminal("ssdp", "search", "--host", device.host, "--timeout", "1", size=(30, columns)) as opened:
-            assert opened.process.wait(timeout=LATE) == 0
-            wait_until(lambda: b"found" in opened.printed, "the terminal has it all")
-            assert "searching at" in opened.printed.decode()
-            return [line.strip() for line in opened.lines if line.strip()]
+    def shown(opened: Terminal) -> list[str]:
+        assert opened.process.wait(timeout=LATE) == 0
+        wait_until(lambda: b"found" in opened.printed, "the terminal has it all")
+        assert "searching at" in opened.printed.decode()
+        return [line.strip() for line in opened.lines if line.strip()]
 
-    head, _, one, two, count = shown(140)
+    with contextlib.ExitStack() as stack:
+        wide, narrow, narrowest = (
+            stack.enter_context(terminal("ssdp", "search", "--host", device.host, "--timeout", "1", size=(30, columns)))
+            for columns in (140, 70, 60)
+        )
+        lines = [shown(opened) for opened in (wide, narrow, narrowest)]
+    head, _, one, two, count = lines[0]
     assert head.split() == ["NAME", "LOCATION", "TYPE", "FROM"]
     assert two.split() == ["server1", device.location, "MediaServer:1", device.host]
     assert one.startswith(long[:30])
     assert count == "2 devices found"
-    head, *_ = shown(70)
+    head, *_ = lines[1]
     assert head.split() == ["NAME", "LOCATION"]
-    whole = "".join(line[-31:].strip() for line in shown(60))
+    whole = "".join(line[-31:].strip() for line in lines[2])
     assert device.location in whole
 
 
 def test_a_flood_of_answers_ends_with_the_time(device: Device) -> None:
     device.answers = [device.answer(location=f"http://{device.host}:1/{number}") for number in range(3000)]
-    run = search(device, "-o", "json")
+    run = search(device, "-o", "json", run=fanout)
     assert run.code == 0
     assert 1 <= len(run.json["devices"]) <= 1024
 
@@ -343,30 +362,33 @@ def test_an_interrupt_ends_it_at_once(device: Device, tmp_path: Path) -> None:
 
 
 def test_usage() -> None:
-    said = fanout("ssdp", "search", "--interface", "nonsense0").assert_one_sentence(2)
+    said = invoke("ssdp", "search", "--interface", "nonsense0").assert_one_sentence(2)
     assert "no interface 'nonsense0': there are " in said
     assert re.search(r"\blo\b", said)
-    both = fanout("ssdp", "search", "--interface", "lo", "--host", "127.0.0.1")
+    both = invoke("ssdp", "search", "--interface", "lo", "--host", "127.0.0.1")
     assert "one of --interface and --host" in both.assert_one_sentence(2)
     for host in ("", "not a host", "a" * 70 + ".example", "127.0.0.1:1900"):
-        assert "no address" in fanout("ssdp", "search", "--host", host, "--timeout", "1").assert_one_sentence(2)
+        assert "no address" in invoke("ssdp", "search", "--host", host, "--timeout", "1").assert_one_sentence(2)
     for target in ("", "two words", "é", "a\x1b", "a" * 600):
-        run = fanout("ssdp", "search", "--st", target, "--host", "127.0.0.1", "--timeout", "1")
+        run = invoke("ssdp", "search", "--st", target, "--host", "127.0.0.1", "--timeout", "1")
         assert "nothing to search for" in run.assert_one_sentence(2)
         assert run.err.rstrip("\n").isprintable()
     for timeout in ("0", "0.5", "-1", "nan", "inf", "121", "x"):
-        fanout("ssdp", "search", "--timeout", timeout).assert_one_sentence(2)
-    failed = fanout("ssdp", "search", "--interface", "nonsense0", "-o", "json")
+        invoke("ssdp", "search", "--timeout", timeout).assert_one_sentence(2)
+    failed = invoke("ssdp", "search", "--interface", "nonsense0", "-o", "json")
     assert (failed.code, failed.json["exit_code"]) == (2, 2)
 
 
 def test_what_the_environment_says_gives_way_to_the_command_line(device: Device) -> None:
     arguments = ("ssdp", "search", "--timeout", "1", "-o", "json")
-    assert names(fanout(*arguments, FANOUT_SSDP_HOST=device.host)) == ["server1"]
-    assert names(fanout(*arguments, "--host", device.host, FANOUT_INTERFACE="nonsense0")) == ["server1"]
-    assert fanout(*arguments, "--interface", "lo", FANOUT_SSDP_HOST=device.host).code == 3
+    with ThreadPoolExecutor() as pool:
+        of_environment = pool.submit(fanout, *arguments, FANOUT_SSDP_HOST=device.host)
+        of_both = pool.submit(fanout, *arguments, "--host", device.host, FANOUT_INTERFACE="nonsense0")
+        elsewhere = pool.submit(fanout, *arguments, "--interface", "lo", FANOUT_SSDP_HOST=device.host)
+    assert names(of_environment.result()) == names(of_both.result()) == ["server1"]
+    assert elsewhere.result().code == 3
     # Where a receiver listens is not who is asked.
-    assert "nonsense0" in fanout(*arguments, FANOUT_HOST=device.host, FANOUT_INTERFACE="nonsense0").err
+    assert "nonsense0" in invoke(*arguments, FANOUT_HOST=device.host, FANOUT_INTERFACE="nonsense0").err
 
 
 @pytest.mark.parametrize("package", ["aiohttp", "defusedxml"])
@@ -425,7 +447,7 @@ def test_minidlna_is_found_by_the_group(world: Lan, tmp_path: Path) -> None:
     )
     pod.start("minidlnad", "-S", "-f", str(conf), "-P", str(tmp_path / "pid"))
     pod.wait_for_listener(message.PORT)
-    for arguments in ((), ("--interface", "eth0"), ("--st", "upnp:rootdevice"), ("--st", UDN), ("--st", MEDIA_SERVER)):
+    for arguments in ((), ("--interface", "eth0", "--st", MEDIA_SERVER)):
         run = on_edge(world, *arguments, "-o", "json")
         assert run.code == 0, run
         (found,) = run.json["devices"]
@@ -435,7 +457,6 @@ def test_minidlna_is_found_by_the_group(world: Lan, tmp_path: Path) -> None:
         assert "MiniDLNA" in found["server"]
     run = on_edge(world, "--interface", "eth1")
     assert "no device answered on eth1 within 1 s" in run.assert_one_sentence(3)
-    assert on_edge(world, "--st", "urn:schemas-upnp-org:device:MediaRenderer:1").code == 3
 
 
 def test_nobody_makes_it_ask_its_own_loopback(world: Lan) -> None:
