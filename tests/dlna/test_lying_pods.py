@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable
 
 from tests.dlna import ssdp, web
-from tests.dlna.liar import OTHER_PORT, PORT, Handler, say, say_in_chunks, wait_for_request
+from tests.dlna.liar import OTHER_PORT, PORT, Handler, Liar, say, say_in_chunks, wait_for_request
 from tests.dlna.media import MIB
 from tests.dlna.servers import uuid
 from tests.dlna.street import LIAR, TWIN, Street
@@ -211,6 +211,29 @@ def test_a_description_that_is_a_bomb(street: Street) -> None:
     assert web.fetch(street.home.source, street.location_of(LIAR)).status == 502
     assert relay.resident - before < 96 * MIB
     street.assert_rest_goes_on(relay)
+
+
+class Stammerer(Liar):
+    """Answers everything that it is asked a hundred times, as what comes after version 1."""
+
+    def targets(self) -> tuple[str, ...]:
+        return super().targets() * 100
+
+    def answer(self, target: str) -> bytes:
+        return super().answer(target.replace("MediaServer:1", "MediaServer:2"))
+
+
+def test_a_client_is_told_once_and_of_the_version_that_it_searched_for(street: Street) -> None:
+    """UDA 1.1, 1.3.2; 100 bytes that any address may have sent do not bring it a hundred answers."""
+    with Stammerer(street.home.world.pods[1], LIAR) as stammerer:
+        relay = street.start(LIAR)
+        asking = ssdp.client(street.home.source)
+        for target in (ssdp.ROOT_DEVICE, ssdp.MEDIA_SERVER):
+            asking.sendto(ssdp.search(target, 1), ssdp.EVERYBODY)
+            heard = [each for each in ssdp.answers(asking, seconds=2.5) if each.udn == LIAR]
+            assert [(each.headers["st"], each.usn) for each in heard] == [(target, f"{LIAR}::{target}")]
+        assert stammerer.searches >= 2
+        street.assert_rest_goes_on(relay)
 
 
 def test_two_pods_with_one_udn(street: Street) -> None:
