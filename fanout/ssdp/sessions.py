@@ -43,7 +43,7 @@ class Session:
     pods: frozenset[str]
     """Addresses of those that were asked."""
     answers: Counter[str] = field(default_factory=Counter)
-    """What came by its socket, lies included, by the pods that it names as its source."""
+    """How many each pod has sent, lies included."""
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
     _told: set[int] = field(default_factory=set)
     _bytes: Counter[str] = field(default_factory=Counter)
@@ -117,10 +117,10 @@ class Sessions:
 
     def _readable(self, session: Session) -> None:
         def is_genuine(host: str, interface: int) -> bool:
-            if host not in session.pods:
-                return False
+            if host not in session.pods or not self._is_genuine(host, interface):
+                return False  # what only names a pod as its source does not take that one's turns
             session.answers[host] += 1
-            return session.answers[host] <= ANSWERS_MAX and self._is_genuine(host, interface)
+            return session.answers[host] <= ANSWERS_MAX
 
         for host, advert in answers(session.socket, is_genuine, self._drop):
             # The port may have been another search's before.
