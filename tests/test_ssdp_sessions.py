@@ -198,16 +198,6 @@ def test_a_search_brings_its_client_no_more_than_may_be() -> None:
         assert most - 4096 < asked._bytes.total() <= most
 
 
-def test_once_closed_it_asks_no_more(pods: list[socket.socket]) -> None:
-    async def run() -> None:
-        heard = Heard()
-        heard.sessions.close()
-        heard.sessions.ask(CLIENT, Search(ROOT, 1), endpoints(pods))
-        assert (len(heard.sessions), heard.dropped) == (0, {SsdpDrop.TOO_MANY_SEARCHES: 1})
-
-    asyncio.run(run())
-
-
 def test_it_is_over_soon_after_mx_and_leaves_nothing(
     pods: list[socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,14 +218,22 @@ def test_it_is_over_soon_after_mx_and_leaves_nothing(
     asyncio.run(run())
 
 
-def test_there_are_no_more_than_may_be(pods: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_are_as_many_as_may_be_the_oldest_makes_room(
+    pods: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sessions, "SESSIONS_MAX", 3)
 
     async def run() -> None:
         heard = Heard()
-        for _ in range(5):
-            heard.sessions.ask(CLIENT, Search(ROOT, 5), endpoints(pods))
+        clients = [("192.168.1.5", 40_000 + number) for number in range(5)]
+        for client in clients:
+            heard.sessions.ask(client, Search(ROOT, 5), endpoints(pods))
         assert len(heard.sessions) == 3
+        for _ in clients:
+            _, source = pods[0].recvfrom(4096)
+            pods[0].sendto(answer("a"), source)
+        await until(lambda: len(heard.answers) == 3)
+        assert sorted(client for client, _, _ in heard.answers) == clients[2:]
         assert heard.dropped == {SsdpDrop.TOO_MANY_SEARCHES: 2}
         heard.sessions.close()
         assert len(heard.sessions) == 0

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
+import os
 import socket
 from typing import NamedTuple
 
 from fanout.errors import SocketUnavailable
 from fanout.model import Endpoint
-from fanout.net import explain, interfaces, listening
+from fanout.net import interfaces, listening
 from fanout.relay.ingress import Ingress
 from fanout.relay.listening import InterfaceNotReady, open_port
 from fanout.ssdp.message import DATAGRAM_MAX, GROUP, PORT
@@ -57,12 +59,27 @@ class Lan:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the interface is another one than the one that was opened, or has other addresses."""
-        return self._index != interfaces.index(self.interface) or self._networks != interfaces.networks(self.interface)
+        """Whether the interface is down, or another one than the one that was opened, or has other addresses."""
+        return (
+            self._index != interfaces.index(self.interface)
+            or self._networks != interfaces.networks(self.interface)
+            or not interfaces.is_up(self.interface)
+        )
 
     def open(self) -> None:
         """Listen; raise `InterfaceNotReady`, or `SocketUnavailable` where the system refuses otherwise."""
-        joined = open_port(self._group, PORT)
+        if interfaces.index(self.interface) is None:
+            there = ", ".join(interfaces.names())
+            raise InterfaceNotReady(f"there is no interface {self.interface} here (there are {there})")
+        if not interfaces.is_up(self.interface):
+            up = f"`ip link set {self.interface} up`, or of a macvlan its parent"
+            raise InterfaceNotReady(f"interface {self.interface} is down, or has no carrier: {up}")
+        try:
+            joined = open_port(self._group, PORT)
+        except InterfaceNotReady:
+            raise
+        except SocketUnavailable as error:
+            raise _unavailable(self.interface, error) from error
         try:
             self._index = interfaces.index(self.interface)
             self._networks = interfaces.networks(self.interface)
@@ -93,7 +110,7 @@ class Lan:
             opened.bind(place)
         except OSError as error:
             opened.close()
-            raise SocketUnavailable(explain.binding(place, error.errno or 0, device=self.interface)) from error
+            raise _unavailable(self.interface, error) from error
         return opened
 
     def receive(self, opened: socket.socket) -> list[Arrival]:
@@ -155,3 +172,13 @@ class Lan:
             each.close()
         self.sockets = []
         self._drops = 0
+
+
+def _unavailable(interface: str, error: Exception) -> SocketUnavailable:
+    cause = error if isinstance(error, OSError) else error.__cause__
+    number = cause.errno if isinstance(cause, OSError) else None
+    if number == errno.EADDRINUSE:
+        reason = f"another program has UDP port {PORT} for itself: end it (ss -lunp 'sport = :{PORT}' names it)"
+    else:
+        reason = str(error) if number is None else f"{os.strerror(number)} ({errno.errorcode.get(number, number)})"
+    return SocketUnavailable(f"SSDP cannot be heard on interface {interface}: {reason}")

@@ -42,7 +42,9 @@ log = logging.getLogger("fanout")
 
 LIMIT = 100.0
 """Searches a second of one client that are answered."""
-_BURST = 10.0  # seconds' worth of them at once
+LIMIT_OF_ALL = 500.0
+"""The same of all together: sources are forged, and each search brings some ten answers to whoever is named."""
+_BURST, _BURST_OF_ALL = 10.0, 4.0  # seconds' worth of them at once
 _TICK = 0.1
 _LOOK = 1.0
 
@@ -58,7 +60,8 @@ class SsdpRelay:
     restarts.
 
     Only pods of the Service are reached by it, only `allow_source` (networks) is served, and only what came by
-    `interface` is answered; a client is answered 100 searches a second, 1,000 at once.
+    `interface` is answered; a client is answered 100 searches a second, 1,000 at once, and all together 500, 2,000
+    at once.
 
     One thread does it all, the one that calls `serve`. Raises `InvalidService` and `InvalidInput`; opening raises
     `SocketUnavailable`, and so does `serve` where the interface does not appear within `interface_timeout` seconds.
@@ -100,6 +103,7 @@ class SsdpRelay:
             raise InvalidInput("allow_source names no network: nobody would be served")
         ports = parse_ports(http_ports)
         self._guard = Guard(allowed, LIMIT, _BURST)
+        self._guard_of_all = Guard((), LIMIT_OF_ALL, _BURST_OF_ALL)
         self._http = HttpCounts()
         self._dropped: Counter[SsdpDrop] = Counter()
         self._hosts: frozenset[str] = frozenset()
@@ -370,8 +374,11 @@ class SsdpRelay:
         """Have pods asked for a client; return why not, where it is not done."""
         if not self._lan.may_answer(client):
             return SsdpDrop.SOURCE_NOT_UNICAST
-        if refusal := self._guard.refusal(client[0], monotonic()):
+        now = monotonic()
+        if refusal := self._guard.refusal(client[0], now):
             return SsdpDrop(refusal.value)
+        if self._guard_of_all.refusal("", now):
+            return SsdpDrop.TOO_MANY_SEARCHES
         if not self._lan.leads_to(client[0]):
             return SsdpDrop.SOURCE_NOT_ALLOWED
         try:

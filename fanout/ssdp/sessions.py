@@ -86,7 +86,8 @@ class Sessions:
         self._heard = heard
         self._missing = missing
         self._drop = drop
-        self._sessions: set[Session] = set()
+        self._sessions: dict[Session, None] = {}
+        """The oldest first."""
         # A search takes a file; half of those that may be open are for what is played.
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = SESSIONS_MAX if files == resource.RLIM_INFINITY else min(SESSIONS_MAX, files // 2)
@@ -96,12 +97,12 @@ class Sessions:
 
     def ask(self, client: tuple[str, int], search: Search, pods: Collection[Endpoint]) -> None:
         """Ask all pods for a client. Raises OSError."""
-        if len(self._sessions) >= self._most:
+        if len(self._sessions) >= self._most:  # the oldest has most of its answers
+            self._end(next(iter(self._sessions)))
             self._drop(SsdpDrop.TOO_MANY_SEARCHES)
-            return
         mx = MX_UNICAST if search.mx is None else min(search.mx, message.MX_MAX)
         session = Session(client, search.target, open_socket(pods), frozenset(pod.host for pod in pods))
-        self._sessions.add(session)
+        self._sessions[session] = None
         asyncio.get_running_loop().add_reader(session.socket, self._readable, session)
         self._schedule(session, mx)
         if ask(session.socket, message.search(search.target, max(1, mx), search.headers), pods):
@@ -132,12 +133,11 @@ class Sessions:
     def _end(self, session: Session) -> None:
         for timer in session.timers:
             timer.cancel()
-        self._sessions.discard(session)
+        del self._sessions[session]
         asyncio.get_running_loop().remove_reader(session.socket)
         session.socket.close()
 
     def close(self) -> None:
-        """End all, and begin none any more."""
-        self._most = 0
+        """End all."""
         for session in list(self._sessions):
             self._end(session)

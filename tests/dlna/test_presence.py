@@ -208,6 +208,38 @@ def test_the_interface_goes_and_comes_with_another_address(here: Home, ear: ssdp
     assert web.fetch(here.source, next(iter(after.values()))).status == 200
 
 
+def test_a_link_that_is_down_is_said_and_all_is_announced_when_it_is_back(here: Home, ear: ssdp.Ear) -> None:
+    relay = here.relay()
+    ear.wait_until(lambda _: all(is_all_of(ear.heard, ALIVE, udn) for udn in here.udns))
+    here.edge.ip("link set eth1 down")
+    (lost,) = relay.wait_for("interface_lost")
+    assert "eth1" in lost["reason"]
+    wait_until(lambda: "interface eth1 is down" in here.edge.get("/readyz"), "it is not ready")
+    ear.heard.clear()
+    here.edge.ip("link set eth1 up")
+    ear.wait_until(lambda _: all(is_all_of(ear.heard, ALIVE, udn) for udn in here.udns))
+    assert not [each for each in ear.heard if each.nts == BYEBYE]
+    wait_until(lambda: here.edge.get("/readyz") == "ok\n", "it is ready")
+
+
+def test_a_service_that_names_the_relay_itself_or_nobody(here: Home) -> None:
+    gallery = here.world.pods[1]
+    relay = SsdpRelay(here.edge, "-s", f"{here.edge.lan},{gallery.pod_ip}", "--interface", "eth1")
+    (left_out,) = relay.wait_for("endpoint_is_relay")
+    assert left_out["endpoint"].startswith(here.edge.lan)
+    wait_until(lambda: relay.count("fanout_ssdp_devices") == 1, "the other is found")
+    assert relay.count("fanout_ssdp_searches_total") == 0
+    assert len(ssdp.find(here.source, udns=[here.servers["Gallery"].udn])) == 1
+    assert relay.run.stop().code == 0
+
+    here.rename()
+    relay = here.relay()
+    relay.wait_for("service_empty")
+    here.rename(gallery)
+    relay.wait_for("device_announced")
+    assert len(relay.run.events("service_empty")) == 1
+
+
 def test_sigterm_while_a_film_is_watched(here: Home, ear: ssdp.Ear) -> None:
     relay: SsdpRelay = here.relay()
     cinema, *_ = here.servers.values()
