@@ -75,7 +75,7 @@ def bench(
     fanout bench -s headless-udp --bandwidth 10M --size 1200 --seconds 30 --plot bench.svg
     """
     show_library_notes()
-    with errors_as_json(output, service):
+    with errors_as_json(output, service=service):
         plan = _plan(rate, bandwidth, size, seconds, count)
         if plot == "-" and output == "json":
             raise click.UsageError("standard output takes one of --plot - and --output json")

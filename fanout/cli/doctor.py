@@ -57,7 +57,7 @@ def doctor(
 
     Exit codes: 0 all is well, 1 a problem or a warning, 2 usage.
     """
-    with errors_as_json(output, service or ""):
+    with errors_as_json(output, service=service or ""):
         target = None if service is None else find_target(service, port, family, nameserver, allow_loopback)
         ingresses = [Ingress.parse(url, service="unused") for url in listen]
         if ingresses:

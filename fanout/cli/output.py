@@ -48,11 +48,11 @@ def milliseconds(seconds: float | None) -> str:
 
 
 @contextmanager
-def errors_as_json(output: str, service: str) -> Iterator[None]:
-    """Print an error that ends the command as an object too, where JSON was asked for."""
+def errors_as_json(output: str, **what: str) -> Iterator[None]:
+    """Print an error that ends the command as an object too, where JSON was asked for; `what` the command was about."""
     try:
         yield
     except (FanoutError, click.UsageError) as error:
         if output == "json":
-            print_json({"service": service, "error": str(error), "exit_code": exit_code(error)})
+            print_json({**what, "error": str(error), "exit_code": exit_code(error)})
         raise

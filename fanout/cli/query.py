@@ -63,7 +63,7 @@ def query(
     fanout query -s headless-udp -m info -o json
     """
     show_library_notes()
-    with errors_as_json(output, service):
+    with errors_as_json(output, service=service):
         if (message is not None) + (path is not None) != 1:
             raise click.UsageError("give one of --message and --file")
         if is_given("cluster") and key_file is None:

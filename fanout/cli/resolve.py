@@ -48,7 +48,7 @@ def resolve(
 
     Exit codes: 0 pods found, 1 no usable answer, 2 usage, 3 no endpoints.
     """
-    with errors_as_json(output, service):
+    with errors_as_json(output, service=service):
         target = find_target(service, port, family, nameserver, allow_loopback)
         if target.note:
             note(target.note)

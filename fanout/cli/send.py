@@ -120,7 +120,7 @@ def send(
     fanout send -s headless-udp -m tick --count 60 --interval 1
     """
     show_library_notes()
-    with errors_as_json(output, service):
+    with errors_as_json(output, service=service):
         if (message is not None) + (path is not None) + lines != 1:
             raise click.UsageError("give one of --message, --file and --lines")
         if lines and count != 1:

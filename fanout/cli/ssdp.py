@@ -36,7 +36,7 @@ def ssdp() -> None:
     """
 
 
-@ssdp.command()
+@ssdp.command(short_help="List the devices that answer a search.")
 @option("--st", "target", default="ssdp:all", show_default=True, metavar="ST", help="What to look for.")
 @option("--interface", metavar="NAME", help="Search on this interface.  [default: on all that are up]")
 @option(
@@ -60,7 +60,7 @@ def search(target: str, interface: str | None, host: str | None, timeout: float,
     ST is ssdp:all, upnp:rootdevice, uuid:... or a device's or service's type, urn:... It needs the packages of the
     extra `dlna`. Exit codes: 0 devices found, 1 error, 2 usage, 3 no device answered.
     """
-    with errors_as_json(output, ""):
+    with errors_as_json(output, target=target):
         if is_given("interface"):
             if is_given("host"):
                 raise click.UsageError(

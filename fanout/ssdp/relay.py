@@ -83,6 +83,8 @@ class SsdpRelay:
     ) -> None:
         if isinstance(allow_source, str) or isinstance(descriptions, str):
             raise InvalidInput("allow_source and descriptions are lists")
+        if not isinstance(interface, str) or not 0 < len(interface.encode()) <= 15:
+            raise InvalidInput(f"{interface!r} is no name of an interface: write eth0, as `ls /sys/class/net` has it")
         if interface == "lo":
             raise InvalidInput("interface lo leads to no LAN")
         self._service = Service(service, message.PORT, Family.parse(family))
