@@ -12,12 +12,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from time import monotonic
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from fanout.errors import Closed
 from fanout.limiter import LineLimiter
 from fanout.model import Endpoint, unmapped
 from fanout.net import explain
+from fanout.ssdp.http.heads import PSEUDONYM
+from fanout.ssdp.http.sockets import HELD, sipped
 from fanout.ssdp.reasons import HttpFailure
 from fanout.ssdp.stats import HttpCounts
 
@@ -34,6 +36,8 @@ POD_TIMEOUT = 90.0
 LINE_MAX = 8190
 """Bytes of a request's first line, and of one header."""
 HEADERS_MAX = 64
+AHEAD_MAX = 64 * 1024
+"""Bytes that a client may say before it is answered what it said before."""
 _LINGER = 2.0  # seconds for a client to finish a request that was refused, so that it reads why
 _BACKLOG = 128
 _AT_ONCE = 64  # connections that are taken from one port before others have a turn
@@ -148,7 +152,7 @@ class Door:
                 continue
             accepted.setblocking(False)
             connection = self._connection(peer, local, port)
-            task = self._loop.create_task(self._admit(connection, accepted))
+            task = self._loop.create_task(self._admit(connection, sipped(accepted)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -242,6 +246,7 @@ class Connection(web.RequestHandler):
             max_field_size=LINE_MAX,
             max_headers=HEADERS_MAX,
             lingering_time=_LINGER,
+            read_bufsize=HELD,
             auto_decompress=False,
         )
         self.peer = peer
@@ -253,19 +258,31 @@ class Connection(web.RequestHandler):
         """When the head of a request began that is not there yet."""
         self.is_silent = True
         """Whether nothing has come yet."""
-        self.is_busy = False
-        """Whether a request is being served."""
+        self.request: web.BaseRequest | None = None
+        """What is being served."""
+        self._ahead = 0
         self._now = loop.time
         self._gone = gone
         self._counts = counts
         self._lines = lines
 
     def data_received(self, data: bytes) -> None:
-        """Take note of when a head began."""
+        """Take note of when a head began, and of how much comes that nobody waits for."""
         self.is_silent = False
-        if not self.is_busy and self.waits_since is None:
-            self.waits_since = self._now()
+        if self.request is None:
+            if self.waits_since is None:
+                self.waits_since = self._now()
+        elif self.request.content.is_eof():
+            self._ahead += len(data)
+            if self._ahead > AHEAD_MAX:
+                self._counts.failures[HttpFailure.REQUEST_TOO_LARGE] += 1
+                self.end()
+                return
         super().data_received(data)
+
+    def begin(self, request: web.BaseRequest) -> None:
+        """Take note that a request is being served."""
+        self.request, self.waits_since, self._ahead = request, None, 0
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Take note that it ended."""
@@ -294,6 +311,7 @@ class Connection(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("there is an answer already")
         response = web.Response(status=status, text="that is no HTTP request\n" if status == 400 else "")
+        response.headers[hdrs.SERVER] = PSEUDONYM
         response.force_close()
         self._counts.statuses[status // 100] += 1
         return response

@@ -119,7 +119,7 @@ class Proxy:
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
         assert isinstance(connection, Connection)  # noqa: S101 - narrows the type
-        connection.is_busy, connection.waits_since = True, None
+        connection.begin(request)
         self._counts.requests[connection.port] += 1
         try:
             try:
@@ -139,7 +139,7 @@ class Proxy:
                 self._counts.failures[HttpFailure.CLIENT_GONE] += 1
             raise
         finally:
-            connection.is_busy = False
+            connection.request = None
 
     async def _answer(self, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
         if sum(len(name) + len(value) for name, value in request.raw_headers) > heads.HEAD_MAX:
@@ -152,7 +152,9 @@ class Proxy:
             raise Refused(403, HttpFailure.WRONG_HOST, "the relay is named by its address, in Host too")
         path = heads.target(raw)
         if raw == "*" and request.method == "OPTIONS":  # it asks about the server as a whole (RFC 9110, 9.3.7)
-            return await self._finish(request, connection, web.StreamResponse(headers={hdrs.ALLOW: _ALLOWED}))
+            head = web.StreamResponse(headers={hdrs.ALLOW: _ALLOWED})
+            head.content_length = 0
+            return await self._finish(request, connection, head)
         if path is None:
             raise Refused(400, HttpFailure.BAD_REQUEST, "the target of a request is a path")
         if request.method == "NOTIFY" and self._is_pod(connection.peer):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 ARENA = 1 << 20
 """Bytes that are carried at a time; others have a turn in between."""
@@ -13,7 +14,26 @@ PATIENCE = 60.0
 _LOW_MAX = 1 << 18  # bytes that the kernel is asked to gather before it wakes us (SO_RCVLOWAT, man 7 socket)
 _GATHERING = 0.02  # seconds that it may take for that
 _LEAST = 1 << 16  # bytes that are read at a time for the slowest client
+SLOW_MAX = 8 * ARENA
+"""Bytes that are held for slow clients; once there are more, little is read at a time for each."""
 _arena = memoryview(bytearray(ARENA))  # one for all: what is in it is gone once anybody waits
+
+
+class _Rests:
+    """What is held for all slow clients."""
+
+    size = 0
+
+    @contextlib.contextmanager
+    def one(self, size: int) -> Iterator[None]:
+        self.size += size
+        try:
+            yield
+        finally:
+            self.size -= size
+
+
+_rests = _Rests()
 
 
 class PodBroke(Exception):
@@ -28,8 +48,8 @@ async def pump(source: socket.socket, sink: socket.socket, count: int, sent: Cal
     """Carry `count` bytes from a pod to a client, no faster than the client takes them; `sent` hears how many went.
 
     Both sockets are non-blocking, and nobody else reads or writes them meanwhile. Of what a client does not take, no
-    more than one arena is held, and soon less; the rest stays in the kernel, at the pod in the end. (To peek at it and
-    to hold nothing costs a fifth more CPU time.) Raises `PodBroke` and `ClientGone`.
+    more than one arena is held, soon less, and little where many are slow; the rest stays in the kernel, at the pod in
+    the end. (To peek at it and to hold nothing costs a fifth more CPU time.) Raises `PodBroke` and `ClientGone`.
     """
     loop = asyncio.get_running_loop()
     gathers = True
@@ -41,7 +61,7 @@ async def pump(source: socket.socket, sink: socket.socket, count: int, sent: Cal
             source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
             low = wanted
         try:
-            size = source.recv_into(_arena, min(count, most))
+            size = source.recv_into(_arena, min(count, most if _rests.size < SLOW_MAX else _LEAST))
         except BlockingIOError:
             # A pod that sends no faster than a film is played would wait for itself: what there is goes on.
             gathers = await _is_readable(loop, source, _GATHERING if low > 1 else PATIENCE)
@@ -55,7 +75,8 @@ async def pump(source: socket.socket, sink: socket.socket, count: int, sent: Cal
         taken = _send(sink, _arena[:size])
         if taken < size:
             most = max(taken, _LEAST)  # what it takes at a time
-            await _send_rest(loop, sink, memoryview(bytes(_arena[taken:size])))
+            with _rests.one(size - taken):
+                await _send_rest(loop, sink, memoryview(bytes(_arena[taken:size])))
         else:
             most = min(2 * most, ARENA)
             await asyncio.sleep(0)

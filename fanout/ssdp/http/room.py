@@ -12,7 +12,9 @@ from fanout.ssdp.http.documents import Gathered
 
 SMALL = 64 * 1024
 """Bytes that need no room: those of descriptions and of most answers."""
-ROOM = 48 * 1024 * 1024
+MEDIUM = 1024 * 1024
+"""Bytes for one that is larger, as long as nobody knows how large it is."""
+ROOM = 32 * 1024 * 1024
 """Bytes of all larger ones together."""
 ROOM_OF_ONE = 16 * 1024 * 1024
 """Bytes of those for one client."""
@@ -107,7 +109,8 @@ class Held:
         while piece := await read():
             needed = len(gathered) + len(piece)
             if needed > max(self._size, SMALL):
-                await self.grow(min(2 * needed, max(gathered.size_max, needed)))
+                # In few steps: many that hold something and wait for more would wait for each other.
+                await self.grow(MEDIUM if needed <= MEDIUM else max(gathered.size_max, needed))
             gathered.add(piece)
         whole = gathered.whole()
         self.shrink(len(whole))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
+import socket
+from collections.abc import AsyncIterator, Iterable
 
 import aiohttp
 from aiohttp import hdrs
@@ -18,6 +19,7 @@ from fanout.ssdp.http.documents import DOCUMENT_MAX, Gathered, TooLarge, Undecod
 from fanout.ssdp.http.door import LINE_MAX
 from fanout.ssdp.http.pump import PodBroke
 from fanout.ssdp.http.room import Busy, Held
+from fanout.ssdp.http.sockets import HELD, Sipped
 from fanout.ssdp.places import Origin
 from fanout.ssdp.reasons import HttpFailure
 
@@ -26,6 +28,7 @@ ANSWER_TIMEOUT = 30.0
 """Seconds for a pod to answer, and for each piece of what it sends."""
 DOCUMENT_TIMEOUT = 60.0
 """Seconds that a document may take, from the pod and to the client each."""
+_PIECE = 64 * 1024  # bytes of a body that are sent at a time: the library has a copy of them
 _SKIPPED = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)  # the library would add them
 
 
@@ -51,10 +54,11 @@ class Upstream:
     async def open(self) -> None:
         """Begin, in the running event loop."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            connector=aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=ANSWER_TIMEOUT),
             auto_decompress=False,
+            read_bufsize=HELD,
             max_line_size=LINE_MAX,
             max_field_size=LINE_MAX,
         )
@@ -73,8 +77,8 @@ class Upstream:
         return await self._session.request(
             method,
             URL(f"http://{authority}{path}", encoded=True),
-            headers=CIMultiDict([(hdrs.HOST, authority), *headers]),
-            data=body or None,
+            headers=CIMultiDict([(hdrs.HOST, authority), *headers, *_length(body)]),
+            data=_pieces(body) if body else None,
             allow_redirects=False,
             skip_auto_headers=_SKIPPED,
         )
@@ -185,3 +189,16 @@ class PodAnswer:
     def close(self) -> None:
         """End its connection, whatever is still to come."""
         self._response.close()
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), _PIECE):
+        yield body[start : start + _PIECE]
+
+
+def _length(body: bytes) -> list[tuple[str, str]]:
+    return [(hdrs.CONTENT_LENGTH, str(len(body)))] if body else []
+
+
+def _socket(address: tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, object]) -> Sipped:
+    return Sipped(*address[:3])
