@@ -46,7 +46,7 @@ def test_there_is_room_for_so_many_bytes_and_no_more(monkeypatch: pytest.MonkeyP
             assert shared.taken == 4 * SMALL
         assert shared.taken == 0
 
-    run(test())
+    run(test(), seconds=30)
 
 
 def test_who_waits_for_room_gets_it_in_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ def test_who_waits_for_room_gets_it_in_its_turn(monkeypatch: pytest.MonkeyPatch)
         assert order == [0, 2]
         assert shared.taken == 0
 
-    run(test())
+    run(test(), seconds=30)
 
 
 @pytest.mark.parametrize("expected", [0, 1000, 3_000_000])
@@ -92,7 +92,7 @@ def test_there_is_always_room_for_what_was_gathered(expected: int) -> None:
             assert len(await held.fill(Gathered(DOCUMENT_MAX), expected, read)) == 3_000_000
             assert shared.taken == 3_000_000
 
-    run(test())
+    run(test(), seconds=30)
 
 
 async def ask_and_read_nothing(edge: Relay, source: str, request: bytes) -> socket.socket:
@@ -147,7 +147,7 @@ def test_documents_that_nobody_takes_have_their_bounds(framing: str, monkeypatch
             await until(lambda: held.taken == 0)
             assert len((await edge.get()).body) == DOCUMENT_MAX
 
-    run(test())
+    run(test(), seconds=30)
 
 
 RELAY_ALONE = """
@@ -227,7 +227,7 @@ def test_the_relay_stays_small(what: str) -> None:
             for each in opened:
                 each.close()
 
-    run(test())
+    run(test(), seconds=30)
 
 
 def most_memory(pid: int) -> int:
@@ -240,7 +240,7 @@ def test_who_says_more_and_more_without_an_answer_is_cut_off() -> None:
     async def test() -> None:
         async with Pod(silence) as pod, relay(pod) as edge:
             reader, writer = await edge.connect()
-            writer.write(LARGE_HEAD * (2 + door.AHEAD_MAX // len(LARGE_HEAD)))
+            writer.write(LARGE_HEAD * (4 * door.AHEAD_MAX // len(LARGE_HEAD)))
             with contextlib.suppress(ConnectionError):
                 assert await reader.read() == b""
             await until(lambda: edge.counts.connections == 0)
@@ -250,7 +250,7 @@ def test_who_says_more_and_more_without_an_answer_is_cut_off() -> None:
     async def silence(asked: Asked) -> None:
         await asked.reader.read()
 
-    run(test())
+    run(test(), seconds=30)
 
 
 def test_several_requests_at_once_are_answered_in_their_order() -> None:
@@ -267,7 +267,7 @@ def test_several_requests_at_once_are_answered_in_their_order() -> None:
                 assert (await read_reply(reader)).body == f"/{number}".encode() + b"x" * 2000
             await hang_up(writer)
 
-    run(test())
+    run(test(), seconds=30)
 
 
 def test_a_document_of_many_urls_and_one_of_many_parts_are_refused() -> None:
@@ -280,7 +280,7 @@ def test_a_document_of_many_urls_and_one_of_many_parts_are_refused() -> None:
                 assert (await edge.get()).status == status
             assert edge.failed(HttpFailure.POD_BROKE) == 1
 
-    run(test())
+    run(test(), seconds=30)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_no_document_takes_the_time_of_others(body: bytes) -> None:
                 await watching
             assert longest < 6 * a_million_additions()
 
-    run(test())
+    run(test(), seconds=30)
 
 
 def test_little_is_held_for_many_slow_clients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,4 +341,4 @@ def test_little_is_held_for_many_slow_clients(monkeypatch: pytest.MonkeyPatch) -
                 each.close()
             await until(lambda: pump._rests.size == 0)
 
-    run(test())
+    run(test(), seconds=30)
