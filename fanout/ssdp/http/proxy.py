@@ -149,7 +149,7 @@ class Proxy:
         if whole is not None:  # Host means nothing then (RFC 9112, 3.2.2)
             hosts, raw = [whole[0]], whole[1]
         if len(hosts) > 1 or not all(map(heads.is_literal, hosts)):
-            raise Refused(403, HttpFailure.WRONG_HOST, "name the relay by its IP address: a name is refused, for web pages could use one")
+            raise Refused(403, HttpFailure.WRONG_HOST, "name the relay by its IP address, in Host too")
         path = heads.target(raw)
         if raw == "*" and request.method == "OPTIONS":  # it asks about the server as a whole (RFC 9110, 9.3.7)
             head = web.StreamResponse(headers={hdrs.ALLOW: _ALLOWED})
