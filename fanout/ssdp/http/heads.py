@@ -48,7 +48,10 @@ def carried(headers: Iterable[tuple[str, str]], *without: str) -> list[tuple[str
 
 
 def via(version: tuple[int, int]) -> tuple[str, str]:
-    """Return the header that tells how a message came here (RFC 9110, 7.6.3), to be added to those of others."""
+    """Return the header that tells how a request came here, to be added to those of others.
+
+    A gateway may leave it out of answers (RFC 9110, 7.6.3): players get what the pod says, and nothing beside.
+    """
     return "Via", f"{version[0]}.{version[1]} {PSEUDONYM}"
 
 

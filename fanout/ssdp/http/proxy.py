@@ -320,7 +320,7 @@ class Proxy:
 
     def _head(self, answer: PodAnswer, connection: Connection, *without: str) -> web.StreamResponse:
         """Return the head of a pod's answer, as the client gets it."""
-        pairs = [*heads.carried(answer.headers.items(), *without), heads.via(answer.version)]
+        pairs = heads.carried(answer.headers.items(), *without)
         headers = self._rewriting.headers(pairs, connection.local)
         return web.StreamResponse(status=answer.status, reason=heads.reason(answer.reason), headers=headers)
 

@@ -140,7 +140,6 @@ class PodAnswer:
         self._protocol = None if connection is None else connection.protocol
         self.status = response.status
         self.reason = response.reason
-        self.version = response.version or (1, 1)
         self.headers = response.headers
         self.url = str(response.url)
         self.encoding = response.headers.get(hdrs.CONTENT_ENCODING, "")
