@@ -8,7 +8,6 @@ import ipaddress
 import logging
 import math
 import random
-import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -26,25 +25,20 @@ from fanout.relay.listening import InterfaceNotReady
 from fanout.relay.relay import INTERFACE_TIMEOUT
 from fanout.ssdp import message, rewrite
 from fanout.ssdp.catalogue import Announcement, Catalogue
+from fanout.ssdp.clients import Clients
 from fanout.ssdp.ear import Ear
 from fanout.ssdp.herald import AGAIN, Herald
 from fanout.ssdp.http.proxy import Proxy
 from fanout.ssdp.lan import Lan
-from fanout.ssdp.message import Advert, InvalidSsdp, Kind, Notify, Search
+from fanout.ssdp.message import Advert, InvalidSsdp, Kind, Notify
 from fanout.ssdp.places import Places
 from fanout.ssdp.pods import Pods
 from fanout.ssdp.reasons import SsdpDrop
-from fanout.ssdp.sessions import Session, Sessions
 from fanout.ssdp.settings import DESCRIPTIONS, HTTP_PORTS, PRIVATE, DescriptionPlace, parse_ports
 from fanout.ssdp.stats import HttpCounts, SsdpStats
 
 log = logging.getLogger("fanout")
 
-LIMIT = 100.0
-"""Searches a second of one client that are answered."""
-LIMIT_OF_ALL = 500.0
-"""The same of all together: sources are forged, and each search brings some ten answers to whoever is named."""
-_BURST, _BURST_OF_ALL = 10.0, 4.0  # seconds' worth of them at once
 _TICK = 0.1
 _LOOK = 1.0
 
@@ -104,15 +98,11 @@ class SsdpRelay:
         if not allowed:
             raise InvalidInput("allow_source names no network: nobody would be served")
         ports = parse_ports(http_ports)
-        self._guard = Guard(allowed, LIMIT, _BURST)
-        self._guard_of_all = Guard((), LIMIT_OF_ALL, _BURST_OF_ALL)
         self._http = HttpCounts()
         self._dropped: Counter[SsdpDrop] = Counter()
         self._hosts: frozenset[str] = frozenset()
         self._named: tuple[Endpoint, ...] = ()
         """The pods, as DNS has them."""
-        self._endpoints: tuple[Endpoint, ...] = ()
-        """Those of them that are not this host itself."""
         self._is_empty = False
         """Whether it was said that the Service has no pod."""
         self._known: set[str] = set()
@@ -130,7 +120,7 @@ class SsdpRelay:
             self._http,
         )
         self._herald = Herald(self._lan, self._places, self._catalogue, self._proxy.listen, self._drop)
-        self._sessions = Sessions(self._answered, self._tell_rest, self._lan.may_come_from, self._drop)
+        self._clients = Clients(self._lan, allowed, self._catalogue, self._herald, self._told, self._drop)
         self._pods = Pods(
             tuple(map(DescriptionPlace.parse, descriptions)),
             self._told,
@@ -140,7 +130,6 @@ class SsdpRelay:
             self._drop,
         )
         self._ear = Ear(interface, self._overheard)
-        self._searches = self._answers = 0
         self._waiting: str | None = "not opened yet"
         self._has_listened = False
         self._opened_at: float | None = None
@@ -160,9 +149,9 @@ class SsdpRelay:
         http, known = self._http, self._refresher.known
         return SsdpStats(
             devices=self._herald.devices(dict(self._pods.names), http),
-            searches=self._searches,
-            answers=self._answers,
-            sessions=len(self._sessions),
+            searches=self._clients.searches,
+            answers=self._clients.answers,
+            sessions=self._clients.waiting,
             announcements=dict(self._herald.announcements),
             foreign=self._herald.foreign,
             dropped=dict(self._dropped),
@@ -263,7 +252,7 @@ class SsdpRelay:
 
     def _hear_no_more(self) -> None:
         self._unwatch_lan()
-        self._sessions.close()
+        self._clients.close()
         self._ear.close()
 
     def _tend(self, now: float) -> None:
@@ -324,7 +313,7 @@ class SsdpRelay:
 
     def _watch_lan(self) -> None:
         for opened in self._lan.sockets:
-            asyncio.get_running_loop().add_reader(opened, self._arrived, opened)
+            asyncio.get_running_loop().add_reader(opened, self._clients.arrived, opened)
 
     def _unwatch_lan(self) -> None:
         for opened in self._lan.sockets:
@@ -333,7 +322,7 @@ class SsdpRelay:
     def _follow(self, endpoints: tuple[Endpoint, ...], now: float) -> None:
         """Take note of pods that have joined or left."""
         self._named = endpoints
-        self._endpoints = endpoints = tuple(each for each in endpoints if not self._is_itself(each))
+        self._clients.pods = endpoints = tuple(each for each in endpoints if not self._is_itself(each))
         hosts = frozenset(endpoint.host for endpoint in endpoints)
         gone, self._hosts = self._hosts - hosts, hosts
         self._known -= gone
@@ -363,70 +352,6 @@ class SsdpRelay:
     def _announce(self, announcements: Collection[Announcement], now: float) -> None:
         if announcements:
             self._herald.announce(announcements, now)
-
-    def _arrived(self, opened: socket.socket) -> None:
-        for data, client, to_group in self._lan.receive(opened):
-            if data.startswith(b"NOTIFY"):  # a LAN is full of them; pods are heard where they are
-                continue
-            self._searches += 1
-            if reason := self._take(data, client, to_group):
-                self._drop(reason)
-
-    def _take(self, data: bytes, client: tuple[str, int], to_group: bool) -> SsdpDrop | None:
-        """Have pods asked for a client; return why not, where it is not done."""
-        if not self._lan.may_answer(client):
-            return SsdpDrop.SOURCE_NOT_UNICAST
-        now = monotonic()
-        if refusal := self._guard.refusal(client[0], now):
-            return SsdpDrop(refusal.value)
-        if self._guard_of_all.refusal("", now):
-            return SsdpDrop.TOO_MANY_SEARCHES
-        if not self._lan.leads_to(client[0]):
-            return SsdpDrop.SOURCE_NOT_ALLOWED
-        try:
-            search = message.parse(data)
-        except InvalidSsdp as error:
-            return error.reason
-        if not isinstance(search, Search):
-            return SsdpDrop.NOT_ASKED
-        if to_group and search.mx is None:
-            return SsdpDrop.NO_MX
-        if not self._endpoints:
-            return SsdpDrop.NO_ENDPOINTS
-        try:
-            self._sessions.ask(client, search, self._endpoints)
-        except OSError:  # as many files are open as may be
-            return SsdpDrop.TOO_MANY_SEARCHES
-        return None
-
-    def _answered(self, session: Session, host: str, advert: Advert) -> None:
-        """Pass a pod's answer on to the client that searched."""
-        self._told(host, advert)
-        if self._catalogue.is_owner(host, advert.udn):
-            self._tell(session, host, advert)
-        else:
-            self._drop(SsdpDrop.UDN_TAKEN)
-
-    def _tell_rest(self, session: Session, is_late: bool) -> None:
-        """Answer for pods that take no searches; when it is late, for all that have not answered."""
-        pods = None if is_late else [host for host in self._hosts if not self._catalogue.speaks(host)]
-        answers = self._catalogue.answers(session.target, pods)
-        # As they would come from the pods themselves: some clients (nmap) take of one host no more than the first.
-        turns = {pod: random.random() for pod, _ in answers}
-        for pod, advert in sorted(answers, key=lambda answer: turns[answer[0]]):
-            self._tell(session, pod, advert)
-
-    def _tell(self, session: Session, pod: str, advert: Advert) -> None:
-        located = None if session.has_told(advert) else self._herald.located(pod, advert)
-        if located is None or not self._lan.is_open:
-            return
-        data = message.answer(located, session.target)
-        if not session.may_tell(pod, advert, len(data)):
-            self._drop(SsdpDrop.NOT_ASKED)
-        elif self._lan.send(data, session.client):
-            self._answers += 1
-        else:
-            self._drop(SsdpDrop.NOT_SENT)
 
     def _told(self, host: str, advert: Advert) -> None:
         """Take note of what a pod says that it has."""
