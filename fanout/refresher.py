@@ -85,6 +85,14 @@ class Refresher:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"fanout-refresh-{name}", daemon=True)
 
+    @property
+    def waiting(self) -> str | None:
+        """That DNS has not answered yet, and why, as one sentence; None once it has."""
+        known = self.known
+        if known.answered_at is not None:
+            return None
+        return f"Service {self._name!r} is not resolved yet" + (f": {known.failure}" if known.failure else "")
+
     def start(self) -> None:
         """Start to resolve; at most once."""
         self._thread.start()

@@ -119,10 +119,7 @@ class Ingress:
         elif host:
             host = str(_listening(url, host, first, interface))
         try:
-            for pod in Service(service, first).literals or ():
-                address = ipaddress.ip_address(pod.host)
-                if address.is_multicast or str(address) == "255.255.255.255":
-                    raise InvalidInput(f"{address} is no pod's: a relay sends to no group and to no broadcast address")
+            check_pods(Service(service, first))
             if isinstance(allow_source, str):
                 raise InvalidInput(f"allow_source is a list of networks, not {_shown(allow_source)} alone")
             networks = tuple(map(parse_network, allow_source))
@@ -135,6 +132,14 @@ class Ingress:
         if limit is not None and not (_is_number(limit) and 0 < limit <= LIMIT_MAX):
             raise InvalidIngress(f"{_named(url)}: limit {_shown(limit)} is no number of datagrams a second above 0")
         return cls(kind, host, first, last, interface, source, service, to_port, networks, limit)
+
+
+def check_pods(service: Service) -> None:
+    """Raise `InvalidInput` where a literal list names what cannot be a pod."""
+    for pod in service.literals or ():
+        address = ipaddress.ip_address(pod.host)
+        if address.is_multicast or str(address) == "255.255.255.255":
+            raise InvalidInput(f"{address} is no pod's: a relay sends to no group and to no broadcast address")
 
 
 def parse_network(text: object) -> Network:

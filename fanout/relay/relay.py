@@ -146,11 +146,7 @@ class Relay:
         for entry in self._entries:
             if entry.waiting is not None:
                 return entry.waiting
-        for name, pods in self._pods.items():
-            known = pods.refresher.known
-            if known.answered_at is None:
-                return f"Service {name!r} is not resolved yet" + (f": {known.failure}" if known.failure else "")
-        return None
+        return next(filter(None, (pods.refresher.waiting for pods in self._pods.values())), None)
 
     @property
     def silence(self) -> float:

@@ -75,7 +75,7 @@ class Herald:
         return replace(advert, location=f"http://{self._lan.address}:{port}{path}")
 
     def announce(self, announcements: Iterable[Announcement], now: float) -> None:
-        """Say it on the LAN, and once more a moment later (`repeat`)."""
+        """Say it on the LAN, and once more a moment later (`tend`)."""
         for kind, pod, advert in announcements:
             key = advert.nt, advert.usn
             if kind is Kind.BYEBYE and key not in self._alive:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import math
 import random
@@ -20,7 +19,7 @@ from fanout.model import Endpoint, Family, Service
 from fanout.net import interfaces
 from fanout.refresher import Refresher, Resolver, resolver_for
 from fanout.relay.guard import Guard
-from fanout.relay.ingress import parse_network
+from fanout.relay.ingress import check_pods, parse_network
 from fanout.relay.listening import InterfaceNotReady
 from fanout.relay.relay import INTERFACE_TIMEOUT
 from fanout.ssdp import message, rewrite
@@ -82,10 +81,7 @@ class SsdpRelay:
         if interface == "lo":
             raise InvalidInput("interface lo leads to no LAN")
         self._service = Service(service, message.PORT, Family.parse(family))
-        for endpoint in self._service.literals or ():
-            address = ipaddress.ip_address(endpoint.host)
-            if address.is_multicast or str(address) == "255.255.255.255":
-                raise InvalidInput(f"{address} is no pod's: it is a group, or everybody")
+        check_pods(self._service)
         if find_resolver is not None:
             resolver = find_resolver(self._service)
         else:
@@ -170,13 +166,7 @@ class SsdpRelay:
     @property
     def waiting(self) -> str | None:
         """What it waits for, as one sentence: the interface, or an answer of DNS; None where it is ready."""
-        if self._waiting is not None:
-            return self._waiting
-        known = self._refresher.known
-        if known.answered_at is None:
-            name = self._service.name
-            return f"Service {name!r} is not resolved yet" + (f": {known.failure}" if known.failure else "")
-        return None
+        return self._waiting or self._refresher.waiting
 
     @property
     def silence(self) -> float:

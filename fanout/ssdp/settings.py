@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from fanout.errors import InvalidInput
+from fanout.model import Endpoint
 
 HTTP_PORTS = "28200-28231"
 DESCRIPTIONS = ("8200/rootDesc.xml",)
@@ -35,7 +36,7 @@ class DescriptionPlace:
 
     def url(self, host: str) -> str:
         """Return where the pod of that address has it."""
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}{self.path}"
+        return f"http://{Endpoint(host, self.port)}{self.path}"
 
 
 def parse_ports(text: str) -> range:

@@ -17,6 +17,7 @@ from time import monotonic
 import aiohttp
 from multidict import CIMultiDict
 
+from fanout.model import Endpoint
 from fanout.net import explain, interfaces
 from fanout.ssdp import rewrite
 from fanout.ssdp.http import heads
@@ -186,7 +187,7 @@ class Events:
         if made is None:
             raise Refused(503, HttpFailure.TOO_MANY_SUBSCRIPTIONS, "there are as many subscriptions as may be")
         self._counts.subscriptions = len(self._subscriptions)
-        url = f"<http://{heads.authority(way[1], connection.port)}{PATH}{made.token}>"
+        url = f"<http://{Endpoint(way[1], connection.port)}{PATH}{made.token}>"
         return made, [*(pair for pair in headers if pair[0].upper() != "CALLBACK"), ("CALLBACK", url)]
 
     def answered(self, subscription: Subscription, status: int, sid: str, timeout: str | None) -> str | None:

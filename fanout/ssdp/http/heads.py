@@ -88,11 +88,6 @@ def is_literal(authority: str) -> bool:
     return True
 
 
-def authority(host: str, port: int) -> str:
-    """Return an address and a port as a URL has them."""
-    return f"{f'[{host}]' if ':' in host else host}:{port}"
-
-
 def reason(phrase: str | None) -> str | None:
     """Return the words behind a status; None where they cannot be carried."""
     if phrase is None or not phrase.isprintable():

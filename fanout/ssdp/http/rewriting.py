@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 
 from multidict import CIMultiDict
 
+from fanout.model import Endpoint
 from fanout.ssdp import rewrite
-from fanout.ssdp.http import heads, ports
+from fanout.ssdp.http import ports
 from fanout.ssdp.places import Origin, Places
 from fanout.ssdp.rewrite import Authority
 from fanout.ssdp.stats import HttpCounts
@@ -62,7 +63,7 @@ class Rewriting:
             if found is None and claims < _CLAIMS_MAX:
                 claims += 1
                 found = self._claim(origin)
-            return "" if found is None else heads.authority(edge, found)
+            return "" if found is None else str(Endpoint(edge, found))
 
         return instead
 

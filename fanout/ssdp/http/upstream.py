@@ -12,9 +12,10 @@ from aiohttp import hdrs
 from multidict import CIMultiDict
 from yarl import URL
 
+from fanout.model import Endpoint
 from fanout.net import explain
 from fanout.ssdp import rewrite
-from fanout.ssdp.http import documents, heads
+from fanout.ssdp.http import documents
 from fanout.ssdp.http.documents import DOCUMENT_MAX, Gathered, TooLarge, Undecodable
 from fanout.ssdp.http.door import LINE_MAX
 from fanout.ssdp.http.pump import PodBroke
@@ -73,7 +74,7 @@ class Upstream:
     ) -> aiohttp.ClientResponse:
         """Return an answer of which the head has arrived, to be closed; raise as the library does."""
         assert self._session is not None  # noqa: S101 - narrows the type
-        authority = heads.authority(origin.host, origin.port)
+        authority = str(Endpoint(origin.host, origin.port))
         return await self._session.request(
             method,
             URL(f"http://{authority}{path}", encoded=True),
@@ -87,7 +88,7 @@ class Upstream:
         self, method: str, origin: Origin, path: str, headers: Iterable[tuple[str, str]], body: bytes
     ) -> PodAnswer:
         """Return a pod's answer, of which the head has arrived, to be closed; raise `Refused`."""
-        there = heads.authority(origin.host, origin.port)
+        there = str(Endpoint(origin.host, origin.port))
         try:
             response = await self.request(method, origin, path, [*headers, (hdrs.ACCEPT_ENCODING, "identity")], body)
         except aiohttp.ConnectionTimeoutError as error:
