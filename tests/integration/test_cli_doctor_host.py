@@ -1,0 +1,117 @@
+"""`fanout doctor` on this host alone: what it is asked, its exit codes, and how it looks on a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import signal
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fanout.cli import main
+from fanout.doctor import host, pods
+from fanout.doctor.facts import HostFacts, PodFacts
+from fanout.model import Endpoint
+from fanout.net import interfaces
+from tests.support.cli import FANOUT, environment, fanout, running, strict_json
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (["--listen", "mcast://10.0.0.1:5001@eth0"], 2, "10.0.0.1 is no multicast group"),
+        (["--listen", "nonsense"], 2, "'nonsense'"),
+        (["--listen", "udp://0.0.0.0:7-1"], 2, "upside down"),
+        (["-s", "a..b"], 2, "'a..b'"),
+        (["-s", "10.0.0.7", "-p", "0"], 2, "0"),
+        (["-s", "pod", "--nameserver", "x"], 2, "'x'"),
+        (["--wait", "0"], 2, "--wait"),
+        (["--wait", "nan"], 2, "nan"),
+        (["-o", "xml"], 2, "xml"),
+        (["surplus"], 2, "surplus"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments: list[str], code: int, part: str) -> None:
+    run = fanout("doctor", *arguments)
+    assert part in run.assert_one_sentence(code)
+    assert run.out == ""
+
+
+def test_bad_input_is_json_too() -> None:
+    run = fanout("doctor", "--listen", "nonsense", "-o", "json")
+    assert run.json["exit_code"] == run.code == 2
+
+
+def test_without_a_service_or_an_ingress_the_host_alone_is_checked() -> None:
+    run = fanout("doctor", "-o", "json")
+    assert run.err == ""
+    assert [check["check"] for check in run.json["checks"]] == ["receive buffer", "gso", "receive drops"]
+    assert (run.code, run.json["status"]) in ((0, "ok"), (1, "warning"))
+    text = fanout("doctor").out
+    assert re.search(r"^(ok|warning) +receive buffer: .* bytes", text, re.MULTILINE)
+
+
+WELL = HostFacts(asked=4_194_304, granted=4_194_304, sysctl=4_194_304, room={}, has_gso=True)
+
+
+@pytest.mark.parametrize(
+    ("facts", "drops", "code", "status"),
+    [
+        (WELL, (17, 17), 0, "ok"),
+        (replace(WELL, has_gso=False), (0, 0), 0, "ok"),
+        (replace(WELL, granted=212_992), (0, 0), 1, "warning"),
+        (WELL, (17, 18), 1, "warning"),
+    ],
+)
+def test_exit_code_0_is_only_for_a_host_where_all_is_well(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], facts: HostFacts, drops: tuple[int, int],
+    code: int, status: str,
+) -> None:  # fmt: skip
+    counted = iter(drops)
+    monkeypatch.setattr(host, "gather", lambda: facts)
+    monkeypatch.setattr(host, "overflows", lambda: next(counted))
+    assert main(["doctor", "-o", "json"]) == code
+    assert strict_json(capsys.readouterr().out)["status"] == status
+
+
+def test_interfaces_are_not_looked_at_again_for_each_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def route(host: str) -> tuple[str, str]:
+        asked.append(host)
+        return "eth0", host
+
+    monkeypatch.setattr(interfaces, "route", route)
+    found = pods.ways([PodFacts(Endpoint(f"127.0.0.{number}", 9)) for number in range(1, 100)])
+    assert [way.interface for way in found] == ["eth0"] * 99
+    assert len(asked) == 1, "all by one address of this host"
+
+
+def test_an_interrupt_ends_the_waiting(tmp_path: Path, closed_port: int) -> None:
+    arguments = ("doctor", "--listen", f"udp://127.0.0.1:{closed_port}", "--wait", "30")
+    with running(tmp_path, *arguments) as doctor:
+        doctor.wait_until(lambda: "gso" in doctor.out)
+        assert doctor.stop(signal.SIGINT).code == 130
+
+
+def test_on_a_terminal_it_is_coloured_and_shows_how_far_it_is(closed_port: int) -> None:
+    terminal, its_other_end = pty.openpty()
+    process = subprocess.Popen(
+        [*FANOUT, "doctor", "--listen", f"udp://127.0.0.1:{closed_port}", "--wait", "0.6"],
+        stdout=its_other_end, stderr=its_other_end, env=environment(TERM="xterm"),
+    )  # fmt: skip
+    os.close(its_other_end)
+    shown = b""
+    with contextlib.suppress(OSError):  # a terminal ends with an error
+        while block := os.read(terminal, 65_536):
+            shown += block
+    os.close(terminal)
+    assert process.wait(timeout=20) == 1
+    assert re.search(rb"listening: 0 of 0.6 s, heard at 0 of 1\r\x1b\[K", shown)
+    assert b"\x1b[31m\x1b[1mproblem" in shown
+    assert b"let it pass?\r\n" in shown

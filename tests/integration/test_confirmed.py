@@ -1,0 +1,243 @@
+"""Confirmed messages, queries, large and numbered messages: both senders and real receivers on loopback."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import fanout
+from fanout.delivery.receipt import Receipt, ReceiptStatus, Reply
+from fanout.model import Endpoint
+from fanout.testing import MemoryTransport, ScriptedResolver
+from fanout.wire import frame
+from fanout.wire.reasons import ReceiveDrop
+from tests.support import sealing
+from tests.support.serving import Ask, by_status, literal, pods
+from tests.support.waiting import until
+
+
+def test_each_pod_is_told_of(ask: Ask) -> None:
+    def fails(message: fanout.Message) -> None:
+        raise ValueError("no good")
+
+    told: list[Receipt] = []
+    with pods(lambda message: None, fails) as receivers:
+        nobody = Endpoint("127.0.1.3", receivers[0].address.port)
+        service = f"{literal(receivers)}{nobody}"
+        confirmation = ask(service, "send", b"reload", confirm=True, timeout=5.0, on_receipt=told.append)
+    first, second = (receiver.address for receiver in receivers)
+    assert by_status(confirmation) == {"confirmed": [first], "failed": [second], "refused": [nobody]}
+    assert [receipt.reason for receipt in confirmation.receipts] == ["", "ValueError: no good", "Connection refused"]
+    assert not confirmation.complete
+    assert confirmation.elapsed < 4.0  # it did not wait for the time to be up
+    assert {receipt.endpoint for receipt in told} == {first, second, nobody}
+    assert told[-1].status is not ReceiptStatus.SILENT
+
+
+def test_a_silent_pod_is_named_when_the_time_is_up(ask: Ask) -> None:
+    released = threading.Event()
+    with pods(lambda message: None, lambda message: released.wait(10)) as receivers:
+        confirmation = ask(literal(receivers), "send", b"reload", confirm=True, timeout=0.5)
+        released.set()
+    assert by_status(confirmation) == {"confirmed": [receivers[0].address], "silent": [receivers[1].address]}
+    assert 0.5 <= confirmation.elapsed < 2.0
+    assert confirmation.silent[0].tries > 1
+    assert receivers[1].stats.confirmed == 1  # of one message, however often it came
+
+
+def test_replies_are_gathered(ask: Ask) -> None:
+    def fails(message: fanout.Message) -> None:
+        raise RuntimeError("out of order")
+
+    with pods(lambda message: b"1:" + message.payload, lambda message: message.reply(b"2"), fails) as receivers:
+        replies, confirmation = ask(literal(receivers), "query", b"who", timeout=5.0)
+    assert {reply.endpoint: reply.payload for reply in replies} == {
+        receivers[0].address: b"1:who",
+        receivers[1].address: b"2",
+    }
+    assert all(isinstance(reply, Reply) and 0 < reply.rtt < 5 for reply in replies)
+    assert [receipt.reason for receipt in confirmation.failed] == ["RuntimeError: out of order"]
+
+
+def test_large_messages_and_large_replies(ask: Ask, key_file: str) -> None:
+    payload = os.urandom(3_000_000)
+    got: list[bytes] = []
+
+    def turn(message: fanout.Message) -> bytes:
+        got.append(message.payload)
+        return message.payload[::-1]
+
+    with pods(turn, key_file=key_file) as receivers:
+        sealed = {"key_file": key_file}
+        confirmation = ask(literal(receivers), "send", payload, confirm=True, timeout=20.0, sender=sealed)
+        assert confirmation.complete
+        replies, _ = ask(literal(receivers), "query", payload, timeout=20.0, sender=sealed)
+        assert [reply.payload for reply in replies] == [payload[::-1]]
+    assert got == [payload, payload]
+
+
+def test_a_large_message_that_nobody_confirms_arrives_where_nothing_is_lost(ask: Ask) -> None:
+    payload = os.urandom(300_000)
+    got: list[bytes] = []
+    with pods(lambda message: got.append(message.payload)) as receivers:
+        report = ask(literal(receivers), "send", payload, sender={"max_datagram": 1000})
+        assert (report.messages, report.size, report.outcomes[0].sent) == (1, 300_000, 300)
+        report = ask(literal(receivers), "send_many", [b"small", payload, b"small"], sender={"max_datagram": 1000})
+        assert (report.messages, report.size) == (3, 300_010)
+        until(lambda: len(got) == 4)
+    assert got == [payload, b"small", payload, b"small"]
+
+
+def test_without_fragments_a_large_message_is_too_large(ask: Ask) -> None:
+    with pytest.raises(fanout.MessageTooLarge, match="65,507"):
+        ask("127.0.0.1,", "send", bytes(65_508))
+    with pytest.raises(fanout.MessageTooLarge, match="16,777,216"):
+        ask("127.0.0.1,", "send", bytes(16_777_217), confirm=True)
+    with pytest.raises(fanout.MessageTooLarge, match="16,777,216"):
+        ask("127.0.0.1,", "send", bytes(16_777_217), sender={"numbered": True})
+
+
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ({"timeout": 0}, "timeout 0 "),
+        ({"timeout": float("nan")}, "timeout nan"),
+        ({"timeout": True}, "timeout True"),
+        ({"timeout": "2"}, "timeout '2'"),
+        ({"retries": -1}, "retries -1"),
+        ({"retries": 1.5}, "retries 1.5"),
+        ({"sender": {"max_datagram": 255}}, "max_datagram 255"),
+        ({"sender": {"max_datagram": 65_507}}, "max_datagram 65507"),
+        ({"sender": {"max_datagram": True}}, "max_datagram True"),
+    ],
+)
+def test_nonsense_is_refused(ask: Ask, named: dict[str, Any], says: str) -> None:
+    with pytest.raises(fanout.InvalidInput, match=says):
+        ask("127.0.0.1,", "send", b"x", confirm=True, **named)
+    with pytest.raises(fanout.InvalidInput, match="bytes, not str"):
+        ask("127.0.0.1,", "query", "x")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"key_file": 5}, "key_file 5 is no path"),
+        ({"cluster": "east"}, "give a key_file"),
+        ({"cluster": 5}, "cluster 5 is no text"),
+        ({"key_file": "/dev/null", "cluster": "\ud800"}, "characters that are none"),
+    ],
+)
+def test_settings_of_seals_that_cannot_be(settings: dict[str, Any], says: str) -> None:
+    for make in (fanout.Sender, fanout.AsyncSender):
+        with pytest.raises(fanout.InvalidInput, match=says):
+            make("10.0.0.1,", **settings)
+
+
+def test_what_is_to_be_called_must_be_callable(ask: Ask) -> None:
+    transport = MemoryTransport()
+    with pytest.raises(fanout.InvalidInput, match="on_receipt 5"):
+        ask("10.0.0.1,", "send", b"x", confirm=True, on_receipt=5, sender={"transport": transport})
+    assert transport.sent == []
+
+
+def test_a_numbered_stream_is_counted_exactly(ask: Ask, key_file: str) -> None:
+    payloads = [b"%d" % number for number in range(5000)]
+    for settings in ({}, {"key_file": key_file}):
+        got: list[fanout.Message] = []
+        with pods(got.append, **settings) as receivers:
+            ask(literal(receivers), "send_many", payloads, rate=50_000, sender={"numbered": True, **settings})
+            until(lambda: len(got) == 5000)  # noqa: B023 - it is over when the loop goes on
+            stats = receivers[0].stats
+        assert [message.payload for message in got] == payloads
+        assert {message.gap for message in got} == {0}
+        assert (stats.skipped, stats.reordered, stats.duplicates, sum(stats.refused.values())) == (0, 0, 0, 0)
+
+
+def test_a_lost_beginning_and_a_lost_end_are_counted(ask: Ask) -> None:
+    with pods(lambda message: None) as receivers:
+        # The kernel takes nothing but the mark that ends the stream.
+        transport = MemoryTransport(pods=lambda datagram, endpoint: [])
+        ask(literal(receivers), "send_many", [b"x"] * 7, sender={"numbered": True, "transport": transport})
+        marks = [datagram for _, datagram in transport.sent if isinstance(frame.decode(datagram), frame.Mark)]
+        assert len(marks) >= 3
+        with fanout.Sender(literal(receivers)) as sender:
+            sender.send(marks[0])
+        until(lambda: receivers[0].stats.skipped == 7)
+
+
+def test_pods_that_join_meanwhile_get_the_message(ask: Ask) -> None:
+    with pods(lambda message: None, lambda message: None, lambda message: time.sleep(1.5)) as receivers:
+        first, second, third = (str(receiver.address) for receiver in receivers)
+        resolver = ScriptedResolver(f"{first},{third}", f"{first},{second},{third}", dns_ttl=1.0)
+        confirmation = ask("headless-udp", "send", b"x", confirm=True, timeout=6.0, sender={"resolver": resolver})
+    assert by_status(confirmation) == {"confirmed": [Endpoint.parse(one) for one in (first, third, second)]}
+    assert [receipt.endpoint for receipt in confirmation.joined] == [receivers[1].address]
+
+
+def _confirming(sender_id: int = 9, **changes: Any) -> Callable[[bytes, Endpoint], list[bytes]]:
+    """A pod in memory that confirms all, and may lie."""
+
+    def pod(datagram: bytes, endpoint: Endpoint) -> list[bytes]:
+        asked = frame.decode(datagram)
+        assert isinstance(asked, frame.Fragment)
+        said = {"number": asked.number, "asker": asked.sender, "attempt": asked.attempt, **changes}
+        status = frame.Status.CONFIRMED
+        return [frame.answer(sender_id, said["number"], said["asker"], said["attempt"], status)]
+
+    return pod
+
+
+@pytest.mark.parametrize("changes", [{"number": 77}, {"asker": 77}, {"attempt": 77}])
+def test_answers_to_other_questions_confirm_nothing(ask: Ask, changes: dict[str, int]) -> None:
+    transport = MemoryTransport(pods=_confirming(**changes))
+    confirmation = ask("10.0.0.1,", "send", b"x", confirm=True, timeout=0.15, sender={"transport": transport})
+    assert by_status(confirmation) == {"silent": [Endpoint("10.0.0.1", 12000)]}
+
+
+def test_what_comes_back_and_is_no_answer_is_counted() -> None:
+    transport = MemoryTransport()
+    with fanout.Sender("10.0.0.1,", transport=transport) as sender:
+        pod, stranger = Endpoint("10.0.0.1", 12000), Endpoint("10.9.9.9", 12000)
+        query = sender.query(b"x", timeout=0.2)
+        (_, asked), *_ = transport.sent
+        found = frame.decode(asked)
+        assert isinstance(found, frame.Fragment)
+        right = frame.answer(9, found.number, found.sender, 0, frame.Status.CONFIRMED)
+        for datagram, source in [
+            (b"hello", pod),
+            (right, stranger),
+            (right[:30], pod),
+            (right[:6] + b"\2" + right[7:], pod),
+            (sealing.beginning(1) + bytes(40), pod),
+            (frame.mark(1, 2, 1), pod),
+            (right, pod),
+            (right, pod),
+        ]:
+            transport.answer(datagram, source)
+        assert query.gather() == []
+        assert [receipt.reason for receipt in query.confirmation.failed] == ["it replied nothing"]
+        assert sender.stats.unexpected == {
+            ReceiveDrop.UNEXPECTED: 4,
+            ReceiveDrop.MALFORMED: 1,
+            ReceiveDrop.UNKNOWN_VERSION: 1,
+            ReceiveDrop.NO_KEY: 1,
+        }
+
+
+def test_a_sender_with_a_key_believes_nobody_without(ask: Ask, key_file: str) -> None:
+    def pod(datagram: bytes, endpoint: Endpoint) -> list[bytes]:
+        # It cannot know the sender's number, and guesses right.
+        sealed = frame.decode(datagram)
+        assert isinstance(sealed, frame.Sealed)
+        return [frame.answer(9, 1, sealed.sender, 0, frame.Status.CONFIRMED)]
+
+    transport = MemoryTransport(pods=pod)
+    settings = {"transport": transport, "key_file": key_file}
+    confirmation = ask("10.0.0.1,", "send", b"secret", confirm=True, timeout=0.15, sender=settings)
+    assert not confirmation.complete
+    assert not any(b"secret" in datagram for _, datagram in transport.sent)

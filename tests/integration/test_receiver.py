@@ -1,0 +1,381 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+import pytest
+
+import fanout
+from fanout.async_receiver import AsyncReceiver
+from fanout.model import Message
+from fanout.receiver import BATCH, CAPACITY, Receiver
+from tests.support.waiting import Turns
+
+SIZES = [0, 1, 1200, 65_507]
+
+
+def send_to(port: int, payloads: list[bytes], host: str = "127.0.0.1") -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sender:
+        for payload in payloads:
+            sender.sendto(payload, (host, port))
+
+
+def receive_sync(
+    act: Callable[[int], None], capacity: int = CAPACITY, *, workers: int = 1, batches: bool = False
+) -> list[Message]:
+    """Open, let `act` send to the port, stop, and return what was handed over."""
+    with Receiver(0, capacity=capacity, workers=workers) as receiver:
+        act(receiver.address.port)
+        threading.Timer(0.05, receiver.stop).start()
+        if batches:
+            return [message for batch in checked(receiver.batches()) for message in batch]
+        return list(receiver)
+
+
+def receive_async(
+    act: Callable[[int], None], capacity: int = CAPACITY, *, workers: int = 1, batches: bool = False
+) -> list[Message]:
+    async def run() -> list[Message]:
+        async with AsyncReceiver(0, capacity=capacity, workers=workers) as receiver:
+            act(receiver.address.port)
+            asyncio.get_running_loop().call_later(0.05, receiver.stop)
+            if batches:
+                return [
+                    message for batch in checked([batch async for batch in receiver.batches()]) for message in batch
+                ]
+            return [message async for message in receiver]
+
+    return asyncio.run(run())
+
+
+def checked(batches: Iterable[list[Message]]) -> Iterator[list[Message]]:
+    for batch in batches:
+        assert 1 <= len(batch) <= BATCH
+        yield batch
+
+
+def every_way(receive: Callable[..., list[Message]]) -> list[object]:
+    name = {receive_sync: "Receiver", receive_async: "AsyncReceiver"}[receive]
+    return [
+        pytest.param(partial(receive, workers=workers, batches=batches), id=f"{name}-{workers}-{form}")
+        for workers in (1, 3)
+        for batches, form in ((False, "messages"), (True, "batches"))
+    ]
+
+
+BOTH = pytest.mark.parametrize("receive", [*every_way(receive_sync), *every_way(receive_async)])
+
+
+@BOTH
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_datagrams_arrive_whole_from_both_families(receive: Callable[..., list[Message]], host: str) -> None:
+    payloads = [bytes(size) for size in SIZES]
+    before = time.time()
+    messages = receive(lambda port: send_to(port, payloads, host))
+    assert [message.payload for message in messages] == payloads
+    assert {message.source.host for message in messages} == {host}
+    assert all(before - 1 <= message.received_at <= time.time() + 1 for message in messages)
+
+
+@BOTH
+def test_what_was_received_before_stop_is_handed_over(receive: Callable[..., list[Message]]) -> None:
+    payloads = [b"%d" % number for number in range(3000)]
+    assert [message.payload for message in receive(lambda port: send_to(port, payloads))] == payloads
+
+
+@BOTH
+def test_what_a_small_queue_leaves_to_the_kernel_is_handed_over_at_the_end(
+    receive: Callable[..., list[Message]],
+) -> None:
+    payloads = [b"%d" % number for number in range(1000)]
+    messages = receive(lambda port: send_to(port, payloads), capacity=7)
+    assert [message.payload for message in messages] == payloads
+
+
+def test_kernel_drops_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    with Receiver(0, receive_buffer=4096) as receiver:
+        send_to(receiver.address.port, [bytes(1000)] * 500)
+        drops = receiver.stats.kernel_drops
+        threading.Timer(0.05, receiver.stop).start()
+        handed_over = len(list(receiver))
+    assert drops > 0
+    assert handed_over + drops == 500
+    assert receiver.stats.kernel_drops == drops
+
+
+def test_a_clamped_buffer_is_warned_of_with_the_sysctl(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "fanout")
+    with Receiver(0, receive_buffer=1 << 30) as receiver:
+        granted = receiver.stats.receive_buffer
+    assert 0 < granted < 1 << 30
+    assert "net.core.rmem_max" in caplog.text
+
+
+@pytest.mark.parametrize("size", [-1, 0, "x", 1.5, None, True])
+def test_bad_receive_buffers(size: object) -> None:
+    for kind in (Receiver, AsyncReceiver):
+        with pytest.raises(fanout.InvalidInput, match="is not a number of bytes") as caught:
+            kind(0, receive_buffer=size)  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)
+
+
+def test_a_busy_port_is_one_sentence() -> None:
+    with Receiver(0) as first, pytest.raises(fanout.SocketUnavailable, match="in use") as caught:
+        Receiver(first.address.port).open()
+    assert "\n" not in str(caught.value)
+    with Receiver(0, host="127.0.0.1") as local, pytest.raises(fanout.SocketUnavailable):
+        Receiver(local.address.port).open()
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("pod", 0), ("", 0), (5, 0), (bytes(4), 0), ("127.0.0.1", 70_000), ("127.0.0.1", -1)]
+)
+def test_bad_addresses(host: object, port: int) -> None:
+    with pytest.raises(fanout.InvalidService):
+        Receiver(port, host=host).open()  # type: ignore[arg-type]
+
+
+def test_an_address_of_another_machine() -> None:
+    with pytest.raises(fanout.SocketUnavailable, match="no interface"):
+        Receiver(0, host="192.0.2.1").open()
+
+
+def test_serve_counts_what_handlers_raise(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[bytes] = []
+
+    def handler(message: Message) -> None:
+        seen.append(message.payload)
+        if message.payload == b"bad":
+            raise ValueError("bad payload")
+
+    with Receiver(0) as receiver:
+        send_to(receiver.address.port, [b"1", b"bad", b"2"])
+        threading.Timer(0.05, receiver.stop).start()
+        receiver.serve(handler)
+        assert receiver.stats.handler_errors == 1
+    assert seen == [b"1", b"bad", b"2"]
+    assert "ValueError: bad payload" in caplog.text
+
+
+@pytest.mark.parametrize("is_coroutine", [False, True])
+def test_async_serve(is_coroutine: bool, caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[bytes] = []
+
+    def function(message: Message) -> None:
+        seen.append(message.payload)
+        if message.payload == b"bad":
+            raise ValueError("bad payload")
+
+    async def coroutine(message: Message) -> None:
+        await asyncio.sleep(0)
+        function(message)
+
+    async def run() -> int:
+        async with AsyncReceiver(0) as receiver:
+            send_to(receiver.address.port, [b"1", b"bad", b"2"])
+            asyncio.get_running_loop().call_later(0.05, receiver.stop)
+            await receiver.serve(coroutine if is_coroutine else function)
+            return receiver.stats.handler_errors
+
+    assert asyncio.run(run()) == 1
+    assert seen == [b"1", b"bad", b"2"]
+
+
+def test_a_flood_of_handler_errors_does_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def handler(message: Message) -> None:
+        raise ValueError("always")
+
+    with Receiver(0) as receiver:
+        send_to(receiver.address.port, [b"x"] * 500)
+        threading.Timer(0.05, receiver.stop).start()
+        receiver.serve(handler)
+        assert receiver.stats.handler_errors == 500
+    assert len(caplog.records) <= 20
+
+
+def test_a_slow_consumer_does_not_keep_the_kernel_buffer_full() -> None:
+    """While a handler awaits, datagrams are taken from the kernel."""
+
+    async def run() -> tuple[int, int]:
+        async with AsyncReceiver(0, receive_buffer=65_536) as receiver:
+            port = receiver.address.port
+
+            async def handler(message: Message) -> None:
+                if message.payload == b"slow":
+                    await asyncio.sleep(0.1)
+
+            serving = asyncio.create_task(receiver.serve(handler))
+            send_to(port, [b"slow"])
+            await asyncio.sleep(0.01)
+            for _ in range(20):
+                send_to(port, [bytes(100)] * 40)
+                await asyncio.sleep(0.002)
+            depth = receiver.stats.queue_depth
+            await asyncio.sleep(0.15)
+            receiver.stop()
+            await serving
+            assert receiver.stats.datagrams == 801
+            return depth, receiver.stats.kernel_drops
+
+    depth, drops = asyncio.run(run())
+    assert depth > 300
+    assert drops == 0
+
+
+def test_a_consumer_that_never_awaits_leaves_the_loop_its_turn() -> None:
+    async def run() -> int:
+        async with AsyncReceiver(0) as receiver:
+            send_to(receiver.address.port, [b"x"] * 2000)
+            asyncio.get_running_loop().call_later(0.05, receiver.stop)
+            async with Turns() as turns:
+                during = 0
+                async for _ in receiver:
+                    during = turns.count
+                return during
+
+    assert asyncio.run(run()) >= 2000 // 32
+
+
+def test_life_cycle_and_repr() -> None:
+    receiver = Receiver(0, host="127.0.0.1")
+    assert repr(receiver) == "<Receiver not opened>"
+    assert receiver.stats.datagrams == 0
+    with pytest.raises(fanout.Closed):
+        _ = receiver.address
+    with receiver:
+        assert repr(receiver) == f"<Receiver on 127.0.0.1:{receiver.address.port}>"
+    receiver.stop()
+    receiver.close()
+    assert repr(receiver) == "<Receiver stopped>"
+    with pytest.raises(fanout.Closed):
+        receiver.open()
+
+
+def test_breaking_out_and_going_on() -> None:
+    with Receiver(0) as receiver:
+        send_to(receiver.address.port, [b"%d" % number for number in range(100)])
+        first = next(iter(receiver))
+        second = next(iter(receiver))
+    assert (first.payload, second.payload) == (b"0", b"1")
+
+
+def test_close_forgets_what_was_not_handed_over() -> None:
+    with Receiver(0) as receiver:
+        send_to(receiver.address.port, [b"x"] * 10)
+        messages = iter(receiver)
+        next(messages)
+    assert list(messages) == []
+    assert receiver.stats.datagrams == 10
+
+
+def test_stop_wakes_a_waiting_receiver() -> None:
+    with Receiver(0) as receiver:
+        threading.Timer(0.1, receiver.stop).start()
+        assert list(receiver) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_stop_wakes_waiting_batches(workers: int) -> None:
+    with Receiver(0, workers=workers) as receiver:
+        threading.Timer(0.1, receiver.stop).start()
+        assert list(receiver.batches()) == []
+
+    async def run() -> list[list[Message]]:
+        async with AsyncReceiver(0, workers=workers) as receiver:
+            asyncio.get_running_loop().call_later(0.1, receiver.stop)
+            return [batch async for batch in receiver.batches()]
+
+    assert asyncio.run(run()) == []
+
+
+def test_close_by_another_thread_wakes_a_waiting_receiver() -> None:
+    receiver = Receiver(0).open()
+    threading.Timer(0.1, receiver.close).start()
+    assert list(receiver) == []
+
+
+def test_batches_go_on_where_messages_were_broken_out_of() -> None:
+    payloads = [b"%d" % number for number in range(100)]
+    with Receiver(0) as receiver:
+        send_to(receiver.address.port, payloads)
+        got = [next(iter(receiver)).payload]
+        assert receiver.stats.queue_depth == 99
+        batches = receiver.batches()
+        while len(got) < 50:
+            got += [message.payload for message in next(batches)]
+        while len(got) < 100:
+            got.append(next(iter(receiver)).payload)
+    assert got == payloads
+
+
+def test_async_batches_go_on_where_messages_were_broken_out_of() -> None:
+    payloads = [b"%d" % number for number in range(100)]
+
+    async def run() -> list[bytes]:
+        async with AsyncReceiver(0) as receiver:
+            send_to(receiver.address.port, payloads)
+            got: list[bytes] = []
+            async for message in receiver:
+                got.append(message.payload)
+                break
+            async for batch in receiver.batches():
+                got += [message.payload for message in batch]
+                if len(got) == 100:
+                    return got
+        raise AssertionError
+
+    assert asyncio.run(run()) == payloads
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_async_receiver_goes_on_in_the_next_event_loop(workers: int) -> None:
+    """Whether it was broken out of or only opened in the first one, and whether that is closed or not."""
+    receiver = AsyncReceiver(0, host="127.0.0.1", workers=workers)
+
+    async def first(payload: bytes) -> bytes:
+        await receiver.open()
+        asyncio.get_running_loop().call_later(0.05, send_to, receiver.address.port, [payload])
+        async for message in receiver:
+            return message.payload
+        raise AssertionError
+
+    async def end() -> list[list[Message]]:
+        asyncio.get_running_loop().call_later(0.05, receiver.stop)
+        return [batch async for batch in receiver.batches()]
+
+    loop = asyncio.new_event_loop()
+    for number in range(3):
+        assert asyncio.run(asyncio.wait_for(first(b"a%d" % number), 5)) == b"a%d" % number
+        assert loop.run_until_complete(asyncio.wait_for(first(b"b%d" % number), 5)) == b"b%d" % number
+    assert asyncio.run(asyncio.wait_for(end(), 5)) == []
+    loop.close()
+
+
+def test_an_async_receiver_stops_after_its_event_loop_ended() -> None:
+    receiver = AsyncReceiver(0, host="127.0.0.1")
+    asyncio.run(receiver.open())
+    send_to(receiver.address.port, [b"x"])
+    receiver.stop()
+    assert receiver.stats.datagrams == 1
+
+
+def test_a_busy_async_consumer_of_batches_leaves_the_loop_its_turn() -> None:
+    async def run() -> tuple[int, int]:
+        async with AsyncReceiver(0) as receiver:
+            send_to(receiver.address.port, [b"x"] * 4000)
+            asyncio.get_running_loop().call_later(0.05, receiver.stop)
+            async with Turns() as turns:
+                batches = 0
+                async for _ in receiver.batches():
+                    batches += 1
+                return batches, turns.count
+
+    batches, turns = asyncio.run(run())
+    assert batches >= 4
+    assert turns >= batches - 1

@@ -1,0 +1,318 @@
+"""Receivers and those who ask them, over loopback sockets: who is told what, when, and by which address."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+
+import fanout
+from fanout.async_receiver import AsyncReceiver
+from fanout.model import Message
+from fanout.net.door import Door
+from fanout.receiver import Receiver, ReceiverBase
+from fanout.wire import frame, probe
+from fanout.wire.frame import ReplyFragment, Status
+from fanout.wire.reasons import ReceiveDrop
+from tests.integration.test_inbox import gso_sender, send_run
+from tests.support.asker import asking
+from tests.support.needs import unavailable
+
+Handler = Callable[[Message], object]
+Serving = Callable[..., AbstractContextManager[ReceiverBase]]
+
+
+@contextmanager
+def serving_sync(handler: Handler, host: str | None = "127.0.0.1", **settings: object) -> Iterator[Receiver]:
+    with Receiver(0, host=host, **settings) as receiver:  # type: ignore[arg-type]
+        thread = threading.Thread(target=receiver.serve, args=(handler,))
+        thread.start()
+        try:
+            yield receiver
+        finally:
+            receiver.stop()
+            thread.join()
+
+
+@contextmanager
+def serving_async(handler: Handler, host: str | None = "127.0.0.1", **settings: object) -> Iterator[AsyncReceiver]:
+    started = threading.Event()
+    receiver = AsyncReceiver(0, host=host, **settings)  # type: ignore[arg-type]
+    loop = asyncio.new_event_loop()
+
+    async def coroutine(message: Message) -> object:
+        await asyncio.sleep(0)
+        return handler(message)
+
+    async def serve() -> None:
+        async with receiver:
+            started.set()
+            await receiver.serve(coroutine)
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    try:
+        started.wait(5)
+        yield receiver
+    finally:
+        loop.call_soon_threadsafe(receiver.stop)
+        thread.join()
+        loop.close()
+
+
+SHELLS = pytest.mark.parametrize("serving", [serving_sync, serving_async], ids=["Receiver", "AsyncReceiver"])
+
+
+@SHELLS
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_message_is_confirmed_after_its_handler_and_handed_over_once(serving: Serving, workers: int) -> None:
+    seen: list[bytes] = []
+    entered, go_on = threading.Event(), threading.Event()
+
+    def handler(message: Message) -> None:
+        seen.append(message.payload)
+        entered.set()
+        go_on.wait(5)
+
+    with serving(handler, workers=workers) as receiver, asking(receiver.address) as asker:
+        asker.ask(1, b"reload")
+        assert entered.wait(5)
+        asker.ask(1, b"reload", attempt=1)
+        if workers == 1:
+            assert asker.is_quiet(), "the only thread is in the handler"
+            expected = {0: Status.CONFIRMED, 1: Status.CONFIRMED}
+        else:
+            assert asker.status(1) is Status.PENDING
+            expected = {0: Status.CONFIRMED}
+        go_on.set()
+        heard = [asker.answer() for _ in expected]
+        assert {answer.attempt: answer.status for answer in heard} == expected
+        asker.ask(1, b"reload", attempt=2)
+        assert asker.status(1) is Status.CONFIRMED
+        assert (receiver.stats.confirmed, receiver.stats.datagrams) == (1, 1)
+    assert seen == [b"reload"]
+
+
+@SHELLS
+def test_failures_and_replies(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+    def handler(message: Message) -> object:
+        match message.payload:
+            case b"bad":
+                raise ValueError("bad payload")
+            case b"wrong":
+                return 7
+            case b"replies":
+                assert message.wants_reply
+                message.reply(b"by itself")
+                assert not message.wants_reply
+                with pytest.raises(fanout.InvalidInput, match="answered before"):
+                    message.reply(b"again")
+                return b"ignored"
+            case b"text":
+                message.reply("text")  # type: ignore[arg-type]
+            case b"nothing":
+                return None
+        return message.payload.upper()
+
+    with serving(handler) as receiver, asking(receiver.address) as asker:
+        expected: list[tuple[bytes, object]] = [
+            (b"bad", b"ValueError: bad payload"),
+            (b"wrong", b"the handler returned int, not bytes or None"),
+            (b"text", b"InvalidInput: a reply is bytes, not str: encode it first"),
+            (b"ping", b"PING"),
+            (b"replies", b"by itself"),
+            (b"nothing", b""),
+        ]
+        for number, (payload, answer) in enumerate(expected, 1):
+            asker.query(number, payload)
+            heard = asker.hear()
+            if isinstance(heard, ReplyFragment):
+                assert (heard.number, heard.asker, heard.payload) == (number, asker.sender, answer)
+            else:
+                assert (heard.status, heard.detail) == (Status.FAILED, answer)  # type: ignore[union-attr]
+        asker.query(4, b"ping")
+        assert asker.hear().payload == b"PING"  # type: ignore[union-attr]
+        asker.ask(10, b"wrong")
+        assert asker.status(10) is Status.CONFIRMED, "what a handler returns matters only where a reply is wanted"
+        assert (receiver.stats.failed, receiver.stats.replied, receiver.stats.confirmed) == (3, 3, 1)
+        assert receiver.stats.handler_errors == 3
+
+
+# Of a host with several addresses.
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("host", [None, "0.0.0.0"])
+def test_answers_leave_from_the_address_that_was_asked(host: str | None, workers: int) -> None:
+    with (
+        serving_sync(lambda message: message.payload, host=host, workers=workers) as receiver,
+        asking(receiver.address, "127.0.0.9") as asker,
+    ):
+        for number, asked in enumerate(["127.0.0.5", "127.0.0.1", "127.255.1.2"]):
+            to = asker.to = fanout.Endpoint(asked, receiver.address.port)
+            asker.ask(3 * number + 1, b"confirmed")
+            asker.query(3 * number + 2, b"query")
+            asker.send(probe.ping(1, number))
+            for _ in range(3):
+                assert asker.socket.recvfrom(2048)[1] == to
+            # A flood of what nobody answers: the kernel is not asked any more where it came to, until somebody asks.
+            asker.send(*[b"plain"] * 200)
+            asker.ask(3 * number + 3, b"after")
+            asker.socket.recv(2048)
+            asker.ask(3 * number + 3, b"after", attempt=1)
+            assert asker.socket.recvfrom(2048)[1] == to
+
+
+def test_what_was_asked_of_an_address_that_cannot_answer_is_answered_from_another() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened, asking(fanout.Endpoint("", 0)) as asker:
+        opened.bind(("0.0.0.0", 0))
+        exits = Door(opened)
+        address = asker.socket.getsockname()
+        broadcast = struct.pack("=I4s4s", 1, bytes(4), bytes([255] * 4))
+        for control in ([(socket.IPPROTO_IP, 8, broadcast)], [(0, 99, b"?")], [(socket.IPPROTO_IP, 8, b"short")], []):
+            exits.route(address, control).send([b"answer"])
+            datagram, source = asker.socket.recvfrom(100)
+            assert (datagram, source) == (b"answer", ("127.0.0.1", opened.getsockname()[1]))
+
+
+# After the end.
+
+
+def own_address() -> str:
+    """Return an address of this host that is not the loopback interface's."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            unavailable("tools", "this host has only its loopback interface")
+        host: str = probe.getsockname()[0]
+        return host
+
+
+@SHELLS
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("family", ["own", "127.0.0.1", "127.0.0.5", "::1"])
+def test_what_is_still_queued_at_the_end_is_answered(serving: Serving, workers: int, family: str) -> None:
+    host = own_address() if family == "own" else family
+    entered, go_on = threading.Event(), threading.Event()
+
+    def handler(message: Message) -> bytes:
+        entered.set()
+        go_on.wait(5)
+        return message.payload
+
+    with serving(handler, workers=workers, host=None) as receiver:
+        address = fanout.Endpoint(host, receiver.address.port)
+        with asking(address, host) as asker:
+            asker.query(1, b"first")
+            assert entered.wait(5)
+            for number in range(2, 40):
+                asker.query(number, b"x")
+            stopping = threading.Timer(0.05, go_on.set)
+            stopping.start()
+            if isinstance(receiver, Receiver):
+                receiver.stop()
+            else:
+                assert isinstance(receiver, AsyncReceiver)
+                assert receiver._loop is not None
+                receiver._loop.call_soon_threadsafe(receiver.stop)
+            sources = set()
+            for number in range(1, 40):
+                datagram, source = asker.socket.recvfrom(2048)
+                heard = frame.decode(datagram)
+                assert isinstance(heard, ReplyFragment)
+                assert heard.number == number
+                sources.add(source[:2])
+            assert sources == {address}
+            stopping.join()
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as again:
+        again.bind(("::", address.port))
+
+
+# Streams, logs and metrics.
+
+
+@SHELLS
+def test_gaps_and_counts_of_a_numbered_stream(serving: Serving) -> None:
+    gaps: dict[bytes, int] = {}
+    seen = threading.Semaphore(0)
+
+    def handler(message: Message) -> None:
+        gaps[message.payload] = message.gap
+        seen.release()
+
+    with serving(handler) as receiver, asking(receiver.address) as asker:
+        prefix = frame.numbered_prefix(asker.sender)
+        for number in (10, 11, 14, 12, 14, 15):
+            asker.send(prefix + number.to_bytes(8, "big") + b"%d" % number)
+        for _ in range(5):
+            assert seen.acquire(timeout=5)
+        asker.send(frame.mark(asker.sender, 17, 9))
+        deadline = time.monotonic() + 5
+        while receiver.stats.skipped < 5:
+            assert time.monotonic() < deadline
+        stats = receiver.stats
+        assert (stats.skipped, stats.reordered, stats.lost, stats.duplicates) == (5, 1, 4, 1)
+        assert stats.refused == {ReceiveDrop.DUPLICATE: 1}
+        assert (stats.datagrams, stats.bytes) == (5, 10)
+        (counts,) = receiver.senders
+        assert counts == (f"{asker.sender:016x}", False, 5, 5, 1, 1)
+    assert gaps == {b"10": 0, b"11": 0, b"14": 2, b"12": -1, b"15": 0}
+
+
+def test_merged_numbered_runs_are_split_when_they_are_handed_over() -> None:
+    with Receiver(0, host="127.0.0.1") as receiver, gso_sender(receiver.address) as sender:
+        prefix = frame.numbered_prefix(7)
+        datagrams = [prefix + number.to_bytes(8, "big") + b"%05d" % number for number in range(1, 6401)]
+        del datagrams[100:130]
+        got: list[Message] = []
+        batches = receiver.batches()
+        for start in range(0, len(datagrams), 64):
+            run = datagrams[start : start + 64]
+            send_run(sender, b"".join(run), len(run[0]))
+            while len(got) < start + len(run):
+                got += next(batches)
+        assert [message.payload for message in got] == [datagram[24:] for datagram in datagrams]
+        assert [message.gap for message in got if message.gap] == [30]
+        assert receiver.stats.lost == 30
+
+
+def test_refused_frames_are_logged_with_their_source_and_not_too_often(caplog: pytest.LogCaptureFixture) -> None:
+    with Receiver(0, host="127.0.0.1") as receiver, asking(receiver.address) as asker:
+        for _ in range(500):
+            asker.send(frame.MAGIC + b"\x09" + bytes(30))
+        asker.send(b"plain")
+        assert next(iter(receiver)).payload == b"plain"
+        assert receiver.stats.refused == {ReceiveDrop.UNKNOWN_VERSION: 500}
+        port = asker.socket.getsockname()[1]
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0].startswith(
+        f"frame_refused: unknown_version, from 127.0.0.1 port {port}: a frame of version 9, not 1"
+    )
+    assert 1 <= len(lines) <= 20
+
+
+def test_all_reasons_are_metrics() -> None:
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    from fanout.metrics import ReceiverCollector
+
+    registry = CollectorRegistry()
+    with Receiver(0, host="127.0.0.1") as receiver, asking(receiver.address) as asker:
+        registry.register(ReceiverCollector(lambda: receiver.stats))
+        asker.send(frame.MAGIC + b"\x09" + bytes(30))
+        asker.ask(1, b"x")
+        messages = iter(receiver)
+        receiver.handler_failed(next(messages), ValueError("x"))
+        text = generate_latest(registry).decode()
+    for reason in ReceiveDrop:
+        count = 1.0 if reason is ReceiveDrop.UNKNOWN_VERSION else 0.0
+        assert f'fanout_receiver_dropped_total{{reason="{reason}"}} {count}' in text
+    assert "fanout_receiver_failed_total 1.0" in text
+    assert f"{asker.sender:016x}" not in text

@@ -1,0 +1,123 @@
+"""Receivers with keys, and what may be answered without one, over loopback sockets."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+
+import fanout
+from fanout.async_receiver import AsyncReceiver
+from fanout.receiver import Receiver
+from fanout.wire import frame, probe
+from fanout.wire.frame import ASK, QUERY, ReplyFragment, Sealed, Status
+from fanout.wire.reasons import ReceiveDrop
+from fanout.wire.seal import Keyring, Opener, Sealer
+from tests.integration.test_receiver_framed import serving_sync
+from tests.support.asker import asking, fragments
+
+
+def test_a_receiver_with_keys_hears_only_who_has_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text("00" * 32)
+    ring = Keyring((bytes(32),))
+    with (
+        serving_sync(lambda message: message.payload * 100, key_file=str(key_file), cluster="east") as receiver,
+        asking(receiver.address) as asker,
+    ):
+        sealer = Sealer(ring, "east", asker.sender, 1)
+        asker.send(b"plain", probe.ping(1, 1), *fragments(1, b"x"))
+        assert asker.is_quiet()
+        assert receiver.stats.refused == {ReceiveDrop.UNSEALED: 3}
+        asker.send(*sealer.seal_many(fragments(1, b"reply", flags=ASK | QUERY, size=300), time.time()))
+        sealed = asker.hear()
+        assert isinstance(sealed, Sealed)
+        opener = Opener(ring, "east")
+        reply = frame.decode(opener.open(sealed, time.time()))
+        assert isinstance(reply, ReplyFragment)
+        assert (reply.total, reply.parts) == (500, 2)
+        asker.hear()
+        asker.send(*Sealer(ring, "east", 7, 1).seal_many(fragments(1, b"x"), time.time() - 3600))
+        assert asker.is_quiet()
+        assert receiver.stats.refused == {ReceiveDrop.UNSEALED: 3, ReceiveDrop.STALE: 1}
+    assert "stale" in caplog.text
+    assert "+3,60" in caplog.text
+
+
+def test_settings_that_cannot_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for kind in (Receiver, AsyncReceiver):
+        with pytest.raises(fanout.FanoutError, match="key file"):
+            kind(0, key_file=str(tmp_path / "none"))
+        with pytest.raises(fanout.InvalidInput, match="cluster"):
+            kind(0, cluster=b"east")  # type: ignore[arg-type]
+    assert not caplog.records
+    Receiver(0, reply_to_anyone=True)
+    assert "reply_to_anyone" in caplog.text
+
+
+def test_a_reply_that_is_too_large_is_told_to_both_sides(caplog: pytest.LogCaptureFixture) -> None:
+    with serving_sync(lambda message: bytes(5000)) as receiver, asking(receiver.address) as asker:
+        asker.query(1, b"x")
+        answer = asker.answer()
+        assert answer.status is Status.FAILED
+        assert b"larger than the question" in answer.detail
+        assert (receiver.stats.failed, receiver.stats.replied) == (1, 0)
+    assert "reply_not_sent" in caplog.text
+    with serving_sync(lambda message: bytes(5000), reply_to_anyone=True) as receiver, asking(receiver.address) as asker:
+        asker.query(1, b"x")
+        assert [getattr(asker.hear(), "position", None) for _ in range(5)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"key_file": 5}, "key_file 5 is no path: name the file that holds the keys"),
+        ({"key_file": b"key"}, "key_file b'key' is no path: name the file that holds the keys"),
+        ({"cluster": 5}, "cluster 5 is no text: give the label that senders have"),
+        ({"cluster": "\ud800"}, "cluster '\\ud800' is no text: give the label that senders have"),
+        ({"cluster": "east"}, "cluster says nothing without key_file: give both"),
+        ({"accept_plaintext": True}, "accept_plaintext says nothing without key_file: give both"),
+    ],
+)
+@pytest.mark.parametrize("kind", [Receiver, AsyncReceiver])
+def test_wrong_settings_are_one_sentence(
+    kind: type[Receiver | AsyncReceiver], settings: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(fanout.InvalidInput) as raised:
+        kind(0, **settings)  # type: ignore[arg-type]
+    assert str(raised.value) == sentence
+
+
+def test_a_key_file_may_be_a_path(tmp_path: Path) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text("00" * 32)
+    assert Receiver(0, key_file=key_file, cluster="æøå")._framing.keys is not None  # type: ignore[arg-type]
+
+
+def test_a_forked_child_answers_under_an_identity_of_its_own(tmp_path: Path) -> None:
+    """Two that seal with one identity would use the same nonces."""
+    key_file = tmp_path / "key"
+    key_file.write_text("00" * 32)
+    with Receiver(0, host="127.0.0.1", key_file=str(key_file)) as receiver, asking(receiver.address) as asker:
+        sealer = Sealer(Keyring((bytes(32),)), "", asker.sender, 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: pytest-xdist has a thread
+            child = os.fork()
+        if child == 0:
+            # Not stopped: the socket is the parent's, too.
+            receiver.serve(lambda message: threading.Timer(0.2, os._exit, (0,)).start())
+        answered_by = set()
+        for number in (1, 2):
+            asker.send(*sealer.seal_many(fragments(number, b"x"), time.time()))
+            if number == 2:
+                receiver.serve(lambda message: receiver.stop())
+            heard = asker.hear()
+            assert isinstance(heard, Sealed)
+            answered_by.add(heard.sender)
+            if number == 1:
+                assert os.waitpid(child, 0)[1] == 0
+    assert len(answered_by) == 2

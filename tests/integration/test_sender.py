@@ -1,0 +1,331 @@
+"""Both senders, over sockets and in memory: every case runs in both shells."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fanout
+from fanout.async_sender import AsyncSender
+from fanout.discovery.answer import Answer
+from fanout.model import Endpoint
+from fanout.net.udp import UdpTransport
+from fanout.report import DropReason, Report
+from fanout.sender import Sender
+from fanout.testing import MemoryTransport, ScriptedResolver
+from tests.support.pods import Pod, literals
+from tests.support.shells import A, B, C, Shell, Stuck, full_socket, send_async, send_sync
+from tests.support.waiting import Turns
+
+
+def test_every_pod_gets_every_message(send: Shell, pods: Callable[..., list[Pod]]) -> None:
+    made = pods(hosts=["127.0.0.11", "127.0.0.12", "::1"])
+    report = send(literals(made), [b"%d" % number for number in range(100)])
+    assert report.complete
+    assert (report.messages, report.size, report.stale) == (100, 190, False)
+    assert [outcome.sent for outcome in report.outcomes] == [100] * 3
+    assert [pod.waiting() for pod in made] == [[b"%d" % number for number in range(100)]] * 3
+
+
+def test_one_outcome_a_pod(send: Shell, pods: Callable[..., list[Pod]], closed_port: int) -> None:
+    (pod,) = pods(1)
+    report = send(f"{pod.endpoint},255.255.255.255:9,127.0.0.1:{closed_port}", [b"x"], settle=0.01)
+    assert [str(outcome.endpoint) for outcome in report.sent] == [str(pod.endpoint)]
+    assert [outcome.endpoint.port for outcome in report.refused] == [closed_port]
+    assert [outcome.reason for outcome in report.dropped] == [DropReason.NOT_PERMITTED]
+    assert pod.receive() == b"x"
+
+
+def test_an_oversized_message_reaches_no_pod(send: Shell, pods: Callable[..., list[Pod]]) -> None:
+    made = pods(2)
+    with pytest.raises(fanout.MessageTooLarge):
+        send(literals(made), [bytes(65_508)])
+    with pytest.raises(fanout.InvalidInput):
+        send(literals(made), "text")
+    assert [pod.waiting() for pod in made] == [[], []]
+
+
+def test_what_came_before_a_bad_message_is_sent(send: Shell, pods: Callable[..., list[Pod]]) -> None:
+    (pod,) = pods(1)
+    with pytest.raises(fanout.MessageTooLarge):
+        send(str(pod.endpoint), [b"1", b"2", bytes(70_000), b"3"])
+    assert pod.waiting() == [b"1", b"2"]
+
+
+def test_no_endpoints_and_no_resolver(send: Shell) -> None:
+    with pytest.raises(fanout.NoEndpoints):
+        send("nosuch", [b"x"], resolver=ScriptedResolver(""))
+    with pytest.raises(fanout.ResolverUnavailable):
+        send("nosuch", [b"x"], resolver=ScriptedResolver(fanout.ResolverUnavailable("no")))
+
+
+def test_a_stream_follows_the_pods(send: Shell) -> None:
+    transport = MemoryTransport()
+    resolver = ScriptedResolver("10.0.0.1", "10.0.0.1,10.0.0.2", dns_ttl=0)
+
+    def payloads() -> Iterator[bytes]:
+        for number in range(100_000):
+            yield b"%d" % number
+            if transport.received("10.0.0.2"):
+                return
+            threading.Event().wait(0.01)
+
+    report = send("headless-udp", payloads(), resolver=resolver, transport=transport)
+    assert report.endpoints == (A, B)
+    assert report.outcomes[0].sent == report.messages
+    assert 1 <= report.outcomes[1].sent < report.messages
+    assert transport.closed
+
+
+def test_a_stale_answer_is_said_with_its_age(send: Shell) -> None:
+    failure = fanout.ResolverUnavailable("timeout")
+    resolver = ScriptedResolver("10.0.0.1", failure, dns_ttl=0)
+
+    def payloads() -> Iterator[bytes]:
+        yield b"1"
+        while resolver.asked < 2:
+            threading.Event().wait(0.01)
+        threading.Event().wait(0.05)
+        yield b"2"
+
+    report = send("headless-udp", payloads(), resolver=resolver, transport=MemoryTransport())
+    assert report.stale
+    assert report.age >= 0.9
+    assert report.complete
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    room=st.lists(st.integers(0, 3), max_size=15),
+    faults=st.dictionaries(st.sampled_from([A, B, C]), st.sampled_from([errno.EPERM, errno.ENOBUFS])),
+    payloads=st.lists(st.binary(max_size=8), max_size=5),
+    shell=st.sampled_from([send_sync, send_async]),
+)
+def test_each_pod_is_attempted_exactly_once_whatever_the_socket_does(
+    room: list[int], faults: dict[Endpoint, int], payloads: list[bytes], shell: Shell
+) -> None:
+    transport = MemoryTransport(room=room, faults=faults)
+    report = shell("10.0.0.1,10.0.0.2,10.0.0.3", payloads, transport=transport)
+    assert sorted(transport.attempted) == sorted([A, B, C] * len(payloads))
+    for endpoint in (A, B, C):
+        assert transport.received(endpoint.host) == ([] if endpoint in faults else payloads)
+    for outcome in report.outcomes:
+        assert (outcome.sent, outcome.dropped) == (
+            (0, len(payloads)) if outcome.endpoint in faults else (len(payloads), 0)
+        )
+
+
+def test_a_socket_that_stays_full_costs_only_the_copies_that_wait_for_it(
+    send: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fanout.fan_out.STALL", 0.05)
+    with full_socket() as left:
+        report = send("10.0.0.1,10.0.0.2,10.0.0.3", [b"x"], transport=Stuck(left.fileno()))
+    assert [str(outcome.reason) for outcome in report.dropped] == ["no_buffer"]
+    assert len(report.sent) == 2
+
+
+def test_many_tasks_share_a_full_socket(pods: Callable[..., list[Pod]]) -> None:
+    (pod,) = pods(1)
+
+    async def run() -> list[Report]:
+        async with AsyncSender(str(pod.endpoint)) as sender:
+            return await asyncio.gather(*(sender.send(b"%d" % number) for number in range(200)))
+
+    reports = asyncio.run(run())
+    assert all(report.complete for report in reports)
+    assert sorted(int(payload) for payload in pod.waiting()) == list(range(200))
+
+
+def test_many_threads_share_a_sender(pods: Callable[..., list[Pod]], closed_port: int) -> None:
+    (pod,) = pods(1)
+    refused: list[int] = []
+    with Sender(f"{pod.endpoint},127.0.0.1:{closed_port}") as sender:
+
+        def work() -> None:
+            for _ in range(200):
+                refused.extend(outcome.refused for outcome in sender.send(b"x").outcomes)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        refused.extend(outcome.refused for outcome in sender.send(b"x", settle=0.05).outcomes)
+        stats = sender.stats
+    assert len(pod.waiting()) == 801
+    assert sum(refused) == stats.refused == 801
+    assert stats.sent == 1602
+
+
+def test_a_close_while_others_send_ends_them_with_closed_and_opens_nothing(pods: Callable[..., list[Pod]]) -> None:
+    (pod,) = pods(1)
+    for _ in range(50):
+        transport = UdpTransport()
+        sender = Sender(str(pod.endpoint), transport=transport)
+        sender.resolve()
+        ended: list[bool] = []
+
+        def work(sender: Sender = sender, ended: list[bool] = ended) -> None:
+            with contextlib.suppress(fanout.Closed):
+                while True:
+                    sender.send(b"x")
+            ended.append(True)
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        sender.close()
+        for thread in threads:
+            thread.join()
+        assert len(ended) == 3
+        assert not transport._sockets
+    assert set(pod.waiting()) <= {b"x"}
+
+
+def test_a_stream_leaves_the_event_loop_its_turn(pods: Callable[..., list[Pod]]) -> None:
+    (pod,) = pods(1)
+
+    async def run() -> int:
+        async with AsyncSender(str(pod.endpoint)) as sender:
+            await sender.resolve()
+            async with Turns() as turns:
+                await sender.send_many(b"x" for _ in range(5000))
+                return turns.count
+
+    assert asyncio.run(run()) >= 5000 // 256
+
+
+def test_one_message_to_many_pods_leaves_the_event_loop_its_turn() -> None:
+    transport = MemoryTransport()
+    service = ",".join(f"10.0.{number // 250}.{number % 250 + 1}" for number in range(1000))
+
+    async def run() -> int:
+        async with AsyncSender(service, transport=transport) as sender:
+            await sender.resolve()
+            async with Turns() as turns:
+                assert (await sender.send(b"x")).complete
+                return turns.count
+
+    assert asyncio.run(run()) >= 1000 // 128
+    assert len(set(transport.attempted)) == len(transport.attempted) == 1000
+
+
+@pytest.mark.parametrize("pods", [1, 128, 300])
+def test_one_task_that_sends_and_sends_leaves_the_event_loop_its_turn(pods: int) -> None:
+    service = ",".join(f"10.0.{number // 250}.{number % 250 + 1}" for number in range(pods)) + ","
+
+    async def run() -> int:
+        async with AsyncSender(service, transport=MemoryTransport()) as sender:
+            await sender.resolve()
+            async with Turns() as turns:
+                for _ in range(500):
+                    await sender.send(b"x")
+                return turns.count
+
+    assert asyncio.run(run()) >= 500 * pods // 128
+
+
+def test_a_sender_that_is_forgotten_stops_to_resolve() -> None:
+    resolver = ScriptedResolver("10.0.0.1")
+    sender = Sender("headless-udp", resolver=resolver, transport=MemoryTransport())
+    sender.send(b"x")
+    del sender
+    gc.collect()  # the fixture sees that the thread ends
+
+
+def test_async_iterables(pods: Callable[..., list[Pod]]) -> None:
+    (pod,) = pods(1)
+
+    async def payloads() -> AsyncIterator[bytes]:
+        for number in range(3):
+            await asyncio.sleep(0)
+            yield b"%d" % number
+
+    async def run() -> Report:
+        async with AsyncSender(str(pod.endpoint)) as sender:
+            assert await sender.resolve() == (pod.endpoint,)
+            return await sender.send_many(payloads())
+
+    assert asyncio.run(run()).messages == 3
+    assert pod.waiting() == [b"0", b"1", b"2"]
+
+
+def test_a_list_in_a_service_needs_no_dns(send: Shell) -> None:
+    transport = MemoryTransport()
+    assert send(fanout.Service("10.0.0.1,10.0.0.2"), [b"x"], transport=transport).complete
+    assert [endpoint for endpoint, _ in transport.sent] == [A, B]
+
+
+def test_stats_and_repr() -> None:
+    transport = MemoryTransport(faults={B: errno.EPERM}, refusals={C: errno.ECONNREFUSED})
+    sender = Sender("10.0.0.1,10.0.0.2,10.0.0.3", transport=transport)
+    assert repr(sender) == "<Sender 10.0.0.1,10.0.0.2,10.0.0.3 (0 endpoints, not opened)>"
+    assert sender.endpoints == ()
+    assert sender.stats.answer_age is None
+    with sender:
+        assert sender.resolve() == (A, B, C)
+        sender.send(b"x")
+        sender.send(b"y")
+        stats = sender.stats
+    assert (stats.messages, stats.sent, stats.refused, stats.endpoints) == (2, 4, 2, 3)
+    assert stats.dropped == {DropReason.NOT_PERMITTED: 2}
+    assert "closed" in repr(sender)
+    with pytest.raises(fanout.Closed):
+        sender.send(b"z")
+    sender.close()
+
+
+def test_a_closed_async_sender() -> None:
+    async def run() -> None:
+        sender = AsyncSender("10.0.0.1", transport=MemoryTransport())
+        await sender.send(b"x")
+        await sender.close()
+        await sender.close()
+        with pytest.raises(fanout.Closed):
+            await sender.send(b"x")
+
+    asyncio.run(run())
+
+
+def test_cancelling_while_dns_is_silent() -> None:
+    released = threading.Event()
+
+    class Hanging:
+        def resolve(self) -> Answer:
+            released.wait(5)
+            return Answer(())
+
+    async def run() -> None:
+        async with AsyncSender("headless-udp", resolver=Hanging()) as sender:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(sender.send(b"x"), 0.05)
+
+    asyncio.run(run())
+    released.set()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("",), (" ",), ("a..b",), ("x" * 64,), ("10.0.0.999",), ("a", 0), ("a", "UDP PORT"), ("10.0.0.1", "udp")],
+)
+def test_bad_arguments_are_refused_at_once(arguments: tuple[Any, ...]) -> None:
+    for make in (Sender, AsyncSender):
+        with pytest.raises(fanout.InvalidService):
+            make(*arguments)
+    with pytest.raises(fanout.InvalidService):
+        Sender("headless-udp", nameserver="not an address")
+    with pytest.raises(ValueError, match="ipx"):
+        Sender("headless-udp", family="ipx")
+    for service in (None, 123, b"headless-udp"):
+        with pytest.raises(fanout.InvalidService):
+            Sender(service)  # type: ignore[arg-type]

@@ -1,0 +1,272 @@
+"""Searches under way, with pods that are sockets on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fanout.model import Endpoint
+from fanout.ssdp import message, sessions
+from fanout.ssdp.message import Advert, Headers, Search
+from fanout.ssdp.reasons import SsdpDrop
+from fanout.ssdp.sessions import Session, Sessions
+from tests.support.waiting import until_async
+
+CLIENT = ("192.168.1.5", 40_000)
+ROOT = message.ROOT_DEVICE
+LOOPBACK = socket.if_nametoindex("lo")
+FORGED = "127.0.0.13"
+OPEN_FILES = Path("/proc/self/fd")
+
+
+class Heard:
+    """What `Sessions` tells."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[tuple[str, int], str, str]] = []
+        self.missing: list[tuple[tuple[str, int], bool]] = []
+        self.dropped: Counter[SsdpDrop] = Counter()
+        self.sessions = Sessions(self._answered, self._missed, self._is_genuine, self._dropped)
+
+    def _answered(self, session: Session, host: str, advert: Advert) -> None:
+        self.answers.append((session.client, host, advert.usn))
+
+    def _missed(self, session: Session, is_late: bool) -> None:
+        self.missing.append((session.client, is_late))
+
+    def _is_genuine(self, host: str, interface: int) -> bool:
+        return interface == LOOPBACK and host != FORGED
+
+    def _dropped(self, reason: SsdpDrop) -> None:
+        self.dropped[reason] += 1
+
+
+@pytest.fixture
+def pods() -> Iterator[list[socket.socket]]:
+    opened = []
+    for number in (11, 12):
+        pod = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        pod.bind((f"127.0.0.{number}", 0))
+        pod.settimeout(5)
+        opened.append(pod)
+    yield opened
+    for pod in opened:
+        pod.close()
+
+
+def endpoints(pods: list[socket.socket]) -> list[Endpoint]:
+    return [Endpoint(*pod.getsockname()) for pod in pods]
+
+
+def answer(uuid: str, target: str = ROOT) -> bytes:
+    return message.answer(Advert(target, f"uuid:{uuid}::{target}", "http://127.0.0.11:8200/d.xml"), target)
+
+
+def test_each_search_has_a_socket_of_its_own_and_gets_its_own_answers(pods: list[socket.socket]) -> None:
+    async def run() -> None:
+        heard = Heard()
+        clients = [("192.168.1.5", 40_000 + number) for number in range(20)]
+        try:
+            for client in clients:
+                heard.sessions.ask(client, Search(f"uuid:{client[1]}", 1), endpoints(pods))
+            assert len(heard.sessions) == 20
+            sources = set()
+            for pod in pods:
+                for _ in clients:
+                    data, source = pod.recvfrom(4096)
+                    sources.add(source[1])
+                    search = message.parse(data)
+                    assert isinstance(search, Search)
+                    assert search.mx == 1
+                    pod.sendto(answer(search.target.removeprefix("uuid:"), search.target), source)
+            assert len(sources) == 20
+            await until_async(lambda: len(heard.answers) == 40)
+            assert sorted(heard.answers) == sorted(
+                (client, pod.getsockname()[0], f"uuid:{client[1]}::uuid:{client[1]}")
+                for client in clients
+                for pod in pods
+            )
+            assert heard.dropped == {}
+        finally:
+            heard.sessions.close()
+
+    asyncio.run(run())
+
+
+def test_what_was_not_asked_is_dropped_with_a_reason(pods: list[socket.socket]) -> None:
+    async def run() -> None:
+        heard = Heard()
+        asked, stranger = pods
+        try:
+            heard.sessions.ask(CLIENT, Search(ROOT, 1), [*endpoints([asked]), Endpoint(FORGED, 9)])
+            _, source = asked.recvfrom(4096)
+            stranger.sendto(answer("a"), source)  # no pod that was asked
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as forger:
+                forger.bind((FORGED, 0))
+                forger.sendto(answer("a"), source)  # it came by another way than a pod's
+            asked.sendto(answer("a", "urn:schemas-upnp-org:service:ContentDirectory:1"), source)  # another's question
+            asked.sendto(message.search(ROOT, 1), source)  # no answer
+            asked.sendto(b"HTTP/1.1 200 OK\r\n\r\n", source)
+            asked.sendto(bytes(4097), source)
+            asked.sendto(b"\0", source)
+            asked.sendto(answer("b"), source)
+            await until_async(lambda: heard.answers)
+            assert heard.answers == [(CLIENT, "127.0.0.11", f"uuid:b::{ROOT}")]
+            assert heard.dropped == {
+                SsdpDrop.NOT_ASKED: 4,
+                SsdpDrop.MALFORMED: 1,
+                SsdpDrop.OVERSIZED: 1,
+                SsdpDrop.NOT_SSDP: 1,
+            }
+        finally:
+            heard.sessions.close()
+
+    asyncio.run(run())
+
+
+def test_a_pod_that_answers_without_end_is_cut_off(pods: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "ANSWERS_MAX", 3)
+
+    async def run() -> None:
+        heard = Heard()
+        try:
+            heard.sessions.ask(CLIENT, Search(ROOT, 1), endpoints(pods))
+            _, source = pods[0].recvfrom(4096)
+            for _ in range(10):
+                pods[0].sendto(answer("a"), source)
+            await until_async(lambda: heard.dropped[SsdpDrop.NOT_ASKED] == 7)
+            assert len(heard.answers) == 3
+            pods[1].sendto(answer("b"), source)
+            await until_async(lambda: len(heard.answers) == 4)
+        finally:
+            heard.sessions.close()
+
+    asyncio.run(run())
+
+
+def advert(number: int = 0, *, nt: str = ROOT, location: str = "http://127.0.0.11:8200/d.xml") -> Advert:
+    return Advert(nt, f"uuid:{number}::{nt}", location)
+
+
+@contextlib.contextmanager
+def session(target: str = ROOT) -> Iterator[Session]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+        yield Session(CLIENT, target, opened, frozenset({"127.0.0.11"}))
+
+
+def test_what_a_client_has_been_told_is_not_told_again() -> None:
+    with session() as asked:
+        assert not asked.has_told(advert())
+        assert asked.may_tell("127.0.0.11", advert(), 400)
+        assert asked.has_told(advert())
+        assert asked.has_told(Advert(ROOT, f"UUID:0::{ROOT}", advert().location, max_age=60))
+        assert not asked.has_told(advert(1))
+        assert not asked.has_told(advert(location="http://127.0.0.11:9000/d.xml")), "it is found elsewhere, too"
+    first, second = (f"urn:schemas-upnp-org:device:MediaServer:{version}" for version in (1, 2))
+    with session(first) as asked:
+        assert asked.may_tell("127.0.0.11", advert(nt=first), 400)
+        assert asked.has_told(advert(nt=second)), "it is told as the version that was asked for"
+    with session(message.ALL) as asked:
+        assert asked.may_tell("127.0.0.11", advert(nt=first), 400)
+        assert not asked.has_told(advert(nt=second))
+        assert not asked.has_told(advert())
+
+
+def test_a_search_brings_its_client_no_more_than_may_be() -> None:
+    with session() as asked:
+        told = sum(asked.may_tell("127.0.0.11", advert(number), 400) for number in range(1000))
+        assert told == sessions.POD_BYTES_MAX // 400
+        assert asked.has_told(advert(told - 1))
+        assert not asked.has_told(advert(told)), "what was not sent was not told"
+        assert asked.may_tell("127.0.0.12", advert(5000), 400), "others have a share of their own"
+        for pod in range(100):
+            for number in range(10):
+                asked.may_tell(f"10.0.0.{pod}", advert(number), 4096)
+        most = sessions.BYTES_MAX
+        assert most - 4096 < asked._bytes.total() <= most
+
+
+def test_it_is_over_soon_after_mx_and_leaves_nothing(
+    pods: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "MARGIN", 0.1)
+
+    async def run() -> None:
+        heard = Heard()
+        before = len(list(OPEN_FILES.iterdir()))
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        heard.sessions.ask(CLIENT, Search(ROOT, 1), endpoints(pods))
+        heard.sessions.ask(CLIENT, Search(ROOT, None), endpoints(pods))  # sent to the relay alone, without MX
+        await until_async(lambda: len(heard.sessions) == 0)
+        assert 1.0 <= loop.time() - began < 3.0
+        assert heard.missing == [(CLIENT, False), (CLIENT, False), (CLIENT, True), (CLIENT, True)]
+        assert len(list(OPEN_FILES.iterdir())) == before
+
+    asyncio.run(run())
+
+
+def test_where_there_are_as_many_as_may_be_the_oldest_makes_room(
+    pods: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "SESSIONS_MAX", 3)
+
+    async def run() -> None:
+        heard = Heard()
+        clients = [("192.168.1.5", 40_000 + number) for number in range(5)]
+        for client in clients:
+            heard.sessions.ask(client, Search(ROOT, 5), endpoints(pods))
+        assert len(heard.sessions) == 3
+        for _ in clients:
+            _, source = pods[0].recvfrom(4096)
+            pods[0].sendto(answer("a"), source)
+        await until_async(lambda: len(heard.answers) == 3)
+        assert sorted(client for client, _, _ in heard.answers) == clients[2:]
+        assert heard.dropped == {SsdpDrop.TOO_MANY_SEARCHES: 2}
+        heard.sessions.close()
+        assert len(heard.sessions) == 0
+
+    asyncio.run(run())
+
+
+def test_they_leave_half_of_the_files_to_others(pods: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
+
+    async def run() -> None:
+        heard = Heard()
+        for _ in range(60):
+            heard.sessions.ask(CLIENT, Search(ROOT, 5), endpoints(pods))
+        assert len(heard.sessions) == 50
+        heard.sessions.close()
+
+    asyncio.run(run())
+
+
+def test_pods_of_both_families_are_asked() -> None:
+    async def run() -> None:
+        heard = Heard()
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as four,
+            socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as six,
+        ):
+            four.bind(("127.0.0.11", 0))
+            six.bind(("::1", 0))
+            both = [Endpoint("127.0.0.11", four.getsockname()[1]), Endpoint("::1", six.getsockname()[1])]
+            heard.sessions.ask(CLIENT, Search(ROOT, 1, Headers((("USER-AGENT", "x/1"),))), both)
+            for pod in (four, six):
+                pod.settimeout(5)
+                data, source = pod.recvfrom(4096)
+                assert b"USER-AGENT: x/1\r\n" in data
+                pod.sendto(answer("a"), source)
+            await until_async(lambda: len(heard.answers) == 2)
+            assert {host for _, host, _ in heard.answers} == {"127.0.0.11", "::1"}
+            heard.sessions.close()
+
+    asyncio.run(run())

@@ -1,0 +1,136 @@
+"""Batches on real sockets: refusals are attributed, and one pod never costs another its copy."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from fanout.batch import Batch
+from fanout.model import Endpoint
+from fanout.net.headers import SendMany, system_sendmmsg
+from fanout.net.transport import Transport
+from fanout.net.udp import UdpTransport
+from fanout.report import Fault
+from tests.support.pods import Pod
+
+BROADCAST = Endpoint("255.255.255.255", 9)
+
+
+NO_ROOM = 1_000
+"""More calls than any script has entries: a transport that has not come to its end then never will."""
+
+
+def send_all(transport: Transport, payload: bytes, endpoints: list[Endpoint]) -> list[Fault]:
+    faults: list[Fault] = []
+    position = 0
+    for _ in range(NO_ROOM):
+        if position == len(endpoints):
+            break
+        position = transport.send(payload, endpoints, position, len(endpoints), faults)
+    assert position == len(endpoints)
+    return faults
+
+
+def send_batch(
+    transport: Transport, payloads: list[bytes], endpoints: list[Endpoint], stops: list[int] | None = None
+) -> list[Fault]:
+    """Send a batch, in calls that end at the positions of `stops` and at its end."""
+    faults: list[Fault] = []
+    batch = Batch(payloads, transport.gso_limit)
+    total = len(payloads) * len(endpoints)
+    position = 0
+    for stop in [*sorted(stops or []), total]:
+        for _ in range(NO_ROOM):
+            if position >= stop:
+                break
+            position = transport.send_batch(batch, endpoints, position, stop, faults)
+            assert position <= stop
+    assert position == total
+    return faults
+
+
+def none() -> SendMany | None:
+    return None
+
+
+@pytest.fixture(params=["loop", "system"])
+def udp(request: pytest.FixtureRequest) -> Iterator[UdpTransport]:
+    """Without and with `sendmmsg`."""
+    transport = UdpTransport(find_sendmmsg=none if request.param == "loop" else system_sendmmsg)
+    yield transport
+    transport.close()
+
+
+def test_each_pod_gets_one_copy_of_both_families(udp: UdpTransport, pods: Callable[..., list[Pod]]) -> None:
+    made = pods(hosts=["127.0.0.11", "::1", "127.0.0.12"])
+    endpoints = [pod.endpoint for pod in made]
+    for payload in (b"", b"x", bytes(range(256)) * 255, b"y" * 65_507):
+        assert send_all(udp, payload, endpoints) == []
+        assert [pod.receive() for pod in made] == [payload] * 3
+    assert [pod.waiting() for pod in made] == [[], [], []]
+    assert udp.heard() == []
+
+
+def test_refusals_are_attributed_to_the_pod_that_refused(
+    udp: UdpTransport, pods: Callable[..., list[Pod]], closed_port: int
+) -> None:
+    first, second, third = (pod.endpoint for pod in pods(hosts=["127.0.0.11", "127.0.0.12", "::1"]))
+    dead4, dead6 = Endpoint("127.0.0.99", closed_port), Endpoint("::1", closed_port)
+    endpoints = [dead4, first, dead6, dead4._replace(host="127.0.0.98"), third, second]
+    for _ in range(50):
+        assert send_all(udp, b"x", endpoints) == []
+    heard = udp.heard()
+    assert {fault.errno for fault in heard} == {errno.ECONNREFUSED}
+    for dead in (dead4, dead6, endpoints[3]):
+        assert sum(fault.endpoint == dead for fault in heard) == 50
+    assert len(heard) == 150
+
+
+def test_a_bad_entry_never_costs_another_its_copy(
+    udp: UdpTransport, pods: Callable[..., list[Pod]], closed_port: int
+) -> None:
+    made = pods(3)
+    dead = Endpoint("127.0.0.1", closed_port)
+    endpoints = [BROADCAST, made[0].endpoint, dead, BROADCAST, made[1].endpoint, dead, made[2].endpoint, BROADCAST]
+    for round_ in range(20):
+        faults = send_all(udp, b"%d" % round_, endpoints)
+        assert faults == [Fault(BROADCAST, errno.EACCES)] * 3
+    assert [pod.waiting() for pod in made] == [[b"%d" % round_ for round_ in range(20)]] * 3
+    assert udp.heard().count(Fault(dead, errno.ECONNREFUSED)) == 40
+
+
+def test_a_payload_over_the_limit_is_a_fault_of_each_entry(udp: UdpTransport, pods: Callable[..., list[Pod]]) -> None:
+    endpoints = [pod.endpoint for pod in pods(2)]
+    assert send_all(udp, bytes(65_508), endpoints) == [Fault(endpoint, errno.EMSGSIZE) for endpoint in endpoints]
+    assert udp.heard() == [], "the kernel queues such an error, too: it is no refusal"
+
+
+def test_a_batch_arrives_with_its_boundaries(udp: UdpTransport, pods: Callable[..., list[Pod]]) -> None:
+    made = pods(hosts=["127.0.0.11", "127.0.0.12", "127.0.0.13", "127.0.0.14"])
+    payloads = [
+        *[bytes([number]) * 1200 for number in range(100)],
+        b"short",
+        b"",
+        b"",
+        *[bytes(number) for number in range(50)],
+        *[b"y" * 30_000] * 3,
+        bytes(65_507),
+    ]
+    assert send_batch(udp, payloads, [pod.endpoint for pod in made]) == []
+    for pod in made:
+        assert pod.waiting() == payloads
+
+
+def test_a_bad_entry_of_a_batch_never_costs_another_its_copies(
+    udp: UdpTransport, pods: Callable[..., list[Pod]], closed_port: int
+) -> None:
+    made = pods(3)
+    dead = Endpoint("127.0.0.1", closed_port)
+    endpoints = [BROADCAST, made[0].endpoint, dead, made[1].endpoint, dead, made[2].endpoint]
+    payloads = [bytes(10)] * 20 + [b"1", b"22"]
+    faults = send_batch(udp, payloads, endpoints)
+    assert faults == [Fault(BROADCAST, errno.EACCES, message) for message in range(22)]
+    assert [pod.waiting() for pod in made] == [payloads] * 3
+    assert udp.heard().count(Fault(dead, errno.ECONNREFUSED)) > 0

@@ -1,0 +1,157 @@
+"""Run the command line as a user does: a process of its own, its output and its exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+from fanout.cli import main
+from tests.support.waiting import until
+
+FANOUT = [sys.executable, "-m", "fanout"]
+
+
+class Run(NamedTuple):
+    """What one run printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """Standard output, which is one JSON object on one line."""
+        (line,) = self.out.splitlines()
+        parsed: dict[str, Any] = strict_json(line)
+        return parsed
+
+    def assert_one_sentence(self, code: int) -> str:
+        """Assert that the run failed with `code` and one line on standard error; return that line."""
+        assert self.code == code, self
+        (line,) = self.err.splitlines()
+        assert line.startswith("fanout: ")
+        assert "Traceback" not in self.out
+        return line
+
+
+def strict_json(line: str) -> dict[str, Any]:
+    """Parse JSON as RFC 8259 has it: no NaN, no infinity."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    value = json.loads(line, parse_constant=refuse)
+    assert isinstance(value, dict)
+    return value
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return this process's environment without fanout's own variables and a terminal's size, and with those given."""
+    dropped = ("FANOUT_", "POD_", "COLUMNS", "LINES")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
+    return {**kept, "FANOUT_LOCAL_DIR": "/nonexistent", **variables}
+
+
+def fanout(*arguments: str, stdin: bytes = b"", **variables: str) -> Run:
+    """Run `fanout` to its end."""
+    done = subprocess.run(
+        [*FANOUT, *arguments], input=stdin, capture_output=True, env=environment(**variables), timeout=60, check=False
+    )
+    return Run(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def invoke(*arguments: str, **variables: str) -> Run:
+    """Run `fanout` in this process: what needs none of its own is there sooner."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, environment(**variables), clear=True),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        code = main(list(arguments))
+    return Run(code, out.getvalue(), err.getvalue())
+
+
+class Running:
+    """A `fanout`, or another `program`, that goes on: its output goes to files, and it is ended by its process id."""
+
+    def __init__(
+        self,
+        arguments: tuple[str, ...],
+        folder: Path,
+        variables: dict[str, str],
+        stdin: int | None,
+        *,
+        program: Sequence[str] = FANOUT,
+    ) -> None:
+        self._out, self._err = folder / "out", folder / "err"
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [*program, *arguments],
+                stdin=subprocess.DEVNULL if stdin is None else stdin,
+                stdout=out,
+                stderr=err,
+                env=environment(**variables),
+            )
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text()
+
+    def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        """The log as strict JSON, of one event or of all."""
+        lines = [strict_json(line) for line in self.out.splitlines()]
+        return [line for line in lines if name in (None, line["event"])]
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        """Wait until that holds; fail at once where the process has ended before."""
+
+        def holds() -> bool:
+            if condition():
+                return True
+            assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.out}{self.err}"
+            return False
+
+        until(holds, lambda: f"{self.out}{self.err}")
+
+    def stop(self, number: int = signal.SIGTERM) -> Run:
+        self.process.send_signal(number)
+        return self.end()
+
+    def end(self) -> Run:
+        return Run(self.process.wait(timeout=15), self.out, self.err)
+
+
+@contextmanager
+def running(folder: Path, *arguments: str, stdin: int | None = None, **variables: str) -> Iterator[Running]:
+    """Run `fanout` beside the test."""
+    run = Running(arguments, folder, variables, stdin)
+    try:
+        yield run
+    finally:
+        if run.process.poll() is None:
+            run.process.kill()
+            run.process.wait()
+
+
+@contextmanager
+def receiving(folder: Path, *arguments: str, **variables: str) -> Iterator[tuple[Running, str]]:
+    """Run `fanout receive` on a free port of 127.0.0.1; yield it and its endpoint."""
+    defaults = ("receive", "--host", "127.0.0.1", "--port", "0", "--admin-port", "0", "--drain", "0")
+    with running(folder, *defaults, *arguments, stdin=None, **variables) as receiver:
+        receiver.wait_until(lambda: "receiver_started" in receiver.out)
+        yield receiver, receiver.events("receiver_started")[0]["address"]

@@ -1,0 +1,48 @@
+"""What a test needs of the machine, and may lack: it is skipped there, with the reason in one line.
+
+FANOUT_REQUIRE=containers,kubectl,nameserver,tools turns such skips into failures.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import NoReturn
+
+import pytest
+
+_PACKAGES = {
+    "ffprobe": "ffmpeg",
+    "gssdp-discover": "gupnp-tools",
+    "ip": "iproute2",
+    "knotd": "knot",
+    "nft": "nftables",
+    "nsenter": "util-linux",
+    "unshare": "util-linux",
+}
+"""Debian's package of a program, where it has another name."""
+
+
+def unavailable(needed: str, reason: str) -> NoReturn:
+    """Skip the test, which needs `containers`, `kubectl`, `nameserver` or `tools`; fail where FANOUT_REQUIRE has it."""
+    if needed in os.environ.get("FANOUT_REQUIRE", "").split(","):
+        pytest.fail(f"{needed} required, and {reason}", pytrace=False)
+    pytest.skip(f"{needed}: {reason}")
+
+
+def program(name: str) -> str | None:
+    """Return where a program is: those of administrators are not on everybody's PATH."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+def is_missing(name: str) -> str:
+    """Say that a program is missing, and which package has it."""
+    return f"{name} is missing (Debian, Ubuntu: apt install {_PACKAGES.get(name, name)})"
+
+
+def require(*names: str, needed: str = "tools") -> str:
+    """Return where the first of these programs is; skip the test where one of them is missing."""
+    for name in names:
+        if program(name) is None:
+            unavailable(needed, is_missing(name))
+    return program(names[0]) or names[0]

@@ -1,0 +1,81 @@
+"""Receivers that serve handlers, and both senders as one function that asks them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import fanout
+from fanout.delivery.receipt import Confirmation
+from fanout.model import Endpoint
+
+Handler = Callable[[fanout.Message], object]
+
+
+class Served(NamedTuple):
+    """A receiver that serves a handler; where it listens is known beyond its end."""
+
+    receiver: fanout.Receiver
+    address: Endpoint
+
+    @property
+    def stats(self) -> fanout.ReceiverStats:
+        return self.receiver.stats
+
+
+@contextmanager
+def pods(*handlers: Handler, **settings: Any) -> Iterator[list[Served]]:
+    """Receivers on one free port of 127.0.1.1, 127.0.1.2, ..., each with its handler, in threads."""
+    served: list[Served] = []
+    threads = []
+    try:
+        for number, handler in enumerate(handlers, 1):
+            port = served[0].address.port if served else 0
+            receiver = fanout.Receiver(port, host=f"127.0.1.{number}", **settings).open()
+            served.append(Served(receiver, receiver.address))
+            threads.append(threading.Thread(target=receiver.serve, args=(handler,)))
+            threads[-1].start()
+        yield served
+    finally:
+        for one in served:
+            one.receiver.stop()
+        for thread in threads:
+            thread.join()
+        for one in served:
+            one.receiver.close()
+
+
+def literal(receivers: list[Served]) -> str:
+    return "".join(f"{receiver.address}," for receiver in receivers)
+
+
+def ask_sync(service: str, work: str, *arguments: Any, sender: dict[str, Any] | None = None, **named: Any) -> Any:
+    with fanout.Sender(service, **(sender or {})) as opened:
+        if work == "query":
+            query = opened.query(*arguments, **named)
+            return query.gather(), query.confirmation
+        return getattr(opened, work)(*arguments, **named)
+
+
+def ask_async(service: str, work: str, *arguments: Any, sender: dict[str, Any] | None = None, **named: Any) -> Any:
+    async def run() -> Any:
+        async with fanout.AsyncSender(service, **(sender or {})) as opened:
+            if work == "query":
+                query = opened.query(*arguments, **named)
+                return await query.gather(), query.confirmation
+            return await getattr(opened, work)(*arguments, **named)
+
+    return asyncio.run(run())
+
+
+Ask = Callable[..., Any]
+
+
+def by_status(confirmation: Confirmation) -> dict[str, list[Endpoint]]:
+    found: dict[str, list[Endpoint]] = {}
+    for receipt in confirmation.receipts:
+        found.setdefault(receipt.status, []).append(receipt.endpoint)
+    return found

@@ -1,0 +1,241 @@
+"""Pods that speak HTTP as they please, a relay's proxy, and clients: real sockets on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from multidict import CIMultiDict
+
+from fanout.ssdp.http.proxy import Proxy
+from fanout.ssdp.places import Origin, Places
+from fanout.ssdp.reasons import HttpFailure
+from fanout.ssdp.stats import HttpCounts
+from tests.support.ports import free_port
+from tests.support.waiting import give_turns
+
+POD, OTHER_POD, RELAY, CLIENT, STRANGER = "127.0.0.11", "127.0.0.12", "127.0.0.20", "127.0.0.30", "127.0.0.66"
+
+
+@dataclass
+class Asked:
+    """A request that came to a pod."""
+
+    method: str
+    path: str
+    headers: CIMultiDict[str]
+    body: bytes
+    raw: bytes
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+
+Serve = Callable[[Asked], Awaitable[bytes | None]]
+
+
+class Pod:
+    """Answers each request with what `serve` returns, and hangs up; what it was asked is in `asked`."""
+
+    def __init__(self, serve: Serve, host: str = POD) -> None:
+        self.serve = serve
+        self.host = host
+        self.asked: list[Asked] = []
+        self.ended = 0
+        """Connections that are over."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Pod:
+        self._server = await asyncio.start_server(self._connected, self.host, 0, limit=1 << 22)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                asked = await read_request(reader, writer)
+                self.asked.append(asked)
+                answer = await self.serve(asked)
+                if answer is not None:
+                    writer.write(answer)
+                    await writer.drain()
+        finally:
+            self.ended += 1
+            self._tasks.discard(task)
+            await hang_up(writer)
+
+
+async def read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Asked:
+    raw = await reader.readuntil(b"\r\n\r\n")
+    first, *lines = raw[:-4].decode("utf-8", "surrogateescape").split("\r\n")
+    headers = CIMultiDict([(line.partition(":")[0], line.partition(":")[2].strip()) for line in lines])
+    body = await reader.readexactly(int(headers.get("Content-Length", "0")))
+    method, path, _ = first.split(" ", 2)
+    return Asked(method, path, headers, body, raw, reader, writer)
+
+
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError, asyncio.CancelledError):
+        await writer.wait_closed()
+
+
+@dataclass
+class Reply:
+    """What a client read."""
+
+    status: int
+    reason: str
+    headers: CIMultiDict[str]
+    body: bytes
+    raw: bytes
+
+
+@dataclass
+class Relay:
+    """A proxy with one place, for one pod, and what the tests count."""
+
+    proxy: Proxy
+    places: Places
+    counts: HttpCounts
+    port: int
+    pods: set[str]
+    allowed: set[str] = field(default_factory=lambda: {CLIENT, "127.0.0.31", RELAY})
+
+    @property
+    def url(self) -> str:
+        return f"http://{RELAY}:{self.port}"
+
+    def failed(self, failure: HttpFailure) -> int:
+        return self.counts.failures.get(failure, 0)
+
+    async def connect(self, source: str = CLIENT) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(RELAY, self.port, local_addr=(source, 0), limit=1 << 22)
+
+    async def say(self, request: bytes, *, source: str = CLIENT, seconds: float = 15.0) -> Reply:
+        """Say it in a connection of its own, and return the answer, up to its end."""
+        reader, writer = await self.connect(source)
+        try:
+            async with asyncio.timeout(seconds):
+                writer.write(request)
+                return await read_reply(reader, is_head=request.startswith(b"HEAD "))
+        finally:
+            await hang_up(writer)
+
+    async def get(self, path: str = "/", *headers: str, method: str = "GET", **named: Any) -> Reply:
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {RELAY}:{self.port}", "Connection: close", *headers, "", ""]
+        return await self.say("\r\n".join(lines).encode(), **named)
+
+
+async def read_reply(reader: asyncio.StreamReader, *, is_head: bool = False) -> Reply:
+    """Read one answer, as long as it says that it is; EOFError and ConnectionError where it is shorter."""
+    raw = await reader.readuntil(b"\r\n\r\n")
+    first, *lines = raw[:-4].decode("utf-8", "surrogateescape").split("\r\n")
+    headers = CIMultiDict([(line.partition(": ")[0], line.partition(": ")[2]) for line in lines])
+    _, status, reason = first.split(" ", 2)
+    body = b""
+    if is_head or status in ("204", "304") or status.startswith("1"):
+        pass
+    elif headers.get("Transfer-Encoding") == "chunked":
+        chunks = []
+        while size := int(await reader.readuntil(b"\r\n"), 16):
+            chunks.append((await reader.readexactly(size + 2))[:-2])
+        await reader.readexactly(2)
+        body = b"".join(chunks)
+    elif "Content-Length" in headers:
+        body = await reader.readexactly(int(headers["Content-Length"]))
+    else:
+        body = await reader.read()
+    return Reply(int(status), reason, headers, body, raw)
+
+
+@contextlib.asynccontextmanager
+async def relay(pod: Pod | None = None, *, ports: int = 12) -> AsyncIterator[Relay]:
+    """A proxy whose first port stands for that pod."""
+    first = free_port()
+    places = Places(first, first + ports)
+    counts = HttpCounts()
+    pods = {POD, OTHER_POD}
+    origin = Origin(POD, 9) if pod is None else Origin(pod.host, pod.port)
+    made: list[Relay] = []
+    proxy = Proxy(
+        places,
+        lambda host: host in pods,
+        lambda host: host in made[0].allowed,
+        lambda host: host == RELAY,
+        counts,
+    )
+    await proxy.open()
+    try:
+        port = places.claim(origin, "uuid:one")
+        while port is not None and not proxy.listen(port):
+            places.refuse(port)
+            port = places.claim(origin, "uuid:one")
+        assert port is not None
+        made.append(Relay(proxy, places, counts, port, pods))
+        yield made[0]
+    finally:
+        await proxy.close()
+
+
+def client(source: str = CLIENT, **settings: Any) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(local_addr=(source, 0), limit=0), auto_decompress=False, **settings
+    )
+
+
+def files() -> set[str]:
+    """What this process has open."""
+    found = set()
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.add(f"{each.name} {each.readlink()}")
+    return found
+
+
+def run(test: Coroutine[Any, Any, None], *, seconds: float = 60.0) -> None:
+    """Run it; no exception may be lost, no task and no file may be left."""
+    problems: list[str] = []
+    before = files()
+
+    async def checked() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: problems.append(str(context)))
+        async with asyncio.timeout(seconds):
+            await test
+        await give_turns()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, f"tasks left behind: {left}"
+
+    asyncio.run(checked())
+    gc.collect()
+    assert not problems, problems
+    assert not (left := files() - before), f"files left open: {left}"
+
+
+def http(body: bytes = b"", *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
+    """An answer with a Content-Length, of which a test may say what it likes."""
+    size = len(body) if length is None else length
+    return "\r\n".join([f"HTTP/1.1 {status}", f"Content-Length: {size}", *headers, "", ""]).encode() + body
+
+
+def always(answer: bytes) -> Serve:
+    async def serve(asked: Asked) -> bytes:
+        return answer
+
+    return serve

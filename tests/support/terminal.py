@@ -1,0 +1,113 @@
+"""A terminal that remembers what a `fanout` in it printed, and what it would show."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import termios
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tests.support.cli import FANOUT, environment
+from tests.support.waiting import until
+
+_TOKEN = re.compile(rb"\x1b\[([?0-9;]*)([A-Za-z])|\r|\n|[^\x1b\r\n]+")
+
+
+class Terminal:
+    """A `fanout` in a terminal of its own."""
+
+    def __init__(self, arguments: tuple[str, ...], size: tuple[int, int], variables: dict[str, str]) -> None:
+        self._ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+        self.process = subprocess.Popen(
+            [*FANOUT, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment(**variables)
+        )
+        os.close(theirs)
+        self.printed = bytearray()
+        self._wake, self._woken = os.pipe()[::-1]
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # its other end is closed: the process has ended
+            while self._woken not in select.select([self._ours, self._woken], [], [])[0]:
+                self.printed += os.read(self._ours, 65_536)
+        os.close(self._ours)
+
+    @property
+    def lines(self) -> list[str]:
+        """What a terminal with enough lines shows."""
+        return shown(bytes(self.printed))
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        """Wait until that holds; fail at once where the process has ended before."""
+
+        def holds() -> bool:
+            if condition():
+                return True
+            assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.printed!r}"
+            return False
+
+        until(holds, lambda: repr(self.printed))
+
+    def stop(self, number: int) -> int:
+        """Send a signal and return the exit code."""
+        self.process.send_signal(number)
+        code = self.process.wait(timeout=15)
+        self._reader.join(timeout=5)
+        return code
+
+    def hang_up(self) -> None:
+        """Go away, as a connection does that breaks."""
+        os.write(self._wake, b"x")
+        self._reader.join()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self.hang_up()
+        os.close(self._wake)
+        os.close(self._woken)
+
+
+@contextmanager
+def terminal(*arguments: str, size: tuple[int, int] = (30, 140), **variables: str) -> Iterator[Terminal]:
+    """Run `fanout` in a terminal of so many lines and columns beside the test."""
+    opened = Terminal(arguments, size, {"TERM": "xterm-256color", **variables})
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def shown(printed: bytes) -> list[str]:
+    """Return the lines that a terminal shows; fail where a sequence is not among those that a table needs."""
+    lines, row, column = [""], 0, 0
+    for token in _TOKEN.finditer(printed):
+        text = token[0]
+        if text == b"\r":
+            column = 0
+        elif text == b"\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif token[2] is None:
+            letters = text.decode()
+            lines[row] = lines[row].ljust(column)[:column] + letters + lines[row][column + len(letters) :]
+            column += len(letters)
+        elif token[2] == b"A":
+            row -= int(token[1])
+        elif token[2] == b"K":
+            lines[row] = ""
+        else:
+            assert token[2] in (b"m", b"h", b"l"), text
+            assert token[2] == b"m" or token[1] == b"?25", text
+    return lines

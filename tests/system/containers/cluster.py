@@ -1,0 +1,161 @@
+"""A sender and receivers in containers, run as OpenShift's restricted-v2 would run them.
+
+Docker answers a network alias with the address of every container that has it: that is `headless-udp`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple, NoReturn, cast
+
+import yaml
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.network import Network
+
+from tests.support.tree import ROOT
+from tests.support.waiting import until
+
+SERVICE = "headless-udp"
+SENDER = "pod-sender.yaml"
+RECEIVER = "statefulset-statefulset-udp-server.yaml"
+RESTRICTED: dict[str, Any] = {
+    "user": "1000740000:0",
+    "read_only": True,
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges"],
+}
+
+
+def manifest_container(name: str) -> dict[str, Any]:
+    """Return the container of a rendered manifest: what is tested is what is deployed."""
+    manifest = yaml.safe_load((ROOT / "deployments" / "base" / name).read_text(encoding="utf-8"))
+    spec = manifest["spec"]["template"]["spec"] if "template" in manifest["spec"] else manifest["spec"]
+    container: dict[str, Any] = spec["containers"][0]
+    return container
+
+
+class Images(NamedTuple):
+    """Tags of the images under test."""
+
+    sender: str
+    receiver: str
+    relay: str
+
+
+class Result(NamedTuple):
+    """What a command in a container left behind."""
+
+    code: int | None
+    out: str
+    err: str
+
+
+def run(container: DockerContainer, *command: str) -> Result:
+    """Run a command in a container, as `oc exec` does."""
+    done = container.get_wrapped_container().exec_run(list(command), demux=True)
+    out, err = cast("tuple[bytes | None, bytes | None]", done.output)
+    return Result(done.exit_code, (out or b"").decode(), (err or b"").decode())
+
+
+def log_lines(container: DockerContainer) -> list[dict[str, Any]]:
+    """Return a container's standard output, every line of which must be strict JSON."""
+    out, err = container.get_logs()
+    assert err == b"", "nothing but the log is written"
+    return [json.loads(line, parse_constant=_refuse) for line in out.decode().splitlines()]
+
+
+def exit_code(container: DockerContainer) -> int:
+    """Wait for a container to end and return its exit code."""
+    code: int = container.get_wrapped_container().wait(timeout=30)["StatusCode"]
+    return code
+
+
+class Cluster:
+    """A sender, and as many receivers as it is scaled to, on one network."""
+
+    def __init__(self, images: Images, network: Network) -> None:
+        self.images = images
+        self.network = network
+        self.sender = DockerContainer(images.sender, network=network, **RESTRICTED)
+        self.sender.with_envs(**_environment(SENDER), POD_NAME="sender")
+        self.receivers: list[DockerContainer] = []
+
+    def start(self) -> None:
+        """Start the sender. Until Python runs, the kernel drops every signal to PID 1: wait for its first line."""
+        self.sender.start()
+        until(partial(log_lines, self.sender), "the sender is ready")
+
+    def container(self, image: str, **environment: str) -> DockerContainer:
+        """Return a container that DNS answers with for the Service, not yet started."""
+        made = DockerContainer(image, network=self.network, network_aliases=[SERVICE], **RESTRICTED)
+        return made.with_envs(**environment)
+
+    def scale(self, replicas: int) -> None:
+        """Add receivers, as `oc scale` does, and wait until they are ready."""
+        while len(self.receivers) < replicas:
+            pod = {"POD_NAME": f"statefulset-udp-server-{len(self.receivers)}", "POD_NAMESPACE": "udp"}
+            added = self.container(self.images.receiver, **_environment(RECEIVER) | pod | {"FANOUT_DRAIN": "2"})
+            self.receivers.append(added)
+            added.start()
+        for receiver in self.receivers:
+            until(partial(is_ready, receiver), "the receiver is ready")
+
+    def send(self, message: str, *options: str) -> Result:
+        """Send from the sender pod."""
+        return run(self.sender, "fanout", "send", "-s", SERVICE, "-m", message, *options)
+
+    def endpoint(self, receiver: DockerContainer) -> str:
+        """Return the endpoint under which DNS knows a receiver."""
+        wrapped = receiver.get_wrapped_container()
+        wrapped.reload()
+        return f"{wrapped.attrs['NetworkSettings']['Networks'][self.network.name]['IPAddress']}:12000"
+
+    def close(self) -> None:
+        """Remove every container."""
+        with contextlib.ExitStack() as stack:
+            for container in [self.sender, *self.receivers]:
+                stack.callback(container.stop)
+
+
+@contextlib.contextmanager
+def started(container: DockerContainer) -> Iterator[DockerContainer]:
+    """Start a container, and remove it in the end."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(container.stop)
+        yield container.start()
+
+
+def events(container: DockerContainer, name: str) -> list[dict[str, Any]]:
+    """Return the lines of a container's log with this event."""
+    return [line for line in log_lines(container) if line["event"] == name]
+
+
+def received(receiver: DockerContainer) -> list[str]:
+    """Return the payloads that a receiver has logged."""
+    return [line["payload"] for line in log_lines(receiver) if line["event"] == "message_received"]
+
+
+def all_have_received(receivers: list[DockerContainer], *payloads: str) -> None:
+    """Wait until each of the receivers has logged these payloads and no others, in this order."""
+    for receiver in receivers:
+        until(partial(_has_received, receiver, list(payloads)), f"{payloads} in every log")
+
+
+def _has_received(receiver: DockerContainer, payloads: list[str]) -> bool:
+    return received(receiver) == payloads
+
+
+def is_ready(receiver: DockerContainer) -> bool:
+    """Whether a receiver says so."""
+    return run(receiver, "fanout", "healthcheck").code == 0
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _environment(name: str) -> dict[str, str]:
+    return {entry["name"]: entry["value"] for entry in manifest_container(name)["env"] if "value" in entry}

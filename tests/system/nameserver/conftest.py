@@ -1,0 +1,72 @@
+"""A nameserver for each module.
+
+Where knotd (or, for a few tests, a namespace of the test's own) cannot be had, the tests are skipped loudly
+(`tests.conftest.unavailable`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+
+import pytest
+
+from tests.support.knot import Knot, Records
+from tests.support.namespace import Namespace, why_no_namespace
+from tests.support.needs import program, unavailable
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    properties = [each for report in reports for each in getattr(report, "user_properties", [])]
+    figures = dict.fromkeys(figure for name, figure in properties if name == "figure")
+    if figures:
+        terminalreporter.section("figures of the nameserver tests")
+        for figure in figures:
+            terminalreporter.line(figure)
+
+
+@pytest.fixture
+def nft() -> str:
+    """The program that loads firewall rules."""
+    found = program("nft")
+    if found is None:
+        unavailable("nameserver", "nft is missing (Debian, Ubuntu: apt install nftables)")
+    return found
+
+
+@pytest.fixture
+def figures(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Say what was measured, at the end of the run."""
+    return partial(record_property, "figure")
+
+
+@pytest.fixture(scope="session")
+def knotd() -> str:
+    """The program."""
+    found = program("knotd")
+    if found is None:
+        unavailable("nameserver", "knotd is missing (Debian, Ubuntu: apt install knot)")
+    return found
+
+
+@pytest.fixture(scope="module")
+def start_knot(knotd: str) -> Iterator[Callable[..., Knot]]:
+    """Start a nameserver with these records; it is ended after the module, whatever became of its tests."""
+    with ExitStack() as stack:
+
+        def start(records: Records, *, origin: str = "cluster.local.") -> Knot:
+            return stack.enter_context(Knot(records, origin=origin))
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def namespace(knotd: str) -> Iterator[Namespace]:
+    """A network of its own, with nothing but loopback, and a resolv.conf of its own."""
+    reason = why_no_namespace()
+    if reason is not None:
+        unavailable("nameserver", reason)
+    with Namespace() as made:
+        yield made

@@ -1,0 +1,201 @@
+"""`fanout relay ssdp`: what its options say, its place behind `fanout relay`, and its answer to bad input."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+import fanout_relay.app
+import fanout_relay.ssdp
+from fanout.cli import main
+from fanout.ssdp.settings import DESCRIPTIONS, HTTP_PORTS, PRIVATE
+from fanout_relay.ssdp import SsdpSettings
+
+NEEDED = ("-s", "media", "--interface", "eth0")
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[SsdpSettings]]:
+    """The settings with which the app would have run."""
+    runs: list[SsdpSettings] = []
+    monkeypatch.setattr(fanout_relay.ssdp, "run", runs.append)
+    monkeypatch.setattr(fanout_relay.app, "run", lambda settings: pytest.fail(f"the other relay: {settings}"))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield runs
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def settings(started: list[SsdpSettings], *arguments: str) -> SsdpSettings:
+    assert main(["relay", "ssdp", *arguments]) == 0
+    return started.pop()
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["relay", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_the_defaults_are_those_of_the_library(started: list[SsdpSettings]) -> None:
+    assert settings(started, *NEEDED) == SsdpSettings(
+        service="media", interface="eth0", http_ports=HTTP_PORTS, descriptions=DESCRIPTIONS, allow_source=PRIVATE,
+        family="any", nameserver=None, allow_loopback=False, interface_timeout=60.0, admin_host=None, admin_port=8080,
+        drain=0.0, log_level="info", log_format="auto", log_file=None,
+    )  # fmt: skip
+
+
+def test_options(started: list[SsdpSettings]) -> None:
+    said = settings(
+        started,
+        *NEEDED,
+        "--http-ports", "5000-6023",
+        "--description", "8200/rootDesc.xml", "--description", "49152/a%20b?x=y", "--description", "80/",
+        "--allow-source", "192.168.1.0/24", "--allow-source", "192.168.7.9",
+        "--family", "ipv4", "--nameserver", "10.0.0.53", "--allow-loopback", "--interface-timeout", "5",
+        "--admin-host", "127.0.0.1", "--admin-port", "0", "--log-level", "error",
+    )  # fmt: skip
+    assert said.http_ports == "5000-6023"
+    assert said.descriptions == ("8200/rootDesc.xml", "49152/a%20b?x=y", "80/")
+    assert said.allow_source == ("192.168.1.0/24", "192.168.7.9")
+    assert (said.family, said.nameserver, said.allow_loopback) == ("ipv4", "10.0.0.53", True)
+    assert (said.interface_timeout, said.admin_host, said.admin_port) == (5.0, "127.0.0.1", 0)
+    assert settings(started, *NEEDED, "--http-ports", "8201").http_ports == "8201"
+    assert settings(started, *NEEDED, "--description", "").descriptions == ()
+
+
+def test_the_environment_serves_both_relays(started: list[SsdpSettings], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "SERVICE": "media", "INTERFACE": "eth0", "HTTP_PORTS": "1-2", "DESCRIPTION": "1/a 2/b",
+        "ALLOW_SOURCE": "10.0.0.0/8 192.168.0.0/16", "NAMESERVER": "10.0.0.53", "ADMIN_PORT": "99", "FAMILY": "ipv4",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"FANOUT_{name}", value)
+    # What is of the relay for datagrams is not looked at.
+    for name in ("LISTEN", "TO_PORT", "LIMIT", "CONFIG", "DRAIN", "LOOP_GUARD"):
+        monkeypatch.setenv(f"FANOUT_{name}", "nonsense")
+    said = settings(started)
+    assert (said.service, said.interface, said.http_ports) == ("media", "eth0", "1-2")
+    assert (said.descriptions, said.allow_source) == (("1/a", "2/b"), ("10.0.0.0/8", "192.168.0.0/16"))
+    assert (said.nameserver, said.admin_port, said.family, said.drain) == ("10.0.0.53", 99, "ipv4", 0.0)
+    assert settings(started, "-s", "other", "--description", "3/c").descriptions == ("3/c",)
+
+
+def test_an_empty_description_in_the_environment_is_none(
+    started: list[SsdpSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FANOUT_DESCRIPTION", "")
+    assert settings(started, *NEEDED).descriptions == ()
+    assert settings(started, *NEEDED, "--description", "3/c").descriptions == ("3/c",)
+
+
+def test_signals_wait_for_the_app(started: list[SsdpSettings]) -> None:
+    settings(started, *NEEDED)
+    assert {signal.SIGTERM, signal.SIGINT} <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-s", "a", "ssdp"], "--service belongs behind ssdp: fanout relay ssdp --service"),
+        (["-s", "ssdp", "ssdp", "--interface", "eth0"], "--service belongs behind ssdp"),
+        (["--admin-port=0", "ssdp", *NEEDED], "--admin-port belongs behind ssdp"),
+        (
+            ["--listen", "udp://:1", "ssdp", *NEEDED],
+            "--listen is none of fanout relay ssdp",
+        ),
+        (["--loop-guard", "ssdp", *NEEDED], "--loop-guard is none of fanout relay ssdp"),
+        (["sdsp"], "No such command 'sdsp'"),
+        (["-s", "a", "sdsp", "--interface", "eth0"], "No such command 'sdsp'"),
+        (["-s", "ssdp"], "say where to listen"),
+    ],
+)
+def test_options_before_the_subcommand_say_where_they_belong(
+    started: list[SsdpSettings], capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    assert says in complaint(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--interface", "eth0"), "'-s' / '--service'"),
+        (("-s", "a"), "'--interface'"),
+        (("-s", "a", "--interface", "eth0", "--listen", "udp://:1"), "No such option '--listen'"),
+        ((*NEEDED, "more"), "unexpected extra argument"),
+        *(
+            ((*NEEDED, "--http-ports", ports), says)
+            for ports, says in (
+                ("", "is no range of ports"), ("0", "is no range"), ("-5", "is no range"), ("5-", "is no range"),
+                ("1-2-3", "is no range"), ("1-65536", "is no range"), ("\u0661", "is no range"), ("1e3", "is no range"),
+                ("99999999999", "is no range"), ("5-1", "is upside down: write 1-5"),
+                ("1-1025", "is 1,025 ports: 1,024 are the most"),
+                ("8000-8100", "the admin port 8080 is one of --http-ports"),
+            )
+        ),
+        *(
+            ((*NEEDED, f"--description={description}"), says)
+            for description, says in (
+                ("8200", "is no PORT/PATH: write 8200/rootDesc.xml"), ("/rootDesc.xml", "is no PORT/PATH"),
+                ("0/a", "is no PORT/PATH"), ("65536/a", "is no PORT/PATH"), ("http://10.0.0.7:8200/a", "no PORT/PATH"),
+                (" ", "is no PORT/PATH"), ("8200/a b", "and %20 for"), ("8200/\n", "and %20 for"),
+                ("8200/\x1b[2J", "and %20 for"), ("8200/ä", "and %20 for"), ("8200/a#b", "and %20 for"),
+            )
+        ),
+        ((*NEEDED, "--description", "1/a", "--description", ""), "an empty one is for none at all"),
+        ((*NEEDED, "--allow-source", "10.0.0.1/8"), "allowed source '10.0.0.1/8' is no network"),
+        ((*NEEDED, "--allow-source", "lan"), "allowed source 'lan' is no network"),
+        ((*NEEDED, "--allow-source", ""), "is no network"),
+        ((*NEEDED, "--allow-source", "10.0.0.0/8", "--allow-source", "::ffff:a00:0/104"), "IPv4 written as IPv6"),
+        ((*NEEDED, "--family", "ipx"), "--family"),
+        ((*NEEDED, "--interface-timeout", "nan"), "not a finite number"),
+        ((*NEEDED, "--admin-port", "70000"), "--admin-port"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence(
+    started: list[SsdpSettings], capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], says: str
+) -> None:
+    line = complaint(capsys, "ssdp", *arguments)
+    assert says in line
+    assert line.isprintable()
+    assert not started
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HTTP_PORTS", "x"),
+        ("DESCRIPTION", "x"),
+        ("ALLOW_SOURCE", "x"),
+        ("ALLOW_SOURCE", " "),
+        ("FAMILY", "x"),
+        ("INTERFACE_TIMEOUT", "x"),
+    ],
+)  # fmt: skip
+def test_a_bad_environment_is_one_sentence(
+    started: list[SsdpSettings],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+) -> None:
+    monkeypatch.setenv(f"FANOUT_{name}", value)
+    assert f"FANOUT_{name}" in complaint(capsys, "ssdp", *NEEDED)
+
+
+@pytest.mark.parametrize("package", ["aiohttp", "defusedxml"])
+def test_without_the_packages_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], package: str
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(("fanout.ssdp", "fanout_relay", package))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        assert main(["relay", "ssdp", *NEEDED]) == 1
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    assert capsys.readouterr().err == (
+        f"fanout: the relay for SSDP needs the {package} package: pip install 'fanout[dlna]'\n"
+    )

@@ -1,0 +1,175 @@
+"""The overlays: relays that bring the outside in, on top of the base or alone, and what they are rendered into."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+import yaml
+
+import manifests
+import render
+import rules
+from fanout.relay.ingress import Ingress
+from tests.support.breaking import Manifest, find
+from tests.support.tree import ROOT
+
+KUBERNETES_VERSIONS = ["1.26", "1.31", "1.37"]
+FOLDERS = {
+    "Deploy": "base",
+    "Multicast": "overlays/multus-multicast",
+    "Rtp": "overlays/hostnetwork-rtp",
+    "Dlna": "overlays/dlna",
+}
+NAMES = [name for name in FOLDERS if name != "Deploy"]
+
+
+def deployed(name: str, **parameters: str) -> list[Manifest]:
+    """Return everything that runs: a Template's objects and those of its base."""
+    objects, beside = render.render(name, parameters)
+    return [*beside, *objects]
+
+
+def its_namespace(name: str) -> dict[str, str]:
+    """Return the parameter that names a Template's namespace, as its overlay has it; nothing where it needs none."""
+    namespace = render.TARGETS[name].namespace
+    return {"NAMESPACE": namespace} if namespace else {}
+
+
+def relay(objects: list[Manifest]) -> manifests.Pod:
+    return next(pod for pod in manifests.pods(objects) if pod.is_relay)
+
+
+def settings(pod: manifests.Pod) -> dict[str, str]:
+    return manifests.environment(pod.containers[0])
+
+
+def test_multicast_reaches_the_receivers_of_the_base() -> None:
+    objects = deployed("Multicast")
+    pod = relay(objects)
+    assert pod.annotations["k8s.v1.cni.cncf.io/networks"] == "eth1-multicast@eth1"
+    assert settings(pod) | {"FANOUT_LOG_LEVEL": ""} == {
+        "FANOUT_LISTEN": "mcast://224.0.67.67:5001@eth1",
+        "FANOUT_SERVICE": "headless-udp",
+        "FANOUT_TO_PORT": "12000",
+        "FANOUT_PORT": "12000",
+        "FANOUT_ALLOW_SOURCE": "",
+        "FANOUT_ADMIN_HOST": "$(POD_IP)",
+        "FANOUT_ADMIN_PORT": "8080",
+        "FANOUT_LOG_LEVEL": "",
+    }
+    assert "hostNetwork" not in pod.spec
+    assert "serviceAccountName" not in pod.spec
+    assert [item["kind"] for item in render.render("Multicast", {})[0]] == [
+        "NetworkAttachmentDefinition",
+        "Deployment",
+        "NetworkPolicy",
+    ]
+    assert find(objects, "StatefulSet")["metadata"]["name"] == "statefulset-udp-server"
+
+
+def test_rtp_reaches_four_replicas_that_take_no_port_of_the_node() -> None:
+    objects = deployed("Rtp")
+    pod = relay(objects)
+    assert (pod.spec["hostNetwork"], pod.spec["dnsPolicy"], pod.spec["enableServiceLinks"]) == (
+        True,
+        "ClusterFirstWithHostNet",
+        False,
+    )
+    assert pod.item["spec"]["strategy"] == {"type": "Recreate"}
+    ingress = Ingress.parse(settings(pod)["FANOUT_LISTEN"], service=settings(pod)["FANOUT_SERVICE"])
+    assert [ingress.port_at_pods(port) for port in ingress.ports] == [32546, 32547, 32548, 32549]
+    analytics = find(objects, "Deployment", "analytics")
+    assert analytics["spec"]["replicas"] == 4
+    assert "hostPort" not in str(analytics)
+    assert "hostNetwork" not in str(analytics)
+    assert [item["kind"] for item in objects if item["kind"] in {"ServiceAccount", "RoleBinding"}] == [
+        "ServiceAccount",
+        "RoleBinding",
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
+def test_objects_pass_the_strict_schema(name: str, version: str) -> None:
+    """Rules of our own hold the NetworkAttachmentDefinition, which no schema of Kubernetes knows."""
+    for item in render.render(name, its_namespace(name))[0]:
+        if item["kind"] != "NetworkAttachmentDefinition":
+            assert kubernetes_validate.validate(item, version, strict=True) == version
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_rendered_manifests_are_listed_and_hold_every_rule(name: str) -> None:
+    """Without kubectl too: the files of an overlay and of its base are what the rules were held against."""
+    objects = _files(FOLDERS[name]) + (_files("base") if name == "Multicast" else [])
+    assert rules.problems(objects) == []
+    listed = yaml.safe_load((ROOT / "deployments" / FOLDERS[name] / "kustomization.yaml").read_text())["resources"]
+    assert ("../../base" in listed) is (name == "Multicast")
+    assert len(listed) == len(_files(FOLDERS[name])) + (name == "Multicast")
+
+
+def test_manifests_that_span_lines_can_be_read() -> None:
+    """A configuration or an SDP in quotes, with \\n in it, is nothing that a person can change."""
+    for folder in FOLDERS.values():
+        for path in (ROOT / "deployments" / folder).glob("*.yaml"):
+            assert "\\n" not in path.read_text(encoding="utf-8"), path
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("Multicast", {"PORT": "15000", "ADMIN_PORT": "9090"}),
+        ("Multicast", {"GROUP": "10.0.0.12,232.1.2.3", "INTERFACE": "net1", "PARENT_INTERFACE": "ens4"}),
+        ("Multicast", {"GROUP": "[ff15::67]", "ALLOW_SOURCE": "fd00::/8 10.0.0.12", "GROUP_PORT": "5004"}),
+        ("Multicast", {"SUBNET": "fd00::/64", "RANGE_START": "fd00::10", "RANGE_END": "fd00::20"}),
+        ("Rtp", {"NODE_SELECTOR": '{"kubernetes.io/hostname": "worker-1"}', "REPLICAS": "8", "ADMIN_PORT": "21501"}),
+        (
+            "Rtp",
+            {"VIDEO_PORT": "5004", "VIDEO_RTCP_PORT": "5005", "AUDIO_PORT": "5006", "AUDIO_RTCP_PORT": "5007"},
+        ),
+    ],
+)
+def test_parameters_that_go_together(name: str, parameters: dict[str, str]) -> None:
+    assert rules.problems(deployed(name, **parameters)) == []
+
+
+def test_a_node_selector_is_an_object() -> None:
+    chosen = deployed("Rtp", NODE_SELECTOR='{"kubernetes.io/hostname": "worker-1"}')
+    assert relay(chosen).spec["nodeSelector"] == {"kubernetes.io/hostname": "worker-1"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["Multicast", "-p", "GROUP=10.0.0.1"], "10.0.0.1 is no multicast group"),
+        (["Multicast", "-p", "INTERFACE=much-too-long-a-name"], "is no name of an interface"),
+        (["Multicast", "-p", "ALLOW_SOURCE=10.0.0.1/8"], "allowed source '10.0.0.1/8' is no network"),
+        (["Multicast", "-p", "RANGE_END=192.168.68.1"], "192.168.67.240 to 192.168.68.1 is no range of"),
+        (["Multicast", "-p", 'PARENT_INTERFACE=e"1'], "config is no JSON"),
+        (["Rtp", "-p", "AUDIO_RTCP_PORT=32540"], "the range 32546-32540 is upside down"),
+        (["Rtp", "-p", "AUDIO_RTCP_PORT=32550"], "goes to 32549, no port of Service/analytics"),
+        (["Rtp", "-p", "NODE_NETWORK=10.0.0.1/16"], "does not take UDP from a network of the nodes"),
+        (["Rtp", "-p", "NODE_SELECTOR=worker-1"], "nodeSelector is 'worker-1', no object of labels"),
+        (["Rtp", "-p", "REPLICAS=all"], "replicas is 'all', no number"),
+        (["Rtp", "-p", "ADMIN_PORT=80"], "the admin port '80' is no number from 1024"),
+    ],
+)
+def test_parameters_that_do_not_go_together_are_refused(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert render.main([*arguments, "--stdout"]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert sentence in output.err
+
+
+def test_only_the_objects_of_the_template_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert render.main(["Multicast", "-p", "PORT=15000", "--stdout"]) == 0
+    printed: Any = list(yaml.safe_load_all(capsys.readouterr().out))
+    assert printed == render.render("Multicast", {"PORT": "15000"})[0]
+
+
+def _files(folder: str) -> list[Manifest]:
+    paths = sorted((ROOT / "deployments" / folder).glob("*.yaml"))
+    return [yaml.safe_load(path.read_text(encoding="utf-8")) for path in paths if path.name != "kustomization.yaml"]

@@ -1,0 +1,122 @@
+"""What a receiver keeps for strangers, under all floods at once: the sum that docs/receiver.md prints holds."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from itertools import count, islice
+
+import pytest
+import yaml
+
+from fanout.delivery.ledger import PENDING_MAX, REPLIES_MAX, RESULTS_MAX, SENDERS_MAX
+from fanout.delivery.reassembly import BYTES_MAX
+from fanout.delivery.reception import Reception, Ticket
+from fanout.net.backlog import BYTES_MAX as BYTES_QUEUED
+from fanout.net.gro import Run
+from fanout.receiver import CAPACITY
+from fanout.wire.frame import ASK, QUERY
+from tests.support.asker import fragments
+from tests.support.tree import ROOT
+from tests.unit.test_reassembly import claim
+from tests.unit.test_reception import EPOCH, ME, numbered, take, take_run
+
+MIB = 1024 * 1024
+
+
+def bound(row: str) -> int:
+    """Return the MiB that docs/receiver.md states for something that is kept."""
+    (line,) = [line for line in (ROOT / "docs/receiver.md").read_text().splitlines() if line.startswith(f"| {row}")]
+    return int(line.rstrip(" |").rpartition("| ")[2].strip("*"))
+
+
+class Flood:
+    """Strangers who send whatever makes a receiver remember."""
+
+    def __init__(self) -> None:
+        self.reception = Reception(ME, reply_to_anyone=True)
+        self.senders = count(2**63)
+        self.tickets: list[Ticket] = []
+
+    def claims(self, each: int) -> None:
+        """Begin large messages, and go on with none of them; they ask, so that each is kept for a while."""
+        for sender in islice(self.senders, each):
+            take(self.reception, claim(sender, position=60_000, size=256))
+
+    def streams(self, each: int) -> None:
+        for sender in islice(self.senders, each):
+            take_run(self.reception, [numbered(1, sender=sender)])
+            take_run(self.reception, [numbered(2**40, sender=sender)])
+            take_run(self.reception, fragments(2**40 + 9, b"", flags=0, sender=sender))
+
+    def failures(self, each: int) -> None:
+        for ticket in self.asked(each):
+            self.reception.failed(ticket, "x" * 5000, EPOCH)
+
+    def replies(self, each: int) -> None:
+        for ticket in self.asked(each, QUERY):
+            self.reception.replied(ticket, bytes(2000), EPOCH)
+
+    def asked(self, each: int, flags: int = 0) -> Iterator[Ticket]:
+        """Ask, and let each message be handled."""
+        sender = next(self.senders)
+        for number in range(2**40, 2**40 + each):
+            taken = take_run(self.reception, fragments(number, b"", flags=ASK | flags, sender=sender))
+            for parcel in taken.parcels:
+                assert parcel.ticket is not None
+                yield parcel.ticket
+
+    def waiting(self, each: int) -> None:
+        """Ask, and let no message be handled."""
+        self.tickets += self.asked(each)
+
+
+@pytest.mark.parametrize(
+    ("kind", "each", "row"),
+    [
+        ("claims", BYTES_MAX // 1500, "large messages"),
+        ("streams", SENDERS_MAX * 2, "senders"),
+        ("failures", RESULTS_MAX * 5 // 4, "results"),
+        ("replies", REPLIES_MAX // 2000, "replies"),
+        ("waiting", PENDING_MAX * 5 // 4, "messages that may"),
+    ],
+)
+def test_a_flood_costs_no_more_than_is_said(kind: str, each: int, row: str) -> None:
+    flood = Flood()
+    tracemalloc.start()
+    try:
+        getattr(flood, kind)(each)
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert used < bound(row) * MIB
+    assert used > bound(row) * MIB / 2, "the flood is one"
+
+
+def test_the_queue_costs_no_more_than_is_said() -> None:
+    reception = Reception(ME)
+    runs: list[Run] = []
+    tracemalloc.start()
+    try:
+        for number in range(1, CAPACITY + 1):
+            for data, segment, count_, header, track, *_ in take_run(reception, [numbered(number, b"x")]).parcels:
+                runs.append(Run(data, segment, count_, (f"10.1.{number}", number), float(number), header, track))
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(runs) == CAPACITY
+    assert BYTES_QUEUED + used < bound("the queue") * MIB
+
+
+def test_the_template_gives_a_receiver_what_all_floods_together_can_cost() -> None:
+    text = (ROOT / "docs/receiver.md").read_text()
+    table = text[text.index("| of | at most | what makes room | MiB |") :].split("\n\n", 1)[0].splitlines()[2:]
+    *rows, total = [int(line.rstrip(" |").rpartition("| ")[2].strip("*")) for line in table]
+    assert sum(rows) == total == bound("**the sum**")
+    (memory,) = [
+        parameter["value"]
+        for parameter in yaml.safe_load((ROOT / "deployments/Deploy.yaml").read_text())["parameters"]
+        if parameter["name"] == "RECEIVER_MEMORY"
+    ]
+    assert memory.endswith("Mi")
+    assert total < int(memory.removesuffix("Mi")) * 0.8

@@ -1,0 +1,182 @@
+"""Receivers with keys: nobody without one is heard or answered, and what is sealed comes through as if it were not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fanout.delivery.ledger import RESULTS_MAX, SENDERS_MAX
+from fanout.delivery.reception import Reception
+from fanout.wire import frame
+from fanout.wire.frame import ASK, QUERY, REPLIES_UNASKED, Sealed, Status
+from fanout.wire.reasons import ReceiveDrop
+from fanout.wire.seal import Keyring, Opener, Sealer
+from tests.support.asker import SENDER, fragments
+from tests.unit.test_reception import EPOCH, ME, handed, mutated, numbered, take, take_run, taken_ticket, told
+from tests.unit.test_reception_asked import reply_of
+
+RING, OTHER = Keyring((bytes(range(32)),)), Keyring((bytes(32),))
+
+
+def receiver(**settings: Any) -> Reception:
+    return Reception(ME, keyring=RING, cluster="east", counter=1, **settings)
+
+
+def sealer(keyring: Keyring = RING, cluster: str = "east", sender: int = SENDER, counter: int = 1) -> Sealer:
+    return Sealer(keyring, cluster, sender, counter)
+
+
+def sealed(frames: list[bytes], by: Sealer | None = None) -> list[bytes]:
+    return (by or sealer()).seal_many(frames, EPOCH)
+
+
+def opened(answers: list[bytes]) -> list[bytes]:
+    """Return the answers, which are sealed by the receiver."""
+    opener = Opener(RING, "east")
+    inner = []
+    for answer in answers:
+        decoded = frame.decode(answer)
+        assert isinstance(decoded, Sealed)
+        assert decoded.sender == ME
+        inner.append(opener.open(decoded, EPOCH))
+    return inner
+
+
+def test_a_sealed_stream_is_a_stream_again() -> None:
+    reception = receiver()
+    payloads = [b"%04d" % number for number in range(1, 66)]
+    first, *datagrams = sealed([numbered(number, payload) for number, payload in enumerate(payloads, 1)])
+    take(reception, first)
+    taken = take_run(reception, datagrams)
+    assert [parcel.messages for parcel in taken.parcels] == [64], "one parcel, split when it is handed over"
+    assert [message.payload for message in handed(taken)] == payloads[1:]
+    assert handed(take_run(reception, datagrams)) == []
+    assert reception.counts == {ReceiveDrop.REPLAYED: 64}
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64 - 2])
+def test_sealed_numbers_that_are_none_are_malformed(number: int) -> None:
+    reception, by = receiver(), sealer()
+    take(reception, by.seal_stream(5, [b"first"], EPOCH)[0])
+    assert handed(take_run(reception, by.seal_stream(number, [b"x", b"y"], EPOCH))) == []
+    assert reception.counts == {ReceiveDrop.MALFORMED: 2}
+
+
+def test_questions_are_answered_under_seal() -> None:
+    reception = receiver()
+    by = sealer()
+    ask = sealed(fragments(1, b"x"), by)
+    ticket = taken_ticket(reception, *ask)
+    answers = reception.confirmed(ticket, EPOCH)
+    assert told(opened(answers)) == (Status.CONFIRMED, b"")
+    assert len(answers[0]) <= len(ask[0])
+    assert told(opened(take(reception, *sealed(fragments(1, b"x"), by))[1])) == (Status.CONFIRMED, b"")
+    assert take(reception, *ask) == ([], []), "a replay is not answered"
+
+
+def test_sealed_queries_get_replies_of_any_size() -> None:
+    reception = receiver()
+    by = sealer()
+    query = sealed(fragments(1, b"status", flags=ASK | QUERY), by)
+    replies = reply_of(opened(reception.replied(taken_ticket(reception, *query), bytes(100_000), EPOCH)))
+    assert len(replies) == REPLIES_UNASKED
+    pulled = take(reception, *sealed([frame.pull(SENDER, 1, [50, 51])], by))[1]
+    assert [reply.position for reply in reply_of(opened(pulled))] == [50, 51]
+
+
+@pytest.mark.parametrize(
+    "datagram", [b"", b"plain", b"\xffplain", numbered(1), *fragments(1, b"x"), frame.mark(1, 1, 1)]
+)
+def test_what_is_not_sealed_is_dropped_and_not_answered(datagram: bytes) -> None:
+    reception = receiver()
+    assert take(reception, datagram) == ([], [])
+    assert reception.counts[ReceiveDrop.UNSEALED] == 1
+
+
+@pytest.mark.parametrize("by", [sealer(OTHER, counter=9), sealer(cluster="west", counter=9), sealer(OTHER, sender=7)])
+def test_another_key_or_cluster_is_dropped_and_not_answered(by: Sealer) -> None:
+    reception = receiver(accept_plaintext=True, reply_to_anyone=True)
+    taken_ticket(reception, *sealed(fragments(1, b"x")))
+    assert take(reception, *sealed(fragments(1, b"x"), by), *sealed([frame.pull(SENDER, 1, [0])], by)) == ([], [])
+    assert reception.counts[ReceiveDrop.WRONG_KEY] == 2
+
+
+@given(st.lists(mutated() | st.binary(max_size=100), min_size=1, max_size=8))
+def test_nobody_who_has_no_key_gets_an_answer(datagrams: list[bytes]) -> None:
+    reception = receiver()
+    size = len(datagrams[0])
+    for run in ([one] for one in datagrams):
+        taken = take_run(reception, run)
+        assert (taken.parcels, taken.answers) == ([], [])
+    if size:
+        taken = take_run(reception, [one.ljust(size, b"\0")[:size] for one in datagrams])
+        assert (taken.parcels, taken.answers) == ([], [])
+    assert sum(reception.counts.values()) == len(datagrams) * (2 if size else 1)
+
+
+def test_what_is_sealed_is_dropped_where_there_is_no_key() -> None:
+    reception = Reception(ME)
+    assert take(reception, *sealed(fragments(1, b"x"))) == ([], [])
+    assert handed(take_run(reception, sealed([numbered(1), numbered(2)]))) == []
+    assert reception.counts[ReceiveDrop.NO_KEY] == 3
+
+
+def test_a_clock_that_differs_is_told_by_how_much() -> None:
+    reception = receiver()
+    (datagram,) = sealer().seal_many(fragments(1, b"x"), EPOCH - 3600)
+    taken = take_run(reception, [datagram])
+    assert "3,600 s" in taken.refusals[ReceiveDrop.STALE]
+
+
+def test_while_plaintext_is_accepted_it_is_answered_in_plaintext_and_never_mixed_with_what_is_sealed() -> None:
+    reception = receiver(accept_plaintext=True)
+    by = sealer()
+    assert [message.payload for message in take(reception, b"plain", *sealed([numbered(1, b"s")], by))[0]] == [
+        b"plain",
+        b"s",
+    ]
+    assert told(reception.confirmed(taken_ticket(reception, *fragments(5, b"x")), EPOCH))[0] is Status.CONFIRMED
+    # A stranger who knows the sender's number cannot pass for it.
+    whole = fragments(6, bytes(3000), flags=0)
+    take(reception, *sealed(whole[:2], by))
+    assert take(reception, *whole[2:]) == ([], [])
+    assert len(take(reception, *sealed(whole[2:], by))[0]) == 1
+    status, _ = told(
+        reception.replied(taken_ticket(reception, *fragments(7, b"q", flags=ASK | QUERY)), bytes(5000), EPOCH)
+    )
+    assert status is Status.FAILED, "a reply larger than the question needs a seal"
+
+
+def test_keys_rotate_while_a_stream_goes_on() -> None:
+    reception = receiver()
+    by = sealer()
+    messages = take(reception, *sealed([numbered(1, b"1")], by))[0]
+    both = Keyring((RING.keys[0], OTHER.keys[0]))
+    reception.use(both)
+    by.keyring = Keyring((OTHER.keys[0],))
+    messages += take(reception, *sealed([numbered(2, b"2")], by))[0]
+    reception.use(OTHER)
+    messages += take(reception, *sealed([numbered(3, b"3")], by))[0]
+    assert [message.payload for message in messages] == [b"1", b"2", b"3"]
+    assert take(reception, *sealed([numbered(4)], sealer(sender=8)))[0] == []
+    assert reception.counts[ReceiveDrop.WRONG_KEY] == 1
+
+
+def test_strangers_cannot_make_a_receiver_forget_what_was_sealed() -> None:
+    reception = receiver(accept_plaintext=True)
+    by = sealer()
+    ask = fragments(1, b"x", flags=ASK)
+    reception.confirmed(taken_ticket(reception, *sealed(ask, by)), EPOCH)
+    large = sealed(fragments(2, bytes(3000), flags=ASK), by)
+    take(reception, *large[:-1])
+    for sender in range(1, SENDERS_MAX + 2):
+        take(reception, *fragments(1, b"x", flags=0, sender=sender), fragments(2, bytes(3000), sender=sender)[0])
+    for number in range(3, RESULTS_MAX + 4):
+        reception.failed(taken_ticket(reception, *fragments(number, b"", flags=0)), "no", EPOCH)
+    assert len(take(reception, large[-1])[0]) == 1
+    messages, answers = take(reception, *sealed(ask, by))
+    assert messages == []
+    assert told(opened(answers))[0] is Status.CONFIRMED
