@@ -1,6 +1,10 @@
 # Everything a contributor runs. Each target makes what it needs; only Python 3.11 or newer is asked for.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
+# Most tests wait more than they compute.
+TESTS_AT_A_TIME ?= 4
+RUNS ?= 10
 PODMAN ?= $(shell command -v podman || command -v docker)
 BASE_IMAGE ?= registry.access.redhat.com/ubi9/python-312-minimal:latest
 IMAGE_PREFIX ?= localhost/
@@ -11,36 +15,56 @@ IMAGE_ARCH ?= $(subst arm64,aarch64,$(shell uname -m))
 IMAGE_PLATFORMS ?= manylinux_2_28_$(IMAGE_ARCH) manylinux_2_17_$(IMAGE_ARCH) manylinux2014_$(IMAGE_ARCH)
 WHEELS ?= wheels
 
-.PHONY: help demo test lint bench fuzz images wheels manifests clean
+# Modules are compiled once, and not by each of the processes that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help demo check unit test soak lint bench fuzz images wheels manifests clean
 
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
-.venv/.done: pyproject.toml
+# fanout and what it needs to run; what tests and lint need, six times as much, is for those who want them.
+.venv/.fanout: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Making a virtual environment in .venv"
 	@$(PYTHON) -m venv .venv || { echo "Python's venv module is missing (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
-	@$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
-	@$(BIN)/pip install --quiet --editable . --group dev
+	@echo "Installing fanout and what it needs: some 20 packages, 50 MB"
+	@$(PIP) install --editable .
 	@touch $@
 
-demo: .venv/.done ## The whole story in ten seconds: 2 receivers, send, logs, scale to 5, send, logs
+.venv/.dev: .venv/.fanout
+	@echo "Installing what tests and lint need: some 50 packages, 270 MB"
+	@$(PIP) install --upgrade 'pip>=25.1'
+	@$(PIP) install --group dev
+	@touch $@
+
+demo: .venv/.fanout ## The whole story in ten seconds: 2 receivers, send, logs, scale to 5, send, logs
 	@$(BIN)/fanout local demo
+	@printf '\nYour turn: .venv/bin/fanout --help, or "fanout" after ". .venv/bin/activate".\n'
 
-test: .venv/.done ## All tests, two at a time; those with containers or a nameserver say so where they cannot run
-	@$(BIN)/python -m pytest --numprocesses 2 $(PYTEST_ARGS)
+check: lint unit ## Lint and the tests of the pure parts: at each save
 
-lint: .venv/.done ## Ruff, mypy --strict, and the contracts between the floors
+unit: .venv/.dev
+	@$(BIN)/python -m pytest --quiet --numprocesses 2 tests/unit
+
+test: .venv/.dev ## All tests that this machine can run; at the end it says which it could not, and why
+	@$(BIN)/python -m pytest --numprocesses $(TESTS_AT_A_TIME) $(PYTEST_ARGS)
+
+soak: .venv/.dev ## All tests again and again on a machine that is kept busy; RUNS=10
+	@$(BIN)/python -m tests.soak --runs $(RUNS)
+
+lint: .venv/.dev ## Ruff, mypy --strict, and the contracts between the floors
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache
 
-bench: .venv/.done ## Measure, side by side: some ten minutes; as root it builds a laboratory of network namespaces
+bench: .venv/.dev ## Measure, side by side: some ten minutes; as root it builds a laboratory of network namespaces
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
-fuzz: .venv/.done ## Fuzz everything that reads what strangers send, 49 million inputs: half an hour; FUZZ_ARGS="decode --inputs 100000"
+fuzz: .venv/.dev ## Fuzz everything that reads what strangers send, 49 million inputs: half an hour; FUZZ_ARGS="decode --inputs 100000"
 	@$(BIN)/pip install --quiet --group fuzz
 	@$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
-wheels: .venv/.done ## fanout and what it needs, as a folder of wheels for the images
+wheels: .venv/.fanout ## fanout and what it needs, as a folder of wheels for the images
 	@$(BIN)/pip wheel --quiet --wheel-dir $(WHEELS) .
 	@for python in $(IMAGE_PYTHONS); do \
 	  $(BIN)/pip download --quiet --dest $(WHEELS) --only-binary=:all: --python-version $$python \
@@ -52,7 +76,7 @@ images: wheels ## Build the images of the sender, the receiver and the relay
 	$(PODMAN) build --build-arg BASE_IMAGE=$(BASE_IMAGE) -f apps/receiver/Containerfile -t $(IMAGE_PREFIX)fanout-receiver:latest .
 	$(PODMAN) build --build-arg BASE_IMAGE=$(BASE_IMAGE) -f apps/relay/Containerfile -t $(IMAGE_PREFIX)fanout-relay:latest .
 
-manifests: .venv/.done ## Render deployments/base and overlays from the Templates
+manifests: .venv/.fanout ## Render deployments/base and overlays from the Templates
 	@$(BIN)/python deployments/render.py
 
 clean: ## Remove what the targets made

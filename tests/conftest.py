@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -28,6 +29,12 @@ from tests.support.waiting import until
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=50, derandomize=True, database=None)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("FANOUT_HYPOTHESIS", "quick"))
+
+# A job in the background of a shell ignores SIGINT, one under nohup SIGHUP, and what they start would do so as well. A
+# signal that is caught has its default again in a new program: this process goes on ignoring it, the tests' do not.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

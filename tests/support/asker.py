@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from fanout.model import Endpoint
 from fanout.wire import frame
 from fanout.wire.frame import ASK, FRAGMENT_OVERHEAD, QUERY, Answer, Cut, Frame, Status
+from tests.support.waiting import PATIENCE
 
 SENDER = 0x1234_5678_9ABC_DEF0
 SIZE = 1200
@@ -57,7 +58,7 @@ class Asker:
         except TimeoutError:
             return True
         finally:
-            self.socket.settimeout(5)
+            self.socket.settimeout(PATIENCE)
         return False
 
 
@@ -85,6 +86,6 @@ def fragments(
 @contextmanager
 def asking(to: Endpoint, host: str = "127.0.0.1", sender: int = SENDER) -> Iterator[Asker]:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as opened:
-        opened.settimeout(5)
+        opened.settimeout(PATIENCE)
         opened.bind((host, 0))
         yield Asker(to, opened, sender)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from fanout.cli import main
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 FANOUT = [sys.executable, "-m", "fanout"]
 
@@ -65,7 +65,12 @@ def environment(**variables: str) -> dict[str, str]:
 def fanout(*arguments: str, stdin: bytes = b"", **variables: str) -> Run:
     """Run `fanout` to its end."""
     done = subprocess.run(
-        [*FANOUT, *arguments], input=stdin, capture_output=True, env=environment(**variables), timeout=60, check=False
+        [*FANOUT, *arguments],
+        input=stdin,
+        capture_output=True,
+        env=environment(**variables),
+        timeout=PATIENCE,
+        check=False,
     )
     return Run(done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -133,7 +138,7 @@ class Running:
         return self.end()
 
     def end(self) -> Run:
-        return Run(self.process.wait(timeout=15), self.out, self.err)
+        return Run(self.process.wait(timeout=PATIENCE), self.out, self.err)
 
 
 @contextmanager

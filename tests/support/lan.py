@@ -31,7 +31,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.cli import FANOUT, Running
 from tests.support.namespace import Namespace, why_no_namespace
 from tests.support.needs import program, unavailable
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 SOURCE, EDGE, FIRST_POD = 10, 20, 11
 """The last number of their addresses; a second edge or source has the next one."""
@@ -110,14 +110,14 @@ class Host(Namespace):
     def udp(self, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
         """Return a UDP socket of this host, to be used from here; it is closed with the world."""
         made = self._make(family, socket.SOCK_DGRAM)
-        made.settimeout(5)
+        made.settimeout(PATIENCE)
         self._sockets.append(made)
         return made
 
     def tcp(self) -> socket.socket:
         """Return a TCP socket of this host, to be used from here; it is closed with the world."""
         made = self._make(socket.AF_INET, socket.SOCK_STREAM)
-        made.settimeout(5)
+        made.settimeout(PATIENCE)
         self._sockets.append(made)
         return made
 
@@ -151,7 +151,7 @@ class Host(Namespace):
     def get(self, path: str, port: int = 8080) -> str:
         """Return what a web server on this host's loopback says, once there is one."""
         with self._make(socket.AF_INET, socket.SOCK_STREAM) as connected:
-            connected.settimeout(5)
+            connected.settimeout(PATIENCE)
             until(lambda: connected.connect_ex(("127.0.0.1", port)) == 0, f"{self.name} serves port {port}")
             connected.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
             answer = b"".join(iter(lambda: connected.recv(65_536), b"")).decode()

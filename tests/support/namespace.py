@@ -13,6 +13,7 @@ from typing import Self
 
 from tests.support.cli import FANOUT, Run, environment
 from tests.support.needs import program, unavailable
+from tests.support.waiting import PATIENCE
 
 RESOLV_CONF = Path("/etc/resolv.conf")
 
@@ -77,7 +78,7 @@ class Namespace:
             [*self.command, *FANOUT, *arguments],
             capture_output=True,
             env=environment(KUBERNETES_SERVICE_HOST="10.96.0.1"),
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         return Run(done.returncode, done.stdout.decode(), done.stderr.decode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 from fanout.model import Endpoint
+from tests.support.waiting import PATIENCE
 
 
 class Pod:
@@ -15,7 +16,7 @@ class Pod:
         self.socket = socket.socket(family, socket.SOCK_DGRAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self.socket.bind((host, port))
-        self.socket.settimeout(3)
+        self.socket.settimeout(PATIENCE)
         self.endpoint = Endpoint(*self.socket.getsockname()[:2])
 
     def receive(self) -> bytes:
@@ -31,7 +32,7 @@ class Pod:
         except BlockingIOError:
             return payloads
         finally:
-            self.socket.settimeout(3)
+            self.socket.settimeout(PATIENCE)
 
 
 def literals(pods: list[Pod]) -> str:

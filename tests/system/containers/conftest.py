@@ -85,7 +85,7 @@ def images(engine: docker.DockerClient, base_image: str, tmp_path_factory: pytes
     # `-o`: with this Python, whether it is the one of .venv or not. Wheels for the Python of the images alone.
     asked = ["python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
     version = engine.containers.run(base_image, asked, remove=True, network_mode="none").decode().strip()
-    make = ["make", "-C", str(ROOT), "-o", ".venv/.done", "wheels", f"BIN={Path(sys.executable).parent}"]
+    make = ["make", "-C", str(ROOT), "-o", ".venv/.fanout", "wheels", f"BIN={Path(sys.executable).parent}"]
     subprocess.run([*make, f"WHEELS={context / 'wheels'}", f"IMAGE_PYTHONS={version}"], check=True, timeout=300)
     made = Images(*(f"localhost/fanout-test-{os.getpid()}-{app}" for app in Images._fields))
     # The first stage by itself has a tag as well, or it would stay behind as an image without a name.
