@@ -61,13 +61,14 @@ bench: .venv/.dev ## Measure, side by side: some ten minutes; as root it builds 
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
 fuzz: .venv/.dev ## Fuzz everything that reads what strangers send, 49 million inputs: half an hour; FUZZ_ARGS="decode --inputs 100000"
-	@$(BIN)/pip install --quiet --group fuzz
+	@$(PIP) install --group fuzz
 	@$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
+	@$(if $(FUZZ_ARGS),,FANOUT_HYPOTHESIS=exhaustive $(BIN)/python -m pytest -m hypothesis --timeout 0 -n 2 tests/unit)
 
 wheels: .venv/.fanout ## fanout and what it needs, as a folder of wheels for the images
-	@$(BIN)/pip wheel --quiet --wheel-dir $(WHEELS) .
+	@$(PIP) wheel --wheel-dir $(WHEELS) .
 	@for python in $(IMAGE_PYTHONS); do \
-	  $(BIN)/pip download --quiet --dest $(WHEELS) --only-binary=:all: --python-version $$python \
+	  $(PIP) download --dest $(WHEELS) --only-binary=:all: --python-version $$python \
 	    $(IMAGE_PLATFORMS:%=--platform %) cryptography pyyaml aiohttp defusedxml || exit 1; \
 	done
 
