@@ -2,54 +2,55 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
 import fanout
+import fanout.receiver
 from fanout.async_receiver import AsyncReceiver
 from fanout.model import Message
 from fanout.receiver import BATCH, CAPACITY, Receiver
-from tests.support.waiting import Turns
+from tests.support.datagrams import FLOOD, send_to
+from tests.support.waiting import Turns, give_turns, until, until_async
 
 SIZES = [0, 1, 1200, 65_507]
-
-
-def send_to(port: int, payloads: list[bytes], host: str = "127.0.0.1") -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sender:
-        for payload in payloads:
-            sender.sendto(payload, (host, port))
+NUMBERED = [b"%d" % number for number in range(FLOOD)]
 
 
 def receive_sync(
     act: Callable[[int], None], capacity: int = CAPACITY, *, workers: int = 1, batches: bool = False
 ) -> list[Message]:
-    """Open, let `act` send to the port, stop, and return what was handed over."""
+    """Open, let `act` send to the port, stop at the first message, and return what was handed over."""
+    got: list[Message] = []
     with Receiver(0, capacity=capacity, workers=workers) as receiver:
         act(receiver.address.port)
-        threading.Timer(0.05, receiver.stop).start()
-        if batches:
-            return [message for batch in checked(receiver.batches()) for message in batch]
-        return list(receiver)
+        for some in checked(receiver.batches()) if batches else ([message] for message in receiver):
+            got += some
+            receiver.stop()
+    return got
 
 
 def receive_async(
     act: Callable[[int], None], capacity: int = CAPACITY, *, workers: int = 1, batches: bool = False
 ) -> list[Message]:
     async def run() -> list[Message]:
+        got: list[Message] = []
         async with AsyncReceiver(0, capacity=capacity, workers=workers) as receiver:
             act(receiver.address.port)
-            asyncio.get_running_loop().call_later(0.05, receiver.stop)
             if batches:
-                return [
-                    message for batch in checked([batch async for batch in receiver.batches()]) for message in batch
-                ]
-            return [message async for message in receiver]
+                async for batch in receiver.batches():
+                    got += [message for some in checked([batch]) for message in some]
+                    receiver.stop()
+            else:
+                async for message in receiver:
+                    got.append(message)
+                    receiver.stop()
+        return got
 
     return asyncio.run(run())
 
@@ -85,25 +86,25 @@ def test_datagrams_arrive_whole_from_both_families(receive: Callable[..., list[M
 
 @BOTH
 def test_what_was_received_before_stop_is_handed_over(receive: Callable[..., list[Message]]) -> None:
-    payloads = [b"%d" % number for number in range(3000)]
-    assert [message.payload for message in receive(lambda port: send_to(port, payloads))] == payloads
+    assert [message.payload for message in receive(lambda port: send_to(port, NUMBERED))] == NUMBERED
 
 
 @BOTH
 def test_what_a_small_queue_leaves_to_the_kernel_is_handed_over_at_the_end(
     receive: Callable[..., list[Message]],
 ) -> None:
-    payloads = [b"%d" % number for number in range(1000)]
-    messages = receive(lambda port: send_to(port, payloads), capacity=7)
-    assert [message.payload for message in messages] == payloads
+    messages = receive(lambda port: send_to(port, NUMBERED), capacity=7)
+    assert [message.payload for message in messages] == NUMBERED
 
 
-def test_kernel_drops_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_kernel_drops_are_counted() -> None:
+    handed_over = 0
     with Receiver(0, receive_buffer=4096) as receiver:
         send_to(receiver.address.port, [bytes(1000)] * 500)
         drops = receiver.stats.kernel_drops
-        threading.Timer(0.05, receiver.stop).start()
-        handed_over = len(list(receiver))
+        for _ in receiver:
+            handed_over += 1
+            receiver.stop()
     assert drops > 0
     assert handed_over + drops == 500
     assert receiver.stats.kernel_drops == drops
@@ -153,10 +154,11 @@ def test_serve_counts_what_handlers_raise(caplog: pytest.LogCaptureFixture) -> N
         seen.append(message.payload)
         if message.payload == b"bad":
             raise ValueError("bad payload")
+        if message.payload == b"2":
+            receiver.stop()
 
     with Receiver(0) as receiver:
         send_to(receiver.address.port, [b"1", b"bad", b"2"])
-        threading.Timer(0.05, receiver.stop).start()
         receiver.serve(handler)
         assert receiver.stats.handler_errors == 1
     assert seen == [b"1", b"bad", b"2"]
@@ -166,20 +168,22 @@ def test_serve_counts_what_handlers_raise(caplog: pytest.LogCaptureFixture) -> N
 @pytest.mark.parametrize("is_coroutine", [False, True])
 def test_async_serve(is_coroutine: bool, caplog: pytest.LogCaptureFixture) -> None:
     seen: list[bytes] = []
+    receiver = AsyncReceiver(0)
 
     def function(message: Message) -> None:
         seen.append(message.payload)
         if message.payload == b"bad":
             raise ValueError("bad payload")
+        if message.payload == b"2":
+            receiver.stop()
 
     async def coroutine(message: Message) -> None:
-        await asyncio.sleep(0)
+        await give_turns()
         function(message)
 
     async def run() -> int:
-        async with AsyncReceiver(0) as receiver:
+        async with receiver:
             send_to(receiver.address.port, [b"1", b"bad", b"2"])
-            asyncio.get_running_loop().call_later(0.05, receiver.stop)
             await receiver.serve(coroutine if is_coroutine else function)
             return receiver.stats.handler_errors
 
@@ -187,59 +191,67 @@ def test_async_serve(is_coroutine: bool, caplog: pytest.LogCaptureFixture) -> No
     assert seen == [b"1", b"bad", b"2"]
 
 
-def test_a_flood_of_handler_errors_does_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flood_of_handler_errors_does_not_flood_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 5.0
+    monkeypatch.setattr(fanout.receiver, "time", SimpleNamespace(monotonic=lambda: now))
+
     def handler(message: Message) -> None:
+        nonlocal now
+        if message.payload == b"last":
+            now += 1.0
+            receiver.stop()
         raise ValueError("always")
 
     with Receiver(0) as receiver:
-        send_to(receiver.address.port, [b"x"] * 500)
-        threading.Timer(0.05, receiver.stop).start()
+        send_to(receiver.address.port, [*NUMBERED, b"last"])
         receiver.serve(handler)
-        assert receiver.stats.handler_errors == 500
-    assert len(caplog.records) <= 20
+        assert receiver.stats.handler_errors == FLOOD + 1
+    assert len(caplog.messages) == 11
+    assert caplog.messages[9].endswith(": ValueError: always (0 such lines left out before)")
+    assert caplog.messages[10].endswith(f": ValueError: always ({FLOOD - 10} such lines left out before)")
+
+
+async def all_taken(receiver: AsyncReceiver, sent: int) -> None:
+    await until_async(lambda: receiver.stats.datagrams == sent)
 
 
 def test_a_slow_consumer_does_not_keep_the_kernel_buffer_full() -> None:
-    """While a handler awaits, datagrams are taken from the kernel."""
+    """While a handler awaits, datagrams are taken from the kernel: ten times what its buffer holds."""
 
     async def run() -> tuple[int, int]:
-        async with AsyncReceiver(0, receive_buffer=65_536) as receiver:
-            port = receiver.address.port
+        async with AsyncReceiver(0, receive_buffer=30_000) as receiver:
+            go_on = asyncio.Event()
 
             async def handler(message: Message) -> None:
-                if message.payload == b"slow":
-                    await asyncio.sleep(0.1)
+                await go_on.wait()
 
             serving = asyncio.create_task(receiver.serve(handler))
-            send_to(port, [b"slow"])
-            await asyncio.sleep(0.01)
-            for _ in range(20):
-                send_to(port, [bytes(100)] * 40)
-                await asyncio.sleep(0.002)
+            for sent in range(40, 801, 40):
+                send_to(receiver.address.port, [bytes(100)] * 40)
+                await all_taken(receiver, sent)
             depth = receiver.stats.queue_depth
-            await asyncio.sleep(0.15)
             receiver.stop()
+            go_on.set()
             await serving
-            assert receiver.stats.datagrams == 801
+            assert receiver.stats.datagrams == 800
             return depth, receiver.stats.kernel_drops
 
-    depth, drops = asyncio.run(run())
-    assert depth > 300
-    assert drops == 0
+    assert asyncio.run(run()) == (799, 0)
 
 
 def test_a_consumer_that_never_awaits_leaves_the_loop_its_turn() -> None:
     async def run() -> int:
         async with AsyncReceiver(0) as receiver:
-            send_to(receiver.address.port, [b"x"] * 2000)
-            asyncio.get_running_loop().call_later(0.05, receiver.stop)
+            send_to(receiver.address.port, NUMBERED)
             async with Turns() as turns:
-                during = 0
-                async for _ in receiver:
-                    during = turns.count
-                return during
+                async for message in receiver:
+                    if message.payload == NUMBERED[-1]:
+                        return turns.count
+        raise AssertionError
 
-    assert asyncio.run(run()) >= 2000 // 32
+    assert asyncio.run(run()) >= FLOOD // 32
 
 
 def test_life_cycle_and_repr() -> None:
@@ -274,30 +286,30 @@ def test_close_forgets_what_was_not_handed_over() -> None:
     assert receiver.stats.datagrams == 10
 
 
-def test_stop_wakes_a_waiting_receiver() -> None:
-    with Receiver(0) as receiver:
-        threading.Timer(0.1, receiver.stop).start()
-        assert list(receiver) == []
+@pytest.mark.parametrize("end", [Receiver.stop, Receiver.close], ids=["stop", "close"])
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("batches", [False, True], ids=["messages", "batches"])
+def test_another_thread_ends_a_waiting_iteration(end: Callable[[Receiver], None], workers: int, batches: bool) -> None:
+    got: list[object] = []
+    with Receiver(0, workers=workers) as receiver:
+        iteration = receiver.batches() if batches else receiver
+        waiting = threading.Thread(target=lambda: got.extend(iteration))
+        waiting.start()
+        send_to(receiver.address.port, [b"x"])
+        until(lambda: got)  # and it goes on waiting
+        end(receiver)
+        waiting.join()
+    assert len(got) == 1
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_stop_wakes_waiting_batches(workers: int) -> None:
-    with Receiver(0, workers=workers) as receiver:
-        threading.Timer(0.1, receiver.stop).start()
-        assert list(receiver.batches()) == []
-
+def test_stop_ends_a_waiting_async_iteration(workers: int) -> None:
     async def run() -> list[list[Message]]:
         async with AsyncReceiver(0, workers=workers) as receiver:
-            asyncio.get_running_loop().call_later(0.1, receiver.stop)
+            asyncio.get_running_loop().call_soon(receiver.stop)
             return [batch async for batch in receiver.batches()]
 
     assert asyncio.run(run()) == []
-
-
-def test_close_by_another_thread_wakes_a_waiting_receiver() -> None:
-    receiver = Receiver(0).open()
-    threading.Timer(0.1, receiver.close).start()
-    assert list(receiver) == []
 
 
 def test_batches_go_on_where_messages_were_broken_out_of() -> None:
@@ -340,20 +352,21 @@ def test_an_async_receiver_goes_on_in_the_next_event_loop(workers: int) -> None:
 
     async def first(payload: bytes) -> bytes:
         await receiver.open()
-        asyncio.get_running_loop().call_later(0.05, send_to, receiver.address.port, [payload])
+        # Once the iteration waits.
+        asyncio.get_running_loop().call_soon(send_to, receiver.address.port, [payload])
         async for message in receiver:
             return message.payload
         raise AssertionError
 
     async def end() -> list[list[Message]]:
-        asyncio.get_running_loop().call_later(0.05, receiver.stop)
+        asyncio.get_running_loop().call_soon(receiver.stop)
         return [batch async for batch in receiver.batches()]
 
     loop = asyncio.new_event_loop()
     for number in range(3):
-        assert asyncio.run(asyncio.wait_for(first(b"a%d" % number), 5)) == b"a%d" % number
-        assert loop.run_until_complete(asyncio.wait_for(first(b"b%d" % number), 5)) == b"b%d" % number
-    assert asyncio.run(asyncio.wait_for(end(), 5)) == []
+        assert asyncio.run(first(b"a%d" % number)) == b"a%d" % number
+        assert loop.run_until_complete(first(b"b%d" % number)) == b"b%d" % number
+    assert asyncio.run(end()) == []
     loop.close()
 
 
@@ -368,14 +381,17 @@ def test_an_async_receiver_stops_after_its_event_loop_ended() -> None:
 def test_a_busy_async_consumer_of_batches_leaves_the_loop_its_turn() -> None:
     async def run() -> tuple[int, int]:
         async with AsyncReceiver(0) as receiver:
-            send_to(receiver.address.port, [b"x"] * 4000)
-            asyncio.get_running_loop().call_later(0.05, receiver.stop)
+            got = batches = 0
             async with Turns() as turns:
-                batches = 0
-                async for _ in receiver.batches():
+                send_to(receiver.address.port, NUMBERED)
+                async for batch in receiver.batches():
+                    got += len(batch)
                     batches += 1
-                return batches, turns.count
+                    if got >= 5 * FLOOD:
+                        return batches, turns.count
+                    send_to(receiver.address.port, NUMBERED)
+        raise AssertionError
 
     batches, turns = asyncio.run(run())
-    assert batches >= 4
+    assert batches >= 5
     assert turns >= batches - 1

@@ -50,16 +50,10 @@ class Asker:
         assert (heard.number, heard.asker) == (number, self.sender)
         return heard.status
 
-    def is_quiet(self, seconds: float = 0.05) -> bool:
-        """Whether nothing comes back."""
-        self.socket.settimeout(seconds)
-        try:
-            self.socket.recv(65_535)
-        except TimeoutError:
-            return True
-        finally:
-            self.socket.settimeout(PATIENCE)
-        return False
+    def is_quiet(self) -> bool:
+        """Whether nothing has come back by now: what it sends to itself comes first."""
+        self.socket.sendto(b"", self.socket.getsockname())
+        return not self.socket.recv(65_535)
 
 
 def fragments(

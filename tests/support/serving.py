@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
+
+import pytest
 
 import fanout
 from fanout.delivery.receipt import Confirmation
 from fanout.model import Endpoint
+from fanout.receiver import ReceiverBase
+from tests.support.waiting import PATIENCE, give_turns
 
 Handler = Callable[[fanout.Message], object]
 
@@ -32,9 +37,7 @@ def pods(*handlers: Handler, **settings: Any) -> Iterator[list[Served]]:
     served: list[Served] = []
     threads = []
     try:
-        for number, handler in enumerate(handlers, 1):
-            port = served[0].address.port if served else 0
-            receiver = fanout.Receiver(port, host=f"127.0.1.{number}", **settings).open()
+        for receiver, handler in zip(_at_one_port(len(handlers), settings), handlers, strict=True):
             served.append(Served(receiver, receiver.address))
             threads.append(threading.Thread(target=receiver.serve, args=(handler,)))
             threads[-1].start()
@@ -46,6 +49,78 @@ def pods(*handlers: Handler, **settings: Any) -> Iterator[list[Served]]:
             thread.join()
         for one in served:
             one.receiver.close()
+
+
+def _at_one_port(count: int, settings: dict[str, Any]) -> list[fanout.Receiver]:
+    """Open receivers on one port, which is free on all of their addresses."""
+    for _ in range(100):
+        with contextlib.ExitStack() as stack:
+            opened: list[fanout.Receiver] = []
+            try:
+                for number in range(1, count + 1):
+                    port = opened[0].address.port if opened else 0
+                    opened.append(fanout.Receiver(port, host=f"127.0.1.{number}", **settings).open())
+                    stack.callback(opened[-1].close)
+            except fanout.SocketUnavailable as error:
+                if "in use" not in str(error):
+                    raise
+                continue
+            stack.pop_all()
+            return opened
+    raise AssertionError("no port is free on all addresses")
+
+
+@contextmanager
+def serving_sync(handler: Handler, host: str | None = "127.0.0.1", **settings: Any) -> Iterator[fanout.Receiver]:
+    with fanout.Receiver(0, host=host, **settings) as receiver:
+        thread = threading.Thread(target=receiver.serve, args=(handler,))
+        thread.start()
+        try:
+            yield receiver
+        finally:
+            receiver.stop()
+            thread.join()
+
+
+@contextmanager
+def serving_async(handler: Handler, host: str | None = "127.0.0.1", **settings: Any) -> Iterator[fanout.AsyncReceiver]:
+    """Serve in a thread with an event loop of its own; the handler is a coroutine function."""
+    started = threading.Event()
+    receiver = fanout.AsyncReceiver(0, host=host, **settings)
+    loop = asyncio.new_event_loop()
+
+    async def coroutine(message: fanout.Message) -> object:
+        await give_turns()
+        return handler(message)
+
+    async def serve() -> None:
+        async with receiver:
+            started.set()
+            await receiver.serve(coroutine)
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    try:
+        assert started.wait(PATIENCE)
+        yield receiver
+    finally:
+        stop(receiver)
+        thread.join()
+        loop.close()
+
+
+def stop(receiver: ReceiverBase) -> None:
+    """Stop a receiver that another thread serves."""
+    if isinstance(receiver, fanout.Receiver):
+        receiver.stop()
+    else:
+        assert isinstance(receiver, fanout.AsyncReceiver)
+        assert receiver._loop is not None
+        receiver._loop.call_soon_threadsafe(receiver.stop)
+
+
+Serving = Callable[..., AbstractContextManager[ReceiverBase]]
+SHELLS = pytest.mark.parametrize("serving", [serving_sync, serving_async], ids=["Receiver", "AsyncReceiver"])
 
 
 def literal(receivers: list[Served]) -> str:
