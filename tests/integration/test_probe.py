@@ -14,6 +14,7 @@ from fanout.net.gro import Run, split
 from fanout.net.probing import Sieve
 from fanout.wire import probe
 from fanout.wire.probe import MAGIC, Kind, Observed
+from tests.support.waiting import PATIENCE
 
 RUN = 0x1234_5678_9ABC_DEF0
 
@@ -64,7 +65,7 @@ def test_messages_of_whoever_mixes_them_with_probes_keep_their_order(kinds: list
 
 def test_a_receiver_answers_by_itself_and_hands_over_no_probe() -> None:
     with fanout.Receiver(0, host="127.0.0.1") as receiver, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
-        peer.settimeout(5)
+        peer.settimeout(PATIENCE)
         datagrams = [probe.request(RUN, 1), *map(data, range(10)), MAGIC, probe.ping(RUN, 2), probe.request(RUN, 3)]
         for datagram in [*datagrams, b"message"]:
             peer.sendto(datagram, receiver.address)
