@@ -108,7 +108,8 @@ class ReceiverBase:
         self._rest: Iterator[Message] = iter(())  # of the batch that is being handed over message by message
         self._rest_may_ask = False
         self._handed: Sequence[Question] = ()  # over, and not settled before the next messages are asked for
-        self._forgetting = threading.RLock()
+        self._handing = threading.RLock()
+        """Held while messages change hands: `close` in another thread comes before or after, and misses none."""
         self._handler_errors = 0
         self._error_lines = LineLimiter(10)
 
@@ -163,18 +164,20 @@ class ReceiverBase:
 
     def _settle_handed(self) -> None:
         """Take note that the next messages are asked for: those before were handled."""
-        questions, self._handed = self._handed, ()
-        for question in questions:
-            question.confirm()
+        if not self._handed:
+            return
+        with self._handing:
+            questions, self._handed = self._handed, ()
+            for question in questions:
+                question.confirm()
 
     def _forget(self) -> None:
         """Drop what was not handed over, and tell whoever asks; the sockets must not be closed yet."""
-        with self._forgetting:
-            rest = self._take_rest()
-            questions = [*self._handed, *rest.questions, *self._backlog.clear(len(rest))]
-            self._handed = ()
-            for question in questions:
-                question.fail(_CLOSED)
+        rest = self._take_rest()
+        questions = [*self._handed, *rest.questions, *self._backlog.clear(len(rest))]
+        self._handed = ()
+        for question in questions:
+            question.fail(_CLOSED)
 
     def handler_failed(self, message: Message, error: Exception) -> None:
         """Count one message's failure, tell a sender that asked, and log a few a second.
@@ -299,38 +302,62 @@ class Receiver(ReceiverBase):
         """
         self.stop()
         if self._inbox is not None:
-            self._inbox.drain()
-            self._forget()
-            self._inbox.close()
+            with self._handing:
+                self._inbox.drain()
+                self._forget()
+                self._inbox.close()
         for opened in self._wake or ():
             opened.close()
 
     def __iter__(self) -> Iterator[Message]:
         """Yield messages until `stop`."""
-        for batch in self._batches(TURN):
-            self._rest, self._rest_may_ask = iter(batch), batch.may_ask
+        for batch in self._batches(TURN, self._keep_rest):
             if not batch.may_ask:
                 yield from self._rest
                 continue
-            for message in self._rest:
-                if isinstance(message, FramedMessage) and message.question is not None:
-                    self._handed = (message.question,)
+            rest = self._rest
+            while (message := self._next_of(rest)) is not None:
                 yield message
                 self._settle_handed()
 
+    def _keep_rest(self, batch: Batch) -> None:
+        self._rest, self._rest_may_ask = iter(batch), batch.may_ask
+
+    def _next_of(self, rest: Iterator[Message]) -> Message | None:
+        """Return the next message, which is handed over now; None where there is none."""
+        with self._handing:
+            message = next(rest, None)
+            if isinstance(message, FramedMessage) and message.question is not None:
+                self._handed = (message.question,)
+            return message
+
     def batches(self) -> Iterator[list[Message]]:
         """Yield what is there, as lists of 1 to 1,024 messages, until `stop`: the fastest way to have them."""
-        for batch in self._batches(BATCH):
-            if batch.may_ask:
-                self._handed = batch.questions
+        for batch in self._batches(BATCH, self._keep_handed):
             yield batch
-            if batch.may_ask:
-                self._settle_handed()
+            self._settle_handed()
 
-    def _batches(self, limit: int) -> Iterator[Batch]:
+    def _keep_handed(self, batch: Batch) -> None:
+        if batch.may_ask:
+            self._handed = batch.questions
+
+    def _batches(self, limit: int, keep: Callable[[Batch], None]) -> Iterator[Batch]:
+        """Yield what is there; `keep` takes note of a batch before that is yielded."""
         self._settle_handed()  # of an iteration that was broken out of
         inbox, woken = self._listening()
-        if rest := self._take_rest():
+
+        def take(*, fill: bool = False) -> Batch:
+            with self._handing:
+                if fill and not self._stopped:
+                    inbox.fill()
+                batch = inbox.take(limit)
+                keep(batch)
+                return batch
+
+        with self._handing:
+            rest = self._take_rest()
+            keep(rest)
+        if rest:
             yield rest
         poll = select.poll()
         poll.register(inbox.readable, select.POLLIN)
@@ -338,16 +365,16 @@ class Receiver(ReceiverBase):
         while not self._stopped:
             if not self._backlog.depth:
                 poll.poll()
-            inbox.fill()
-            if batch := inbox.take(limit):
+            if batch := take(fill=True):
                 yield batch
-        inbox.drain()
+        with self._handing:
+            inbox.drain()
         # The answers to what is still queued leave by its sockets.
-        while inbox.has_pending and (batch := inbox.take(limit)):
+        while inbox.has_pending and (batch := take()):
             yield batch
-        with self._forgetting:  # by `close` in another thread, whose answers leave by the sockets
+        with self._handing:
             inbox.close()
-        while batch := inbox.take(limit):
+        while batch := take():
             yield batch
 
     def _listening(self) -> tuple[Inbox, socket.socket]:

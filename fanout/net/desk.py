@@ -103,6 +103,8 @@ class Desk:
         self._sieve = sieve
         self._keys = keys
         self._lock = threading.Lock()
+        self.leaving = threading.RLock()
+        """Held from when it is settled what a sender is told until that has left; and while sockets are closed."""
         self._refused_lines = LineLimiter(_LINES)
         self._reply_lines = LineLimiter(_LINES)
         _desks.add(self)
@@ -110,6 +112,7 @@ class Desk:
     def start_anew(self) -> None:
         """Be a desk of its own in a process that was forked: two of one identity would seal with the same nonces."""
         self._lock = threading.Lock()
+        self.leaving = threading.RLock()
         self._reception.rename(secrets.randbits(64), time.time_ns())
 
     @property
@@ -179,23 +182,26 @@ class Desk:
 
     def confirmed(self, ticket: Ticket) -> None:
         """Answer that the message was handled."""
-        with self._lock:
-            answers = self._reception.confirmed(ticket, time.time())
-        _send(ticket, answers)
+        with self.leaving:
+            with self._lock:
+                answers = self._reception.confirmed(ticket, time.time())
+            _send(ticket, answers)
 
     def failed(self, ticket: Ticket, reason: str) -> None:
         """Answer that its handler failed."""
-        with self._lock:
-            answers = self._reception.failed(ticket, reason, time.time())
-        _send(ticket, answers)
+        with self.leaving:
+            with self._lock:
+                answers = self._reception.failed(ticket, reason, time.time())
+            _send(ticket, answers)
 
     def replied(self, ticket: Ticket, payload: bytes) -> bool:
         """Answer a query; False where it was answered before."""
-        with self._lock:
-            if not ticket.is_open:
-                return False
-            answers = self._reception.replied(ticket, payload, time.time())
-        _send(ticket, answers)
+        with self.leaving:
+            with self._lock:
+                if not ticket.is_open:
+                    return False
+                answers = self._reception.replied(ticket, payload, time.time())
+            _send(ticket, answers)
         if ticket.problem and self._reply_lines.allow(time.monotonic()):
             log.warning(
                 "reply_not_sent: %(problem)s (%(suppressed)d such lines left out before)",

@@ -184,7 +184,8 @@ class Inbox:
             if self._is_closed:
                 return
             self._is_closed = True
-            for intake in self._intakes:
-                intake.close()
+            with self._desk.leaving:
+                for intake in self._intakes:
+                    intake.close()
             if self._arrived is not None:
                 self._arrived.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import fanout
 from fanout.async_receiver import AsyncReceiver
 from fanout.model import Message
-from fanout.receiver import Receiver
+from fanout.receiver import Receiver, ReceiverStats
 from fanout.wire.frame import Status
 from tests.support.asker import Asker, asking
 from tests.support.serving import SHELLS, Serving, serving_sync
@@ -139,9 +140,8 @@ def test_what_was_not_handed_over_is_failed_and_counted_at_close(workers: int) -
     assert list(messages) == []
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("handler_returns", ["before", "after"])
-def test_close_by_another_thread_than_the_one_that_handles(workers: int, handler_returns: str) -> None:
+def close_by_another_thread(workers: int, *, returns_first: bool) -> ReceiverStats:
+    """Close a receiver whose handler has not returned, or returns in this very moment; 100 messages are asked for."""
     entered, go_on = threading.Event(), threading.Event()
 
     def handler(message: Message) -> None:
@@ -154,18 +154,34 @@ def test_close_by_another_thread_than_the_one_that_handles(workers: int, handler
         for number in range(2, 101):
             asker.ask(number, b"x")
         receiver.stop()
-        if handler_returns == "before":
-            go_on.set()  # and whatever its thread hands over meanwhile
+        if returns_first:
+            go_on.set()
         receiver.close()
         go_on.set()
         answers = {answer.number: answer for answer in (asker.answer() for _ in range(100))}
         assert set(answers) == set(range(1, 101))
-        assert {answer.detail for number, answer in answers.items() if number > 2} <= {b"the receiver was closed", b""}
-        stats = receiver.stats
-        assert (stats.confirmed + stats.failed, stats.datagrams) == (100, 100)
-        assert stats.queue_drops >= stats.failed - 1
-        if handler_returns == "after":
-            assert (stats.failed, stats.queue_drops) == (100, 99)
+        assert {answer.detail for answer in answers.values()} <= {b"the receiver was closed", b""}
+        return receiver.stats
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_close_by_another_thread_while_the_handler_runs(workers: int) -> None:
+    stats = close_by_another_thread(workers, returns_first=False)
+    assert (stats.datagrams, stats.confirmed, stats.failed, stats.queue_drops) == (100, 0, 100, 99)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_close_by_another_thread_while_messages_change_hands(workers: int) -> None:
+    """Whatever the other thread does in that moment, whoever asks is told."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(10):
+            stats = close_by_another_thread(workers, returns_first=True)
+            assert (stats.datagrams, stats.confirmed + stats.failed) == (100, 100)
+            assert stats.queue_drops >= stats.failed - 1
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
