@@ -16,6 +16,7 @@ _PACKAGES = {
     "gssdp-discover": "gupnp-tools",
     "ip": "iproute2",
     "knotd": "knot",
+    "nc": "netcat-openbsd",
     "nft": "nftables",
     "nsenter": "util-linux",
     "unshare": "util-linux",

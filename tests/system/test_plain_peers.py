@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import base64
-import shutil
 import subprocess
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
-from tests.integration.test_cli_receive import port_of, received
 from tests.support.cli import fanout, receiving
-from tests.support.needs import unavailable
+from tests.support.needs import require
 from tests.support.ports import free_port
+from tests.support.receivers import port_of, received
+from tests.support.waiting import until
 
 PAYLOAD = bytes(range(256)) * 4
 
 
-def program(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        package = "netcat-openbsd" if name == "nc" else name
-        unavailable("tools", f"{name} is missing (Debian, Ubuntu: apt install {package})")
-    return path
+@contextmanager
+def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def listens(port: int) -> bool:
@@ -31,37 +32,30 @@ def listens(port: int) -> bool:
     return any(line.split()[1].endswith(f":{port:04X}") for line in Path("/proc/net/udp").read_text().splitlines()[1:])
 
 
-@pytest.mark.parametrize(
-    "command", [["nc", "-u", "-w", "1", "127.0.0.1", "{port}"], ["socat", "-u", "-", "UDP:127.0.0.1:{port}"]]
-)
-def test_a_plain_sender_to_our_receiver(command: list[str], tmp_path: Path) -> None:
+def test_plain_senders_to_our_receiver(tmp_path: Path) -> None:
+    nc, socat = require("nc"), require("socat")
     with receiving(tmp_path) as (receiver, endpoint):
-        filled = [program(command[0]), *(word.format(port=port_of(endpoint)) for word in command[1:])]
-        subprocess.run(filled, input=PAYLOAD, check=True, timeout=10)
-        (event,) = received(receiver, 1)
-    assert base64.b64decode(str(event["payload_base64"])) == PAYLOAD
+        port = port_of(endpoint)
+        for count, command in enumerate(([nc, "-u", "127.0.0.1", str(port)], [socat, "-u", "-", f"UDP:{endpoint}"]), 1):
+            with running(*command) as peer:
+                assert peer.stdin is not None
+                peer.stdin.write(PAYLOAD)
+                peer.stdin.flush()
+                events = received(receiver, count)
+    assert [base64.b64decode(str(event["payload_base64"])) for event in events] == [PAYLOAD] * 2
 
 
-@pytest.mark.parametrize(
-    "command", [["nc", "-u", "-l", "127.0.0.1", "{port}"], ["socat", "-u", "UDP-RECV:{port}", "-"]]
-)
-def test_our_sender_to_a_plain_receiver(command: list[str]) -> None:
-    port = free_port()
-    filled = [program(command[0]), *(word.format(port=port) for word in command[1:])]
-    peer = subprocess.Popen(filled, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    try:
-        deadline = time.monotonic() + 10
-        while not listens(port):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        assert fanout("send", "-s", f"127.0.0.1:{port}", "-m", "-", stdin=PAYLOAD).code == 0
-        assert peer.stdout is not None
-        got = b""
-        while len(got) < len(PAYLOAD):
-            block = peer.stdout.read1(4096)  # type: ignore[attr-defined]
-            assert block
-            got += block
-        assert got == PAYLOAD
-    finally:
-        peer.kill()
-        peer.communicate()
+def test_our_sender_to_plain_receivers() -> None:
+    nc, socat = require("nc"), require("socat")
+    one, other = free_port(), free_port()
+    with (
+        running(nc, "-u", "-l", "127.0.0.1", str(one)) as first,
+        running(socat, "-u", f"UDP-RECV:{other}", "-") as second,
+    ):
+        for port in (one, other):
+            until(lambda: listens(port), f"port {port}")  # noqa: B023 - it ends in this turn
+        service = f"127.0.0.1:{one},127.0.0.1:{other}"
+        assert fanout("send", "-s", service, "-m", "-", stdin=PAYLOAD).code == 0
+        for peer in (first, second):
+            assert peer.stdout is not None
+            assert peer.stdout.read(len(PAYLOAD)) == PAYLOAD

@@ -1,0 +1,81 @@
+"""`fanout receive` beside a test: what it received, and what its admin port says."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import structlog
+
+from fanout.app import logs
+from fanout.app.logs import LogStream
+from tests.support.cli import Run, Running, invoke
+from tests.support.waiting import PATIENCE
+
+
+def port_of(endpoint: str) -> int:
+    return int(endpoint.rpartition(":")[2])
+
+
+def received(receiver: Running, count: int) -> list[dict[str, object]]:
+    """Return the lines of messages, once there are so many."""
+    receiver.wait_until(lambda: receiver.out.count('"message_received"') >= count and receiver.out.endswith("\n"))
+    return receiver.events("message_received")
+
+
+def admin_of(receiver: Running) -> str:
+    return f"http://{receiver.events('receiver_started')[0]['admin']}"
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def metric(admin: str, name: str) -> float:
+    """Return the value of one metric, whose name may have a label."""
+    lines = get(f"{admin}/metrics")[1].splitlines()
+    return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} "))
+
+
+def receive(*arguments: str) -> Run:
+    """Run `fanout receive` in this process, where it cannot start."""
+    with _as_before():
+        return invoke("receive", *arguments)
+
+
+@contextmanager
+def _as_before() -> Iterator[None]:
+    """Undo what it does to its process, which would end now: it takes signals, and opens and configures the log."""
+    opened: list[LogStream] = []
+
+    def open_log(path: str | None) -> LogStream:
+        opened.append(LogStream(path))
+        return opened[-1]
+
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    caught = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    library = logging.getLogger("fanout")
+    level, handlers = library.level, library.handlers[:]
+    config = structlog.get_config()
+    try:
+        with mock.patch.object(logs, "LogStream", open_log):
+            yield
+    finally:
+        structlog.configure(**config)
+        library.setLevel(level)
+        library.handlers[:] = handlers
+        for stream in opened:
+            stream._file.close()
+        for number, handler in caught.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
