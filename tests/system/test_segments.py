@@ -4,68 +4,56 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import re
-import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
+from tests.support.mixed import PARTS, PAYLOADS, SIZES
 from tests.support.namespace import Namespace, cabled_hosts
-from tests.support.needs import unavailable
+from tests.support.needs import is_missing, program, unavailable
+from tests.support.tree import ROOT
+from tests.support.waiting import until
 
-PORT = 12000
 HERE, THERE = "10.77.0.1", "10.77.0.2"
-_SIZES = [
-    *[1400] * 100,
-    *[200] * 65,  # one more than a run holds
-    7,  # a shorter one ends a run
-    *[1472] * 3,  # what the path's MTU carries
-    *[1473] * 3,  # and what it does not: fragments
-    *[1] * 70,
-    *range(2, 60),
-    *[4000] * 4,
-    *[600, 300] * 20,
-]
-PAYLOADS = [random.Random(number).randbytes(size) for number, size in enumerate(_SIZES)]
+OURS, NC, SOCAT = 12000, 12001, 12002
 
 _SENDER = """
 import sys, fanout
-from tests.system.test_segments import PAYLOADS
-with fanout.Sender("10.77.0.2,10.77.0.2:12001") as sender:
-    report = sender.send_many(PAYLOADS, rate=5000, burst=64, settle=0.01)
-print(len(report.dropped), [outcome.sent for outcome in report.outcomes])
+from tests.support.mixed import PARTS
+with fanout.Sender(sys.argv[1]) as sender:
+    for part in PARTS:
+        print(len(sender.send_many(part).dropped), flush=True)
+        sys.stdin.readline()
 """
 _RECEIVER = """
-import json, sys, fanout
+import fanout
 with fanout.Receiver() as receiver:
     print("ready", flush=True)
-    got = []
     for message in receiver:
-        got.append(message.payload.hex())
-        if len(got) == int(sys.argv[1]):
-            break
-print(json.dumps(got))
+        print(message.payload.hex(), flush=True)
 """
 
 
-@pytest.fixture(scope="module")
-def hosts() -> Iterator[tuple[Namespace, Namespace]]:
-    """Two hosts with a cable between them."""
-    with cabled_hosts(HERE, THERE) as both:
-        yield both
+class Programs:
+    """Programs on one host, whose output goes to files."""
 
+    def __init__(self, host: Namespace, folder: Path, stack: contextlib.ExitStack) -> None:
+        self._host, self._folder, self._stack = host, folder, stack
 
-def send(here: Namespace) -> None:
-    """Send the payloads, and see that they left as runs."""
-    before = packets(here)
-    sent = subprocess.run([*here.command, sys.executable, "-c", _SENDER], capture_output=True, text=True, check=True)
-    assert sent.stdout.split()[0] == "0"
-    assert packets(here) - before < len(PAYLOADS) * 2, "each packet a message: no segments"
+    def start(self, name: str, *command: str) -> Path:
+        out, err = self._folder / f"{name}.out", self._folder / f"{name}.err"
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            process = subprocess.Popen(
+                [*self._host.command, *command], stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
+            )
+        self._stack.callback(process.wait)
+        self._stack.callback(process.kill)
+        return out
+
+    def wait_for_port(self, port: int) -> None:
+        bound = Path(f"/proc/{self._host.pid}/net/udp")
+        until(lambda: f":{port:04X} " in bound.read_text(), f"nobody has port {port}")
 
 
 def packets(namespace: Namespace) -> int:
@@ -76,63 +64,54 @@ def packets(namespace: Namespace) -> int:
     return count
 
 
-def wait_for_listener(process: subprocess.Popen[bytes], namespace: Namespace) -> None:
-    deadline = time.monotonic() + 10
-    while f":{PORT:04X}" not in Path(f"/proc/{namespace.pid}/net/udp").read_text():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def send(here: Namespace, ports: list[int], arrived: list[Path]) -> None:
+    """Send part by part: each of the files has a part before the next one is sent, a line or the bytes of it."""
+    service = ",".join(f"{THERE}:{port}" for port in ports)
+    lines = size = 0
+    with subprocess.Popen(
+        [*here.command, sys.executable, "-c", _SENDER, service],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as sender:  # fmt: skip
+        assert sender.stdin is not None
+        assert sender.stdout is not None
+        for part in PARTS:
+            assert sender.stdout.readline() == "0\n", "dropped"
+            lines, size = lines + len(part), size + sum(map(len, part))
+            until(lambda: arrived[0].read_bytes().count(b"\n") == 1 + lines)  # noqa: B023 - it ends in this turn
+            for plain in arrived[1:]:
+                until(lambda: plain.stat().st_size == size)  # noqa: B023
+            sender.stdin.write("\n")
+            sender.stdin.flush()
+    assert sender.returncode == 0
 
 
-def wait_for_size(got: Path) -> None:
-    deadline = time.monotonic() + 10
-    while not got.exists() or got.stat().st_size < sum(_SIZES):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def sizes_in(dump: Path) -> list[int]:
+    return [int(size) for size in re.findall(r"length=(\d+)", dump.read_text())]
 
 
-@contextlib.contextmanager
-def listening(there: Namespace, command: list[str], **streams: object) -> Iterator[subprocess.Popen[bytes]]:
-    if shutil.which(command[0]) is None:
-        unavailable("tools", f"{command[0]} is missing")
-    process = subprocess.Popen([*there.command, *command], **streams)  # type: ignore[call-overload]
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def test_mixed_sizes_arrive_whole_at_a_fanout_receiver(hosts: tuple[Namespace, Namespace]) -> None:
-    here, there = hosts
-    with listening(there, [sys.executable, "-c", _RECEIVER, str(len(PAYLOADS))], stdout=subprocess.PIPE) as receiver:
-        assert receiver.stdout is not None
-        assert receiver.stdout.readline() == b"ready\n"
-        send(here)
-        out, _ = receiver.communicate(timeout=20)
-    assert [bytes.fromhex(text) for text in json.loads(out)] == PAYLOADS
-
-
-def test_every_byte_arrives_at_nc(hosts: tuple[Namespace, Namespace], tmp_path: Path) -> None:
-    here, there = hosts
-    got = tmp_path / "got"
-    with (
-        got.open("wb") as stdout,
-        listening(there, ["nc", "-u", "-l", str(PORT)], stdin=subprocess.DEVNULL, stdout=stdout) as nc,
-    ):
-        wait_for_listener(nc, there)
-        send(here)
-        wait_for_size(got)
-    assert got.read_bytes() == b"".join(PAYLOADS)
-
-
-def test_mixed_sizes_arrive_whole_at_socat(hosts: tuple[Namespace, Namespace], tmp_path: Path) -> None:
-    here, there = hosts
-    got, dump = tmp_path / "got", tmp_path / "dump"
-    command = ["socat", "-u", "-x", "-b", "65536", f"UDP-RECV:{PORT},rcvbuf=4194304", f"CREATE:{got}"]
-    with dump.open("wb") as stderr, listening(there, command, stderr=stderr) as socat:
-        wait_for_listener(socat, there)
-        send(here)
-        wait_for_size(got)
-    assert got.read_bytes() == b"".join(PAYLOADS)
-    assert [int(size) for size in re.findall(r"length=(\d+)", dump.read_text())] == _SIZES
+def test_mixed_sizes_arrive_whole_at_any_program(tmp_path: Path) -> None:
+    with cabled_hosts(HERE, THERE) as (here, there), contextlib.ExitStack() as stack:
+        programs = Programs(there, tmp_path, stack)
+        ours = programs.start("ours", sys.executable, "-c", _RECEIVER)
+        plain: dict[int, Path] = {}
+        if program("nc"):
+            plain[NC] = programs.start("nc", "nc", "-u", "-l", str(NC))
+        if program("socat"):
+            listening = f"UDP-RECV:{SOCAT}"
+            plain[SOCAT] = programs.start("socat", "socat", "-u", "-x", "-b", "65536", listening, "STDOUT")
+        until(lambda: ours.read_bytes() == b"ready\n")
+        for port in plain:
+            programs.wait_for_port(port)
+        before = packets(here)
+        send(here, [OURS, *plain], [ours, *plain.values()])
+        assert packets(here) - before < len(PAYLOADS) * (1 + len(plain)), "each packet a message: no segments"
+        if SOCAT in plain:
+            until(lambda: len(sizes_in(tmp_path / "socat.err")) == len(SIZES))
+    assert [bytes.fromhex(line) for line in ours.read_text().splitlines()[1:]] == PAYLOADS
+    for out in plain.values():
+        assert out.read_bytes() == b"".join(PAYLOADS)
+    if SOCAT in plain:
+        assert sizes_in(tmp_path / "socat.err") == SIZES
+    for name, port in (("nc", NC), ("socat", SOCAT)):
+        if port not in plain:
+            unavailable("tools", is_missing(name))
