@@ -21,6 +21,7 @@ from bench import (
     endtoend,
     framing,
     latency,
+    lossy,
     memory,
     outage,
     pacing,
@@ -58,6 +59,7 @@ _PARTS: dict[str, Callable[..., Part]] = {
     "endtoend": endtoend.measure,
     "framing": framing.measure,
     "confirmed": confirmed.measure,
+    "lossy": lossy.measure,
     "app": pacing.measure_app,
     "pacing": pacing.measure,
     "relay": relay.measure,
@@ -89,9 +91,10 @@ def main(names: tuple[str, ...], *, quick: bool, loopback: bool) -> None:
     if (lack := why_no_compiler()) is not None:
         out.print(f"Left out: {', '.join(sorted(_IN_C.intersection(chosen)))}: {lack}.")
         chosen = [name for name in chosen if name not in _IN_C]
-    if "dlna" in chosen and (lack := dlna.why_not(lab)) is not None:
-        out.print(f"Left out: dlna: {lack}.")
-        chosen.remove("dlna")
+    for name, part in (("dlna", dlna), ("lossy", lossy)):
+        if name in chosen and (lack := part.why_not(lab)) is not None:
+            out.print(f"Left out: {name}: {lack}.")
+            chosen.remove(name)
     _run(out, lab, chosen, quick=quick)
 
 

@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 from tests.support.namespace import Namespace, cabled_hosts
-from tests.support.needs import program, unavailable
+from tests.support.needs import require
 
 PODS = 50
-MESSAGES = 1000
+MESSAGES = 10
 LOSS = 30
 """Percent of the datagrams, in each direction."""
 _ADDRESSES = [f"10.78.0.{2 + pod}" for pod in range(PODS)]
@@ -40,12 +40,9 @@ import asyncio, json, sys
 import fanout
 
 async def main():
-    turns = asyncio.Semaphore(50)
     async with fanout.AsyncSender(",".join(sys.argv[2:])) as sender:
-        async def one(number):
-            async with turns:
-                return await sender.send(f"message {number}".encode(), confirm=True, timeout=120)
-        done = await asyncio.gather(*(one(number) for number in range(int(sys.argv[1]))))
+        payloads = [f"message {number}".encode() for number in range(int(sys.argv[1]))]
+        done = await asyncio.gather(*(sender.send(payload, confirm=True, timeout=600) for payload in payloads))
     tries = [receipt.tries for confirmation in done for receipt in confirmation.receipts]
     print(json.dumps([sum(len(one.confirmed) for one in done), max(tries), sum(tries)]))
 
@@ -53,27 +50,40 @@ asyncio.run(main())
 """
 
 
-def _lose(namespace: Namespace) -> None:
+def lose(namespace: Namespace) -> None:
     """Lose some of what arrives."""
     rules = f"""
         table inet loss {{
             chain input {{
                 type filter hook input priority 0;
-                meta l4proto udp numgen random mod 100 < {LOSS} drop
+                meta l4proto udp numgen random mod 100 < {LOSS} counter drop
             }}
         }}
     """
     subprocess.run([*namespace.command, "nft", "-f", "-"], input=rules, text=True, check=True)
 
 
+def lost(namespace: Namespace) -> int:
+    command = [*namespace.command, "nft", "-j", "list", "table", "inet", "loss"]
+    shown = subprocess.run(command, capture_output=True, check=True)
+    (packets,) = (
+        part["counter"]["packets"]
+        for each in json.loads(shown.stdout)["nftables"]
+        for part in each.get("rule", {}).get("expr", [])
+        if "counter" in part
+    )
+    assert isinstance(packets, int)
+    return packets
+
+
 def test_every_pod_confirms_every_message_and_hands_it_over_once() -> None:
-    if program("nft") is None:
-        unavailable("tools", "the program nft is missing (Debian, Ubuntu: apt install nftables)")
+    """That they take no more tries than chance demands is measured, with more messages: `make bench`."""
+    require("nft")
     with cabled_hosts("10.78.0.1", "10.78.0.254") as (here, there):
         for address in _ADDRESSES:
             there.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
-        _lose(here)
-        _lose(there)
+        lose(here)
+        lose(there)
         receivers = subprocess.Popen(
             [*there.command, sys.executable, "-c", _RECEIVERS, *_ADDRESSES],
             stdin=subprocess.PIPE,
@@ -86,16 +96,16 @@ def test_every_pod_confirms_every_message_and_hands_it_over_once() -> None:
                 [*here.command, sys.executable, "-c", _SENDER, str(MESSAGES), *_ADDRESSES],
                 capture_output=True,
                 check=True,
-                timeout=300,
             )
-            out, _ = receivers.communicate(timeout=20)
+            out, _ = receivers.communicate()
         finally:
             receivers.kill()
             receivers.communicate()
+        losses = lost(here), lost(there)
     confirmed, most_tries, tries = json.loads(sent.stdout)
     assert confirmed == MESSAGES * PODS
     assert json.loads(out) == [[MESSAGES, 1]] * PODS
-    # It was lossy indeed: 1 / 0.7² tries each, had none been sent too early.
+    # It was lossy indeed, both ways.
+    assert all(losses)
     assert tries > MESSAGES * PODS * 1.5
     assert most_tries > 5
-    print(f"{confirmed:,} confirmed with {tries / confirmed:.2f} tries each, {most_tries} at most")
