@@ -1,4 +1,4 @@
-"""`fanout receive` beside a test: what it received, and what its admin port says."""
+"""`fanout receive` beside a test: what it received, what it answers, and what its admin port says."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from unittest import mock
 
 import structlog
 
 from fanout.app import logs
 from fanout.app.logs import LogStream
-from tests.support.cli import Run, Running, invoke
+from fanout.delivery.receipt import Receipt
+from fanout.model import Endpoint
+from fanout.sender import Sender
+from tests.support.asker import Asker, asking
+from tests.support.cli import Run, Running, invoke, receiving
 from tests.support.waiting import PATIENCE
 
 
@@ -45,6 +50,25 @@ def metric(admin: str, name: str) -> float:
     """Return the value of one metric, whose name may have a label."""
     lines = get(f"{admin}/metrics")[1].splitlines()
     return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} "))
+
+
+def query(endpoint: str, payload: bytes = b"abc") -> tuple[bytes | None, str]:
+    """Return the reply and, where there is none, the reason."""
+    with Sender(endpoint) as sender:
+        asked = sender.query(payload, timeout=PATIENCE)
+        replies = [reply.payload for reply in asked]
+        return (replies[0] if replies else None), asked.confirmation.receipts[0].reason
+
+
+def confirm(endpoint: str, payload: bytes = b"abc") -> Receipt:
+    with Sender(endpoint) as sender:
+        return sender.send(payload, confirm=True, timeout=PATIENCE).receipts[0]
+
+
+@contextmanager
+def asked_of(folder: Path, *arguments: str) -> Iterator[tuple[Running, Asker]]:
+    with receiving(folder, *arguments) as (receiver, endpoint), asking(Endpoint.parse(endpoint)) as asker:
+        yield receiver, asker
 
 
 def receive(*arguments: str) -> Run:
