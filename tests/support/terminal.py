@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import os
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from tests.support.cli import FANOUT, environment
 from tests.support.waiting import PATIENCE, until
 
-_TOKEN = re.compile(rb"\x1b\[([?0-9;]*)([A-Za-z])|\r|\n|[^\x1b\r\n]+")
+_TOKEN = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|\r|\n|[^\x1b\r\n]+")
 
 
 class Terminal:
@@ -92,22 +93,22 @@ def terminal(*arguments: str, size: tuple[int, int] = (30, 140), **variables: st
 def shown(printed: bytes) -> list[str]:
     """Return the lines that a terminal shows; fail where a sequence is not among those that a table needs."""
     lines, row, column = [""], 0, 0
-    for token in _TOKEN.finditer(printed):
+    # Of a character that has come in part, the rest is to come.
+    for token in _TOKEN.finditer(codecs.getincrementaldecoder("utf-8")().decode(printed)):
         text = token[0]
-        if text == b"\r":
+        if text == "\r":
             column = 0
-        elif text == b"\n":
+        elif text == "\n":
             row += 1
             lines += [""] * (row + 1 - len(lines))
         elif token[2] is None:
-            letters = text.decode()
-            lines[row] = lines[row].ljust(column)[:column] + letters + lines[row][column + len(letters) :]
-            column += len(letters)
-        elif token[2] == b"A":
+            lines[row] = lines[row].ljust(column)[:column] + text + lines[row][column + len(text) :]
+            column += len(text)
+        elif token[2] == "A":
             row -= int(token[1])
-        elif token[2] == b"K":
+        elif token[2] == "K":
             lines[row] = ""
         else:
-            assert token[2] in (b"m", b"h", b"l"), text
-            assert token[2] == b"m" or token[1] == b"?25", text
+            assert token[2] in ("m", "h", "l"), text
+            assert token[2] == "m" or token[1] == "?25", text
     return lines
