@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -37,7 +36,9 @@ def pods(*handlers: Handler, **settings: Any) -> Iterator[list[Served]]:
     served: list[Served] = []
     threads = []
     try:
-        for receiver, handler in zip(_at_one_port(len(handlers), settings), handlers, strict=True):
+        for number, handler in enumerate(handlers, 1):
+            port = served[0].address.port if served else 0
+            receiver = fanout.Receiver(port, host=f"127.0.1.{number}", **settings).open()
             served.append(Served(receiver, receiver.address))
             threads.append(threading.Thread(target=receiver.serve, args=(handler,)))
             threads[-1].start()
@@ -49,25 +50,6 @@ def pods(*handlers: Handler, **settings: Any) -> Iterator[list[Served]]:
             thread.join()
         for one in served:
             one.receiver.close()
-
-
-def _at_one_port(count: int, settings: dict[str, Any]) -> list[fanout.Receiver]:
-    """Open receivers on one port, which is free on all of their addresses."""
-    for _ in range(100):
-        with contextlib.ExitStack() as stack:
-            opened: list[fanout.Receiver] = []
-            try:
-                for number in range(1, count + 1):
-                    port = opened[0].address.port if opened else 0
-                    opened.append(fanout.Receiver(port, host=f"127.0.1.{number}", **settings).open())
-                    stack.callback(opened[-1].close)
-            except fanout.SocketUnavailable as error:
-                if "in use" not in str(error):
-                    raise
-                continue
-            stack.pop_all()
-            return opened
-    raise AssertionError("no port is free on all addresses")
 
 
 @contextmanager
