@@ -93,14 +93,21 @@ class Inbox:
         self._desk = Desk(framing.reception(), sieve, framing.keys)
         try:
             for _ in range(workers):
-                opened = listening.listen(host, port, shared=workers > 1)
-                self._intakes.append(Intake(opened, backlog, self._desk, receive_buffer))
+                self._intakes.append(self._open(host, port, workers > 1, receive_buffer))
                 port = self.address.port
             if workers > 1:
                 self._arrived = Waker()
                 self._workers = Workers(self._intakes, backlog, self._arrived)
         except Exception:
             self.close()
+            raise
+
+    def _open(self, host: str | None, port: int, shared: bool, receive_buffer: int) -> Intake:
+        opened = listening.listen(host, port, shared=shared)
+        try:
+            return Intake(opened, self._backlog, self._desk, receive_buffer)
+        except BaseException:
+            opened.close()  # a handler of the log has raised, for one
             raise
 
     @property

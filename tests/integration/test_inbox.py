@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -23,6 +24,8 @@ from fanout.net.workers import Waker, Workers
 from fanout.receiver import CAPACITY
 from tests.support.datagrams import gso_sender, send_run
 from tests.support.waiting import PATIENCE, until
+
+OPEN_FILES = Path("/proc/self/fd")
 
 
 def cut(payload: bytes, segment: int) -> list[bytes]:
@@ -377,3 +380,14 @@ def test_a_thread_that_the_system_refuses_is_one_sentence(monkeypatch: pytest.Mo
         fanout.Receiver(0, workers=4).open()
     assert "\n" not in str(caught.value)
     assert Workers.__name__ not in str(caught.value)
+
+
+def test_a_log_that_fails_leaves_no_socket_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise fanout.FanoutError("the log is full")
+
+    monkeypatch.setattr(listening.log, "warning", fail)
+    before = set(OPEN_FILES.iterdir())
+    with pytest.raises(fanout.FanoutError, match="the log is full"):
+        fanout.Receiver(0, receive_buffer=1 << 30).open()
+    assert set(OPEN_FILES.iterdir()) == before
