@@ -45,6 +45,15 @@ def test_what_is_said(server: AdminServer) -> None:
     assert get(f"http://{server.address}/nonsense") == (404, "there are /livez, /readyz and /metrics\n")
 
 
+def test_without_a_host_it_listens_on_all_addresses() -> None:
+    opened = AdminServer(None, 0, CollectorRegistry(), alive=lambda: None, ready=lambda: None)
+    try:
+        for host in ["127.0.0.1", *(["[::1]"] if ":" in opened.address.host else [])]:
+            assert get(f"http://{host}:{opened.address.port}/readyz") == (200, "ok\n")
+    finally:
+        opened.close()
+
+
 @pytest.mark.parametrize(
     "garbage",
     [b"\x00\xff" * 1000, b"GET / HTTP/9.9\r\n\r\n", b"GET " + b"x" * 100_000, b"\r\n", b"GET /\r\n", b""],

@@ -170,17 +170,22 @@ def test_the_receivers_table_says_what_came_of_whom() -> None:
     assert of.more == "and 10 more senders"
 
 
-def address_in(screen: Terminal) -> int:
+def port_in(screen: Terminal) -> int:
     """Wait for the table, and return the port that it shows."""
-    screen.wait_until(lambda: any(line.startswith("127.0.0.1:") for line in screen.lines))
-    (row,) = (line for line in screen.lines if line.startswith("127.0.0.1:"))
-    return int(row.split()[0].rpartition(":")[2])
+    found: list[str] = []
+
+    def is_shown() -> bool:
+        found[:] = re.findall(r"^127\.0\.0\.1:(\d+) ", "\n".join(screen.lines), re.MULTILINE)
+        return len(found) == 1
+
+    screen.wait_until(is_shown)
+    return int(found[0])
 
 
 @pytest.mark.parametrize(("number", "no_color"), [(signal.SIGINT, ""), (signal.SIGTERM, "1")])
 def test_on_a_terminal_the_log_scrolls_above_a_table_that_stays(number: int, no_color: str) -> None:
     with terminal(*RECEIVE, NO_COLOR=no_color) as screen:
-        port = address_in(screen)
+        port = port_in(screen)
         for index in range(30):
             send_to(port, [b"message %d" % index, b"\x1b[31mred\x1b[9A"])
         screen.wait_until(lambda: re.search(r"^127\.0\.0\.1:\d+ .* 60 ", "\n".join(screen.lines), re.MULTILINE))
@@ -203,7 +208,7 @@ def test_on_a_terminal_the_log_scrolls_above_a_table_that_stays(number: int, no_
 def test_senders_of_frames_have_rows_of_their_own_and_the_log_may_go_to_a_file(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with terminal(*RECEIVE, "--log-file", str(log)) as screen:
-        with Sender(f"127.0.0.1:{address_in(screen)}", numbered=True) as sender:
+        with Sender(f"127.0.0.1:{port_in(screen)}", numbered=True) as sender:
             for _ in range(5):
                 sender.send(b"x")
             screen.wait_until(lambda: any(re.match(r"[0-9a-f]{16} +no +5 +0 +0 +0", line) for line in screen.lines))
