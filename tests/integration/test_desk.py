@@ -21,7 +21,7 @@ from fanout.wire import frame, probe
 from fanout.wire.frame import Status
 from fanout.wire.reasons import ReceiveDrop
 from tests.support.asker import asking
-from tests.unit.test_reception import numbered
+from tests.support.reception import numbered
 
 ADDRESS = ("127.0.0.1", 9)
 SOURCE = Endpoint(*ADDRESS)

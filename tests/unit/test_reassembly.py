@@ -15,15 +15,7 @@ from fanout.wire import frame
 from fanout.wire.frame import ASK, ASK_MIN, MESSAGE_MAX, NUMBERED, Answer, Cut, Fragment, Status, bits
 from fanout.wire.reasons import ReceiveDrop
 from tests.support.asker import SENDER, fragments
-from tests.unit.test_reception import ME, handed, numbered, take, take_run
-
-
-def claim(sender: int, number: int = 1, position: int = 0, size: int = 1200, total: int = MESSAGE_MAX) -> bytes:
-    """A fragment of a message that claims to be large."""
-    payload = bytes(min(size, total - position * size))
-    return (
-        frame.header(frame.Kind.FRAGMENT, sender, number) + frame.FRAGMENT.pack(0, 0, size, position, total) + payload
-    )
+from tests.support.reception import ME, claim, handed, numbered, take, take_run
 
 
 @given(st.integers(257, 20_000), st.integers(256, 1200), st.randoms(use_true_random=False), st.booleans())
@@ -124,23 +116,29 @@ def test_a_thousand_who_claim_16_mib_cost_what_they_sent() -> None:
 @pytest.mark.parametrize("size", [256, 1200, 65_000])
 @pytest.mark.parametrize("flags", [0, ASK])
 def test_fragments_are_bounded_in_all_and_of_each_sender(size: int, flags: int) -> None:
-    kept = Reassembly(limit=1_000_000, sender_limit=400_000)
-    count = 1_500_000 // (size + 150)
+    limit, count = 100 * cost(size), 150
+    kept = Reassembly(limit=limit, sender_limit=40 * cost(size))
     now = 0.0
     tracemalloc.start()
     try:
         for sender in (1, 2, 3, 4):
             for number in range(count):
                 assert keep(kept, Fragment(sender, number, flags, 0, size, 0, MESSAGE_MAX, bytes(size)), now)
-                assert kept.bytes <= 1_000_000
+                assert kept.bytes <= limit
                 now += 0.2
         used, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert used < 1_300_000
+    assert used < 1.3 * limit
+    assert len(kept) == 100
     assert kept.given_up == 4 * count - len(kept)
     assert (4, count - 1) in kept, "the oldest make room"
     assert (1, 0) not in kept
+
+
+def cost(size: int) -> int:
+    """What a message costs of which one fragment came."""
+    return reassembly._MESSAGE_OVERHEAD + reassembly._FRAGMENT_OVERHEAD + size
 
 
 def keep(kept: Reassembly, fragment: Fragment, now: float) -> bool:

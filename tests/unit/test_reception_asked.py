@@ -17,12 +17,11 @@ from fanout.wire.frame import (
     REPLIES_UNASKED,
     REPLY_OVERHEAD,
     Answer,
-    ReplyFragment,
     Status,
 )
 from fanout.wire.reasons import ReceiveDrop
 from tests.support.asker import SENDER, fragments
-from tests.unit.test_reception import EPOCH, ME, numbered, take, taken_ticket, told
+from tests.support.reception import EPOCH, ME, numbered, reply_of, take, taken_ticket, told
 
 # Confirmed messages.
 
@@ -145,12 +144,6 @@ def test_senders_are_bounded_and_totals_are_never_lost() -> None:
 
 
 # Queries.
-
-
-def reply_of(answers: list[bytes]) -> list[ReplyFragment]:
-    frames = [frame.decode(answer) for answer in answers]
-    assert all(isinstance(one, ReplyFragment) for one in frames)
-    return frames  # type: ignore[return-value]
 
 
 def test_a_reply_answers_the_query_and_whoever_asks_again() -> None:

@@ -9,19 +9,21 @@ from itertools import count, islice
 import pytest
 import yaml
 
-from fanout.delivery.ledger import PENDING_MAX, REPLIES_MAX, RESULTS_MAX, SENDERS_MAX
-from fanout.delivery.reassembly import BYTES_MAX
+from fanout.delivery import ledger
+from fanout.delivery.ledger import PENDING_MAX, REPLIES_MAX, RESULTS_MAX, SENDERS_MAX, Ledger
+from fanout.delivery.reassembly import BYTES_MAX, SENDER_BYTES_MAX, Reassembly
 from fanout.delivery.reception import Reception, Ticket
 from fanout.net.backlog import BYTES_MAX as BYTES_QUEUED
 from fanout.net.gro import Run
 from fanout.receiver import CAPACITY
 from fanout.wire.frame import ASK, QUERY
 from tests.support.asker import fragments
+from tests.support.reception import EPOCH, ME, claim, numbered, take, take_run
 from tests.support.tree import ROOT
-from tests.unit.test_reassembly import claim
-from tests.unit.test_reception import EPOCH, ME, numbered, take, take_run
 
 MIB = 1024 * 1024
+SHARE = 16
+"""The part of each limit that is tried, a power of two: dictionaries are then as full as they are with all of it."""
 
 
 def bound(row: str) -> int:
@@ -35,6 +37,8 @@ class Flood:
 
     def __init__(self) -> None:
         self.reception = Reception(ME, reply_to_anyone=True)
+        self.reception._ledgers = Ledger(False, SENDERS_MAX // SHARE), Ledger(True)
+        self.reception._reassemblies = Reassembly(BYTES_MAX // SHARE, SENDER_BYTES_MAX // SHARE), Reassembly()
         self.senders = count(2**63)
         self.tickets: list[Ticket] = []
 
@@ -81,16 +85,18 @@ class Flood:
         ("waiting", PENDING_MAX * 5 // 4, "messages that may"),
     ],
 )
-def test_a_flood_costs_no_more_than_is_said(kind: str, each: int, row: str) -> None:
+def test_a_flood_costs_no_more_than_is_said(kind: str, each: int, row: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("PENDING_MAX", "REPLIES_MAX", "RESULTS_MAX"):
+        monkeypatch.setattr(ledger, limit, getattr(ledger, limit) // SHARE)
     flood = Flood()
     tracemalloc.start()
     try:
-        getattr(flood, kind)(each)
+        getattr(flood, kind)(each // SHARE)
         used, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert used < bound(row) * MIB
-    assert used > bound(row) * MIB / 2, "the flood is one"
+    assert used * SHARE < bound(row) * MIB
+    assert used * SHARE > bound(row) * MIB / 2, "the flood is one"
 
 
 def test_the_queue_costs_no_more_than_is_said() -> None:
@@ -98,14 +104,14 @@ def test_the_queue_costs_no_more_than_is_said() -> None:
     runs: list[Run] = []
     tracemalloc.start()
     try:
-        for number in range(1, CAPACITY + 1):
+        for number in range(1, CAPACITY // SHARE + 1):
             for data, segment, count_, header, track, *_ in take_run(reception, [numbered(number, b"x")]).parcels:
                 runs.append(Run(data, segment, count_, (f"10.1.{number}", number), float(number), header, track))
         used, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(runs) == CAPACITY
-    assert BYTES_QUEUED + used < bound("the queue") * MIB
+    assert len(runs) == CAPACITY // SHARE
+    assert BYTES_QUEUED + used * SHARE < bound("the queue") * MIB
 
 
 def test_the_template_gives_a_receiver_what_all_floods_together_can_cost() -> None:

@@ -8,15 +8,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.delivery.ledger import RESULTS_MAX, SENDERS_MAX
+from fanout.delivery import ledger
+from fanout.delivery.ledger import SENDERS_MAX
 from fanout.delivery.reception import Reception
 from fanout.wire import frame
 from fanout.wire.frame import ASK, QUERY, REPLIES_UNASKED, Sealed, Status
 from fanout.wire.reasons import ReceiveDrop
 from fanout.wire.seal import Keyring, Opener, Sealer
 from tests.support.asker import SENDER, fragments
-from tests.unit.test_reception import EPOCH, ME, handed, mutated, numbered, take, take_run, taken_ticket, told
-from tests.unit.test_reception_asked import reply_of
+from tests.support.reception import (
+    EPOCH,
+    ME,
+    handed,
+    mutated,
+    numbered,
+    reply_of,
+    take,
+    take_run,
+    taken_ticket,
+    told,
+)
 
 RING, OTHER = Keyring((bytes(range(32)),)), Keyring((bytes(32),))
 
@@ -165,7 +176,8 @@ def test_keys_rotate_while_a_stream_goes_on() -> None:
     assert reception.counts[ReceiveDrop.WRONG_KEY] == 1
 
 
-def test_strangers_cannot_make_a_receiver_forget_what_was_sealed() -> None:
+def test_strangers_cannot_make_a_receiver_forget_what_was_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "RESULTS_MAX", 1000)
     reception = receiver(accept_plaintext=True)
     by = sealer()
     ask = fragments(1, b"x", flags=ASK)
@@ -174,7 +186,7 @@ def test_strangers_cannot_make_a_receiver_forget_what_was_sealed() -> None:
     take(reception, *large[:-1])
     for sender in range(1, SENDERS_MAX + 2):
         take(reception, *fragments(1, b"x", flags=0, sender=sender), fragments(2, bytes(3000), sender=sender)[0])
-    for number in range(3, RESULTS_MAX + 4):
+    for number in range(3, 1004):
         reception.failed(taken_ticket(reception, *fragments(number, b"", flags=0)), "no", EPOCH)
     assert len(take(reception, large[-1])[0]) == 1
     messages, answers = take(reception, *sealed(ask, by))
