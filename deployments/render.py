@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import re
 import sys
@@ -181,7 +182,13 @@ def write_files(files: Mapping[str, str], folder: Path) -> None:
 
 
 def load_template(name: str = "Deploy") -> Manifest:
-    """Read a Template of this folder."""
+    """Return a Template of this folder, which is the caller's to change."""
+    return copy.deepcopy(_read_template(name))
+
+
+@functools.cache
+def _read_template(name: str) -> Manifest:
+    """Read it once: to parse it takes longer than all that is done with it."""
     template: Manifest = yaml.safe_load((HERE / f"{name}.yaml").read_text(encoding="utf-8"))
     return template
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
@@ -170,6 +171,7 @@ def test_only_the_objects_of_the_template_are_printed(capsys: pytest.CaptureFixt
     assert printed == render.render("Multicast", {"PORT": "15000"})[0]
 
 
+@functools.cache
 def _files(folder: str) -> list[Manifest]:
     paths = sorted((ROOT / "deployments" / folder).glob("*.yaml"))
     return [yaml.safe_load(path.read_text(encoding="utf-8")) for path in paths if path.name != "kustomization.yaml"]

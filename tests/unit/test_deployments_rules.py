@@ -185,10 +185,10 @@ def test_rules_find_what_is_broken(objects: list[Manifest], change: Break, sente
 
 
 def test_every_rule_is_shown_to_fail() -> None:
-    """Those of relays and of DLNA by tests/test_deployments_relay_rules.py and tests/test_deployments_dlna_rules.py."""
+    """Those of relays and of DLNA by test_deployments_relay_rules.py and test_deployments_dlna_rules.py."""
     failing = set()
     for _, change, _ in BROKEN:
         objects = render.process(render.load_template())
         change(objects)
-        failing |= {rule for rule in rules.RULES if list(rule(objects))}
+        failing |= {rule for rule in set(rules.RULES) - failing if list(rule(objects))}
     assert failing | set(relay_rules.RULES) | set(dlna_rules.RULES) == set(rules.RULES)
