@@ -26,7 +26,9 @@ from tests.support.waiting import until
 
 # No deadline: an example takes as long as the machine lets it. `make test` tries the same few examples each time;
 # FANOUT_HYPOTHESIS=thorough, as in .ci/run, tries many more, and others each time. `make fuzz` goes on from there.
-hypothesis.settings.register_profile("quick", deadline=None, max_examples=50, derandomize=True, database=None)
+hypothesis.settings.register_profile(
+    "quick", deadline=None, max_examples=50, stateful_step_count=30, derandomize=True, database=None
+)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000, print_blob=True)
 hypothesis.settings.register_profile("exhaustive", deadline=None, max_examples=10_000, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("FANOUT_HYPOTHESIS", "quick"))

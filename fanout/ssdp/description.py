@@ -163,4 +163,5 @@ def _description(devices: list[_Device]) -> Description:
 
 
 def _is_udn(text: str) -> bool:
-    return _NAME.fullmatch(text) is not None and "::" not in text
+    """Whether a USN that begins with it, and goes on with "::", names that and nothing else."""
+    return _NAME.fullmatch(text) is not None and "::" not in f"{text}:"

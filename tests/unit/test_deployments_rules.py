@@ -186,7 +186,7 @@ def test_rules_find_what_is_broken(objects: list[Manifest], change: Break, sente
 
 def test_every_rule_is_shown_to_fail() -> None:
     """Those of relays and of DLNA by test_deployments_relay_rules.py and test_deployments_dlna_rules.py."""
-    failing = set()
+    failing: set[object] = set()
     for _, change, _ in BROKEN:
         objects = render.process(render.load_template())
         change(objects)

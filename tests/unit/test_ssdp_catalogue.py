@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 
@@ -19,30 +18,14 @@ from fanout.ssdp.catalogue import (
     Conflict,
     Device,
 )
-from fanout.ssdp.message import ALL, ROOT_DEVICE, Advert, Headers, Kind
+from fanout.ssdp.message import ALL, ROOT_DEVICE, Advert, Kind
 from fanout.ssdp.reasons import SsdpDrop
-
-POD, OTHER_POD, THIRD_POD = PODS = ["10.60.0.11", "10.60.0.12", "10.60.0.13"]
-U, V = "uuid:00000001-aaaa", "uuid:00000002-bbbb"
-SERVER = "urn:schemas-upnp-org:device:MediaServer:1"
-
-
-def advert(
-    nt: str = ROOT_DEVICE, udn: str = U, *, at: str = POD, port: int = 8200, max_age: int = 1800, **headers: str
-) -> Advert:
-    usn = udn if nt == udn else f"{udn}::{nt}"
-    named = Headers((f"{name}.UPNP.ORG", value) for name, value in headers.items())
-    return Advert(nt, usn, f"http://{at}:{port}/rootDesc.xml", max_age, named)
+from tests.support.adverts import OTHER_POD, POD, PODS, SERVER, THIRD_POD, U, V, advert, wakeup
 
 
 def said(announcements: Iterable[Announcement]) -> list[str]:
     """Return announcements in short: kind, last number of the pod, NT."""
     return [f"{each.kind.value[5:]} {each.pod[-2:]} {each.advert.nt}" for each in announcements]
-
-
-def wakeup(catalogue: Catalogue) -> float | None:
-    """Return when `due` has something to do; None for never."""
-    return None if catalogue._wake == math.inf else catalogue._wake
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -14,7 +13,7 @@ from fanout.ssdp.catalogue import (
     Catalogue,
 )
 from fanout.ssdp.message import ALL, ROOT_DEVICE, Advert, Kind
-from tests.unit.test_ssdp_catalogue import PODS, SERVER, U, V, advert, wakeup
+from tests.support.adverts import PODS, SERVER, U, V, advert, wakeup
 
 UDNS = st.sampled_from([U, V])
 NTS = st.sampled_from([ROOT_DEVICE, SERVER, "urn:schemas-upnp-org:service:ContentDirectory:1"])
@@ -162,5 +161,4 @@ class AnyHistory(RuleBasedStateMachine):
         assert {device.udn for device in self.catalogue.devices} == {advert.udn for _, advert in self.alive.values()}
 
 
-AnyHistory.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestAnyHistory = AnyHistory.TestCase

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fanout.ssdp import description
+from fanout.ssdp import description, message
 from fanout.ssdp.description import (
     ADVERTS_MAX,
     DEPTH_MAX,
@@ -213,6 +212,7 @@ BOMB = '<!ENTITY a "aaaaaaaaaa">' + "".join(
         ("<root><UDN>uuid:1</UDN></root>", "no device with a UDN"),
         (LEAST.replace("uuid:1", "uuid:1 2"), "no device with a UDN"),
         (LEAST.replace("uuid:1", "uuid:1::a"), "no device with a UDN"),
+        (LEAST.replace("uuid:1", "uuid:1:"), "no device with a UDN"),
         (LEAST.replace("uuid:1", "uuid:\u00e9"), "no device with a UDN"),
         (LEAST.replace("uuid:1", "u" * 257), "no device with a UDN"),
         (within("<device/>" * DEVICES_MAX), "more than 64 devices"),
@@ -245,7 +245,6 @@ def test_a_description_that_was_cut(end: int) -> None:
     assert refusal(MINIDLNA.encode()[:end])
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.binary(max_size=200), st.sampled_from([b"", b"<", b"<root><device><UDN>uuid:1</UDN>", b'<?xml encoding="']))
 def test_any_bytes_are_read_or_refused(body: bytes, start: bytes) -> None:
     try:
@@ -254,8 +253,9 @@ def test_any_bytes_are_read_or_refused(body: bytes, start: bytes) -> None:
         return
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.integers(0, len(MINIDLNA)), st.binary(max_size=4))
+@example(MINIDLNA.index("<UDN>") + len("<UDN>"), b"A")
+@example(MINIDLNA.index("</UDN>") - 1, b":")
 def test_a_description_that_was_damaged_announces_nothing_odd(at: int, put: bytes) -> None:
     body = MINIDLNA.encode()
     try:
@@ -263,7 +263,7 @@ def test_a_description_that_was_damaged_announces_nothing_odd(at: int, put: byte
     except InvalidDescription:
         return
     assert all(text.isascii() and text.isprintable() and " " not in text for pair in found.adverts for text in pair)
-    assert all(usn.startswith(found.udn) for _, usn in found.adverts)
+    assert {message.udn(usn) for _, usn in found.adverts} == {found.udn}
     assert found.friendly_name.isprintable()
 
 
@@ -272,8 +272,10 @@ def test_a_description_that_was_damaged_announces_nothing_odd(at: int, put: byte
     ["<a>", "<a/>", "&amp;", "<a b='c'>", "<!---->", "<friendlyName>", "<device>", "</device>", "x", "<![CDATA[x]]>"],
 )
 def test_no_description_takes_long(part: str) -> None:
-    body = (LEAST.removesuffix("</device></root>") + "<friendlyName>" + part * SIZE_MAX).encode()[:SIZE_MAX]
-    started = time.perf_counter()
-    refusal(body)
+    """A megabyte of it: what takes time by the square of that would not end here."""
+    start = LEAST.removesuffix("</device></root>") + "<friendlyName>"
+    refusal((start + part * ((SIZE_MAX - len(start)) // len(part))).encode())
+
+
+def test_no_element_of_many_attributes_takes_long() -> None:
     refusal(b"<a " + b" ".join(b"a%d=''" % number for number in range(80_000)) + b"/>")
-    assert time.perf_counter() - started < 5.0

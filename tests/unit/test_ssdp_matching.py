@@ -7,7 +7,7 @@ import pytest
 from fanout.ssdp import message
 from fanout.ssdp.message import Advert
 from fanout.ssdp.reasons import SsdpDrop
-from tests.unit.test_ssdp_message import advert_of, refused
+from tests.support.adverts import advert_of, refused
 
 UDN = "uuid:00000001-aaaa-bbbb-cccc-000000000000"
 LOCATION = "http://10.60.0.11:8200/rootDesc.xml"

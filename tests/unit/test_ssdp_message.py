@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fanout.ssdp import message
-from fanout.ssdp.message import Advert, Answer, Headers, InvalidSsdp, Kind, Notify, Search
+from fanout.ssdp.message import Advert, Headers, InvalidSsdp, Kind, Notify, Search
 from fanout.ssdp.reasons import SsdpDrop
+from tests.support.adverts import advert_of, refused
 
 UDN = "uuid:00000001-aaaa-bbbb-cccc-000000000000"
 LOCATION = "http://10.60.0.11:8200/rootDesc.xml"
@@ -53,20 +53,6 @@ ADVERTS = st.builds(
     max_age=st.integers(1, 86_400),
     headers=CARRIED,
 )
-
-
-def refused(data: bytes) -> SsdpDrop | None:
-    try:
-        message.parse(data)
-    except InvalidSsdp as error:
-        return error.reason
-    return None
-
-
-def advert_of(data: bytes) -> Advert:
-    found = message.parse(data)
-    assert isinstance(found, (Answer, Notify))
-    return found.advert
 
 
 def lines(data: bytes) -> list[str]:
@@ -216,7 +202,6 @@ def test_as_many_headers_and_bytes_as_there_may_be() -> None:
     assert refused(SEARCH.ljust(message.DATAGRAM_MAX + 1)) is SsdpDrop.OVERSIZED
 
 
-@settings(deadline=None, max_examples=300)
 @given(
     st.binary(max_size=300),
     st.sampled_from([b"", b"M-SEARCH * HTTP/1.1\r\n", b"NOTIFY * HTTP/1.1\r\n", b"HTTP/1.1 200"]),
@@ -226,7 +211,6 @@ def test_any_bytes_are_read_or_refused(data: bytes, start: bytes) -> None:
     refused(start + data)
 
 
-@settings(deadline=None, max_examples=300)
 @given(
     st.sampled_from([MINIDLNA_ANSWER, MINIDLNA_ALIVE, GERBERA_ANSWER, SEARCH]),
     st.integers(0, 600),
@@ -257,7 +241,6 @@ def test_every_beginning_of_a_datagram(data: bytes) -> None:
         assert type(found) is type(whole)
 
 
-@settings(deadline=None)
 @given(WORDS, st.integers(0, 5), CARRIED)
 def test_a_search_is_read_as_it_was_written(target: str, mx: int, headers: Headers) -> None:
     data = message.search(target, mx, headers)
@@ -269,7 +252,6 @@ def test_a_search_is_read_as_it_was_written(target: str, mx: int, headers: Heade
     assert message.search(target, mx, found.headers) == data
 
 
-@settings(deadline=None)
 @given(ADVERTS, WORDS)
 def test_an_answer_is_read_as_it_was_written(advert: Advert, target: str) -> None:
     data = message.answer(advert, target)
@@ -280,7 +262,6 @@ def test_an_answer_is_read_as_it_was_written(advert: Advert, target: str) -> Non
     assert message.answer(found, target) == data
 
 
-@settings(deadline=None)
 @given(ADVERTS, st.sampled_from(list(Kind)))
 def test_an_announcement_is_read_as_it_was_written(advert: Advert, kind: Kind) -> None:
     data = message.notify(kind, advert)
@@ -421,22 +402,27 @@ def test_headers_keep_their_order_and_their_spelling() -> None:
     assert "ST" in repr(headers)
 
 
+_MANY = 500_000
+
+
 @pytest.mark.parametrize(
     "data",
     [
-        b"M-SEARCH * HTTP/1.1\r\n" + b"A:" * 2000,
-        b"M-SEARCH * HTTP/1.1\r\n" + b"\t" * 4000 + b":",
-        b"M-SEARCH " + b" " * 4000,
-        b"HTTP/1.1 200" + b" " * 4000,
-        b"HTTP/1.1 200 OK\r\nST: a\r\nUSN: a\r\nLOCATION: a\r\nCACHE-CONTROL: " + b"max-age " * 480,
-        SEARCH.replace(b"ssdp:all", b"urn:" + b":" * 500),
+        b"M-SEARCH * HTTP/1.1\r\n" + b"A:" * _MANY,
+        b"M-SEARCH * HTTP/1.1\r\n" + b"\t" * _MANY + b":",
+        b"M-SEARCH " + b" " * _MANY,
+        b"HTTP/1.1 200" + b" " * _MANY,
+        b"HTTP/1.1 200 OK\r\nST: a\r\nUSN: a\r\nLOCATION: a\r\nCACHE-CONTROL: " + b"max-age " * _MANY,
+        SEARCH.replace(b"ssdp:all", b"urn:" + b":" * _MANY),
     ],
+    ids=lambda data: repr(data[-20:]),
 )
-def test_no_datagram_takes_long(data: bytes) -> None:
-    started = time.perf_counter()
-    for _ in range(100):
-        refused(data)
-    assert time.perf_counter() - started < 1.0
-    hostile = f"urn:{':1' * 2000}"
-    message.matches(hostile, f"{hostile}x", hostile)
-    assert time.perf_counter() - started < 2.0
+def test_no_datagram_takes_long(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Much more of it than is read: what takes time by the square of that would not end here."""
+    monkeypatch.setattr(message, "DATAGRAM_MAX", len(data))
+    refused(data)
+
+
+def test_no_type_takes_long() -> None:
+    hostile = f"urn:{':1' * _MANY}"
+    assert not message.matches(hostile, f"{hostile}x", hostile)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -365,5 +364,4 @@ class AnyHistory(RuleBasedStateMachine):
         assert set(self.places._away) <= set(ports)
 
 
-AnyHistory.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestAnyHistory = AnyHistory.TestCase
