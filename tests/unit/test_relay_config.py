@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -12,11 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fanout.cli.relay import relay
 from fanout.errors import InvalidIngress
+from fanout.relay import config
 from fanout.relay.config import SIZE_MAX, Config, load, schema_text
 from fanout.relay.ingress import Ingress
 from fanout.relay.reasons import RelayDrop
@@ -157,20 +157,19 @@ def test_what_is_wrong_is_one_sentence_with_its_line(relay_yaml: Path, text: str
 
 def test_a_bomb_of_aliases_is_refused_where_it_begins(relay_yaml: Path) -> None:
     bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{b}: &{b} [{f'*{a},' * 9}]\n" for a, b in pairwise("abcdefgh"))
-    started = time.monotonic()
     assert refused(relay_yaml, bomb).startswith("relay.yaml, line 1: there are no anchors")
-    assert time.monotonic() - started < 2
 
 
-def test_the_largest_file_is_read_in_seconds(relay_yaml: Path) -> None:
+def test_as_many_ingresses_as_there_may_be_are_read(relay_yaml: Path) -> None:
     entries = "".join(f"  - listen: mcast://239.0.{n // 250}.{n % 250}:5001@eth1\n" for n in range(1024))
-    padding = "#" * 99 + "\n"
-    text = f"service: a\ningresses:\n{entries}"
-    text += padding * ((SIZE_MAX - len(text)) // len(padding))
-    started = time.monotonic()
-    assert len(loaded(relay_yaml, text).ingresses) == 1024
-    assert time.monotonic() - started < 30
-    assert "larger than 1,048,576 bytes" in refused(relay_yaml, text + padding * 2)
+    assert len(loaded(relay_yaml, f"service: a\ningresses:\n{entries}").ingresses) == 1024
+
+
+def test_a_file_may_be_so_large_and_no_larger(relay_yaml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "larger than 1,048,576 bytes" in refused(relay_yaml, "#" * (SIZE_MAX + 1))
+    monkeypatch.setattr(config, "SIZE_MAX", 1 << 14)
+    assert len(loaded(relay_yaml, ONE.ljust(1 << 14, "#")).ingresses) == 1
+    assert "larger than 16,384 bytes" in refused(relay_yaml, ONE.ljust((1 << 14) + 1, "#"))
 
 
 def test_a_file_that_cannot_be_read(relay_yaml: Path) -> None:
@@ -205,7 +204,6 @@ SETTINGS = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(SETTINGS, st.lists(SETTINGS, min_size=1, max_size=4), st.booleans(), st.booleans())
 def test_what_a_file_says_is_what_the_relay_has(
     tmp_path_factory: pytest.TempPathFactory,
@@ -217,14 +215,13 @@ def test_what_a_file_says_is_what_the_relay_has(
     entries = [{"listen": f"udp://:{5000 + place}", **entry} for place, entry in enumerate(each)]
     defaults.setdefault("service", "a")
     text = yaml.safe_dump({**defaults, "loop_guard": guard, "ingresses": entries}, default_flow_style=flow)
-    config = loaded(tmp_path_factory.getbasetemp() / "said.yaml", text)
-    assert config.loop_guard == guard
-    for ingress, entry in zip(config.ingresses, entries, strict=True):
+    said = loaded(tmp_path_factory.getbasetemp() / "said.yaml", text)
+    assert said.loop_guard == guard
+    for ingress, entry in zip(said.ingresses, entries, strict=True):
         url = entry.pop("listen")
         assert ingress == Ingress.parse(url, **{**defaults, **entry})
 
 
-@settings(deadline=None)
 @given(
     st.binary(max_size=60)
     | st.text(st.sampled_from("service:ingrestliudp/0123[]{},&*!|>'\"%@`#?- \t\n~\\x\u2028é"), max_size=60).map(

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fanout.batch import Batch
@@ -92,7 +92,6 @@ SCRIPT = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=400)
 @given(
     pods=PODS,
     payloads=PAYLOADS,

@@ -10,7 +10,7 @@ from itertools import chain, count, repeat
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fanout.delivery.exchange import Exchange
@@ -152,7 +152,6 @@ handlers = st.lists(st.sampled_from([0.0, 0.01, 1.0, 100.0]), min_size=1, max_si
 payloads = st.sampled_from([b"", b"reload", bytes(range(250)) * 12])
 
 
-@settings(max_examples=300)
 @given(fates, handlers, payloads, st.booleans(), st.booleans(), st.sampled_from([0.5, 20.0]))
 def test_any_schedule_ends_with_one_hand_over_or_is_told(
     drawn: list[Fate], seconds: list[float], payload: bytes, is_query: bool, is_sealed: bool, timeout: float
@@ -182,7 +181,6 @@ def test_any_schedule_ends_with_one_hand_over_or_is_told(
     }
 
 
-@settings(max_examples=200)
 @given(fates, st.lists(st.sampled_from(["", "forgets", "drops"]), max_size=60), payloads, st.booleans(), st.booleans())
 def test_a_pod_that_gives_parts_up_or_drops_the_message_gets_it_again_and_once(
     drawn: list[Fate], mishaps: list[str], payload: bytes, is_query: bool, is_sealed: bool
@@ -196,7 +194,6 @@ def test_a_pod_that_gives_parts_up_or_drops_the_message_gets_it_again_and_once(
     assert receipt.status is (ReceiptStatus.FAILED if too_large else ReceiptStatus.CONFIRMED)
 
 
-@settings(max_examples=50)
 @given(st.integers(0, 2**32), payloads, st.booleans())
 def test_a_third_lost_both_ways_is_no_obstacle(seed: int, payload: bytes, is_query: bool) -> None:
     draw = Random(seed).random
