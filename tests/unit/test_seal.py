@@ -35,9 +35,6 @@ from tests.support.sealing import (
     sealer,
 )
 
-REPLAYS = 1_000_000
-
-
 # What a seal is
 
 
@@ -98,7 +95,7 @@ _TOP_OF_NUMBER = 8 * frame.NUMBER_AT
 
 def test_every_flipped_bit_is_refused() -> None:
     """Of the magic, version and kind by `decode`; all others by the opener, which then still opens the original."""
-    inner = message(os.urandom(1200))
+    inner = message(os.urandom(150))
     datagram = sealer().seal(inner, NOW)
     opener = Opener(RING, "")
     flips = 0
@@ -117,14 +114,14 @@ def test_every_flipped_bit_is_refused() -> None:
             continue
         assert refusal(opener, what) in {ReceiveDrop.WRONG_KEY, ReceiveDrop.STALE}
         flips += 1
-    assert flips == len(datagram) * 8 >= 9600
+    assert flips == len(datagram) * 8 >= 1200
     assert len(opener) == 0
     assert opener.open(parsed(datagram), NOW) == inner
 
 
 def test_every_flipped_bit_is_refused_of_a_sender_who_is_known() -> None:
     made = sealer()
-    first, second = made.seal_many([message(), message(os.urandom(1200))], NOW)
+    first, second = made.seal_many([message(), message(os.urandom(150))], NOW)
     opener = Opener(RING, "")
     opener.open(parsed(first), NOW)
     for bit in set(range(64, len(second) * 8)) - {_TOP_OF_NUMBER}:
@@ -145,14 +142,13 @@ def test_every_truncation_is_refused() -> None:
     assert refusal(opener, parsed(datagram + b"\0")) is ReceiveDrop.WRONG_KEY
 
 
-def test_of_a_million_replays_none_is_opened() -> None:
-    made = sealer()
-    frames = numbered(4096, made)
+def test_of_all_that_is_remembered_no_replay_is_opened_however_often_it_comes() -> None:
+    frames = numbered(4096)  # as many as are remembered
     opener = Opener(RING, "")
     for what in frames:
         opener.open(what, NOW)
-    opened = sum(outcome(opener, what) is None for _ in range(-(-REPLAYS // len(frames))) for what in frames)
-    assert opened == 0
+    for _ in range(3):
+        assert {outcome(opener, what) for what in frames} == {ReceiveDrop.REPLAYED}
 
 
 @given(st.lists(st.integers(0, 90), max_size=300), st.sampled_from([1, 16, 40]))

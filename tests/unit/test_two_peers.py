@@ -212,9 +212,9 @@ def test_nobody_hears_anything() -> None:
 
 
 def test_a_large_message_and_a_large_reply_need_few_round_trips() -> None:
-    payload = bytes(range(256)) * 4000
+    payload = bytes(range(256)) * 2000
     world = World(payload, repeat([TRIP]), [0.0], is_query=True, is_sealed=True)
     receipts, replies = world.run()
     assert replies[0].payload == payload[::-1]
     assert receipts[world.pods[0].endpoint].tries == 1
-    assert world.now < 0.25
+    assert world.now < 125 * TRIP
