@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
@@ -15,6 +14,7 @@ import manifests
 import render
 import rules
 from fanout.wire.seal import Keyring
+from tests.support.schemas import ValidationError, assert_valid
 from tests.support.tree import ROOT
 
 DEPLOYMENTS = ROOT / "deployments"
@@ -61,13 +61,13 @@ def test_objects_are_those_of_the_workflow(objects: list[Manifest]) -> None:
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
 def test_objects_pass_the_strict_schema(objects: list[Manifest], version: str) -> None:
     for item in objects:
-        assert kubernetes_validate.validate(item, version, strict=True) == version
+        assert_valid(item, version)
 
 
 def test_strict_schema_finds_a_misspelt_key(objects: list[Manifest]) -> None:
     find(objects, "StatefulSet")["spec"]["template"]["spec"]["terminationGracePeriod"] = 30
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(find(objects, "StatefulSet"), KUBERNETES_VERSIONS[-1], strict=True)
+    with pytest.raises(ValidationError):
+        assert_valid(find(objects, "StatefulSet"), KUBERNETES_VERSIONS[-1])
 
 
 def test_rendered_manifests_are_not_stale() -> None:
@@ -290,7 +290,7 @@ def test_a_deployment_that_seals(template: Manifest, version: str) -> None:
     objects = render.process(template, {"KEY": "ab" * 32, "KEY_FILE": "/etc/fanout/key"})
     assert rules.problems(objects) == []
     secret = find(objects, "Secret")
-    assert kubernetes_validate.validate(secret, version, strict=True) == version
+    assert_valid(secret, version)
     assert secret["metadata"]["name"] == "fanout-key"
     assert Keyring.parse(secret["stringData"]["key"].encode(), "key").keys == (b"\xab" * 32,)
 

@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import click
-import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
@@ -15,6 +14,7 @@ import render
 import rules
 from fanout.cli.relay_ssdp import ssdp
 from tests.support.breaking import Manifest, find
+from tests.support.schemas import assert_valid
 from tests.support.tree import ROOT
 
 OVERLAY = ROOT / "deployments" / "overlays" / "dlna"
@@ -89,7 +89,7 @@ def test_the_pod_that_takes_films_is_restricted_too() -> None:
     """It is in the README.md only: nothing of the deployment can write to the films."""
     text = (OVERLAY / "README.md").read_text(encoding="utf-8")
     [pod] = [yaml.safe_load(block) for block in re.findall("```yaml\n(.*?)```", text, flags=re.DOTALL)]
-    kubernetes_validate.validate(pod, "1.37", strict=True)
+    assert_valid(pod, "1.37")
     objects = [*deployed(), pod]
     mounted = "Pod/films: volume media is not read-only at its source"
     allowed = ("no NetworkPolicy holds", "Pod/films: mount /media is not read-only", mounted)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
@@ -14,6 +13,7 @@ import render
 import rules
 from fanout.relay.ingress import Ingress
 from tests.support.breaking import Manifest, find
+from tests.support.schemas import assert_valid
 from tests.support.tree import ROOT
 
 KUBERNETES_VERSIONS = ["1.26", "1.31", "1.37"]
@@ -97,7 +97,7 @@ def test_objects_pass_the_strict_schema(name: str, version: str) -> None:
     """Rules of our own hold the NetworkAttachmentDefinition, which no schema of Kubernetes knows."""
     for item in render.render(name, its_namespace(name))[0]:
         if item["kind"] != "NetworkAttachmentDefinition":
-            assert kubernetes_validate.validate(item, version, strict=True) == version
+            assert_valid(item, version)
 
 
 @pytest.mark.parametrize("name", FOLDERS)

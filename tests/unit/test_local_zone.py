@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 
 import dns.exception
@@ -23,6 +24,7 @@ HEADER, OPT, A_RECORD = 12, 11, 16
 QUESTION = len(SERVICE) + 1 + 4
 
 
+@functools.cache
 def zone(count: int) -> Zone:
     return Zone().with_pods(
         [Pod(f"statefulset-udp-server-{n}", f"127.{n >> 16}.{n >> 8 & 255}.{n & 255}") for n in range(count)]
