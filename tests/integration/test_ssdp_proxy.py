@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from fanout.ssdp.http import proxy
+from fanout.ssdp.http import proxy, pump
 from fanout.ssdp.places import Origin
 from tests.support.ssdp_http import (
     OTHER_POD,
@@ -340,7 +340,7 @@ def test_a_client_of_old_sends_no_host() -> None:
     run(test())
 
 
-@pytest.mark.parametrize("size", [0, 1, 70_000, proxy.PUMP_MIN - 1, proxy.PUMP_MIN, 5_000_000, 40_000_001])
+@pytest.mark.parametrize("size", [0, 1, 70_000, proxy.PUMP_MIN - 1, proxy.PUMP_MIN, 5 * pump.ARENA + 1])
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
 def test_what_is_large_arrives_whole_and_the_connection_is_kept(size: int, framing: str) -> None:
     body = os.urandom(size)
@@ -358,11 +358,11 @@ def test_what_is_large_arrives_whole_and_the_connection_is_kept(size: int, frami
 
         async with Pod(serve) as pod, relay(pod) as edge:
             reader, writer = await edge.connect()
-            for number in range(3):
+            for number in range(2):
                 writer.write(f"GET /{number} HTTP/1.1\r\nHost: {RELAY}\r\n\r\n".encode())
                 reply = await read_reply(reader)
                 assert hashlib.sha256(reply.body).digest() == digest
-            assert edge.counts.bytes[edge.port] == 3 * size
+            assert edge.counts.bytes[edge.port] == 2 * size
             assert edge.counts.connections == 1
             assert not edge.counts.failures
             await hang_up(writer)
@@ -373,14 +373,14 @@ def test_what_is_large_arrives_whole_and_the_connection_is_kept(size: int, frami
 def test_requests_that_are_sent_at_once_are_answered_in_turn() -> None:
     async def test() -> None:
         async def serve(asked: Asked) -> bytes:
-            return http(asked.path.encode() * 100_000, "Content-Type: video/mp4")
+            return http(asked.path.encode() * 40_000, "Content-Type: video/mp4")
 
         async with Pod(serve) as pod, relay(pod) as edge:
             reader, writer = await edge.connect()
             paths = [f"/{number}" for number in range(9)]
             writer.write("".join(f"GET {path} HTTP/1.1\r\nHost: {RELAY}\r\n\r\n" for path in paths).encode())
             for path in paths:
-                assert (await read_reply(reader)).body == path.encode() * 100_000
+                assert (await read_reply(reader)).body == path.encode() * 40_000
             await hang_up(writer)
 
     run(test())

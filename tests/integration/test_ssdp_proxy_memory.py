@@ -47,7 +47,7 @@ def test_there_is_room_for_so_many_bytes_and_no_more(monkeypatch: pytest.MonkeyP
             assert shared.taken == 4 * SMALL
         assert shared.taken == 0
 
-    run(test(), seconds=30)
+    run(test())
 
 
 def test_who_waits_for_room_gets_it_in_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def test_who_waits_for_room_gets_it_in_its_turn(monkeypatch: pytest.MonkeyPatch)
         assert order == [0, 2]
         assert shared.taken == 0
 
-    run(test(), seconds=30)
+    run(test())
 
 
 @pytest.mark.parametrize("expected", [0, 1000, 3_000_000])
@@ -93,7 +93,7 @@ def test_there_is_always_room_for_what_was_gathered(expected: int) -> None:
             assert len(await held.fill(Gathered(DOCUMENT_MAX), expected, read)) == 3_000_000
             assert shared.taken == 3_000_000
 
-    run(test(), seconds=30)
+    run(test())
 
 
 async def ask_and_read_nothing(edge: Relay, source: str, request: bytes) -> socket.socket:
@@ -148,7 +148,7 @@ def test_documents_that_nobody_takes_have_their_bounds(framing: str, monkeypatch
             await until_async(lambda: held.taken == 0)
             assert len((await edge.get()).body) == DOCUMENT_MAX
 
-    run(test(), seconds=30)
+    run(test())
 
 
 RELAY_ALONE = """
@@ -228,7 +228,7 @@ def test_the_relay_stays_small(what: str) -> None:
             for each in opened:
                 each.close()
 
-    run(test(), seconds=30)
+    run(test())
 
 
 def most_memory(pid: int) -> int:
@@ -251,7 +251,7 @@ def test_who_says_more_and_more_without_an_answer_is_cut_off() -> None:
     async def silence(asked: Asked) -> None:
         await asked.reader.read()
 
-    run(test(), seconds=30)
+    run(test())
 
 
 def test_several_requests_at_once_are_answered_in_their_order() -> None:
@@ -268,7 +268,7 @@ def test_several_requests_at_once_are_answered_in_their_order() -> None:
                 assert (await read_reply(reader)).body == f"/{number}".encode() + b"x" * 2000
             await hang_up(writer)
 
-    run(test(), seconds=30)
+    run(test())
 
 
 def test_a_document_of_many_urls_and_one_of_many_parts_are_refused() -> None:
@@ -281,7 +281,7 @@ def test_a_document_of_many_urls_and_one_of_many_parts_are_refused() -> None:
                 assert (await edge.get()).status == status
             assert edge.failed(HttpFailure.POD_BROKE) == 1
 
-    run(test(), seconds=30)
+    run(test())
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_no_document_takes_the_time_of_others(body: bytes) -> None:
                 await watching
             assert longest < 6 * a_million_additions()
 
-    run(test(), seconds=30)
+    run(test())
 
 
 def test_little_is_held_for_many_slow_clients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,4 +342,4 @@ def test_little_is_held_for_many_slow_clients(monkeypatch: pytest.MonkeyPatch) -
                 each.close()
             await until_async(lambda: pump._rests.size == 0)
 
-    run(test(), seconds=30)
+    run(test())

@@ -1,26 +1,94 @@
-"""Pods that speak HTTP as they please, a relay's proxy, and clients: real sockets on loopback."""
+"""Pods that speak HTTP as they please, a relay's proxy, and clients: real sockets on loopback.
+
+All of them are in one event loop, whose clock a test can put forward (`advance`). The relay's limits are set so far off
+that nothing ends by them unless it is.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import aiohttp
 from multidict import CIMultiDict
 
+from fanout.ssdp.http import door, gena, proxy, pump, room, upstream
 from fanout.ssdp.http.proxy import Proxy
 from fanout.ssdp.places import Origin, Places
 from fanout.ssdp.reasons import HttpFailure
 from fanout.ssdp.stats import HttpCounts
 from tests.support.ports import free_port
-from tests.support.waiting import give_turns
+from tests.support.waiting import give_turns, until_async
 
 POD, OTHER_POD, RELAY, CLIENT, STRANGER = "127.0.0.11", "127.0.0.12", "127.0.0.20", "127.0.0.30", "127.0.0.66"
+
+FAR = 1e6
+"""Seconds: what ends by a limit of the relay ends by no other, and only in a test that puts the clock forward."""
+_LIMITS = {
+    (module, name): getattr(module, name)
+    for module, names in (
+        (door, ("HEAD_TIMEOUT", "IDLE_TIMEOUT", "POD_TIMEOUT", "_LINGER", "_LAST_TURNS")),
+        (gena, ("EVENT_TIMEOUT", "_PENDING")),
+        (proxy, ("BODY_TIMEOUT", "DOCUMENT_TIMEOUT")),
+        (pump, ("PATIENCE",)),
+        (room, ("PATIENCE",)),
+        (upstream, ("ANSWER_TIMEOUT", "CONNECT_TIMEOUT", "DOCUMENT_TIMEOUT")),
+    )
+    for name in names
+}
+"""As the relay has them."""
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop whose clock can be put forward."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+
+def advance(seconds: float) -> None:
+    """Put the clock of the running loop forward: what was to happen by then happens next."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, Loop)
+    loop.ahead += seconds
+
+
+async def advance_until(condition: Callable[[], object], seconds: float, what: str = "") -> None:
+    """Put the clock forward by so much, again and again, until that is so: what waits for it may begin to only now."""
+
+    def is_so() -> bool:
+        if condition():
+            return True
+        advance(seconds)
+        return False
+
+    await until_async(is_so, what)
+
+
+async def until_stopped(progress: Callable[[], int]) -> None:
+    """Wait until something has begun and nothing has gone on for 200 turns of the loop: each would bring it further."""
+    before = 0
+    while before != progress() or not before:
+        before = progress()
+        await give_turns(200)
+
+
+@contextlib.contextmanager
+def limits_far_off() -> Iterator[None]:
+    """Set the limits of the relay far off, but for those that a test has set already."""
+    with contextlib.ExitStack() as stack:
+        for (module, name), value in _LIMITS.items():
+            if getattr(module, name) == value:
+                stack.enter_context(mock.patch.object(module, name, FAR))
+        yield
 
 
 @dataclass
@@ -127,13 +195,12 @@ class Relay:
     async def connect(self, source: str = CLIENT) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(RELAY, self.port, local_addr=(source, 0), limit=1 << 22)
 
-    async def say(self, request: bytes, *, source: str = CLIENT, seconds: float = 15.0) -> Reply:
+    async def say(self, request: bytes, *, source: str = CLIENT) -> Reply:
         """Say it in a connection of its own, and return the answer, up to its end."""
         reader, writer = await self.connect(source)
         try:
-            async with asyncio.timeout(seconds):
-                writer.write(request)
-                return await read_reply(reader, is_head=request.startswith(b"HEAD "))
+            writer.write(request)
+            return await read_reply(reader, is_head=request.startswith(b"HEAD "))
         finally:
             await hang_up(writer)
 
@@ -167,6 +234,13 @@ async def read_reply(reader: asyncio.StreamReader, *, is_head: bool = False) -> 
 @contextlib.asynccontextmanager
 async def relay(pod: Pod | None = None, *, ports: int = 12) -> AsyncIterator[Relay]:
     """A proxy whose first port stands for that pod."""
+    with limits_far_off():
+        async with _relay(pod, ports) as made:
+            yield made
+
+
+@contextlib.asynccontextmanager
+async def _relay(pod: Pod | None, ports: int) -> AsyncIterator[Relay]:
     first = free_port()
     places = Places(first, first + ports)
     counts = HttpCounts()
@@ -195,7 +269,10 @@ async def relay(pod: Pod | None = None, *, ports: int = 12) -> AsyncIterator[Rel
 
 def client(source: str = CLIENT, **settings: Any) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(local_addr=(source, 0), limit=0), auto_decompress=False, **settings
+        connector=aiohttp.TCPConnector(local_addr=(source, 0), limit=0),
+        timeout=aiohttp.ClientTimeout(total=None),
+        auto_decompress=False,
+        **settings,
     )
 
 
@@ -208,7 +285,7 @@ def files() -> set[str]:
     return found
 
 
-def run(test: Coroutine[Any, Any, None], *, seconds: float = 60.0) -> None:
+def run(test: Coroutine[Any, Any, None]) -> None:
     """Run it; no exception may be lost, no task and no file may be left."""
     problems: list[str] = []
     before = files()
@@ -216,14 +293,18 @@ def run(test: Coroutine[Any, Any, None], *, seconds: float = 60.0) -> None:
     async def checked() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: problems.append(str(context)))
-        async with asyncio.timeout(seconds):
-            await test
+        await test
         await give_turns()
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, f"tasks left behind: {left}"
 
-    asyncio.run(checked())
-    gc.collect()
+    gc.freeze()  # to look for what the test has left takes less time than to look through everything
+    try:
+        with asyncio.Runner(loop_factory=Loop) as runner:
+            runner.run(checked())
+        gc.collect()
+    finally:
+        gc.unfreeze()
     assert not problems, problems
     assert not (left := files() - before), f"files left open: {left}"
 
