@@ -12,10 +12,25 @@ import pytest
 
 from fanout.ssdp.http import documents, door, upstream
 from fanout.ssdp.reasons import HttpFailure
-from tests.support.ssdp_http import CLIENT, POD, RELAY, Asked, Pod, always, hang_up, http, read_reply, relay, run
-from tests.support.waiting import until_async
+from tests.support.ssdp_http import (
+    POD,
+    RELAY,
+    Asked,
+    Pod,
+    advance_until,
+    always,
+    hang_up,
+    http,
+    read_reply,
+    relay,
+    run,
+    until_stopped,
+)
+from tests.support.waiting import give_turns, until_async
 
 XML = 'Content-Type: text/xml; charset="utf-8"'
+LARGEST = 1 << 20
+"""Bytes of a document that are read at most, where what is tried has more."""
 
 
 def test_a_device_whose_pod_is_gone_is_asked_for_later() -> None:
@@ -90,14 +105,17 @@ def test_what_else_a_pod_says_after_its_answer_is_not_passed_on() -> None:
 
 
 def test_a_pod_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstream, "ANSWER_TIMEOUT", 0.3)
+    monkeypatch.setattr(upstream, "ANSWER_TIMEOUT", 1000.0)
 
     async def test() -> None:
         async def serve(asked: Asked) -> None:
             await asked.reader.read()
 
         async with Pod(serve) as pod, relay(pod) as edge:
-            assert (await edge.get()).status == 504
+            asking = asyncio.create_task(edge.get())
+            await until_async(lambda: pod.asked)
+            await advance_until(asking.done, 1000)
+            assert asking.result().status == 504
             assert edge.failed(HttpFailure.POD_BROKE) == 1
             await until_async(lambda: pod.ended == 1)
 
@@ -106,7 +124,9 @@ def test_a_pod_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
 @pytest.mark.parametrize("packing", ["", "gzip"])
-def test_a_document_without_end_is_not_read_to_it(framing: str, packing: str) -> None:
+def test_a_document_without_end_is_not_read_to_it(framing: str, packing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream, "DOCUMENT_MAX", LARGEST)
+
     async def test() -> None:
         async def serve(asked: Asked) -> None:
             headers = [f"Content-Encoding: {packing}"] if packing else []
@@ -123,24 +143,25 @@ def test_a_document_without_end_is_not_read_to_it(framing: str, packing: str) ->
                     piece = packer.compress(piece * 10) + packer.flush(zlib.Z_SYNC_FLUSH)
                 asked.writer.write(b"%x\r\n%s\r\n" % (len(piece), piece) if framing == "chunked" else piece)
                 await asked.writer.drain()
-                await asyncio.sleep(0)  # a drain of little does not wait
+                await give_turns()  # a drain of little does not wait
 
         async with Pod(serve) as pod, relay(pod) as edge:
             reply = await edge.get()
             assert reply.status == 502
-            assert str(documents.DOCUMENT_MAX).encode() in reply.body
+            assert str(LARGEST).encode() in reply.body
             assert edge.failed(HttpFailure.DOCUMENT_TOO_LARGE) == 1
             await until_async(lambda: pod.ended == 1)
 
     run(test())
 
 
-def test_a_bomb_is_not_unpacked() -> None:
-    bomb = gzip.compress(bytes(documents.DOCUMENT_MAX + 1))
-    assert len(bomb) < 20_000
+def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream, "DOCUMENT_MAX", LARGEST)
+    bomb = gzip.compress(bytes(LARGEST + 1))
+    assert len(bomb) < LARGEST / 500
 
     async def test() -> None:
-        for packed in (bomb, gzip.compress(b"x") * 5 + bomb, gzip.compress(bytes(1 << 20)) * 17):
+        for packed in (bomb, gzip.compress(b"x") * 5 + bomb, gzip.compress(bytes(LARGEST // 16)) * 17):
             async with Pod(always(http(packed, XML, "Content-Encoding: gzip"))) as pod, relay(pod) as edge:
                 assert (await edge.get()).status == 502
                 assert edge.failed(HttpFailure.DOCUMENT_TOO_LARGE) == 1
@@ -158,7 +179,7 @@ def test_the_largest_document_passes() -> None:
     run(test())
 
 
-@pytest.mark.parametrize("size", [1000, 300_000, 20_000_000])
+@pytest.mark.parametrize("size", [1000, 300_000, 3_000_000])
 @pytest.mark.parametrize("framing", ["length", "chunked", "reset"])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_what_a_pod_cuts_short_does_not_look_whole(size: int, framing: str, version: str) -> None:
@@ -173,7 +194,7 @@ def test_what_a_pod_cuts_short_does_not_look_whole(size: int, framing: str, vers
                 return head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (size, body)
             asked.writer.write(head + b"\r\n" + body)
             await asked.writer.drain()
-            await asyncio.sleep(0.05)
+            await until_async(lambda: edge.counts.bytes[edge.port] == size)  # a reset takes back what is under way
             opened = asked.writer.get_extra_info("socket")
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, door._RESET)
             asked.writer.transport.abort()
@@ -222,35 +243,25 @@ def test_a_client_that_vanishes_ends_what_is_done_for_it(moment: str, how: str) 
     run(test())
 
 
-def test_nothing_is_read_that_a_client_does_not_take() -> None:
-    async def test() -> None:
-        sent = 0
+@pytest.mark.parametrize("head", ["", f"Content-Length: {1 << 30}\r\n"], ids=["streamed", "pumped"])
+def test_nothing_is_read_that_a_client_does_not_take(head: str) -> None:
+    most = 32 << 20  # what the kernel's buffers hold
+    sent = 0
 
+    async def test() -> None:
         async def serve(asked: Asked) -> None:
             nonlocal sent
-            head = f"Content-Length: {1 << 30}\r\n" if asked.path == "/pumped" else ""
             asked.writer.write(f"HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\n{head}\r\n".encode())
-            while True:
+            while sent < most:
                 asked.writer.write(bytes(65_536))
                 await asked.writer.drain()
                 sent += 65_536
 
         async with Pod(serve) as pod, relay(pod) as edge:
-            for path in ("/pumped", "/streamed"):
-                sent = 0
-                opened = socket.socket()
-                opened.setblocking(False)
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-                opened.bind((CLIENT, 0))
-                await asyncio.get_running_loop().sock_connect(opened, (RELAY, edge.port))
-                request = f"GET {path} HTTP/1.1\r\nHost: {RELAY}\r\n\r\n".encode()
-                await asyncio.get_running_loop().sock_sendall(opened, request)
-                before = -1
-                while before != sent or not sent:
-                    before = sent
-                    await asyncio.sleep(0.3)
-                assert sent < 32 << 20  # what the kernel's buffers hold
-                opened.close()
+            with await edge.connect_and_read_nothing() as opened:
+                opened.send(f"GET / HTTP/1.1\r\nHost: {RELAY}\r\n\r\n".encode())
+                await until_stopped(lambda: sent)
+                assert sent < most
 
     run(test())
 
@@ -272,9 +283,7 @@ def test_closing_ends_everything() -> None:
                     path = "/silent" if number % 2 else "/film"
                     writer.write(f"GET {path} HTTP/1.1\r\nHost: {RELAY}\r\n\r\n".encode())
             await until_async(lambda: len(pod.asked) == 4)
-            started = asyncio.get_running_loop().time()
             await edge.proxy.close()
-            assert asyncio.get_running_loop().time() - started < 1
             await until_async(lambda: pod.ended == 4)
             assert edge.counts.connections == 0
             assert not edge.counts.failures
@@ -296,8 +305,7 @@ def test_a_document_that_comes_slowly_holds_up_no_other() -> None:
         async with Pod(serve) as pod, relay(pod) as edge:
             slow = [asyncio.create_task(edge.get("/slow")) for _ in range(5)]
             await until_async(lambda: len(pod.asked) == 5)
-            async with asyncio.timeout(5):
-                assert len((await edge.get("/fast")).body) == 2_000_007
+            assert len((await edge.get("/fast")).body) == 2_000_007
             for each in slow:
                 each.cancel()
             await asyncio.gather(*slow, return_exceptions=True)

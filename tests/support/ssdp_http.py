@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,6 +195,15 @@ class Relay:
 
     async def connect(self, source: str = CLIENT) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(RELAY, self.port, local_addr=(source, 0), limit=1 << 22)
+
+    async def connect_and_read_nothing(self, source: str = CLIENT) -> socket.socket:
+        """Return the socket of a client that takes next to nothing before it reads."""
+        opened = socket.socket()
+        opened.setblocking(False)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        opened.bind((source, 0))
+        await asyncio.get_running_loop().sock_connect(opened, (RELAY, self.port))
+        return opened
 
     async def say(self, request: bytes, *, source: str = CLIENT) -> Reply:
         """Say it in a connection of its own, and return the answer, up to its end."""
