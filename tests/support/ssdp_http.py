@@ -45,6 +45,9 @@ _LIMITS = {
 }
 """As the relay has them."""
 
+BUFFER = 16_384
+"""Bytes that the kernel keeps for a socket, where what does not fit is the subject: it would keep megabytes."""
+
 
 class Loop(asyncio.SelectorEventLoop):
     """An event loop whose clock can be put forward."""
@@ -90,6 +93,11 @@ def limits_far_off() -> Iterator[None]:
             if getattr(module, name) == value:
                 stack.enter_context(mock.patch.object(module, name, FAR))
         yield
+
+
+def keep_little(transport: asyncio.BaseTransport) -> None:
+    """Have the kernel keep little of what is to be sent there."""
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
 
 
 @dataclass
@@ -197,13 +205,20 @@ class Relay:
         return await asyncio.open_connection(RELAY, self.port, local_addr=(source, 0), limit=1 << 22)
 
     async def connect_and_read_nothing(self, source: str = CLIENT) -> socket.socket:
-        """Return the socket of a client that takes next to nothing before it reads."""
+        """Return the socket of a client that reads nothing; the kernel keeps little for it, at either end."""
         opened = socket.socket()
         opened.setblocking(False)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         opened.bind((source, 0))
         await asyncio.get_running_loop().sock_connect(opened, (RELAY, self.port))
+        port = opened.getsockname()[1]
+        (transport,) = await until_async(lambda: self._transports_to(port))
+        keep_little(transport)
         return opened
+
+    def _transports_to(self, port: int) -> list[asyncio.BaseTransport]:
+        there = [each.transport for each in self.proxy._door._connections if each.transport is not None]
+        return [each for each in there if each.get_extra_info("peername")[1] == port]
 
     async def say(self, request: bytes, *, source: str = CLIENT) -> Reply:
         """Say it in a connection of its own, and return the answer, up to its end."""
