@@ -19,6 +19,7 @@ from tests.support.ssdp_http import (
     Pod,
     advance_until,
     always,
+    connect_and_read_nothing,
     hang_up,
     http,
     keep_little,
@@ -259,8 +260,8 @@ def test_nothing_is_read_that_a_client_does_not_take(head: str) -> None:
                 await asked.writer.drain()
                 sent += 65_536
 
-        async with Pod(serve) as pod, relay(pod) as edge:
-            with await edge.connect_and_read_nothing() as opened:
+        async with Pod(serve) as pod, relay(pod, keeps_little=True) as edge:
+            with await connect_and_read_nothing(edge.port) as opened:
                 opened.send(f"GET / HTTP/1.1\r\nHost: {RELAY}\r\n\r\n".encode())
                 await until_stopped(lambda: sent)
                 assert sent < most

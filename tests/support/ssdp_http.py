@@ -13,7 +13,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from unittest import mock
 
 import aiohttp
@@ -29,6 +29,9 @@ from tests.support.waiting import give_turns, until_async
 
 POD, OTHER_POD, RELAY, CLIENT, STRANGER = "127.0.0.11", "127.0.0.12", "127.0.0.20", "127.0.0.30", "127.0.0.66"
 
+GET = f"GET / HTTP/1.1\r\nHost: {RELAY}\r\n\r\n".encode()
+LARGE_HEAD = GET[:-2] + b"".join(b"X-%d: %s\r\n" % (number, b"x" * 250) for number in range(60)) + b"\r\n"
+"""Almost as large as a request's may be."""
 FAR = 1e6
 """Seconds: what ends by a limit of the relay ends by no other, and only in a test that puts the clock forward."""
 _LIMITS = {
@@ -127,7 +130,7 @@ class Pod:
         """Connections that are over."""
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> Pod:
+    async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._connected, self.host, 0, limit=1 << 22)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
@@ -204,22 +207,6 @@ class Relay:
     async def connect(self, source: str = CLIENT) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(RELAY, self.port, local_addr=(source, 0), limit=1 << 22)
 
-    async def connect_and_read_nothing(self, source: str = CLIENT) -> socket.socket:
-        """Return the socket of a client that reads nothing; the kernel keeps little for it, at either end."""
-        opened = socket.socket()
-        opened.setblocking(False)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
-        opened.bind((source, 0))
-        await asyncio.get_running_loop().sock_connect(opened, (RELAY, self.port))
-        port = opened.getsockname()[1]
-        (transport,) = await until_async(lambda: self._transports_to(port))
-        keep_little(transport)
-        return opened
-
-    def _transports_to(self, port: int) -> list[asyncio.BaseTransport]:
-        there = [each.transport for each in self.proxy._door._connections if each.transport is not None]
-        return [each for each in there if each.get_extra_info("peername")[1] == port]
-
     async def say(self, request: bytes, *, source: str = CLIENT) -> Reply:
         """Say it in a connection of its own, and return the answer, up to its end."""
         reader, writer = await self.connect(source)
@@ -232,6 +219,16 @@ class Relay:
     async def get(self, path: str = "/", *headers: str, method: str = "GET", **named: Any) -> Reply:
         lines = [f"{method} {path} HTTP/1.1", f"Host: {RELAY}:{self.port}", "Connection: close", *headers, "", ""]
         return await self.say("\r\n".join(lines).encode(), **named)
+
+
+async def connect_and_read_nothing(port: int, source: str = CLIENT) -> socket.socket:
+    """Return the socket of a client that reads nothing, and for which the kernel keeps little."""
+    opened = socket.socket()
+    opened.setblocking(False)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+    opened.bind((source, 0))
+    await asyncio.get_running_loop().sock_connect(opened, (RELAY, port))
+    return opened
 
 
 async def read_reply(reader: asyncio.StreamReader, *, is_head: bool = False) -> Reply:
@@ -256,40 +253,45 @@ async def read_reply(reader: asyncio.StreamReader, *, is_head: bool = False) -> 
     return Reply(int(status), reason, headers, body, raw)
 
 
-@contextlib.asynccontextmanager
-async def relay(pod: Pod | None = None, *, ports: int = 12) -> AsyncIterator[Relay]:
-    """A proxy whose first port stands for that pod."""
-    with limits_far_off():
-        async with _relay(pod, ports) as made:
-            yield made
+class _KeepsLittle(door.Connection):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        keep_little(transport)
+        super().connection_made(transport)
 
 
 @contextlib.asynccontextmanager
-async def _relay(pod: Pod | None, ports: int) -> AsyncIterator[Relay]:
-    first = free_port()
-    places = Places(first, first + ports)
-    counts = HttpCounts()
-    pods = {POD, OTHER_POD}
-    origin = Origin(POD, 9) if pod is None else Origin(pod.host, pod.port)
-    made: list[Relay] = []
-    proxy = Proxy(
-        places,
-        lambda host: host in pods,
-        lambda host: host in made[0].allowed,
-        lambda host: host == RELAY,
-        counts,
-    )
-    await proxy.open()
-    try:
-        port = places.claim(origin, "uuid:one")
-        while port is not None and not proxy.listen(port):
-            places.refuse(port)
+async def relay(
+    pod: Pod | Origin | None = None, *, ports: int = 12, keeps_little: bool = False
+) -> AsyncIterator[Relay]:
+    """A proxy whose first port stands for that pod; of what it sends to clients the kernel may have to keep little."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(limits_far_off())
+        if keeps_little:
+            stack.enter_context(mock.patch.object(door, "Connection", _KeepsLittle))
+        origin = Origin(pod.host, pod.port) if isinstance(pod, Pod) else pod or Origin(POD, 9)
+        first = free_port()
+        places = Places(first, first + ports)
+        counts = HttpCounts()
+        pods = {POD, OTHER_POD}
+        made: list[Relay] = []
+        proxy = Proxy(
+            places,
+            lambda host: host in pods,
+            lambda host: host in made[0].allowed,
+            lambda host: host == RELAY,
+            counts,
+        )
+        await proxy.open()
+        try:
             port = places.claim(origin, "uuid:one")
-        assert port is not None
-        made.append(Relay(proxy, places, counts, port, pods))
-        yield made[0]
-    finally:
-        await proxy.close()
+            while port is not None and not proxy.listen(port):
+                places.refuse(port)
+                port = places.claim(origin, "uuid:one")
+            assert port is not None
+            made.append(Relay(proxy, places, counts, port, pods))
+            yield made[0]
+        finally:
+            await proxy.close()
 
 
 def client(source: str = CLIENT, **settings: Any) -> aiohttp.ClientSession:
