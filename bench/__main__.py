@@ -18,6 +18,7 @@ from rich.console import Console
 from bench import (
     confirmed,
     dlna,
+    documents,
     endtoend,
     framing,
     latency,
@@ -64,6 +65,7 @@ _PARTS: dict[str, Callable[..., Part]] = {
     "pacing": pacing.measure,
     "relay": relay.measure,
     "dlna": dlna.measure,
+    "documents": _plain(documents),
     "memory": memory.measure,
     "startup": _plain(startup),
     "outage": _plain(outage),
