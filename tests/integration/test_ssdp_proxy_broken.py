@@ -13,6 +13,7 @@ import pytest
 from fanout.ssdp.http import documents, door, upstream
 from fanout.ssdp.reasons import HttpFailure
 from tests.support.ssdp_http import (
+    BUFFER,
     POD,
     RELAY,
     Asked,
@@ -260,7 +261,7 @@ def test_nothing_is_read_that_a_client_does_not_take(head: str) -> None:
                 await asked.writer.drain()
                 sent += 65_536
 
-        async with Pod(serve) as pod, relay(pod, keeps_little=True) as edge:
+        async with Pod(serve) as pod, relay(pod, keeps=BUFFER) as edge:
             with await connect_and_read_nothing(edge.port) as opened:
                 opened.send(f"GET / HTTP/1.1\r\nHost: {RELAY}\r\n\r\n".encode())
                 await until_stopped(lambda: sent)

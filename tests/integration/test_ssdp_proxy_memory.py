@@ -20,6 +20,7 @@ from fanout.ssdp.http.room import SMALL, Busy, Room
 from fanout.ssdp.reasons import HttpFailure
 from fanout.ssdp.rewrite import URLS_MAX, Rewritten
 from tests.support.ssdp_http import (
+    BUFFER,
     CLIENT,
     FAR,
     GET,
@@ -145,7 +146,7 @@ def test_documents_that_nobody_takes_have_their_bounds(framing: str, monkeypatch
             return f"HTTP/1.1 200 OK\r\n{XML}\r\n{packing}\r\n".encode() + (packed if packing else body)
 
         packed = gzip.compress(body, 1)
-        async with Pod(serve) as pod, relay(pod, keeps_little=True) as edge:
+        async with Pod(serve) as pod, relay(pod, keeps=BUFFER) as edge:
             held = edge.proxy._room = Room(4 * largest, 2 * largest)
 
             def has_settled(documents_held: int, refused: int) -> bool:
@@ -322,12 +323,12 @@ def test_little_is_held_for_many_slow_clients(monkeypatch: pytest.MonkeyPatch) -
                 asked.writer.write(bytes(100_000))
                 await asked.writer.drain()
 
-        async with Pod(serve) as pod, relay(pod, keeps_little=True) as edge:
+        async with Pod(serve) as pod, relay(pod, keeps=1 << 18) as edge:
             opened = [await connect_and_read_nothing(edge.port) for _ in range(20)]
             for each in opened:
                 each.send(GET)
             await until_async(lambda: len(pod.asked) == 20)
-            await until_stopped(lambda: pump._rests.size)
+            await until_stopped(lambda: sum(edge.counts.bytes.values()))
             assert 0 < pump._rests.size <= (1 << 18) + pump.ARENA + 20 * pump._LEAST
             for each in opened:
                 each.close()

@@ -20,7 +20,7 @@ from fanout.ssdp import rewrite
 from fanout.ssdp.http import documents, door, pump, room, upstream
 from fanout.ssdp.http.room import Room
 from fanout.ssdp.places import Origin
-from tests.support.ssdp_http import POD, Relay, hang_up, relay
+from tests.support.ssdp_http import BUFFER, POD, Relay, hang_up, relay
 from tests.support.tree import ROOT
 
 SHARE = 8
@@ -90,7 +90,7 @@ class Relays:
 
 async def _serve(control_port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", control_port)
-    async with relay(Origin(POD, int(await reader.readline())), keeps_little=True) as edge:
+    async with relay(Origin(POD, int(await reader.readline())), keeps=BUFFER) as edge:
         edge.proxy._room = Room(room.ROOM // SHARE, room.ROOM_OF_ONE // SHARE)
         edge.allowed |= set(CLIENTS)
         writer.write(f"{edge.port}\n".encode())

@@ -98,9 +98,9 @@ def limits_far_off() -> Iterator[None]:
         yield
 
 
-def keep_little(transport: asyncio.BaseTransport) -> None:
-    """Have the kernel keep little of what is to be sent there."""
-    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+def keep_little(transport: asyncio.BaseTransport, size: int = BUFFER) -> None:
+    """Have the kernel keep no more than so many bytes, or some times as many, of what is to be sent there."""
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
 
 
 @dataclass
@@ -253,21 +253,19 @@ async def read_reply(reader: asyncio.StreamReader, *, is_head: bool = False) -> 
     return Reply(int(status), reason, headers, body, raw)
 
 
-class _KeepsLittle(door.Connection):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        keep_little(transport)
-        super().connection_made(transport)
-
-
 @contextlib.asynccontextmanager
-async def relay(
-    pod: Pod | Origin | None = None, *, ports: int = 12, keeps_little: bool = False
-) -> AsyncIterator[Relay]:
-    """A proxy whose first port stands for that pod; of what it sends to clients the kernel may have to keep little."""
+async def relay(pod: Pod | Origin | None = None, *, ports: int = 12, keeps: int = 0) -> AsyncIterator[Relay]:
+    """A proxy whose first port stands for that pod; for each client the kernel may have to keep no more than that."""
+
+    class KeepsLittle(door.Connection):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            keep_little(transport, keeps)
+            super().connection_made(transport)
+
     with contextlib.ExitStack() as stack:
         stack.enter_context(limits_far_off())
-        if keeps_little:
-            stack.enter_context(mock.patch.object(door, "Connection", _KeepsLittle))
+        if keeps:
+            stack.enter_context(mock.patch.object(door, "Connection", KeepsLittle))
         origin = Origin(pod.host, pod.port) if isinstance(pod, Pod) else pod or Origin(POD, 9)
         first = free_port()
         places = Places(first, first + ports)
