@@ -14,6 +14,7 @@ import pytest
 from fanout.ssdp.http import proxy, pump
 from fanout.ssdp.places import Origin
 from tests.support.ssdp_http import (
+    BUFFER,
     OTHER_POD,
     POD,
     RELAY,
@@ -370,17 +371,20 @@ def test_what_is_large_arrives_whole_and_the_connection_is_kept(size: int, frami
     run(test())
 
 
-def test_requests_that_are_sent_at_once_are_answered_in_turn() -> None:
+@pytest.mark.parametrize("size", [80_000, 400_000], ids=["streamed", "pumped"])
+def test_requests_that_are_sent_at_once_are_answered_in_turn(size: int) -> None:
+    """Each answer begins while the kernel still has all it keeps of the one before."""
+
     async def test() -> None:
         async def serve(asked: Asked) -> bytes:
-            return http(asked.path.encode() * 40_000, "Content-Type: video/mp4")
+            return http(asked.path.encode() * (size // 2), "Content-Type: video/mp4")
 
-        async with Pod(serve) as pod, relay(pod) as edge:
+        async with Pod(serve) as pod, relay(pod, keeps=BUFFER) as edge:
             reader, writer = await edge.connect()
             paths = [f"/{number}" for number in range(9)]
             writer.write("".join(f"GET {path} HTTP/1.1\r\nHost: {RELAY}\r\n\r\n" for path in paths).encode())
             for path in paths:
-                assert (await read_reply(reader)).body == path.encode() * 40_000
+                assert (await read_reply(reader)).body == path.encode() * (size // 2)
             await hang_up(writer)
 
     run(test())
