@@ -32,7 +32,7 @@ POD, OTHER_POD, RELAY, CLIENT, STRANGER = "127.0.0.11", "127.0.0.12", "127.0.0.2
 GET = f"GET / HTTP/1.1\r\nHost: {RELAY}\r\n\r\n".encode()
 LARGE_HEAD = GET[:-2] + b"".join(b"X-%d: %s\r\n" % (number, b"x" * 250) for number in range(60)) + b"\r\n"
 """Almost as large as a request's may be."""
-FAR = 1e6
+FAR = 1e9
 """Seconds: what ends by a limit of the relay ends by no other, and only in a test that puts the clock forward."""
 _LIMITS = {
     (module, name): getattr(module, name)
