@@ -29,8 +29,12 @@ from tests.support.waiting import until
 hypothesis.settings.register_profile(
     "quick", deadline=None, max_examples=50, stateful_step_count=30, derandomize=True, database=None
 )
-hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000, print_blob=True)
-hypothesis.settings.register_profile("exhaustive", deadline=None, max_examples=10_000, print_blob=True)
+hypothesis.settings.register_profile(
+    "thorough", deadline=None, max_examples=1000, stateful_step_count=30, print_blob=True
+)
+hypothesis.settings.register_profile(
+    "exhaustive", deadline=None, max_examples=10_000, stateful_step_count=30, print_blob=True
+)
 hypothesis.settings.load_profile(os.environ.get("FANOUT_HYPOTHESIS", "quick"))
 
 # A job in the background of a shell ignores SIGINT, one under nohup SIGHUP, and what they start would do so as well. A
