@@ -18,8 +18,9 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.support.pods import Pod
-from tests.support.ports import free_port
+from tests.support.needs import require_ipv6
+from tests.support.pods import Pod, at_one_port
+from tests.support.ports import free_ports, refusing
 from tests.support.serving import Ask, ask_async, ask_sync
 from tests.support.shells import Shell, send_async, send_sync
 from tests.support.waiting import until
@@ -98,12 +99,9 @@ def pods() -> Iterator[Callable[..., list[Pod]]]:
 
         def make(count: int = 2, *, hosts: list[str] | None = None) -> list[Pod]:
             hosts = hosts or [f"127.0.0.{11 + number}" for number in range(count)]
-            made = [Pod(hosts[0], 0)]
-            stack.callback(made[0].socket.close)
-            for host in hosts[1:]:
-                made.append(Pod(host, made[0].endpoint.port))
-                stack.callback(made[-1].socket.close)
-            return made
+            if any(":" in host for host in hosts):
+                require_ipv6()
+            return stack.enter_context(at_one_port(hosts))
 
         yield make
 
@@ -122,8 +120,15 @@ def ask(request: pytest.FixtureRequest) -> Ask:
 
 @pytest.fixture
 def closed_port() -> int:
-    """A port on which nothing listens."""
-    return free_port()
+    """A port on which nothing listens, nor on the fifteen after it, until the test does."""
+    return free_ports(16)[0]
+
+
+@pytest.fixture
+def refusing_port() -> Iterator[int]:
+    """A port of 127.0.0.1 on which nothing can listen: what is sent there is refused."""
+    with refusing("127.0.0.1") as port:
+        yield port
 
 
 @pytest.fixture

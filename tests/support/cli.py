@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 from unittest import mock
 
 from fanout.cli import main
@@ -75,16 +76,47 @@ def fanout(*arguments: str, stdin: bytes = b"", **variables: str) -> Run:
     return Run(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def invoke(*arguments: str, **variables: str) -> Run:
-    """Run `fanout` in this process: what needs none of its own is there sooner."""
-    out, err = io.StringIO(), io.StringIO()
+def invoke(*arguments: str, stdin: bytes = b"", **variables: str) -> Run:
+    """Run `fanout` in this process, from its main thread: what needs none of its own is there sooner."""
+    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
+    code = call(out, err, *arguments, stdin=stdin, **variables)
+    return Run(code, _written(out), _written(err))
+
+
+def call(out: TextIO, err: TextIO, *arguments: str, stdin: bytes = b"", **variables: str) -> int:
+    """Run `fanout` in this process with these for standard output and error; return its exit code."""
     with (
         mock.patch.dict(os.environ, environment(**variables), clear=True),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8")),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
+        _as_before(),
     ):
-        code = main(list(arguments))
-    return Run(code, out.getvalue(), err.getvalue())
+        return main(list(arguments))
+
+
+def _written(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    written = stream.buffer
+    assert isinstance(written, io.BytesIO)
+    return written.getvalue().decode()
+
+
+@contextmanager
+def _as_before() -> Iterator[None]:
+    """Undo what a command does to its process: it handles signals, and shows the library's warnings."""
+    library = logging.getLogger("fanout")
+    level, handlers = library.level, library.handlers[:]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    caught = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        library.setLevel(level)
+        library.handlers[:] = handlers
+        for number, handler in caught.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
 
 
 class Running:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from typing import NoReturn
 
 import pytest
@@ -47,3 +48,12 @@ def require(*names: str, needed: str = "tools") -> str:
         if program(name) is None:
             unavailable(needed, is_missing(name))
     return program(names[0]) or names[0]
+
+
+def require_ipv6() -> None:
+    """Skip the test where loopback has no IPv6 address."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as tried:
+            tried.bind(("::1", 0))
+    except OSError as error:
+        unavailable("tools", f"there is no address ::1 here ({error.strerror})")

@@ -14,6 +14,7 @@ import fanout
 from fanout.delivery.receipt import Confirmation
 from fanout.model import Endpoint
 from fanout.receiver import ReceiverBase
+from tests.support.ports import free_port
 from tests.support.waiting import PATIENCE, give_turns
 
 Handler = Callable[[fanout.Message], object]
@@ -35,9 +36,9 @@ def pods(*handlers: Handler, **settings: Any) -> Iterator[list[Served]]:
     """Receivers on one free port of 127.0.1.1, 127.0.1.2, ..., each with its handler, in threads."""
     served: list[Served] = []
     threads = []
+    port = free_port()
     try:
         for number, handler in enumerate(handlers, 1):
-            port = served[0].address.port if served else 0
             receiver = fanout.Receiver(port, host=f"127.0.1.{number}", **settings).open()
             served.append(Served(receiver, receiver.address))
             threads.append(threading.Thread(target=receiver.serve, args=(handler,)))
