@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -79,11 +79,13 @@ def fanout(*arguments: str, stdin: bytes = b"", **variables: str) -> Run:
 def invoke(*arguments: str, stdin: bytes = b"", **variables: str) -> Run:
     """Run `fanout` in this process, from its main thread: what needs none of its own is there sooner."""
     out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
-    code = call(out, err, *arguments, stdin=stdin, **variables)
+    code = call(arguments, out, err, stdin=stdin, variables=variables)
     return Run(code, _written(out), _written(err))
 
 
-def call(out: TextIO, err: TextIO, *arguments: str, stdin: bytes = b"", **variables: str) -> int:
+def call(
+    arguments: Sequence[str], out: TextIO, err: TextIO, *, stdin: bytes = b"", variables: Mapping[str, str]
+) -> int:
     """Run `fanout` in this process with these for standard output and error; return its exit code."""
     with (
         mock.patch.dict(os.environ, environment(**variables), clear=True),

@@ -15,6 +15,7 @@ import termios
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from tests.support.cli import FANOUT, environment
 from tests.support.waiting import PATIENCE, until
@@ -88,6 +89,37 @@ def terminal(*arguments: str, size: tuple[int, int] = (30, 140), **variables: st
         yield opened
     finally:
         opened.close()
+
+
+class Screen:
+    """A terminal for what runs in this process: `file` is its standard output and error."""
+
+    def __init__(self, columns: int = 120, lines: int = 24) -> None:
+        self.variables = {"TERM": "xterm", "COLUMNS": str(columns), "LINES": str(lines)}
+        self._ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self.file = os.fdopen(theirs, "w", encoding="utf-8")
+        self._printed = bytearray()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # its other end is closed
+            while block := os.read(self._ours, 65_536):
+                self._printed += block
+        os.close(self._ours)
+
+    @property
+    def text(self) -> str:
+        """What was printed, as far as it is known by now."""
+        return self._printed.decode(errors="ignore")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.file.close()
+        self._reader.join()
 
 
 def shown(printed: bytes) -> list[str]:

@@ -18,7 +18,7 @@ PATIENCE = 120.0
 _SHORTEST, _LONGEST = 0.001, 0.05
 
 
-def until(condition: Callable[[], T], what: str | Callable[[], object] = "") -> T:
+def until(condition: Callable[[], T | None], what: str | Callable[[], object] = "") -> T:
     """Return what `condition` returns, once that is true; where it never is, fail and say `what`."""
     for pause in _pauses(what):
         if found := condition():
@@ -27,7 +27,7 @@ def until(condition: Callable[[], T], what: str | Callable[[], object] = "") -> 
     raise AssertionError
 
 
-async def until_async(condition: Callable[[], T], what: str | Callable[[], object] = "") -> T:
+async def until_async(condition: Callable[[], T | None], what: str | Callable[[], object] = "") -> T:
     """Return what `condition` returns, once that is true; other tasks run meanwhile."""
     for pause in _pauses(what):
         if found := condition():

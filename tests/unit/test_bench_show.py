@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -14,14 +13,7 @@ from fanout.cli.bench_result import BenchResult, PodResult, PodStatus, is_plausi
 from fanout.cli.bench_show import quiet_for, troubles
 from fanout.model import Endpoint
 from fanout.wire.probe import Observed
-
-
-def assert_is_picture(text: str) -> None:
-    root = ElementTree.fromstring(text)
-    assert root.tag == "{http://www.w3.org/2000/svg}svg"
-    assert not [element.tag for element in root.iter() if str(element.tag).endswith(("script", "image", "use"))]
-    assert "href" not in text
-    assert "@import" not in text
+from tests.support.svg import assert_is_picture
 
 
 def measured(number: int, lost: int = 0) -> PodResult:
