@@ -132,6 +132,17 @@ def refusing_port() -> Iterator[int]:
 
 
 @pytest.fixture
+def refusing_nameserver(refusing_port: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A nameserver that refuses what it is asked: this process does not ask it for long."""
+    from fanout.discovery.dns import DnsResolver
+
+    defaults = DnsResolver.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "lifetime", 0.02)
+    return f"127.0.0.1:{refusing_port}"
+
+
+@pytest.fixture
 def key_file(tmp_path: Path) -> str:
     path = tmp_path / "key"
     path.write_text(os.urandom(32).hex())
