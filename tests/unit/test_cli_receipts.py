@@ -1,0 +1,97 @@
+"""What `fanout send --confirm` and `fanout query` say of receipts, and what they show while they wait."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from fanout.cli.options import DATAGRAM_LEAST, DATAGRAM_MOST
+from fanout.cli.receipts import PodTally, Tally, lines, pod_line
+from fanout.cli.target import find_target
+from fanout.cli.waiting import Live, Watch
+from fanout.delivery.receipt import Confirmation, Receipt, ReceiptStatus
+from fanout.framing import check_max_datagram
+from fanout.model import Endpoint
+
+HERE = Endpoint("10.0.0.7", 12000)
+
+
+def receipts(count: int, status: ReceiptStatus) -> Iterator[Receipt]:
+    for number in range(count):
+        yield Receipt(Endpoint(f"10.0.{status is ReceiptStatus.SILENT:d}.{number}", 12000), status, 0.001, 1)
+
+
+@pytest.mark.parametrize(("confirmed", "silent", "height", "rows"), [(3, 2, 40, 6), (90, 4, 40, 5), (9, 90, 12, 11)])
+def test_the_display_is_bounded_by_the_terminal(confirmed: int, silent: int, height: int, rows: int) -> None:
+    watch = Watch()
+    watch.begin()
+    for receipt in (*receipts(confirmed, ReceiptStatus.CONFIRMED), *receipts(silent, ReceiptStatus.SILENT)):
+        watch.note(receipt)
+    target = find_target("10.0.0.1", "12000", "any", None, False)
+    shown = Live(watch, target, 2.0, 1).picture(60, height).plain.splitlines()
+    assert len(shown) == rows <= height
+    assert shown[0].startswith(f"{confirmed} of {confirmed + silent} endpoints confirmed")
+    assert max(map(len, shown)) <= 60
+    assert sum("waiting" in line for line in shown) == min(silent, height - 3)
+
+
+def test_pods_that_join_leave_and_fail_over_a_stream() -> None:
+    tally = Tally()
+    there = Receipt(HERE, ReceiptStatus.CONFIRMED, 0.002, 1)
+    late = Endpoint("10.0.0.8", 12000)
+    tally.add(Confirmation([there], 3, 0.002, 1.0, False))
+    tally.add(Confirmation([there, Receipt(late, ReceiptStatus.FAILED, 0.1, 2, "no room")], 3, 0.1, 1.0, True))
+    tally.add(
+        Confirmation(
+            [Receipt(HERE, ReceiptStatus.LEFT), Receipt(late, ReceiptStatus.CONFIRMED, 0.1, 1)], 3, 0.1, 1.0, True
+        )
+    )
+    first, second = tally.pods
+    assert (first.status, first.joined, first.messages, first.rtt) == (ReceiptStatus.LEFT, False, 3, 0.002)
+    assert (second.status, second.joined, second.messages, second.reason) == (ReceiptStatus.FAILED, True, 2, "no room")
+    assert (tally.messages, tally.size, tally.stale, tally.complete) == (3, 9, True, False)
+
+
+@pytest.mark.parametrize(
+    ("receipt", "line"),
+    [
+        (Receipt(HERE, ReceiptStatus.CONFIRMED, 0.0008, 2), "confirmed by 10.0.0.7:12000 in 0.80 ms (2 tries)"),
+        (Receipt(HERE, ReceiptStatus.CONFIRMED, 0.0008, 1, joined=True), "... in 0.80 ms (joined meanwhile)"),
+        (Receipt(HERE, ReceiptStatus.LEFT, None, 1), "left: 10.0.0.7:12000 did not answer (1 try), ... no more"),
+        (Receipt(HERE, ReceiptStatus.DROPPED, None, 3, "odd"), "dropped: 10.0.0.7:12000: odd"),
+        (Receipt(HERE, ReceiptStatus.DROPPED, None, 3, os.strerror(101)), "dropped: 10.0.0.7:12000: no route to ..."),
+        (Receipt(HERE, ReceiptStatus.FAILED, 0.1, 3), "failed at 10.0.0.7:12000: it does not say why"),
+    ],
+)  # fmt: skip
+def test_lines(receipt: Receipt, line: str) -> None:
+    pod = PodTally(receipt.endpoint, receipt.joined)
+    pod.add(receipt)
+    said = re.sub(r"\x1b\[\d*m", "", pod_line(pod, 2.0))
+    start, _, end = line.partition("...")
+    assert said.startswith(start)
+    assert said.endswith(end)
+
+
+def test_no_time_is_told_of_what_was_cut() -> None:
+    receipt = Receipt(HERE, ReceiptStatus.CONFIRMED, 0.0667, 2)
+    tally = Tally()
+    tally.add(Confirmation([receipt], 300_000, 0.9, 1.0, False), is_cut=True)
+    assert pod_line(tally.pods[0], 0.9) == f"confirmed by {HERE} (2 tries)"
+    watch = Watch()
+    watch.begin(is_cut=True)
+    watch.note(receipt)
+    target = find_target("10.0.0.1", "12000", "any", None, False)
+    assert Live(watch, target, 2.0, 1).picture(60, 40).plain.endswith(f"  {HERE}  confirmed, 2 tries")
+    tally.add(Confirmation([receipt], 1, 0.9, 1.0, False))
+    assert lines(tally) == [f"confirmed 2 messages by {HERE}"]
+
+
+def test_the_bounds_of_datagrams_are_those_of_the_wire_format() -> None:
+    assert check_max_datagram(DATAGRAM_LEAST) == 256
+    assert check_max_datagram(DATAGRAM_MOST) == 65_435
+    for wrong in (DATAGRAM_LEAST - 1, DATAGRAM_MOST + 1):
+        with pytest.raises(ValueError, match="max_datagram"):
+            check_max_datagram(wrong)
