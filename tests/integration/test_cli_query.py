@@ -1,41 +1,54 @@
-"""`fanout query` as a process, to the receiver app and to handlers."""
+"""`fanout query`, to the receiver app and to handlers."""
 
 from __future__ import annotations
 
-import base64
 import json
 import signal
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import fanout as package
-from fanout.cli.query import _line, _payload_json, _printable
-from fanout.delivery.receipt import Reply
-from fanout.model import Endpoint
 from fanout.receiver import Receiver, ReceiverStats
-from tests.support.cli import fanout, receiving, running
+from fanout.refresher import Known, Refresher
+from tests.support.cli import invoke, receiving, running
+from tests.support.confirming import without_answers_of
 from tests.support.pods import Pod
+from tests.support.serving import Handler
 
-HERE = Endpoint("10.0.0.7", 12000)
+PATIENT = ("--timeout", "3600")
+"""Those who answer are waited for, however long they take."""
+
+
+@contextmanager
+def handled_by(handler: Handler, **settings: Any) -> Iterator[str]:
+    """Serve a handler in a thread; yield the endpoint."""
+    with Receiver(0, host="127.0.0.1", **settings) as receiver:
+        thread = threading.Thread(target=receiver.serve, args=(handler,))
+        thread.start()
+        try:
+            yield str(receiver.address)
+        finally:
+            receiver.stop()
+            thread.join()
 
 
 def test_ping_and_info_of_the_receiver_app(tmp_path: Path, pods: Callable[..., list[Pod]]) -> None:
     (mute,) = pods(1)
     with receiving(tmp_path, POD_NAME="pod-0", POD_NAMESPACE="ns", NODE_NAME="node") as (receiver, endpoint):
-        run = fanout("query", "-s", endpoint, "-m", "ping")
+        run = invoke("query", "-s", endpoint, "-m", "ping", *PATIENT, "--retries", "0")
         assert (run.code, run.err) == (0, "")
         assert run.out.splitlines()[0].startswith(f"{endpoint} (")
         assert run.out.splitlines()[0].endswith(" ms): pong")
         assert run.out.splitlines()[1].startswith("1 endpoint replied in ")
         service = f"{endpoint},{mute.endpoint}"
-        run = fanout("query", "-s", service, "-m", "info", "-o", "json", "--timeout", "0.6")
+        with without_answers_of(mute.endpoint):
+            run = invoke("query", "-s", service, "-m", "info", "-o", "json", *PATIENT, "--retries", "0")
         receiver.stop()
     assert run.code == 4
     report = run.json
@@ -54,55 +67,54 @@ def test_ping_and_info_of_the_receiver_app(tmp_path: Path, pods: Callable[..., l
 
 def test_replies_and_who_did_not_reply_as_lines(tmp_path: Path, pods: Callable[..., list[Pod]]) -> None:
     (mute,) = pods(1)
-    with receiving(tmp_path, "--exec", "cat") as (_, endpoint):
-        run = fanout("query", "-s", f"{endpoint},{mute.endpoint}", "-m", "one\ntwo\n", "--timeout", "0.6")
+    with handled_by(lambda message: message.payload) as endpoint:
+        with without_answers_of(mute.endpoint):
+            run = invoke("query", "-s", f"{endpoint},{mute.endpoint}", "-m", "one\ntwo\n", *PATIENT)
         assert run.code == 4
         head, one, two, silent, hint, summary = run.out.splitlines()
         assert head.startswith(f"{endpoint} (")
         assert (one, two) == ("  one", "  two")
-        assert silent.startswith(f"silent: {mute.endpoint} did not answer in 0.")
+        assert silent.startswith(f"silent: {mute.endpoint} did not answer in 3.6e+03 s (")
         assert hint.startswith("nothing came from it")
-        assert summary.startswith("1 of 2 endpoints replied in 0.")
-        assert summary.endswith("; 1 silent")
-        run = fanout("query", "-s", endpoint, "-m", "-", stdin=b"\x1b[31m\x00\xff" * 20)
+        assert summary == "1 of 2 endpoints replied in 3.6e+03 s; 1 silent"
+        run = invoke("query", "-s", endpoint, "-m", "-", *PATIENT, stdin=b"\x1b[31m\x00\xff" * 20)
         assert run.out.splitlines()[0].endswith(
             ": 140 bytes: 1b 5b 33 31 6d 00 ff 1b 5b 33 31 6d 00 ff 1b 5b 33 31 6d 00 ff 1b 5b 33 ..."
         )
         (tmp_path / "question").write_bytes(b"")
-        run = fanout("query", "-s", endpoint, "--file", str(tmp_path / "question"), "--allow-empty")
+        run = invoke("query", "-s", endpoint, "--file", str(tmp_path / "question"), "--allow-empty", *PATIENT)
         assert run.out.splitlines()[0].endswith(" ms): (empty)")
 
 
-def test_larger_replies_need_a_key_or_an_operator_who_allows_them(tmp_path: Path) -> None:
-    key = str(tmp_path / "key")
-    assert fanout("keygen", key).code == 0
-    large = "head -c 300000 /dev/zero"
-    for number, (allowing, asking) in enumerate(
-        (((), ()), (("--reply-to-anyone",), ()), (("--key-file", key), ("--key-file", key)))
-    ):
-        (tmp_path / str(number)).mkdir()
-        with receiving(tmp_path / str(number), "--exec", large, *allowing) as (receiver, endpoint):
-            run = fanout("query", "-s", endpoint, "-m", "x", "-o", "json", *asking)
-            receiver.stop()
-        (event,) = receiver.events("message_received")
-        if not allowing:
-            assert run.code == 4
-            assert "larger than the question" in run.json["failed"][0]["reason"]
-            assert (event["outcome"], "larger than the question" in str(event["reason"])) == ("failed", True)
-        else:
-            assert run.code == 0
-            assert run.json["replies"][0]["payload"] == "\0" * 300_000
-            assert event["outcome"] == "replied"
+@pytest.mark.parametrize("allowing", [(), ("--reply-to-anyone",)], ids=["by default", "where the operator allows it"])
+def test_larger_replies_need_an_operator_who_allows_them(tmp_path: Path, allowing: tuple[str, ...]) -> None:
+    with receiving(tmp_path, "--exec", "head -c 300000 /dev/zero", *allowing) as (receiver, endpoint):
+        run = invoke("query", "-s", endpoint, "-m", "x", "-o", "json", *PATIENT)
+        receiver.stop()
+    (event,) = receiver.events("message_received")
+    if not allowing:
+        assert run.code == 4
+        assert "larger than the question" in run.json["failed"][0]["reason"]
+        assert (event["outcome"], "larger than the question" in str(event["reason"])) == ("failed", True)
+    else:
+        assert run.code == 0
+        assert run.json["replies"][0]["payload"] == "\0" * 300_000
+        assert event["outcome"] == "replied"
+
+
+def test_larger_replies_need_no_leave_where_there_is_a_key(key_file: str) -> None:
+    with handled_by(lambda message: bytes(300_000), key_file=key_file) as endpoint:
+        run = invoke("query", "-s", endpoint, "-m", "x", "-o", "json", *PATIENT, "--key-file", key_file)
+    assert run.code == 0
+    assert run.json["replies"][0]["payload"] == "\0" * 300_000
 
 
 def test_an_interrupt_prints_what_came(tmp_path: Path, pods: Callable[..., list[Pod]]) -> None:
     (mute,) = pods(1)
-    (tmp_path / "query").mkdir()
-    with receiving(tmp_path) as (_, endpoint):
-        service = f"{endpoint},{mute.endpoint}"
-        with running(tmp_path / "query", "query", "-s", service, "-m", "ping", "--timeout", "60") as query:
-            mute.receive()
-            time.sleep(0.5)
+    with handled_by(lambda message: b"pong") as endpoint:
+        arguments = ("query", "-s", f"{endpoint},{mute.endpoint}", "-m", "ping", *PATIENT)
+        with running(tmp_path, *arguments) as query:
+            query.wait_until(lambda: "pong" in query.out)
             run = query.stop(signal.SIGINT)
     assert (run.code, run.err) == (130, "")
     assert "pong" in run.out
@@ -111,29 +123,31 @@ def test_an_interrupt_prints_what_came(tmp_path: Path, pods: Callable[..., list[
 
 def test_a_pod_that_replies_nothing_has_failed() -> None:
     with Receiver(0, host="127.0.0.1") as receiver:
+        endpoint = str(receiver.address)
         thread = threading.Thread(target=lambda: [None for _ in receiver])
         thread.start()
-        address = receiver.address
-        run = fanout("query", "-s", str(address), "-m", "x", "--timeout", "10")
+        run = invoke("query", "-s", endpoint, "-m", "x", *PATIENT)
         receiver.stop()
         thread.join()
     assert run.code == 4
     failed, summary = run.out.splitlines()
-    assert failed == f"failed at {address}: the handler did not reply"
+    assert failed == f"failed at {endpoint}: the handler did not reply"
     assert summary.startswith("0 of 1 endpoint replied in ")
     assert summary.endswith("; 1 failed")
 
 
 @pytest.mark.parametrize("output", ["text", "json"])
 def test_an_interrupt_before_pods_are_known_says_so(
-    pods: Callable[..., list[Pod]], tmp_path: Path, output: str
+    refusing_nameserver: str, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
-    (nameserver,) = pods(1)
-    arguments = ("-s", "pods.example.", "--nameserver", str(nameserver.endpoint), "-m", "ping", "-o", output)
-    with running(tmp_path, "query", *arguments) as query:
-        nameserver.receive()
-        time.sleep(0.1)
-        run = query.stop(signal.SIGINT)
+    endpoints = Refresher.endpoints
+
+    def interrupted(refresher: Refresher) -> Known:
+        signal.raise_signal(signal.SIGINT)
+        return endpoints(refresher)
+
+    monkeypatch.setattr(Refresher, "endpoints", interrupted)
+    run = invoke("query", "-s", "pods.example.", "--nameserver", refusing_nameserver, "-m", "ping", "-o", output)
     assert (run.code, run.err) == (130, "")
     if output == "text":
         assert run.out == "interrupted: nothing is known of any pod\n"
@@ -144,39 +158,6 @@ def test_an_interrupt_before_pods_are_known_says_so(
             "service": "pods.example.", "bytes": 4, "answer_age": None, "stale": None, "complete": False,
             "replies": [], "failed": [], "refused": [], "dropped": [], "silent": [], "left": [],
         }  # fmt: skip
-
-
-@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
-def test_no_reply_can_harm_a_terminal_or_the_json(payload: bytes) -> None:
-    shown = _line(Reply(HERE, payload, 0.001))
-    plain = shown.replace("\x1b[1m", "").replace("\x1b[0m", "")
-    assert all(character.isprintable() or character == "\n" for character in plain)
-    assert all(line.startswith(("10.0.0.7:12000", "  ")) for line in plain.splitlines())
-    value = _payload_json(payload)
-    json.dumps(value, allow_nan=False)
-    kept = base64.b64decode(value["payload_base64"]) if "payload_base64" in value else value["payload"].encode()
-    assert kept == payload
-
-
-@pytest.mark.parametrize(
-    ("payload", "parsed"),
-    [
-        (b'{"a": 1}', {"a": 1}),
-        (b'{"a": NaN}', None),
-        (b'{"a": 1e999}', None),
-        (b"[1]", None),
-        (b'"a"', None),
-        (b'{"a": ' * 100_000, None),
-        (b'{"a": ' + b"9" * 5000 + b"}", None),
-    ],
-)
-def test_json_objects_are_parsed(payload: bytes, parsed: object) -> None:
-    assert _payload_json(payload).get("json") == parsed
-
-
-def test_text_that_a_terminal_can_show() -> None:
-    assert _printable("grüße\tund\r\nmehr\n".encode()) == "grüße    und\nmehr"
-    assert [_printable(payload) for payload in (b"\x1b[2J", b"a\rb", "\u202e".encode(), b"\xff")] == [None] * 4
 
 
 @pytest.mark.parametrize(
@@ -196,17 +177,17 @@ def test_text_that_a_terminal_can_show() -> None:
     ],
 )
 def test_bad_input_is_one_sentence(arguments: list[str], code: int, part: str) -> None:
-    assert part in fanout("query", *arguments).assert_one_sentence(code)
+    assert part in invoke("query", *arguments).assert_one_sentence(code)
 
 
-def test_an_error_is_json_too(closed_port: int) -> None:
-    run = fanout("query", "-s", "127.0.0.999", "-m", "x", "-o", "json")
+def test_an_error_is_json_too(refusing_nameserver: str) -> None:
+    run = invoke("query", "-s", "127.0.0.999", "-m", "x", "-o", "json")
     assert run.json["exit_code"] == run.code == 2
-    run = fanout("query", "-s", "headless-udp", "-m", "x", "-o", "json", "--nameserver", f"127.0.0.1:{closed_port}")
+    run = invoke("query", "-s", "headless-udp", "-m", "x", "-o", "json", "--nameserver", refusing_nameserver)
     assert run.json["exit_code"] == run.code == 1
 
 
 def test_completion_knows_query() -> None:
-    assert "query" in fanout(_FANOUT_COMPLETE="bash_complete", COMP_WORDS="fanout qu", COMP_CWORD="1").out
-    run = fanout(_FANOUT_COMPLETE="bash_complete", COMP_WORDS="fanout query --ti", COMP_CWORD="2")
+    assert "query" in invoke(_FANOUT_COMPLETE="bash_complete", COMP_WORDS="fanout qu", COMP_CWORD="1").out
+    run = invoke(_FANOUT_COMPLETE="bash_complete", COMP_WORDS="fanout query --ti", COMP_CWORD="2")
     assert "--timeout" in run.out

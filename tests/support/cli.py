@@ -94,7 +94,11 @@ def call(
         contextlib.redirect_stderr(err),
         _as_before(),
     ):
-        return main(list(arguments))
+        try:
+            return main(list(arguments))
+        except SystemExit as end:  # as click ends where it completes what a shell's user types
+            assert isinstance(end.code, int)
+            return end.code
 
 
 def _written(stream: io.TextIOWrapper) -> str:
