@@ -143,6 +143,13 @@ def refusing_nameserver(refusing_port: int, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
+def dns_is_asked_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask again as soon as an answer's TTL says, be that none, and after a failure or an empty answer."""
+    for limit in ("TTL_MIN", "CONFIRM_AFTER", "RETRY_MIN"):
+        monkeypatch.setattr(f"fanout.discovery.endpoints.{limit}", 0.02)
+
+
+@pytest.fixture
 def key_file(tmp_path: Path) -> str:
     path = tmp_path / "key"
     path.write_text(os.urandom(32).hex())
