@@ -15,6 +15,7 @@ import pytest
 
 from fanout.pacing import Pacer
 from tests.support.cli import FANOUT, Run, call, environment, invoke, running
+from tests.support.clock import ScriptedClock
 from tests.support.pods import Pod, literals
 from tests.support.terminal import Screen
 from tests.support.waiting import until
@@ -244,25 +245,12 @@ def test_an_error_is_json_too_where_json_was_asked_for() -> None:
     assert run.json["exit_code"] == run.code == 2
 
 
-class Clock:
-    """Takes the place of `time` where a stream is paced: it goes on when somebody sleeps, or is late."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 def test_a_line_that_comes_late_is_not_made_up_for(
     pods: Callable[..., list[Pod]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each line is read once the one before has left."""
     (pod,) = pods(1)
-    clock, read = Clock(), list[float]()
+    clock, read = ScriptedClock(), list[float]()
 
     class Lines:
         def readline(self, limit: int) -> bytes:
@@ -271,8 +259,7 @@ def test_a_line_that_comes_late_is_not_made_up_for(
             return b"%d\n" % len(read) if len(read) < 4 else b""
 
     monkeypatch.setattr("fanout.cli.send.standard_input", Lines)
-    monkeypatch.setattr("fanout.coalescing.time", clock)
-    monkeypatch.setattr("fanout.fan_out.monotonic", clock.monotonic)
+    clock.pace(monkeypatch)
     assert invoke("send", "-s", str(pod.endpoint), "--lines", "--interval", "0.009").code == 0
     first, late, second, third = read
     assert [late - first, second - late, third - second] == pytest.approx([0.8, 0.0, 0.009])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,35 +16,43 @@ from fanout.testing import MemoryTransport, ScriptedResolver
 from fanout.wire import frame
 from fanout.wire.reasons import ReceiveDrop
 from tests.support import sealing
+from tests.support.confirming import without_answers_of
 from tests.support.serving import Ask, by_status, literal, pods
 from tests.support.waiting import until
 
+HOUR = 3600.0
+"""Those who answer are waited for, however long they take."""
 
-def test_each_pod_is_told_of(ask: Ask) -> None:
+
+def test_each_pod_is_told_of(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(message: fanout.Message) -> None:
         raise ValueError("no good")
 
+    monkeypatch.setattr("fanout.delivery.asked._GIVE_UP_SECONDS", 0.01)
     told: list[Receipt] = []
     with pods(lambda message: None, fails) as receivers:
         nobody = Endpoint("127.0.1.3", receivers[0].address.port)
         service = f"{literal(receivers)}{nobody}"
-        confirmation = ask(service, "send", b"reload", confirm=True, timeout=5.0, on_receipt=told.append)
+        # It does not wait for the time to be up.
+        confirmation = ask(service, "send", b"reload", confirm=True, timeout=HOUR, on_receipt=told.append)
     first, second = (receiver.address for receiver in receivers)
     assert by_status(confirmation) == {"confirmed": [first], "failed": [second], "refused": [nobody]}
     assert [receipt.reason for receipt in confirmation.receipts] == ["", "ValueError: no good", "Connection refused"]
     assert not confirmation.complete
-    assert confirmation.elapsed < 4.0  # it did not wait for the time to be up
     assert {receipt.endpoint for receipt in told} == {first, second, nobody}
     assert told[-1].status is not ReceiptStatus.SILENT
 
 
 def test_a_silent_pod_is_named_when_the_time_is_up(ask: Ask) -> None:
     released = threading.Event()
-    with pods(lambda message: None, lambda message: released.wait(10)) as receivers:
-        confirmation = ask(literal(receivers), "send", b"reload", confirm=True, timeout=0.5)
-        released.set()
+    with pods(lambda message: None, lambda message: released.wait()) as receivers:
+        try:
+            with without_answers_of(receivers[1].address, tries=2):
+                confirmation = ask(literal(receivers), "send", b"reload", confirm=True, timeout=HOUR)
+        finally:
+            released.set()
     assert by_status(confirmation) == {"confirmed": [receivers[0].address], "silent": [receivers[1].address]}
-    assert 0.5 <= confirmation.elapsed < 2.0
+    assert confirmation.elapsed == pytest.approx(HOUR)
     assert confirmation.silent[0].tries > 1
     assert receivers[1].stats.confirmed == 1  # of one message, however often it came
 
@@ -55,17 +62,17 @@ def test_replies_are_gathered(ask: Ask) -> None:
         raise RuntimeError("out of order")
 
     with pods(lambda message: b"1:" + message.payload, lambda message: message.reply(b"2"), fails) as receivers:
-        replies, confirmation = ask(literal(receivers), "query", b"who", timeout=5.0)
+        replies, confirmation = ask(literal(receivers), "query", b"who", timeout=HOUR)
     assert {reply.endpoint: reply.payload for reply in replies} == {
         receivers[0].address: b"1:who",
         receivers[1].address: b"2",
     }
-    assert all(isinstance(reply, Reply) and 0 < reply.rtt < 5 for reply in replies)
+    assert all(isinstance(reply, Reply) and reply.rtt > 0 for reply in replies)
     assert [receipt.reason for receipt in confirmation.failed] == ["RuntimeError: out of order"]
 
 
 def test_large_messages_and_large_replies(ask: Ask, key_file: str) -> None:
-    payload = os.urandom(3_000_000)
+    payload = os.urandom(700_000)
     got: list[bytes] = []
 
     def turn(message: fanout.Message) -> bytes:
@@ -74,21 +81,23 @@ def test_large_messages_and_large_replies(ask: Ask, key_file: str) -> None:
 
     with pods(turn, key_file=key_file) as receivers:
         sealed = {"key_file": key_file}
-        confirmation = ask(literal(receivers), "send", payload, confirm=True, timeout=20.0, sender=sealed)
+        confirmation = ask(literal(receivers), "send", payload, confirm=True, timeout=HOUR, sender=sealed)
         assert confirmation.complete
-        replies, _ = ask(literal(receivers), "query", payload, timeout=20.0, sender=sealed)
+        replies, _ = ask(literal(receivers), "query", payload, timeout=HOUR, sender=sealed)
         assert [reply.payload for reply in replies] == [payload[::-1]]
     assert got == [payload, payload]
 
 
 def test_a_large_message_that_nobody_confirms_arrives_where_nothing_is_lost(ask: Ask) -> None:
-    payload = os.urandom(300_000)
+    """A receive buffer of any machine holds each of these floods."""
+    payload = os.urandom(100_000)
     got: list[bytes] = []
     with pods(lambda message: got.append(message.payload)) as receivers:
         report = ask(literal(receivers), "send", payload, sender={"max_datagram": 1000})
-        assert (report.messages, report.size, report.outcomes[0].sent) == (1, 300_000, 300)
+        assert (report.messages, report.size, report.outcomes[0].sent) == (1, 100_000, 100)
+        until(lambda: len(got) == 1)
         report = ask(literal(receivers), "send_many", [b"small", payload, b"small"], sender={"max_datagram": 1000})
-        assert (report.messages, report.size) == (3, 300_010)
+        assert (report.messages, report.size) == (3, 100_010)
         until(lambda: len(got) == 4)
     assert got == [payload, b"small", payload, b"small"]
 
@@ -145,17 +154,19 @@ def test_what_is_to_be_called_must_be_callable(ask: Ask) -> None:
     assert transport.sent == []
 
 
-def test_a_numbered_stream_is_counted_exactly(ask: Ask, key_file: str) -> None:
-    payloads = [b"%d" % number for number in range(5000)]
-    for settings in ({}, {"key_file": key_file}):
-        got: list[fanout.Message] = []
-        with pods(got.append, **settings) as receivers:
-            ask(literal(receivers), "send_many", payloads, rate=50_000, sender={"numbered": True, **settings})
-            until(lambda: len(got) == 5000)  # noqa: B023 - it is over when the loop goes on
-            stats = receivers[0].stats
-        assert [message.payload for message in got] == payloads
-        assert {message.gap for message in got} == {0}
-        assert (stats.skipped, stats.reordered, stats.duplicates, sum(stats.refused.values())) == (0, 0, 0, 0)
+@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
+def test_a_numbered_stream_is_counted_exactly(ask: Ask, key_file: str, sealed: bool) -> None:
+    """A receive buffer of any machine holds it."""
+    payloads = [b"%d" % number for number in range(300)]
+    settings = {"key_file": key_file} if sealed else {}
+    got: list[fanout.Message] = []
+    with pods(got.append, **settings) as receivers:
+        ask(literal(receivers), "send_many", payloads, sender={"numbered": True, **settings})
+        until(lambda: len(got) == 300)
+        stats = receivers[0].stats
+    assert [message.payload for message in got] == payloads
+    assert {message.gap for message in got} == {0}
+    assert (stats.skipped, stats.reordered, stats.duplicates, sum(stats.refused.values())) == (0, 0, 0, 0)
 
 
 def test_a_lost_beginning_and_a_lost_end_are_counted(ask: Ask) -> None:
@@ -170,11 +181,13 @@ def test_a_lost_beginning_and_a_lost_end_are_counted(ask: Ask) -> None:
         until(lambda: receivers[0].stats.skipped == 7)
 
 
+@pytest.mark.usefixtures("dns_is_asked_soon")
 def test_pods_that_join_meanwhile_get_the_message(ask: Ask) -> None:
-    with pods(lambda message: None, lambda message: None, lambda message: time.sleep(1.5)) as receivers:
+    joined = threading.Event()
+    with pods(lambda message: None, lambda message: joined.set(), lambda message: joined.wait()) as receivers:
         first, second, third = (str(receiver.address) for receiver in receivers)
-        resolver = ScriptedResolver(f"{first},{third}", f"{first},{second},{third}", dns_ttl=1.0)
-        confirmation = ask("headless-udp", "send", b"x", confirm=True, timeout=6.0, sender={"resolver": resolver})
+        resolver = ScriptedResolver(f"{first},{third}", f"{first},{second},{third}", dns_ttl=0.0)
+        confirmation = ask("headless-udp", "send", b"x", confirm=True, timeout=HOUR, sender={"resolver": resolver})
     assert by_status(confirmation) == {"confirmed": [Endpoint.parse(one) for one in (first, third, second)]}
     assert [receipt.endpoint for receipt in confirmation.joined] == [receivers[1].address]
 
@@ -195,7 +208,8 @@ def _confirming(sender_id: int = 9, **changes: Any) -> Callable[[bytes, Endpoint
 @pytest.mark.parametrize("changes", [{"number": 77}, {"asker": 77}, {"attempt": 77}])
 def test_answers_to_other_questions_confirm_nothing(ask: Ask, changes: dict[str, int]) -> None:
     transport = MemoryTransport(pods=_confirming(**changes))
-    confirmation = ask("10.0.0.1,", "send", b"x", confirm=True, timeout=0.15, sender={"transport": transport})
+    with without_answers_of("10.0.0.1:12000", tries=2):
+        confirmation = ask("10.0.0.1,", "send", b"x", confirm=True, timeout=HOUR, sender={"transport": transport})
     assert by_status(confirmation) == {"silent": [Endpoint("10.0.0.1", 12000)]}
 
 
@@ -203,7 +217,7 @@ def test_what_comes_back_and_is_no_answer_is_counted() -> None:
     transport = MemoryTransport()
     with fanout.Sender("10.0.0.1,", transport=transport) as sender:
         pod, stranger = Endpoint("10.0.0.1", 12000), Endpoint("10.9.9.9", 12000)
-        query = sender.query(b"x", timeout=0.2)
+        query = sender.query(b"x", timeout=HOUR)
         (_, asked), *_ = transport.sent
         found = frame.decode(asked)
         assert isinstance(found, frame.Fragment)
@@ -238,6 +252,7 @@ def test_a_sender_with_a_key_believes_nobody_without(ask: Ask, key_file: str) ->
 
     transport = MemoryTransport(pods=pod)
     settings = {"transport": transport, "key_file": key_file}
-    confirmation = ask("10.0.0.1,", "send", b"secret", confirm=True, timeout=0.15, sender=settings)
+    with without_answers_of("10.0.0.1:12000", tries=2):
+        confirmation = ask("10.0.0.1,", "send", b"secret", confirm=True, timeout=HOUR, sender=settings)
     assert not confirmation.complete
     assert not any(b"secret" in datagram for _, datagram in transport.sent)

@@ -7,23 +7,27 @@ import contextlib
 import gc
 import os
 import threading
-import time
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
 import fanout
 from fanout.testing import MemoryTransport
-from tests.support.serving import by_status, literal, pods
-from tests.support.waiting import until
+from tests.support.serving import Served, by_status, literal, pods
+from tests.support.waiting import give_turns, until, until_async
+
+HOUR = 3600.0
+"""Those who answer are waited for, however long they take."""
 
 
 def test_large_and_small_messages_of_tasks_keep_their_order() -> None:
     async def run() -> None:
         async with fanout.AsyncSender(literal(receivers), numbered=True) as sender:
             await sender.resolve()
-            await asyncio.gather(*(sender.send(bytes(100_000 if number % 5 == 0 else 10)) for number in range(20)))
+            await asyncio.gather(*(sender.send(bytes(60_000 if number % 10 == 0 else 10)) for number in range(20)))
 
     got: list[fanout.Message] = []
     with pods(got.append) as receivers:
@@ -38,7 +42,7 @@ def test_a_forked_child_is_a_sender_of_its_own(key_file: str) -> None:
     got: list[bytes] = []
     with pods(lambda message: got.append(message.payload), key_file=key_file) as receivers:
         sender = fanout.Sender(literal(receivers), key_file=key_file)
-        assert sender.send(b"before", confirm=True).complete
+        assert sender.send(b"before", confirm=True, timeout=HOUR).complete
         children = []
         for number in range(2):
             with warnings.catch_warnings():
@@ -47,11 +51,11 @@ def test_a_forked_child_is_a_sender_of_its_own(key_file: str) -> None:
             if child == 0:
                 code = 1
                 with contextlib.suppress(BaseException):
-                    code = not sender.send(b"child %d" % number, confirm=True, timeout=5).complete
+                    code = not sender.send(b"child %d" % number, confirm=True, timeout=HOUR).complete
                 os._exit(code)
             children.append(child)
         assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
-        assert sender.send(b"after", confirm=True).complete
+        assert sender.send(b"after", confirm=True, timeout=HOUR).complete
         sender.close()
         assert len(receivers[0].receiver.senders) == 3
     assert sorted(got) == [b"after", b"before", b"child 0", b"child 1"]
@@ -68,28 +72,27 @@ def test_a_query_is_collected_while_its_sender_is_busy() -> None:
     with pods(lambda message: b"x") as receivers, fanout.Sender(literal(receivers)) as sender:
         gc.set_threshold(13)
         try:
-            for _ in range(200):
+            for _ in range(100):
                 holder = Holder()
                 holder.itself = holder
-                holder.query = sender.query(b"x")
+                holder.query = sender.query(b"x", timeout=HOUR)
                 next(holder.query)
                 del holder
                 sender.send(b"plain")
         finally:
             gc.set_threshold(*thresholds)
         gc.collect()
-        assert sender.stats.confirmed == 200
+        assert sender.stats.confirmed == 100
 
 
 def test_threads_share_one_sender() -> None:
-    slow, quick = (lambda message: time.sleep(0.001)), (lambda message: b"re:" + message.payload)
     with (
-        pods(slow, quick) as receivers,
+        pods(lambda message: None, lambda message: b"re:" + message.payload) as receivers,
         ThreadPoolExecutor(8) as threads,
         fanout.Sender(literal(receivers)) as sender,
     ):
-        queries = threads.map(lambda n: sender.query(b"%d" % n, timeout=10).gather(), range(40))
-        confirmations = threads.map(lambda n: sender.send(b"%d" % n, confirm=True, timeout=10), range(40))
+        queries = threads.map(lambda n: sender.query(b"%d" % n, timeout=HOUR, retries=0).gather(), range(40))
+        confirmations = threads.map(lambda n: sender.send(b"%d" % n, confirm=True, timeout=HOUR, retries=0), range(40))
         assert [{reply.payload for reply in replies} for replies in queries] == [
             {b"", b"re:%d" % number} for number in range(40)
         ]
@@ -101,7 +104,7 @@ def test_threads_share_one_sender() -> None:
 def test_tasks_share_one_sender() -> None:
     async def run() -> fanout.SenderStats:
         async with fanout.AsyncSender(literal(receivers)) as sender:
-            done = await asyncio.gather(*(sender.send(b"x", confirm=True, timeout=10) for _ in range(40)))
+            done = await asyncio.gather(*(sender.send(b"x", confirm=True, timeout=HOUR) for _ in range(40)))
             assert all(confirmation.complete for confirmation in done)
             return sender.stats
 
@@ -109,15 +112,25 @@ def test_tasks_share_one_sender() -> None:
         assert asyncio.run(run()).confirmed == 80
 
 
+@contextmanager
+def one_that_replies_and_one_that_does_not() -> Iterator[list[Served]]:
+    released = threading.Event()
+    with pods(lambda message: b"1", lambda message: released.wait()) as receivers:
+        try:
+            yield receivers
+        finally:
+            released.set()
+
+
 def test_a_query_is_an_iterator_and_can_be_left() -> None:
-    with pods(lambda message: b"1", lambda message: time.sleep(0.3)) as receivers:
+    with one_that_replies_and_one_that_does_not() as receivers:
         sender = fanout.Sender(literal(receivers))
-        query = sender.query(b"x", timeout=5)
+        query = sender.query(b"x", timeout=HOUR)
         assert next(query).payload == b"1"
         replied, waits = (one.address for one in receivers)
         assert by_status(query.confirmation) == {"confirmed": [replied], "silent": [waits]}
         del query
-        unasked = sender.query(b"x", timeout=5)
+        unasked = sender.query(b"x", timeout=HOUR)
         del unasked
         assert (sender.stats.confirmed, sender.stats.unconfirmed) == (1, 3)
         sender.close()
@@ -126,29 +139,40 @@ def test_a_query_is_an_iterator_and_can_be_left() -> None:
 def test_an_async_query_is_an_iterator_and_can_be_left() -> None:
     async def first() -> bytes:
         async with fanout.AsyncSender(literal(receivers)) as sender:
-            query = sender.query(b"x", timeout=5)
+            query = sender.query(b"x", timeout=HOUR)
             with pytest.raises(fanout.InvalidInput, match="nobody was asked yet"):
                 _ = query.confirmation
             async for reply in query:
                 return reply.payload
         return b""
 
-    with pods(lambda message: b"1", lambda message: time.sleep(0.3)) as receivers:
+    with one_that_replies_and_one_that_does_not() as receivers:
         assert asyncio.run(first()) == b"1"
 
 
 def test_closing_ends_the_wait() -> None:
     transport = MemoryTransport()
     sender = fanout.Sender("10.0.0.1,", transport=transport)
-    threading.Timer(0.1, sender.close).start()
-    with pytest.raises(fanout.Closed):
-        sender.send(b"x", confirm=True, timeout=10)
 
+    def close() -> None:
+        until(lambda: transport.sent)
+        sender.close()
+
+    closing = threading.Thread(target=close)
+    closing.start()
+    with pytest.raises(fanout.Closed):
+        sender.send(b"x", confirm=True, timeout=HOUR)
+    closing.join()
+
+
+def test_closing_ends_the_wait_of_tasks() -> None:
     async def run() -> None:
-        async with fanout.AsyncSender("10.0.0.1,", transport=MemoryTransport()) as other:
-            asking = asyncio.create_task(other.send(b"x", confirm=True, timeout=10))
-            await asyncio.sleep(0.05)
-            await other.close()
+        transport = MemoryTransport()
+        async with fanout.AsyncSender("10.0.0.1,", transport=transport) as sender:
+            asking = asyncio.create_task(sender.send(b"x", confirm=True, timeout=HOUR))
+            await until_async(lambda: transport.sent)
+            await give_turns(3)
+            await sender.close()
             with pytest.raises(fanout.Closed):
                 await asking
 
@@ -157,9 +181,13 @@ def test_closing_ends_the_wait() -> None:
 
 def test_a_cancelled_question_is_forgotten() -> None:
     async def run() -> fanout.SenderStats:
-        async with fanout.AsyncSender("10.0.0.1,", transport=MemoryTransport()) as sender:
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(sender.send(b"x", confirm=True, timeout=10), 0.05)
+        transport = MemoryTransport()
+        async with fanout.AsyncSender("10.0.0.1,", transport=transport) as sender:
+            asking = asyncio.create_task(sender.send(b"x", confirm=True, timeout=HOUR))
+            await until_async(lambda: transport.sent)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
             return sender.stats
 
     stats = asyncio.run(run())

@@ -7,7 +7,6 @@ import contextlib
 import errno
 import socket
 import threading
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,12 +14,14 @@ import pytest
 
 import fanout
 from fanout.async_sender import AsyncSender
+from fanout.batch import Batch
 from fanout.discovery.answer import Answer
 from fanout.report import Report
 from fanout.sender import Sender
 from fanout.testing import MemoryTransport, ScriptedResolver
+from tests.support.clock import ScriptedClock
 from tests.support.shells import B, Calls, Shell, Stuck, full_socket
-from tests.support.waiting import Turns
+from tests.support.waiting import PATIENCE, Turns, give_turns, until, until_async
 
 
 def test_what_tasks_send_in_one_turn_of_the_loop_leaves_together() -> None:
@@ -75,7 +76,7 @@ def test_a_queued_message_is_told_of_an_error() -> None:
         sender = AsyncSender("10.0.0.1", transport=MemoryTransport())
         await sender.resolve()
         tasks = [asyncio.create_task(sender.send(b"x")) for _ in range(3)]
-        await asyncio.sleep(0)
+        await give_turns()
         await sender.close()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(results[0], Report)
@@ -91,8 +92,7 @@ def test_an_async_iterable_that_waits_holds_nothing_back() -> None:
         yield b"1"
         yield b"2"
         yield b"3"
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await give_turns(5)
         assert transport.received("10.0.0.1") == [b"1", b"2", b"3"]
         yield b"4"
 
@@ -104,13 +104,22 @@ def test_an_async_iterable_that_waits_holds_nothing_back() -> None:
     assert transport.received("10.0.0.1") == [b"1", b"2", b"3", b"4"]
 
 
-def test_a_stream_is_paced_and_coalesced(send: Shell) -> None:
-    transport = Calls()
-    started = time.monotonic()
-    report = send("10.0.0.1", [b"x"] * 500, transport=transport, pace={"rate": 5_000})
-    assert report.messages == 500
-    assert time.monotonic() - started >= 499 / 5_000 - 0.001
-    assert max(map(len, transport.calls)) <= 256
+def test_a_stream_is_paced_and_coalesced(send: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ScriptedClock()
+    clock.pace(monkeypatch)
+    started, left = clock.now, list[float]()
+
+    class Timed(MemoryTransport):
+        def send_batch(self, batch: Batch, *arguments: Any) -> int:
+            assert len(batch.payloads) <= 256
+            left.extend([clock.now - started] * len(batch.payloads))
+            return super().send_batch(batch, *arguments)
+
+    report = send("10.0.0.1", [b"x"] * 500, transport=Timed(), pace={"rate": 5_000})
+    assert report.messages == len(left) == 500
+    assert all(moment >= number / 5_000 - 1e-9 for number, moment in enumerate(left))
+    assert left[-1] <= 499 / 5_000 + 0.003, "a few ticks late, at most"
+    assert len(set(left)) < 200, "what is due within a tick leaves together"
 
 
 def test_an_empty_stream_sends_nothing(send: Shell) -> None:
@@ -134,11 +143,10 @@ def test_whoever_cancels_the_task_that_sends_leaves_nobody_waiting() -> None:
         async with AsyncSender("10.0.0.1", transport=transport) as sender:
             await sender.resolve()
             sends = [asyncio.create_task(sender.send(b"%d" % number)) for number in range(5)]
-            for _ in range(turns):
-                await asyncio.sleep(0)
+            await give_turns(turns)
             for task in asyncio.all_tasks() - {*sends, asyncio.current_task()}:
                 task.cancel()  # what a shutdown helper does to tasks it does not know
-            results = await asyncio.wait_for(asyncio.gather(*sends, return_exceptions=True), 5)
+            results = await asyncio.wait_for(asyncio.gather(*sends, return_exceptions=True), PATIENCE)
             assert {type(result) for result in results} <= {Report, fanout.Closed}
             assert (await sender.send(b"later")).complete
 
@@ -147,26 +155,31 @@ def test_whoever_cancels_the_task_that_sends_leaves_nobody_waiting() -> None:
 
 
 class SlowResolver(ScriptedResolver):
+    """Answers once it is allowed to."""
+
+    def __init__(self, *script: str) -> None:
+        super().__init__(*script)
+        self.was_asked, self.may_answer = threading.Event(), threading.Event()
+
     def resolve(self) -> Answer:
-        threading.Event().wait(0.3)
+        self.was_asked.set()
+        self.may_answer.wait()
         return super().resolve()
 
 
 def test_a_cancelled_stream_ends_at_once_and_takes_back_what_was_not_sent() -> None:
-    transport = MemoryTransport()
+    transport, resolver = MemoryTransport(), SlowResolver("10.0.0.1")
 
     async def run() -> None:
-        async with AsyncSender("headless-udp", resolver=SlowResolver("10.0.0.1"), transport=transport) as sender:
+        async with AsyncSender("headless-udp", resolver=resolver, transport=transport) as sender:
             streams = [asyncio.create_task(sender.send_many([b"a", b"b"])), asyncio.create_task(sender.send(b"c"))]
-            await asyncio.sleep(0.05)
-            started = time.monotonic()
+            await until_async(resolver.was_asked.is_set)
+            await give_turns(3)
             for stream in streams:
                 stream.cancel()
             results = await asyncio.gather(*streams, return_exceptions=True)
             assert [type(result) for result in results] == [asyncio.CancelledError] * 2
-            assert time.monotonic() - started < 0.2
-            await asyncio.sleep(0.5)
-            assert transport.sent == []
+            resolver.may_answer.set()
             assert (await sender.send(b"d")).complete
 
     asyncio.run(run())
@@ -185,16 +198,17 @@ def test_a_sender_outlives_an_event_loop_that_was_closed_under_it() -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_close_wakes_who_waits_for_a_full_socket(is_async: bool) -> None:
+def test_a_close_wakes_who_waits_for_a_full_socket(is_async: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fanout.fan_out.STALL", 3600.0)
     with full_socket() as left:
-        started = time.monotonic()
         if is_async:
 
             async def run() -> None:
                 sender = AsyncSender("10.0.0.1,10.0.0.2,10.0.0.3", transport=Stuck(left.fileno()))
                 await sender.resolve()
                 waiting = asyncio.create_task(sender.send(b"x"))
-                await asyncio.sleep(0.05)
+                await until_async(lambda: sender.stats.sent == 2)
+                await give_turns(3)
                 await sender.close()
                 with pytest.raises(fanout.Closed):
                     await waiting
@@ -203,11 +217,17 @@ def test_a_close_wakes_who_waits_for_a_full_socket(is_async: bool) -> None:
             asyncio.run(run())
         else:
             sender = Sender("10.0.0.1,10.0.0.2,10.0.0.3", transport=Stuck(left.fileno()))
-            threading.Timer(0.05, sender.close).start()
+
+            def close() -> None:
+                until(lambda: sender.stats.sent == 2)
+                sender.close()
+
+            closing = threading.Thread(target=close)
+            closing.start()
             with pytest.raises(fanout.Closed):
                 sender.send(b"x")
+            closing.join()
             assert sender.stats.sent == 2
-        assert time.monotonic() - started < 3
         assert left.fileno() >= 0
         with contextlib.suppress(BlockingIOError):
             left.send(b"", socket.MSG_DONTWAIT)
@@ -221,7 +241,7 @@ def test_copies_of_a_cancelled_send_are_counted() -> None:
         async with AsyncSender(service, transport=transport) as sender:
             await sender.resolve()
             task = asyncio.create_task(sender.send(b"x"))
-            await asyncio.sleep(0)
+            await give_turns()
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
@@ -249,8 +269,15 @@ def test_an_event_stops_an_async_stream() -> None:
 
     async def run() -> Report:
         stop = asyncio.Event()
-        asyncio.get_running_loop().call_later(0.1, stop.set)
+
+        async def stop_in_the_middle() -> None:
+            await until_async(lambda: transport.sent)
+            stop.set()
+
         async with AsyncSender("10.0.0.1", transport=transport) as sender:
-            return await sender.send_many((b"x" for _ in range(1000)), rate=5, stop=stop)
+            stopping = asyncio.create_task(stop_in_the_middle())
+            report = await sender.send_many((b"x" for _ in range(1000)), rate=1 / 3600, stop=stop)
+            await stopping
+            return report
 
     assert asyncio.run(run()).messages == len(transport.sent) == 1
