@@ -157,12 +157,12 @@ def test_what_is_to_be_called_must_be_callable(ask: Ask) -> None:
 @pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
 def test_a_numbered_stream_is_counted_exactly(ask: Ask, key_file: str, sealed: bool) -> None:
     """A receive buffer of any machine holds it."""
-    payloads = [b"%d" % number for number in range(300)]
+    payloads = [b"%d" % number for number in range(200)]
     settings = {"key_file": key_file} if sealed else {}
     got: list[fanout.Message] = []
     with pods(got.append, **settings) as receivers:
         ask(literal(receivers), "send_many", payloads, sender={"numbered": True, **settings})
-        until(lambda: len(got) == 300)
+        until(lambda: len(got) == 200)
         stats = receivers[0].stats
     assert [message.payload for message in got] == payloads
     assert {message.gap for message in got} == {0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -14,6 +15,8 @@ from fanout.net.transport import Transport
 from fanout.net.udp import UdpTransport
 from fanout.report import Fault
 from tests.support.pods import Pod
+from tests.support.ports import refusing
+from tests.support.waiting import until
 
 BROADCAST = Endpoint("255.255.255.255", 9)
 
@@ -51,6 +54,18 @@ def send_batch(
     return faults
 
 
+def hear(transport: Transport, count: int) -> list[Fault]:
+    """Return the ICMP errors that have come, once there are so many."""
+    heard: list[Fault] = []
+
+    def has_come() -> bool:
+        heard.extend(transport.heard())
+        return len(heard) >= count
+
+    until(has_come, lambda: heard)
+    return heard
+
+
 def none() -> SendMany | None:
     return None
 
@@ -73,32 +88,29 @@ def test_each_pod_gets_one_copy_of_both_families(udp: UdpTransport, pods: Callab
     assert udp.heard() == []
 
 
-def test_refusals_are_attributed_to_the_pod_that_refused(
-    udp: UdpTransport, pods: Callable[..., list[Pod]], closed_port: int
-) -> None:
+def test_refusals_are_attributed_to_the_pod_that_refused(udp: UdpTransport, pods: Callable[..., list[Pod]]) -> None:
     first, second, third = (pod.endpoint for pod in pods(hosts=["127.0.0.11", "127.0.0.12", "::1"]))
-    dead4, dead6 = Endpoint("127.0.0.99", closed_port), Endpoint("::1", closed_port)
-    endpoints = [dead4, first, dead6, dead4._replace(host="127.0.0.98"), third, second]
-    for _ in range(50):
-        assert send_all(udp, b"x", endpoints) == []
-    heard = udp.heard()
+    with refusing("127.0.0.98", "127.0.0.99", "::1") as port:
+        refused = [Endpoint(host, port) for host in ("127.0.0.99", "::1", "127.0.0.98")]
+        endpoints = [refused[0], first, *refused[1:], third, second]
+        for _ in range(50):
+            assert send_all(udp, b"x", endpoints) == []
+        heard = hear(udp, 150)
     assert {fault.errno for fault in heard} == {errno.ECONNREFUSED}
-    for dead in (dead4, dead6, endpoints[3]):
-        assert sum(fault.endpoint == dead for fault in heard) == 50
-    assert len(heard) == 150
+    assert Counter(fault.endpoint for fault in heard) == dict.fromkeys(refused, 50)
 
 
 def test_a_bad_entry_never_costs_another_its_copy(
-    udp: UdpTransport, pods: Callable[..., list[Pod]], closed_port: int
+    udp: UdpTransport, pods: Callable[..., list[Pod]], refusing_port: int
 ) -> None:
     made = pods(3)
-    dead = Endpoint("127.0.0.1", closed_port)
+    dead = Endpoint("127.0.0.1", refusing_port)
     endpoints = [BROADCAST, made[0].endpoint, dead, BROADCAST, made[1].endpoint, dead, made[2].endpoint, BROADCAST]
     for round_ in range(20):
         faults = send_all(udp, b"%d" % round_, endpoints)
         assert faults == [Fault(BROADCAST, errno.EACCES)] * 3
-    assert [pod.waiting() for pod in made] == [[b"%d" % round_ for round_ in range(20)]] * 3
-    assert udp.heard().count(Fault(dead, errno.ECONNREFUSED)) == 40
+    assert [pod.waiting(20) for pod in made] == [[b"%d" % round_ for round_ in range(20)]] * 3
+    assert hear(udp, 40).count(Fault(dead, errno.ECONNREFUSED)) == 40
 
 
 def test_a_payload_over_the_limit_is_a_fault_of_each_entry(udp: UdpTransport, pods: Callable[..., list[Pod]]) -> None:
@@ -120,17 +132,17 @@ def test_a_batch_arrives_with_its_boundaries(udp: UdpTransport, pods: Callable[.
     ]
     assert send_batch(udp, payloads, [pod.endpoint for pod in made]) == []
     for pod in made:
-        assert pod.waiting() == payloads
+        assert pod.waiting(len(payloads)) == payloads
 
 
 def test_a_bad_entry_of_a_batch_never_costs_another_its_copies(
-    udp: UdpTransport, pods: Callable[..., list[Pod]], closed_port: int
+    udp: UdpTransport, pods: Callable[..., list[Pod]], refusing_port: int
 ) -> None:
     made = pods(3)
-    dead = Endpoint("127.0.0.1", closed_port)
+    dead = Endpoint("127.0.0.1", refusing_port)
     endpoints = [BROADCAST, made[0].endpoint, dead, made[1].endpoint, dead, made[2].endpoint]
     payloads = [bytes(10)] * 20 + [b"1", b"22"]
     faults = send_batch(udp, payloads, endpoints)
     assert faults == [Fault(BROADCAST, errno.EACCES, message) for message in range(22)]
-    assert [pod.waiting() for pod in made] == [payloads] * 3
-    assert udp.heard().count(Fault(dead, errno.ECONNREFUSED)) > 0
+    assert [pod.waiting(22) for pod in made] == [payloads] * 3
+    assert Fault(dead, errno.ECONNREFUSED) in hear(udp, 1)
