@@ -57,22 +57,20 @@ def test_any_order_of_arrival_gives_exactly_the_true_counts(numbers: list[int], 
     assert seen.received == seen.unique + seen.duplicates + seen.stale
 
 
-@given(
-    st.integers(1, 300),
-    st.data(),
-    st.sampled_from([16, WINDOW]),
-)
-def test_a_lossy_network_is_measured_exactly(count: int, draw: st.DataObject, window: int) -> None:
+FATES = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 7)), min_size=1, max_size=150)
+"""How many copies of each message arrive, and by how many messages they are late."""
+
+
+@given(FATES, st.sampled_from([16, WINDOW]))
+def test_a_lossy_network_is_measured_exactly(fates: list[tuple[int, int]], window: int) -> None:
     """A stream of which some are lost, some doubled and some late, by less than the window."""
-    copies = draw.draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))
-    late = draw.draw(st.lists(st.integers(0, 7), min_size=count, max_size=count))
-    arrivals = sorted((number + late[number], number) for number in range(count) for _ in range(copies[number]))
+    arrivals = sorted((number + late, number) for number, (copies, late) in enumerate(fates) for _ in range(copies))
     log = ProbeLog("1", no_drops, window=window)
     for _, number in arrivals:
         log.take(data(number), 0.0)
     seen = observed(log)
-    assert seen.unique == sum(copy > 0 for copy in copies)
-    assert seen.duplicates == sum(copy > 1 for copy in copies)
+    assert seen.unique == sum(copies > 0 for copies, _ in fates)
+    assert seen.duplicates == sum(copies > 1 for copies, _ in fates)
     assert seen.stale == 0
 
 
@@ -155,6 +153,3 @@ def test_runs_do_not_mix_and_the_quietest_makes_room() -> None:
     assert observed(log, run=RUNS).unique == 1
     assert observed(log, run=2).unique == 1
     assert observed(log, run=1).unique == 0, "it made room"
-
-
-# What the sieve of a listening socket makes of it.
