@@ -92,6 +92,11 @@ def test_a_pod_that_answered_and_then_did_not_is_named_with_the_moment() -> None
     assert "NetworkPolicy" in sentence
 
 
+def test_the_rate_is_that_between_the_first_and_the_last() -> None:
+    assert measured(0).rate == 999.0
+    assert PodResult(Endpoint("10.0.0.1", 12000), 10, 200).rate is None
+
+
 def test_a_report_of_one_batch_is_plausible() -> None:
     assert is_plausible(Observed(received=50, unique=50, expected=50, bytes=10_000), 50, 200)
 
