@@ -59,12 +59,12 @@ def test_json_is_one_object(pods: Callable[..., list[Pod]]) -> None:
 
 def test_some_refused_is_exit_code_4_with_the_reason(pods: Callable[..., list[Pod]], refusing_port: int) -> None:
     (pod,) = pods(1)
-    service = f"{pod.endpoint},127.0.0.1:{refusing_port},255.255.255.255:9"
+    service = f"{pod.endpoint},127.0.0.1:{refusing_port},127.255.255.255:9"
     run = refused("-s", service)
     assert run.code == 4
     assert run.out.splitlines()[1:] == [
         f"sent message to {pod.endpoint}",
-        "dropped: 255.255.255.255:9: a broadcast address, or forbidden here: name the pods' own addresses (EACCES)",
+        "dropped: 127.255.255.255:9: a broadcast address, or forbidden here: name the pods' own addresses (EACCES)",
         "sent 1 message (1 byte) to 1 of 3 endpoints; 1 refused; 1 dropped",
     ]
     assert f"refused: 127.0.0.1:{refusing_port}: nothing listens on that port there" in run.out

@@ -18,7 +18,8 @@ from tests.support.pods import Pod
 from tests.support.ports import refusing
 from tests.support.waiting import until
 
-BROADCAST = Endpoint("255.255.255.255", 9)
+BROADCAST = Endpoint("127.255.255.255", 9)
+"""Of loopback: refused by the kernel without SO_BROADCAST, also where a machine has no route to anywhere."""
 
 
 NO_ROOM = 1_000
