@@ -327,7 +327,6 @@ def test_tables_and_plots_are_imported_when_they_are_needed() -> None:
 
 
 def test_bandwidth_is_of_each_pod_and_no_message_leaves_before_its_time(receivers: list[tuple[Running, str]]) -> None:
-    stream = ("--bandwidth", "1.6M", "--seconds", "0.1", "-o", "json")
-    run = bench(service(receivers), *stream, messages=1)
+    run = bench(service(receivers), "--bandwidth", "1.6M", "--seconds", "0.1", "-o", "json")
     assert run.json["rate"] == 1000
-    assert 0 < run.json["messages"] <= 1000 * 0.1 + 2
+    assert run.json["messages"] <= 1000 * 0.1 + 2
