@@ -12,12 +12,13 @@ import pytest
 import fanout
 from fanout.delivery.receipt import Receipt, ReceiptStatus, Reply
 from fanout.model import Endpoint
-from fanout.testing import MemoryTransport, ScriptedResolver
+from fanout.testing import MemoryTransport
 from fanout.wire import frame
 from fanout.wire.reasons import ReceiveDrop
 from tests.support import sealing
 from tests.support.confirming import without_answers_of
 from tests.support.serving import Ask, by_status, literal, pods
+from tests.support.shells import LaterResolver
 from tests.support.waiting import until
 
 HOUR = 3600.0
@@ -183,10 +184,10 @@ def test_a_lost_beginning_and_a_lost_end_are_counted(ask: Ask) -> None:
 
 @pytest.mark.usefixtures("dns_is_asked_soon")
 def test_pods_that_join_meanwhile_get_the_message(ask: Ask) -> None:
-    joined = threading.Event()
-    with pods(lambda message: None, lambda message: joined.set(), lambda message: joined.wait()) as receivers:
+    came, joined = threading.Event(), threading.Event()
+    with pods(lambda message: came.set(), lambda message: joined.set(), lambda message: joined.wait()) as receivers:
         first, second, third = (str(receiver.address) for receiver in receivers)
-        resolver = ScriptedResolver(f"{first},{third}", f"{first},{second},{third}", dns_ttl=0.0)
+        resolver = LaterResolver(came.is_set, f"{first},{third}", f"{first},{second},{third}")
         confirmation = ask("headless-udp", "send", b"x", confirm=True, timeout=HOUR, sender={"resolver": resolver})
     assert by_status(confirmation) == {"confirmed": [Endpoint.parse(one) for one in (first, third, second)]}
     assert [receipt.endpoint for receipt in confirmation.joined] == [receivers[1].address]

@@ -23,7 +23,7 @@ from fanout.report import DropReason, Report
 from fanout.sender import Sender
 from fanout.testing import MemoryTransport, ScriptedResolver
 from tests.support.pods import Pod, literals
-from tests.support.shells import A, B, C, Shell, Stuck, full_socket, send_async, send_sync
+from tests.support.shells import A, B, C, LaterResolver, Shell, Stuck, full_socket, send_async, send_sync
 from tests.support.waiting import Turns, give_turns, until, until_async
 
 
@@ -76,7 +76,7 @@ def test_no_endpoints_and_no_resolver(send: Shell) -> None:
 @pytest.mark.usefixtures("dns_is_asked_soon")
 def test_a_stream_follows_the_pods(send: Shell) -> None:
     transport = MemoryTransport()
-    resolver = ScriptedResolver("10.0.0.1", "10.0.0.1,10.0.0.2", dns_ttl=0)
+    resolver = LaterResolver(lambda: transport.sent, "10.0.0.1", "10.0.0.1,10.0.0.2")
 
     def payloads() -> Iterator[bytes]:
         yield b"first"
@@ -95,14 +95,15 @@ def test_a_stream_follows_the_pods(send: Shell) -> None:
 @pytest.mark.usefixtures("dns_is_asked_soon")
 def test_a_stale_answer_is_said_with_its_age(send: Shell, caplog: pytest.LogCaptureFixture) -> None:
     failure = fanout.ResolverUnavailable("timeout")
-    resolver = ScriptedResolver("10.0.0.1", failure, dns_ttl=0)
+    transport = MemoryTransport()
+    resolver = LaterResolver(lambda: transport.sent, "10.0.0.1", failure)
 
     def payloads() -> Iterator[bytes]:
         yield b"1"
         until(lambda: "resolver_failed" in caplog.text)
         yield b"2"
 
-    report = send("headless-udp", payloads(), resolver=resolver, transport=MemoryTransport())
+    report = send("headless-udp", payloads(), resolver=resolver, transport=transport)
     assert report.stale
     assert report.age >= 0.9 * 0.02
     assert report.complete

@@ -11,10 +11,12 @@ from typing import Any
 import fanout
 from fanout.async_sender import AsyncSender
 from fanout.batch import Batch
+from fanout.discovery.answer import Answer
 from fanout.model import Endpoint
 from fanout.report import Report
 from fanout.sender import Sender
-from fanout.testing import MemoryTransport
+from fanout.testing import MemoryTransport, ScriptedResolver
+from tests.support.waiting import until
 
 A, B, C = (Endpoint(f"10.0.0.{number}", 12000) for number in (1, 2, 3))
 Shell = Callable[..., Report]
@@ -55,6 +57,19 @@ def full_socket() -> Iterator[socket.socket]:
             while left.send(bytes(65_536)):
                 pass
         yield left
+
+
+class LaterResolver(ScriptedResolver):
+    """Gives its first answer at once, and those after it when `is_time`."""
+
+    def __init__(self, is_time: Callable[[], object], *script: str | Exception) -> None:
+        super().__init__(*script, dns_ttl=0.0)
+        self._is_time = is_time
+
+    def resolve(self) -> Answer:
+        if self.asked:
+            until(self._is_time)
+        return super().resolve()
 
 
 class Stuck(MemoryTransport):
