@@ -97,8 +97,7 @@ def call(
         try:
             return main(list(arguments))
         except SystemExit as end:  # as click ends where it completes what a shell's user types
-            assert isinstance(end.code, int)
-            return end.code
+            return int(end.code or 0)
 
 
 def _written(stream: io.TextIOWrapper) -> str:
