@@ -57,7 +57,7 @@ class Knot:
         port: int | None = None,
         command: Sequence[str] = (),
     ) -> None:
-        self.port = free_port() if port is None else port
+        self.port = 0
         self.records: dict[str, list[str]] = {name: list(lines) for name, lines in records.items()}
         self._origin = origin
         self._serial = 0
@@ -66,16 +66,9 @@ class Knot:
         self._stack.callback(shutil.rmtree, self._folder)
         try:
             self._write_zone()
-            self._write_configuration(self._origin)
-            log = self._stack.enter_context((self._folder / "log").open("wb"))
-            self.process = subprocess.Popen(
-                [*command, program("knotd") or "knotd", "--config", str(self._folder / "knot.conf")],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-            self._stack.callback(self._end)
-            self._wait_until_started()
+            # Between looking for a free port and taking it, somebody else may have taken it.
+            while not self._start(free_port() if port is None else port, command):
+                assert port is None, self.log
         except BaseException:
             self._stack.close()
             raise
@@ -122,8 +115,10 @@ class Knot:
     @contextlib.contextmanager
     def stopped(self) -> Iterator[None]:
         """Be silent for a while: the port is open, and nobody reads from it."""
+        status = Path(f"/proc/{self.process.pid}/stat")
         self.process.send_signal(signal.SIGSTOP)
         try:
+            until(lambda: status.read_text().rpartition(")")[2].split()[0] == "T", "knotd stops")
             yield
         finally:
             self.process.send_signal(signal.SIGCONT)
@@ -185,20 +180,27 @@ zone:
         written.write_text("\n".join(lines) + "\n")
         written.rename(self._folder / "zone")
 
-    def _wait_until_started(self) -> None:
-        def has_started() -> bool:
-            assert self.process.poll() is None, f"knotd ended with {self.process.returncode}:\n{self.log}"
-            return "server started" in self.log
-
-        until(has_started, "knotd starts")
-        assert " error: " not in self.log, self.log
-
-    def _end(self) -> None:
+    def _start(self, port: int, command: Sequence[str]) -> bool:
+        """Start knotd on this port; return False where the port is taken."""
+        self.port = port
+        self._write_configuration(self._origin)
+        with (self._folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, program("knotd") or "knotd", "--config", str(self._folder / "knot.conf")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self._stack.callback(self._end, self.process)
+        until(lambda: self.process.poll() is not None or "server started" in self.log, "knotd starts")
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.terminate()
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            assert " error: " not in self.log, self.log
+            return True
+        assert "address already in use" in self.log, f"knotd ended with {self.process.returncode}:\n{self.log}"
+        return False
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes]) -> None:
+        # What it would write down on its way out is removed with its folder.
+        process.kill()
+        process.wait()

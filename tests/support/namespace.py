@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
 from tests.support.cli import FANOUT, Run, environment
+from tests.support.limits import PATIENT, SOON, Limits
 from tests.support.needs import program, unavailable
+from tests.support.tree import ROOT
 from tests.support.waiting import PATIENCE
 
 RESOLV_CONF = Path("/etc/resolv.conf")
+_IN_A_POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}
 
 
 def _unshare() -> list[str]:
@@ -53,6 +58,7 @@ class Namespace:
             assert self._process.stdout is not None
             assert self._process.stdout.readline() == b"ready\n"
             self._stack = stack.pop_all()
+        self._invoker: subprocess.Popen[str] | None = None
 
     @property
     def pid(self) -> int:
@@ -77,11 +83,29 @@ class Namespace:
         done = subprocess.run(
             [*self.command, *FANOUT, *arguments],
             capture_output=True,
-            env=environment(KUBERNETES_SERVICE_HOST="10.96.0.1"),
+            env=environment(**_IN_A_POD),
             timeout=PATIENCE,
             check=False,
         )
         return Run(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def invoke(self, *arguments: str, limits: Limits | None = None) -> Run:
+        """Do so in a process that stays: it is started with the first run, and has these limits for each."""
+        if self._invoker is None:
+            self._invoker = self._start_invoker()
+        request = {"arguments": arguments, "variables": _IN_A_POD, "limits": {**PATIENT, **SOON, **(limits or {})}}
+        assert self._invoker.stdin is not None
+        assert self._invoker.stdout is not None
+        self._invoker.stdin.write(json.dumps(request) + "\n")
+        self._invoker.stdin.flush()
+        return Run(*json.loads(self._invoker.stdout.readline()))
+
+    def _start_invoker(self) -> subprocess.Popen[str]:
+        command = [*self.command, sys.executable, "-m", "tests.support.invoker"]
+        started = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # Popen's own end: closes the pipes, at which the process ends, and waits for it.
+        self._stack.enter_context(started)
+        return started
 
     def close(self) -> None:
         self._stack.close()

@@ -18,6 +18,7 @@ import dns.rrset
 
 from tests.support.knot import Knot
 from tests.support.ports import bind_both
+from tests.support.waiting import PATIENCE, until
 
 Over = Literal["UDP", "TCP"]
 Tcp = Literal["open", "refused", "silent"]
@@ -92,6 +93,7 @@ class ScriptedServer:
     def __init__(self, script: Script, *, tcp: Tcp = "open") -> None:
         self.script = script
         self.questions: list[bytes] = []
+        self._failure: Exception | None = None
         with contextlib.ExitStack() as stack:
             self._udp, self._tcp = map(stack.enter_context, bind_both())
             self.port: int = self._udp.getsockname()[1]
@@ -116,9 +118,11 @@ class ScriptedServer:
 
     def close(self) -> None:
         self._wake.send(b"x")
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
         self._stack.close()
+        if self._failure is not None:
+            raise self._failure
 
     def __enter__(self) -> Self:
         return self
@@ -129,16 +133,23 @@ class ScriptedServer:
     def _fill_backlog(self, stack: contextlib.ExitStack) -> None:
         """Linux drops the SYNs for a socket whose queue of connections is full."""
         self._tcp.listen(0)
-        waiting = 0
-        while waiting < 2:
-            client = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            client.settimeout(0.2)
-            try:
-                client.connect(("127.0.0.1", self.port))
-            except TimeoutError:
-                waiting += 1
+        waiting = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+        waiting.connect(("127.0.0.1", self.port))
+
+        def is_full() -> bool:
+            # Of a socket that listens, `tcpi_unacked` is the length of its queue (net/ipv4/tcp.c): with one, 0 is full.
+            information = self._tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+            return struct.unpack_from("I", information, 24) > (0,)
+
+        until(is_full, "the queue is full")
 
     def _run(self, with_tcp: bool) -> None:
+        try:
+            self._serve(with_tcp)
+        except Exception as error:  # a fault of the script, told by `close`
+            self._failure = error
+
+    def _serve(self, with_tcp: bool) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(self._udp, selectors.EVENT_READ)
             selector.register(self._woken, selectors.EVENT_READ)
@@ -164,11 +175,12 @@ class ScriptedServer:
     def _answer_connection(self) -> None:
         connection, _ = self._tcp.accept()
         with connection:
-            connection.settimeout(2)
+            connection.settimeout(PATIENCE)
             stream = connection.makefile("rb")
             with stream:
-                (length,) = struct.unpack("!H", stream.read(2))
-                question = stream.read(length)
+                question = stream.read(int.from_bytes(stream.read(2)))
+                if not question:
+                    return  # a client that has gone before it asked
                 self.questions.append(question)
                 for reply in map(_reply, self.script(question, "TCP")):
                     length = b"" if reply.unframed else struct.pack("!H", len(reply.wire))
@@ -208,10 +220,10 @@ class Front:
         where = ("127.0.0.1", self._knot.port)
         if over == "UDP":
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-                udp.settimeout(2)
+                udp.settimeout(PATIENCE)
                 udp.sendto(question, where)
                 return udp.recv(65_535)
-        with socket.create_connection(where, timeout=2) as tcp, tcp.makefile("rb") as stream:
+        with socket.create_connection(where, timeout=PATIENCE) as tcp, tcp.makefile("rb") as stream:
             tcp.sendall(struct.pack("!H", len(question)) + question)
             (length,) = struct.unpack("!H", stream.read(2))
             return stream.read(length)

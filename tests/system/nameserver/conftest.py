@@ -1,30 +1,27 @@
 """A nameserver for each module.
 
 Where knotd (or, for a few tests, a namespace of the test's own) cannot be had, the tests are skipped loudly
-(`tests.conftest.unavailable`).
+(`tests.support.needs`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import partial
 
 import pytest
 
 from tests.support.knot import Knot, Records
+from tests.support.limits import PATIENT, SOON, setting
 from tests.support.namespace import Namespace, why_no_namespace
 from tests.support.needs import program, unavailable
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reports = [report for reports in terminalreporter.stats.values() for report in reports]
-    properties = [each for report in reports for each in getattr(report, "user_properties", [])]
-    figures = dict.fromkeys(figure for name, figure in properties if name == "figure")
-    if figures:
-        terminalreporter.section("figures of the nameserver tests")
-        for figure in figures:
-            terminalreporter.line(figure)
+@pytest.fixture(autouse=True)
+def limits() -> Iterator[None]:
+    """A nameserver that answers may take as long as it likes; what changes is seen soon."""
+    with setting({**PATIENT, **SOON}):
+        yield
 
 
 @pytest.fixture
@@ -34,12 +31,6 @@ def nft() -> str:
     if found is None:
         unavailable("nameserver", "nft is missing (Debian, Ubuntu: apt install nftables)")
     return found
-
-
-@pytest.fixture
-def figures(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Say what was measured, at the end of the run."""
-    return partial(record_property, "figure")
 
 
 @pytest.fixture(scope="session")

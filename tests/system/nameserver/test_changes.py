@@ -16,6 +16,7 @@ from fanout.model import Service
 from fanout.sender import Sender
 from tests.support.cli import running, strict_json
 from tests.support.knot import NAMESPACE, Knot, a_records, addresses
+from tests.support.limits import PATIENT, SOON, variables
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.nameserver
@@ -50,10 +51,11 @@ def test_changes_are_followed(
     start_knot: Callable[..., Knot], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     caplog.set_level(logging.INFO, "fanout")
-    knot = start_knot({NAME: a_records(PODS[:2], dns_ttl=1)})
+    knot = start_knot({NAME: a_records(PODS[:2], dns_ttl=0)})
     witness = Witness(DnsResolver(Service(NAME), nameserver=knot.nameserver))
     watching = ("resolve", "-s", NAME, "--nameserver", knot.nameserver, "--watch", "-o", "json")
-    with Sender(NAME, resolver=witness) as sender, running(tmp_path, *watching) as watch:
+    limits = variables({**PATIENT, **SOON})
+    with Sender(NAME, resolver=witness) as sender, running(tmp_path, *watching, stdin=None, **limits) as watch:
         witness.known = lambda: frozenset(endpoint.host for endpoint in sender.endpoints)
         changes: list[tuple[str, str]] = []
         shown: list[tuple[str, str | None]] = []
@@ -61,7 +63,7 @@ def test_changes_are_followed(
         def become(*hosts: str) -> None:
             """Change the zone, and wait until the sender knows that, and the watch has printed it."""
             before = witness.known()
-            knot.publish({NAME: a_records(hosts, dns_ttl=1)})
+            knot.publish({NAME: a_records(hosts, dns_ttl=0)})
             follow(before, frozenset(hosts))
 
         def follow(before: Hosts, after: Hosts) -> None:

@@ -32,7 +32,7 @@ def resolve_check(run: Run) -> dict[str, str]:
 
 
 def test_a_short_name_says_how_it_was_expanded_and_who_answered(pod: Namespace) -> None:
-    run = pod.fanout("doctor", "-s", "headless-udp", "--allow-loopback", "-o", "json")
+    run = pod.invoke("doctor", "-s", "headless-udp", "--allow-loopback", "-o", "json")
     assert run.code == 1, "nothing listens there"
     check = resolve_check(run)
     assert check["status"] == "ok"
@@ -43,7 +43,7 @@ def test_a_short_name_says_how_it_was_expanded_and_who_answered(pod: Namespace) 
 
 
 def test_addresses_that_are_refused(pod: Namespace) -> None:
-    run = pod.fanout("doctor", "-s", "headless-udp", "-o", "json")
+    run = pod.invoke("doctor", "-s", "headless-udp", "-o", "json")
     assert run.code == 1
     check = resolve_check(run)
     assert "DNS names only addresses that are refused: 127.0.0.41 (loopback)" in check["sentence"]
@@ -59,7 +59,7 @@ def test_addresses_that_are_refused(pod: Namespace) -> None:
     ],
 )
 def test_names_that_give_no_pod(pod: Namespace, arguments: tuple[str, ...], part: str) -> None:
-    run = pod.fanout("doctor", *arguments, "-o", "json")
+    run = pod.invoke("doctor", *arguments, "-o", "json")
     assert run.code == 1
     assert resolve_check(run)["status"] == "problem"
     assert part in resolve_check(run)["sentence"]

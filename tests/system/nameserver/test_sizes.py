@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import dns.flags
 import dns.message
@@ -13,14 +14,15 @@ from fanout.discovery.dns import DnsResolver
 from fanout.errors import ResolverUnavailable
 from fanout.model import Endpoint, Family, Service
 from tests.support.knot import NAMESPACE, Knot, a_records, addresses, service_name
+from tests.support.waiting import PATIENCE
 from tests.system.nameserver.asking import over, resolve_and_dry_run
 
 pytestmark = pytest.mark.nameserver
 
 # A name of 45 characters. An A record takes 16 bytes of the answer (the name is a pointer), an AAAA record 28.
-SIZES = [1, 28, 29, 72, 73, 500, 4000]
+SIZES = [1, 28, 29, 72, 73, 500]
 A_OVER_TCP = 4091
-AAAA_SIZES = [1, 28, 29, 41, 42, 72, 73, 500, 2337]
+AAAA_SIZES = [1, 28, 29, 41, 42, 72, 73, 500]
 AAAA_OVER_TCP = 2337
 
 EMPTY = f"headless-udp-empty.{NAMESPACE}"
@@ -48,7 +50,7 @@ def pods6(size: int) -> list[str]:
 def knot(start_knot: Callable[..., Knot]) -> Knot:
     return start_knot(
         {a_name(size): a_records(pods(size)) for size in [*SIZES, A_OVER_TCP, A_OVER_TCP + 1]}
-        | {aaaa_name(size): a_records(pods6(size)) for size in [*AAAA_SIZES, AAAA_OVER_TCP + 1, 4000]}
+        | {aaaa_name(size): a_records(pods6(size)) for size in [*AAAA_SIZES, AAAA_OVER_TCP, AAAA_OVER_TCP + 1, 4000]}
         | {EMPTY: ['TXT "a name without addresses"'], BOTH: a_records([*pods(3), *pods6(2)])}
     )
 
@@ -80,8 +82,9 @@ def test_a_records(knot: Knot, size: int) -> None:
     assert ask(knot, a_name(size)) == (endpoints(pods(size)), lookups("A", size, 72))
 
 
-@pytest.mark.parametrize("size", AAAA_SIZES)
-@pytest.mark.parametrize("family", [Family.IPV6, Family.ANY])
+@pytest.mark.parametrize(
+    ("family", "size"), [*product([Family.IPV6, Family.ANY], AAAA_SIZES), (Family.ANY, AAAA_OVER_TCP)]
+)
 def test_aaaa_records(knot: Knot, size: int, family: Family) -> None:
     asked = lookups("AAAA", size, 41)
     if family is Family.ANY:
@@ -93,7 +96,7 @@ def test_without_edns_28_records_fit(knot: Knot) -> None:
     truncated = {}
     for size in (28, 29):
         question = dns.message.make_query(a_name(size), "A", use_edns=False)
-        response = dns.query.udp(question, "127.0.0.1", timeout=2, port=knot.port)
+        response = dns.query.udp(question, "127.0.0.1", timeout=PATIENCE, port=knot.port)
         truncated[size] = bool(response.flags & dns.flags.TC)
     assert truncated == {28: False, 29: True}
 
@@ -134,7 +137,7 @@ def test_what_dns_cannot_carry_is_an_error_and_no_part_of_it_is_believed(
     assert "NetworkPolicy" not in sentence, "TCP did work"
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [1, 72, 73, 500])
 def test_command_line_a(knot: Knot, size: int) -> None:
     wanted = endpoints(pods(size))
     resolve, dry_run = resolve_and_dry_run(knot.nameserver, a_name(size))
@@ -152,7 +155,7 @@ def test_command_line_a(knot: Knot, size: int) -> None:
 
 @pytest.mark.parametrize(("name", "options", "wanted"), [
     (aaaa_name(73), (), pods6(73)),
-    (aaaa_name(2337), ("--family", "ipv6"), pods6(2337)),
+    (aaaa_name(41), ("--family", "ipv6"), pods6(41)),
     (BOTH, (), pods(3)),
     (BOTH, ("--family", "ipv6"), pods6(2)),
 ])  # fmt: skip
