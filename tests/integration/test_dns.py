@@ -1,12 +1,12 @@
-"""What a real nameserver does not do: tests/nameserver holds what one does."""
+"""What a real nameserver does not do: tests/system/nameserver holds what one does."""
 
 from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,11 @@ import dns.rcode
 import dns.rdatatype
 import dns.resolver
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fanout.discovery.answer import Answer
 from fanout.discovery.dns import DnsResolver, parse_nameserver
-from fanout.errors import FanoutError, InvalidService, ResolverUnavailable
+from fanout.errors import InvalidService, ResolverUnavailable
 from fanout.model import Endpoint, Family, Service
-from fanout.sender import Sender
 from tests.support.scripted import (
     Over,
     Reply,
@@ -32,12 +29,12 @@ from tests.support.scripted import (
     ScriptedServer,
     Tcp,
     answering,
-    mutated,
     record,
     response,
     srv,
     truncated,
 )
+from tests.support.waiting import PATIENCE, until
 
 NAME = "headless-udp.ns.svc.cluster.local."
 
@@ -56,10 +53,16 @@ def serve() -> Iterator[Serve]:
 
 
 PODS = answering(f"{NAME} 5 IN A 10.0.0.1|10.0.0.2")
+HASTY = 0.1
+"""The lifetime (seconds) of a question that nobody answers."""
+
+
+def silence(question: bytes, over: Over) -> Iterable[bytes]:
+    return []
 
 
 def resolver(server: ScriptedServer, name: str = NAME, port: int | str = 12000, **options: Any) -> DnsResolver:
-    return DnsResolver(Service(name, port), nameserver=server.nameserver, **{"lifetime": 0.3, **options})
+    return DnsResolver(Service(name, port), nameserver=server.nameserver, **{"lifetime": PATIENCE, **options})
 
 
 def hosts(answer: Answer) -> list[str]:
@@ -116,7 +119,7 @@ def test_an_alias_of_itself(serve: Serve) -> None:
 )
 def test_a_response_code_is_told_at_once(serve: Serve, rcode: int) -> None:
     server = serve(answering(rcode=rcode))
-    assert failure(resolver(server, lifetime=5)) == (
+    assert failure(resolver(server, lifetime=3600)) == (
         f"cannot resolve {NAME} A at {server.nameserver}: {dns.rcode.to_text(dns.rcode.Rcode(rcode))}"
     )
     assert len(server.questions) == 1
@@ -128,24 +131,39 @@ def test_no_such_name_and_yet_an_answer(serve: Serve) -> None:
 
 
 def test_silence_ends_with_the_lifetime(serve: Serve) -> None:
-    started = time.monotonic()
-    sentence = failure(resolver(serve(lambda question, over: [])))
-    assert "no answer within 0.3 s" in sentence
-    assert 0.3 <= time.monotonic() - started < 1.5
+    assert "no answer within 0.1 s" in failure(resolver(serve(silence), lifetime=HASTY))
+
+
+def test_a_late_answer_is_waited_for(serve: Serve) -> None:
+    released = threading.Event()
+
+    def script(question: bytes, over: Over) -> Iterable[bytes | Reply]:
+        released.wait(PATIENCE)
+        return PODS(question, over)
+
+    late, other = serve(script), serve(PODS)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(resolver(late, lifetime=3600).resolve)
+        until(lambda: late.questions, "the question")
+        for _ in range(10):
+            resolver(other).resolve()
+        assert not answer.done()
+        released.set()
+        assert hosts(answer.result()) == ["10.0.0.1", "10.0.0.2"]
 
 
 def test_a_flood_of_lies_ends_with_the_lifetime(serve: Serve) -> None:
     ended = threading.Event()
 
     def script(question: bytes, over: Over) -> Iterable[bytes]:
-        deadline = time.monotonic() + 4
-        while not ended.is_set() and time.monotonic() < deadline:
+        while not ended.is_set():
             yield bytes([question[0] ^ 1]) + question[1:]
 
-    started = time.monotonic()
-    assert "no answer within 0.3 s" in failure(resolver(serve(script)))
-    ended.set()
-    assert time.monotonic() - started < 2
+    asking = resolver(serve(script), lifetime=HASTY)
+    try:
+        assert "no answer within 0.1 s" in failure(asking)
+    finally:
+        ended.set()
 
 
 def test_other_classes_are_no_addresses(serve: Serve) -> None:
@@ -191,7 +209,7 @@ def test_tcp_that_does_not_work(serve: Serve, over_tcp: Script, hint: str) -> No
     ],
 )
 def test_a_part_of_the_set_is_not_believed(serve: Serve, over_tcp: Script, what: str) -> None:
-    sentence = failure(resolver(serve(truncated(over_tcp)), lifetime=5))
+    sentence = failure(resolver(serve(truncated(over_tcp)), lifetime=3600))
     assert f"too large for UDP, and over TCP the nameserver said {what}: " in sentence
     assert "4,090 A or 2,330 AAAA records" in sentence
     assert "NetworkPolicy" not in sentence
@@ -218,7 +236,7 @@ def test_only_the_question_that_failed_explains_the_failure(serve: Serve) -> Non
     assert failure(resolver(server, port="udp")) == f"cannot resolve {NAME} A at {server.nameserver}: SERVFAIL"
 
 
-@pytest.mark.parametrize("trouble", [answering(rcode=dns.rcode.REFUSED), lambda question, over: []])
+@pytest.mark.parametrize("trouble", [answering(rcode=dns.rcode.REFUSED), silence])
 @pytest.mark.parametrize(("port", "prefix"), [(12000, ""), ("udp", "_udp._udp.")])
 def test_a_short_name_needs_no_answer_for_the_root(serve: Serve, trouble: Script, port: int | str, prefix: str) -> None:
     # A cluster without a way to the outside has none: its upstream refuses, or is silent.
@@ -226,22 +244,41 @@ def test_a_short_name_needs_no_answer_for_the_root(serve: Serve, trouble: Script
         is_ours = b"cluster" in question
         return answering(rcode=dns.rcode.NXDOMAIN)(question, over) if is_ours else trouble(question, over)
 
-    answer = resolver(serve(script), "headless-udp", port, search=["ns.svc.cluster.local", "cluster.local"]).resolve()
+    asking = resolver(
+        serve(script),
+        "headless-udp",
+        port,
+        search=["ns.svc.cluster.local", "cluster.local"],
+        lifetime=HASTY if trouble is silence else PATIENCE,
+    )
+
+    def resolved() -> Answer | None:
+        # The lifetime that must run out is that of the search list's questions, too: a slow machine may use it up.
+        try:
+            return asking.resolve()
+        except ResolverUnavailable as error:
+            if "no answer" not in str(error):
+                raise
+            return None
+
+    answer = until(resolved, "NXDOMAIN of each domain in time")
     assert answer.endpoints == ()
-    assert [lookup.name for lookup in answer.lookups][:3] == [
+    assert list(dict.fromkeys(lookup.name for lookup in answer.lookups))[:3] == [
         f"{prefix}headless-udp.ns.svc.cluster.local.",
         f"{prefix}headless-udp.cluster.local.",
         f"{prefix}headless-udp.",
     ]
 
 
-@pytest.mark.parametrize("trouble", [answering(rcode=dns.rcode.SERVFAIL), lambda question, over: []])
+@pytest.mark.parametrize("trouble", [answering(rcode=dns.rcode.SERVFAIL), silence])
 @pytest.mark.parametrize("which", [b"\x02ns", b"\x05other"])
 def test_a_short_name_needs_the_answer_of_each_domain(serve: Serve, trouble: Script, which: bytes) -> None:
     def script(question: bytes, over: Over) -> Iterable[bytes | Reply]:
         return trouble(question, over) if which in question else answering(rcode=dns.rcode.NXDOMAIN)(question, over)
 
-    failure(resolver(serve(script), "headless-udp", search=["ns.cluster.local", "other.cluster.local"]))
+    lifetime = HASTY if trouble is silence else PATIENCE
+    search = ["ns.cluster.local", "other.cluster.local"]
+    failure(resolver(serve(script), "headless-udp", search=search, lifetime=lifetime))
 
 
 @pytest.mark.parametrize(
@@ -297,7 +334,7 @@ def test_the_family_of_additional_records(serve: Serve) -> None:
     both = [f"{name}.test. 5 IN {kind}" for name in "ab" for kind in ("A 10.0.0.1", "AAAA fd00::1")]
     server = serve(srv("0 0 6 a.test.", "0 0 7 b.test.", additional=both))
     for family, host in ((Family.ANY, "10.0.0.1"), (Family.IPV4, "10.0.0.1"), (Family.IPV6, "fd00::1")):
-        asked = DnsResolver(Service(NAME, "udp", family), nameserver=server.nameserver)
+        asked = DnsResolver(Service(NAME, "udp", family), nameserver=server.nameserver, lifetime=PATIENCE)
         assert set(asked.resolve().endpoints) == {Endpoint(host, 6), Endpoint(host, 7)}
 
 
@@ -332,79 +369,3 @@ def test_no_nameserver(text: str) -> None:
 def test_what_cannot_be_a_name(name: str, port: int | str, search: list[str]) -> None:
     with pytest.raises(InvalidService):
         DnsResolver(Service(name, port), nameserver="127.0.0.1", search=search)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ScriptedServer]:
-    """One nameserver for all examples of a property; each sets the script."""
-    with ScriptedServer(PODS) as started:
-        yield started
-
-
-VALID = srv("0 0 6 a.test.", "0 0 7 b.test.", additional=["a.test. 5 IN A 10.0.0.1", "b.test. 5 IN AAAA fd00::1"])
-BYTES = st.integers(0, 255)
-GARBAGE: st.SearchStrategy[Callable[[bytes, bytes], bytes]] = st.one_of(
-    st.binary(max_size=600).map(lambda garbage: lambda question, truth: garbage),
-    st.binary(max_size=600).map(lambda garbage: lambda question, truth: truth[:2] + garbage),
-    st.binary(max_size=600).map(lambda garbage: lambda question, truth: truth[: len(question)] + garbage),
-    st.builds(
-        lambda changes, kept: lambda question, truth: mutated(truth, changes, kept),
-        st.lists(st.tuples(st.integers(0, 1000), BYTES), max_size=4),
-        st.integers(0, 1000),
-    ),
-)
-
-
-@settings(deadline=None, max_examples=400)
-@given(over_udp=GARBAGE, over_tcp=GARBAGE, only_tcp=st.booleans(), port=st.sampled_from([12000, "udp"]))
-def test_whatever_the_response_is(
-    server: ScriptedServer,
-    over_udp: Callable[[bytes, bytes], bytes],
-    over_tcp: Callable[[bytes, bytes], bytes],
-    only_tcp: bool,
-    port: int | str,
-) -> None:
-    def script(question: bytes, over: Over) -> Iterable[bytes | Reply]:
-        (truth,) = (VALID if port == "udp" else PODS)(question, over)
-        assert isinstance(truth, bytes)
-        if over == "TCP":
-            yield over_tcp(question, truth)
-        elif only_tcp:
-            yield from answering(flags=dns.flags.TC)(question, over)
-        else:
-            yield over_udp(question, truth)
-            # What is no response is waited behind: this one ends the waiting.
-            yield from answering(rcode=dns.rcode.SERVFAIL)(question, over)
-
-    server.script = script
-    with suppress(ResolverUnavailable):
-        answer = resolver(server, port=port).resolve()
-        assert all(1 <= endpoint.port <= 65_535 for endpoint in answer.endpoints)
-
-
-TEXTS = st.one_of(
-    st.text(max_size=80),
-    st.from_regex(r"[a-z0-9.:,%@_\[\]\\*-]{0,30}", fullmatch=True),
-    st.lists(st.text("abü.\\", min_size=1, max_size=70), max_size=5).map(".".join),
-    st.sampled_from(["headless-udp", "udp", "12000", "10.0.0.7", "[::1]:53", "127.0.0.1:53"]),
-)
-
-
-@settings(deadline=None, max_examples=400)
-@given(service=TEXTS, port=TEXTS, nameserver=TEXTS)
-def test_whatever_is_asked_for(server: ScriptedServer, service: str, port: str, nameserver: str) -> None:
-    server.script = answering(rcode=dns.rcode.NXDOMAIN)
-    with suppress(FanoutError):
-        Sender(service, port, nameserver=nameserver).close()
-    with suppress(FanoutError):
-        parse_nameserver(nameserver)
-    for asked in _services(service, port):
-        with suppress(FanoutError):
-            made = DnsResolver(asked, nameserver=server.nameserver, search=["ns.svc.cluster.local"], lifetime=0.3)
-            assert made.resolve().endpoints == ()
-
-
-def _services(name: str, port: str) -> Iterator[Service]:
-    for wanted in (12000, port):
-        with suppress(FanoutError):
-            yield Service(name, wanted)
