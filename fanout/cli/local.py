@@ -14,7 +14,7 @@ import click
 from fanout.cli.options import FiniteRange, option, output_option
 from fanout.cli.output import print_json
 from fanout.cli.target import plural
-from fanout.local.settings import MAX_DRAIN, MAX_REPLICAS, STOP_TIMEOUT, Settings, ready_timeout
+from fanout.local.settings import MAX_DRAIN, MAX_REPLICAS, STATUS_TIMEOUT, STOP_TIMEOUT, Settings, ready_timeout
 from fanout.local.state import LocalService, LocalServiceError, running
 from fanout.model import DEFAULT_PORT
 
@@ -80,7 +80,7 @@ def scale(replicas: int) -> None:
     from fanout.local.control import request
 
     service = running()
-    before = _endpoints(request(service, "status", timeout=5))
+    before = _endpoints(request(service, "status", timeout=STATUS_TIMEOUT))
     after = _endpoints(request(service, "scale", replicas=replicas, timeout=ready_timeout(replicas) + STOP_TIMEOUT))
     for name, endpoint in after.items():
         if name not in before:
@@ -120,7 +120,7 @@ def status(output: str) -> None:
     """Show the Service, its nameserver and its pods."""
     from fanout.local.control import request
 
-    values = request(running(), "status", timeout=5)
+    values = request(running(), "status", timeout=STATUS_TIMEOUT)
     if output == "json":
         print_json(values)
         return
@@ -206,7 +206,7 @@ def _stay(supervisor: subprocess.Popen[bytes], service: LocalService) -> int:
 def _introduce(service: LocalService, *, detach: bool) -> None:
     from fanout.local.control import request
 
-    endpoints = _endpoints(request(service, "status", timeout=5))
+    endpoints = _endpoints(request(service, "status", timeout=STATUS_TIMEOUT))
     click.secho(f"{service.name}: {plural(len(endpoints), 'pod')} ready", fg="green")
     for name, endpoint in endpoints.items():
         click.echo(f"  {name}  {endpoint}")

@@ -13,6 +13,8 @@ MAX_REPLICAS = 100
 MAX_DRAIN = 60.0
 STOP_GRACE = 5.0
 """Seconds past the drain time that a receiver has to end before it is killed."""
+STATUS_TIMEOUT = 30.0
+"""Seconds after which a supervisor that does not say its status hangs: it takes milliseconds on a machine that runs."""
 STOP_TIMEOUT = MAX_DRAIN + 3 * STOP_GRACE
 """Seconds after which a command that ends pods is not waited for any longer."""
 
@@ -39,5 +41,8 @@ class Settings:
 
 
 def ready_timeout(replicas: int) -> float:
-    """Return how many seconds so many pods may take to become ready: they start side by side."""
-    return 15.0 + replicas
+    """Return how many seconds so many pods may take to become ready: they start side by side.
+
+    On a machine that is busy; a pod that cannot start ends, and is not waited for so long.
+    """
+    return 60.0 + replicas

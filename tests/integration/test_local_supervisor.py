@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from fanout.local.directory import StateDirectory
 from fanout.local.settings import Settings
 from fanout.local.state import LocalService, LocalServiceError, NotRunning
 from fanout.local.supervisor import Supervisor
+from tests.support.limits import PATIENT, variables
 from tests.support.ports import free_port
+from tests.support.waiting import PATIENCE
 
 SERVICE = LocalService(
     pid=os.getpid(),
@@ -136,7 +139,8 @@ def test_the_directory_has_one_owner_and_keeps_what_is_not_ours(path: Path) -> N
 )
 def test_a_directory_that_will_not_do_is_named(path: Path, name: str, sentence: str) -> None:
     (path.parent / "file").touch()
-    (path.parent / "open").mkdir(mode=0o755)
+    (path.parent / "open").mkdir()
+    (path.parent / "open").chmod(0o755)
     with pytest.raises(LocalServiceError, match=sentence) as caught:
         StateDirectory.take(str(path.parent / name))
     assert "FANOUT_LOCAL_DIR" in str(caught.value)
@@ -198,7 +202,7 @@ def test_a_request_raises_the_sentence_of_the_supervisor(path: Path, answer: byt
         listener.listen()
         thread = serve_once(listener, answer)
         with pytest.raises(LocalServiceError, match=sentence):
-            control.request(SERVICE._replace(directory=str(path)), "scale", timeout=5, replicas=3)
+            control.request(SERVICE._replace(directory=str(path)), "scale", timeout=PATIENCE, replicas=3)
         thread.join()
 
 
@@ -206,14 +210,22 @@ def test_a_request_says_where_nobody_answers(published: LocalService) -> None:
     with pytest.raises(LocalServiceError, match=rf"did not answer .* `kill {published.pid}`"):
         control.request(published, "status", timeout=0.05)
     with pytest.raises(NotRunning):
-        control.request(published._replace(directory="/nonexistent"), "status", timeout=1)
+        control.request(published._replace(directory="/nonexistent"), "status", timeout=PATIENCE)
 
 
-def supervise(path: Path, monkeypatch: pytest.MonkeyPatch, script: str, **settings: Any) -> None:
+def supervise(
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    *,
+    when_ready: Callable[[Supervisor], None] = lambda _: pytest.fail("the pods are not ready"),
+    **settings: Any,
+) -> None:
     """Run a supervisor whose receivers are a script."""
     monkeypatch.setattr(pods, "python_command", lambda *arguments: [sys.executable, "-c", script, *arguments])
+    monkeypatch.setattr(pods, "_MIN_BACKOFF", 0.01)
     supervisor = Supervisor(Settings(port=free_port(), **settings), StateDirectory.take(str(path)))
-    asyncio.run(supervisor.run(lambda: pytest.fail("the pods are not ready")))
+    asyncio.run(supervisor.run(lambda: when_ready(supervisor)))
 
 
 def test_a_receiver_that_cannot_start_is_named_with_its_last_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,18 +237,33 @@ def test_a_receiver_that_cannot_start_is_named_with_its_last_line(path: Path, mo
 
 
 def test_a_receiver_that_never_says_ready_is_not_waited_for_longer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fanout.local.supervisor.ready_timeout", lambda _: 0.3)
+    monkeypatch.setattr("fanout.local.supervisor.ready_timeout", lambda _: 0.1)
     with pytest.raises(LocalServiceError, match="within 0 s: it wrote nothing to standard error"):
-        supervise(path, monkeypatch, "import time; print('{}', flush=True); time.sleep(60)", replicas=1)
+        supervise(path, monkeypatch, "import signal; print('{}', flush=True); signal.pause()", replicas=1)
     assert not path.exists()
 
 
+STUBBORN = """
+import signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print('{"event": "receiver_started"}', flush=True)
+while True:
+    signal.pause()
+"""
+
+
 def test_a_receiver_that_does_not_end_is_killed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fanout.local.supervisor.ready_timeout", lambda _: 0.3)
     monkeypatch.setattr(pods, "STOP_GRACE", 0.1)
-    script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
-    with pytest.raises(LocalServiceError, match="does not become ready"):
-        supervise(path, monkeypatch, script, replicas=1, drain=0.0)
+    seen: list[int] = []
+
+    def stop(supervisor: Supervisor) -> None:
+        seen.extend(pod["pid"] for pod in supervisor._status()["pods"])
+        os.kill(seen[0], signal.SIGTERM)
+        supervisor._stop()
+
+    supervise(path, monkeypatch, STUBBORN, when_ready=stop, replicas=1, drain=0.0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(seen[0], 0)
 
 
 def test_a_command_that_does_not_exist_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +275,9 @@ def test_a_command_that_does_not_exist_is_reported(path: Path, monkeypatch: pyte
 def test_a_demo_whose_message_does_not_arrive_fails_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    for variable, value in variables(PATIENT).items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(demo, "_usable_port", free_port)
     monkeypatch.setattr(demo, "_LOG_TIMEOUT", 0.1)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr(logs, "parse", lambda _: None)

@@ -57,8 +57,8 @@ def strict_json(line: str) -> dict[str, Any]:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return this process's environment without fanout's own variables and a terminal's size, and with those given."""
-    dropped = ("FANOUT_", "POD_", "COLUMNS", "LINES")
+    """Return this process's environment without what is for fanout, a pod or a terminal, and with those given."""
+    dropped = ("FANOUT_", "KUBERNETES_", "POD_", "COLUMNS", "LINES")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
     return {**kept, "FANOUT_LOCAL_DIR": "/nonexistent", **variables}
 
@@ -78,9 +78,9 @@ def fanout(*arguments: str, stdin: bytes = b"", **variables: str) -> Run:
 
 def invoke(*arguments: str, stdin: bytes = b"", **variables: str) -> Run:
     """Run `fanout` in this process, from its main thread: what needs none of its own is there sooner."""
-    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="", write_through=True) for _ in range(2))
     code = call(arguments, out, err, stdin=stdin, variables=variables)
-    return Run(code, _written(out), _written(err))
+    return Run(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))
 
 
 def call(
@@ -98,13 +98,6 @@ def call(
             return main(list(arguments))
         except SystemExit as end:  # as click ends where it completes what a shell's user types
             return int(end.code or 0)
-
-
-def _written(stream: io.TextIOWrapper) -> str:
-    stream.flush()
-    written = stream.buffer
-    assert isinstance(written, io.BytesIO)
-    return written.getvalue().decode()
 
 
 @contextmanager
@@ -135,6 +128,7 @@ class Running:
         stdin: int | None,
         *,
         program: Sequence[str] = FANOUT,
+        start_new_session: bool = False,
     ) -> None:
         self._out, self._err = folder / "out", folder / "err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
@@ -144,6 +138,7 @@ class Running:
                 stdout=out,
                 stderr=err,
                 env=environment(**variables),
+                start_new_session=start_new_session,
             )
 
     @property

@@ -1,0 +1,135 @@
+"""`fanout local` with a state directory and a port of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from fanout.local.launch import launch
+from fanout.local.settings import Settings
+from tests.support.cli import FANOUT, Running, environment, invoke
+from tests.support.limits import PATIENT, Limits, setting, variables
+from tests.support.ports import free_port
+from tests.support.waiting import PATIENCE, until
+
+POD = "statefulset-udp-server"
+_HERE: Limits = {**PATIENT, "fanout.cli.local:STATUS_TIMEOUT": PATIENCE}
+"""A machine that stands still is not taken for a nameserver or a supervisor that hangs."""
+_ELSEWHERE: Limits = {**_HERE, "fanout.local.pods:STOP_GRACE": PATIENCE}
+"""Nor for a receiver that hangs."""
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be reaped does not."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def until_ended(processes: Iterable[int]) -> None:
+    until(lambda: not any(map(lives, processes)), lambda: f"{list(filter(lives, processes))} end")
+
+
+class Local:
+    """The commands: in this process, or as processes that end with it at the latest."""
+
+    def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
+        self.directory = directory
+        self.port = free_port()
+        # FANOUT_PID: a test run that is killed leaves nothing running.
+        self.variables = {"FANOUT_LOCAL_DIR": str(directory), "FANOUT_PID": str(os.getpid()), "FANOUT_DRAIN": "0"}
+        self.variables |= variables(_ELSEWHERE)
+        self._stack = stack
+
+    def up(self, replicas: int, *, drain: float = 0.0) -> None:
+        """Do as `fanout local up --detach`."""
+        with mock.patch.dict(os.environ, environment(**self.variables), clear=True):
+            supervisor, _ = launch(Settings(replicas, self.port, drain, (os.getpid(),)))
+        self._stack.callback(_end, supervisor)
+
+    def start(self, *arguments: str, **settings: Any) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*FANOUT, *arguments],
+            env=environment(**self.variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **settings,
+        )
+        self._stack.callback(_end, process)
+        return process
+
+    def in_the_foreground(self, replicas: int = 1) -> Running:
+        """Do as `fanout local up`, as the leader of a session, until the logs of all pods are shown."""
+        self.variables.pop("FANOUT_PID")
+        arguments = ("local", "up", "-r", str(replicas), "-p", str(self.port))
+        up = Running(arguments, self.directory.parent, self.variables, None, start_new_session=True)
+        self._stack.callback(_end, up.process)
+        up.wait_until(lambda: up.out.count("receiver_started") == replicas)
+        return up
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        """Run a command; return what it printed, or the one sentence it complained with."""
+        with setting(_HERE):
+            run = invoke(*arguments, **self.variables)
+        assert run.code == code, run.err
+        if not code:
+            return run.out
+        assert not run.out
+        return run.assert_one_sentence(code)
+
+    def status(self) -> dict[str, Any]:
+        values: dict[str, Any] = json.loads(self.run("local", "status", "-o", "json"))
+        return values
+
+    def pods(self) -> dict[str, dict[str, Any]]:
+        return {pod["name"]: pod for pod in self.status()["pods"]}
+
+    def processes(self) -> list[int]:
+        status = self.status()
+        return [status["pid"], *(pod["pid"] for pod in status["pods"])]
+
+    def sent(self, message: str) -> set[str]:
+        """Send, and return the pods that were sent to."""
+        output = self.run("send", "-s", "headless-udp", "-p", str(self.port), "-m", message)
+        return set(re.findall(r"^sent message to (127\.\S+):\d+$", output, re.MULTILINE))
+
+    def having_logged(self, payload: str) -> set[str]:
+        events = [json.loads(text) for text in self.run("local", "logs", "-o", "json").splitlines()]
+        return {event["pod"] for event in events if event.get("payload") == payload}
+
+    def assert_nothing_is_left(self, processes: list[int]) -> None:
+        until_ended(processes)
+        assert not self.directory.exists()
+
+
+@contextlib.contextmanager
+def local_service() -> Iterator[Local]:
+    """Yield a `Local`; what it started is ended, whatever became of it."""
+    with contextlib.ExitStack() as stack:
+        # Not pytest's: the path of a Unix socket is short.
+        parent = Path(tempfile.mkdtemp(prefix="fanout-test-"))
+        stack.callback(shutil.rmtree, parent)
+        yield Local(parent / "state", stack)
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    """End a process; receivers end with their supervisor, and that with the process that it watches."""
+    with suppress(ProcessLookupError):
+        process.kill()
+    process.wait()
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
