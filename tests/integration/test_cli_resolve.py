@@ -10,13 +10,16 @@ import pytest
 
 from fanout.cli.resolve import _changes
 from fanout.discovery.answer import Refusal
+from fanout.discovery.dns import LIFETIME
 from fanout.model import Endpoint
 from fanout.refresher import Known
-from tests.support.cli import FANOUT, environment, fanout, running, strict_json
+from tests.support.cli import FANOUT, environment, invoke, running, strict_json
+from tests.support.limits import dns_lifetime, setting, variables
+from tests.support.waiting import PATIENCE
 
 
 def test_literals_need_no_dns() -> None:
-    run = fanout("resolve", "-s", "10.0.0.8:13000,10.0.0.7,[fd00::1]")
+    run = invoke("resolve", "-s", "10.0.0.8:13000,10.0.0.7,[fd00::1]")
     assert run == (
         0,
         "10.0.0.8:13000,10.0.0.7,[fd00::1]: 3 endpoints\n"
@@ -26,14 +29,13 @@ def test_literals_need_no_dns() -> None:
 
 
 def test_json() -> None:
-    assert fanout("resolve", "-s", "10.0.0.7", "-o", "json").json == {
+    assert invoke("resolve", "-s", "10.0.0.7", "-o", "json").json == {
         "service": "10.0.0.7", "name": "", "dns_ttl": None, "endpoints": ["10.0.0.7:12000"], "refused": [],
         "lookups": [],
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("output", ["text", "json"])
+@pytest.mark.parametrize(("number", "output"), [(signal.SIGINT, "text"), (signal.SIGTERM, "json")])
 def test_watch_prints_joins_until_it_is_told_to_stop(tmp_path: Path, number: signal.Signals, output: str) -> None:
     with running(tmp_path, "resolve", "-s", "10.0.0.7,10.0.0.8", "--watch", "-o", output) as watch:
         watch.wait_until(lambda: watch.out.count("\n") == 2)
@@ -51,7 +53,7 @@ def test_watch_prints_joins_until_it_is_told_to_stop(tmp_path: Path, number: sig
 
 def test_watch_says_that_dns_is_silent(tmp_path: Path, closed_port: int) -> None:
     arguments = ("resolve", "-s", "headless-udp", "--watch", "--nameserver", f"127.0.0.1:{closed_port}")
-    with running(tmp_path, *arguments) as watch:
+    with running(tmp_path, *arguments, stdin=None, **variables(dns_lifetime(0.1))) as watch:
         watch.wait_until(lambda: "\n" in watch.out)
         run = watch.stop()
     assert (run.code, run.err) == (0, "")
@@ -93,13 +95,13 @@ def test_the_changes_that_watch_shows() -> None:
 def test_watch_ends_when_nobody_reads() -> None:
     command = f"{shlex.join([*FANOUT, 'resolve', '-s', '10.0.0.7', '--watch'])} >/dev/full"
     done = subprocess.run(
-        command, shell=True, capture_output=True, text=True, env=environment(), timeout=10, check=False
+        command, shell=True, capture_output=True, text=True, env=environment(), timeout=PATIENCE, check=False
     )
     assert (done.returncode, done.stderr) == (1, "fanout: No space left on device\n")
 
 
 def test_errors_are_json_too() -> None:
-    run = fanout("resolve", "-s", "10.0.0.999", "-o", "json")
+    run = invoke("resolve", "-s", "10.0.0.999", "-o", "json")
     assert run.json["exit_code"] == run.code == 2
 
 
@@ -113,9 +115,11 @@ def test_errors_are_json_too() -> None:
     ],
 )
 def test_bad_input_is_one_sentence(arguments: list[str], code: int, part: str) -> None:
-    assert part in fanout("resolve", *arguments).assert_one_sentence(code)
+    assert part in invoke("resolve", *arguments).assert_one_sentence(code)
 
 
 def test_no_answer_is_exit_code_1(closed_port: int) -> None:
-    run = fanout("resolve", "-s", "headless-udp", "--nameserver", f"127.0.0.1:{closed_port}")
-    assert "no answer within 2 s" in run.assert_one_sentence(1)
+    assert LIFETIME == 2
+    with setting(dns_lifetime(0.1)):
+        run = invoke("resolve", "-s", "headless-udp", "--nameserver", f"127.0.0.1:{closed_port}")
+    assert "no answer within 0.1 s" in run.assert_one_sentence(1)
