@@ -84,8 +84,9 @@ class Knot:
     def publish(self, records: Records) -> None:
         """Change the zone, and return once the nameserver answers with it."""
         self.rewrite(records)
-        serial = f" {self._serial} "
-        self.wait_for(lambda answer: any(serial in rrset.to_text() for rrset in answer.answer), "the new zone")
+        self.wait_for(
+            lambda answer: any(soa.serial == self._serial for rrset in answer.answer for soa in rrset), "the new zone"
+        )
 
     def rewrite(self, records: Records) -> None:
         """Change the zone's file and ask for its reload: followed at once, or when a stopped knotd goes on."""
