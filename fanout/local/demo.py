@@ -17,7 +17,7 @@ import click
 
 from fanout.errors import SocketUnavailable
 from fanout.local import logs
-from fanout.local.launch import python_command
+from fanout.local.launch import interrupts_later, python_command
 from fanout.local.pods import free_address
 from fanout.local.state import LocalServiceError
 from fanout.model import DEFAULT_PORT
@@ -66,7 +66,8 @@ class _Stage:
         """Show a command, run it, and raise `LocalServiceError` where it fails."""
         command = shlex.join(["fanout", *arguments])
         click.secho(f"$ {command}", bold=True)
-        self._process = subprocess.Popen(python_command("fanout", *arguments), env=self._environment)
+        with interrupts_later():
+            self._process = subprocess.Popen(python_command("fanout", *arguments), env=self._environment)
         code = self._process.wait()
         if code:
             raise LocalServiceError(f"the demo ends here: `{command}` ended with exit code {code}")

@@ -6,6 +6,8 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fanout.local import state
@@ -25,14 +27,16 @@ def launch(settings: Settings) -> tuple[subprocess.Popen[bytes], LocalService]:
             f"the local headless Service needs Linux (this is {sys.platform}): "
             "only there the loopback interface has all of 127.0.0.0/8"
         )
-    process = subprocess.Popen(
-        python_command("fanout.local.supervisor", settings.to_json()),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert process.stdout is not None  # noqa: S101 - narrows the type
+    process: subprocess.Popen[bytes] | None = None
     try:
+        with interrupts_later():
+            process = subprocess.Popen(
+                python_command("fanout.local.supervisor", settings.to_json()),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
+        assert process.stdout is not None  # noqa: S101 - narrows the type
         with process.stdout as stream:
             line = stream.readline()
         outcome = json.loads(line) if line else {"error": "the supervisor ended before the pods were ready"}
@@ -40,11 +44,27 @@ def launch(settings: Settings) -> tuple[subprocess.Popen[bytes], LocalService]:
         if service is not None:
             return process, service
     except BaseException:
-        process.terminate()
-        process.wait()
+        if process is not None:
+            process.terminate()
+            process.wait()
         raise
     process.wait()
     raise LocalServiceError(outcome.get("error", "the local headless Service was ended as soon as it was ready"))
+
+
+@contextmanager
+def interrupts_later() -> Iterator[None]:
+    """Let signals that end a command come once this is left: in here it starts a process, which it must know to end."""
+    came: list[int] = []
+    caught = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if callable(signal.getsignal(number))]
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in caught}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for late in came:
+        signal.raise_signal(late)
 
 
 def python_command(module: str, *arguments: str) -> list[str]:
