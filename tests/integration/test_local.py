@@ -70,7 +70,7 @@ def test_a_receiver_that_dies_is_restarted_as_the_same_pod(local: Local) -> None
 
 
 def test_a_stopped_receiver_leaves_dns_while_it_drains(local: Local) -> None:
-    local.up(2, drain=3600)
+    local.up(2, drain=PATIENCE)
     pid = local.pods()[f"{POD}-1"]["pid"]
     os.kill(pid, signal.SIGTERM)
     until(lambda: local.sent("x") == {"127.0.0.11"}, "the other pod alone is sent to")

@@ -73,7 +73,6 @@ class Local:
 
     def in_the_foreground(self, replicas: int = 1) -> Running:
         """Do as `fanout local up`, as the leader of a session, until the logs of all pods are shown."""
-        self.variables.pop("FANOUT_PID")
         arguments = ("local", "up", "-r", str(replicas), "-p", str(self.port))
         up = Running(arguments, self.directory.parent, self.variables, None, start_new_session=True)
         self._stack.callback(_end, up.process)
