@@ -185,9 +185,11 @@ zone:
         """Start knotd on this port; return False where the port is taken."""
         self.port = port
         self._write_configuration(self._origin)
+        # A test run that is killed leaves nothing running.
+        ending = ["setpriv", "--pdeathsig", "KILL", "--"] if program("setpriv") else []
         with (self._folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, program("knotd") or "knotd", "--config", str(self._folder / "knot.conf")],
+                [*command, *ending, program("knotd") or "knotd", "--config", str(self._folder / "knot.conf")],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
