@@ -67,9 +67,14 @@ class Asker:
             self._used = self._resolver(lifetime=lifetime)
 
 
+def count_refreshing() -> int:
+    """How many senders ask, or wait to ask again."""
+    return sum(thread.name.startswith("fanout-refresh-") for thread in threading.enumerate())
+
+
 @contextlib.contextmanager
 def sending(service: Service, asker: Asker) -> Iterator[Sender]:
     """A sender, until its last question has been answered: its nameserver must live as long."""
     with Sender(service, resolver=asker) as sender:
         yield sender
-    until(lambda: not any(thread.name.startswith("fanout-") for thread in threading.enumerate()), "its thread ends")
+    until(lambda: not count_refreshing(), "its thread ends")
