@@ -86,7 +86,7 @@ def test_no_child_outlives_a_supervisor_that_was_killed(local: Local) -> None:
     local.up(2)
     supervisor, *receivers = local.processes()
     os.kill(supervisor, signal.SIGKILL)
-    until_ended(receivers)
+    until_ended([supervisor, *receivers])
     assert "no local headless Service is running" in local.run("local", "status", code=1)
     local.up(0)
     assert local.pods() == {}

@@ -30,12 +30,13 @@ _ELSEWHERE: Limits = {**_HERE, "fanout.local.pods:STOP_GRACE": PATIENCE}
 
 
 def lives(pid: int) -> bool:
-    """Whether a process runs; one that only waits to be reaped does not."""
+    """Whether a process, or a thread of it, runs; one that only waits to be reaped does not."""
+    process = Path(f"/proc/{pid}")
     try:
-        status = Path(f"/proc/{pid}/stat").read_text()
+        is_zombie = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return not is_zombie or len(list((process / "task").iterdir())) > 1
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def until_ended(processes: Iterable[int]) -> None:
