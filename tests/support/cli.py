@@ -150,8 +150,8 @@ class Running:
         return self._err.read_text()
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
-        """The log as strict JSON, of one event or of all."""
-        lines = [strict_json(line) for line in self.out.splitlines()]
+        """The log as strict JSON, of one event or of all; of a line that is being written nothing."""
+        lines = [strict_json(line) for line in self.out.splitlines(keepends=True) if line.endswith("\n")]
         return [line for line in lines if name in (None, line["event"])]
 
     def wait_until(self, condition: Callable[[], object]) -> None:

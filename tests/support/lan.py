@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import shutil
 import signal
@@ -24,19 +25,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from unittest import mock
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.cli import FANOUT, Running
+from fanout.net import interfaces
+from tests.support.cli import FANOUT, Run, Running, invoke
 from tests.support.namespace import Namespace, why_no_namespace
-from tests.support.needs import program, unavailable
+from tests.support.needs import require, unavailable
 from tests.support.waiting import PATIENCE, until
 
 SOURCE, EDGE, FIRST_POD = 10, 20, 11
 """The last number of their addresses; a second edge or source has the next one."""
 RECEIVE_BUFFER = 4 << 20
 MACVLAN_QUEUE = 10_000
+T = TypeVar("T")
 _CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -81,7 +85,7 @@ class Host(Namespace):
     def pod_ip6(self) -> str:
         return pod_address(self.number, ipv6=True)
 
-    def sysctl(self, name: str, value: int) -> None:
+    def sysctl(self, name: str, value: int | str) -> None:
         self.run("sh", "-c", f"echo {value} >/proc/sys/{name.replace('.', '/')}")
 
     def index(self, interface: str) -> int:
@@ -100,12 +104,24 @@ class Host(Namespace):
 
     def start(self, *command: str) -> Running:
         """Run a program that goes on; it is ended with the world at the latest."""
-        if program(command[0]) is None:
-            unavailable("tools", f"{command[0]} is missing")
+        require(command[0])
         folder = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir=self._folder))
         started = Running(command, folder, {}, None, program=self.command)
         self._started.append(started)
         return started
+
+    def invoke(self, *arguments: str) -> Run:
+        """Run `fanout` here to its end, in a thread of the test's process: what needs none of its own."""
+
+        def run() -> Run:
+            # The socket that interfaces are asked of by is of the network that it was made in.
+            with (
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking,
+                mock.patch.object(interfaces, "_asking", return_value=asking),
+            ):
+                return invoke(*arguments)
+
+        return self.call(run)
 
     def udp(self, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
         """Return a UDP socket of this host, to be used from here; it is closed with the world."""
@@ -118,6 +134,12 @@ class Host(Namespace):
         """Return a TCP socket of this host, to be used from here; it is closed with the world."""
         made = self._make(socket.AF_INET, socket.SOCK_STREAM)
         made.settimeout(PATIENCE)
+        self._sockets.append(made)
+        return made
+
+    def raw(self) -> socket.socket:
+        """Return a socket of this host that sends IPv4 packets as they are; it is closed with the world."""
+        made = self._make(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
         self._sockets.append(made)
         return made
 
@@ -175,16 +197,23 @@ class Host(Namespace):
         self.end_all()
         super().close()
 
-    def _make(self, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
-        def make() -> socket.socket:
+    def call(self, function: Callable[[], T]) -> T:
+        """Call a function in a thread that is in this host's network, as are the sockets that it makes."""
+
+        def call() -> T:
             with Path(f"/proc/{self.pid}/ns/net").open("rb") as network:
                 if _libc.setns(network.fileno(), _CLONE_NEWNET):
+                    if ctypes.get_errno() == errno.EPERM:
+                        unavailable("tools", "sockets in another network need root (setns)")
                     raise OSError(ctypes.get_errno(), "setns")
-            return socket.socket(family, kind)
+            return function()
 
-        # A socket is of the network that its thread is in at its birth; the thread ends at once.
+        # The thread ends at once: nothing else is to happen in that network.
         with ThreadPoolExecutor(1) as thread:
-            return thread.submit(make).result()
+            return thread.submit(call).result()
+
+    def _make(self, family: socket.AddressFamily, kind: socket.SocketKind, protocol: int = 0) -> socket.socket:
+        return self.call(lambda: socket.socket(family, kind, protocol))
 
 
 class Lan:

@@ -20,6 +20,8 @@ _PACKAGES = {
     "nc": "netcat-openbsd",
     "nft": "nftables",
     "nsenter": "util-linux",
+    "prlimit": "util-linux",
+    "stdbuf": "coreutils",
     "unshare": "util-linux",
 }
 """Debian's package of a program, where it has another name."""

@@ -1,9 +1,13 @@
-"""Films, music and pictures that media servers take, with tails of random bytes: no two are the same."""
+"""Films, music and pictures that media servers take, with tails of random bytes: no two are the same.
+
+A .wav is made here: media servers look no further than its head. The others are made by ffmpeg.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-from tests.support.needs import program, unavailable
+from tests.support.needs import require
 
 MIB = 1 << 20
 _SYNTHETIC = {
@@ -45,8 +49,12 @@ class Library:
     def add(self, name: str, *, tail: int = 16) -> Medium:
         """Make a file of the kind that its suffix says, with a tail of random bytes that no player reads."""
         path = self.folder / name
-        box = (tail + 8).to_bytes(4, "big") + b"free" if path.suffix == ".mp4" else b""
-        path.write_bytes(encode(path.suffix) + box + os.urandom(tail))
+        if path.suffix == ".wav":
+            head = _wav(tail)
+        else:
+            head = encode(path.suffix)
+            head += (tail + 8).to_bytes(4, "big") + b"free" if path.suffix == ".mp4" else b""
+        path.write_bytes(head + os.urandom(tail))
         return Medium(path)
 
     def __iter__(self) -> Iterator[Medium]:
@@ -61,8 +69,7 @@ class Library:
 @cache
 def encode(suffix: str) -> bytes:
     """Let ffmpeg make a film, a sound or a picture."""
-    if program("ffmpeg") is None:
-        unavailable("tools", "ffmpeg is missing (Debian, Ubuntu: apt install ffmpeg)")
+    require("ffmpeg")
     with tempfile.TemporaryDirectory(prefix="fanout-dlna-") as folder:
         path = Path(folder) / f"made{suffix}"
         made = subprocess.run(
@@ -70,6 +77,12 @@ def encode(suffix: str) -> bytes:
         )
         assert made.returncode == 0, made.stderr
         return path.read_bytes()
+
+
+def _wav(size: int) -> bytes:
+    """Return the head of music of so many bytes: two channels of 16 bits, 48 kHz."""
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 2, 48_000, 192_000, 4, 16)
+    return struct.pack("<4sI4s", b"RIFF", 36 + size, b"WAVE") + form + struct.pack("<4sI", b"data", size)
 
 
 def library(folder: Path) -> Library:

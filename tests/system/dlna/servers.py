@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 from tests.support.lan import Host
-from tests.support.needs import program, unavailable
+from tests.support.needs import require
 from tests.support.waiting import until
 from tests.system.dlna.media import Library
 
@@ -25,6 +25,7 @@ class Minidlna:
     def __init__(self, pod: Host, name: str, number: int, library: Library, folder: Path) -> None:
         self.pod, self.name, self.library = pod, name, library
         self.udn = f"uuid:{uuid(number)}"
+        require("minidlnad")
         self._folder = folder / f"minidlna-{pod.number}"
         self._folder.mkdir()
         (self._folder / "conf").write_text(f"""
@@ -69,8 +70,7 @@ class Gerbera:
     def __init__(self, pod: Host, name: str, number: int, library: Library, folder: Path) -> None:
         self.pod, self.name, self.library = pod, name, library
         self.udn = f"uuid:{uuid(number)}"
-        if program("gerbera") is None:
-            unavailable("tools", "gerbera is missing (Debian, Ubuntu: apt install gerbera)")
+        require("gerbera")
         home = folder / f"gerbera-{pod.number}"
         home.mkdir()
         (home / "config.xml").write_text(f"""<?xml version="1.0" encoding="UTF-8"?>

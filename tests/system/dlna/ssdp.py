@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from tests.support.lan import RECEIVE_BUFFER, Host
+from tests.support.waiting import PATIENCE, until
 
 GROUP, PORT = "239.255.255.250", 1900
 ALL, ROOT_DEVICE = "ssdp:all", "upnp:rootdevice"
 MEDIA_SERVER = "urn:schemas-upnp-org:device:MediaServer:1"
 CONTENT_DIRECTORY = "urn:schemas-upnp-org:service:ContentDirectory:1"
 EVERYBODY = (GROUP, PORT)
+_AGAIN = 1.0
+"""Seconds after which a search is sent again: UDP loses, and who is to answer may not be there yet."""
 
 
 class Heard(NamedTuple):
@@ -24,8 +27,6 @@ class Heard(NamedTuple):
     first_line: str
     headers: dict[str, str]
     source: tuple[str, int]
-    at: float
-    """When it was read (time.monotonic)."""
 
     @property
     def location(self) -> str:
@@ -60,7 +61,7 @@ def read(datagram: bytes, source: tuple[str, int]) -> Heard:
     first_line, *lines = datagram.decode().split("\r\n")
     assert lines[-2:] == ["", ""], datagram
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[:-2])}
-    return Heard(first_line, headers, source, time.monotonic())
+    return Heard(first_line, headers, source)
 
 
 def client(host: Host, address: str | None = None) -> socket.socket:
@@ -71,38 +72,40 @@ def client(host: Host, address: str | None = None) -> socket.socket:
     return made
 
 
-def answers(
-    asking: socket.socket, is_enough: Callable[[list[Heard]], object] = lambda heard: False, seconds: float = 2.0
-) -> list[Heard]:
-    """Return what comes until it is enough, or the seconds are over."""
-    heard: list[Heard] = []
-    deadline = time.monotonic() + seconds
-    while not is_enough(heard) and (left := deadline - time.monotonic()) > 0:
-        asking.settimeout(left)
-        try:
-            datagram, source = asking.recvfrom(65_535)
-        except TimeoutError:
-            break
-        heard.append(read(datagram, source))
-    return heard
+def answers(asking: socket.socket, count: int) -> list[Heard]:
+    """Return the next answers that come, so many."""
+    return [read(*asking.recvfrom(65_535)) for _ in range(count)]
+
+
+def have_come(asking: socket.socket) -> list[Heard]:
+    """Return the answers that have come by now, and were not read yet."""
+    return [read(*each) for each in _by_now(asking)]
 
 
 def find(
     host: Host,
     target: str = ROOT_DEVICE,
     *,
-    udns: Iterable[str] = (),
+    udns: Iterable[str],
     destination: tuple[str, int] = EVERYBODY,
-    seconds: float = 3.0,
     mx: int | None = 1,
 ) -> dict[str, Heard]:
-    """Search once; return the first answer of each device, as soon as all that are wanted have answered."""
+    """Search until all these devices have answered; return the first answer of each that has, others too."""
     wanted = set(udns)
-    asking = client(host)
-    asking.sendto(search(target, mx), destination)
-    found = answers(asking, lambda heard: wanted and wanted <= {each.udn for each in heard}, seconds)
-    asking.close()
-    return {each.udn: each for each in reversed(found)}
+    found: dict[str, Heard] = {}
+
+    def have_answered() -> bool:
+        asking.sendto(search(target, mx), destination)
+        with contextlib.suppress(TimeoutError):
+            while not wanted <= found.keys():
+                heard = read(*asking.recvfrom(65_535))
+                found.setdefault(heard.udn, heard)
+        return wanted <= found.keys()
+
+    with contextlib.closing(client(host)) as asking:
+        asking.settimeout(_AGAIN)
+        until(have_answered, lambda: f"{wanted} answer a search for {target}: {sorted(found)} do")
+    return found
 
 
 @dataclass
@@ -121,35 +124,46 @@ class Ear:
         self.heard: list[Heard] = []
         """All announcements by now."""
 
-    def wait_for(self, nts: str, udn: str, seconds: float = 10.0, *, nt: str = ROOT_DEVICE) -> Heard:
+    def wait_for(self, nts: str, udn: str, *, nt: str = ROOT_DEVICE) -> Heard:
         """Return the first announcement of that kind that has not been waited for."""
-        return self.wait_until(lambda each: (each.nts, each.udn, each.headers["nt"]) == (nts, udn, nt), seconds)
+        return self.wait_until(lambda each: (each.nts, each.udn, each.headers["nt"]) == (nts, udn, nt))
 
-    def wait_until(self, is_wanted: Callable[[Heard], bool], seconds: float = 10.0) -> Heard:
+    def wait_until(self, is_wanted: Callable[[Heard], bool]) -> Heard:
         """Return the first announcement that is wanted, and comes after those that were waited for."""
-        deadline = time.monotonic() + seconds
-        while True:
-            left = deadline - time.monotonic()
-            assert left > 0, f"not heard within {seconds:g} s, but: {[(each.nts, each.usn) for each in self.heard]}"
-            self._socket.settimeout(left)
-            try:
-                datagram, source = self._socket.recvfrom(65_535)
-            except TimeoutError:
-                continue
-            if not datagram.startswith(b"NOTIFY"):
-                continue
-            self.heard.append(read(datagram, source))
-            if is_wanted(self.heard[-1]):
-                return self.heard[-1]
+        found = self.hear(is_wanted, PATIENCE)
+        assert found, f"not heard within {PATIENCE:g} s, but: {[(each.nts, each.usn) for each in self.heard]}"
+        return found
+
+    def hear(self, is_wanted: Callable[[Heard], bool], patience: float) -> Heard | None:
+        """Return the next announcement that is wanted; None where nothing comes for so many seconds."""
+        self._socket.settimeout(patience)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                if self._take(*self._socket.recvfrom(65_535)) and is_wanted(self.heard[-1]):
+                    return self.heard[-1]
+        return None
 
     def drain(self) -> list[Heard]:
         """Return what has come and was not read yet."""
         before = len(self.heard)
-        self._socket.setblocking(False)
+        for datagram, source in _by_now(self._socket):
+            self._take(datagram, source)
+        return self.heard[before:]
+
+    def _take(self, datagram: bytes, source: tuple[str, int]) -> bool:
+        """Take note of it if it is an announcement."""
+        is_one = datagram.startswith(b"NOTIFY")
+        if is_one:
+            self.heard.append(read(datagram, source))
+        return is_one
+
+
+def _by_now(opened: socket.socket) -> list[tuple[bytes, tuple[str, int]]]:
+    found = []
+    patience = opened.gettimeout()
+    opened.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
         while True:
-            try:
-                datagram, source = self._socket.recvfrom(65_535)
-            except BlockingIOError:
-                return self.heard[before:]
-            if datagram.startswith(b"NOTIFY"):
-                self.heard.append(read(datagram, source))
+            found.append(opened.recvfrom(65_535))
+    opened.settimeout(patience)
+    return found

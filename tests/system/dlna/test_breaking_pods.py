@@ -10,12 +10,12 @@ from http.client import IncompleteRead
 
 import pytest
 
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.system.dlna import web
 from tests.system.dlna.liar import Handler, say
 from tests.system.dlna.media import MIB
-from tests.system.dlna.servers import Minidlna
 from tests.system.dlna.street import LIAR, Street
+from tests.system.dlna.world import since
 
 
 def test_a_client_that_vanishes_in_the_middle_of_a_film(street: Street) -> None:
@@ -33,9 +33,10 @@ def test_a_client_that_vanishes_in_the_middle_of_a_film(street: Street) -> None:
             broken.set()
 
     liar = street.lie(1, LIAR, pages={"/film.mp4": film})
-    relay = street.start(LIAR)
+    relay = street.relay(LIAR)
     url = street.location_of(LIAR).replace("description.xml", "film.mp4")
-    files = relay.open_files
+    until(lambda: relay.count("fanout_ssdp_sessions") == 0, "no search is under way")
+    files, failures = relay.open_files, relay.http_failures()
     for _ in range(3):
         broken.clear()
         with web.opened(street.home.source, url) as (client, response):
@@ -43,10 +44,10 @@ def test_a_client_that_vanishes_in_the_middle_of_a_film(street: Street) -> None:
             assert relay.count("fanout_ssdp_http_connections") >= 1
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset, not an end
             response.close()
-        assert broken.wait(5), "the pod needs not go on"
+        until(broken.is_set, "the pod needs not go on")
     until(lambda: relay.count("fanout_ssdp_http_connections") == 0, "no connection is left")
     until(lambda: relay.open_files <= files, "no file is left open")
-    assert relay.http_failures()["client_gone"] == 3
+    assert since(failures, relay.http_failures()) == {"client_gone": 3}
     assert liar.requests.count("GET /film.mp4") == 3
     street.assert_rest_goes_on(relay)
 
@@ -65,7 +66,7 @@ def test_a_client_that_reads_no_more_holds_up_nobody(street: Street) -> None:
             sent.append(MIB)
 
     street.lie(1, LIAR, pages={"/film.mp4": film})
-    relay = street.start(LIAR)
+    relay = street.relay(LIAR)
     before = relay.resident
     with web.opened(street.home.source, street.location_of(LIAR).replace("description.xml", "film.mp4")) as (
         _,
@@ -82,11 +83,11 @@ def test_a_pod_that_does_not_answer(street: Street) -> None:
     answer = threading.Event()
 
     def late(handler: Handler) -> None:
-        answer.wait(30)
+        answer.wait(PATIENCE)
         say(handler, b"at last")
 
     liar = street.lie(1, LIAR, pages={"/slow": late})
-    relay = street.start(LIAR)
+    relay = street.relay(LIAR)
     slow = street.location_of(LIAR).replace("description.xml", "slow")
     asking = [web.connect(street.home.source, slow) for _ in range(10)]
     for each in asking:
@@ -130,7 +131,8 @@ def test_a_pod_that_breaks_off_in_a_body_breaks_off_at_the_client(street: Street
     pages = {"/film": half, "/film-large": half, "/document": half}
     others = {"/chunks": chunks, "/garbage": garbage, "/silence": silence}
     street.lie(1, LIAR, pages={**pages, **others})
-    relay = street.start(LIAR)
+    relay = street.relay(LIAR)
+    failures = relay.http_failures()
     origin = street.location_of(LIAR).removesuffix("/description.xml")
     for path in ("/film", "/film-large", "/chunks"):
         with web.opened(street.home.source, origin + path) as (_, response):
@@ -139,16 +141,14 @@ def test_a_pod_that_breaks_off_in_a_body_breaks_off_at_the_client(street: Street
                 response.read()
     for path in ("/document", "/garbage", "/silence"):
         assert web.fetch(street.home.source, origin + path).status == 502
-    assert relay.http_failures()["pod_broke"] == 6
+    assert since(failures, relay.http_failures()) == {"pod_broke": 6}
     street.assert_rest_goes_on(relay)
 
 
 def test_a_pod_that_restarts_while_its_film_is_watched(street: Street) -> None:
     """The player's connection ends, and the same URL has the rest."""
-    relay = street.start()
+    relay = street.relay()
     server = street.honest
-    assert isinstance(server, Minidlna)
-    (film,) = server.library
     url = street.location_of(server.udn).removesuffix("/rootDesc.xml") + street.film_path
     got = bytearray()
     with web.opened(street.home.source, url) as (client, response):
@@ -158,11 +158,11 @@ def test_a_pod_that_restarts_while_its_film_is_watched(street: Street) -> None:
         with suppress(ConnectionResetError):
             while more := response.read1(65_536):
                 got += more
-    assert len(got) < len(film.bytes), "it was broken off"
+    assert len(got) < len(street.film.bytes), "it was broken off"
     assert web.fetch(street.home.source, url).status in (502, 503)
     server.start()
     rest = web.fetch(street.home.source, url, headers={"Range": f"bytes={len(got)}-"})
     assert rest.status == 206
-    assert hashlib.sha256(bytes(got) + rest.body).hexdigest() == film.sha256
+    assert hashlib.sha256(bytes(got) + rest.body).hexdigest() == street.film.sha256
     assert street.location_of(server.udn).partition("/rootDesc")[0] in url
     street.assert_rest_goes_on(relay)

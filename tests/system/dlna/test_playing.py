@@ -5,23 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
+import socket
 import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
+from tests.support.cli import Run
+from tests.support.lan import receive, waiting
 from tests.support.waiting import until
 from tests.system.dlna import ssdp, web
 from tests.system.dlna.media import MIB
 from tests.system.dlna.servers import MINIDLNA_PORT
-from tests.system.dlna.world import FIRST_PORT, LAST_PORT, POD_NETWORK, Home, SsdpRelay, home, search_command
+from tests.system.dlna.world import FIRST_PORT, LAST_PORT, POD_NETWORK, Home, SsdpRelay, home
 
 CINEMA, GALLERY, JUKEBOX = "Cinema", "Gallery & Söhne", "Jukebox"
-CLIENTS, SOCKETS, ROUNDS = 10, 10, 10
-"""A control point searches from a new port each time: ten at once, ten times, make a hundred searches of a client."""
+CLIENTS, SOCKETS, ROUNDS = 10, 5, 4
+"""A control point searches from a new port each time: five at once, four times, make twenty searches of a client."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def played() -> Iterator[Home]:
     with home(3) as made:
         cinema, gallery, jukebox = made.world.pods
         films, pictures, music = map(made.library, ("films", "pictures", "music"))
-        films.add("long film.mp4", tail=20 * MIB)
+        films.add("long film.mp4", tail=4 * MIB)
         films.add("short.mp4")
         films.add("poster.jpg")
         pictures.add("holiday.jpg")
@@ -50,7 +53,7 @@ def played() -> Iterator[Home]:
 def relay(played: Home) -> Iterator[SsdpRelay]:
     """The relay, once it knows the devices of all pods; what real programs do is nothing that it complains about."""
     started = played.relay()
-    until(lambda: set(ssdp.find(played.source, udns=played.udns, seconds=1)) == played.udns, "all devices are found")
+    assert set(ssdp.find(played.source, udns=played.udns)) == played.udns
     yield started
     assert set(started.drops()) <= {"no_mx"}
     assert set(started.http_failures()) <= {"client_gone"}, "ffprobe reads no more than it needs"
@@ -69,6 +72,18 @@ def locations(home: Home) -> dict[str, str]:
     return {name: found[server.udn].location for name, server in home.servers.items()}
 
 
+def run_until(home: Home, is_enough: Callable[[Run], object], *command: str) -> Run:
+    """Run a program on the LAN, again where its own patience was not enough; return what it has printed."""
+    done: list[Run] = []
+
+    def run() -> bool:
+        done.append(home.run_on_lan(*command))
+        return bool(is_enough(done[-1]))
+
+    until(run, lambda: done[-1])
+    return done[-1]
+
+
 def test_the_lan_reaches_no_pod_and_the_pod_network_carries_no_multicast(played: Home) -> None:
     """Without this, what follows would prove nothing."""
     for server in played.servers.values():
@@ -79,25 +94,38 @@ def test_the_lan_reaches_no_pod_and_the_pod_network_carries_no_multicast(played:
             from_edge.connect((origin.hostname, origin.port))
         with played.source.tcp() as from_lan, pytest.raises(OSError, match="unreachable"):
             from_lan.connect((origin.hostname, origin.port))
-    asking = ssdp.client(played.edge, played.edge.pod_ip)
-    asking.sendto(ssdp.search(ssdp.ALL), ssdp.EVERYBODY)
-    assert ssdp.answers(asking, seconds=1.2) == []
+    asking = played.edge.listen(played.edge.pod_ip, 0)
+    pods = []
+    for pod in played.world.pods:
+        listening = pod.listen("0.0.0.0", 5998)
+        membership = socket.inet_aton(ssdp.GROUP) + socket.inet_aton(pod.pod_ip)
+        listening.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+        pods.append((pod.pod_ip, listening))
+    asking.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(played.edge.pod_ip))
+    asking.sendto(b"to all", (ssdp.GROUP, 5998))
+    for address, listening in pods:
+        asking.sendto(b"to one", (address, 5998))
+        assert receive(listening, 1) == [b"to one"]
+        assert waiting(listening) == []
 
 
 def test_gssdp_discover_finds_all(played: Home, relay: SsdpRelay) -> None:
-    run = played.run_on_lan("gssdp-discover", "-i", "eth0", "--timeout=3", "--target=upnp:rootdevice")
-    assert run.code == 0
+    run = played.source.start("stdbuf", "-oL", "gssdp-discover", "-i", "eth0", "--target=upnp:rootdevice")
+    expected = {f"{udn}::upnp:rootdevice" for udn in played.udns}
+    run.wait_until(lambda: set(re.findall(r"USN: +(\S+)\n.*Location: +\S+\n", run.out)) == expected)
+    run.stop()
     assert POD_NETWORK not in run.out
-    usns = set(re.findall(r"USN: +(\S+)", run.out))
-    assert usns == {f"{udn}::upnp:rootdevice" for udn in played.udns}
-    found = re.findall(r"Location: +(\S+)", run.out)
+    found = re.findall(r"Location: +(\S+)\n", run.out)
     assert len(set(found)) == 3
     assert all(is_on_edge(played, location) for location in found)
 
 
 def test_nmap_finds_the_devices_by_the_address_of_the_edge(played: Home, relay: SsdpRelay) -> None:
     """Its script shows the answer that came first, of however many."""
-    run = played.run_on_lan(
+    run = run_until(
+        played,
+        # It has read the description.
+        lambda run: re.search(r"^\|.*Name: (Cinema|Gallery|Jukebox)", run.out, re.MULTILINE),
         *("nmap", "-n", "-Pn", "-sU", "-p1900", "-v", "--script", "upnp-info"),
         *("--script-args", "upnp-info.override=false", played.edge.lan),
     )
@@ -106,21 +134,30 @@ def test_nmap_finds_the_devices_by_the_address_of_the_edge(played: Home, relay: 
     shown = re.findall(r"^\|.*Location: (\S+)$", run.out, re.MULTILINE)
     assert shown
     assert all(is_on_edge(played, location) for location in shown)
-    assert re.search(r"^\|.*Name: (Cinema|Gallery|Jukebox)", run.out, re.MULTILINE), "it has read the description"
 
 
 def test_nmap_finds_the_devices_by_the_group(played: Home, relay: SsdpRelay) -> None:
-    run = played.run_on_lan("nmap", "-n", "-e", "eth0", "--script", "broadcast-upnp-info")
+    located = re.compile(r"^\|.*Location: (\S+)$", re.MULTILINE)
+    run = run_until(
+        played,
+        lambda run: located.search(run.out),
+        *("nmap", "-n", "-e", "eth0", "--script", "broadcast-upnp-info"),
+    )
     assert POD_NETWORK not in run.out
-    shown = re.findall(r"^\|.*Location: (\S+)$", run.out, re.MULTILINE)
-    assert shown
-    assert all(is_on_edge(played, location) for location in shown)
+    assert all(is_on_edge(played, location) for location in located.findall(run.out))
+
+
+@pytest.fixture(scope="module")
+def films(played: Home, relay: SsdpRelay) -> dict[str, dict[str, Any]]:
+    """What a control point got of each media server."""
+    return {name: played.play(location) for name, location in locations(played).items()}
 
 
 @pytest.mark.parametrize("name", [CINEMA, GALLERY, JUKEBOX])
-def test_a_control_point_browses_and_plays_all_that_there_is(played: Home, relay: SsdpRelay, name: str) -> None:
-    server = played.servers[name]
-    found = played.control_point("play", locations(played)[name])
+def test_a_control_point_browses_and_plays_all_that_there_is(
+    played: Home, films: dict[str, dict[str, Any]], name: str
+) -> None:
+    server, found = played.servers[name], films[name]
     assert (found["udn"], found["name"]) == (server.udn, name)
     by_digest = {resource["sha256"]: resource for resource in found["resources"]}
     for medium in server.library:
@@ -140,10 +177,9 @@ def test_each_device_is_its_own_and_has_nothing_of_the_others(played: Home, rela
 
 
 @pytest.fixture(scope="module")
-def film(played: Home, relay: SsdpRelay) -> tuple[str, bytes]:
+def film(played: Home, films: dict[str, dict[str, Any]]) -> tuple[str, bytes]:
     """The URL of the long film, and what it is."""
-    found = played.control_point("play", locations(played)[CINEMA])
-    (url,) = {each["url"] for each in found["resources"] if each["title"] == "long film"}
+    (url,) = {each["url"] for each in films[CINEMA]["resources"] if each["title"] == "long film"}
     return url, (played.servers[CINEMA].library.folder / "long film.mp4").read_bytes()
 
 
@@ -162,8 +198,8 @@ def test_many_players_at_once(played: Home, relay: SsdpRelay, film: tuple[str, b
         ("GET", {"Range": "bytes=0-0"}),
         ("GET", {"Range": "bytes=0-1"}),
         ("GET", {"Range": "bytes=-500"}),
-        ("GET", {"Range": "bytes=20981000-"}),
-        ("GET", {"Range": "bytes=1000000-20000000"}),
+        ("GET", {"Range": "bytes=4194000-"}),
+        ("GET", {"Range": "bytes=1000000-4000000"}),
         ("GET", {"Range": "bytes=99999999-"}),
         ("GET", {"Range": "bytes=5-2"}),
         ("GET", {"Range": "bytes=0-99", "getcontentFeatures.dlna.org": "1", "transferMode.dlna.org": "Streaming"}),
@@ -217,11 +253,16 @@ def test_ffprobe_plays_a_video(played: Home, relay: SsdpRelay, film: tuple[str, 
 
 
 def test_the_search_command_lists_all_with_their_names(played: Home, relay: SsdpRelay) -> None:
-    found = search_command(played.source, "--interface", "eth0", "--timeout", "2", "--st", ssdp.MEDIA_SERVER)
-    assert {each["friendly_name"] for each in found} == {CINEMA, GALLERY, JUKEBOX}
-    assert {each["udn"]: each["location"] for each in found} == {
-        server.udn: locations(played)[name] for name, server in played.servers.items()
-    }
+    expected = {name: (played.servers[name].udn, location) for name, location in locations(played).items()}
+
+    def search() -> bool:
+        run = played.source.invoke(
+            *("ssdp", "search", "--interface", "eth0", "--timeout", "1", "--st", ssdp.MEDIA_SERVER, "-o", "json")
+        )
+        found = {each["friendly_name"]: (each["udn"], each["location"]) for each in run.json["devices"]}
+        return run.code == 0 and found == expected
+
+    until(search, f"it lists {expected}")
 
 
 def test_a_device_is_found_by_each_of_its_names(played: Home, relay: SsdpRelay) -> None:
@@ -241,16 +282,17 @@ def test_a_device_is_found_by_each_of_its_names(played: Home, relay: SsdpRelay) 
 
 
 def test_nobody_answers_for_what_is_not_there(played: Home, relay: SsdpRelay) -> None:
+    before = relay.count("fanout_ssdp_searches_total")
     asking = ssdp.client(played.source)
     for target in ("urn:schemas-upnp-org:device:MediaRenderer:1", "uuid:none", "upnp:nothing"):
         asking.sendto(ssdp.search(target), ssdp.EVERYBODY)
-    assert ssdp.answers(asking, seconds=1.5) == []
+    until(lambda: relay.count("fanout_ssdp_searches_total") >= before + 3, "they have come")
+    until(lambda: relay.count("fanout_ssdp_sessions") == 0, "nobody is answered any more")
+    assert ssdp.have_come(asking) == []
 
 
-def test_ten_clients_that_search_at_once_get_their_own_answers_alone(
-    played: Home, relay: SsdpRelay, figures: Callable[[str], None]
-) -> None:
-    """Each has targets of its own, a hundred times each, so that an answer for another would be told by its ST."""
+def test_ten_clients_that_search_at_once_get_their_own_answers_alone(played: Home, relay: SsdpRelay) -> None:
+    """Each has targets of its own, twenty times each, so that an answer for another would be told by its ST."""
     targets = [
         *(server.udn for server in played.servers.values()),
         ssdp.MEDIA_SERVER,
@@ -259,40 +301,38 @@ def test_ten_clients_that_search_at_once_get_their_own_answers_alone(
         "urn:schemas-upnp-org:service:ConnectionManager:1",
     ]
     before = relay.count("fanout_ssdp_searches_total")
+    clients = [[ssdp.client(played.world.sources[number % 3]) for _ in range(SOCKETS)] for number in range(CLIENTS)]
 
-    def search(number: int) -> None:
-        asking = [ssdp.client(played.world.sources[number % 3]) for _ in range(SOCKETS)]
+    def search(number: int) -> list[ssdp.Heard]:
+        """Search, and return as many answers as there are to be."""
         target = targets[number % len(targets)]
         destination = (played.edge.lan, ssdp.PORT) if number % 2 else ssdp.EVERYBODY
-        expected = 1 if target in played.udns else len(played.udns)
-        got: Counter[tuple[str, str, tuple[str, int]]] = Counter()
+        heard = []
         for _ in range(ROUNDS):
-            for each in asking:
+            for each in clients[number]:
                 each.sendto(ssdp.search(target, 1), destination)
-            for each in asking:
-                heard = ssdp.answers(each, lambda heard: len(heard) >= expected, 5)
-                assert len(heard) == expected
-                got.update((each.target, each.udn, each.source) for each in heard)
-        for each in asking:
-            got.update((each.target, each.udn, each.source) for each in ssdp.answers(each, seconds=0.02))
-        wanted = {target} if target in played.udns else played.udns
-        assert got == {(target, udn, (played.edge.lan, ssdp.PORT)): SOCKETS * ROUNDS for udn in wanted}
+            for each in clients[number]:
+                heard += ssdp.answers(each, 1 if target in played.udns else len(played.udns))
+        return heard
 
-    began = time.monotonic()
     with ThreadPoolExecutor(CLIENTS) as threads:
-        list(threads.map(search, range(CLIENTS)))
-    seconds = time.monotonic() - began
-    searches = CLIENTS * SOCKETS * ROUNDS
-    figures(f"{searches} searches by {CLIENTS} clients in {seconds:.1f} s, all answered")
-    assert relay.count("fanout_ssdp_searches_total") == before + searches
-    until(lambda: relay.count("fanout_ssdp_sessions") == 0, "all sessions are over")
+        answers = list(threads.map(search, range(CLIENTS)))
+    until(lambda: relay.count("fanout_ssdp_sessions") == 0, "nobody is answered any more")
+    for number, heard in enumerate(answers):
+        target = targets[number % len(targets)]
+        for each in clients[number]:
+            heard += ssdp.have_come(each)
+        wanted = {target} if target in played.udns else played.udns
+        assert Counter((each.target, each.udn, each.source) for each in heard) == {
+            (target, udn, (played.edge.lan, ssdp.PORT)): SOCKETS * ROUNDS for udn in wanted
+        }
+    assert relay.count("fanout_ssdp_searches_total") == before + CLIENTS * SOCKETS * ROUNDS
 
 
 def test_events_reach_the_subscriber(played: Home, relay: SsdpRelay) -> None:
     """By gerbera's: Debian's minidlnad 1.3.0 connects to its subscribers, and then says nothing to them."""
-    found = played.control_point("follow", locations(played)[JUKEBOX], played.source.lan)
+    found = played.follow(locations(played)[JUKEBOX])
     assert "SystemUpdateID" in found["changes"]
-    assert found["seconds"] < 5
     assert found["renewed"] == found["sid"]
     assert 0 < found["renewed_timeout"] <= found["timeout"]
     assert found["after_unsubscription"] == 412

@@ -6,21 +6,22 @@ the relay.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import json
 import os
-import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.cli import FANOUT, Run, Running, strict_json
+from tests.support.cli import FANOUT, Run, Running
 from tests.support.knot import Knot, a_records
 from tests.support.lan import Host, Lan, Relay, lan
-from tests.support.needs import program, unavailable
+from tests.support.needs import require
+from tests.support.waiting import PATIENCE
 from tests.system.dlna.media import Library, library
 from tests.system.dlna.servers import Gerbera, Minidlna, end_processes
 
@@ -29,8 +30,6 @@ DNS_TTL = 1
 FIRST_PORT, LAST_PORT = 28_200, 28_231
 POD_NETWORK = "10.60."
 """What every pod's address begins with, and nothing that the LAN may hear of."""
-_CONTROL_POINT = str(Path(__file__).with_name("control_point.py"))
-_WORDS = {"gssdp-discover": "gssdp-tools", "nmap": "nmap", "ffprobe": "ffmpeg", "minidlnad": "minidlna"}
 
 
 class Home:
@@ -42,6 +41,8 @@ class Home:
         """By name."""
         self.knot: Knot | None = None
         self._killed: set[Host] = set()
+        self._relay: SsdpRelay | None = None
+        self._goes_on = False
         world.edge.sysctl("net.ipv4.conf.all.rp_filter", 0)
         world.edge.sysctl("net.ipv4.conf.eth1.rp_filter", 0)
         for pod in world.pods:
@@ -79,13 +80,18 @@ class Home:
         pod.close()
         self._killed.add(pod)
 
+    def end_server(self, name: str) -> None:
+        """End a media server; its pod stays, where it was not killed."""
+        pod = self.servers.pop(name).pod
+        if pod not in self._killed:
+            end_processes(pod)
+
     def library(self, name: str) -> Library:
         """Make a folder for media."""
         return library(self.folder / name)
 
     def minidlna(self, pod: Host, name: str, media: Library, number: int | None = None) -> Minidlna:
         """Start a minidlnad; the number is its identity's (UDN)."""
-        require("minidlnad")
         made = Minidlna(pod, name, number or pod.number, media, self.folder)
         self.servers[name] = made
         return made
@@ -97,8 +103,7 @@ class Home:
 
     def serve_names(self, *pods: Host) -> None:
         """Start a nameserver that names these pods."""
-        if program("knotd") is None:
-            unavailable("nameserver", "knotd is missing (Debian, Ubuntu: apt install knot)")
+        require("knotd", needed="nameserver")
         records = a_records([pod.pod_ip for pod in pods], DNS_TTL)
         self.knot = self._stack.enter_context(Knot({NAME: records}, command=self.edge.command))
 
@@ -107,24 +112,46 @@ class Home:
         assert self.knot is not None
         self.knot.rewrite({NAME: a_records([pod.pod_ip for pod in pods], DNS_TTL)})
 
-    def relay(self, *arguments: str, within: Sequence[str] = ()) -> SsdpRelay:
-        """Start the relay, on the nameserver's pods or on all."""
-        service = ("-s", NAME, "--nameserver", self.knot.nameserver) if self.knot else ("-s", self.world.service())
-        return SsdpRelay(self.edge, *service, "--interface", "eth1", *arguments, within=within)
+    def relay(self, *arguments: str, service: str | None = None, within: Sequence[str] = ()) -> SsdpRelay:
+        """Start a relay in the place of the one that runs; on these pods, the nameserver's, or all."""
+        self.end_relay()
+        named = [] if service is not None or self.knot is None else ["--nameserver", self.knot.nameserver]
+        name = service or (NAME if named else self.world.service())
+        self._relay = SsdpRelay(self.edge, "-s", name, *named, "--interface", "eth1", *arguments, within=within)
+        self._goes_on = False
+        return self._relay
 
-    def control_point(self, *arguments: str, host: Host | None = None) -> dict[str, Any]:
-        """Run a control point on the LAN to its end."""
-        done = self.run_on_lan(sys.executable, _CONTROL_POINT, *arguments, host=host)
-        assert done.code == 0, done.err
-        found: dict[str, Any] = json.loads(done.out)
-        return found
+    def relay_that_goes_on(self) -> SsdpRelay:
+        """Return the relay that goes on from test to test; start it where none does."""
+        if self._relay is None or not self._goes_on or self._relay.run.process.poll() is not None:
+            self.relay()
+            self._goes_on = True
+        assert self._relay is not None
+        return self._relay
 
-    def run_on_lan(self, *command: str, host: Host | None = None) -> Run:
+    def end_relay(self, *, goes_on: bool = True) -> None:
+        """End the relay that runs, or only one that was not to go on."""
+        if self._relay is not None and (goes_on or not self._goes_on):
+            self._relay.end()
+            self._relay = None
+
+    def play(self, location: str, host: Host | None = None) -> dict[str, Any]:
+        """Let a control point on the LAN browse a media server, and download all that it has."""
+        from tests.system.dlna import control_point  # it takes long to import
+
+        return (host or self.source).call(lambda: asyncio.run(control_point.play(location)))
+
+    def follow(self, location: str) -> dict[str, Any]:
+        """Let a control point on the LAN subscribe to a media server."""
+        from tests.system.dlna import control_point
+
+        return self.source.call(lambda: asyncio.run(control_point.follow(location, self.source.lan)))
+
+    def run_on_lan(self, *command: str) -> Run:
         """Run a program in a host on the LAN to its end."""
-        require(command[0])
-        run = (host or self.source).start(*command)
+        run = self.source.start(*command)
         try:
-            return Run(run.process.wait(timeout=60), run.out, run.err)
+            return Run(run.process.wait(timeout=PATIENCE), run.out, run.err)
         finally:
             if run.process.poll() is None:
                 run.process.kill()
@@ -149,6 +176,12 @@ class SsdpRelay(Relay):
         self.host = host
         self.run: Running = host.start(*within, *FANOUT, "relay", "ssdp", "--log-format", "json", *arguments)
         self.wait_for("ssdp_listening")
+
+    def end(self) -> None:
+        """End it at once, where it has not ended."""
+        if self.run.process.poll() is None:
+            self.run.process.kill()
+            self.run.process.wait()
 
     def wait_for(self, event: str, count: int = 1) -> list[dict[str, Any]]:
         """Return the events of that name, once there are so many."""
@@ -190,6 +223,11 @@ class SsdpRelay(Relay):
         }
 
 
+def since(before: dict[str, int], now: dict[str, int]) -> dict[str, int]:
+    """Return what was counted since then, where something was."""
+    return dict(+(Counter(now) - Counter(before)))
+
+
 @contextlib.contextmanager
 def home(pods: int, *, pod_multicast: bool = False) -> Iterator[Home]:
     """Yield the world, with so many pods in which nothing runs yet."""
@@ -199,17 +237,3 @@ def home(pods: int, *, pod_multicast: bool = False) -> Iterator[Home]:
         made = Home(world, folder, stack)
         stack.callback(made.end_all)
         yield made
-
-
-def require(command: str) -> None:
-    """Skip where a program is missing."""
-    if program(command) is None:
-        unavailable("tools", f"{command} is missing (Debian, Ubuntu: apt install {_WORDS.get(command, command)})")
-
-
-def search_command(host: Host, *arguments: str) -> list[dict[str, Any]]:
-    """Return what `fanout ssdp search -o json` finds in a host."""
-    run = host.start(*FANOUT, "ssdp", "search", "-o", "json", *arguments)
-    assert run.process.wait(timeout=30) == 0, run.err
-    found: list[dict[str, Any]] = strict_json(run.out)["devices"]
-    return found
