@@ -4,109 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import itertools
 import re
-import secrets
 import signal
-import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
-from fanout.ssdp import message
+from fanout.ssdp import message, reading
 from fanout.ssdp import search as looking
 from fanout.ssdp.description import SIZE_MAX
-from fanout.ssdp.message import Advert, Headers, Search
+from fanout.ssdp.message import Advert
 from tests.support.cli import Run, environment, fanout, invoke, running
-from tests.support.terminal import Terminal, terminal
-from tests.support.waiting import until
-
-UDN = "uuid:00000001-aaaa-bbbb-cccc-000000000000"
-MEDIA_SERVER = "urn:schemas-upnp-org:device:MediaServer:1"
-LATE = 8.0
-"""Seconds in which a search of one second has ended, whatever the devices do: descriptions have three."""
-
-
-def describe(name: str, udn: str = UDN) -> bytes:
-    return (
-        f"<root><device><deviceType>{MEDIA_SERVER}</deviceType><friendlyName>{name}</friendlyName>"
-        f"<UDN>{udn}</UDN></device></root>"
-    ).encode()
-
-
-class Device:
-    """A host that answers searches as it is told, and serves descriptions."""
-
-    def __init__(self) -> None:
-        self.host = f"127.{2 + secrets.randbelow(250)}.{secrets.randbelow(250)}.{2 + secrets.randbelow(250)}"
-        self.searches: list[Search] = []
-        self.requests: list[str] = []
-        self.answers: list[bytes] = []
-        self.serve: Callable[[BaseHTTPRequestHandler], None] = lambda request: reply(request, describe("server1"))
-        device = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                device.requests.append(self.path)
-                with contextlib.suppress(OSError):  # who asked has gone
-                    device.serve(self)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-                pass
-
-        self._web = ThreadingHTTPServer((self.host, 0), Handler)
-        self._web.daemon_threads = False
-        self.port = self._web.server_address[1]
-        self.location = f"http://{self.host}:{self.port}/rootDesc.xml"
-        self.answers = [self.answer()]
-        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._udp.bind((self.host, message.PORT))
-        self._threads = [threading.Thread(target=work) for work in (self._serve, self._listen)]
-        for thread in self._threads:
-            thread.start()
-
-    def answer(self, nt: str = message.ROOT_DEVICE, location: str | None = None, udn: str = UDN) -> bytes:
-        where = self.location if location is None else location
-        usn = udn if nt == udn else f"{udn}::{nt}"
-        return message.answer(Advert(nt, usn, where, headers=Headers([("SERVER", "a server")])), nt)
-
-    def _serve(self) -> None:
-        self._web.serve_forever(poll_interval=0.01)
-
-    def _listen(self) -> None:
-        while True:
-            data, address = self._udp.recvfrom(65_535)
-            if not data:
-                return
-            found = message.parse(data)
-            assert isinstance(found, Search)
-            self.searches.append(found)
-            for answer in self.answers:
-                self._udp.sendto(answer, address)
-
-    def close(self) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as closing:
-            closing.sendto(b"", (self.host, message.PORT))
-        self._web.shutdown()
-        for thread in self._threads:
-            thread.join()
-        self._web.server_close()
-        self._udp.close()
-
-
-def reply(request: BaseHTTPRequestHandler, body: bytes, status: int = 200, **headers: str) -> None:
-    request.send_response(status)
-    for name, value in headers.items():
-        request.send_header(name.replace("_", "-"), value)
-    request.send_header("Content-Length", str(len(body)))
-    request.end_headers()
-    request.wfile.write(body)
+from tests.support.ssdp_device import MEDIA_SERVER, SEARCHES, UDN, Clock, Device, describe, names, reply
+from tests.support.terminal import on_screen, shown, terminal
+from tests.support.waiting import PATIENCE, until
 
 
 @pytest.fixture
@@ -116,19 +32,31 @@ def device() -> Iterator[Device]:
         yield made
 
 
-def search(device: Device, *arguments: str, run: Callable[..., Run] = invoke) -> Run:
-    started = time.monotonic()
-    done = run("ssdp", "search", "--host", device.host, "--timeout", "1", *arguments)
-    assert time.monotonic() - started < LATE
-    return done
+@pytest.fixture(autouse=True)
+def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Clock | None:
+    """The time of searches in this process."""
+    if "device" not in request.fixturenames:
+        return None
+    made = Clock(request.getfixturevalue("device"))
+    monkeypatch.setattr(looking, "asyncio", made)
+    monkeypatch.setattr(reading, "SECONDS", PATIENCE)
+    return made
 
 
-def names(run: Run) -> list[str | None]:
-    return [each["friendly_name"] for each in run.json["devices"]]
+def search(device: Device, *arguments: str, **variables: str) -> Run:
+    return invoke("ssdp", "search", "--host", device.host, "--timeout", "1", *arguments, **variables)
 
 
 def test_a_device_is_listed(device: Device) -> None:
-    run = search(device, run=fanout)
+    runs: list[Run] = []
+
+    def look() -> bool:
+        # A process has a time of its own: it may be over before the device has answered.
+        runs.append(fanout("ssdp", "search", "--host", device.host, "--timeout", "1"))
+        return "server1" in runs[-1].out
+
+    until(look, lambda: runs[-1])
+    run = runs[-1]
     assert (run.code, run.err) == (0, "1 device found\n")
     head, line = run.out.splitlines()
     assert head.split() == ["LOCATION", "TYPE", "FROM", "NAME"]
@@ -141,7 +69,7 @@ def test_it_is_asked_as_a_control_point_asks(device: Device) -> None:
     assert {each.target for each in device.searches} == {MEDIA_SERVER}
     assert {each.mx for each in device.searches} == {1}
     # More than once, for UDP loses.
-    assert len(device.searches) == 3
+    assert len(device.searches) == SEARCHES
     headers = device.searches[0].headers
     assert headers.get("HOST") == "239.255.255.250:1900"
     assert "fanout/" in (headers.get("USER-AGENT") or "")
@@ -234,14 +162,6 @@ def write(written: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
     return serve
 
 
-def slow(request: BaseHTTPRequestHandler) -> None:
-    request.send_response(200)
-    request.end_headers()
-    for _ in range(100):
-        request.wfile.write(b" ")
-        time.sleep(0.1)
-
-
 POOR: list[Callable[[BaseHTTPRequestHandler], None]] = [
     lambda request: reply(request, b"", 404),
     lambda request: reply(request, describe("evil"), 500),
@@ -254,23 +174,20 @@ POOR: list[Callable[[BaseHTTPRequestHandler], None]] = [
     write(b"no HTTP\r\n\r\n"),
     write(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n" + describe("cut")),
     endless,
-    slow,
 ]
 
 
-def test_devices_whose_descriptions_cannot_be_read_are_listed_without_a_name(
-    device: Device, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(looking, "_READ_SECONDS", 1.0)
+def test_devices_whose_descriptions_cannot_be_read_are_listed_without_a_name(device: Device, clock: Clock) -> None:
+    poor = [*POOR, device.hold]
 
     def serve(request: BaseHTTPRequestHandler) -> None:
         if request.path.startswith("/poor/"):
-            POOR[int(request.path.removeprefix("/poor/"))](request)
+            poor[int(request.path.removeprefix("/poor/"))](request)
         else:
             reply(request, describe("elsewhere"))
 
     device.serve = serve
-    paths = {f"/poor/{number}" for number in range(len(POOR))}
+    paths = {f"/poor/{number}" for number in range(len(poor))}
     locations = [device.location.replace("/rootDesc.xml", path) for path in paths]
     device.answers = [
         device.answer(kind, location, f"uuid:{location[-1]}")
@@ -284,6 +201,7 @@ def test_devices_whose_descriptions_cannot_be_read_are_listed_without_a_name(
         expected = (None, f"uuid:{location[-1]}", MEDIA_SERVER)
         assert (each["friendly_name"], each["udn"], each["device_type"]) == expected
     assert set(device.requests) == paths
+    assert (device.held, clock.limits) == (1, [looking._READ_SECONDS]), "the one that is slow is not waited for longer"
 
 
 def test_only_addresses_are_asked_for_a_description(device: Device) -> None:
@@ -306,13 +224,18 @@ def test_what_strangers_say_is_safe_for_a_terminal(device: Device) -> None:
     device.serve = lambda request: reply(request, describe("\u202eevil \u009b2J [red]x[/red] \U0001f3b5"))
     odd = device.answer(location=f"{device.location}?\u202e\u200b a b", udn="uuid:2")
     device.answers = [device.answer(), odd]
-    with terminal("ssdp", "search", "--host", device.host, "--timeout", "1") as shown:
-        lines = search(device).out.splitlines()
-        assert len(lines) == 3
-        assert all(line.isprintable() for line in lines)
-        assert shown.process.wait(timeout=LATE) == 0
-        until(lambda: b"found" in shown.printed, "the terminal has it all")
-        text = "\n".join(shown.lines)
+    lines = search(device).out.splitlines()
+    assert len(lines) == 3
+    assert all(line.isprintable() for line in lines)
+
+    def look() -> str:
+        # A process has a time of its own: it may be over before the device has answered.
+        with terminal("ssdp", "search", "--host", device.host, "--timeout", "1") as opened:
+            assert opened.end() in (0, 3)
+            text = "\n".join(opened.lines)
+            return text if "evil" in text and "2 devices found" in text else ""
+
+    text = until(look, "both are listed")
     assert "[red]x[/red]" in text
     assert not re.search("[\u202e\u009b\u200b]", text)
 
@@ -322,39 +245,36 @@ def test_the_table_of_a_terminal(device: Device) -> None:
     device.serve = lambda request: reply(request, describe("server1" if "root" in request.path else long))
     device.answers = [device.answer(), device.answer(location=f"http://{device.host}:{device.port}/2", udn="uuid:2")]
 
-    def shown(opened: Terminal) -> list[str]:
-        assert opened.process.wait(timeout=LATE) == 0
-        until(lambda: b"found" in opened.printed, "the terminal has it all")
-        assert "searching at" in opened.printed.decode()
-        return [line.strip() for line in opened.lines if line.strip()]
+    def lines(columns: int) -> list[str]:
+        device.searches.clear()
+        code, printed = on_screen("ssdp", "search", "--host", device.host, "--timeout", "1", columns=columns)
+        assert (code, f"searching at {device.host}" in printed) == (0, True)
+        return [line.strip() for line in shown(printed.encode()) if line.strip()]
 
-    with contextlib.ExitStack() as stack:
-        wide, narrow, narrowest = (
-            stack.enter_context(terminal("ssdp", "search", "--host", device.host, "--timeout", "1", size=(30, columns)))
-            for columns in (140, 70, 60)
-        )
-        lines = [shown(opened) for opened in (wide, narrow, narrowest)]
-    head, _, one, two, count = lines[0]
+    head, _, one, two, count = lines(140)
     assert head.split() == ["NAME", "LOCATION", "TYPE", "FROM"]
     assert two.split() == ["server1", device.location, "MediaServer:1", device.host]
     assert one.startswith(long[:30])
     assert count == "2 devices found"
-    head, *_ = lines[1]
+    head, *_ = lines(70)
     assert head.split() == ["NAME", "LOCATION"]
-    whole = "".join(line[-31:].strip() for line in lines[2])
+    whole = "".join(line[-31:].strip() for line in lines(60))
     assert device.location in whole
 
 
-def test_a_flood_of_answers_ends_with_the_time(device: Device) -> None:
-    device.answers = [device.answer(location=f"http://{device.host}:1/{number}") for number in range(3000)]
-    run = search(device, "-o", "json", run=fanout)
+def test_a_flood_of_answers_ends_with_the_time(device: Device, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flood goes on when the time is over."""
+    monkeypatch.setattr(looking, "LOCATIONS_MAX", 50)
+    device.answers = (device.answer(location=f"http://{device.host}:1/{number}") for number in itertools.count())
+    clock.is_over = lambda: device.sent > 1000
+    run = search(device, "-o", "json")
     assert run.code == 0
-    assert 1 <= len(run.json["devices"]) <= 1024
+    assert len(run.json["devices"]) == 50
 
 
 def test_an_interrupt_ends_it_at_once(device: Device, tmp_path: Path) -> None:
-    device.serve = slow
-    with running(tmp_path, "ssdp", "search", "--host", device.host, "--timeout", "60") as run:
+    device.serve = device.hold
+    with running(tmp_path, "ssdp", "search", "--host", device.host, "--timeout", "120") as run:
         run.wait_until(lambda: device.requests)
         done = run.stop(signal.SIGINT)
     assert (done.code, done.out, done.err.strip()) == (130, "", "")
@@ -378,14 +298,16 @@ def test_usage() -> None:
     assert (failed.code, failed.json["exit_code"]) == (2, 2)
 
 
-def test_what_the_environment_says_gives_way_to_the_command_line(device: Device) -> None:
+def test_what_the_environment_says_gives_way_to_the_command_line(device: Device, clock: Clock) -> None:
     arguments = ("ssdp", "search", "--timeout", "1", "-o", "json")
-    with ThreadPoolExecutor() as pool:
-        of_environment = pool.submit(fanout, *arguments, FANOUT_SSDP_HOST=device.host)
-        of_both = pool.submit(fanout, *arguments, "--host", device.host, FANOUT_INTERFACE="nonsense0")
-        elsewhere = pool.submit(fanout, *arguments, "--interface", "lo", FANOUT_SSDP_HOST=device.host)
-    assert names(of_environment.result()) == names(of_both.result()) == ["server1"]
-    assert elsewhere.result().code == 3
+    assert names(invoke(*arguments, FANOUT_SSDP_HOST=device.host)) == ["server1"]
+    device.searches.clear()
+    both = invoke(*arguments, "--host", device.host, FANOUT_INTERFACE="nonsense0")
+    assert names(both) == ["server1"]
+    device.searches.clear()
+    clock.is_over = lambda: True
+    assert invoke(*arguments, "--interface", "lo", FANOUT_SSDP_HOST=device.host).code == 3
+    assert device.searches == []
     # Where a receiver listens is not who is asked.
     assert "nonsense0" in invoke(*arguments, FANOUT_HOST=device.host, FANOUT_INTERFACE="nonsense0").err
 

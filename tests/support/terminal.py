@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Self
 
-from tests.support.cli import FANOUT, environment
+from tests.support.cli import FANOUT, call, environment
 from tests.support.waiting import PATIENCE, until
 
 _TOKEN = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|\r|\n|[^\x1b\r\n]+")
@@ -63,6 +63,10 @@ class Terminal:
     def stop(self, number: int) -> int:
         """Send a signal and return the exit code."""
         self.process.send_signal(number)
+        return self.end()
+
+    def end(self) -> int:
+        """Return the exit code, once it has ended and all that it printed is known."""
         code = self.process.wait(timeout=PATIENCE)
         self._reader.join(timeout=PATIENCE)
         return code
@@ -120,6 +124,13 @@ class Screen:
     def __exit__(self, *exception: object) -> None:
         self.file.close()
         self._reader.join()
+
+
+def on_screen(*arguments: str, columns: int = 140) -> tuple[int, str]:
+    """Run `fanout` in this process on a terminal of so many columns; return its exit code and what it printed."""
+    with Screen(columns) as screen:
+        code = call(arguments, screen.file, screen.file, variables=screen.variables)
+    return code, screen.text.replace("\r\n", "\n")
 
 
 def shown(printed: bytes) -> list[str]:
