@@ -1,13 +1,11 @@
-"""The app of `fanout relay ssdp` as a process: its log, its admin port, its table, its end."""
+"""The app of `fanout relay ssdp` as a process: its log, its admin port, its end. The relay itself is scripted."""
 
 from __future__ import annotations
 
-import http.client
-import re
+import os
 import signal
 import socket
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,16 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import FANOUT, Running, fanout
-from tests.support.lan import Host
-from tests.support.namespace import why_no_namespace
-from tests.support.needs import unavailable
+from tests.support.cli import Running, invoke, running
 from tests.support.ports import free_port
 from tests.support.terminal import terminal
+from tests.support.waiting import PATIENCE
 
 SCRIPTED = """
-import signal, sys, threading, time
-import fanout_relay.ssdp
+import signal, sys, threading, types
 from fanout.cli import run
 from fanout.errors import SocketUnavailable
 from fanout.ssdp.reasons import HttpFailure, SsdpDrop
@@ -57,23 +52,21 @@ class Scripted:
 
 {script}
 
-fanout_relay.ssdp.SsdpRelay = Scripted
+# In the place of the real one, for which aiohttp is imported.
+sys.modules["fanout.ssdp.relay"] = types.SimpleNamespace(SsdpRelay=Scripted)
+from fanout_relay import life
+life._HOUSEKEEPING = 0.02
 run()
 """
+NEEDED = ("relay", "ssdp", "-s", "media", "--interface", "eth0", "--http-ports", "1-2")
 
 
 @contextmanager
-def scripted(folder: Path, script: str = "", *arguments: str) -> Iterator[Running]:
+def scripted(folder: Path, script: str = "", *arguments: str, admin_port: int | None = None) -> Iterator[Running]:
     """Run the app with a relay that does what is written here."""
     body = SCRIPTED.format(script="\n".join(f"    {line}" for line in script.splitlines()))
-    needed = ("relay", "ssdp", "-s", "media", "--interface", "eth0", "--http-ports", "1-2")
-    admin = ("--admin-host", "127.0.0.1", "--admin-port", str(free_port()))
-    with ending(Running((*needed, *admin, *arguments), folder, {}, None, program=[sys.executable, "-c", body])) as run:
-        yield run
-
-
-@contextmanager
-def ending(run: Running) -> Iterator[Running]:
+    admin = ("--admin-host", "127.0.0.1", "--admin-port", str(admin_port or free_port()))
+    run = Running((*NEEDED, *admin, *arguments), folder, {}, None, program=[sys.executable, "-c", body])
     try:
         yield run
     finally:
@@ -85,7 +78,7 @@ def ending(run: Running) -> Iterator[Running]:
 def get(relay: Running, path: str) -> tuple[int, str]:
     url = f"http://{relay.events('ssdp_relay_started')[0]['admin']}{path}"
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -93,7 +86,7 @@ def get(relay: Running, path: str) -> tuple[int, str]:
 
 
 def started(relay: Running) -> Running:
-    relay.wait_until(lambda: "ssdp_relay_started" in relay.out)
+    relay.wait_until(lambda: relay.events("ssdp_relay_started"))
     return relay
 
 
@@ -142,47 +135,77 @@ def test_it_says_at_the_start_what_it_does(tmp_path: Path) -> None:
 
 
 def test_it_is_not_ready_while_it_says_goodbye(tmp_path: Path) -> None:
-    slow = """
+    os.mkfifo(tmp_path / "goodbye")
+    slow = f"""
 def serve(self):
     self._stopped.wait()
-    time.sleep(0.7)
+    open({str(tmp_path / "goodbye")!r}).read()
 """
     with scripted(tmp_path, slow) as relay:
         started(relay)
         assert [get(relay, path) for path in ("/readyz", "/livez")] == [(200, "ok\n")] * 2
         relay.process.send_signal(signal.SIGTERM)
-        relay.wait_until(lambda: "ssdp_relay_draining" in relay.out)
+        relay.wait_until(lambda: relay.events("ssdp_relay_draining"))
         assert get(relay, "/readyz") == (503, "draining\n")
+        (tmp_path / "goodbye").write_text("")
         assert relay.end()[::2] == (0, "")
 
 
-@pytest.mark.parametrize(
-    ("script", "path", "answer"),
-    [
-        ('waiting = "interface eth9 is not there"', "/readyz", (503, "interface eth9 is not there\n")),
-        ('waiting = "interface eth9 is not there"', "/livez", (200, "ok\n")),
-        ("silence = 11.0", "/livez", (503, "nobody has looked after it for 11 s\n")),
-        ("silence = 11.0", "/readyz", (200, "ok\n")),
-    ],
-)
-def test_kubernetes_is_told_how_it_is(tmp_path: Path, script: str, path: str, answer: tuple[int, str]) -> None:
-    with scripted(tmp_path, script) as relay:
-        assert get(started(relay), path) == answer
-        probe = fanout(
-            "healthcheck", "--host", "127.0.0.1", *(["--live"] if path == "/livez" else []),
-            FANOUT_ADMIN_PORT=str(relay.events("ssdp_relay_started")[0]["admin"]).rpartition(":")[2],
-        )  # fmt: skip
-        assert (probe.code, probe.out) == (0 if answer[0] == 200 else 1, answer[1])
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Path]]:
+    """An app whose relay says of itself what is written in the folder."""
+    folder = tmp_path_factory.mktemp("told")
+    script = f"""
+@property
+def waiting(self):
+    return open({str(folder / "waiting")!r}).read() or None
+
+@property
+def silence(self):
+    return float(open({str(folder / "silence")!r}).read())
+"""
+    for name, text in (("waiting", ""), ("silence", "0")):
+        (folder / name).write_text(text)
+    with scripted(folder, script) as relay:
+        yield started(relay), folder
         assert relay.stop().code == 0
 
 
+@pytest.mark.parametrize(
+    ("waiting", "silence", "path", "answer"),
+    [
+        ("interface eth9 is not there", "0.0", "/readyz", (503, "interface eth9 is not there\n")),
+        ("interface eth9 is not there", "0.0", "/livez", (200, "ok\n")),
+        ("", "3600.0", "/livez", (503, "nobody has looked after it for 3600 s\n")),
+        ("", "3600.0", "/readyz", (200, "ok\n")),
+    ],
+)
+def test_kubernetes_is_told_how_it_is(
+    told: tuple[Running, Path], waiting: str, silence: str, path: str, answer: tuple[int, str]
+) -> None:
+    relay, folder = told
+    for name, text in (("waiting", waiting), ("silence", silence)):
+        # Another file in its place: it is read all the time.
+        (folder / "new").write_text(text)
+        (folder / "new").rename(folder / name)
+    assert get(relay, path) == answer
+    probe = invoke(
+        "healthcheck", "--host", "127.0.0.1", "--timeout", "60", *(["--live"] if path == "/livez" else []),
+        FANOUT_ADMIN_PORT=str(relay.events("ssdp_relay_started")[0]["admin"]).rpartition(":")[2],
+    )  # fmt: skip
+    assert (probe.code, probe.out) == (0 if answer[0] == 200 else 1, answer[1])
+
+
 def test_what_ends_it_is_one_sentence_behind_the_totals(tmp_path: Path) -> None:
-    broken = """
+    os.mkfifo(tmp_path / "end")
+    broken = f"""
 def serve(self):
-    time.sleep(0.5)
+    open({str(tmp_path / "end")!r}).read()
     raise SocketUnavailable("the interface is not what it was")
 """
     with scripted(tmp_path, broken) as relay:
+        started(relay)
+        (tmp_path / "end").write_text("")
         run = relay.end()
     assert run.assert_one_sentence(1) == "fanout: the interface is not what it was"
     assert relay.events()[-1]["event"] == "ssdp_relay_stopped"
@@ -193,137 +216,40 @@ def test_a_signal_while_it_starts_is_not_lost(tmp_path: Path, number: int) -> No
     opening = f"""
 def __enter__(self):
     signal.pthread_kill(threading.main_thread().ident, {int(number)})
-    time.sleep(0.5)
     return self
 """
     with scripted(tmp_path, opening) as relay:
-        began = time.monotonic()
         assert relay.end()[::2] == (0, "")
-        assert time.monotonic() - began < 10
     assert [event["event"] for event in relay.events()][-2:] == ["ssdp_relay_draining", "ssdp_relay_stopped"]
 
 
+def test_what_it_cannot_have_is_one_sentence(tmp_path: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        scripted(tmp_path, admin_port=server.getsockname()[1]) as relay,
+    ):
+        assert "admin port" in relay.end().assert_one_sentence(1)
+    with scripted(tmp_path, "", "--log-file", "/nonexistent/log") as relay:
+        assert "/nonexistent/log" in relay.end().assert_one_sentence(1)
+
+
+REAL = ("relay", "ssdp", "-s", "10.0.0.1", "--interface", "nowhere0", "--http-ports", "1-2")
+
+
 def test_an_interface_that_never_appears_is_one_sentence(tmp_path: Path) -> None:
-    needed = ("relay", "ssdp", "-s", "10.0.0.1", "--interface", "nowhere0", "--interface-timeout", "2",
-              "--http-ports", "1-2")  # fmt: skip
-    admin = ("--admin-host", "127.0.0.1", "--admin-port", str(free_port()))
-    with ending(Running((*needed, *admin), tmp_path, {}, None)) as relay:
-        status, why = get(started(relay), "/readyz")
-        assert (status, "nowhere0" in why) == (503, True)
+    with running(tmp_path, *REAL, "--interface-timeout", "0", "--admin-port", "0") as relay:
         sentence = relay.end().assert_one_sentence(1)
     assert "there is no interface nowhere0 here" in sentence
     assert relay.events()[-1]["event"] == "ssdp_relay_stopped"
 
 
-def test_what_it_cannot_have_is_one_sentence() -> None:
-    needed = ("relay", "ssdp", "-s", "10.0.0.1", "--interface", "nowhere0")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        admin = ("--admin-host", "127.0.0.1", "--admin-port", str(server.getsockname()[1]))
-        assert "admin port" in fanout(*needed, *admin).assert_one_sentence(1)
-    log = ("--admin-port", "0", "--log-file", "/nonexistent/log")
-    assert "/nonexistent/log" in fanout(*needed, *log).assert_one_sentence(1)
-
-
-MEDIA_SERVER = """
-import http.server
-
-UDN = "uuid:4d696e69-0000-4000-8000-000000000001"
-DESCRIPTION = f'''<?xml version="1.0"?>
-<root xmlns="urn:schemas-upnp-org:device-1-0"><specVersion><major>1</major><minor>0</minor></specVersion>
-<device><deviceType>urn:schemas-upnp-org:device:MediaServer:1</deviceType>
-<friendlyName>Films &#x202e;of ours</friendlyName>
-<manufacturer>x</manufacturer><modelName>y</modelName><UDN>{UDN}</UDN></device></root>'''.encode()
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Type", "text/xml")
-        self.send_header("Content-Length", str(len(DESCRIPTION)))
-        self.end_headers()
-        self.wfile.write(DESCRIPTION)
-
-    def log_message(self, *_):
-        pass
-
-http.server.ThreadingHTTPServer(("127.0.0.11", 8200), Handler).serve_forever()
-"""
-
-
-@pytest.fixture
-def edge(tmp_path: Path) -> Iterator[Host]:
-    """A host with a LAN of its own alone, and a media server that stands for a pod."""
-    why = why_no_namespace()
-    if why is not None:
-        unavailable("tools", why)
-    with Host("edge", 20, tmp_path) as host:
-        host.ip("link add lan0 type veth peer name cable", "address add 10.50.0.20/24 dev lan0", "link set lan0 up",
-                "link set cable up")  # fmt: skip
-        host.start(sys.executable, "-c", MEDIA_SERVER)
-        yield host
-
-
-RELAY = ("relay", "ssdp", "-s", "127.0.0.11", "--interface", "lan0", "--admin-host", "127.0.0.1")
-
-
-def fetch(host: Host, address: str, port: int, path: str) -> tuple[int, str]:
-    """Return what that host gets from there."""
-    connection = http.client.HTTPConnection(address, port, timeout=5)
-    connection.sock = host.tcp()
-    connection.sock.connect((address, port))
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, response.read().decode()
-    finally:
-        connection.close()
-
-
-def test_a_device_is_found_carried_counted_and_revoked(edge: Host) -> None:
-    relay = started(edge.start(*FANOUT, *RELAY))
-    relay.wait_until(lambda: edge.fanout("healthcheck", "--host", "127.0.0.1").code == 0)
-    relay.wait_until(lambda: "fanout_ssdp_devices 1.0\n" in fetch(edge, "127.0.0.1", 8080, "/metrics")[1])
-    edge.udp().sendto(b"no SSDP", ("10.50.0.20", 1900))
-    relay.wait_until(lambda: relay.events("searches_dropped"))
-    asking = edge.udp()
-    asking.sendto(
-        b'M-SEARCH * HTTP/1.1\r\nHOST: 10.50.0.20:1900\r\nMAN: "ssdp:discover"\r\nST: upnp:rootdevice\r\n\r\n',
-        ("10.50.0.20", 1900),
-    )
-    location = re.search(rb"http://10\.50\.0\.20:(282[0-9]{2})/rootDesc\.xml\r", asking.recv(4096))
-    assert location is not None
-    status, description = fetch(edge, "10.50.0.20", int(location[1]), "/rootDesc.xml")
-    assert (status, "of ours" in description) == (200, True)
-    metrics = fetch(edge, "127.0.0.1", 8080, "/metrics")[1]
-    for line in (
-        "endpoints 1.0", "answers_total 1.0", 'http_requests_total{status="2xx"} 1.0',
-        'dropped_total{reason="not_ssdp"} 1.0', f"http_bytes_total {float(len(description.encode()))}",
-    ):  # fmt: skip
-        assert f"\nfanout_ssdp_{line}\n" in metrics, line
-    assert relay.stop()[::2] == (0, "")
-    (stopped,) = relay.events("ssdp_relay_stopped")
-    assert (stopped["requests"], stopped["answers"], stopped["dropped"]) == (1, 1, {"not_ssdp": 1})
-    assert stopped["announcements"]["ssdp:byebye"] > 0
-    assert [event["event"] for event in relay.events()][-3:] == [
-        "ssdp_relay_draining", "device_gone", "ssdp_relay_stopped",
-    ]  # fmt: skip
-
-
-def test_on_a_terminal_it_shows_its_devices(edge: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.support.terminal.FANOUT", [*edge.command, *FANOUT])
-    with terminal(*RELAY, "--admin-port", "0") as screen:
-        row = re.compile(r"Films \Wof ours +127\.0\.0\.11 +http://10\.50\.0\.20:282[0-9]{2}/rootDesc\.xml +0 ")
-        screen.wait_until(lambda: any(map(row.match, screen.lines)))
-        assert screen.stop(signal.SIGTERM) == 0
-        lines = [line.rstrip() for line in screen.lines]
-    (head,) = (index for index, line in enumerate(lines) if line.startswith("STATE "))
-    assert re.match(r"relaying +1 ", lines[head + 1])
-    assert all(any(event in line for line in lines[:head]) for event in ("ssdp_relay_started", "ssdp_relay_stopped"))
-
-
-def test_on_a_terminal_it_says_what_it_waits_for() -> None:
-    needed = ("relay", "ssdp", "-s", "10.0.0.1", "--interface", "nowhere0", "--admin-port", "0")
-    with terminal(*needed) as screen:
+def test_an_interface_that_is_waited_for_is_said() -> None:
+    port = str(free_port())
+    admin = ("--admin-host", "127.0.0.1", "--admin-port", port)
+    with terminal(*REAL, *admin) as screen:
         screen.wait_until(lambda: any(line.startswith("waiting ") for line in screen.lines))
+        probe = invoke("healthcheck", "--host", "127.0.0.1", "--timeout", "60", FANOUT_ADMIN_PORT=port)
+        assert (probe.code, "nowhere0" in probe.out) == (1, True)
         assert screen.stop(signal.SIGTERM) == 0
         (head,) = (index for index, line in enumerate(screen.lines) if line.startswith("STATE "))
         assert "there is no interface nowhere0 here" in "".join(screen.lines[head:])

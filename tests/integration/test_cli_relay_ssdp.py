@@ -1,38 +1,64 @@
-"""`fanout relay ssdp` as a process: its errors, its help, its completion."""
+"""`fanout relay ssdp`: its errors, its help, its completion."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
 
 from fanout.ssdp.settings import PRIVATE
-from tests.support.cli import fanout
+from tests.support.cli import Run, environment, fanout, invoke
+from tests.support.tree import ROOT
+from tests.support.waiting import PATIENCE
+
+REFUSED = [
+    (("-s", "a..b", "--interface", "eth0"), "'a..b'"),
+    (("-s", "10.0.0.300", "--interface", "eth0"), "10.0.0.300"),
+    (("-s", " ", "--interface", "eth0"), "ervice"),
+    (("-s", "a", "--interface", "an/interface"), "an/interface"),
+    (("-s", "a", "--interface", "longer-than-interfaces-are"), "longer-than"),
+    (("-s", "a", "--interface", "eth0", "--nameserver", "nowhere:x"), "nowhere"),
+]
+RUN_ALL = """
+import json, sys
+from tests.support.cli import invoke
+print(json.dumps([invoke(*arguments) for arguments in json.load(sys.stdin)]))
+"""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (("-s", "a..b", "--interface", "eth0"), "'a..b'"),
-        (("-s", "10.0.0.300", "--interface", "eth0"), "10.0.0.300"),
-        (("-s", " ", "--interface", "eth0"), "ervice"),
-        (("-s", "a", "--interface", "an/interface"), "an/interface"),
-        (("-s", "a", "--interface", "longer-than-interfaces-are"), "longer-than"),
-        (("-s", "a", "--interface", "eth0", "--nameserver", "nowhere:x"), "nowhere"),
-    ],
-)
-def test_what_the_library_refuses_is_one_sentence_of_the_process(arguments: tuple[str, ...], says: str) -> None:
-    assert says in fanout("relay", "ssdp", *arguments, "--admin-port", "0").assert_one_sentence(2)
+@pytest.fixture(scope="module")
+def refused() -> dict[str, Run]:
+    """The runs of all, in one process: the app blocks signals, and logs in a way of its own."""
+    runs = [["relay", "ssdp", *arguments, "--admin-port", "0"] for arguments, _ in REFUSED]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL],
+        input=json.dumps(runs),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(),
+        timeout=PATIENCE,
+        check=True,
+    )
+    return {says: Run(*run) for (_, says), run in zip(REFUSED, json.loads(done.stdout), strict=True)}
+
+
+@pytest.mark.parametrize(("arguments", "says"), REFUSED)
+def test_what_the_library_refuses_is_one_sentence(
+    refused: dict[str, Run], arguments: tuple[str, ...], says: str
+) -> None:
+    assert says in refused[says].assert_one_sentence(2)
 
 
 def test_help() -> None:
-    run = fanout("relay", "--help")
+    run = invoke("relay", "--help")
     assert (run.code, run.err) == (0, "")
     assert "Commands:\n  ssdp " in run.out
-    assert fanout("relay", "-s", "a", "--help", "ssdp").out == run.out
+    assert invoke("relay", "-s", "a", "--help", "ssdp").out == run.out
     for flag in ("-h", "--help"):
-        run = fanout("relay", "ssdp", flag, FANOUT_TO_PORT="nonsense")
+        run = invoke("relay", "ssdp", flag, FANOUT_TO_PORT="nonsense")
         assert (run.code, run.err) == (0, "")
         assert run.out.startswith("Usage: fanout relay ssdp [OPTIONS]\n")
     text = " ".join(run.out.split())
@@ -52,7 +78,13 @@ def test_completion_knows_the_subcommand() -> None:
 
 def test_neither_help_nor_the_other_relay_waits_for_the_packages() -> None:
     """aiohttp takes longer to import than most commands run."""
-    check = "import sys; from fanout.cli import main; main(sys.argv[1:]); sys.exit('aiohttp' in sys.modules)"
-    for arguments in (["relay", "--help"], ["relay", "ssdp", "--help"], ["relay", "--listen", "nonsense", "-s", "a"]):
-        done = subprocess.run([sys.executable, "-c", check, *arguments], capture_output=True, timeout=60, check=False)
-        assert done.returncode == 0, (arguments, done.stderr)
+    check = """
+import sys
+from fanout.cli import main
+for arguments in (["relay", "--help"], ["relay", "ssdp", "--help"], ["relay", "--listen", "nonsense", "-s", "a"]):
+    main(arguments)
+    if "aiohttp" in sys.modules:
+        sys.exit(f"imported by {arguments}")
+"""
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import render
 from tests.support.breaking import Manifest, find
+from tests.support.waiting import PATIENCE
 
 
 def deployed(**parameters: str) -> list[Manifest]:
@@ -21,7 +22,7 @@ def start(script: str, tmp_path: Path, pod: str, namespace: str = "media") -> di
     script = re.sub("^exec .*", "", script.replace("/state", str(tmp_path / "state")), flags=re.MULTILINE)
     script = script.replace("/etc/media", str(tmp_path))
     environment = {"POD_NAME": pod, "POD_NAMESPACE": namespace, "FRIENDLY_NAME": "Films", "PATH": "/usr/bin:/bin"}
-    subprocess.run(["/bin/sh", "-c", script], check=True, env=environment, timeout=10)
+    subprocess.run(["/bin/sh", "-c", script], check=True, env=environment, timeout=PATIENCE)
     lines = (tmp_path / "state" / "minidlna.conf").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
 

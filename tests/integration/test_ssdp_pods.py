@@ -12,20 +12,26 @@ from collections.abc import AsyncIterator, Collection
 import pytest
 
 from fanout.model import Endpoint
-from fanout.ssdp import message, pods, questions
+from fanout.ssdp import message, pods, questions, reading
 from fanout.ssdp.message import Advert
 from fanout.ssdp.pods import Pods
 from fanout.ssdp.reasons import SsdpDrop
 from fanout.ssdp.settings import DescriptionPlace
 from tests.support.ssdp_http import OTHER_POD, POD, Asked, Serve
 from tests.support.ssdp_http import Pod as HttpPod
-from tests.support.waiting import until_async
+from tests.support.waiting import PATIENCE, give_turns, until_async
 
 LOOPBACK = socket.if_nametoindex("lo")
 DESCRIPTION = b"""<?xml version="1.0"?>
 <root xmlns="urn:schemas-upnp-org:device-1-0"><device><deviceType>urn:schemas-upnp-org:device:MediaServer:1</deviceType>
 <friendlyName>films</friendlyName><UDN>uuid:1</UDN><serviceList><service>
 <serviceType>urn:schemas-upnp-org:service:ContentDirectory:1</serviceType></service></serviceList></device></root>"""
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A description may take as long as the machine does."""
+    monkeypatch.setattr(reading, "SECONDS", PATIENCE)
 
 
 class Found:
@@ -133,7 +139,7 @@ def test_what_is_no_description_is_asked_for_again(answer: bytes, monkeypatch: p
 
 def test_a_pod_that_says_nothing_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     async def silent(_asked: Asked) -> bytes:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
         return b""
 
     async def run() -> None:
@@ -158,11 +164,11 @@ def test_a_pod_that_answers_a_search_is_heard_and_nobody_else() -> None:
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger,
         ):
             pod.bind((POD, 0))
-            pod.settimeout(5)
+            pod.settimeout(PATIENCE)
             stranger.bind(("127.0.0.66", 0))
             async with looking(found) as looked:
                 looked.follow([Endpoint(*pod.getsockname())])
-                await asyncio.sleep(0)
+                await give_turns()
                 data, source = await asyncio.to_thread(pod.recvfrom, 4096)
                 assert message.parse(data) == message.parse(message.search(message.ALL, 1))
                 advert = Advert(message.ROOT_DEVICE, "uuid:1::upnp:rootdevice", f"http://{POD}:1/d.xml")
@@ -188,8 +194,7 @@ def test_a_name_is_read_once_and_a_pod_that_left_is_asked_no_more() -> None:
             assert len(pod.asked) == 1
             assert found.adverts == []
             looked.follow([])
-            await asyncio.sleep(0.05)
-            assert len(asyncio.all_tasks()) <= 1 + len(pod._tasks)
+            await until_async(lambda: len(asyncio.all_tasks()) <= 1 + len(pod._tasks), "nobody looks after it")
             assert looked.names == {}
 
     asyncio.run(run())
@@ -271,7 +276,7 @@ def test_a_pod_that_cannot_be_asked_is_tried_again(
     async def run() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as pod:
             pod.bind((POD, 0))
-            pod.settimeout(5)
+            pod.settimeout(PATIENCE)
             async with looking(Found()) as looked:
                 looked.follow([Endpoint(*pod.getsockname())])
                 await asyncio.to_thread(pod.recvfrom, 4096)
