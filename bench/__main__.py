@@ -31,6 +31,7 @@ from bench import (
     relay,
     sealing,
     sending,
+    ssdp,
     startup,
     table,
 )
@@ -66,6 +67,7 @@ _PARTS: dict[str, Callable[..., Part]] = {
     "relay": relay.measure,
     "dlna": dlna.measure,
     "documents": _plain(documents),
+    "ssdp": ssdp.measure,
     "memory": memory.measure,
     "startup": _plain(startup),
     "outage": _plain(outage),
@@ -74,6 +76,8 @@ _PARTS: dict[str, Callable[..., Part]] = {
 }
 _IN_C = {"sending", "latency", "pacing", "relay"}
 """Parts in which a program in C counts what arrives."""
+_OF_MEDIA = {"dlna", "ssdp"}
+"""Parts that need a media server."""
 
 
 @click.command()
@@ -93,10 +97,10 @@ def main(names: tuple[str, ...], *, quick: bool, loopback: bool) -> None:
     if (lack := why_no_compiler()) is not None:
         out.print(f"Left out: {', '.join(sorted(_IN_C.intersection(chosen)))}: {lack}.")
         chosen = [name for name in chosen if name not in _IN_C]
-    for name, part in (("dlna", dlna), ("lossy", lossy)):
-        if name in chosen and (lack := part.why_not(lab)) is not None:
-            out.print(f"Left out: {name}: {lack}.")
-            chosen.remove(name)
+    for needy, part in ((_OF_MEDIA, dlna), ({"lossy"}, lossy)):
+        if (left_out := needy.intersection(chosen)) and (lack := part.why_not(lab)) is not None:
+            out.print(f"Left out: {', '.join(sorted(left_out))}: {lack}.")
+            chosen = [name for name in chosen if name not in left_out]
     _run(out, lab, chosen, quick=quick)
 
 

@@ -27,7 +27,7 @@ from bench.talk import Helper, cpu_time, python
 OURS, DIRECT = "fanout relay ssdp", "the pod directly"
 GIB, MIB = 1 << 30, 1 << 20
 REPEATS = 9
-_PLAYER = "10.77.255.2"
+PLAYER = "10.77.255.2"
 _PORT = 8200
 _FAST = ">= 0.5"
 _MEMORY = 100
@@ -68,14 +68,14 @@ def why_not(lab: Lab) -> str | None:
 def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
     """Fetch one file in turn through the relay and from the pod."""
     lab.grow(1)
-    size = GIB // 8 if quick else GIB
+    size = GIB // 32 if quick else GIB
     # The laboratory's /run is in memory, and gone with it.
     with tempfile.TemporaryDirectory(dir="/run") as folder, contextlib.ExitStack() as stack:
         tell(f"dlna: a file of {size / GIB:g} GiB")
-        _make_file(Path(folder), size)
-        server = stack.enter_context(_media_server(lab, Path(folder)))
+        make_file(Path(folder), size)
+        server = stack.enter_context(media_server(lab, Path(folder)))
         relay, place = stack.enter_context(_relay(lab, Path(folder)))
-        player = stack.enter_context(Helper([*lab.add("player", _PLAYER), *python("contenders.player")]))
+        player = stack.enter_context(Helper([*lab.add("player", PLAYER), *python("contenders.player")]))
         urls = {DIRECT: _find(player, lab.address(0), _PORT), OURS: _find(player, *place)}
         sums = {name: player.ask(f"sum {url}") for name, url in urls.items()}
         if len(set(sums.values())) != 1:
@@ -108,7 +108,7 @@ def _run(player: Helper, relay: subprocess.Popen[bytes], url: str, size: int) ->
 # What runs.
 
 
-def _make_file(folder: Path, size: int) -> None:
+def make_file(folder: Path, size: int) -> None:
     """Write music: what minidlna takes without looking further than its head."""
     head = struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", size - 8, b"WAVEfmt ", 16, 1, 2, 48_000, 192_000, 4, 16, b"data",
                        size - 44)  # fmt: skip
@@ -120,13 +120,13 @@ def _make_file(folder: Path, size: int) -> None:
 
 
 @contextlib.contextmanager
-def _media_server(lab: Lab, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+def media_server(lab: Lab, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     conf, log = folder / "conf", folder / "minidlna.log"
     conf.write_text(_CONF.format(port=_PORT, folder=folder))
     subprocess.run([*lab.in_pod(0), "ip", "route", "replace", "239.0.0.0/8", "dev", "eth0"], check=True)
     command = [*lab.in_pod(0), "minidlnad", "-S", "-f", str(conf), "-P", str(folder / "pid")]
-    with _started(command, folder / "server.out") as server:
-        _wait_for(server, log, lambda text: "Finished parsing playlists" in text)
+    with started(command, folder / "server.out") as server:
+        wait_for(server, log, lambda text: "Finished parsing playlists" in text)
         yield server
 
 
@@ -135,8 +135,8 @@ def _relay(lab: Lab, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], tu
     """Start the relay as users do; yield it, and where on it the media server is found."""
     log = folder / "relay.log"
     service = ("-s", f"{lab.address(0)},", "--interface", "eth0", "--admin-port", "0", "--log-format", "json")
-    with _started([*lab.in_sender, sys.executable, "-m", "fanout", "relay", "ssdp", *service], log) as relay:
-        _wait_for(relay, log, lambda text: '"device_announced"' in text and text.endswith("\n"))
+    with started([*lab.in_sender, sys.executable, "-m", "fanout", "relay", "ssdp", *service], log) as relay:
+        wait_for(relay, log, lambda text: '"device_announced"' in text and text.endswith("\n"))
         events = map(json.loads, log.read_text().splitlines())
         where = urlsplit(next(event["location"] for event in events if event["event"] == "device_announced"))
         if where.hostname != SENDER or where.port is None:
@@ -145,7 +145,7 @@ def _relay(lab: Lab, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], tu
 
 
 @contextlib.contextmanager
-def _started(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def started(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Start a program in a group of its own; end it with all that it has started."""
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, process_group=0)
@@ -157,8 +157,8 @@ def _started(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]
         process.wait()
 
 
-def _wait_for(process: subprocess.Popen[bytes], log: Path, is_ready: Callable[[str], bool]) -> None:
-    for _ in range(2000):
+def wait_for(process: subprocess.Popen[bytes], log: Path, is_ready: Callable[[str], bool]) -> None:
+    for _ in range(12_000):
         text = log.read_text() if log.exists() else ""
         if is_ready(text):
             return

@@ -33,7 +33,7 @@ def find(host: str, port: str) -> list[str]:
     """Return the URLs of a media server's music."""
     headers = {"SOAPACTION": f'"{_DIRECTORY}#Browse"', "Content-Type": 'text/xml; charset="utf-8"'}
     request = Request(f"http://{host}:{port}/ctl/ContentDir", _BROWSE.encode(), headers)
-    with urlopen(request, timeout=10) as response:
+    with urlopen(request, timeout=60) as response:
         didl = html.unescape(response.read().decode())
     return re.findall(r"<res [^>]*>(http://[^<]+)</res>", didl)
 

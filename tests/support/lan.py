@@ -13,8 +13,6 @@ a process in it, and all that runs in a host is ended by its id.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import os
 import shutil
 import signal
@@ -23,9 +21,8 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from unittest import mock
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -40,9 +37,6 @@ SOURCE, EDGE, FIRST_POD = 10, 20, 11
 """The last number of their addresses; a second edge or source has the next one."""
 RECEIVE_BUFFER = 4 << 20
 MACVLAN_QUEUE = 10_000
-T = TypeVar("T")
-_CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def lan_address(number: int, *, ipv6: bool = False) -> str:
@@ -125,21 +119,21 @@ class Host(Namespace):
 
     def udp(self, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
         """Return a UDP socket of this host, to be used from here; it is closed with the world."""
-        made = self._make(family, socket.SOCK_DGRAM)
+        made = self.open_socket(family, socket.SOCK_DGRAM)
         made.settimeout(PATIENCE)
         self._sockets.append(made)
         return made
 
     def tcp(self) -> socket.socket:
         """Return a TCP socket of this host, to be used from here; it is closed with the world."""
-        made = self._make(socket.AF_INET, socket.SOCK_STREAM)
+        made = self.open_socket(socket.AF_INET, socket.SOCK_STREAM)
         made.settimeout(PATIENCE)
         self._sockets.append(made)
         return made
 
     def raw(self) -> socket.socket:
         """Return a socket of this host that sends IPv4 packets as they are; it is closed with the world."""
-        made = self._make(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        made = self.open_socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
         self._sockets.append(made)
         return made
 
@@ -167,12 +161,12 @@ class Host(Namespace):
             rows = [line.split() for line in Path(f"/proc/{self.pid}/net/arp").read_text().splitlines()]
             return any(row[0] == address and row[2] == "0x2" for row in rows)
 
-        with self._make(socket.AF_INET, socket.SOCK_DGRAM) as greeting:
+        with self.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as greeting:
             until(is_known, f"{self.name} knows {address}")
 
     def get(self, path: str, port: int = 8080) -> str:
         """Return what a web server on this host's loopback says, once there is one."""
-        with self._make(socket.AF_INET, socket.SOCK_STREAM) as connected:
+        with self.open_socket(socket.AF_INET, socket.SOCK_STREAM) as connected:
             connected.settimeout(PATIENCE)
             until(lambda: connected.connect_ex(("127.0.0.1", port)) == 0, f"{self.name} serves port {port}")
             connected.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
@@ -196,24 +190,6 @@ class Host(Namespace):
     def close(self) -> None:
         self.end_all()
         super().close()
-
-    def call(self, function: Callable[[], T]) -> T:
-        """Call a function in a thread that is in this host's network, as are the sockets that it makes."""
-
-        def call() -> T:
-            with Path(f"/proc/{self.pid}/ns/net").open("rb") as network:
-                if _libc.setns(network.fileno(), _CLONE_NEWNET):
-                    if ctypes.get_errno() == errno.EPERM:
-                        unavailable("tools", "sockets in another network need root (setns)")
-                    raise OSError(ctypes.get_errno(), "setns")
-            return function()
-
-        # The thread ends at once: nothing else is to happen in that network.
-        with ThreadPoolExecutor(1) as thread:
-            return thread.submit(call).result()
-
-    def _make(self, family: socket.AddressFamily, kind: socket.SocketKind, protocol: int = 0) -> socket.socket:
-        return self.call(lambda: socket.socket(family, kind, protocol))
 
 
 class Lan:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from tests.support.cli import FANOUT, Run, environment
 from tests.support.limits import PATIENT, SOON, Limits
@@ -19,8 +23,11 @@ from tests.support.needs import program, unavailable
 from tests.support.tree import ROOT
 from tests.support.waiting import PATIENCE
 
+T = TypeVar("T")
 RESOLV_CONF = Path("/etc/resolv.conf")
 _IN_A_POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}
+_CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _unshare() -> list[str]:
@@ -106,6 +113,26 @@ class Namespace:
         # Popen's own end: closes the pipes, at which the process ends, and waits for it.
         self._stack.enter_context(started)
         return started
+
+    def open_socket(self, family: socket.AddressFamily, kind: socket.SocketKind, protocol: int = 0) -> socket.socket:
+        """Return a socket of this network, to be used from here: that needs root."""
+        return self.call(lambda: socket.socket(family, kind, protocol))
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Call a function in a thread that is in this network, as are the sockets that it makes: that needs root."""
+
+        def call() -> T:
+            with Path(f"/proc/{self.pid}/ns/net").open("rb") as network:
+                if _libc.setns(network.fileno(), _CLONE_NEWNET):
+                    number = ctypes.get_errno()
+                    if number == errno.EPERM:
+                        unavailable("tools", "sockets in another network need root (setns)")
+                    raise OSError(number, os.strerror(number), "setns")
+            return function()
+
+        # The thread ends at once: nothing else is to happen in that network.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(call).result()
 
     def close(self) -> None:
         self._stack.close()
