@@ -151,49 +151,37 @@ def serve(self):
         assert relay.end()[::2] == (0, "")
 
 
-@pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Path]]:
-    """An app whose relay says of itself what is written in the folder."""
-    folder = tmp_path_factory.mktemp("told")
+def test_kubernetes_is_told_how_it_is(tmp_path: Path) -> None:
+    def say(waiting: str, silence: str) -> None:
+        for name, text in (("waiting", waiting), ("silence", silence)):
+            # Another file in its place: it is read all the time.
+            (tmp_path / "new").write_text(text)
+            (tmp_path / "new").rename(tmp_path / name)
+
     script = f"""
 @property
 def waiting(self):
-    return open({str(folder / "waiting")!r}).read() or None
+    return open({str(tmp_path / "waiting")!r}).read() or None
 
 @property
 def silence(self):
-    return float(open({str(folder / "silence")!r}).read())
+    return float(open({str(tmp_path / "silence")!r}).read())
 """
-    for name, text in (("waiting", ""), ("silence", "0")):
-        (folder / name).write_text(text)
-    with scripted(folder, script) as relay:
-        yield started(relay), folder
+    say("", "0.0")
+    with scripted(tmp_path, script) as relay:
+        port = str(started(relay).events("ssdp_relay_started")[0]["admin"]).rpartition(":")[2]
+        for waiting, silence, path, answer in (
+            ("interface eth9 is not there", "0.0", "/readyz", (503, "interface eth9 is not there\n")),
+            ("interface eth9 is not there", "0.0", "/livez", (200, "ok\n")),
+            ("", "3600.0", "/livez", (503, "nobody has looked after it for 3600 s\n")),
+            ("", "3600.0", "/readyz", (200, "ok\n")),
+        ):
+            say(waiting, silence)
+            assert get(relay, path) == answer
+            live = ["--live"] if path == "/livez" else []
+            probe = invoke("healthcheck", "--host", "127.0.0.1", "--timeout", "60", *live, FANOUT_ADMIN_PORT=port)
+            assert (probe.code, probe.out) == (0 if answer[0] == 200 else 1, answer[1])
         assert relay.stop().code == 0
-
-
-@pytest.mark.parametrize(
-    ("waiting", "silence", "path", "answer"),
-    [
-        ("interface eth9 is not there", "0.0", "/readyz", (503, "interface eth9 is not there\n")),
-        ("interface eth9 is not there", "0.0", "/livez", (200, "ok\n")),
-        ("", "3600.0", "/livez", (503, "nobody has looked after it for 3600 s\n")),
-        ("", "3600.0", "/readyz", (200, "ok\n")),
-    ],
-)
-def test_kubernetes_is_told_how_it_is(
-    told: tuple[Running, Path], waiting: str, silence: str, path: str, answer: tuple[int, str]
-) -> None:
-    relay, folder = told
-    for name, text in (("waiting", waiting), ("silence", silence)):
-        # Another file in its place: it is read all the time.
-        (folder / "new").write_text(text)
-        (folder / "new").rename(folder / name)
-    assert get(relay, path) == answer
-    probe = invoke(
-        "healthcheck", "--host", "127.0.0.1", "--timeout", "60", *(["--live"] if path == "/livez" else []),
-        FANOUT_ADMIN_PORT=str(relay.events("ssdp_relay_started")[0]["admin"]).rpartition(":")[2],
-    )  # fmt: skip
-    assert (probe.code, probe.out) == (0 if answer[0] == 200 else 1, answer[1])
 
 
 def test_what_ends_it_is_one_sentence_behind_the_totals(tmp_path: Path) -> None:

@@ -6,8 +6,6 @@ import json
 import subprocess
 import sys
 
-import pytest
-
 from fanout.ssdp.settings import PRIVATE
 from tests.support.cli import Run, environment, fanout, invoke
 from tests.support.tree import ROOT
@@ -28,9 +26,8 @@ print(json.dumps([invoke(*arguments) for arguments in json.load(sys.stdin)]))
 """
 
 
-@pytest.fixture(scope="module")
-def refused() -> dict[str, Run]:
-    """The runs of all, in one process: the app blocks signals, and logs in a way of its own."""
+def test_what_the_library_refuses_is_one_sentence() -> None:
+    """All in one process: the app blocks signals, and logs in a way of its own."""
     runs = [["relay", "ssdp", *arguments, "--admin-port", "0"] for arguments, _ in REFUSED]
     done = subprocess.run(
         [sys.executable, "-c", RUN_ALL],
@@ -42,14 +39,8 @@ def refused() -> dict[str, Run]:
         timeout=PATIENCE,
         check=True,
     )
-    return {says: Run(*run) for (_, says), run in zip(REFUSED, json.loads(done.stdout), strict=True)}
-
-
-@pytest.mark.parametrize(("arguments", "says"), REFUSED)
-def test_what_the_library_refuses_is_one_sentence(
-    refused: dict[str, Run], arguments: tuple[str, ...], says: str
-) -> None:
-    assert says in refused[says].assert_one_sentence(2)
+    for (_, says), run in zip(REFUSED, json.loads(done.stdout), strict=True):
+        assert says in Run(*run).assert_one_sentence(2)
 
 
 def test_help() -> None:
