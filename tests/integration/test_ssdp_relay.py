@@ -60,12 +60,11 @@ def test_it_is_served_once_and_ends_from_any_thread() -> None:
     def meanwhile() -> None:
         with pytest.raises(InvalidInput, match="served already"):
             relay.serve()
-        longest = relay.silence
+        silences = [relay.silence]
 
         def goes_round() -> bool:
-            nonlocal longest
-            now, longest = relay.silence, max(longest, relay.silence)
-            return now < longest
+            silences.append(relay.silence)
+            return silences[-1] < silences[-2]
 
         until(goes_round, "it goes round again and again")
 
