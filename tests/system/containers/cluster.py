@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, NoReturn, cast
 
@@ -16,7 +18,7 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
 from tests.support.tree import ROOT
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 SERVICE = "headless-udp"
 SENDER = "pod-sender.yaml"
@@ -27,6 +29,11 @@ RESTRICTED: dict[str, Any] = {
     "cap_drop": ["ALL"],
     "security_opt": ["no-new-privileges"],
 }
+_MARK = """
+import socket, sys
+for host in sys.argv[2:]:
+    socket.socket(type=socket.SOCK_DGRAM).sendto(sys.argv[1].encode(), (host, 12000))
+"""
 
 
 def manifest_container(name: str) -> dict[str, Any]:
@@ -69,7 +76,7 @@ def log_lines(container: DockerContainer) -> list[dict[str, Any]]:
 
 def exit_code(container: DockerContainer) -> int:
     """Wait for a container to end and return its exit code."""
-    code: int = container.get_wrapped_container().wait(timeout=30)["StatusCode"]
+    code: int = container.get_wrapped_container().wait(timeout=PATIENCE)["StatusCode"]
     return code
 
 
@@ -79,29 +86,88 @@ class Cluster:
     def __init__(self, images: Images, network: Network) -> None:
         self.images = images
         self.network = network
-        self.sender = DockerContainer(images.sender, network=network, **RESTRICTED)
-        self.sender.with_envs(**_environment(SENDER), POD_NAME="sender")
+        self.sender = self.another_sender(POD_NAME="sender")
         self.receivers: list[DockerContainer] = []
+        self._made = 0
+        self._mark = ""
 
     def start(self) -> None:
         """Start the sender. Until Python runs, the kernel drops every signal to PID 1: wait for its first line."""
         self.sender.start()
         until(partial(log_lines, self.sender), "the sender is ready")
 
+    def another_sender(self, **environment: str) -> DockerContainer:
+        """Return a container that is as the sender, not yet started."""
+        made = DockerContainer(self.images.sender, network=self.network, **RESTRICTED)
+        return made.with_envs(**_environment(SENDER), **environment)
+
     def container(self, image: str, **environment: str) -> DockerContainer:
         """Return a container that DNS answers with for the Service, not yet started."""
         made = DockerContainer(image, network=self.network, network_aliases=[SERVICE], **RESTRICTED)
         return made.with_envs(**environment)
 
+    def receiver(self, **environment: str) -> DockerContainer:
+        """Return a receiver that is as its manifest says, not yet started."""
+        pod = {"POD_NAME": f"statefulset-udp-server-{self._made}", "POD_NAMESPACE": "udp"}
+        self._made += 1
+        # It stops soon, and tells of each message.
+        stated = _environment(RECEIVER) | {"FANOUT_DRAIN": "0.2", "FANOUT_LOG_RATE": "0"}
+        return self.container(self.images.receiver, **stated | pod | environment)
+
     def scale(self, replicas: int) -> None:
-        """Add receivers, as `oc scale` does, and wait until they are ready."""
-        while len(self.receivers) < replicas:
-            pod = {"POD_NAME": f"statefulset-udp-server-{len(self.receivers)}", "POD_NAMESPACE": "udp"}
-            added = self.container(self.images.receiver, **_environment(RECEIVER) | pod | {"FANOUT_DRAIN": "2"})
-            self.receivers.append(added)
-            added.start()
-        for receiver in self.receivers:
-            until(partial(is_ready, receiver), "the receiver is ready")
+        """Add receivers, or remove the last ones, as `oc scale` does, and wait until all are ready."""
+        while len(self.receivers) > replicas:
+            self.remove(self.receivers[-1])
+        added = [self.receiver() for _ in range(replicas - len(self.receivers))]
+        self.receivers += added
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(DockerContainer.start, added))
+        for receiver in added:
+            until(partial(events, receiver, "receiver_started"), "the receiver is ready")
+
+    def at_least(self, replicas: int) -> None:
+        """Add receivers where there are fewer."""
+        self.scale(max(replicas, len(self.receivers)))
+
+    def remove(self, receiver: DockerContainer) -> None:
+        """Remove a receiver, whether it runs or not."""
+        receiver.stop()
+        self.receivers.remove(receiver)
+
+    def forget(self) -> None:
+        """Be as new: without receivers that an earlier test has ended, and without what it has sent to the others."""
+        for receiver in list(self.receivers):
+            wrapped = receiver.get_wrapped_container()
+            wrapped.reload()
+            if wrapped.status != "running":
+                self.remove(receiver)
+        if self.receivers:
+            self._mark = f"mark {uuid.uuid4()}"
+            hosts = [self.endpoint(receiver).partition(":")[0] for receiver in self.receivers]
+            assert run(self.sender, "python3", "-c", _MARK, self._mark, *hosts) == (0, "", "")
+            for receiver in self.receivers:
+                until(partial(self._is_marked, receiver), "the mark has come")
+
+    def _is_marked(self, receiver: DockerContainer) -> bool:
+        return any(line["payload"] == self._mark for line in events(receiver, "message_received"))
+
+    def messages(self, receiver: DockerContainer) -> list[dict[str, Any]]:
+        """Return what a receiver has logged of messages in this test."""
+        found = events(receiver, "message_received")
+        marks = [number for number, line in enumerate(found) if line["payload"] == self._mark]
+        return found[marks[-1] + 1 :] if marks else found
+
+    def received(self, receiver: DockerContainer) -> list[str]:
+        """Return the payloads that a receiver has logged in this test."""
+        return [line["payload"] for line in self.messages(receiver)]
+
+    def all_have_received(self, receivers: list[DockerContainer], *payloads: str) -> None:
+        """Wait until each of the receivers has logged these payloads and no others, in this order."""
+        for receiver in receivers:
+            until(partial(self._has_received, receiver, list(payloads)), f"{payloads} in every log")
+
+    def _has_received(self, receiver: DockerContainer, payloads: list[str]) -> bool:
+        return self.received(receiver) == payloads
 
     def send(self, message: str, *options: str) -> Result:
         """Send from the sender pod."""
@@ -115,9 +181,9 @@ class Cluster:
 
     def close(self) -> None:
         """Remove every container."""
-        with contextlib.ExitStack() as stack:
+        with ThreadPoolExecutor() as threads, contextlib.ExitStack() as stack:
             for container in [self.sender, *self.receivers]:
-                stack.callback(container.stop)
+                stack.callback(threads.submit(container.stop).result)
 
 
 @contextlib.contextmanager
@@ -131,21 +197,6 @@ def started(container: DockerContainer) -> Iterator[DockerContainer]:
 def events(container: DockerContainer, name: str) -> list[dict[str, Any]]:
     """Return the lines of a container's log with this event."""
     return [line for line in log_lines(container) if line["event"] == name]
-
-
-def received(receiver: DockerContainer) -> list[str]:
-    """Return the payloads that a receiver has logged."""
-    return [line["payload"] for line in log_lines(receiver) if line["event"] == "message_received"]
-
-
-def all_have_received(receivers: list[DockerContainer], *payloads: str) -> None:
-    """Wait until each of the receivers has logged these payloads and no others, in this order."""
-    for receiver in receivers:
-        until(partial(_has_received, receiver, list(payloads)), f"{payloads} in every log")
-
-
-def _has_received(receiver: DockerContainer, payloads: list[str]) -> bool:
-    return received(receiver) == payloads
 
 
 def is_ready(receiver: DockerContainer) -> bool:

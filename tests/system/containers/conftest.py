@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.needs import unavailable
+from tests.support.needs import require, unavailable
 
 # Its helper container would have to be pulled; the fixtures below remove what they made. Read at import.
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
@@ -28,6 +28,7 @@ from docker.errors import BuildError, DockerException, ImageNotFound
 from testcontainers.core.network import Network
 
 from tests.support.tree import ROOT
+from tests.support.waiting import PATIENCE
 from tests.system.containers.cluster import Cluster, Images
 
 LOCAL_BASE = "localhost/fanout-base:latest"
@@ -86,7 +87,7 @@ def images(engine: docker.DockerClient, base_image: str, tmp_path_factory: pytes
     asked = ["python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
     version = engine.containers.run(base_image, asked, remove=True, network_mode="none").decode().strip()
     make = ["make", "-C", str(ROOT), "-o", ".venv/.fanout", "wheels", f"BIN={Path(sys.executable).parent}"]
-    subprocess.run([*make, f"WHEELS={context / 'wheels'}", f"IMAGE_PYTHONS={version}"], check=True, timeout=300)
+    subprocess.run([*make, f"WHEELS={context / 'wheels'}", f"IMAGE_PYTHONS={version}"], check=True)
     made = Images(*(f"localhost/fanout-test-{os.getpid()}-{app}" for app in Images._fields))
     # The first stage by itself has a tag as well, or it would stay behind as an image without a name.
     builds = [
@@ -143,8 +144,8 @@ def _remove_image(engine: docker.DockerClient, tag: str) -> None:
         engine.images.remove(tag, force=True)
 
 
-@pytest.fixture
-def cluster(images: Images) -> Iterator[Cluster]:
+@pytest.fixture(scope="session")
+def shared_cluster(images: Images) -> Iterator[Cluster]:
     """A network with a sender and no receiver yet; nothing of it is left afterwards."""
     with contextlib.ExitStack() as stack:
         network = Network()
@@ -157,10 +158,18 @@ def cluster(images: Images) -> Iterator[Cluster]:
 
 
 @pytest.fixture
+def cluster(shared_cluster: Cluster) -> Cluster:
+    """A network with a sender, and receivers that have received nothing, if any."""
+    shared_cluster.forget()
+    return shared_cluster
+
+
+@pytest.fixture
 def lan(engine: docker.DockerClient) -> Iterator[Network]:
     """A network of the macvlan driver, on a cable that is gone with the test."""
-    if os.geteuid() != 0 or not shutil.which("ip"):
-        unavailable("containers", "a network of the macvlan driver needs root and iproute2")
+    if os.geteuid() != 0:
+        unavailable("containers", "a network of the macvlan driver needs root")
+    require("ip", needed="containers")
     ends = [f"fo{os.getpid()}{end}" for end in "ab"]
     with contextlib.ExitStack() as stack:
         _ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
@@ -173,4 +182,4 @@ def lan(engine: docker.DockerClient) -> Iterator[Network]:
 
 
 def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, timeout=10)
+    subprocess.run(["ip", *arguments], check=True, timeout=PATIENCE)

@@ -83,8 +83,8 @@ def test_relay_image_holds_what_the_relay_for_media_servers_needs(engine: docker
 
 
 def test_both_run_as_any_uid_with_nothing_to_build_or_write_with(cluster: Cluster) -> None:
-    cluster.scale(1)
-    for container in (cluster.sender, *cluster.receivers):
+    cluster.at_least(1)
+    for container in (cluster.sender, cluster.receivers[0]):
         assert run(container, "fanout", "--version").out.strip() == f"fanout {fanout.__version__}"
         result = run(container, "python3", "-c", LOOK_AROUND)
         assert result.code == 0, result.err
@@ -101,14 +101,14 @@ def test_both_run_as_any_uid_with_nothing_to_build_or_write_with(cluster: Cluste
 
 
 def test_both_seal_and_open(cluster: Cluster) -> None:
-    cluster.scale(1)
-    for container in (cluster.sender, *cluster.receivers):
+    cluster.at_least(1)
+    for container in (cluster.sender, cluster.receivers[0]):
         result = run(container, "python3", "-c", SEAL)
         assert (result.code, result.out) == (0, "True\n"), result.err
 
 
 def test_probes_of_the_manifest_are_answered(cluster: Cluster) -> None:
-    cluster.scale(1)
+    cluster.at_least(1)
     container = manifest_container(RECEIVER)
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
@@ -119,7 +119,7 @@ def test_probes_of_the_manifest_are_answered(cluster: Cluster) -> None:
 
 
 def test_healthcheck_is_an_exec_probe(cluster: Cluster) -> None:
-    cluster.scale(1)
+    cluster.at_least(1)
     ready = run(cluster.receivers[0], "fanout", "healthcheck")
     assert (ready.code, ready.out, ready.err) == (0, "ok\n", "")
     nobody = run(cluster.sender, "fanout", "healthcheck")

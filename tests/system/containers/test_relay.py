@@ -13,9 +13,10 @@ import pytest
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
+from fanout.local import zone
 from fanout.local.zone import Pod, Zone, respond
 from tests.support.waiting import until
-from tests.system.containers.cluster import RESTRICTED, events, exit_code, is_ready, received, run, started
+from tests.system.containers.cluster import RESTRICTED, events, exit_code, is_ready, run, started
 
 if TYPE_CHECKING:
     from tests.system.containers.cluster import Cluster
@@ -25,18 +26,17 @@ pytestmark = pytest.mark.containers
 INGRESS = "mcast://224.0.67.67:5001@eth1"
 BATCH = 25
 SOURCE = """
-import socket, sys, time
+import socket, sys
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as source:
     source.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 5)
     for number in range(int(sys.argv[1]), int(sys.argv[2])):
         source.sendto(b"%d" % number, ("224.0.67.67", 5001))
-        time.sleep(0.02)
 """
 PRIVILEGES = "import re; print(*re.findall(r'(?:Uid|CapEff|NoNewPrivs):\\s+(\\S+)', open('/proc/1/status').read()))"
 
 
 class Nameserver:
-    """Answers as the cluster's does, with a DNS TTL of 5 s; Docker's own says 10 minutes."""
+    """Answers as the cluster's does, with a short DNS TTL; Docker's own says 10 minutes."""
 
     def __init__(self, host: str) -> None:
         self.zone = Zone()
@@ -46,9 +46,9 @@ class Nameserver:
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
-    def publish(self, cluster: Cluster) -> None:
-        """Let the Service have the pods that the cluster has now."""
-        pods = [cluster.endpoint(receiver).partition(":")[0] for receiver in cluster.receivers]
+    def publish(self, cluster: Cluster, receivers: list[DockerContainer]) -> None:
+        """Let the Service have these pods."""
+        pods = [cluster.endpoint(receiver).partition(":")[0] for receiver in receivers]
         self.zone = Zone(pods=tuple(Pod(f"pod-{number}", address) for number, address in enumerate(pods)))
 
     def _serve(self) -> None:
@@ -65,8 +65,9 @@ class Nameserver:
 
 
 @pytest.fixture
-def nameserver(cluster: Cluster) -> Iterator[Nameserver]:
+def nameserver(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nameserver]:
     """A nameserver that the containers of the cluster reach."""
+    monkeypatch.setattr(zone, "DNS_TTL", 1)
     with contextlib.closing(Nameserver(gateway(cluster))) as made:
         yield made
 
@@ -79,8 +80,9 @@ def gateway(cluster: Cluster) -> str:
 
 
 def test_multicast_of_a_lan_reaches_every_pod(cluster: Cluster, lan: Network, nameserver: Nameserver) -> None:
-    cluster.scale(2)
-    nameserver.publish(cluster)
+    cluster.at_least(4)
+    stay, join = cluster.receivers[:2], cluster.receivers[2:]
+    nameserver.publish(cluster, stay)
     where = ["--service", nameserver.zone.name, "--nameserver", nameserver.endpoint]
     relay = DockerContainer(cluster.images.relay, network=cluster.network, **RESTRICTED)
     relay.with_command([*where, "--listen", INGRESS, "--to-port", "12000"])
@@ -94,35 +96,27 @@ def test_multicast_of_a_lan_reaches_every_pod(cluster: Cluster, lan: Network, na
         assert run(relay, "python3", "-c", PRIVILEGES).out.split() == ["1000740000", "0000000000000000", "1"]
 
         sent = 0
-        is_enough = threading.Event()
 
-        def stream() -> None:
+        def stream() -> bool:
+            """Send some more, wait until who is there has all of it, and say whether who joins has some as well."""
             nonlocal sent
-            while not is_enough.is_set():
-                assert run(source, "python3", "-c", SOURCE, str(sent), str(sent + BATCH)) == (0, "", "")
-                sent += BATCH
+            assert run(source, "python3", "-c", SOURCE, str(sent), str(sent + BATCH)) == (0, "", "")
+            sent += BATCH
+            cluster.all_have_received(stay, *map(str, range(sent)))
+            return all(len(cluster.received(each)) > BATCH for each in join)
 
-        streaming = threading.Thread(target=stream)
-        streaming.start()
-        try:
-            until(lambda: all(map(received, cluster.receivers)), "both pods receive")
-            cluster.scale(4)
-            nameserver.publish(cluster)
-            until(lambda: all(len(received(each)) > BATCH for each in cluster.receivers), "all four pods receive")
-        finally:
-            is_enough.set()
-            streaming.join()
-        for receiver in cluster.receivers:
-            until(lambda receiver=receiver: received(receiver)[-1] == str(sent - 1), "the last datagram")  # type: ignore[misc]
+        stream()
+        assert not any(map(cluster.received, join))
+        nameserver.publish(cluster, [*stay, *join])
+        until(stream, "all pods receive")
         everything = [str(number) for number in range(sent)]
-        for receiver in cluster.receivers[:2]:
-            assert received(receiver) == everything
-        for receiver in cluster.receivers[2:]:
-            got = received(receiver)
-            assert got == everything[-len(got) :], "from where it joined, each"
+        until(lambda: all(cluster.received(each)[-1] == everything[-1] for each in join), "they have the last one")
+        for receiver in join:
+            got = cluster.received(receiver)
+            assert got == everything[-len(got) :], "from where it joined"
 
         relay.get_wrapped_container().kill("SIGTERM")
         assert exit_code(relay) == 0
         (stopped,) = events(relay, "relay_stopped")
         assert (stopped["datagrams"], stopped["forwarded"], stopped["dropped"]) == (sent, sent, {})
-        assert stopped["sent"] == sum(len(received(receiver)) for receiver in cluster.receivers)
+        assert stopped["sent"] == sum(len(cluster.received(receiver)) for receiver in cluster.receivers)
