@@ -167,11 +167,13 @@ def _costs(lab: Lab, tell: Tell, seconds: float, repeats: int) -> Costs:
     return found
 
 
-def _run(source: Source, counter: Counter, relay: Helper, name: str, flow: Flow, count: int) -> Run:
+def _run(
+    source: Source, counter: Counter, relay: Helper, name: str, flow: Flow, count: int, *, patience: int = _PATIENCE
+) -> Run:
     before, cpu, started = counter.ask("read"), relay.cpu_time(), time.monotonic_ns()
     answer = source.pace(name, flow, count)
     total = sum(pod["datagrams"] for pod in before) + count * PODS
-    after = counter.read_pods(total)
+    after = counter.read_pods(total, patience=patience)
     cpu = relay.cpu_time() - cpu
     copies = [new["datagrams"] - old["datagrams"] for new, old in zip(after, before, strict=True)]
     if max(copies) > count or any(pod["dropped"] for pod in after):
@@ -235,12 +237,12 @@ class Stamps(Helper):
         where = [f"{lab.namespace(pod)}@{lab.address(pod)}" for pod in range(pods)]
         super().__init__([compiled("stamps"), str(PORT), *where], core=receiving_core())
 
-    def time(self, source: Source, relay: str, flow: Flow, count: int) -> dict[str, int]:
+    def time(self, source: Source, relay: str, flow: Flow, count: int, *, patience: int = _PATIENCE) -> dict[str, int]:
         """Send so many datagrams, and return the quantiles over all pods."""
         source.pace(relay, flow, count)
-        before, patience = -1, _PATIENCE
-        while patience and (now := self.ask("count")) < count * PODS:
-            patience = patience - 1 if now == before else _PATIENCE
+        before, left = -1, patience
+        while left and (now := self.ask("count")) < count * PODS:
+            left = left - 1 if now == before else patience
             before = now
             time.sleep(0.01)
         total: dict[str, int] = self.ask("read")[-1]

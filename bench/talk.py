@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import secrets
@@ -19,6 +20,8 @@ from bench.lab import GROUP, PORT, Lab
 _SOURCES = Path(__file__).parent / "c"
 _PATIENCE = 20
 """Looks, ten milliseconds apart: on a busy machine the kernel's own threads may have to wait for a core, too."""
+LONG_PATIENCE = 10_000
+"""The same where nothing should be missing: whoever waits for all of it may as well wait long."""
 _BUILT = Path("build", "bench")
 KEY_FILE = _BUILT / "key"
 """Of those that seal: `make_key` writes it."""
@@ -30,9 +33,14 @@ def why_no_compiler() -> str | None:
 
 
 def compiled(name: str) -> str:
-    """Compile `bench/c/NAME.c` and return the program."""
-    _BUILT.mkdir(parents=True, exist_ok=True)
-    program = _BUILT / name
+    """Compile `bench/c/NAME.c`, once, and return the program."""
+    return _compiled(name, _BUILT)
+
+
+@functools.cache
+def _compiled(name: str, folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    program = folder / name
     subprocess.run(["gcc", "-O2", "-Wall", "-o", str(program), str(_SOURCES / f"{name}.c")], check=True)
     return str(program.absolute())
 
@@ -57,7 +65,7 @@ class Helper:
             process_group=0,  # Ctrl-C is for the bench, which ends its helpers
         )
         try:
-            self.answer = self._read(30)
+            self.answer = self._read(120)
         except BaseException:
             self.close()
             raise
@@ -71,7 +79,7 @@ class Helper:
         """Return the nanoseconds of CPU that it has taken so far."""
         return cpu_time(self.pid)
 
-    def ask(self, command: str, timeout: float = 60) -> Any:
+    def ask(self, command: str, timeout: float = 120) -> Any:
         """Give a command and return its answer."""
         self.tell(command)
         return self._read(timeout)
@@ -127,20 +135,19 @@ class Counter(Helper):
         """Say whether the sockets take runs of segments as one."""
         self.ask(f"gro {int(on)}")
 
-    def read_pods(self, expected: int = 0) -> list[dict[str, int]]:
-        """Return each pod's counts: once so many datagrams in all are there, or no more come."""
+    def read_pods(self, expected: int = 0, *, patience: int = _PATIENCE) -> list[dict[str, int]]:
+        """Return each pod's counts: once so many datagrams in all are there, or no more come for so many looks."""
         before = None
-        patience = _PATIENCE
-        for _ in range(1000):
+        left = patience
+        while True:
             pods: list[dict[str, int]] = self.ask("read")
             if expected and sum(pod["datagrams"] for pod in pods) >= expected:
-                break
-            patience = patience - 1 if pods == before else _PATIENCE
-            if not patience:
-                break
+                return pods
+            left = left - 1 if pods == before else patience
+            if not left:
+                return pods
             before = pods
             time.sleep(0.01)
-        return pods
 
 
 def cpu_time(pid: int) -> int:

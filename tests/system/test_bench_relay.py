@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -14,8 +13,10 @@ import pytest
 from bench import relay, talk
 from bench.lab import Lab
 from bench.relay import EVEN, LOOP, OURS, TICKS, Run, Source, Stamps
+from bench.talk import LONG_PATIENCE
+from tests.support.needs import require
 from tests.support.ports import free_port
-from tests.system.test_bench_lab import needs_a_compiler
+from tests.support.waiting import until
 
 SENT = 1_000
 
@@ -85,7 +86,7 @@ def ports() -> list[int]:
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ports: list[int]) -> Lab:
     """Pods on loopback, and programs compiled for this test."""
-    needs_a_compiler()
+    require("gcc")
     monkeypatch.setattr(talk, "_BUILT", tmp_path)
     for module in (talk, relay):
         monkeypatch.setattr(module, "PORT", ports[0])
@@ -97,9 +98,9 @@ def test_both_relays_forward_all_of_a_flow_and_their_time_is_taken(lab: Lab) -> 
     calm = relay.Flow("1,000/s", 1_000, 5)
     with talk.Counter(lab, relay.PODS) as counter, Source(lab) as source, relay._relays(lab, relay.PODS) as relays:
         for name, helper in relays.items():
-            one = relay._run(source, counter, helper, name, calm, 100)
+            one = relay._run(source, counter, helper, name, calm, 100, patience=LONG_PATIENCE)
             assert (one.sent, one.lost) == (100, 0)
-            assert 0 < one.cpu < 2_000_000_000
+            assert one.cpu > 0
             assert one.wall >= 95_000_000
             assert helper.ask("read")["datagrams"] == 100
 
@@ -107,22 +108,29 @@ def test_both_relays_forward_all_of_a_flow_and_their_time_is_taken(lab: Lab) -> 
 def test_stamps_tell_when_copies_came_and_in_what_order(lab: Lab, ports: list[int]) -> None:
     with Stamps(lab, relay.PODS) as stamps, Source(lab) as source, relay._relays(lab, relay.PODS, urgent=True):
         for name in (OURS, LOOP):
-            found = stamps.time(source, name, relay.Flow("1,000/s", 1_000, 1), 50)
+            found = stamps.time(source, name, relay.Flow("1,000/s", 1_000, 1), 50, patience=LONG_PATIENCE)
             assert found["datagrams"] == 50 * relay.PODS
-            assert 0 < found["p50"] <= found["p99"] <= found["most"] < 5_000_000_000
+            assert 0 < found["p50"] <= found["p99"] <= found["most"]
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
             for number in (2, 1):
                 out.sendto(number.to_bytes(8, sys.byteorder) + bytes(8), (lab.address(0), ports[0]))
-        deadline = time.monotonic() + 5
-        while stamps.ask("count") < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: stamps.ask("count") == 2, "both have come")
         # Both are of a source that begins to count anew, and the second is before the first as well.
         assert [pod["misordered"] for pod in stamps.ask("read")[:2]] == [2, 0]
 
 
+OWN_TIME = """
+import sys, time
+while time.process_time_ns() < 20_000_000:
+    pass
+for line in sys.stdin:
+    print(time.process_time_ns(), flush=True)
+"""
+
+
 def test_the_time_of_a_process_is_read_from_outside() -> None:
-    spin = "import sys, time\nprint(0, flush=True)\nwhile time.process_time() < .2: pass\nprint(1, flush=True)"
-    with talk.Helper([sys.executable, "-c", f"{spin}\nsys.stdin.read()"]) as helper:
-        assert helper.read(30) == 1
-        assert 200_000_000 <= helper.cpu_time() < 5_000_000_000
+    with talk.Helper([sys.executable, "-c", f"print(0, flush=True)\n{OWN_TIME}"]) as helper:
+        before = helper.ask("")
+        between = helper.cpu_time()
+        assert 20_000_000 <= before <= between <= helper.ask("")
         assert helper.pid != os.getpid()
