@@ -48,10 +48,12 @@ def reach(endpoints: Sequence[Endpoint], patience: Sequence[float] = PATIENCE) -
             for fault in faults:
                 found[fault.endpoint] = found[fault.endpoint]._replace(errno=fault.errno)
             deadline = time.monotonic() + wait
-            while missing and (left := deadline - time.monotonic()) > 0:
+            # Some may have answered while the others were asked.
+            while missing := [each for each in missing if found[each].round_trip is None and not found[each].errno]:
+                if (left := deadline - time.monotonic()) <= 0:
+                    break
                 _wait(transport.readable(), left)
                 _take(transport, run, found, sent_at)
-                missing = [each for each in missing if found[each].round_trip is None and not found[each].errno]
             if not missing:
                 break
     finally:

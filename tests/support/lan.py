@@ -18,6 +18,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +38,13 @@ SOURCE, EDGE, FIRST_POD = 10, 20, 11
 """The last number of their addresses; a second edge or source has the next one."""
 RECEIVE_BUFFER = 4 << 20
 MACVLAN_QUEUE = 10_000
+UNHURRIED = [
+    sys.executable,
+    "-c",
+    "from fanout.relay import relay; relay._LAST_TURNS = 3600; from fanout.__main__ import main; main()",
+]
+"""A `fanout` whose relay forwards what it holds at its end, however long that takes."""
+_SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h: beyond net.core.rmem_max, for root
 
 
 def lan_address(number: int, *, ipv6: bool = False) -> str:
@@ -140,7 +148,7 @@ class Host(Namespace):
     def listen(self, address: str, port: int) -> socket.socket:
         """Return a socket of this host that is bound and holds a lot."""
         made = self.udp(socket.AF_INET6 if ":" in address else socket.AF_INET)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
         made.bind((address, port))
         return made
 
@@ -306,10 +314,10 @@ class Lan:
 class Relay:
     """A `fanout relay` in a host, its log, and its counts."""
 
-    def __init__(self, host: Host, *arguments: str, listening: int = 1) -> None:
+    def __init__(self, host: Host, *arguments: str, listening: int = 1, program: Sequence[str] = FANOUT) -> None:
         """Start it, and return once it listens at so many ingresses."""
         self._host = host
-        self.run = host.start(*FANOUT, "relay", "--log-format", "json", *arguments)
+        self.run = host.start(*program, "relay", "--log-format", "json", *arguments)
         self.wait_for("ingress_listening", listening)
 
     def wait_for(self, event: str, count: int = 1) -> list[dict[str, Any]]:
@@ -317,6 +325,12 @@ class Relay:
         if count:
             self.run.wait_until(lambda: self.run.out.count(f'"{event}"') >= count and self.run.out.endswith("\n"))
         return self.run.events(event)
+
+    def after(self, action: Callable[[], object], event: str) -> dict[str, Any]:
+        """Do something, and return the next event of that name."""
+        before = len(self.run.events(event))
+        action()
+        return self.wait_for(event, before + 1)[before]
 
     def pause(self) -> None:
         """Stop all its threads, so that what comes waits in the kernel."""

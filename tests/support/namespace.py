@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from typing import Self, TypeVar
 
 from tests.support.cli import FANOUT, Run, environment
 from tests.support.limits import PATIENT, SOON, Limits
-from tests.support.needs import program, unavailable
+from tests.support.needs import is_missing, program, unavailable
 from tests.support.tree import ROOT
 from tests.support.waiting import PATIENCE
 
@@ -35,11 +36,12 @@ def _unshare() -> list[str]:
     return ["unshare", *([] if os.geteuid() == 0 else ["--map-root-user"]), "--mount", "--net"]
 
 
+@functools.cache
 def why_no_namespace() -> str | None:
     """Say why there can be no namespace; None where there can be."""
     for name in ("unshare", "nsenter", "ip"):
         if program(name) is None:
-            return f"the program {name} is missing (Debian, Ubuntu: apt install util-linux iproute2)"
+            return is_missing(name)
     if not RESOLV_CONF.exists():
         return f"there is no {RESOLV_CONF} in whose place one could be mounted"
     tried = subprocess.run([*_unshare(), "true"], capture_output=True, text=True, check=False)

@@ -22,6 +22,7 @@ _PACKAGES = {
     "nsenter": "util-linux",
     "prlimit": "util-linux",
     "stdbuf": "coreutils",
+    "setpriv": "util-linux",
     "unshare": "util-linux",
 }
 """Debian's package of a program, where it has another name."""

@@ -3,45 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import fcntl
+import os
 import re
+import resource
+import socket
+import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
+from fanout.discovery.dns import DnsResolver
 from fanout.model import Endpoint
-from tests.support.cli import FANOUT, Run, Running, environment, fanout, receiving
+from tests.support import serving
+from tests.support.cli import FANOUT, Run, Running, invoke, receiving
+from tests.support.console import Console, Within, console
+from tests.support.listening_doctor import FOR_LONG, patience
 from tests.support.namespace import Namespace, cabled_hosts
-from tests.support.needs import program, unavailable
+from tests.support.needs import require
 from tests.support.pods import Pod
-from tests.system.nameserver.asking import together
+from tests.support.waiting import until
 
 HERE, THERE, ELSEWHERE = "10.81.0.1", "10.81.0.2", "10.99.0.2"
 GROUP, PORT = "224.0.67.67", 5001
 INGRESS = f"mcast://{GROUP}:{PORT}@eth0"
-_SENDER = """
-import json, socket, sys, time
-sockets = []
-for source, destination, port in json.loads(sys.argv[1]):
-    family = socket.AF_INET6 if ":" in source else socket.AF_INET
-    sending = socket.socket(family, socket.SOCK_DGRAM)
-    sending.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-    sending.bind((source, 4000 + len(sockets)))
-    if family == socket.AF_INET6:
-        sending.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex("eth0"))
-    else:
-        sending.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(source))
-    sockets.append((sending, (destination, port)))
-print("ready", flush=True)
-while True:
-    for sending, destination in sockets:
-        sending.sendto(bytes(100), destination)
-    time.sleep(0.02)
-"""
+SOURCE = 4000
+"""The port of the first flow's source; that of the next is the next."""
+SEEN = "tests.support.listening_doctor:until_seen"
+COUNTED = "tests.support.listening_doctor:until_counted"
+WAITING_FOR = "tests.support.listening_doctor:patience"
+_SIOCGIFINDEX = 0x8933  # include/uapi/linux/sockios.h
 _DEAF = """
 import socket, sys
 deaf = socket.socket(type=socket.SOCK_DGRAM)
@@ -71,8 +68,11 @@ def said(check: dict[str, Any]) -> str:
     return "\n".join([check["sentence"], *check["hints"]])
 
 
+Hosts = tuple[Namespace, Namespace]
+
+
 @pytest.fixture(scope="module")
-def hosts() -> Iterator[tuple[Namespace, Namespace]]:
+def hosts() -> Iterator[Hosts]:
     """Two hosts on a LAN; the second one has addresses to which the first has no route."""
     with cabled_hosts(HERE, THERE) as (here, there):
         there.run("ip", "address", "add", f"{ELSEWHERE}/24", "dev", "eth0")
@@ -84,31 +84,63 @@ def hosts() -> Iterator[tuple[Namespace, Namespace]]:
         yield here, there
 
 
+@pytest.fixture(scope="module")
+def inside(hosts: Hosts) -> Iterator[Console]:
+    """Runs `fanout` in the first host."""
+    with console(*hosts[0].command) as made:
+        yield made
+
+
 @contextlib.contextmanager
 def sending(there: Namespace, *flows: tuple[str, str, int]) -> Iterator[None]:
-    """Send datagrams from another host, fifty a second of each (source, destination, port): 4000 and up send."""
-    command = [*there.command, sys.executable, "-c", _SENDER, json.dumps(flows)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
+    """Send datagrams of each flow (source, destination, port) from another host, over and over."""
+    with contextlib.ExitStack() as stack:
+        sources = []
+        for number, (source, destination, port) in enumerate(flows):
+            family = socket.AF_INET6 if ":" in source else socket.AF_INET
+            opened = stack.enter_context(there.open_socket(family, socket.SOCK_DGRAM))
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            opened.bind((source, SOURCE + number))
+            if family == socket.AF_INET6:
+                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index(opened, "eth0"))
+            else:
+                opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(source))
+            sources.append((opened, (destination, port)))
+        over = threading.Event()
+
+        def send() -> None:
+            while not over.wait(0.01):
+                for opened, destination in sources:
+                    opened.sendto(bytes(100), destination)
+
+        thread = threading.Thread(target=send)
+        stack.callback(thread.join)
+        stack.callback(over.set)
+        thread.start()
         yield
-    finally:
-        process.kill()
-        process.communicate()
 
 
-def listen(here: Namespace, *ingresses: str, wait: float = 0.8) -> list[dict[str, Any]]:
-    """Return what was said of each ingress."""
+def index(opened: socket.socket, interface: str) -> int:
+    """Return the number of an interface in a socket's network."""
+    asked = struct.pack("16si12x", interface.encode(), 0)
+    found: int = struct.unpack("16si12x", fcntl.ioctl(opened, _SIOCGIFINDEX, asked))[1]
+    return found
+
+
+def listen(
+    inside: Console, *ingresses: str, wait: float = FOR_LONG, within: Within | None = None
+) -> list[dict[str, Any]]:
+    """Return what was said of each ingress, once something has come to all of them or the waiting is over."""
     options = [word for ingress in ingresses for word in ("--listen", ingress)]
-    run = here.fanout("doctor", *options, "--wait", str(wait), "-o", "json")
+    run = inside.fanout("doctor", *options, "--wait", str(wait), "-o", "json", within=within)
     assert run.err == ""
     return checks(run, "ingress")
 
 
 def test_a_receiver_that_answers_is_well(tmp_path: Path) -> None:
     with receiving(tmp_path) as (receiver, endpoint):
-        run = fanout("doctor", "-s", endpoint, "-o", "json")
+        with patience():
+            run = invoke("doctor", "-s", endpoint, "-o", "json")
         assert run.err == ""
         assert not [check for check in run.json["checks"] if check["status"] == "problem"]
         assert "1 endpoint" in only(run, "resolve")["sentence"]
@@ -117,16 +149,19 @@ def test_a_receiver_that_answers_is_well(tmp_path: Path) -> None:
         assert "message_received" not in receiver.out
 
 
-def test_pods_that_refuse_or_are_silent_and_a_nameserver_that_does_not_answer(
-    tmp_path: Path, pods: Callable[..., list[Pod]], closed_port: int
-) -> None:
+def test_pods_that_refuse_or_are_silent(pods: Callable[..., list[Pod]], closed_port: int) -> None:
     (plain,) = pods(1)
-    with receiving(tmp_path) as (_, endpoint):
-        service = f"{endpoint},{plain.endpoint},127.0.0.1:{closed_port}"
-        run, unresolved = together(
-            ["doctor", "-s", service, "-o", "json"],
-            ["doctor", "-s", "headless-udp", "--nameserver", f"127.0.0.1:{closed_port}"],
-        )
+    with serving.pods(lambda message: None) as [receiver]:
+        service = f"{receiver.address},{plain.endpoint},127.0.0.1:{closed_port}"
+
+        def ask() -> Run | None:
+            """Return what was said, once the pod that answers has done so in time."""
+            with patience(probes=(0.05,) * 6):
+                run = invoke("doctor", "-s", service, "-o", "json")
+            return run if len(checks(run, "reach")) == 3 else None
+
+        run = until(ask, "the pod that answers is heard")
+    assert run is not None
     assert run.code == 1
     answers, refuses, silent = checks(run, "reach")
     assert "1 of 3 pods" in answers["sentence"]
@@ -134,13 +169,18 @@ def test_pods_that_refuse_or_are_silent_and_a_nameserver_that_does_not_answer(
     assert silent["sentence"].startswith(f"{plain.endpoint}: 6 probes left this host")
     assert "NetworkPolicy" in said(silent)
     assert [check["status"] for check in (answers, refuses, silent)] == ["ok", "problem", "problem"]
+
+
+def test_a_nameserver_that_does_not_answer(closed_port: int) -> None:
+    with mock.patch.dict(DnsResolver.__init__.__kwdefaults__, lifetime=0.2):
+        unresolved = invoke("doctor", "-s", "headless-udp", "--nameserver", f"127.0.0.1:{closed_port}")
     assert (unresolved.code, unresolved.err) == (1, "")
-    problem = r"^problem  resolve: cannot resolve headless-udp A .*no answer within 2 s"
+    problem = r"^problem  resolve: cannot resolve headless-udp A .*no answer within 0.2 s"
     assert re.search(problem, unresolved.out, re.MULTILINE)
     assert "reach:" not in unresolved.out
 
 
-def test_every_kind_of_ingress(hosts: tuple[Namespace, Namespace]) -> None:
+def test_every_kind_of_ingress(hosts: Hosts) -> None:
     here, there = hosts
     flows = {
         "mcast://224.0.67.67:5001@eth0": (THERE, GROUP, 5001),
@@ -152,16 +192,19 @@ def test_every_kind_of_ingress(hosts: tuple[Namespace, Namespace]) -> None:
         "udp://:5009": (THERE, HERE, 5009),
         "udp://:5010@eth0": ("fd81::2", "fd81::1", 5010),
     }
+    options = [word for ingress in flows for word in ("--listen", ingress)]
     with sending(there, *flows.values()):
-        found = listen(here, *flows, wait=5)
+        run = here.fanout("doctor", *options, "--wait", str(FOR_LONG), "-o", "json")
+    assert run.err == ""
+    found = checks(run, "ingress")
     for number, (check, (ingress, (source, _, port))) in enumerate(zip(found, flows.items(), strict=True)):
         assert check["status"] == "ok", check
-        assert f"{ingress}: 100 bytes from {Endpoint(source, 4000 + number)} on port {port}" in check["sentence"]
+        assert f"{ingress}: 100 bytes from {Endpoint(source, SOURCE + number)} on port {port}" in check["sentence"]
     assert f"joined {GROUP} on eth0 ({HERE})" in found[0]["sentence"]
     assert [check["details"]["joined"] for check in found] == [True] * 3 + [None] * 5
 
 
-def test_why_ingresses_are_silent(hosts: tuple[Namespace, Namespace]) -> None:
+def test_why_ingresses_are_silent(hosts: Hosts, inside: Console) -> None:
     here, there = hosts
     here.run("ip", "link", "add", "leg", "type", "veth", "peer", "name", "cut")
     flows = [(THERE, GROUP, PORT + 1), (THERE, "224.0.67.68", PORT), (THERE, HERE, PORT + 2)]
@@ -175,7 +218,7 @@ def test_why_ingresses_are_silent(hosts: tuple[Namespace, Namespace]) -> None:
     }
     try:
         with sending(there, *flows):
-            found = listen(here, *silent)
+            found = listen(inside, *silent, within=(SEEN, (SOURCE, SOURCE + 1, SOURCE + 2)))
     finally:
         here.run("ip", "link", "del", "leg")
     for check, (ingress, parts) in zip(found, silent.items(), strict=True):
@@ -184,27 +227,28 @@ def test_why_ingresses_are_silent(hosts: tuple[Namespace, Namespace]) -> None:
             assert part in said(check)
 
 
-def test_drops_while_it_looks(hosts: tuple[Namespace, Namespace]) -> None:
+def test_drops_while_it_looks(hosts: Hosts, inside: Console) -> None:
     here, there = hosts
     with subprocess.Popen([*here.command, sys.executable, "-c", _DEAF], stdin=-1, stdout=-1) as never_reads:
         assert never_reads.stdout is not None
         assert never_reads.stdout.readline() == b"\n"
         with sending(there, *[(THERE, HERE, 7)] * 5):
-            run = here.fanout("doctor", "--listen", INGRESS, "--wait", "0.5", "-o", "json")
+            options = ("--listen", INGRESS, "--wait", str(FOR_LONG), "-o", "json")
+            run = inside.fanout("doctor", *options, within=(COUNTED, ["RcvbufErrors"]))
     (drops,) = checks(run, "receive drops")
     assert drops["status"] == "warning"
     assert drops["details"]["meanwhile"] > 0
     assert "cost" in drops["sentence"]
     assert "--receive-buffer" in said(drops)
-    after = only(here.fanout("doctor", "-o", "json"), "receive drops")
+    after = only(inside.fanout("doctor", "-o", "json"), "receive drops")
     assert after["status"] == "ok", "what was is no present ill"
     assert after["details"]["RcvbufErrors"] > 0
 
 
 @contextlib.contextmanager
-def receiving_in(host: Namespace, folder: Path, port: int) -> Iterator[None]:
+def receiving_in(host: Namespace, folder: Path) -> Iterator[None]:
     """Run `fanout receive` in a host."""
-    arguments = ("receive", "--port", str(port), "--admin-port", "0", "--drain", "0")
+    arguments = ("receive", "--admin-port", "0", "--drain", "0")
     receiver = Running(arguments, folder, {}, None, program=[*host.command, *FANOUT])
     try:
         receiver.wait_until(lambda: "receiver_started" in receiver.out)
@@ -225,22 +269,22 @@ def reverse_filter(host: Namespace, mode: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("mode", "word"), [(1, "strict"), (2, "loose")])
-def test_rp_filter_drops_a_source_without_a_route(hosts: tuple[Namespace, Namespace], mode: int, word: str) -> None:
+def test_rp_filter_drops_a_source_without_a_route(hosts: Hosts, inside: Console, mode: int, word: str) -> None:
     here, there = hosts
     with reverse_filter(here, mode), sending(there, (ELSEWHERE, GROUP, PORT)):
-        (check,) = listen(here, INGRESS)
+        (check,) = listen(inside, INGRESS, within=(SEEN, [SOURCE]))
         assert f"no route leads back to {ELSEWHERE}, and rp_filter={mode} ({word}) drops" in check["sentence"]
         advice = f"ip route add {ELSEWHERE} dev eth0"
         assert any(advice in hint for hint in check["hints"])
         here.run(*advice.split())
         try:
-            (check,) = listen(here, INGRESS)
+            (check,) = listen(inside, INGRESS)
         finally:
             here.run("ip", "route", "del", ELSEWHERE, "dev", "eth0")
     assert check["status"] == "ok", "the advice helps"
 
 
-def test_rp_filter_drops_a_source_whose_way_back_is_another(hosts: tuple[Namespace, Namespace]) -> None:
+def test_rp_filter_drops_a_source_whose_way_back_is_another(hosts: Hosts, inside: Console) -> None:
     here, there = hosts
     here.run("ip", "link", "add", "pods", "type", "veth", "peer", "name", "pods-peer")
     try:
@@ -249,83 +293,86 @@ def test_rp_filter_drops_a_source_whose_way_back_is_another(hosts: tuple[Namespa
         here.run("ip", "address", "add", "10.82.0.1/24", "dev", "pods")
         here.run("ip", "route", "add", "default", "dev", "pods")
         with reverse_filter(here, 1), sending(there, (ELSEWHERE, GROUP, PORT)):
-            (check,) = listen(here, INGRESS)
+            (check,) = listen(inside, INGRESS, within=(SEEN, [SOURCE]))
             assert f"the route back to {ELSEWHERE} is by pods, and rp_filter=1 (strict)" in check["sentence"]
             assert any("net.ipv4.conf.eth0.rp_filter=2" in hint for hint in check["hints"])
         with reverse_filter(here, 2), sending(there, (ELSEWHERE, GROUP, PORT)):
-            (check,) = listen(here, INGRESS)
+            (check,) = listen(inside, INGRESS)
         assert check["status"] == "ok", "the advice helps"
     finally:
         here.run("ip", "link", "del", "pods")
 
 
-def test_without_the_right_to_look_at_the_wire_counters_tell(hosts: tuple[Namespace, Namespace]) -> None:
+def test_without_the_right_to_look_at_the_wire_counters_tell(hosts: Hosts) -> None:
     here, there = hosts
-    if program("setpriv") is None:
-        unavailable("tools", "the program setpriv is missing (Debian, Ubuntu: apt install util-linux)")
-    with reverse_filter(here, 1), sending(there, (ELSEWHERE, GROUP, PORT)):
-        done = subprocess.run(
-            [*here.command, "setpriv", "--bounding-set=-net_raw",
-             *FANOUT, "doctor", "--listen", INGRESS, "--wait", "0.5"],
-            capture_output=True, text=True, env=environment(), timeout=60, check=False,
-        )  # fmt: skip
-    assert done.returncode == 1
-    assert "without CAP_NET_RAW only counters tell" in done.stdout
-    assert re.search(r"rp_filter dropped [1-9]\d* packets meanwhile", done.stdout)
+    require("setpriv")
+    with (
+        console(*here.command, "setpriv", "--bounding-set=-net_raw") as unprivileged,
+        reverse_filter(here, 1),
+        sending(there, (ELSEWHERE, GROUP, PORT)),
+    ):
+        options = ("--listen", INGRESS, "--wait", str(FOR_LONG))
+        done = unprivileged.fanout("doctor", *options, within=(COUNTED, ["IPReversePathFilter"]))
+    assert done.code == 1
+    assert "without CAP_NET_RAW only counters tell" in done.out
+    assert re.search(r"rp_filter dropped [1-9]\d* packets meanwhile", done.out)
 
 
-def test_a_firewall_that_drops(hosts: tuple[Namespace, Namespace]) -> None:
+def test_a_firewall_that_drops(hosts: Hosts, inside: Console) -> None:
     here, there = hosts
-    if program("nft") is None:
-        unavailable("tools", "the program nft is missing (Debian, Ubuntu: apt install nftables)")
+    require("nft")
     rules = "table inet deaf {\nchain input {\ntype filter hook input priority 0;\nudp dport 5001 drop\n}\n}\n"
     subprocess.run([*here.command, "nft", "-f", "-"], input=rules, text=True, check=True)
     try:
         with sending(there, (THERE, GROUP, PORT)):
-            (check,) = listen(here, INGRESS)
+            (check,) = listen(inside, INGRESS, within=(SEEN, [SOURCE]))
     finally:
         here.run("nft", "delete", "table", "inet", "deaf")
     assert "came in by eth0, and this host dropped it" in check["sentence"]
     assert "nft list ruleset" in said(check)
 
 
-def test_a_port_that_another_program_has(hosts: tuple[Namespace, Namespace], tmp_path: Path) -> None:
+def test_a_port_that_another_program_has(hosts: Hosts, inside: Console) -> None:
     here, there = hosts
-    with receiving_in(here, tmp_path, PORT):
-        (check,) = listen(here, f"udp://0.0.0.0:{PORT}", wait=0.2)
+    with here.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind((HERE, PORT))
+        (check,) = listen(inside, f"udp://0.0.0.0:{PORT}", wait=0.01)
         assert "the port is in use" in check["sentence"]
         with sending(there, (THERE, HERE, PORT)):
-            (check,) = listen(here, f"udp://0.0.0.0:{PORT}")
+            (check,) = listen(inside, f"udp://0.0.0.0:{PORT}")
     assert check["status"] == "ok"
     assert "for the program that has the port" in check["sentence"]
 
 
-def test_a_way_that_swallows_large_datagrams(hosts: tuple[Namespace, Namespace], tmp_path: Path) -> None:
-    here, there = hosts
-    with receiving_in(there, tmp_path, 12000):
-        way = only(here.fanout("doctor", "-s", THERE, "-o", "json"), "mtu")
+def test_a_way_that_swallows_large_datagrams(hosts: Hosts, inside: Console, tmp_path: Path) -> None:
+    _, there = hosts
+    with receiving_in(there, tmp_path):
+        way = only(inside.fanout("doctor", "-s", THERE, "-o", "json", within=(WAITING_FOR, [])), "mtu")
         assert "by eth0" in way["sentence"]
         assert way["details"] == {
             "interface": "eth0", "mtu": 1500, "payload": 1472, "passed": True, "endpoints": [f"{THERE}:12000"],
         }  # fmt: skip
-        assert only(here.fanout("doctor", "-s", "fd81::2", "-o", "json"), "mtu")["details"]["payload"] == 1452
+        ipv6 = inside.fanout("doctor", "-s", "fd81::2", "-o", "json", within=(WAITING_FOR, []))
+        assert only(ipv6, "mtu")["details"]["payload"] == 1452
         there.run("ip", "link", "set", "eth0", "mtu", "1400")
         try:
-            run = here.fanout("doctor", "-s", THERE, "-o", "json")
+            swallowed = (WAITING_FOR, [[FOR_LONG], [0.1, 0.1]])
+            run = inside.fanout("doctor", "-s", THERE, "-o", "json", within=swallowed)
         finally:
             there.run("ip", "link", "set", "eth0", "mtu", "1500")
     assert only(run, "mtu")["status"] == "problem"
     assert "probes of that size got no answer, small ones did" in only(run, "mtu")["sentence"]
 
 
-def test_a_thousand_ports_beside_pods(tmp_path: Path) -> None:
-    roomy = ["sh", "-c", 'ulimit -Sn 4096 && exec "$@"', "sh"]
-    with receiving(tmp_path) as (_, endpoint):
-        done = subprocess.run(
-            [*roomy, *FANOUT, "doctor", "-s", endpoint, "--listen", "udp://127.0.0.99:20000-21023", "--wait", "0.5",
-             "-o", "json"],
-            capture_output=True, text=True, env=environment(), timeout=60, check=False,
-        )  # fmt: skip
-    run = Run(done.returncode, done.stdout, done.stderr)
+def test_a_thousand_ports_beside_pods() -> None:
+    own = f"127.{1 + os.getpid() % 250}.{1 + os.getpid() // 250 % 250}.1"
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, hard))
+    try:
+        with serving.pods(lambda message: None) as [receiver], patience():
+            options = ("--listen", f"udp://{own}:10000-11023", "--wait", "0.01", "-o", "json")
+            run = invoke("doctor", "-s", str(receiver.address), *options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert only(run, "reach")["status"] == only(run, "mtu")["status"] == "ok"
     assert "nothing came for it within" in only(run, "ingress")["sentence"]

@@ -1,0 +1,100 @@
+"""One process that runs `fanout` time and again, in a network of its own for instance: it imports everything once.
+
+For command lines that end by themselves, and whose process is not the subject.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import pkgutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import structlog
+
+from fanout.cli import main
+from tests.support.cli import Run, environment
+from tests.support.tree import ROOT
+
+Within = tuple[str, Any]
+"""A context manager's place, as `module:function`, and what it is called with."""
+
+
+class Console:
+    """Such a process; `fanout` runs a command line in it."""
+
+    def __init__(self, *prefix: str) -> None:
+        self._process = subprocess.Popen(
+            [*prefix, sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=environment(),
+        )
+
+    def fanout(self, *arguments: str, within: Within | None = None, **variables: str) -> Run:
+        """Run `fanout`, within a context of that process where one is given."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps([arguments, variables, within]), file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        assert answer, f"it has ended with {self._process.wait()}: {arguments}"
+        return Run(*json.loads(answer))
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.communicate()
+
+
+@contextmanager
+def console(*prefix: str) -> Iterator[Console]:
+    """Run such a process beside the test; `prefix` stands before its command."""
+    with contextlib.closing(Console(*prefix)) as made:
+        yield made
+
+
+def _serve() -> None:
+    requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    for request in requests:
+        print(json.dumps(_run(*json.loads(request))), file=answers, flush=True)
+
+
+def _run(arguments: list[str], variables: dict[str, str], within: Within | None) -> Run:
+    # What an earlier one has set.
+    logging.getLogger("fanout").handlers.clear()
+    structlog.reset_defaults()
+    with (
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as err,
+        mock.patch.dict(os.environ, environment(**variables), clear=True),
+    ):
+        for number, file in enumerate((out, err), 1):
+            os.dup2(file.fileno(), number)
+        with contextlib.nullcontext() if within is None else pkgutil.resolve_name(within[0])(*within[1]):
+            code = main(arguments)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # A relay keeps them for itself.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+        said = []
+        for file in (out, err):
+            file.seek(0)
+            said.append(file.read().decode())
+    return Run(code, *said)
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,58 @@
+"""How long a `fanout doctor` listens and asks: until something has happened, not until some time is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+from fanout.doctor import ear, kernel, pods
+
+FOR_LONG = 3600.0
+"""Seconds for `--wait`; the scripted clocks below jump there."""
+
+
+class _Clock:
+    """Stands still until something is so, and is at the end of all waiting then."""
+
+    def __init__(self, is_over: Callable[[], bool]) -> None:
+        self._is_over = is_over
+
+    def monotonic(self) -> float:
+        return FOR_LONG if self._is_over() else 0.0
+
+
+@contextmanager
+def until_seen(*ports: int) -> Iterator[None]:
+    """Let it listen until it has seen, on the wire, a datagram from each of these ports."""
+    seen: set[int] = set()
+    parse = ear.parse_packet
+
+    def look(*arguments: Any, **named: Any) -> Any:
+        found = parse(*arguments, **named)
+        if found is not None:
+            seen.add(found.source.port)
+        return found
+
+    clock = _Clock(lambda: seen.issuperset(ports))
+    with mock.patch.object(ear, "parse_packet", look), mock.patch.object(ear, "time", clock):
+        yield
+
+
+@contextmanager
+def until_counted(name: str) -> Iterator[None]:
+    """Let it listen until the kernel has counted one more of that name."""
+    before = kernel.counters().get(name, 0)
+    with mock.patch.object(ear, "time", _Clock(lambda: kernel.counters().get(name, 0) > before)):
+        yield
+
+
+@contextmanager
+def patience(probes: Sequence[float] = (FOR_LONG,), large: Sequence[float] = (FOR_LONG,)) -> Iterator[None]:
+    """Let it wait so long for answers to each of its probes, and of its large ones: they end it earlier."""
+    with (
+        mock.patch.object(pods.reach, "__defaults__", (probes,)),
+        mock.patch.object(pods, "_PATIENCE_OF_LARGE", large),
+    ):
+        yield
