@@ -41,9 +41,10 @@ MACVLAN_QUEUE = 10_000
 UNHURRIED = [
     sys.executable,
     "-c",
-    "from fanout.relay import relay; relay._LAST_TURNS = 3600; from fanout.__main__ import main; main()",
+    "from fanout.relay import guard, relay; relay._LAST_TURNS = guard.LOOP_SECONDS = 3600; "
+    "from fanout.__main__ import main; main()",
 ]
-"""A `fanout` whose relay forwards what it holds at its end, however long that takes."""
+"""A `fanout` whose relay may take long to forward what it holds at its end, and knows loops however long they take."""
 _SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h: beyond net.core.rmem_max, for root
 
 

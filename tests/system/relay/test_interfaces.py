@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.cli import FANOUT, Run
+from tests.support.console import Console, console
 from tests.support.lan import Host, Lan, Relay, lan, receive, waiting
 from tests.support.waiting import until
 
@@ -25,6 +25,13 @@ def module_world() -> Iterator[Lan]:
 def world(module_world: Lan) -> Iterator[Lan]:
     yield module_world
     module_world.end_all()
+
+
+@pytest.fixture(scope="module")
+def inside(module_world: Lan) -> Iterator[Console]:
+    """Runs in the edge host what ends by itself."""
+    with console(*module_world.edge.command) as made:
+        yield made
 
 
 @pytest.fixture
@@ -49,86 +56,64 @@ def assert_all_get(pods: list[socket.socket], payload: bytes) -> None:
         assert waiting(pod) == []
 
 
-def run(host: Host, *arguments: str) -> Run:
-    """Run a relay that is to end by itself."""
-    return host.start(*FANOUT, "relay", "--log-format", "json", *arguments).end()
-
-
-def test_an_interface_that_appears_late(world: Lan, edge: Host) -> None:
+def test_an_interface_that_appears_late_and_without_an_address(world: Lan, edge: Host) -> None:
     relay = Relay(edge, "-s", world.service(), "--listen", INGRESS, listening=0)
     (waits,) = relay.wait_for("ingress_waiting")
     assert waits["ingress"] == INGRESS
     assert "eth1" in waits["reason"]
     assert "eth1" in edge.get("/readyz")
-    pods = world.listen(PORT)
-    world.attach(edge)
-    relay.wait_for("ingress_listening")
-    send(world, b"late")
-    assert_all_get(pods, b"late")
-    until(lambda: edge.get("/readyz") == "ok\n", "it is ready")
-
-
-def test_an_interface_that_is_attached_before_it_has_an_address(world: Lan, edge: Host) -> None:
-    relay = Relay(edge, "-s", world.service(), "--listen", INGRESS, listening=0)
-    relay.wait_for("ingress_waiting")
     world.attach(edge, configured=False)
     (_, switched_off) = relay.wait_for("ingress_waiting", 2)
     assert "eth1 is down" in switched_off["reason"]
     pods = world.listen(PORT)
     world.configure(edge)
     relay.wait_for("ingress_listening")
-    send(world, b"bare")
-    assert_all_get(pods, b"bare")
+    send(world, b"late")
+    assert_all_get(pods, b"late")
+    until(lambda: edge.get("/readyz") == "ok\n", "it is ready")
 
 
-def test_an_interface_that_goes_down_and_up(world: Lan) -> None:
-    relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS)
-    pods = world.listen(PORT)
-    send(world, b"before")
-    assert_all_get(pods, b"before")
-    world.edge.ip("link set eth1 down")
-    send(world, b"meanwhile")
-    world.edge.ip("link set eth1 up")
-    send(world, b"after")
-    assert_all_get(pods, b"after")
-    assert relay.run.process.poll() is None
-
-
-def test_an_interface_that_is_detached_and_attached_again(world: Lan) -> None:
+def test_an_interface_that_goes_down_and_up_is_replaced_and_comes_again(world: Lan) -> None:
     relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS, "--listen", "udp://0.0.0.0:5004", listening=2)
     pods = world.listen(PORT)
-    for number in range(1, 4):
-        send(world, b"before %d" % number)
-        assert_all_get(pods, b"before %d" % number)
-        world.detach(world.edge)
-        (*_, lost) = relay.wait_for("ingress_lost", number)
-        assert (lost["ingress"], lost["interface"]) == (INGRESS, "eth1")
-        # The ingress that needs no interface goes on.
-        others = [pod.listen("::", 5004) for pod in world.pods]
-        world.pods[0].udp().sendto(b"by the other leg", (world.edge.pod_ip, 5004))
-        assert_all_get(others, b"by the other leg")
-        for each in others:
-            each.close()
-        world.attach(world.edge)
-        relay.wait_for("ingress_listening", 2 + number)
+    others = [pod.listen("::", 5004) for pod in world.pods]
+    send(world, b"before")
+    assert_all_get(pods, b"before")
+    switched_off = relay.after(lambda: world.edge.ip("link set eth1 down"), "ingress_waiting")
+    assert "eth1 is down" in switched_off["reason"]
+
+    def switch_on() -> None:
+        world.edge.ip("link set eth1 up")
         send(world, b"after")
         assert_all_get(pods, b"after")
 
+    relay.after(switch_on, "ingress_listening")
 
-def test_an_interface_replaced_at_once_is_joined_anew(world: Lan) -> None:
-    relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS)
-    pods = world.listen(PORT)
-    world.detach(world.edge)
-    world.attach(world.edge)
-    relay.wait_for("ingress_listening", 2)
+    for number in range(1, 4):
+        send(world, b"before %d" % number)
+        assert_all_get(pods, b"before %d" % number)
+        lost = relay.after(lambda: world.detach(world.edge), "ingress_lost")
+        assert (lost["ingress"], lost["interface"]) == (INGRESS, "eth1")
+        # The ingress that needs no interface goes on.
+        world.pods[0].udp().sendto(b"by the other leg", (world.edge.pod_ip, 5004))
+        assert_all_get(others, b"by the other leg")
+        relay.after(lambda: world.attach(world.edge), "ingress_listening")
+        send(world, b"after")
+        assert_all_get(pods, b"after")
+
+    def replace_at_once() -> None:
+        world.detach(world.edge)
+        world.attach(world.edge)
+
+    relay.after(replace_at_once, "ingress_listening")
     send(world, b"another")
     assert_all_get(pods, b"another")
 
 
-def test_an_interface_that_never_appears(world: Lan) -> None:
-    ended = run(
-        world.edge, "-s", world.service(), "--listen", f"mcast://{GROUP}:{PORT}@eth7", "--interface-timeout", "0.3"
-    )
+def test_an_interface_that_never_appears(world: Lan, inside: Console) -> None:
+    listen = ("--listen", f"mcast://{GROUP}:{PORT}@eth7", "--interface-timeout", "0.1")
+    often = ("unittest.mock:patch", ["fanout.relay.relay._LOOK", 0.05])
+    ended = inside.fanout("relay", "-s", world.service(), *listen, within=often)
     sentence = ended.assert_one_sentence(1)
     assert f"mcast://{GROUP}:{PORT}@eth7" in sentence
     assert "there are lo, eth0, eth1" in sentence
@@ -140,10 +125,10 @@ def test_sigterm_while_it_waits_for_an_interface(world: Lan) -> None:
     assert relay.run.stop().code == 0
 
 
-def test_more_groups_than_the_kernel_lets_a_socket_join(world: Lan) -> None:
+def test_more_groups_than_the_kernel_lets_a_socket_join(world: Lan, inside: Console) -> None:
     world.edge.sysctl("net.ipv4.igmp_max_memberships", 0)
     try:
-        ended = run(world.edge, "-s", world.service(), "--listen", INGRESS)
+        ended = inside.fanout("relay", "-s", world.service(), "--listen", INGRESS)
     finally:
         world.edge.sysctl("net.ipv4.igmp_max_memberships", 20)
     sentence = ended.assert_one_sentence(1)
@@ -165,21 +150,23 @@ def test_many_groups_need_no_sysctl(world: Lan) -> None:
         assert waiting(pod) == []
 
 
-def test_an_address_that_nobody_here_has(world: Lan) -> None:
-    sentence = run(world.edge, "-s", world.service(), "--listen", "udp://10.50.0.99:5004").assert_one_sentence(1)
+def test_an_address_that_nobody_here_has(world: Lan, inside: Console) -> None:
+    ended = inside.fanout("relay", "-s", world.service(), "--listen", "udp://10.50.0.99:5004")
+    sentence = ended.assert_one_sentence(1)
     assert "udp://10.50.0.99:5004" in sentence
 
 
-def test_a_port_that_another_program_has(world: Lan) -> None:
+def test_a_port_that_another_program_has(world: Lan, inside: Console) -> None:
     world.edge.listen("0.0.0.0", 5006)
-    sentence = run(world.edge, "-s", world.service(), "--listen", "udp://0.0.0.0:5004-5007").assert_one_sentence(1)
+    ended = inside.fanout("relay", "-s", world.service(), "--listen", "udp://0.0.0.0:5004-5007")
+    sentence = ended.assert_one_sentence(1)
     assert "udp://0.0.0.0:5004-5007" in sentence
     assert "5006" in sentence
 
 
-def test_a_service_that_is_its_own_ingress(world: Lan) -> None:
+def test_a_service_that_is_its_own_ingress(world: Lan, inside: Console) -> None:
     service = f"{world.edge.pod_ip},{world.service()}"
-    sentence = run(world.edge, "-s", service, "--listen", "udp://0.0.0.0:5004").assert_one_sentence(2)
+    sentence = inside.fanout("relay", "-s", service, "--listen", "udp://0.0.0.0:5004").assert_one_sentence(2)
     assert "udp://0.0.0.0:5004" in sentence
     assert f"{world.edge.pod_ip}:5004" in sentence
     assert "to_port" in sentence

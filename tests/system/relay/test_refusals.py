@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.cli import Running
-from tests.support.lan import Host, Lan, Relay, lan, receive, waiting
-from tests.support.needs import program, unavailable
+from tests.support.lan import UNHURRIED, Host, Lan, Relay, lan, receive, waiting
+from tests.support.needs import require
 from tests.support.waiting import until
 
-PORT, QUIET = 5004, 5006
+PORT = 5004
 INGRESS = f"udp://0.0.0.0:{PORT}"
 GROUP, GROUP6 = "224.0.67.67", "ff15::67"
-_FLOOD = """
-import socket, sys
-flooding = socket.socket(socket.AF_INET6 if ":" in sys.argv[2] else socket.AF_INET, socket.SOCK_DGRAM)
-flooding.setsockopt(socket.IPPROTO_UDP, 103, 1000)  # UDP_SEGMENT: 60 datagrams a call
-flooding.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-flooding.bind((sys.argv[1], 0))
+FLOODED, QUIET, ALLOWED, LIMITED, MIRRORED, TROUBLED = range(5010, 5016)
+GONE = "10.60.0.99"
+SIZE = 1000
+"""Bytes of each datagram of a flood."""
+_FLOOD = f"""
+SIZE = {SIZE}
+import json, socket, sys
+places = []
+for own, host, port in json.loads(sys.argv[1]):
+    flooding = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    flooding.setsockopt(socket.IPPROTO_UDP, 103, SIZE)  # UDP_SEGMENT: 60 datagrams a call
+    flooding.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    flooding.bind((own, 0))
+    places.append((flooding, (host, port)))
 while True:
-    flooding.sendto(bytes(60_000), (sys.argv[2], int(sys.argv[3])))
+    for flooding, place in places:
+        flooding.sendto(bytes(60 * SIZE), place)
+"""
+# A `fanout` that tells what its relay has taken, and what the kernel holds for it, once nothing more is let in.
+_TELLING = """
+import logging
+from fanout.__main__ import main
+from fanout.net import listening
+from fanout.relay import entry, relay
+deafen = entry.Port.deafen
+def tell(port):
+    deafen(port)
+    said = {"held": listening.held(port.socket), "taken": port.entry.datagrams}
+    logging.getLogger("fanout").warning("deafened: %(held)d, %(taken)d", said)
+entry.Port.deafen = tell
+relay._LAST_TURNS = 3600
+main()
 """
 
 
@@ -35,180 +59,212 @@ def module_world() -> Iterator[Lan]:
     with lan(3) as made:
         made.add_source()
         made.add_edge()
+        made.add_edge()
         yield made
+
+
+@pytest.fixture(scope="module")
+def relay(module_world: Lan, tmp_path_factory: pytest.TempPathFactory) -> Relay:
+    """On the last edge, with an ingress for each test that needs no relay of its own."""
+    pods = module_world.service()
+    ingresses: dict[int, dict[str, object]] = {
+        FLOODED: {},
+        QUIET: {},
+        ALLOWED: {"allow_source": [module_world.sources[0].lan]},
+        LIMITED: {"limit": 0.001},
+        MIRRORED: {},
+        TROUBLED: {"service": f"{GONE},{pods}"},
+    }
+    listed = [{"listen": name(port), **settings} for port, settings in ingresses.items()]
+    config = tmp_path_factory.mktemp("relay") / "relay.yaml"
+    config.write_text(json.dumps({"service": pods, "ingresses": listed}))
+    return Relay(module_world.edges[-1], "--config", str(config), listening=len(ingresses))
 
 
 @pytest.fixture
 def world(module_world: Lan) -> Iterator[Lan]:
+    """Nothing is left of a test but the relay on the last edge."""
     yield module_world
-    module_world.end_all()
+    for host in (*module_world.sources, *module_world.pods, *module_world.edges[:-1]):
+        host.end_all()
+
+
+def name(port: int) -> str:
+    """Return an ingress."""
+    return f"udp://0.0.0.0:{port}"
 
 
 def numbered(count: int) -> list[bytes]:
     return [b"%d" % number for number in range(count)]
 
 
-def start_flood(host: Host, destination: str) -> Running:
+def start_flood(host: Host, *destinations: tuple[str, int]) -> Running:
     """Send as much as goes, until the test ends."""
-    own = host.lan6 if ":" in destination else host.lan
-    return host.start(sys.executable, "-c", _FLOOD, own, destination, str(PORT))
+    places = [(host.lan6 if ":" in address else host.lan, address, port) for address, port in destinations]
+    return host.start(sys.executable, "-c", _FLOOD, json.dumps(places))
 
 
-def test_sources_that_are_not_allowed(world: Lan) -> None:
-    allowed, refused = world.sources
-    relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS, "--allow-source", f"{allowed.lan}/32")
-    pods = world.listen(PORT)
-    for number in range(20):
-        refused.udp().sendto(b"refused", (world.edge.lan, PORT))
-        allowed.udp().sendto(b"%d" % number, (world.edge.lan, PORT))
+def test_sources_that_are_not_allowed(world: Lan, relay: Relay) -> None:
+    allowed, refused = (host.udp() for host in world.sources)
+    pods = world.listen(ALLOWED)
+    to = (world.edges[-1].lan, ALLOWED)
+    for payload in numbered(20):
+        refused.sendto(b"refused", to)
+        allowed.sendto(payload, to)
     for pod in pods:
         assert receive(pod, 20) == numbered(20)
-        assert waiting(pod) == []
-    assert relay.drops() == {"source_not_allowed": 20}
-    assert relay.count("fanout_relay_forwarded_total") == 20
-
-
-def test_a_source_over_the_limit(world: Lan) -> None:
-    greedy, modest = world.sources
-    relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS, "--limit", "100")
-    pods = world.listen(PORT)
-    sender = greedy.udp()
-    began = time.monotonic()
-    for payload in numbered(1000):
-        sender.sendto(payload, (world.edge.lan, PORT))
-    modest.udp().sendto(b"modest", (world.edge.lan, PORT))
-    until(lambda: relay.count("fanout_relay_datagrams_total") == 1001, "all have come")
-    seconds = time.monotonic() - began
-    forwarded = relay.count("fanout_relay_forwarded_total")
-    assert relay.drops() == {"over_limit": 1001 - forwarded}
-    assert 10 <= forwarded <= 11 + 100 * seconds
+    until(lambda: relay.count("fanout_relay_datagrams_total", ingress=name(ALLOWED)) == 40, "all have come")
+    assert relay.drops(ingress=name(ALLOWED)) == {"source_not_allowed": 20}
+    until(lambda: relay.count("fanout_relay_forwarded_total", ingress=name(ALLOWED)) == 20, "the others are forwarded")
     for pod in pods:
-        got = receive(pod, forwarded)
-        assert b"modest" in got, "who is modest pays nothing for who is greedy"
+        assert waiting(pod) == []
+
+
+def test_a_source_over_the_limit(world: Lan, relay: Relay) -> None:
+    greedy, modest = (host.udp() for host in world.sources)
+    pods = world.listen(LIMITED)
+    to = (world.edges[-1].lan, LIMITED)
+    for payload in numbered(20):
+        greedy.sendto(payload, to)
+    modest.sendto(b"modest", to)
+    for pod in pods:
+        assert sorted(receive(pod, 2)) == [b"0", b"modest"], "who is modest pays nothing for who is greedy"
+    until(lambda: relay.count("fanout_relay_datagrams_total", ingress=name(LIMITED)) == 21, "all have come")
+    assert relay.drops(ingress=name(LIMITED)) == {"over_limit": 19}
+    for pod in pods:
         assert waiting(pod) == []
 
 
 def test_two_relays_that_send_to_each_other(world: Lan) -> None:
     """Both hear the same group, and each is a pod of the other's Service."""
+    edges = world.edges[:2]
     relays = [
         Relay(
             edge,
             *("-s", f"{world.service()},{other.pod_ip}", "--loop-guard"),
             *("--listen", f"mcast://{GROUP}:{PORT}@eth1", "--listen", f"udp://{edge.pod_ip}:{PORT}"),
             listening=2,
+            program=UNHURRIED,
         )
-        for edge, other in (world.edges, reversed(world.edges))
+        for edge, other in (edges, reversed(edges))
     ]
     pods = world.listen(PORT)
     sender = world.source.udp()
     sender.bind((world.source.lan, 0))
-    for payload in numbered(500):
+
+    number = 100
+    for payload in numbered(number):
         sender.sendto(payload, (GROUP, PORT))
-    # Those of the source, and what the other relay makes of them; more would be a storm.
-    until(lambda: all(relay.count("fanout_relay_datagrams_total") >= 1000 for relay in relays), "each has heard both")
-    time.sleep(0.3)
-    for relay in relays:
-        assert relay.count("fanout_relay_datagrams_total") == 1000
-        assert relay.count("fanout_relay_forwarded_total") == 500
-        assert relay.drops() == {"loop": 500}
+    until(lambda: all(relay.count("fanout_relay_datagrams_total") >= 2 * number for relay in relays), "they have come")
+    # What goes round comes before this one.
+    sender.sendto(b"last", (GROUP, PORT))
+    number += 1
+    until(lambda: all(relay.count("fanout_relay_datagrams_total") >= 2 * number for relay in relays), "it has come")
     for pod in pods:
-        assert Counter(waiting(pod)) == dict.fromkeys(numbered(500), 2), "one copy by each relay"
+        assert Counter(receive(pod, 2 * number)) == dict.fromkeys([*numbered(number - 1), b"last"], 2), "of each relay"
+    for relay in relays:
+        until(lambda it=relay: it.count("fanout_relay_forwarded_total") == number, "it is forwarded once")  # type: ignore[misc]
+        assert relay.count("fanout_relay_datagrams_total") == 2 * number
+        assert relay.drops() == {"loop": number}
+    for pod in pods:
+        assert waiting(pod) == []
 
 
-def test_datagrams_of_its_own_that_come_back(world: Lan) -> None:
+def test_datagrams_of_its_own_that_come_back(world: Lan, relay: Relay) -> None:
     """A pod's address leads back to the relay, by a rule of the host that the relay cannot see."""
-    if program("nft") is None:
-        unavailable("tools", "nft is missing (Debian, Ubuntu: apt install nftables)")
-    mirrored = world.pods[0].pod_ip
-    rule = f"ip daddr {mirrored} udp dport {PORT} dnat to {world.edge.pod_ip}"
+    require("nft")
+    edge = world.edges[-1]
+    rule = f"ip daddr {world.pods[0].pod_ip} udp dport {MIRRORED} dnat to {edge.pod_ip}"
     chain = f"chain output {{ type nat hook output priority -100; {rule}; }}"
-    world.edge.run("nft", f"table ip mirror {{ {chain}; }}")
+    edge.run("nft", f"table ip mirror {{ {chain}; }}")
     try:
-        relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS)
-        pods = world.listen(PORT)
-        world.source.udp().sendto(b"once", (world.edge.lan, PORT))
+        pods = world.listen(MIRRORED)
+        world.source.udp().sendto(b"once", (edge.lan, MIRRORED))
         for pod in pods[1:]:
             assert receive(pod, 1) == [b"once"]
-        until(lambda: relay.drops() == {"own": 1}, "its own one is refused")
-        assert relay.count("fanout_relay_datagrams_total") == 2
+        until(lambda: relay.drops(ingress=name(MIRRORED)) == {"own": 1}, "its own one is refused")
+        assert relay.count("fanout_relay_datagrams_total", ingress=name(MIRRORED)) == 2
     finally:
-        world.edge.run("nft", "delete", "table", "ip", "mirror")
+        edge.run("nft", "delete", "table", "ip", "mirror")
 
 
 def test_what_had_come_before_sigterm_is_forwarded(world: Lan) -> None:
-    relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS)
+    relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS, program=UNHURRIED)
     pods = world.listen(PORT)
     sender = world.source.udp()
     sender.sendto(b"first", (world.edge.lan, PORT))
     for pod in pods:
         assert receive(pod, 1) == [b"first"]
     relay.pause()
-    for payload in numbered(1000):
+    for payload in numbered(150):
         sender.sendto(payload, (world.edge.lan, PORT))
     relay.run.process.send_signal(signal.SIGTERM)
     relay.resume()
     assert relay.run.end().code == 0
     for pod in pods:
-        assert receive(pod, 1000) == numbered(1000)
+        assert receive(pod, 150) == numbered(150)
         assert waiting(pod) == []
 
 
-@pytest.mark.alone
-def test_a_flood_on_one_ingress_starves_no_other(world: Lan) -> None:
+def test_a_flood_on_one_ingress_starves_no_other(world: Lan, relay: Relay) -> None:
     flooding, quiet = world.sources
-    quiet_ingress = f"udp://0.0.0.0:{QUIET}"
-    relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS, "--listen", quiet_ingress, listening=2)
+    edge = world.edges[-1]
     pods = world.listen(QUIET)
     sender = quiet.udp()
-    flood = start_flood(flooding, world.edge.lan)
-    until(lambda: relay.count("fanout_relay_datagrams_total", ingress=INGRESS) > 1000, "the flood has come")
-    for payload in numbered(150):
-        sender.sendto(payload, (world.edge.lan, QUIET))
-        time.sleep(0.01)
-    for pod in pods:
-        assert receive(pod, 150) == numbered(150)
-    assert flood.process.poll() is None, "the flood has lasted"
-    assert relay.drops(ingress=quiet_ingress) == {}
+
+    def flooded() -> int:
+        return relay.count("fanout_relay_datagrams_total", ingress=name(FLOODED))
+
+    flood = start_flood(flooding, (edge.lan, FLOODED))
+    until(lambda: flooded() > 1000, "the flood has come")
+    before = flooded()
+    for payload in numbered(50):
+        sender.sendto(payload, (edge.lan, QUIET))
+        for pod in pods:
+            assert receive(pod, 1) == [payload]
+    assert flood.process.poll() is None
+    until(lambda: flooded() > before, "the flood has lasted")
+    assert relay.drops(ingress=name(QUIET)) == {}
 
 
-@pytest.mark.parametrize(
-    ("ingress", "destination"),
-    [
-        (INGRESS, "10.50.0.20"),
-        (f"udp://[::]:{PORT}", "fd50::20"),
-        (f"mcast://{GROUP}:{PORT}@eth1", GROUP),
-        (f"mcast://[{GROUP6}]:{PORT}@eth1", GROUP6),
-        (f"broadcast://:{PORT}@eth1", "10.50.0.255"),
-    ],
-    ids=["udp", "udp6", "mcast", "mcast6", "broadcast"],
-)
-@pytest.mark.alone
-def test_sigterm_ends_a_relay_that_is_flooded(world: Lan, ingress: str, destination: str) -> None:
+def test_sigterm_ends_a_relay_that_is_flooded(world: Lan) -> None:
+    floods = {
+        f"udp://0.0.0.0:{PORT}": (world.edge.lan, PORT),
+        f"udp://[::]:{PORT + 1}": (world.edge.lan6, PORT + 1),
+        f"mcast://{GROUP}:{PORT + 2}@eth1": (GROUP, PORT + 2),
+        f"mcast://[{GROUP6}]:{PORT + 3}@eth1": (GROUP6, PORT + 3),
+        f"broadcast://:{PORT + 4}@eth1": ("10.50.0.255", PORT + 4),
+    }
+    listen = [word for ingress in floods for word in ("--listen", ingress)]
     # With a limit each datagram is taken by itself: the relay is slower than the flood.
-    relay = Relay(world.edge, "-s", world.service(), "--listen", ingress, "--limit", "1e9")
-    floods = [start_flood(source, destination) for source in world.sources]
-    until(lambda: relay.count("fanout_relay_datagrams_total") > 1000, "the flood has come")
-    began = time.monotonic()
+    arguments = ("-s", world.service(), *listen, "--limit", "1e9")
+    relay = Relay(world.edge, *arguments, listening=len(floods), program=[sys.executable, "-c", _TELLING])
+    flooding = [start_flood(source, *floods.values()) for source in world.sources]
+    for ingress in floods:
+        until(lambda it=ingress: relay.count("fanout_relay_datagrams_total", ingress=it) > 1000, "it is flooded")  # type: ignore[misc]
     assert relay.run.stop().code == 0
-    assert time.monotonic() - began < 3
-    assert all(flood.process.poll() is None for flood in floods)
+    assert all(flood.process.poll() is None for flood in flooding)
+    (stopped,), deafened = relay.run.events("relay_stopped"), relay.run.events("deafened")
+    assert len(deafened) == len(floods)
+    taken_since = stopped["datagrams"] - sum(each["taken"] for each in deafened)
+    assert taken_since * SIZE < sum(each["held"] for each in deafened), "nothing has come meanwhile"
 
 
-def test_a_pod_that_is_gone_and_one_that_has_stopped_cost_the_others_nothing(world: Lan) -> None:
-    gone = "10.60.0.99"
-    relay = Relay(world.edge, "-s", f"{gone},{world.service()}", "--listen", INGRESS)
-    stopped, *others = world.listen(PORT)
+def test_a_pod_that_is_gone_and_one_that_has_stopped_cost_the_others_nothing(world: Lan, relay: Relay) -> None:
+    stopped, *others = world.listen(TROUBLED)
     stopped.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # it reads no more, and holds next to nothing
     refusing = world.pods[-1]
     refusing.close_sockets()  # its port is closed: it answers with ICMP
     others.pop()
     sender = world.source.udp()
-    for number, payload in enumerate(numbered(5000)):
-        sender.sendto(payload, (world.edge.lan, PORT))
-        if number % 50 == 49:
-            time.sleep(0.005)
-    until(lambda: relay.count("fanout_relay_datagrams_total") == 5000, "all have come")
-    assert relay.drops() == {}
-    assert relay.count("fanout_relay_copies_refused_total") > 0
-    for pod in others:
-        assert receive(pod, 5000) == numbered(5000)
+    refused = relay.count("fanout_relay_copies_refused_total")
+    payloads = numbered(3000)
+    for first in range(0, len(payloads), 100):
+        block = payloads[first : first + 100]
+        for payload in block:
+            sender.sendto(payload, (world.edges[-1].lan, TROUBLED))
+        for pod in others:
+            assert receive(pod, len(block)) == block
+    until(lambda: relay.count("fanout_relay_forwarded_total", ingress=name(TROUBLED)) == len(payloads), "it is so")
+    assert relay.drops(ingress=name(TROUBLED)) == {}
+    until(lambda: relay.count("fanout_relay_copies_refused_total") > refused, "it refuses")
