@@ -12,6 +12,7 @@ import yaml
 
 from tests.support.breaking import Manifest
 from tests.support.needs import unavailable
+from tests.support.waiting import PATIENCE
 
 
 def kustomized(folder: Path) -> list[Manifest]:
@@ -20,5 +21,5 @@ def kustomized(folder: Path) -> list[Manifest]:
     kubectl = shutil.which("kubectl", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     if kubectl is None:
         unavailable("kubectl", "there is no kubectl")
-    built = subprocess.run([kubectl, "kustomize", folder], check=True, capture_output=True, text=True, timeout=60)
+    built = subprocess.run([kubectl, "kustomize", folder], check=True, capture_output=True, text=True, timeout=PATIENCE)
     return list(yaml.safe_load_all(built.stdout))

@@ -158,9 +158,16 @@ class Host(Namespace):
 
     def listens(self, port: int) -> bool:
         """Whether a UDP socket of this host has that port."""
+        return bool(self._udp_sockets(port))
+
+    def unread(self, *ports: int) -> int:
+        """Return how many bytes wait in the receive buffers of the UDP sockets that have these ports."""
+        return sum(int(row[4].partition(":")[2], 16) for port in ports for row in self._udp_sockets(port))
+
+    def _udp_sockets(self, port: int) -> list[list[str]]:
         tables = [Path(f"/proc/{self.pid}/net/{name}").read_text() for name in ("udp", "udp6")]
         rows = [line.split() for table in tables for line in table.splitlines()[1:]]
-        return any(row[1].endswith(f":{port:04X}") for row in rows)
+        return [row for row in rows if row[1].endswith(f":{port:04X}")]
 
     def greet(self, address: str) -> None:
         """Learn the link address of a neighbour: until it is known, the kernel keeps 208 KiB and drops the rest."""
