@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import signal
 import socket
-import time
+import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,9 +19,20 @@ from fanout.metrics import RelayCollector
 from fanout.relay.reasons import RelayDrop
 from fanout.relay.stats import IngressStats, PodStats, RelayStats
 from fanout.report import DropReason
-from tests.support.cli import Running, fanout, running
+from tests.support.cli import FANOUT, Running, invoke, strict_json
+from tests.support.console import Console, console
 from tests.support.ports import free_port
 from tests.support.terminal import terminal
+from tests.support.waiting import PATIENCE, until
+
+HOUR = "3600"
+_RESTLESS = [
+    sys.executable,
+    "-c",
+    "from fanout.relay import relay; relay._LAST_TURNS = 3600; "
+    "from fanout_relay import life; life._HOUSEKEEPING = 0.001; from fanout.__main__ import main; main()",
+]
+"""A `fanout` whose relay keeps house all the time, and forwards what it holds at its end, however long that takes."""
 
 
 @pytest.fixture
@@ -29,8 +40,15 @@ def pod() -> Iterator[socket.socket]:
     """A socket that gets what the relay forwards."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
         opened.bind(("127.0.0.1", 0))
-        opened.settimeout(5)
+        opened.settimeout(PATIENCE)
         yield opened
+
+
+@pytest.fixture(scope="module")
+def inside() -> Iterator[Console]:
+    """Runs what ends by itself."""
+    with console() as made:
+        yield made
 
 
 def name(opened: socket.socket) -> str:
@@ -43,10 +61,11 @@ def send(port: int, *payloads: bytes) -> None:
             opened.sendto(payload, ("127.0.0.1", port))
 
 
-def get(relay: Running, path: str) -> tuple[int, str]:
-    url = f"http://{relay.events('relay_started')[0]['admin']}{path}"
+def get(relay: Running | int, path: str) -> tuple[int, str]:
+    """Return what a relay's admin port says."""
+    admin = f"127.0.0.1:{relay}" if isinstance(relay, int) else relay.events("relay_started")[0]["admin"]
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(f"http://{admin}{path}", timeout=PATIENCE) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -54,11 +73,16 @@ def get(relay: Running, path: str) -> tuple[int, str]:
 
 
 @contextmanager
-def relaying(folder: Path, *arguments: str) -> Iterator[Running]:
+def relaying(folder: Path, *arguments: str, program: Sequence[str] = FANOUT, **variables: str) -> Iterator[Running]:
     """Run `fanout relay` with an admin port of its own."""
-    with running(folder, "relay", "--admin-host", "127.0.0.1", "--admin-port", str(free_port()), *arguments) as relay:
+    defaults = {"FANOUT_ADMIN_HOST": "127.0.0.1", "FANOUT_ADMIN_PORT": str(free_port())}
+    relay = Running(("relay", *arguments), folder, defaults | variables, None, program=program)
+    try:
         relay.wait_until(lambda: "relay_started" in relay.out)
         yield relay
+    finally:
+        relay.process.kill()
+        relay.process.wait()
 
 
 def ready(relay: Running) -> Running:
@@ -66,23 +90,44 @@ def ready(relay: Running) -> Running:
     return relay
 
 
+def pause(relay: Running) -> None:
+    """Stop all its threads."""
+    threads = Path(f"/proc/{relay.process.pid}/task")
+    relay.process.send_signal(signal.SIGSTOP)
+    until(lambda: all("\nState:\tT" in (thread / "status").read_text() for thread in threads.iterdir()), "it stops")
+
+
+def resume(relay: Running) -> None:
+    relay.process.send_signal(signal.SIGCONT)
+
+
+def stop_twice(relay: Running, number: int) -> None:
+    """Tell it to end, and again while it drains: it has an hour for that, and ends at once."""
+    relay.process.send_signal(number)
+    relay.wait_until(lambda: "relay_draining" in relay.out)
+    assert relay.stop(number).code == 0
+
+
 def test_it_starts_forwards_drains_and_says_what_it_did(tmp_path: Path, pod: socket.socket) -> None:
     port = free_port()
     url = f"udp://127.0.0.1:{port}"
-    with relaying(tmp_path, "-s", name(pod), "--listen", url, "--drain", "1") as relay:
+    with relaying(tmp_path, "-s", name(pod), "--listen", url, "--drain", HOUR) as relay:
+        relay.wait_until(lambda: "pod_joined" in relay.out)
+        assert [event["event"] for event in relay.events()][:3] == ["ingress_listening", "relay_started", "pod_joined"]
         send(port, b"one", b"", b"\x00" * 60_000)
         assert [len(pod.recv(65_536)) for _ in range(3)] == [3, 0, 60_000]
         ready(relay)
         assert get(relay, "/livez") == (200, "ok\n")
+        labels = f'{{ingress="{url}",service="{name(pod)}"}}'
+        relay.wait_until(lambda: f"fanout_relay_forwarded_total{labels} 3.0\n" in get(relay, "/metrics")[1])
         metrics = get(relay, "/metrics")[1]
         relay.process.send_signal(signal.SIGTERM)
         relay.wait_until(lambda: "relay_draining" in relay.out)
         assert get(relay, "/readyz") == (503, "draining\n")
         send(port, b"late")
         assert pod.recv(65_536) == b"late"
-        run = relay.end()
+        run = relay.stop()
     assert (run.code, run.err) == (0, "")
-    labels = f'{{ingress="{url}",service="{name(pod)}"}}'
     for line in (
         f"fanout_relay_datagrams_total{labels} 3.0",
         f"fanout_relay_bytes_total{labels} 60003.0",
@@ -99,76 +144,53 @@ def test_it_starts_forwards_drains_and_says_what_it_did(tmp_path: Path, pod: soc
     assert [event["event"] for event in relay.events()][-2:] == ["relay_draining", "relay_stopped"]
 
 
-def test_it_tells_of_pods_once_it_has_told_of_itself(tmp_path: Path, pod: socket.socket) -> None:
-    with relaying(tmp_path, "-s", name(pod), "--listen", f"udp://127.0.0.1:{free_port()}") as relay:
-        relay.wait_until(lambda: "pod_joined" in relay.out)
-        assert [event["event"] for event in relay.events()][:3] == ["ingress_listening", "relay_started", "pod_joined"]
-
-
 def test_healthcheck_asks_where_the_relay_was_told_to_serve(tmp_path: Path, pod: socket.socket) -> None:
-    port, host = str(free_port()), "127.0.0.9"
+    admin = {"FANOUT_ADMIN_HOST": "127.0.0.9", "FANOUT_ADMIN_PORT": str(free_port())}
+    patient = ("healthcheck", "--timeout", "60")
     ingress = ("-s", name(pod), "--listen", f"udp://127.0.0.1:{free_port()}")
-    with running(tmp_path, "relay", *ingress, FANOUT_ADMIN_HOST=host, FANOUT_ADMIN_PORT=port) as relay:
-        relay.wait_until(lambda: fanout("healthcheck", FANOUT_ADMIN_HOST=host, FANOUT_ADMIN_PORT=port).code == 0)
+    with relaying(tmp_path, *ingress, "--drain", HOUR, **admin) as relay:
+        relay.wait_until(lambda: invoke(*patient, **admin).code == 0)
+        host, port = admin.values()
         assert relay.events("relay_started")[0]["admin"] == f"{host}:{port}"
-        assert f"http://localhost:{port}" in fanout("healthcheck", FANOUT_ADMIN_PORT=port).assert_one_sentence(1)
+        assert f"http://localhost:{port}" in invoke(*patient, FANOUT_ADMIN_PORT=port).assert_one_sentence(1)
+        stop_twice(relay, signal.SIGTERM)
 
 
-def test_what_the_kernel_holds_at_the_end_is_forwarded(tmp_path: Path, pod: socket.socket) -> None:
+def test_it_goes_on_after_it_was_stopped_and_forwards_what_the_kernel_holds(tmp_path: Path, pod: socket.socket) -> None:
+    """Stopped by the shell's job control, or with its whole machine: no signal has told it to end."""
     port = free_port()
-    pod.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-    with relaying(tmp_path, "-s", name(pod), "--listen", f"udp://127.0.0.1:{port}") as relay:
+    listen = ("--listen", f"udp://127.0.0.1:{port}")
+    with relaying(tmp_path, "-s", name(pod), *listen, "--drain", "0.1", program=_RESTLESS) as relay:
         ready(relay)
-        relay.process.send_signal(signal.SIGSTOP)
+        for number in range(50):
+            pause(relay)
+            resume(relay)
+            send(port, b"after %d" % number)
+            assert pod.recv(100) == b"after %d" % number
+        assert relay.events("relay_draining") == []
+        pause(relay)
         send(port, *(b"%d" % number for number in range(150)))
         relay.process.send_signal(signal.SIGTERM)
-        relay.process.send_signal(signal.SIGCONT)
+        resume(relay)
         assert relay.end().code == 0
-    pod.settimeout(0.5)
+        assert [event["event"] for event in relay.events()][-2:] == ["relay_draining", "relay_stopped"]
     assert [int(pod.recv(100)) for _ in range(150)] == list(range(150))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_the_drain_at_once(tmp_path: Path, pod: socket.socket, number: int) -> None:
-    with relaying(tmp_path, "-s", name(pod), "--listen", f"udp://127.0.0.1:{free_port()}", "--drain", "60") as relay:
-        relay.process.send_signal(number)
-        relay.wait_until(lambda: "relay_draining" in relay.out)
-        started = time.monotonic()
-        assert relay.stop(number).code == 0
-        assert time.monotonic() - started < 5
-
-
-def test_it_goes_on_after_it_was_stopped_for_a_while(tmp_path: Path, pod: socket.socket) -> None:
-    """By the shell's job control, or with its whole machine: no signal has told it to end."""
-    port = free_port()
-    with relaying(tmp_path, "-s", name(pod), "--listen", f"udp://127.0.0.1:{port}") as relay:
-        ready(relay)
-        for _ in range(2):
-            relay.process.send_signal(signal.SIGSTOP)
-            time.sleep(1.2)
-            relay.process.send_signal(signal.SIGCONT)
-            time.sleep(0.3)
-            send(port, b"after")
-            assert pod.recv(100) == b"after"
-        assert relay.events("relay_draining") == []
-        assert relay.stop().code == 0
-
-
-def test_an_interface_that_never_appears_is_one_sentence(tmp_path: Path, pod: socket.socket) -> None:
+def test_an_interface_that_never_appears_is_one_sentence(pod: socket.socket, inside: Console) -> None:
     url = "mcast://224.0.67.67:5001@nowhere0"
-    with relaying(tmp_path, "-s", name(pod), "--listen", url, "--interface-timeout", "2") as relay:
-        status, why = get(relay, "/readyz")
-        assert (status, "nowhere0" in why) == (503, True)
-        run = relay.end()
+    arguments = ("-s", name(pod), "--listen", url, "--interface-timeout", "0.1", "--admin-port", "0")
+    run = inside.fanout("relay", *arguments, within=("unittest.mock:patch", ["fanout.relay.relay._LOOK", 0.01]))
     sentence = run.assert_one_sentence(1)
     assert url in sentence
     assert "there is no interface nowhere0 here" in sentence
-    assert relay.events("ingress_waiting")[0]["ingress"] == url
-    assert relay.events()[-1]["event"] == "relay_stopped"
+    events = [strict_json(line) for line in run.out.splitlines()]
+    assert [event["ingress"] for event in events if event["event"] == "ingress_waiting"] == [url]
+    assert events[-1]["event"] == "relay_stopped"
 
 
-def test_drops_are_logged_once_a_second_by_ingress_and_reason(tmp_path: Path, pod: socket.socket) -> None:
-    refusing, open_to_all = free_port(), free_port()
+def test_drops_and_refusals_are_logged_as_counts(tmp_path: Path, pod: socket.socket) -> None:
+    refusing, open_to_all, to_nobody = free_port(), free_port(), free_port()
     config = tmp_path / "relay.yaml"
     config.write_text(
         f"service: {name(pod)}\n"
@@ -176,42 +198,46 @@ def test_drops_are_logged_once_a_second_by_ingress_and_reason(tmp_path: Path, po
         f"  - listen: udp://127.0.0.1:{refusing}\n"
         "    allow_source: [10.0.0.0/8]\n"
         f"  - listen: udp://127.0.0.1:{open_to_all}\n"
+        f"  - listen: udp://127.0.0.1:{to_nobody}\n"
+        f"    service: 127.0.0.1:{free_port()}\n"
     )
-    with relaying(tmp_path, "--config", str(config)) as relay:
+    with relaying(tmp_path, "--config", str(config), "--drain", HOUR) as relay:
         ready(relay)
-        began = time.monotonic()
+        pause(relay)
         for _ in range(20):
             send(refusing, b"x", b"y")
             send(open_to_all, b"z")
-            time.sleep(0.1)
-        seconds = time.monotonic() - began
-        assert relay.stop().code == 0
-    dropped = relay.events("datagrams_dropped")
-    assert {event["ingress"] for event in dropped} == {f"udp://127.0.0.1:{refusing}"}
-    assert sum(event["dropped"]["source_not_allowed"] for event in dropped) == 40
-    assert 2 <= len(dropped) <= seconds + 2
-    assert relay.events("relay_stopped")[0]["dropped"] == {"source_not_allowed": 40}
+        resume(relay)
 
+        def dropped() -> int:
+            return sum(event["dropped"]["source_not_allowed"] for event in relay.events("datagrams_dropped"))
 
-def test_a_refusing_pod_is_logged_as_a_count(tmp_path: Path) -> None:
-    port, closed = free_port(), free_port()
-    with relaying(tmp_path, "-s", f"127.0.0.1:{closed}", "--listen", f"udp://127.0.0.1:{port}") as relay:
-        ready(relay)
-        for _ in range(5):
-            send(port, b"x")
-            time.sleep(0.05)
-        relay.wait_until(lambda: relay.events("copies_refused"))
-        assert relay.stop().code == 0
-    counted = sum(event["count"] for event in relay.events("copies_refused"))
-    assert counted == relay.events("relay_stopped")[0]["refused"] > 0
+        relay.wait_until(lambda: dropped() == 40)
+
+        def is_refused() -> bool:
+            send(to_nobody, b"x")
+            return bool(relay.events("copies_refused"))
+
+        relay.wait_until(is_refused)
+        stop_twice(relay, signal.SIGINT)
+    lines = relay.events("datagrams_dropped")
+    assert {event["ingress"] for event in lines} == {f"udp://127.0.0.1:{refusing}"}
+    assert dropped() == 40
+    assert len(lines) <= 2, "what came at once, and between two looks at most"
+    (stopped,) = relay.events("relay_stopped")
+    assert stopped["dropped"] == {"source_not_allowed": 40}
+    assert sum(event["count"] for event in relay.events("copies_refused")) == stopped["refused"] > 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_on_a_terminal_it_shows_ingresses_and_pods(pod: socket.socket, number: int) -> None:
-    port = free_port()
+    port, admin = free_port(), free_port()
     arguments = ("--listen", f"udp://127.0.0.1:{port}", "--listen", "mcast://224.0.67.67:5001@nowhere0")
-    with terminal("relay", "-s", name(pod), *arguments, "--admin-port", "0") as screen:
+    serve = ("--admin-host", "127.0.0.1", "--admin-port", str(admin), "--interface-timeout", HOUR)
+    with terminal("relay", "-s", name(pod), *arguments, *serve) as screen:
         screen.wait_until(lambda: any(line.startswith("127.0.0.1 ") for line in screen.lines))
+        status, why = get(admin, "/readyz")
+        assert (status, "nowhere0" in why) == (503, True)
         send(port, *[b"x" * 100] * 10)
         screen.wait_until(lambda: any(re.match(r"127\.0\.0\.1 .* 1\.0 kB +0 +0$", line) for line in screen.lines))
         assert screen.stop(number) == 0
@@ -225,18 +251,19 @@ def test_on_a_terminal_it_shows_ingresses_and_pods(pod: socket.socket, number: i
     assert all(any(event in line for line in lines[:head]) for event in ("relay_started", "relay_stopped"))
 
 
-def test_what_it_cannot_have_is_one_sentence(pod: socket.socket) -> None:
+def test_what_it_cannot_have_is_one_sentence(pod: socket.socket, inside: Console) -> None:
     listen = ("--listen", f"udp://127.0.0.1:{free_port()}")
     taken = f"udp://{name(pod)}"
-    assert taken in fanout("relay", "-s", "10.0.0.1", "--listen", taken, "--admin-port", "0").assert_one_sentence(1)
+    run = inside.fanout("relay", "-s", "10.0.0.1", "--listen", taken, "--admin-port", "0")
+    assert taken in run.assert_one_sentence(1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         admin = ("--admin-host", "127.0.0.1", "--admin-port", str(server.getsockname()[1]))
-        run = fanout("relay", "-s", name(pod), *listen, *admin)
+        run = inside.fanout("relay", "-s", name(pod), *listen, *admin)
         assert "admin port" in run.assert_one_sentence(1)
         assert "pod_joined" not in run.out, "it never was one of this relay"
     for path in ("/nonexistent/log", "/dev/full"):
         log = ("--admin-port", "0", "--log-file", path)
-        assert path in fanout("relay", "-s", name(pod), *listen, *log).assert_one_sentence(1)
+        assert path in inside.fanout("relay", "-s", name(pod), *listen, *log).assert_one_sentence(1)
 
 
 def test_metrics_have_all_reasons_and_no_address_of_a_pod() -> None:

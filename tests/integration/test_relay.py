@@ -25,14 +25,26 @@ from fanout import (
     ResolverUnavailable,
     SocketUnavailable,
 )
+from fanout.discovery import endpoints
 from fanout.discovery.answer import Answer
+from fanout.model import parse_literals
 from fanout.net import interfaces
+from fanout.relay import guard
+from fanout.relay import relay as relaying
 from fanout.testing import ScriptedResolver
 from tests.support.pods import Pod
-from tests.support.waiting import until
+from tests.support.ports import free_port, free_ports
+from tests.support.waiting import PATIENCE, until
 
 Pods = Callable[..., list[Pod]]
 OPEN_FILES = Path("/proc/self/fd")
+
+
+@pytest.fixture(autouse=True)
+def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay may take long to forward what it holds at its end, and knows loops however long they take."""
+    monkeypatch.setattr(relaying, "_LAST_TURNS", 3600)
+    monkeypatch.setattr(guard, "LOOP_SECONDS", 3600)
 
 
 @contextlib.contextmanager
@@ -54,7 +66,7 @@ def serving(relay: Relay) -> Iterator[Relay]:
         yield relay
     finally:
         relay.stop()
-        thread.join(5)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
         if raised:
             raise raised[0]
@@ -91,29 +103,43 @@ def test_datagrams_reach_every_pod_byte_for_byte_and_in_order(pods: Pods, closed
     ]
 
 
-def test_each_port_of_a_range_goes_to_its_own_port(closed_port: int) -> None:
+def test_each_port_of_a_range_goes_to_its_own_port() -> None:
+    first = free_ports(6)
     with contextlib.ExitStack() as stack:
-        pods = [Pod("127.0.0.11", closed_port + step) for step in range(3)]
+        pods = [Pod("127.0.0.11", first + step) for step in range(3)]
         for pod in pods:
             stack.callback(pod.socket.close)
-        url = f"udp://127.0.0.9:{closed_port + 10}-{closed_port + 12}"
-        stack.enter_context(serving(Relay("127.0.0.11", [url], to_port=closed_port)))
+        url = f"udp://127.0.0.9:{first + 3}-{first + 5}"
+        stack.enter_context(serving(Relay("127.0.0.11", [url], to_port=first)))
         for step, pod in enumerate(pods):
-            with device(closed_port + 10 + step, "127.0.0.9") as sender:
+            with device(first + 3 + step, "127.0.0.9") as sender:
                 sender.send(b"step %d" % step)
             assert pod.receive() == b"step %d" % step
 
 
-def test_pods_follow_the_answers_of_dns(pods: Pods, closed_port: int) -> None:
+class Changing:
+    """Answers with what the Service has now."""
+
+    def __init__(self, pods: str) -> None:
+        self.pods = pods
+
+    def resolve(self) -> Answer:
+        return Answer(parse_literals(self.pods) or (), dns_ttl=0)
+
+
+def test_pods_follow_the_answers_of_dns(pods: Pods, closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoints, "TTL_MIN", 0.01)
+    monkeypatch.setattr(relaying, "_LOOK", 0.01)
     two = pods(2)
     port = two[0].endpoint.port
-    resolver = ScriptedResolver("127.0.0.11", "127.0.0.11,127.0.0.12")
+    resolver = Changing("127.0.0.11,")
     ingress = Ingress.parse(f"udp://127.0.0.1:{closed_port}", service="headless-udp", to_port=port)
     relay = Relay(ingresses=[ingress], find_resolver=lambda service: resolver)
     with serving(relay), device(closed_port) as sender:
         sender.send(b"one")
         assert two[0].receive() == b"one"
         assert [pod.host for pod in relay.stats.pods] == ["127.0.0.11"]
+        resolver.pods = "127.0.0.11,127.0.0.12"
         until(lambda: len(relay.stats.pods) == 2)
         sender.send(b"two")
         assert [pod.receive() for pod in two] == [b"two", b"two"]
@@ -159,7 +185,7 @@ def test_a_flood_takes_turns_with_the_others(pods: Pods, closed_port: int) -> No
         flooding = threading.Thread(target=flood)
         flooding.start()
         try:
-            until(lambda: relay.stats.ingresses[0].datagrams > 5000)
+            until(lambda: relay.stats.ingresses[0].datagrams > 1000)
             for number in range(200):
                 sender.send(b"%d" % number)
             until(lambda: relay.stats.ingresses[1].forwarded == 200)
@@ -223,7 +249,8 @@ def test_two_relays_that_feed_each_other_forward_each_datagram_once(pods: Pods, 
     assert len(pod.waiting()) == 200
 
 
-def test_an_interface_that_never_appears_ends_it_with_a_sentence() -> None:
+def test_an_interface_that_never_appears_ends_it_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relaying, "_LOOK", 0.01)
     relay = Relay("10.0.0.1", ["mcast://239.1.1.1:5001@nowhere0"], interface_timeout=0.1)
     with pytest.raises(SocketUnavailable, match=r"mcast://239.1.1.1:5001@nowhere0: there is no interface nowhere0"):
         relay.serve()
@@ -273,8 +300,9 @@ def test_nonsense_is_refused_before_anything_is_opened(arguments: tuple[Any, ...
         Relay(service, urls, **(rest[0] if rest else {}))
 
 
-def test_a_buffer_beyond_all_measure_is_as_large_as_may_be(closed_port: int) -> None:
-    with Relay("10.0.0.1", [f"udp://127.0.0.1:{closed_port}-{closed_port + 1}"], receive_buffer=2**40):
+def test_a_buffer_beyond_all_measure_is_as_large_as_may_be() -> None:
+    first = free_ports(2)
+    with Relay("10.0.0.1", [f"udp://127.0.0.1:{first}-{first + 1}"], receive_buffer=2**40):
         pass
 
 
@@ -292,7 +320,7 @@ def test_leaving_it_while_another_thread_serves_waits_for_that(pods: Pods, close
         with Relay(f"{pod.endpoint},", [f"udp://127.0.0.1:{closed_port}"]) as relay:
             thread = threading.Thread(target=serve, args=(relay,))
             thread.start()
-        thread.join(5)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
     assert [error for error in raised if not isinstance(error, Closed)] == []
 
@@ -305,13 +333,14 @@ def test_one_thread_serves(pods: Pods, closed_port: int) -> None:
             relay.serve()
 
 
-def test_out_of_open_files_it_says_so_and_gives_all_back(closed_port: int) -> None:
+def test_out_of_open_files_it_says_so_and_gives_all_back() -> None:
+    first = free_ports(10)
     before = len(list(OPEN_FILES.iterdir()))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as last:
         fileno = last.fileno()
     for more in range(8):
-        relay = Relay("10.0.0.1", [f"udp://127.0.0.1:{closed_port}-{closed_port + 9}"])
+        relay = Relay("10.0.0.1", [f"udp://127.0.0.1:{first}-{first + 9}"])
         resource.setrlimit(resource.RLIMIT_NOFILE, (fileno + more, hard))
         try:
             with pytest.raises(SocketUnavailable, match="ulimit -n"):
@@ -324,13 +353,14 @@ def test_out_of_open_files_it_says_so_and_gives_all_back(closed_port: int) -> No
 
 
 def test_what_comes_before_dns_has_said_anything_is_counted_at_the_end(
-    closed_port: int, caplog: pytest.LogCaptureFixture
+    closed_port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(relaying, "_LAST_WORDS", 0.1)
     asked = threading.Event()
 
     class Silent:
         def resolve(self) -> Answer:
-            asked.wait(5)
+            asked.wait(PATIENCE)
             raise ResolverUnavailable("silent")
 
     relay = Relay("headless-udp", [f"udp://127.0.0.1:{closed_port}"], find_resolver=lambda service: Silent()).open()
@@ -349,7 +379,9 @@ def test_nothing_is_left_open(pods: Pods, closed_port: int) -> None:
     assert interfaces.index("lo")  # the one socket that interfaces are asked of by
     before = len(list(OPEN_FILES.iterdir()))
     for _ in range(3):
-        with serving(Relay(f"{pod.endpoint},", [f"udp://127.0.0.1:{closed_port}", "mcast://239.1.1.1:5@lo"])):
+        with serving(
+            Relay(f"{pod.endpoint},", [f"udp://127.0.0.1:{closed_port}", f"mcast://239.1.1.1:{free_port()}@lo"])
+        ):
             pass
         with Relay(f"{pod.endpoint},", [f"udp://127.0.0.1:{closed_port}"]):
             pass
@@ -371,7 +403,7 @@ def test_a_pod_that_is_gone_costs_the_others_nothing(pods: Pods, closed_port: in
     gone = Endpoint("127.0.0.13", one.endpoint.port)
     with serving(Relay(f"{one.endpoint},{gone},{other.endpoint}", [f"udp://127.0.0.1:{closed_port}"])) as relay:
         with device(closed_port) as sender:
-            for number in range(200):
+            for number in range(50):
                 sender.send(b"%d" % number)
                 assert one.receive() == other.receive() == b"%d" % number
         until(lambda: relay.stats.refused > 0)
