@@ -1,4 +1,4 @@
-"""`fanout relay` as a process: its errors, its schema, its end."""
+"""`fanout relay`: its errors, its schema, and a process without an admin port."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fanout.relay.config import schema_text
-from tests.support.cli import fanout, running
+from tests.support.cli import invoke, running
 from tests.support.ports import free_port
 
 
@@ -20,14 +20,14 @@ def relay_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_bad_file_is_one_sentence_of_the_process(relay_yaml: Path) -> None:
+def test_a_bad_file_is_one_sentence(relay_yaml: Path) -> None:
     relay_yaml.write_text("service: a\ningresses:\n  - listen: mcast://10.0.0.7:5001@eth1\n")
-    said = fanout("relay", "--config", "relay.yaml").assert_one_sentence(2)
+    said = invoke("relay", "--config", "relay.yaml").assert_one_sentence(2)
     assert said.startswith("fanout: relay.yaml, line 3: ingress 'mcast://10.0.0.7:5001@eth1': 10.0.0.7 is no multicast")
 
 
 def test_the_schema_is_printed() -> None:
-    run = fanout("relay", "--schema")
+    run = invoke("relay", "--schema")
     assert (run.code, run.out, run.err) == (0, schema_text(), "")
     assert json.loads(run.out)["required"] == ["ingresses"]
 
