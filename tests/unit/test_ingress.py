@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fanout.errors import InvalidIngress, InvalidInput
@@ -75,7 +75,6 @@ def test_every_kind_of_ingress(url: str, ingress: Ingress) -> None:
     assert str(ingress) == url
 
 
-@settings(deadline=None)
 @given(urls())
 def test_the_url_of_an_ingress_is_read_as_the_same_ingress(url: str) -> None:
     ingress = parse(url)
@@ -84,7 +83,6 @@ def test_the_url_of_an_ingress_is_read_as_the_same_ingress(url: str) -> None:
     assert len(ingress.ports) <= PORTS_MAX
 
 
-@settings(deadline=None)
 @given(
     st.text()
     | st.from_regex(r"(udp|mcast|broadcast)://[0-9a-f:.,%\[\]-]*:[0-9-]*(@.*)?")
@@ -102,7 +100,6 @@ def test_whatever_is_said_it_is_an_ingress_or_one_sentence(
     assert len(said) < 600
 
 
-@settings(deadline=None)
 @given(st.text(st.sampled_from("udpmcast://[]@,.:-0129afé% \n"), max_size=40) | urls().map(lambda url: url[:-2]))
 def test_what_is_accepted_means_the_same_once_more(url: str) -> None:
     if not refusal(lambda: parse(url)):
@@ -206,7 +203,6 @@ def test_ports_go_to_the_same_at_the_pods_or_all_in_step() -> None:
     assert [shifted.port_at_pods(port) for port in shifted.ports] == [40_000, 40_001, 40_002, 40_003]
 
 
-@settings(deadline=None)
 @given(st.text(max_size=30) | st.integers() | st.none())
 def test_a_network_or_one_sentence(text: object) -> None:
     said = refusal(lambda: parse_network(text))
