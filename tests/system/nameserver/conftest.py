@@ -14,7 +14,7 @@ import pytest
 from tests.support.knot import Knot, Records
 from tests.support.limits import PATIENT, SOON, setting
 from tests.support.namespace import Namespace, why_no_namespace
-from tests.support.needs import program, unavailable
+from tests.support.needs import require, unavailable
 
 
 @pytest.fixture(autouse=True)
@@ -27,19 +27,13 @@ def limits() -> Iterator[None]:
 @pytest.fixture
 def nft() -> str:
     """The program that loads firewall rules."""
-    found = program("nft")
-    if found is None:
-        unavailable("nameserver", "nft is missing (Debian, Ubuntu: apt install nftables)")
-    return found
+    return require("nft", needed="nameserver")
 
 
 @pytest.fixture(scope="session")
 def knotd() -> str:
     """The program."""
-    found = program("knotd")
-    if found is None:
-        unavailable("nameserver", "knotd is missing (Debian, Ubuntu: apt install knot)")
-    return found
+    return require("knotd", needed="nameserver")
 
 
 @pytest.fixture(scope="module")
