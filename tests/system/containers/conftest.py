@@ -1,6 +1,6 @@
 """Builds the images and lends out clusters of them; nothing is left behind, whatever happens.
 
-Where no Docker engine or no base image is there, the tests are skipped loudly (`tests.conftest.unavailable`).
+Where no Docker engine or no base image is there, the tests are skipped loudly (`tests.support.needs`).
 """
 
 from __future__ import annotations
