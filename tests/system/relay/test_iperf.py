@@ -18,7 +18,7 @@ PORT = 5001
 """iperf's own."""
 SIZE, COUNT = 1470, 60
 """Of the datagrams: a default receive buffer holds them all, however late iperf reads."""
-_REPORT = re.compile(r" sec +[\d.]+ \w+ +[\d.]+ \w+/sec +[\d.]+ ms +(?P<lost>\d+)/ *(?P<total>\d+) \(")
+_REPORT = re.compile(r" ms +(?P<lost>\d+)/ *(?P<total>\d+) \(")
 
 
 class Report(NamedTuple):
