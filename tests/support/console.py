@@ -33,28 +33,32 @@ class Console:
     """Such a process; `fanout` runs a command line in it."""
 
     def __init__(self, *prefix: str) -> None:
-        self._process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=environment(),
-        )
+        self._command = [*prefix, sys.executable, "-m", __name__]
+        self._process: subprocess.Popen[str] | None = None
 
     def fanout(self, *arguments: str, within: Within | None = None, **variables: str) -> Run:
         """Run `fanout`, within a context of that process where one is given."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment()
+            )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print(json.dumps([arguments, variables, within]), file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
-        assert answer, f"it has ended with {self._process.wait()}: {arguments}"
-        return Run(*json.loads(answer))
+        try:
+            print(json.dumps([arguments, variables, within]), file=self._process.stdin, flush=True)
+            answer = self._process.stdout.readline()
+            assert answer, f"it has ended with {self._process.wait()}: {arguments}"
+            return Run(*json.loads(answer))
+        except BaseException:
+            self.close()  # a test that was ended in the middle of it: the next one starts it anew
+            raise
 
     def close(self) -> None:
         """End it."""
-        self._process.kill()
-        self._process.communicate()
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
 
 
 @contextmanager

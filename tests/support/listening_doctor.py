@@ -14,12 +14,16 @@ FOR_LONG = 3600.0
 
 
 class _Clock:
-    """Stands still until something is so, and is at the end of all waiting then."""
+    """Stands still from its first look until something is so, and is at the end of all waiting then."""
 
-    def __init__(self, is_over: Callable[[], bool]) -> None:
-        self._is_over = is_over
+    def __init__(self, begin: Callable[[], Callable[[], bool]]) -> None:
+        self._begin = begin
+        self._is_over: Callable[[], bool] | None = None
 
     def monotonic(self) -> float:
+        if self._is_over is None:
+            self._is_over = self._begin()
+            return 0.0
         return FOR_LONG if self._is_over() else 0.0
 
 
@@ -35,7 +39,7 @@ def until_seen(*ports: int) -> Iterator[None]:
             seen.add(found.source.port)
         return found
 
-    clock = _Clock(lambda: seen.issuperset(ports))
+    clock = _Clock(lambda: lambda: seen.issuperset(ports))
     with mock.patch.object(ear, "parse_packet", look), mock.patch.object(ear, "time", clock):
         yield
 
@@ -43,8 +47,15 @@ def until_seen(*ports: int) -> Iterator[None]:
 @contextmanager
 def until_counted(name: str) -> Iterator[None]:
     """Let it listen until the kernel has counted one more of that name."""
-    before = kernel.counters().get(name, 0)
-    with mock.patch.object(ear, "time", _Clock(lambda: kernel.counters().get(name, 0) > before)):
+
+    def count() -> int:
+        return kernel.counters().get(name, 0)
+
+    def begin() -> Callable[[], bool]:
+        before = count()
+        return lambda: count() > before
+
+    with mock.patch.object(ear, "time", _Clock(begin)):
         yield
 
 
