@@ -93,7 +93,7 @@ class Source(Helper):
 
     def pace(self, relay: str, flow: Flow, count: int) -> dict[str, int]:
         """Send so many datagrams to a relay."""
-        timeout = 30 + count / (flow.rate or 10_000)
+        timeout = 120 + count / (flow.rate or 10_000)
         result: dict[str, int] = self.ask(f"pace {count} {flow.rate} {flow.tick} {_PORTS[relay]}", timeout)
         if result["failed"]:
             raise AssertionError(f"{result['failed']} datagrams of the source were not taken")

@@ -29,6 +29,8 @@ RESTRICTED: dict[str, Any] = {
     "cap_drop": ["ALL"],
     "security_opt": ["no-new-privileges"],
 }
+PATIENT = {"timeout": 600}
+"""For clients of the engine: what it does for others may take its time."""
 _MARK = """
 import socket, sys
 for host in sys.argv[2:]:
@@ -50,6 +52,11 @@ class Images(NamedTuple):
     sender: str
     receiver: str
     relay: str
+
+
+def restricted(image: str, **settings: Any) -> DockerContainer:
+    """Return a container under restricted-v2, not yet started."""
+    return DockerContainer(image, docker_client_kw=PATIENT, **settings, **RESTRICTED)
 
 
 class Result(NamedTuple):
@@ -98,12 +105,12 @@ class Cluster:
 
     def another_sender(self, **environment: str) -> DockerContainer:
         """Return a container that is as the sender, not yet started."""
-        made = DockerContainer(self.images.sender, network=self.network, **RESTRICTED)
+        made = restricted(self.images.sender, network=self.network)
         return made.with_envs(**_environment(SENDER), **environment)
 
     def container(self, image: str, **environment: str) -> DockerContainer:
         """Return a container that DNS answers with for the Service, not yet started."""
-        made = DockerContainer(image, network=self.network, network_aliases=[SERVICE], **RESTRICTED)
+        made = restricted(image, network=self.network, network_aliases=[SERVICE])
         return made.with_envs(**environment)
 
     def receiver(self, **environment: str) -> DockerContainer:

@@ -29,7 +29,7 @@ from testcontainers.core.network import Network
 
 from tests.support.tree import ROOT
 from tests.support.waiting import PATIENCE
-from tests.system.containers.cluster import Cluster, Images
+from tests.system.containers.cluster import PATIENT, Cluster, Images
 
 LOCAL_BASE = "localhost/fanout-base:latest"
 LOCAL_MEDIA = "localhost/fanout-minidlna:latest"
@@ -39,7 +39,7 @@ DEFAULT_BASE = "registry.access.redhat.com/ubi9/python-312-minimal:latest"
 def _connect() -> docker.DockerClient | str:
     """Return a client of an engine that answers, or why there is none."""
     try:
-        return docker.from_env(version="auto", timeout=300)
+        return docker.from_env(version="auto", timeout=PATIENT["timeout"])
     except DockerException as error:
         return str(error)
 
@@ -148,7 +148,7 @@ def _remove_image(engine: docker.DockerClient, tag: str) -> None:
 def shared_cluster(images: Images) -> Iterator[Cluster]:
     """A network with a sender and no receiver yet; nothing of it is left afterwards."""
     with contextlib.ExitStack() as stack:
-        network = Network()
+        network = Network(docker_client_kw=PATIENT)
         stack.callback(network._docker.client.close)
         stack.enter_context(network)
         made = Cluster(images, network)
@@ -176,7 +176,7 @@ def lan(engine: docker.DockerClient) -> Iterator[Network]:
         stack.callback(_ip, "link", "delete", ends[0])
         for end in ends:
             _ip("link", "set", end, "up")
-        made = Network(docker_network_kw={"driver": "macvlan", "options": {"parent": ends[0]}})
+        made = Network(PATIENT, docker_network_kw={"driver": "macvlan", "options": {"parent": ends[0]}})
         stack.callback(made._docker.client.close)
         yield stack.enter_context(made)
 

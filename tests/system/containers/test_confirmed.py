@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from testcontainers.core.container import DockerContainer
 
 from tests.support.waiting import until
-from tests.system.containers.cluster import RESTRICTED, SERVICE, Result, events, run, started
+from tests.system.containers.cluster import SERVICE, Result, events, restricted, run, started
 
 if TYPE_CHECKING:
+    from testcontainers.core.container import DockerContainer
+
     from tests.system.containers.cluster import Cluster
 
 pytestmark = pytest.mark.containers
@@ -83,7 +84,7 @@ def test_a_pod_that_is_killed_while_it_works_is_named(cluster: Cluster, tmp_path
 
     with started(survivor), started(cluster.container(cluster.images.sender)) as network:
         inside = f"container:{network.get_wrapped_container().id}"
-        doomed = DockerContainer(cluster.images.receiver, network_mode=inside, **RESTRICTED)
+        doomed = restricted(cluster.images.receiver, network_mode=inside)
         doomed.with_envs(FANOUT_EXEC="tail -f /dev/null", FANOUT_EXEC_TIMEOUT="3600")
         with started(doomed):
             for each in (survivor, doomed):

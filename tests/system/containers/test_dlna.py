@@ -21,7 +21,7 @@ from testcontainers.core.network import Network
 
 from tests.support.tree import ROOT
 from tests.support.waiting import until
-from tests.system.containers.cluster import RESTRICTED, exit_code, is_ready, run, started
+from tests.system.containers.cluster import RESTRICTED, exit_code, is_ready, restricted, run, started
 from tests.system.dlna.media import Library, Medium, library
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Servers:
     def pod(self, name: str) -> DockerContainer:
         """Return a pod of that name, not yet started."""
         [container] = self._spec["containers"]
-        made = DockerContainer(self._image, network=self._network, network_aliases=["media"], **RESTRICTED)
+        made = restricted(self._image, network=self._network, network_aliases=["media"])
         fields = {"metadata.name": name, "metadata.namespace": "media"}
         for entry in container["env"]:
             value = entry.get("value") or fields[entry["valueFrom"]["fieldRef"]["fieldPath"]]
@@ -131,7 +131,7 @@ def restart(container: DockerContainer) -> None:
 def relayed(cluster: Cluster, lan: Network) -> Iterator[DockerContainer]:
     """Run the relay of the overlay, with an interface eth1 in the LAN."""
     [container] = manifest("deployment", "relay-dlna")["spec"]["template"]["spec"]["containers"]
-    relay = DockerContainer(cluster.images.relay, network=cluster.network, **RESTRICTED)
+    relay = restricted(cluster.images.relay, network=cluster.network)
     relay.with_envs(**{entry["name"]: entry["value"] for entry in container["env"] if "value" in entry})
     relay.with_env("FANOUT_INTERFACE", "eth1").with_command(container["args"])
     with started(relay):
@@ -172,7 +172,7 @@ def test_two_servers_are_found_and_played_from_a_lan(
 ) -> None:
     names = ("media-0", "media-1")
     pods = [servers.pod(name) for name in names]
-    television = DockerContainer(cluster.images.sender, network=lan, **RESTRICTED)
+    television = restricted(cluster.images.sender, network=lan)
     with started(pods[0]), started(pods[1]), started(television):
         for pod in pods:
             until(partial(ask, pod, cluster.sender), "it serves")

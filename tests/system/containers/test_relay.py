@@ -16,7 +16,7 @@ from testcontainers.core.network import Network
 from fanout.local import zone
 from fanout.local.zone import Pod, Zone, respond
 from tests.support.waiting import until
-from tests.system.containers.cluster import RESTRICTED, events, exit_code, is_ready, run, started
+from tests.system.containers.cluster import events, exit_code, is_ready, restricted, run, started
 
 if TYPE_CHECKING:
     from tests.system.containers.cluster import Cluster
@@ -84,9 +84,9 @@ def test_multicast_of_a_lan_reaches_every_pod(cluster: Cluster, lan: Network, na
     stay, join = cluster.receivers[:2], cluster.receivers[2:]
     nameserver.publish(cluster, stay)
     where = ["--service", nameserver.zone.name, "--nameserver", nameserver.endpoint]
-    relay = DockerContainer(cluster.images.relay, network=cluster.network, **RESTRICTED)
+    relay = restricted(cluster.images.relay, network=cluster.network)
     relay.with_command([*where, "--listen", INGRESS, "--to-port", "12000"])
-    source = DockerContainer(cluster.images.sender, network=lan, **RESTRICTED)
+    source = restricted(cluster.images.sender, network=lan)
     with started(source), started(relay):
         until(partial(events, relay, "ingress_waiting"), "the relay waits for its interface")
         assert not is_ready(relay)
