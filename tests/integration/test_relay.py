@@ -104,7 +104,7 @@ def test_datagrams_reach_every_pod_byte_for_byte_and_in_order(pods: Pods, closed
 
 
 def test_each_port_of_a_range_goes_to_its_own_port() -> None:
-    first = free_ports(6)
+    first = free_ports(6)[0]
     with contextlib.ExitStack() as stack:
         pods = [Pod("127.0.0.11", first + step) for step in range(3)]
         for pod in pods:
@@ -301,7 +301,7 @@ def test_nonsense_is_refused_before_anything_is_opened(arguments: tuple[Any, ...
 
 
 def test_a_buffer_beyond_all_measure_is_as_large_as_may_be() -> None:
-    first = free_ports(2)
+    first = free_ports(2)[0]
     with Relay("10.0.0.1", [f"udp://127.0.0.1:{first}-{first + 1}"], receive_buffer=2**40):
         pass
 
@@ -334,7 +334,7 @@ def test_one_thread_serves(pods: Pods, closed_port: int) -> None:
 
 
 def test_out_of_open_files_it_says_so_and_gives_all_back() -> None:
-    first = free_ports(10)
+    first = free_ports(10)[0]
     before = len(list(OPEN_FILES.iterdir()))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as last:

@@ -76,7 +76,7 @@ def fanout(*arguments: str, stdin: bytes = b"", **variables: str) -> Run:
     return Run(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def invoke(*arguments: str, stdin: bytes = b"", **variables: str) -> Run:
+def invoke(*arguments: str, stdin: bytes | str = b"", **variables: str) -> Run:
     """Run `fanout` in this process, from its main thread: what needs none of its own is there sooner."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="", write_through=True) for _ in range(2))
     code = call(arguments, out, err, stdin=stdin, variables=variables)
@@ -84,12 +84,13 @@ def invoke(*arguments: str, stdin: bytes = b"", **variables: str) -> Run:
 
 
 def call(
-    arguments: Sequence[str], out: TextIO, err: TextIO, *, stdin: bytes = b"", variables: Mapping[str, str]
+    arguments: Sequence[str], out: TextIO, err: TextIO, *, stdin: bytes | str = b"", variables: Mapping[str, str]
 ) -> int:
     """Run `fanout` in this process with these for standard output and error; return its exit code."""
+    read = stdin.encode() if isinstance(stdin, str) else stdin
     with (
         mock.patch.dict(os.environ, environment(**variables), clear=True),
-        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8")),
+        mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(read), "utf-8")),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         _as_before(),

@@ -24,12 +24,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from fanout.net import interfaces
-from tests.support.cli import FANOUT, Run, Running, invoke
+from tests.support.cli import FANOUT, Running
 from tests.support.namespace import Namespace, why_no_namespace
 from tests.support.needs import require, unavailable
 from tests.support.waiting import PATIENCE, until
@@ -112,19 +110,6 @@ class Host(Namespace):
         started = Running(command, folder, {}, None, program=self.command)
         self._started.append(started)
         return started
-
-    def invoke(self, *arguments: str) -> Run:
-        """Run `fanout` here to its end, in a thread of the test's process: what needs none of its own."""
-
-        def run() -> Run:
-            # The socket that interfaces are asked of by is of the network that it was made in.
-            with (
-                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking,
-                mock.patch.object(interfaces, "_asking", return_value=asking),
-            ):
-                return invoke(*arguments)
-
-        return self.call(run)
 
     def udp(self, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
         """Return a UDP socket of this host, to be used from here; it is closed with the world."""

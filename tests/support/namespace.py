@@ -6,12 +6,10 @@ import contextlib
 import ctypes
 import errno
 import functools
-import json
 import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +17,9 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from tests.support.cli import FANOUT, Run, environment
+from tests.support.console import Console, console
 from tests.support.limits import PATIENT, SOON, Limits
 from tests.support.needs import is_missing, program, unavailable
-from tests.support.tree import ROOT
 from tests.support.waiting import PATIENCE
 
 T = TypeVar("T")
@@ -67,7 +65,7 @@ class Namespace:
             assert self._process.stdout is not None
             assert self._process.stdout.readline() == b"ready\n"
             self._stack = stack.pop_all()
-        self._invoker: subprocess.Popen[str] | None = None
+        self._console: Console | None = None
 
     @property
     def pid(self) -> int:
@@ -99,22 +97,11 @@ class Namespace:
         return Run(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def invoke(self, *arguments: str, limits: Limits | None = None) -> Run:
-        """Do so in a process that stays: it is started with the first run, and has these limits for each."""
-        if self._invoker is None:
-            self._invoker = self._start_invoker()
-        request = {"arguments": arguments, "variables": _IN_A_POD, "limits": {**PATIENT, **SOON, **(limits or {})}}
-        assert self._invoker.stdin is not None
-        assert self._invoker.stdout is not None
-        self._invoker.stdin.write(json.dumps(request) + "\n")
-        self._invoker.stdin.flush()
-        return Run(*json.loads(self._invoker.stdout.readline()))
-
-    def _start_invoker(self) -> subprocess.Popen[str]:
-        command = [*self.command, sys.executable, "-m", "tests.support.invoker"]
-        started = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        # Popen's own end: closes the pipes, at which the process ends, and waits for it.
-        self._stack.enter_context(started)
-        return started
+        """Do so in a process that stays, which is started with the first run and has these limits for this one."""
+        if self._console is None:
+            self._console = self._stack.enter_context(console(*self.command))
+        within = ("tests.support.limits:setting", [{**PATIENT, **SOON, **(limits or {})}])
+        return self._console.fanout(*arguments, within=within, **_IN_A_POD)
 
     def open_socket(self, family: socket.AddressFamily, kind: socket.SocketKind, protocol: int = 0) -> socket.socket:
         """Return a socket of this network, to be used from here: that needs root."""

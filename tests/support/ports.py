@@ -21,24 +21,6 @@ _own: list[int] = []
 """Ports of the block that was taken last, in descending order."""
 
 
-def free_ports(count: int) -> int:
-    """Return the first of so many ports in a row of which nobody has one, on any address."""
-    for _ in range(1000):
-        first = _FIRST + secrets.randbelow(_LAST - _FIRST - count)
-        wanted = range(first, first + count)
-        with contextlib.ExitStack() as stack:
-            try:
-                for port in wanted:
-                    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-                        stack.enter_context(socket.socket(socket.AF_INET, kind)).bind(("", port))
-            except OSError:
-                continue
-        if _lent.isdisjoint(wanted):
-            _lent.update(wanted)
-            return first
-    raise AssertionError("no free ports")
-
-
 def free_port() -> int:
     """Return a port of which nobody has the UDP nor the TCP one, on any address."""
     (port,) = free_ports(1)
