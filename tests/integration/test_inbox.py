@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -23,9 +22,8 @@ from fanout.net.listening import RECEIVE_BUFFER
 from fanout.net.workers import Waker, Workers
 from fanout.receiver import CAPACITY
 from tests.support.datagrams import gso_sender, send_run
+from tests.support.open_files import open_files
 from tests.support.waiting import PATIENCE, until
-
-OPEN_FILES = Path("/proc/self/fd")
 
 
 def cut(payload: bytes, segment: int) -> list[bytes]:
@@ -387,7 +385,7 @@ def test_a_log_that_fails_leaves_no_socket_open(monkeypatch: pytest.MonkeyPatch)
         raise fanout.FanoutError("the log is full")
 
     monkeypatch.setattr(listening.log, "warning", fail)
-    before = set(OPEN_FILES.iterdir())
+    before = open_files()
     with pytest.raises(fanout.FanoutError, match="the log is full"):
         fanout.Receiver(0, receive_buffer=1 << 30).open()
-    assert set(OPEN_FILES.iterdir()) == before
+    assert open_files() == before

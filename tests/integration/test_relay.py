@@ -9,7 +9,6 @@ import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,12 +31,12 @@ from fanout.net import interfaces
 from fanout.relay import guard
 from fanout.relay import relay as relaying
 from fanout.testing import ScriptedResolver
+from tests.support.open_files import open_files
 from tests.support.pods import Pod
 from tests.support.ports import free_port, free_ports
 from tests.support.waiting import PATIENCE, until
 
 Pods = Callable[..., list[Pod]]
-OPEN_FILES = Path("/proc/self/fd")
 
 
 @pytest.fixture(autouse=True)
@@ -267,12 +266,12 @@ def test_a_port_in_use_is_said_of_the_ingress(pods: Pods) -> None:
 def test_a_range_is_taken_whole_or_not_at_all(pods: Pods) -> None:
     (taken,) = pods(1)
     host, port = taken.endpoint
-    before = len(list(OPEN_FILES.iterdir()))
+    before = open_files()
     entry = Relay("10.0.0.1", [f"udp://{host}:{port - 2}-{port + 2}"])._entries[0]
     with pytest.raises(SocketUnavailable, match="the port is in use"):
         entry.open(4096)
     assert entry.ports == []
-    assert len(list(OPEN_FILES.iterdir())) == before
+    assert open_files() == before
 
 
 def test_an_address_that_nobody_has_here() -> None:
@@ -335,7 +334,7 @@ def test_one_thread_serves(pods: Pods, closed_port: int) -> None:
 
 def test_out_of_open_files_it_says_so_and_gives_all_back() -> None:
     first = free_ports(10)[0]
-    before = len(list(OPEN_FILES.iterdir()))
+    before = open_files()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as last:
         fileno = last.fileno()
@@ -349,7 +348,7 @@ def test_out_of_open_files_it_says_so_and_gives_all_back() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         with pytest.raises(Closed):
             relay.open()
-    assert len(list(OPEN_FILES.iterdir())) == before
+    assert open_files() == before
 
 
 def test_what_comes_before_dns_has_said_anything_is_counted_at_the_end(
@@ -377,7 +376,7 @@ def test_what_comes_before_dns_has_said_anything_is_counted_at_the_end(
 def test_nothing_is_left_open(pods: Pods, closed_port: int) -> None:
     (pod,) = pods(1)
     assert interfaces.index("lo")  # the one socket that interfaces are asked of by
-    before = len(list(OPEN_FILES.iterdir()))
+    before = open_files()
     for _ in range(3):
         with serving(
             Relay(f"{pod.endpoint},", [f"udp://127.0.0.1:{closed_port}", f"mcast://239.1.1.1:{free_port()}@lo"])
@@ -385,7 +384,7 @@ def test_nothing_is_left_open(pods: Pods, closed_port: int) -> None:
             pass
         with Relay(f"{pod.endpoint},", [f"udp://127.0.0.1:{closed_port}"]):
             pass
-    assert len(list(OPEN_FILES.iterdir())) == before
+    assert open_files() == before
 
 
 def test_it_says_what_it_is(closed_port: int, caplog: pytest.LogCaptureFixture) -> None:

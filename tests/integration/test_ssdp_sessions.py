@@ -8,7 +8,6 @@ import resource
 import socket
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,13 +17,13 @@ from fanout.ssdp.message import Advert, Headers, Search
 from fanout.ssdp.reasons import SsdpDrop
 from fanout.ssdp.sessions import Session, Sessions
 from tests.support import scripted_loop
+from tests.support.open_files import open_files
 from tests.support.waiting import PATIENCE, until_async
 
 CLIENT = ("192.168.1.5", 40_000)
 ROOT = message.ROOT_DEVICE
 LOOPBACK = socket.if_nametoindex("lo")
 FORGED = "127.0.0.13"
-OPEN_FILES = Path("/proc/self/fd")
 
 
 class Heard:
@@ -197,14 +196,14 @@ def test_a_search_brings_its_client_no_more_than_may_be() -> None:
 def test_it_is_over_soon_after_mx_and_leaves_nothing(pods: list[socket.socket]) -> None:
     async def run() -> None:
         heard = Heard()
-        before = len(list(OPEN_FILES.iterdir()))
+        before = open_files()
         loop = asyncio.get_running_loop()
         heard.sessions.ask(CLIENT, Search(ROOT, 1), endpoints(pods))
         heard.sessions.ask(CLIENT, Search(ROOT, None), endpoints(pods))  # sent to the relay alone, without MX
         await until_async(lambda: len(heard.sessions) == 0)
         assert 1 + sessions.MARGIN <= loop.time() < 1.2 + sessions.MARGIN
         assert heard.missing == [(CLIENT, False), (CLIENT, False), (CLIENT, True), (CLIENT, True)]
-        assert len(list(OPEN_FILES.iterdir())) == before
+        assert open_files() == before
 
     scripted_loop.run(run())
 

@@ -42,6 +42,11 @@ def free_ports(count: int) -> range:
     raise AssertionError(f"no {count} free ports in a row")
 
 
+def held() -> set[int]:
+    """Return the numbers of the open files that hold this process's ports."""
+    return {each.fileno() for each in _held}
+
+
 def bind_both(host: str = "127.0.0.1") -> tuple[socket.socket, socket.socket]:
     """Return a UDP and a TCP socket on one port, which this process has not lent before."""
     for _ in range(_TRIES):

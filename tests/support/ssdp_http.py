@@ -12,7 +12,6 @@ import gc
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self
 from unittest import mock
 
@@ -24,6 +23,7 @@ from fanout.ssdp.http.proxy import Proxy
 from fanout.ssdp.places import Origin, Places
 from fanout.ssdp.reasons import HttpFailure
 from fanout.ssdp.stats import HttpCounts
+from tests.support.open_files import open_files
 from tests.support.ports import free_port
 from tests.support.waiting import give_turns, until_async
 
@@ -301,19 +301,10 @@ def client(source: str = CLIENT, **settings: Any) -> aiohttp.ClientSession:
     )
 
 
-def files() -> set[str]:
-    """What this process has open."""
-    found = set()
-    for each in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            found.add(f"{each.name} {each.readlink()}")
-    return found
-
-
 def run(test: Coroutine[Any, Any, None]) -> None:
     """Run it; no exception may be lost, no task and no file may be left."""
     problems: list[str] = []
-    before = files()
+    before = open_files()
 
     async def checked() -> None:
         loop = asyncio.get_running_loop()
@@ -331,7 +322,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
     finally:
         gc.unfreeze()
     assert not problems, problems
-    assert not (left := files() - before), f"files left open: {left}"
+    assert not (left := open_files() - before), f"files left open: {left}"
 
 
 def http(body: bytes = b"", *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:
