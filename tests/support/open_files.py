@@ -15,6 +15,6 @@ def open_files() -> set[str]:
     found = set()
     for each in _FOLDER.iterdir():
         with contextlib.suppress(OSError):  # the folder that is read here
-            if int(each.name) not in ports.held():
+            if int(each.name) not in ports.held:
                 found.add(f"{each.name} {each.readlink()}")
     return found

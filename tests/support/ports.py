@@ -16,7 +16,8 @@ from pathlib import Path
 _FIRST, _LAST, _BLOCK = 10_240, 32_768, 64
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _TRIES = 1000
-_held: list[socket.socket] = []
+held: set[int] = set()
+"""The numbers of the open files that hold this process's ports."""
 _own: list[int] = []
 """Ports of the block that was taken last, in descending order."""
 
@@ -40,11 +41,6 @@ def free_ports(count: int) -> range:
                 continue
             return ports
     raise AssertionError(f"no {count} free ports in a row")
-
-
-def held() -> set[int]:
-    """Return the numbers of the open files that hold this process's ports."""
-    return {each.fileno() for each in _held}
 
 
 def bind_both(host: str = "127.0.0.1") -> tuple[socket.socket, socket.socket]:
@@ -103,7 +99,7 @@ def _take_block() -> list[int]:
         except OSError:
             name.close()
             continue
-        _held.append(name)
+        held.add(name.detach())
         return list(reversed(ports))
     raise AssertionError("other test runs hold all ports")
 
