@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 import signal
 import socket
-import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,20 +18,16 @@ from fanout.metrics import RelayCollector
 from fanout.relay.reasons import RelayDrop
 from fanout.relay.stats import IngressStats, PodStats, RelayStats
 from fanout.report import DropReason
-from tests.support.cli import FANOUT, Running, invoke, strict_json
+from tests.support.cli import Running, invoke, strict_json
 from tests.support.console import Console, console
+from tests.support.limits import UNHURRIED, variables
 from tests.support.ports import free_port
 from tests.support.terminal import terminal
 from tests.support.waiting import PATIENCE, until
 
 HOUR = "3600"
-_RESTLESS = [
-    sys.executable,
-    "-c",
-    "from fanout.relay import relay; relay._LAST_TURNS = 3600; "
-    "from fanout_relay import life; life._HOUSEKEEPING = 0.001; from fanout.__main__ import main; main()",
-]
-"""A `fanout` whose relay keeps house all the time, and forwards what it holds at its end, however long that takes."""
+_RESTLESS = variables({**UNHURRIED, "fanout_relay.life:_HOUSEKEEPING": 0.001})
+"""A relay keeps house all the time, and forwards what it holds at its end, however long that takes."""
 
 
 @pytest.fixture
@@ -73,10 +68,10 @@ def get(relay: Running | int, path: str) -> tuple[int, str]:
 
 
 @contextmanager
-def relaying(folder: Path, *arguments: str, program: Sequence[str] = FANOUT, **variables: str) -> Iterator[Running]:
+def relaying(folder: Path, *arguments: str, **environment: str) -> Iterator[Running]:
     """Run `fanout relay` with an admin port of its own."""
     defaults = {"FANOUT_ADMIN_HOST": "127.0.0.1", "FANOUT_ADMIN_PORT": str(free_port())}
-    relay = Running(("relay", *arguments), folder, defaults | variables, None, program=program)
+    relay = Running(("relay", *arguments), folder, defaults | environment, None)
     try:
         relay.wait_until(lambda: "relay_started" in relay.out)
         yield relay
@@ -160,7 +155,7 @@ def test_it_goes_on_after_it_was_stopped_and_forwards_what_the_kernel_holds(tmp_
     """Stopped by the shell's job control, or with its whole machine: no signal has told it to end."""
     port = free_port()
     listen = ("--listen", f"udp://127.0.0.1:{port}")
-    with relaying(tmp_path, "-s", name(pod), *listen, "--drain", "0.1", program=_RESTLESS) as relay:
+    with relaying(tmp_path, "-s", name(pod), *listen, "--drain", "0.1", **_RESTLESS) as relay:
         ready(relay)
         for number in range(50):
             pause(relay)

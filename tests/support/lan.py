@@ -18,7 +18,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.cli import FANOUT, Running
+from tests.support.limits import Limits, variables
 from tests.support.namespace import Namespace, why_no_namespace
 from tests.support.needs import require, unavailable
 from tests.support.waiting import PATIENCE, until
@@ -36,13 +36,6 @@ SOURCE, EDGE, FIRST_POD = 10, 20, 11
 """The last number of their addresses; a second edge or source has the next one."""
 RECEIVE_BUFFER = 4 << 20
 MACVLAN_QUEUE = 10_000
-UNHURRIED = [
-    sys.executable,
-    "-c",
-    "from fanout.relay import guard, relay; relay._LAST_TURNS = guard.LOOP_SECONDS = 3600; "
-    "from fanout.__main__ import main; main()",
-]
-"""A `fanout` whose relay may take long to forward what it holds at its end, and knows loops however long they take."""
 _SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h: beyond net.core.rmem_max, for root
 
 
@@ -103,11 +96,11 @@ class Host(Namespace):
         )
         assert done.returncode == 0, f"{self.name}: {lines}: {done.stderr}"
 
-    def start(self, *command: str) -> Running:
-        """Run a program that goes on; it is ended with the world at the latest."""
+    def start(self, *command: str, limits: Limits | None = None) -> Running:
+        """Run a program that goes on, a `fanout` with these limits; it is ended with the world at the latest."""
         require(command[0])
         folder = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir=self._folder))
-        started = Running(command, folder, {}, None, program=self.command)
+        started = Running(command, folder, variables(limits) if limits else {}, None, program=self.command)
         self._started.append(started)
         return started
 
@@ -307,10 +300,17 @@ class Lan:
 class Relay:
     """A `fanout relay` in a host, its log, and its counts."""
 
-    def __init__(self, host: Host, *arguments: str, listening: int = 1, program: Sequence[str] = FANOUT) -> None:
+    def __init__(
+        self,
+        host: Host,
+        *arguments: str,
+        listening: int = 1,
+        program: Sequence[str] = FANOUT,
+        limits: Limits | None = None,
+    ) -> None:
         """Start it, and return once it listens at so many ingresses."""
         self._host = host
-        self.run = host.start(*program, "relay", "--log-format", "json", *arguments)
+        self.run = host.start(*program, "relay", "--log-format", "json", *arguments, limits=limits)
         self.wait_for("ingress_listening", listening)
 
     def wait_for(self, event: str, count: int = 1) -> list[dict[str, Any]]:

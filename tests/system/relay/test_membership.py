@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.knot import Knot, a_records
 from tests.support.lan import Lan, Relay, lan, receive, waiting
+from tests.support.limits import SOON
 from tests.support.needs import require
 from tests.support.waiting import until
 
 NAME = "headless-udp.ns.svc.cluster.local."
 PORT = 5004
 DNS_TTL = 0
-_IMPATIENT = """
-from fanout.__main__ import main
-from fanout.discovery import endpoints
-endpoints.TTL_MIN = endpoints.CONFIRM_AFTER = 0.05
-main()
-"""
-"""A `fanout` that asks DNS again sooner than it should."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +32,7 @@ def world(module_world: Lan) -> Iterator[Lan]:
 
 def start_relay(world: Lan, knot: Knot) -> Relay:
     arguments = ("-s", NAME, "--nameserver", knot.nameserver, "--listen", f"udp://0.0.0.0:{PORT}")
-    relay = Relay(world.edge, *arguments, program=[sys.executable, "-c", _IMPATIENT])
+    relay = Relay(world.edge, *arguments, limits=SOON)
     relay.wait_for("pod_joined")
     return relay
 

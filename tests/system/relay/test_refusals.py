@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.cli import Running
-from tests.support.lan import UNHURRIED, Host, Lan, Relay, lan, receive, waiting
+from tests.support.lan import Host, Lan, Relay, lan, receive, waiting
+from tests.support.limits import UNHURRIED
 from tests.support.needs import require
 from tests.support.waiting import until
 
@@ -42,14 +43,13 @@ _TELLING = """
 import logging
 from fanout.__main__ import main
 from fanout.net import listening
-from fanout.relay import entry, relay
+from fanout.relay import entry
 deafen = entry.Port.deafen
 def tell(port):
     deafen(port)
     said = {"held": listening.held(port.socket), "taken": port.entry.datagrams}
     logging.getLogger("fanout").warning("deafened: %(held)d, %(taken)d", said)
 entry.Port.deafen = tell
-relay._LAST_TURNS = 3600
 main()
 """
 
@@ -144,7 +144,7 @@ def test_two_relays_that_send_to_each_other(world: Lan) -> None:
             *("-s", f"{world.service()},{other.pod_ip}", "--loop-guard"),
             *("--listen", f"mcast://{GROUP}:{PORT}@eth1", "--listen", f"udp://{edge.pod_ip}:{PORT}"),
             listening=2,
-            program=UNHURRIED,
+            limits=UNHURRIED,
         )
         for edge, other in (edges, reversed(edges))
     ]
@@ -189,7 +189,7 @@ def test_datagrams_of_its_own_that_come_back(world: Lan, relay: Relay) -> None:
 
 
 def test_what_had_come_before_sigterm_is_forwarded(world: Lan) -> None:
-    relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS, program=UNHURRIED)
+    relay = Relay(world.edge, "-s", world.service(), "--listen", INGRESS, limits=UNHURRIED)
     pods = world.listen(PORT)
     sender = world.source.udp()
     sender.sendto(b"first", (world.edge.lan, PORT))
@@ -238,7 +238,9 @@ def test_sigterm_ends_a_relay_that_is_flooded(world: Lan) -> None:
     listen = [word for ingress in floods for word in ("--listen", ingress)]
     # With a limit each datagram is taken by itself: the relay is slower than the flood.
     arguments = ("-s", world.service(), *listen, "--limit", "1e9")
-    relay = Relay(world.edge, *arguments, listening=len(floods), program=[sys.executable, "-c", _TELLING])
+    relay = Relay(
+        world.edge, *arguments, listening=len(floods), program=[sys.executable, "-c", _TELLING], limits=UNHURRIED
+    )
     flooding = [start_flood(source, *floods.values()) for source in world.sources]
     for ingress in floods:
         until(lambda it=ingress: relay.count("fanout_relay_datagrams_total", ingress=it) > 1000, "it is flooded")  # type: ignore[misc]
