@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from fanout.app import admin
 from fanout.app.admin import AdminServer
-from tests.support.receivers import get
+from tests.support.admin import get
 from tests.support.waiting import PATIENCE, until
 
 AT_A_TIME = 32

@@ -19,9 +19,10 @@ from fanout.wire.frame import Status
 from fanout.wire.reasons import ReceiveDrop
 from fanout_receiver.handlers import CommandHandler, FunctionHandler, make_handler
 from fanout_receiver.questions import Answerer
+from tests.support.admin import get
 from tests.support.cli import receiving
 from tests.support.ports import free_port
-from tests.support.receivers import admin_of, asked_of, confirm, get, metric, query, receive
+from tests.support.receivers import admin_of, asked_of, confirm, metric, query, receive
 from tests.support.waiting import PATIENCE, until
 
 HANDLERS = """

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import socket
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from fanout.metrics import RelayCollector
 from fanout.relay.reasons import RelayDrop
 from fanout.relay.stats import IngressStats, PodStats, RelayStats
 from fanout.report import DropReason
+from tests.support.admin import get
 from tests.support.cli import Running, invoke, strict_json
 from tests.support.console import Console, console
 from tests.support.limits import UNHURRIED, variables
@@ -56,15 +55,10 @@ def send(port: int, *payloads: bytes) -> None:
             opened.sendto(payload, ("127.0.0.1", port))
 
 
-def get(relay: Running | int, path: str) -> tuple[int, str]:
+def ask(relay: Running | int, path: str) -> tuple[int, str]:
     """Return what a relay's admin port says."""
     admin = f"127.0.0.1:{relay}" if isinstance(relay, int) else relay.events("relay_started")[0]["admin"]
-    try:
-        with urllib.request.urlopen(f"http://{admin}{path}", timeout=PATIENCE) as response:
-            return response.status, response.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
+    return get(f"http://{admin}{path}")
 
 
 @contextmanager
@@ -81,7 +75,7 @@ def relaying(folder: Path, *arguments: str, **environment: str) -> Iterator[Runn
 
 
 def ready(relay: Running) -> Running:
-    relay.wait_until(lambda: get(relay, "/readyz") == (200, "ok\n"))
+    relay.wait_until(lambda: ask(relay, "/readyz") == (200, "ok\n"))
     return relay
 
 
@@ -112,13 +106,13 @@ def test_it_starts_forwards_drains_and_says_what_it_did(tmp_path: Path, pod: soc
         send(port, b"one", b"", b"\x00" * 60_000)
         assert [len(pod.recv(65_536)) for _ in range(3)] == [3, 0, 60_000]
         ready(relay)
-        assert get(relay, "/livez") == (200, "ok\n")
+        assert ask(relay, "/livez") == (200, "ok\n")
         labels = f'{{ingress="{url}",service="{name(pod)}"}}'
-        relay.wait_until(lambda: f"fanout_relay_forwarded_total{labels} 3.0\n" in get(relay, "/metrics")[1])
-        metrics = get(relay, "/metrics")[1]
+        relay.wait_until(lambda: f"fanout_relay_forwarded_total{labels} 3.0\n" in ask(relay, "/metrics")[1])
+        metrics = ask(relay, "/metrics")[1]
         relay.process.send_signal(signal.SIGTERM)
         relay.wait_until(lambda: "relay_draining" in relay.out)
-        assert get(relay, "/readyz") == (503, "draining\n")
+        assert ask(relay, "/readyz") == (503, "draining\n")
         send(port, b"late")
         assert pod.recv(65_536) == b"late"
         run = relay.stop()
@@ -180,7 +174,8 @@ def test_an_interface_that_never_appears_is_one_sentence(pod: socket.socket, ins
     assert url in sentence
     assert "there is no interface nowhere0 here" in sentence
     events = [strict_json(line) for line in run.out.splitlines()]
-    assert [event["ingress"] for event in events if event["event"] == "ingress_waiting"] == [url]
+    # Once; and again, with the names of those that are there, where interfaces of this machine come and go meanwhile.
+    assert {event["ingress"] for event in events if event["event"] == "ingress_waiting"} == {url}
     assert events[-1]["event"] == "relay_stopped"
 
 
@@ -231,7 +226,7 @@ def test_on_a_terminal_it_shows_ingresses_and_pods(pod: socket.socket, number: i
     serve = ("--admin-host", "127.0.0.1", "--admin-port", str(admin), "--interface-timeout", HOUR)
     with terminal("relay", "-s", name(pod), *arguments, *serve) as screen:
         screen.wait_until(lambda: any(line.startswith("127.0.0.1 ") for line in screen.lines))
-        status, why = get(admin, "/readyz")
+        status, why = ask(admin, "/readyz")
         assert (status, "nowhere0" in why) == (503, True)
         send(port, *[b"x" * 100] * 10)
         screen.wait_until(lambda: any(re.match(r"127\.0\.0\.1 .* 1\.0 kB +0 +0$", line) for line in screen.lines))

@@ -6,18 +6,16 @@ import os
 import signal
 import socket
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.support.admin import get
 from tests.support.cli import Running, invoke, running
 from tests.support.ports import free_port
 from tests.support.terminal import terminal
-from tests.support.waiting import PATIENCE
 
 SCRIPTED = """
 import signal, sys, threading, types
@@ -75,14 +73,8 @@ def scripted(folder: Path, script: str = "", *arguments: str, admin_port: int | 
             run.process.wait()
 
 
-def get(relay: Running, path: str) -> tuple[int, str]:
-    url = f"http://{relay.events('ssdp_relay_started')[0]['admin']}{path}"
-    try:
-        with urllib.request.urlopen(url, timeout=PATIENCE) as response:
-            return response.status, response.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
+def ask(relay: Running, path: str) -> tuple[int, str]:
+    return get(f"http://{relay.events('ssdp_relay_started')[0]['admin']}{path}")
 
 
 def started(relay: Running) -> Running:
@@ -143,10 +135,10 @@ def serve(self):
 """
     with scripted(tmp_path, slow) as relay:
         started(relay)
-        assert [get(relay, path) for path in ("/readyz", "/livez")] == [(200, "ok\n")] * 2
+        assert [ask(relay, path) for path in ("/readyz", "/livez")] == [(200, "ok\n")] * 2
         relay.process.send_signal(signal.SIGTERM)
         relay.wait_until(lambda: relay.events("ssdp_relay_draining"))
-        assert get(relay, "/readyz") == (503, "draining\n")
+        assert ask(relay, "/readyz") == (503, "draining\n")
         (tmp_path / "goodbye").write_text("")
         assert relay.end()[::2] == (0, "")
 
@@ -177,7 +169,7 @@ def silence(self):
             ("", "3600.0", "/readyz", (200, "ok\n")),
         ):
             say(waiting, silence)
-            assert get(relay, path) == answer
+            assert ask(relay, path) == answer
             live = ["--live"] if path == "/livez" else []
             probe = invoke("healthcheck", "--host", "127.0.0.1", "--timeout", "60", *live, FANOUT_ADMIN_PORT=port)
             assert (probe.code, probe.out) == (0 if answer[0] == 200 else 1, answer[1])

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 import fanout.__main__
 from fanout.model import Endpoint
 from fanout_receiver.messages import payload_field
+from tests.support.admin import get
 from tests.support.cli import FANOUT, environment, invoke, receiving, running, strict_json
 from tests.support.datagrams import FLOOD, gso_sender, send_run, send_to
 from tests.support.ports import free_port
-from tests.support.receivers import admin_of, get, metric, port_of, receive, received
+from tests.support.receivers import admin_of, metric, port_of, receive, received
 from tests.support.terminal import terminal
 from tests.support.waiting import PATIENCE, until
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from fanout.app.logs import LogStream
 from fanout.delivery.receipt import Receipt
 from fanout.model import Endpoint
 from fanout.sender import Sender
+from tests.support.admin import get
 from tests.support.asker import Asker, asking
 from tests.support.cli import Run, Running, invoke, receiving
 from tests.support.waiting import PATIENCE
@@ -35,15 +34,6 @@ def received(receiver: Running, count: int) -> list[dict[str, object]]:
 
 def admin_of(receiver: Running) -> str:
     return f"http://{receiver.events('receiver_started')[0]['admin']}"
-
-
-def get(url: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(url, timeout=PATIENCE) as response:
-            return response.status, response.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
 
 
 def metric(admin: str, name: str) -> float:
