@@ -24,6 +24,7 @@ import structlog
 from fanout.cli import main
 from tests.support.cli import Run, environment
 from tests.support.tree import ROOT
+from tests.support.waiting import PATIENCE
 
 Within = tuple[str, Any]
 """A context manager's place, as `module:function`, and what it is called with."""
@@ -50,14 +51,14 @@ class Console:
             assert answer, f"it has ended with {self._process.wait()}: {arguments}"
             return Run(*json.loads(answer))
         except BaseException:
-            self.close()  # a test that was ended in the middle of it: the next one starts it anew
+            self._process.kill()  # a test that was ended in the middle of it: the next one starts it anew
+            self.close()
             raise
 
     def close(self) -> None:
-        """End it."""
+        """End it: it does so once nothing more can be asked of it."""
         if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
+            self._process.communicate(timeout=PATIENCE)
             self._process = None
 
 
