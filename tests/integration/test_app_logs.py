@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from fanout.app import logs
 from fanout.app.logs import LogStream
 from fanout.errors import FanoutError
+from tests.support.cli import as_before
 
 
 @contextmanager
@@ -52,6 +55,17 @@ def test_only_the_thread_that_starts_the_app_fails(capsys: pytest.CaptureFixture
         stream.write("stopped")
         assert stream.lost_lines == 3
         assert capsys.readouterr().err.count("log lines are lost from now on") == 1
+
+
+def test_what_the_library_cannot_say_ends_the_start_as_well() -> None:
+    with stream_to(Path("/dev/full")) as stream, as_before():
+        logs.configure(stream, "json", "info")
+        library = logging.getLogger("fanout")
+        with pytest.raises(FanoutError, match="cannot write the log to /dev/full: No space left"):
+            library.warning("receive_buffer: %(granted)d", {"granted": 1})
+        stream.started()
+        library.warning("receive_buffer: %(granted)d", {"granted": 1})
+        assert stream.lost_lines == 1
 
 
 class Hasty:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 from unittest import mock
 
+import structlog
+
 from fanout.cli import main
 from tests.support.waiting import PATIENCE, until
 
@@ -93,7 +95,7 @@ def call(
         mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(read), "utf-8")),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
-        _as_before(),
+        as_before(),
     ):
         try:
             return main(list(arguments))
@@ -102,20 +104,24 @@ def call(
 
 
 @contextmanager
-def _as_before() -> Iterator[None]:
-    """Undo what a command does to its process: it handles signals, and shows the library's warnings."""
+def as_before() -> Iterator[None]:
+    """Undo what a command does to its process, which would end now: it takes signals, and configures the log."""
     library = logging.getLogger("fanout")
     level, handlers = library.level, library.handlers[:]
+    structure = structlog.get_config()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     caught = {number: signal.getsignal(number) for number in numbers}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
         yield
     finally:
+        structlog.configure(**structure)
         library.setLevel(level)
         library.handlers[:] = handlers
         for number, handler in caught.items():
             if signal.getsignal(number) is not handler:
                 signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 class Running:

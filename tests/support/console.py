@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import pkgutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,10 +17,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-import structlog
-
 from fanout.cli import main
-from tests.support.cli import Run, environment
+from tests.support.cli import Run, as_before, environment
 from tests.support.tree import ROOT
 from tests.support.waiting import PATIENCE
 
@@ -78,10 +74,8 @@ def _serve() -> None:
 
 
 def _run(arguments: list[str], variables: dict[str, str], within: Within | None) -> Run:
-    # What an earlier one has set.
-    logging.getLogger("fanout").handlers.clear()
-    structlog.reset_defaults()
     with (
+        as_before(),
         tempfile.TemporaryFile() as out,
         tempfile.TemporaryFile() as err,
         mock.patch.dict(os.environ, environment(**variables), clear=True),
@@ -92,8 +86,6 @@ def _run(arguments: list[str], variables: dict[str, str], within: Within | None)
             code = main(arguments)
         sys.stdout.flush()
         sys.stderr.flush()
-        # A relay keeps them for itself.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
         said = []
         for file in (out, err):
             file.seek(0)

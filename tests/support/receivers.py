@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
-
-import structlog
 
 from fanout.app import logs
 from fanout.app.logs import LogStream
@@ -63,33 +59,15 @@ def asked_of(folder: Path, *arguments: str) -> Iterator[tuple[Running, Asker]]:
 
 def receive(*arguments: str) -> Run:
     """Run `fanout receive` in this process, where it cannot start."""
-    with _as_before():
-        return invoke("receive", *arguments)
-
-
-@contextmanager
-def _as_before() -> Iterator[None]:
-    """Undo what it does to its process, which would end now: it takes signals, and opens and configures the log."""
     opened: list[LogStream] = []
 
     def open_log(path: str | None) -> LogStream:
         opened.append(LogStream(path))
         return opened[-1]
 
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    caught = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    library = logging.getLogger("fanout")
-    level, handlers = library.level, library.handlers[:]
-    config = structlog.get_config()
     try:
         with mock.patch.object(logs, "LogStream", open_log):
-            yield
+            return invoke("receive", *arguments)
     finally:
-        structlog.configure(**config)
-        library.setLevel(level)
-        library.handlers[:] = handlers
         for stream in opened:
             stream._file.close()
-        for number, handler in caught.items():
-            signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

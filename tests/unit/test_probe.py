@@ -135,6 +135,14 @@ def test_rate_and_drops_count_from_the_beginning_of_the_run() -> None:
     assert (seen.kernel_drops, seen.queue_drops, seen.version) == (2, 0, "0.1.0")
 
 
+def test_a_request_without_room_for_the_answer_is_none() -> None:
+    log = ProbeLog("1", no_drops)
+    whole = probe.request(RUN, 1)
+    assert [log.take(whole[:size], 0.0) for size in (HEADER.size, REPORT_SIZE - 1)] == [None, None]
+    assert log.unknown == 2
+    assert log.take(whole[:REPORT_SIZE], 0.0) is not None
+
+
 def test_a_request_begins_a_run() -> None:
     drops = (5, 1)
     log = ProbeLog("0.1.0", lambda: drops)

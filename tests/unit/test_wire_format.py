@@ -128,6 +128,22 @@ def test_any_body_is_a_frame_or_refused(kind: int, body: bytes) -> None:
     assert str(refused).isprintable()
 
 
+def test_an_answer_of_no_known_status_is_refused() -> None:
+    good = frame.answer(_RECEIVER, 8, _SENDER, 0, Status.CONFIRMED)
+    at = frame.HEADER.size + 9  # behind whom it answers, and which try
+    assert good[at : at + 3] == bytes((Status.CONFIRMED, 0, 0))
+    for status in range(256):
+        for zero in (0, 1):
+            data = good[:at] + bytes((status, 0, zero)) + good[at + 3 :]
+            if status in set(Status) and not zero:
+                found = frame.decode(data)
+                assert isinstance(found, frame.Answer)
+                assert found.status == status
+            else:
+                with pytest.raises(Refused, match=f"an answer with status {status}, {zero}"):
+                    frame.decode(data)
+
+
 @given(st.binary(max_size=5000), st.integers(frame.FRAGMENT_MIN, 1500), st.integers(0, 300), st.sampled_from(range(8)))
 def test_a_message_is_cut_and_put_together_again(payload: bytes, size: int, attempt: int, flags: int) -> None:
     cut = Cut.of(payload, size)
