@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,11 @@ for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say loudly what was not tested, and why; what a worker knows is in its reports."""
     skipped = [str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", [])]
-    reasons = dict.fromkeys(reason.removeprefix("Skipped: ") for reason in skipped)
+    reasons = Counter(reason.removeprefix("Skipped: ") for reason in skipped)
     if reasons:
         terminalreporter.section("not tested on this machine", yellow=True)
-        for reason in reasons:
-            terminalreporter.line(reason)
+        for reason, count in sorted(reasons.items()):
+            terminalreporter.line(f"{count} test{'s' if count > 1 else ''}: {reason}")
 
 
 class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]

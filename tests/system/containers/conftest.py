@@ -41,7 +41,10 @@ def _connect() -> docker.DockerClient | str:
     try:
         return docker.from_env(version="auto", timeout=PATIENT["timeout"])
     except DockerException as error:
-        return str(error)
+        cause: BaseException = error
+        while cause.__context__ is not None:
+            cause = cause.__context__  # what the system said, and not what three libraries made of that
+        return (isinstance(cause, OSError) and cause.strerror) or str(error)
 
 
 @pytest.fixture(scope="session")
