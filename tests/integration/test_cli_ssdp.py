@@ -1,4 +1,4 @@
-"""`fanout ssdp search`: devices on loopback addresses of their own, and minidlnad on a LAN."""
+"""`fanout ssdp search`: devices on loopback addresses of their own."""
 
 from __future__ import annotations
 

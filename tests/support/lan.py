@@ -357,7 +357,7 @@ def lan(pods: int, *, pod_multicast: bool = True) -> Iterator[Lan]:
     """Yield the world, with so many pods. Without multicast, as in a cluster, pods know no IPv6 neighbours either."""
     why = why_no_namespace()
     if why is None and os.geteuid() != 0:
-        why = "cables between namespaces need root"
+        why = "no cables between namespaces: they need root"
     if why is not None:
         unavailable("tools", why)
     with contextlib.ExitStack() as stack:

@@ -157,7 +157,8 @@ def cabled_hosts(here: str, there: str) -> Iterator[tuple[Namespace, Namespace]]
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if made.returncode:
-            unavailable("tools", f"a veth between two namespaces needs root ({made.stderr.strip()})")
+            why = made.stderr.strip() if os.geteuid() == 0 else "they need root"
+            unavailable("tools", f"no cables between namespaces: {why}")
         for namespace, address in ((first, here), (second, there)):
             namespace.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
             namespace.run("ip", "link", "set", "eth0", "up")
