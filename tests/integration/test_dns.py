@@ -359,6 +359,7 @@ def test_no_nameserver(text: str) -> None:
     ("name", "port", "search"),
     [
         (".", 12000, ()),
+        ("@", 12000, ()),
         ("a..b", 12000, ()),
         ("a" * 64, 12000, ()),
         ("\udcff", 12000, ()),

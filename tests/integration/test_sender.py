@@ -297,6 +297,14 @@ def test_stats_and_repr() -> None:
     sender.close()
 
 
+def test_a_sender_that_never_sent_closes_as_well() -> None:
+    sender = Sender("headless-udp")
+    sender.close()
+    assert "closed" in repr(sender)
+    with pytest.raises(fanout.Closed):
+        sender.send(b"x")
+
+
 def test_a_closed_async_sender() -> None:
     async def run() -> None:
         sender = AsyncSender("10.0.0.1", transport=MemoryTransport())

@@ -89,6 +89,25 @@ def test_each_pod_gets_one_copy_of_both_families(udp: UdpTransport, pods: Callab
     assert udp.heard() == []
 
 
+def test_no_more_is_received_than_was_asked_for(udp: UdpTransport, pods: Callable[..., list[Pod]]) -> None:
+    made = pods(hosts=["127.0.0.11", "::1"])
+    assert send_all(udp, b"ask", [pod.endpoint for pod in made]) == []
+    for pod in made:
+        _, asker = pod.socket.recvfrom(100)
+        for payload in (b"one", b"two"):
+            pod.socket.sendto(payload, asker)
+    received: list[tuple[bytes, Endpoint]] = []
+
+    def receive(most: int) -> bool:
+        got = udp.receive(most)
+        received.extend(got)
+        return len(got) == most
+
+    for _ in range(4):
+        until(lambda: receive(1))
+    assert Counter(received) == Counter((payload, pod.endpoint) for pod in made for payload in (b"one", b"two"))
+
+
 def test_refusals_are_attributed_to_the_pod_that_refused(udp: UdpTransport, pods: Callable[..., list[Pod]]) -> None:
     first, second, third = (pod.endpoint for pod in pods(hosts=["127.0.0.11", "127.0.0.12", "::1"]))
     with refusing("127.0.0.98", "127.0.0.99", "::1") as port:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 from collections import deque
 from collections.abc import Callable
 
@@ -92,6 +93,22 @@ SCRIPT = st.lists(
 )
 
 
+def check_batch(
+    kernel: Kernel, transport: UdpTransport, payloads: list[bytes], pods: list[Endpoint], stops: list[int] | None = None
+) -> None:
+    """Send a batch, and assert that each copy was attempted once and in order, and is reported if refused."""
+    total = len(pods) * len(payloads)
+    batch = Batch(payloads, transport.gso_limit)
+    order = [batch.copy_at(position, len(pods)) for position in range(total)]
+    assert sorted(order) == [(message, pod) for message in range(len(payloads)) for pod in range(len(pods))]
+    faults = send_batch(transport, payloads, pods, stops)
+    ended = kernel.ended
+    assert [(endpoint, payload) for endpoint, payload, _ in ended] == [(pods[pod], payloads[m]) for m, pod in order]
+    assert faults == [Fault(e, number, m) for (m, _), (e, _, number) in zip(order, ended, strict=True) if number]
+    assert {fault.endpoint for fault in faults} >= set(kernel.bad)
+    assert kernel.attempts == total + kernel.untold, "once, but for those of which sendmmsg does not tell"
+
+
 @given(
     pods=PODS,
     payloads=PAYLOADS,
@@ -113,18 +130,8 @@ def test_each_copy_is_attempted_once_in_order_or_reported_whatever_the_kernel_sa
     bad = data.draw(st.dictionaries(st.sampled_from(pods), st.sampled_from(_ERRNOS), max_size=3))
     kernel = Kernel(bad, deque(script), gso_limit, no_gso)
     transport = UdpTransport(make_socket=kernel.socket, find_sendmmsg=lambda: kernel.sendmmsg if has_sendmmsg else None)
-    total = len(pods) * len(payloads)
-    batch = Batch(payloads, transport.gso_limit)
-    order = [batch.copy_at(position, len(pods)) for position in range(total)]
-    assert sorted(order) == [(message, pod) for message in range(len(payloads)) for pod in range(len(pods))]
-    stops = data.draw(st.lists(st.integers(0, total), max_size=3))
-    faults = send_batch(transport, payloads, pods, stops)
-
-    ended = kernel.ended
-    assert [(endpoint, payload) for endpoint, payload, _ in ended] == [(pods[pod], payloads[m]) for m, pod in order]
-    assert faults == [Fault(e, number, m) for (m, _), (e, _, number) in zip(order, ended, strict=True) if number]
-    assert {fault.endpoint for fault in faults} >= set(bad)
-    assert kernel.attempts == total + kernel.untold, "once, but for those of which sendmmsg does not tell"
+    stops = data.draw(st.lists(st.integers(0, len(pods) * len(payloads)), max_size=3))
+    check_batch(kernel, transport, payloads, pods, stops)
     assert has_sendmmsg or kernel.untold == 0
     assert transport.has_heard == (kernel.refusals > 0), "what a call has met is known without looking"
     assert len(transport.heard()) == kernel.refusals
@@ -138,6 +145,16 @@ def test_each_copy_is_attempted_once_in_order_or_reported_whatever_the_kernel_sa
     assert faults == [Fault(endpoint, number) for endpoint, _, number in kernel.ended if number]
     assert kernel.attempts == len(pods) + kernel.untold
     assert transport.has_heard == (kernel.refusals > 0)
+
+
+@pytest.mark.parametrize("has_sendmmsg", [False, True])
+def test_so_it_is_whatever_the_kernel_says_at_the_first_three_calls(has_sendmmsg: bool) -> None:
+    pods = [Endpoint(f"10.0.0.{number}", 1) for number in range(1, 13)]
+    for script in itertools.product(range(OK, ONCE_AND_ICMP + 1), repeat=3):
+        kernel = Kernel(script=deque(script))
+        find = (lambda it=kernel: it.sendmmsg) if has_sendmmsg else none
+        transport = UdpTransport(make_socket=kernel.socket, find_sendmmsg=find)
+        check_batch(kernel, transport, [b"one", b"second"], pods)
 
 
 @given(pods=PODS, payloads=PAYLOADS, room=st.lists(st.integers(0, 5), max_size=20), data=st.data())
