@@ -19,7 +19,7 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.support.needs import require_ipv6
+from tests.support.needs import require_address
 from tests.support.pods import Pod, at_one_port
 from tests.support.ports import free_ports, refusing
 from tests.support.serving import Ask, ask_async, ask_sync
@@ -100,8 +100,8 @@ def pods() -> Iterator[Callable[..., list[Pod]]]:
 
         def make(count: int = 2, *, hosts: list[str] | None = None) -> list[Pod]:
             hosts = hosts or [f"127.0.0.{11 + number}" for number in range(count)]
-            if any(":" in host for host in hosts):
-                require_ipv6()
+            for host in hosts:
+                require_address(host)
             return stack.enter_context(at_one_port(hosts))
 
         yield make

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from fanout.app import admin
 from fanout.app.admin import AdminServer
 from tests.support.admin import get
+from tests.support.needs import has_address
 from tests.support.waiting import PATIENCE, until
 
 AT_A_TIME = 32
@@ -48,7 +49,7 @@ def test_what_is_said(server: AdminServer) -> None:
 def test_without_a_host_it_listens_on_all_addresses() -> None:
     opened = AdminServer(None, 0, CollectorRegistry(), alive=lambda: None, ready=lambda: None)
     try:
-        for host in ["127.0.0.1", *(["[::1]"] if ":" in opened.address.host else [])]:
+        for host in ["127.0.0.1", *(["[::1]"] if has_address("::1") else [])]:
             assert get(f"http://{host}:{opened.address.port}/readyz") == (200, "ok\n")
     finally:
         opened.close()

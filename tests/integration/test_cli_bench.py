@@ -18,7 +18,7 @@ import fanout as package
 from fanout.cli.bench_run import Bench
 from fanout.model import Endpoint
 from tests.support.cli import FANOUT, Run, Running, call, environment, invoke, receiving
-from tests.support.needs import require_ipv6
+from tests.support.needs import require_address
 from tests.support.pods import Pod
 from tests.support.probed import bench, by_endpoint, only, patiently
 from tests.support.svg import assert_is_picture
@@ -200,7 +200,7 @@ def test_a_narrow_terminal_without_colours(receivers: list[tuple[Running, str]])
 
 
 def test_an_ipv6_endpoint_is_measured_and_is_no_markup(tmp_path: Path) -> None:
-    require_ipv6()
+    require_address("::1")
     with receiving(tmp_path, "--host", "::1") as (_, endpoint), patiently(messages=COUNT):
         code, shown = on_a_terminal("-s", endpoint, *QUICK)
         run = invoke("bench", "-s", endpoint, *QUICK, "-o", "json")
@@ -312,8 +312,7 @@ def test_several_sockets_that_listen_report_together() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_program_that_listens_on_both_families(host: str) -> None:
-    if ":" in host:
-        require_ipv6()
+    require_address(host)
     with serving(host=None) as (receiver, _):
         endpoint = str(Endpoint(host, receiver.address.port))
         run = bench(endpoint, *QUICK, "-o", "json")

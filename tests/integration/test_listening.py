@@ -10,6 +10,7 @@ import pytest
 from fanout.net import listening
 from fanout.relay.ingress import Ingress
 from fanout.relay.listening import open_port
+from tests.support.needs import require_address
 
 
 def group_on_loopback(host: str) -> socket.socket:
@@ -20,6 +21,7 @@ def group_on_loopback(host: str) -> socket.socket:
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::", None])
 def test_a_deaf_socket_keeps_what_it_has_and_gets_nothing_more(host: str | None) -> None:
     to = {"0.0.0.0": "127.0.0.1", "::": "::1", None: "127.0.0.1"}.get(host, host) or ""
+    require_address(to)
     family = socket.AF_INET6 if ":" in to else socket.AF_INET
     with (
         contextlib.closing(listening.listen(host, 0)) as opened,
@@ -36,6 +38,7 @@ def test_a_deaf_socket_keeps_what_it_has_and_gets_nothing_more(host: str | None)
 
 @pytest.mark.parametrize("url", ["udp://[::]:1@lo", "udp://[::1]:1@lo"])
 def test_what_is_bound_to_an_interface_is_deaf_as_well(url: str) -> None:
+    require_address("::1")
     ingress = Ingress.parse(url, service="10.0.0.1")
     with (
         contextlib.closing(open_port(ingress, 0)) as opened,

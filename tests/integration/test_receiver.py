@@ -16,6 +16,7 @@ from fanout.async_receiver import AsyncReceiver
 from fanout.model import Message
 from fanout.receiver import BATCH, CAPACITY, Receiver
 from tests.support.datagrams import FLOOD, send_to
+from tests.support.needs import require_address
 from tests.support.waiting import Turns, give_turns, until, until_async
 
 SIZES = [0, 1, 1200, 65_507]
@@ -76,6 +77,7 @@ BOTH = pytest.mark.parametrize("receive", [*every_way(receive_sync), *every_way(
 @BOTH
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_datagrams_arrive_whole_from_both_families(receive: Callable[..., list[Message]], host: str) -> None:
+    require_address(host)
     payloads = [bytes(size) for size in SIZES]
     before = time.time()
     messages = receive(lambda port: send_to(port, payloads, host))

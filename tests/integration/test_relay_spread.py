@@ -26,6 +26,7 @@ from fanout.report import DropReason
 from tests.support import kernel
 from tests.support.kernel import Kernel, KernelSocket
 from tests.support.namespace import cabled_hosts
+from tests.support.needs import require_address
 from tests.support.waiting import PATIENCE, until
 
 POD = Endpoint("10.0.0.7", 12000)
@@ -357,6 +358,7 @@ def test_pods_that_left_are_given_back_with_their_counts() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_real_sockets_take_runs_and_singles_and_tell_of_refusals(host: str) -> None:
+    require_address(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as pod:
         pod.bind((host, 0))

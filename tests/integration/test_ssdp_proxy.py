@@ -13,6 +13,7 @@ import pytest
 
 from fanout.ssdp.http import proxy, pump
 from fanout.ssdp.places import Origin
+from tests.support.needs import require_address
 from tests.support.ssdp_http import (
     BUFFER,
     OTHER_POD,
@@ -391,6 +392,8 @@ def test_requests_that_are_sent_at_once_are_answered_in_turn(size: int) -> None:
 
 
 def test_ipv6_clients_and_pods_are_served() -> None:
+    require_address("::1")
+
     async def test() -> None:
         body = b"<a>http://[::1]:8200/</a>"
         async with Pod(always(http(body, XML)), "::1") as pod, relay(pod) as edge:

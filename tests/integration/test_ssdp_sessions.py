@@ -17,6 +17,7 @@ from fanout.ssdp.message import Advert, Headers, Search
 from fanout.ssdp.reasons import SsdpDrop
 from fanout.ssdp.sessions import Session, Sessions
 from tests.support import scripted_loop
+from tests.support.needs import require_address
 from tests.support.open_files import open_files
 from tests.support.waiting import PATIENCE, until_async
 
@@ -245,6 +246,8 @@ def test_they_leave_half_of_the_files_to_others(pods: list[socket.socket], monke
 
 
 def test_pods_of_both_families_are_asked() -> None:
+    require_address("::1")
+
     async def run() -> None:
         heard = Heard()
         with (

@@ -53,10 +53,18 @@ def require(*names: str, needed: str = "tools") -> str:
     return program(names[0]) or names[0]
 
 
-def require_ipv6() -> None:
-    """Skip the test where loopback has no IPv6 address."""
+def has_address(host: str) -> bool:
+    """Whether this machine has that address: loopback has ::1 only where IPv6 is switched on."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as tried:
-            tried.bind(("::1", 0))
-    except OSError as error:
-        unavailable("tools", f"there is no address ::1 here ({error.strerror})")
+        with socket.socket(family, socket.SOCK_DGRAM) as tried:
+            tried.bind((host, 0))
+    except OSError:
+        return False
+    return True
+
+
+def require_address(host: str) -> None:
+    """Skip the test where this machine has not that address."""
+    if not has_address(host):
+        unavailable("tools", f"this machine has no address {host}")
