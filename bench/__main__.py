@@ -87,7 +87,7 @@ _OF_MEDIA = {"dlna", "ssdp"}
 def main(names: tuple[str, ...], *, quick: bool, loopback: bool) -> None:
     """Measure fanout beside what one could have instead, in one run on this machine."""
     # Where the programs of administrators are, which is not on everybody's PATH.
-    os.environ["PATH"] += ":/usr/sbin:/sbin"
+    os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     out = table.console()
     reason = "as asked" if loopback else None if laboratory.is_inside() else laboratory.why_no_lab()
     if reason is None and not laboratory.is_inside():

@@ -73,8 +73,7 @@ class AsyncReceiver(ReceiverBase):
             if batch.may_ask:
                 self._handed = batch.questions
             yield batch
-            if batch.may_ask:
-                self._settle_handed()
+            self._settle_handed()
 
     async def _batches(self, limit: int) -> AsyncIterator[Batch]:
         self._settle_handed()  # of an iteration that was broken out of

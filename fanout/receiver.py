@@ -301,13 +301,13 @@ class Receiver(ReceiverBase):
         Who asks for a message that is not settled by now is told that the receiver was closed.
         """
         self.stop()
-        if self._inbox is not None:
-            with self._handing:
+        with self._handing:
+            if self._inbox is not None:
                 self._inbox.drain()
                 self._forget()
                 self._inbox.close()
-        for opened in self._wake or ():
-            opened.close()
+            for opened in self._wake or ():
+                opened.close()
 
     def __iter__(self) -> Iterator[Message]:
         """Yield messages until `stop`."""
@@ -360,13 +360,17 @@ class Receiver(ReceiverBase):
         if rest:
             yield rest
         poll = select.poll()
-        poll.register(inbox.readable, select.POLLIN)
-        poll.register(woken, select.POLLIN)
-        while not self._stopped:
-            if not self._backlog.depth:
-                poll.poll()
-            if batch := take(fill=True):
-                yield batch
+        with contextlib.ExitStack() as stack:
+            with self._handing:
+                if not self._stopped:
+                    # A copy: `close` in another thread closes the others, and new files may get their numbers.
+                    poll.register(stack.enter_context(woken.dup()), select.POLLIN)
+                    poll.register(inbox.readable, select.POLLIN)
+            while not self._stopped:
+                if not self._backlog.depth:
+                    poll.poll()
+                if batch := take(fill=True):
+                    yield batch
         with self._handing:
             inbox.drain()
         # The answers to what is still queued leave by its sockets.

@@ -19,6 +19,7 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.support.limits import SOON, dns_lifetime, setting
 from tests.support.needs import require_address
 from tests.support.pods import Pod, at_one_port
 from tests.support.ports import free_ports, refusing
@@ -133,21 +134,17 @@ def refusing_port() -> Iterator[int]:
 
 
 @pytest.fixture
-def refusing_nameserver(refusing_port: int, monkeypatch: pytest.MonkeyPatch) -> str:
+def refusing_nameserver(refusing_port: int) -> Iterator[str]:
     """A nameserver that refuses what it is asked: this process does not ask it for long."""
-    from fanout.discovery.dns import DnsResolver
-
-    defaults = DnsResolver.__init__.__kwdefaults__
-    assert defaults is not None
-    monkeypatch.setitem(defaults, "lifetime", 0.02)
-    return f"127.0.0.1:{refusing_port}"
+    with setting(dns_lifetime(0.02)):
+        yield f"127.0.0.1:{refusing_port}"
 
 
 @pytest.fixture
-def dns_is_asked_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def dns_is_asked_soon() -> Iterator[None]:
     """Ask again as soon as an answer's TTL says, be that none, and after a failure or an empty answer."""
-    for limit in ("TTL_MIN", "CONFIRM_AFTER", "RETRY_MIN"):
-        monkeypatch.setattr(f"fanout.discovery.endpoints.{limit}", 0.02)
+    with setting(SOON):
+        yield
 
 
 @pytest.fixture

@@ -66,11 +66,11 @@ def main(runs: int, idle: bool, pytest_args: tuple[str, ...]) -> None:
     with contextlib.nullcontext() if idle else _load():
         for number in range(1, runs + 1):
             done.append(_run(number, pytest_args))
-            out.print(_line(number, done[-1]), markup=False)
+            out.print(_line(number, done[-1]), markup=False, soft_wrap=True)
     out.print(_table(done))
     failures = Counter(name for run in done for name in run.failed)
     for name, count in failures.most_common():
-        out.print(f"{count} of {runs}: {name}", markup=False)
+        out.print(f"{count} of {runs}: {name}", markup=False, soft_wrap=True)
     green = sum(run.code == 0 for run in done)
     out.print(f"{green} of {runs} runs are green; what they printed is in {_FOLDER.relative_to(ROOT)}/")
     sys.exit(green < runs)
@@ -125,8 +125,8 @@ def _table(done: list[Run]) -> Table:
     table = Table("run", "result", "tests", "failed", "skipped", "seconds")
     for number, run in enumerate(done, 1):
         result = "green" if run.code == 0 else "FAILED"
-        figures = (number, run.tests, len(run.failed), run.skipped, round(run.seconds))
-        table.add_row(str(figures[0]), result, *map(str, figures[1:]))
+        cells = (number, result, run.tests, len(run.failed), run.skipped, round(run.seconds))
+        table.add_row(*map(str, cells))
     return table
 
 

@@ -54,15 +54,18 @@ def launch(settings: Settings) -> tuple[subprocess.Popen[bytes], LocalService]:
 
 @contextmanager
 def interrupts_later() -> Iterator[None]:
-    """Let signals that end a command come once this is left: in here it starts a process, which it must know to end."""
+    """Hold back signals that end a command: whoever starts a process in here must know it before it can end it."""
     came: list[int] = []
     caught = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if callable(signal.getsignal(number))]
     before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in caught}
     try:
         yield
     finally:
+        # One that comes while they are put back waits for the last of them.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, before)
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     for late in came:
         signal.raise_signal(late)
 

@@ -103,8 +103,8 @@ class Desk:
         self._sieve = sieve
         self._keys = keys
         self._lock = threading.Lock()
-        self.leaving = threading.RLock()
-        """Held from when it is settled what a sender is told until that has left; and while sockets are closed."""
+        self.answering = threading.RLock()
+        """Held while it is settled what a sender is told and until that has left, and while the sockets are closed."""
         self._refused_lines = LineLimiter(_LINES)
         self._reply_lines = LineLimiter(_LINES)
         _desks.add(self)
@@ -112,7 +112,7 @@ class Desk:
     def start_anew(self) -> None:
         """Be a desk of its own in a process that was forked: two of one identity would seal with the same nonces."""
         self._lock = threading.Lock()
-        self.leaving = threading.RLock()
+        self.answering = threading.RLock()
         self._reception.rename(secrets.randbits(64), time.time_ns())
 
     @property
@@ -182,21 +182,21 @@ class Desk:
 
     def confirmed(self, ticket: Ticket) -> None:
         """Answer that the message was handled."""
-        with self.leaving:
+        with self.answering:
             with self._lock:
                 answers = self._reception.confirmed(ticket, time.time())
             _send(ticket, answers)
 
     def failed(self, ticket: Ticket, reason: str) -> None:
         """Answer that its handler failed."""
-        with self.leaving:
+        with self.answering:
             with self._lock:
                 answers = self._reception.failed(ticket, reason, time.time())
             _send(ticket, answers)
 
     def replied(self, ticket: Ticket, payload: bytes) -> bool:
         """Answer a query; False where it was answered before."""
-        with self.leaving:
+        with self.answering:
             with self._lock:
                 if not ticket.is_open:
                     return False

@@ -191,7 +191,7 @@ class Inbox:
             if self._is_closed:
                 return
             self._is_closed = True
-            with self._desk.leaving:
+            with self._desk.answering:
                 for intake in self._intakes:
                     intake.close()
             if self._arrived is not None:

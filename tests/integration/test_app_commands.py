@@ -16,6 +16,7 @@ from fanout.delivery.receipt import ReceiptStatus
 from fanout.wire.frame import Status
 from fanout_receiver import command
 from tests.support.cli import receiving
+from tests.support.loops import AheadLoop, advance
 from tests.support.receivers import asked_of, confirm, query
 from tests.support.waiting import give_turns, until, until_async
 
@@ -94,17 +95,12 @@ def test_a_command_that_is_killed_as_the_receiver_stops_leaves_nothing_behind(tm
     until(lambda: started.are_gone(2))
 
 
-class Loop(asyncio.SelectorEventLoop):
-    """An event loop for which time passes faster, and which keeps the commands that it has run."""
-
-    passed = 0.0
+class Loop(AheadLoop):
+    """An event loop that keeps the commands that it has run."""
 
     def __init__(self) -> None:
         super().__init__()
         self.started: list[asyncio.SubprocessTransport] = []
-
-    def time(self) -> float:
-        return super().time() + self.passed
 
     async def subprocess_exec(self, *arguments: Any, **named: Any) -> Any:
         transport, protocol = await super().subprocess_exec(*arguments, **named)
@@ -122,7 +118,7 @@ def run_command(*arguments: str, payload: bytes = b"", is_time_up: Callable[[], 
         if is_time_up is not None:
             await until_async(is_time_up)
             while not running.done():
-                loop.passed += 3600
+                advance(3600)
                 await give_turns()
         ended = await running
         await until_async(lambda: None not in [transport.get_returncode() for transport in loop.started])

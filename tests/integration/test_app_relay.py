@@ -65,7 +65,7 @@ def ask(relay: Running | int, path: str) -> tuple[int, str]:
 def relaying(folder: Path, *arguments: str, **environment: str) -> Iterator[Running]:
     """Run `fanout relay` with an admin port of its own."""
     defaults = {"FANOUT_ADMIN_HOST": "127.0.0.1", "FANOUT_ADMIN_PORT": str(free_port())}
-    relay = Running(("relay", *arguments), folder, defaults | environment, None)
+    relay = Running(("relay", *arguments), folder, defaults | environment)
     try:
         relay.wait_until(lambda: "relay_started" in relay.out)
         yield relay

@@ -64,7 +64,7 @@ def scripted(folder: Path, script: str = "", *arguments: str, admin_port: int | 
     """Run the app with a relay that does what is written here."""
     body = SCRIPTED.format(script="\n".join(f"    {line}" for line in script.splitlines()))
     admin = ("--admin-host", "127.0.0.1", "--admin-port", str(admin_port or free_port()))
-    run = Running((*NEEDED, *admin, *arguments), folder, {}, None, program=[sys.executable, "-c", body])
+    run = Running((*NEEDED, *admin, *arguments), folder, {}, program=[sys.executable, "-c", body])
     try:
         yield run
     finally:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +20,7 @@ from fanout.model import Message
 from fanout.receiver import BATCH, CAPACITY, Receiver
 from tests.support.datagrams import FLOOD, send_to
 from tests.support.needs import require_address
-from tests.support.waiting import Turns, give_turns, until, until_async
+from tests.support.waiting import PATIENCE, Turns, give_turns, until, until_async
 
 SIZES = [0, 1, 1200, 65_507]
 NUMBERED = [b"%d" % number for number in range(FLOOD)]
@@ -306,6 +309,34 @@ def test_another_thread_ends_a_waiting_iteration(end: Callable[[Receiver], None]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+def test_files_that_are_opened_once_it_is_closed_are_not_waited_for(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They get the numbers of what was closed."""
+    make = select.poll
+    with contextlib.ExitStack() as stack, Receiver(0, workers=workers) as receiver:
+
+        class Late:
+            """Waits once another thread has closed the receiver and has opened files."""
+
+            def __init__(self) -> None:
+                self._poll = make()
+                self.register = self._poll.register
+
+            def poll(self) -> None:
+                closing = threading.Thread(target=receiver.close)
+                closing.start()
+                closing.join()
+                for _ in range(10):
+                    for opened in socket.socketpair():
+                        stack.enter_context(opened)
+                assert self._poll.poll(1000 * PATIENCE), "it was woken up"
+
+        monkeypatch.setattr(select, "poll", Late)
+        assert list(receiver) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
 def test_stop_ends_a_waiting_async_iteration(workers: int) -> None:
     async def run() -> list[list[Message]]:
         async with AsyncReceiver(0, workers=workers) as receiver:
@@ -370,7 +401,7 @@ def test_an_async_receiver_goes_on_in_the_next_event_loop(workers: int) -> None:
         assert asyncio.run(first(b"a%d" % number)) == b"a%d" % number
         assert loop.run_until_complete(first(b"b%d" % number)) == b"b%d" % number
     assert asyncio.run(end()) == []
-    loop.run_until_complete(give_turns(2))  # it closes the iterations that were broken out of
+    loop.run_until_complete(loop.shutdown_asyncgens())  # of the iterations that were broken out of
     loop.close()
 
 

@@ -13,6 +13,7 @@ from fanout.ssdp.http import door, gena
 from fanout.ssdp.http.gena import Callback
 from fanout.ssdp.places import Origin
 from fanout.ssdp.reasons import HttpFailure
+from tests.support.loops import advance
 from tests.support.ssdp_http import (
     CLIENT,
     OTHER_POD,
@@ -22,7 +23,6 @@ from tests.support.ssdp_http import (
     Pod,
     Relay,
     Reply,
-    advance,
     always,
     hang_up,
     http,

@@ -10,6 +10,7 @@ import pytest
 
 from fanout.ssdp.http import door, proxy
 from fanout.ssdp.reasons import HttpFailure
+from tests.support.loops import advance
 from tests.support.ports import bind_both
 from tests.support.ssdp_http import (
     CLIENT,
@@ -18,7 +19,6 @@ from tests.support.ssdp_http import (
     RELAY,
     STRANGER,
     Pod,
-    advance,
     advance_until,
     always,
     hang_up,

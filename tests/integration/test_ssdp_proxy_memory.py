@@ -19,6 +19,7 @@ from fanout.ssdp.http.documents import DOCUMENT_MAX, Gathered
 from fanout.ssdp.http.room import SMALL, Busy, Room
 from fanout.ssdp.reasons import HttpFailure
 from fanout.ssdp.rewrite import URLS_MAX, Rewritten
+from tests.support.loops import advance
 from tests.support.ssdp_http import (
     BUFFER,
     CLIENT,
@@ -28,7 +29,6 @@ from tests.support.ssdp_http import (
     RELAY,
     Asked,
     Pod,
-    advance,
     advance_until,
     always,
     connect_and_read_nothing,

@@ -16,7 +16,7 @@ from fanout.ssdp import message, sessions
 from fanout.ssdp.message import Advert, Headers, Search
 from fanout.ssdp.reasons import SsdpDrop
 from fanout.ssdp.sessions import Session, Sessions
-from tests.support import scripted_loop
+from tests.support.loops import run_scripted
 from tests.support.needs import require_address
 from tests.support.open_files import open_files
 from tests.support.waiting import PATIENCE, until_async
@@ -206,7 +206,7 @@ def test_it_is_over_soon_after_mx_and_leaves_nothing(pods: list[socket.socket]) 
         assert heard.missing == [(CLIENT, False), (CLIENT, False), (CLIENT, True), (CLIENT, True)]
         assert open_files() == before
 
-    scripted_loop.run(run())
+    run_scripted(run())
 
 
 def test_where_there_are_as_many_as_may_be_the_oldest_makes_room(

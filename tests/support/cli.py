@@ -132,7 +132,7 @@ class Running:
         arguments: tuple[str, ...],
         folder: Path,
         variables: dict[str, str],
-        stdin: int | None,
+        stdin: int | None = None,
         *,
         program: Sequence[str] = FANOUT,
         start_new_session: bool = False,

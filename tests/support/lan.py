@@ -100,7 +100,7 @@ class Host(Namespace):
         """Run a program that goes on, a `fanout` with these limits; it is ended with the world at the latest."""
         require(command[0])
         folder = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir=self._folder))
-        started = Running(command, folder, variables(limits) if limits else {}, None, program=self.command)
+        started = Running(command, folder, variables(limits) if limits else {}, program=self.command)
         self._started.append(started)
         return started
 

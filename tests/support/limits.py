@@ -1,8 +1,7 @@
 """The product's own limits, set otherwise: out of the way of a test, or so short that they run out at once.
 
 A limit is named by a module that uses it, and its place there: what has been imported by name is not where it came
-from. Those that no option sets are changed in this process (`setting`),
-or in a process and all that it starts (`variables`).
+from. `setting` changes them in this process, `variables` in a process and all that it starts.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class Local:
     def in_the_foreground(self, replicas: int = 1) -> Running:
         """Do as `fanout local up`, as the leader of a session, until the logs of all pods are shown."""
         arguments = ("local", "up", "-r", str(replicas), "-p", str(self.port))
-        up = Running(arguments, self.directory.parent, self.variables, None, start_new_session=True)
+        up = Running(arguments, self.directory.parent, self.variables, start_new_session=True)
         self._stack.callback(_end, up.process)
         up.wait_until(lambda: up.out.count("receiver_started") == replicas)
         return up

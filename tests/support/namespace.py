@@ -135,12 +135,8 @@ class Namespace:
     def _end(self) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.stdin.close()  # at which it ends
+        self._process.wait()
         self._process.stdout.close()
 
 

@@ -23,6 +23,7 @@ from fanout.ssdp.http.proxy import Proxy
 from fanout.ssdp.places import Origin, Places
 from fanout.ssdp.reasons import HttpFailure
 from fanout.ssdp.stats import HttpCounts
+from tests.support.loops import AheadLoop, advance
 from tests.support.open_files import open_files
 from tests.support.ports import free_port
 from tests.support.waiting import give_turns, until_async
@@ -50,22 +51,6 @@ _LIMITS = {
 
 BUFFER = 16_384
 """Bytes that the kernel keeps for a socket, where what does not fit is the subject: it would keep megabytes."""
-
-
-class Loop(asyncio.SelectorEventLoop):
-    """An event loop whose clock can be put forward."""
-
-    ahead = 0.0
-
-    def time(self) -> float:
-        return super().time() + self.ahead
-
-
-def advance(seconds: float) -> None:
-    """Put the clock of the running loop forward: what was to happen by then happens next."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, Loop)
-    loop.ahead += seconds
 
 
 async def advance_until(condition: Callable[[], object], seconds: float, what: str = "") -> None:
@@ -316,7 +301,7 @@ def run(test: Coroutine[Any, Any, None]) -> None:
 
     gc.freeze()  # to look for what the test has left takes less time than to look through everything
     try:
-        with asyncio.Runner(loop_factory=Loop) as runner:
+        with asyncio.Runner(loop_factory=AheadLoop) as runner:
             runner.run(checked())
         gc.collect()
     finally:

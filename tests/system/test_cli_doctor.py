@@ -15,15 +15,14 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
-from fanout.discovery.dns import DnsResolver
 from fanout.model import Endpoint
 from tests.support import serving
 from tests.support.cli import FANOUT, Run, Running, invoke, receiving
 from tests.support.console import Console, Within, console
+from tests.support.limits import dns_lifetime, setting
 from tests.support.listening_doctor import FOR_LONG, patience
 from tests.support.namespace import Namespace, cabled_hosts
 from tests.support.needs import require
@@ -171,8 +170,8 @@ def test_pods_that_refuse_or_are_silent(pods: Callable[..., list[Pod]], closed_p
     assert [check["status"] for check in (answers, refuses, silent)] == ["ok", "problem", "problem"]
 
 
-def test_a_nameserver_that_does_not_answer(closed_port: int) -> None:
-    with mock.patch.dict(DnsResolver.__init__.__kwdefaults__, lifetime=0.2):
+def test_a_nameserver_that_is_not_there(closed_port: int) -> None:
+    with setting(dns_lifetime(0.2)):
         unresolved = invoke("doctor", "-s", "headless-udp", "--nameserver", f"127.0.0.1:{closed_port}")
     assert (unresolved.code, unresolved.err) == (1, "")
     problem = r"^problem  resolve: cannot resolve headless-udp A .*no answer within 0.2 s"
@@ -249,7 +248,7 @@ def test_drops_while_it_looks(hosts: Hosts, inside: Console) -> None:
 def receiving_in(host: Namespace, folder: Path) -> Iterator[None]:
     """Run `fanout receive` in a host."""
     arguments = ("receive", "--admin-port", "0", "--drain", "0")
-    receiver = Running(arguments, folder, {}, None, program=[*host.command, *FANOUT])
+    receiver = Running(arguments, folder, {}, program=[*host.command, *FANOUT])
     try:
         receiver.wait_until(lambda: "receiver_started" in receiver.out)
         yield
@@ -370,7 +369,7 @@ def test_a_thousand_ports_beside_pods() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, hard))
     try:
         with serving.pods(lambda message: None) as [receiver], patience():
-            options = ("--listen", f"udp://{own}:10000-11023", "--wait", "0.01", "-o", "json")
+            options = ("--listen", f"udp://{own}:2000-3023", "--wait", "0.01", "-o", "json")
             run = invoke("doctor", "-s", str(receiver.address), *options)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,4 +1,4 @@
-"""The tests in this folder are those of `make check`: they touch no socket, process, thread or clock that runs.
+"""The tests in this folder are those of `make check`: no socket, process, thread or sleep.
 
 Whoever does is told so. What needs one of them belongs to `tests/integration`, or to `tests/system`.
 """

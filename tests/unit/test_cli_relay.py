@@ -1,4 +1,4 @@
-"""`fanout relay`: what its options say together, and its answer to bad input. What it forwards: tests/relay."""
+"""`fanout relay`: what its options say together, and its answer to bad input. What it forwards: tests/system/relay."""
 
 from __future__ import annotations
 

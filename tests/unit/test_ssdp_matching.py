@@ -72,7 +72,7 @@ def test_an_answer_whose_st_is_all_is_of_what_its_usn_says(nt: str) -> None:
     assert refused(data.replace("USN: ", "USN: a b").encode()) is (SsdpDrop.MALFORMED if nt == UDN else None)
 
 
-def test_no_type_takes_long() -> None:
-    """Far longer than one is read: what takes time by the square of that would not end here."""
+def test_no_pattern_of_types_backtracks() -> None:
+    """Far longer than one is read: one that does would not end here."""
     hostile = f"urn:{':1' * 500_000}"
     assert not message.matches(hostile, f"{hostile}x", hostile)

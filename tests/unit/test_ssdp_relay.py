@@ -1,4 +1,4 @@
-"""`SsdpRelay` as far as no LAN is needed: what it takes, what it waits for, how it ends. The rest is in tests/dlna."""
+"""`SsdpRelay` as far as no LAN is needed: what it takes and waits for, how it ends. More is in tests/system/dlna."""
 
 from __future__ import annotations
 

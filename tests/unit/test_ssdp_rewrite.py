@@ -365,7 +365,7 @@ def test_media(content_type: str) -> None:
     ],
 )
 def test_the_work_for_a_document_is_bounded(part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A megabyte of it, and as many URLs as may be: what takes time by the square of that would not end here."""
+    """A megabyte of it, and as many URLs as may be: a pattern that backtracks would not end here."""
     most = 8192
     monkeypatch.setattr(rewrite, "URLS_MAX", most)
     looked_at = 0

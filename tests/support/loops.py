@@ -1,4 +1,4 @@
-"""An event loop with a time of its own, which passes when nothing is left to do: what waits an hour is over at once."""
+"""Event loops whose time does not only pass by itself."""
 
 from __future__ import annotations
 
@@ -10,8 +10,27 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+class AheadLoop(asyncio.SelectorEventLoop):
+    """Its clock can be put forward."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+
+def advance(seconds: float) -> None:
+    """Put the clock of the running loop forward: what was to happen by then happens next."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, AheadLoop)
+    loop.ahead += seconds
+
+
 class ScriptedLoop(asyncio.SelectorEventLoop):
-    """Its sockets are real; what comes to them from another thread or process may come late, by this time."""
+    """Its time passes when nothing is left to do: what waits an hour is over at once.
+
+    Its sockets are real; what comes to them from another thread or process may come late, by this time.
+    """
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -34,7 +53,7 @@ class _Selector(selectors.DefaultSelector):
         return ready
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in such a loop."""
+def run_scripted(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in a scripted loop."""
     with asyncio.Runner(loop_factory=ScriptedLoop) as runner:
         return runner.run(main)
