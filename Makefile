@@ -1,7 +1,7 @@
 # Everything a contributor runs. Each target makes what it needs; only Python 3.11 or newer is asked for.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/pip --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 # Most tests wait more than they compute.
 TESTS_AT_A_TIME ?= 4
 RUNS ?= 10
@@ -23,15 +23,30 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
+# An environment that was made in another folder, or by another Python than is asked for, is made anew.
+ifneq ($(shell cat .venv/.fanout 2>/dev/null),$(CURDIR))
+STALE := yes
+endif
+ifeq ($(origin PYTHON),command line)
+ifneq ($(shell $(PYTHON) -V 2>&1),$(shell $(BIN)/python -V 2>&1))
+STALE := yes
+endif
+endif
+ifdef STALE
+.PHONY: .venv/.fanout
+endif
+
 # fanout and what it needs to run; what tests and lint need, six times as much, is for those who want them.
 .venv/.fanout: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python's venv module is missing (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 	@echo "Making a virtual environment in .venv"
-	@$(PYTHON) -m venv .venv || { echo "Python's venv module is missing (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
+	@$(PYTHON) -m venv $(if $(STALE),--clear) .venv
 	@echo "Installing fanout and what it needs: some 20 packages, 50 MB"
 	@$(PIP) install --editable .
-	@touch $@
+	@echo "$(CURDIR)" >$@
 
 .venv/.dev: .venv/.fanout
 	@echo "Installing what tests and lint need: some 50 packages, 270 MB"
@@ -41,7 +56,12 @@ help: ## Show the targets
 
 demo: .venv/.fanout ## The whole story in ten seconds: 2 receivers, send, logs, scale to 5, send, logs
 	@$(BIN)/fanout local demo
-	@printf '\nYour turn: .venv/bin/fanout --help, or "fanout" after ". .venv/bin/activate".\n'
+	@echo
+	@echo 'Your turn, in this shell:'
+	@echo '  . .venv/bin/activate                # puts fanout on the PATH'
+	@echo '  fanout local up --detach            # a headless Service with receivers; `fanout local down` ends it'
+	@echo '  fanout send -s headless-udp -m hi'
+	@echo '  fanout --help'
 
 check: lint unit ## Lint and the tests of the pure parts: at each save
 
@@ -52,10 +72,10 @@ test: .venv/.dev ## All tests that this machine can run; at the end it says whic
 	@$(BIN)/python -m pytest --numprocesses $(TESTS_AT_A_TIME) $(PYTEST_ARGS)
 
 soak: .venv/.dev ## All tests again and again on a machine that is kept busy; RUNS=10
-	@$(BIN)/python -m tests.soak --runs $(RUNS)
+	@$(BIN)/python -m tests.soak --runs $(RUNS) $(PYTEST_ARGS)
 
 lint: .venv/.dev ## Ruff, mypy --strict, and the contracts between the floors
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache --no-logo
 
 bench: .venv/.dev ## Measure, side by side: some ten minutes; as root it builds a laboratory of network namespaces
 	@$(BIN)/python -m bench $(BENCH_ARGS)
@@ -82,3 +102,4 @@ manifests: .venv/.fanout ## Render deployments/base and overlays from the Templa
 
 clean: ## Remove what the targets made
 	rm -rf .venv build dist wheels .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -19,8 +19,9 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.support.cli import FOREIGN
 from tests.support.limits import SOON, dns_lifetime, setting
-from tests.support.needs import require_address
+from tests.support.needs import NEEDS, require_address, required
 from tests.support.pods import Pod, at_one_port
 from tests.support.ports import free_ports, refusing
 from tests.support.serving import Ask, ask_async, ask_sync
@@ -38,13 +39,30 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile(
     "exhaustive", deadline=None, max_examples=10_000, stateful_step_count=30, print_blob=True
 )
-hypothesis.settings.load_profile(os.environ.get("FANOUT_HYPOTHESIS", "quick"))
+_SETTINGS = ("FANOUT_BASE_IMAGE", "FANOUT_HYPOTHESIS", "FANOUT_REQUIRE")
+
+# What a contributor's shell sets for fanout and for terminals is none of the tests'.
+for _name in [name for name in os.environ if name.startswith(FOREIGN) and name not in _SETTINGS]:
+    del os.environ[_name]
+os.environ["TERM"] = "xterm"
 
 # A job in the background of a shell ignores SIGINT, one under nohup SIGHUP, and what they start would do so as well. A
 # signal that is caught has its default again in a new program: this process goes on ignoring it, the tests' do not.
 for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)
+
+
+def pytest_configure() -> None:
+    """Take what the environment asks for; what it cannot be is a usage error."""
+    profile = os.environ.get("FANOUT_HYPOTHESIS", "quick")
+    try:
+        hypothesis.settings.load_profile(profile)
+    except hypothesis.errors.InvalidArgument:
+        raise pytest.UsageError(f"FANOUT_HYPOTHESIS is {profile!r}: it is quick, thorough or exhaustive") from None
+    if unknown := required() - set(NEEDS):
+        names = ", ".join(sorted(unknown))
+        raise pytest.UsageError(f"FANOUT_REQUIRE has {names}: there are {', '.join(NEEDS)}, with commas between")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -55,7 +55,7 @@ class Run(NamedTuple):
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option("--runs", default=10, show_default=True, help="How often to run the tests.")
+@click.option("--runs", type=click.IntRange(min=1), default=10, show_default=True, help="How often to run the tests.")
 @click.option("--idle", is_flag=True, help="Keep nothing busy beside the tests.")
 @click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
 def main(runs: int, idle: bool, pytest_args: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ import click
 
 from fanout.errors import SocketUnavailable
 from fanout.local import logs
+from fanout.local.directory import has_room
 from fanout.local.launch import interrupts_later, python_command
 from fanout.local.pods import free_address
 from fanout.local.state import LocalServiceError
@@ -36,7 +37,7 @@ def play() -> None:
     started = time.monotonic()
     with _stage() as stage:
         _say("A state directory of its own, beside that of a Service that may be running:")
-        click.secho(f"$ export FANOUT_LOCAL_DIR={stage.directory}", bold=True)
+        click.secho(f"$ export FANOUT_LOCAL_DIR={shlex.quote(stage.directory)}", bold=True)
         _say("Two receivers, and a nameserver that answers for them as a cluster's does:")
         stage.run("local", "up", "--replicas", "2", *port_options, "--detach")
         _say("A message to every pod that DNS names:")
@@ -67,7 +68,12 @@ class _Stage:
         command = shlex.join(["fanout", *arguments])
         click.secho(f"$ {command}", bold=True)
         with interrupts_later():
-            self._process = subprocess.Popen(python_command("fanout", *arguments), env=self._environment)
+            # Ctrl-C is for the demo, which ends the command: one that starts up just then would complain of it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                self._process = subprocess.Popen(python_command("fanout", *arguments), env=self._environment)
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         code = self._process.wait()
         if code:
             raise LocalServiceError(f"the demo ends here: `{command}` ended with exit code {code}")
@@ -111,7 +117,7 @@ class _Stage:
 def _stage() -> Iterator[_Stage]:
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
-    stage = _Stage(tempfile.mkdtemp(prefix="fanout-demo-"))
+    stage = _Stage(_make_directory())
     try:
         yield stage
     finally:
@@ -119,6 +125,15 @@ def _stage() -> Iterator[_Stage]:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         stage.clear()
+
+
+def _make_directory() -> str:
+    """Make a state directory, in /tmp where TMPDIR is too long for the Unix socket in it."""
+    directory = tempfile.mkdtemp(prefix="fanout-demo-")
+    if has_room(directory):
+        return directory
+    shutil.rmtree(directory)
+    return tempfile.mkdtemp(prefix="fanout-demo-", dir="/tmp")
 
 
 def _usable_port() -> int:

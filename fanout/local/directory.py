@@ -66,8 +66,13 @@ class StateDirectory:
         os.close(self._lock)
 
 
+def has_room(directory: str) -> bool:
+    """Whether the path of a state directory leaves room for that of the Unix socket in it (man 7 unix)."""
+    return len(os.fsencode(state.control_path(directory))) <= _MAX_SOCKET_PATH
+
+
 def _make(directory: str) -> None:
-    if len(os.fsencode(state.control_path(directory))) > _MAX_SOCKET_PATH:
+    if not has_room(directory):
         raise LocalServiceError(
             f"the path of the state directory {directory} is too long for a Unix socket in it "
             f"(at most {_MAX_SOCKET_PATH} bytes): set FANOUT_LOCAL_DIR to a shorter one"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from tests.support.loops import AheadLoop, advance
 from tests.support.receivers import asked_of, confirm, query
 from tests.support.waiting import give_turns, until, until_async
 
+STAYS = 'echo $$ >>"$1"; sleep 3600 & echo $! >>"$1"; wait'
+"""Writes down its process and that of a program that it has started."""
 SCRIPTS = {
     b"printf abc": (b"abc", ""),
     b"true": (b"", ""),
@@ -81,7 +84,7 @@ def is_running(pid: int) -> bool:
 
 def test_a_command_that_is_killed_as_the_receiver_stops_leaves_nothing_behind(tmp_path: Path) -> None:
     started = Started(tmp_path)
-    text = f"sh -c 'echo $$ >>{started.file}; sleep 3600 & echo $! >>{started.file}; wait'"
+    text = shlex.join(["sh", "-c", STAYS, "sh", str(started.file)])
     with asked_of(tmp_path, "--exec", text, "--exec-timeout", "3600", "--drain", "3600") as (receiver, asker):
         asker.ask(1, b"x")
         receiver.wait_until(lambda: started.ids(2))
@@ -131,8 +134,7 @@ def run_command(*arguments: str, payload: bytes = b"", is_time_up: Callable[[], 
 
 def test_a_command_whose_time_is_up_leaves_nothing_behind(tmp_path: Path) -> None:
     started = Started(tmp_path)
-    script = f"echo $$ >>{started.file}; sleep 3600 & echo $! >>{started.file}; wait"
-    ended = run_command("sh", "-c", script, is_time_up=lambda: started.ids(2))
+    ended = run_command("sh", "-c", STAYS, "sh", str(started.file), is_time_up=lambda: started.ids(2))
     assert ended == (b"", "the command did not end within 3600 s, and was killed")
     until(lambda: started.are_gone(2))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable
@@ -285,7 +286,7 @@ def test_a_line_over_the_bandwidth_ends_the_stream_and_what_came_before_is_repor
 
 
 def test_no_reader_left() -> None:
-    command = " ".join([*FANOUT, "send -s 127.0.0.1:9 -m x --count 3 | true"])
+    command = f"{shlex.join(FANOUT)} send -s 127.0.0.1:9 -m x --count 3 | true"
     done = subprocess.run(["sh", "-c", command], capture_output=True, env=environment(), check=False)
     assert done.stderr == b""
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.limits import PATIENT, variables
 from tests.support.local import Local, lives, local_service
-from tests.support.waiting import PATIENCE, until
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def local() -> Iterator[Local]:
 
 def test_the_demo_plays_the_whole_story(local: Local) -> None:
     process = local.start("local", "demo")
-    output, errors = process.communicate(timeout=PATIENCE)
+    output, errors = process.communicate()
     assert process.returncode == 0, errors
     commands = re.findall(r"^\$ fanout (?:local )?(\w+)", output, re.MULTILINE)
     assert commands == ["up", "send", "logs", "scale", "send", "logs", "down"]
@@ -34,7 +34,7 @@ def test_the_demo_plays_the_whole_story(local: Local) -> None:
     assert_nothing_is_left(directory_of(output))
 
 
-@pytest.mark.parametrize(("moment", "how"), [("up", signal.SIGTERM), ("scale", signal.SIGINT)])
+@pytest.mark.parametrize(("moment", "how"), [("up", signal.SIGTERM), ("up", signal.SIGINT), ("scale", signal.SIGINT)])
 def test_a_demo_that_is_interrupted_leaves_nothing(local: Local, moment: str, how: signal.Signals) -> None:
     process = local.start("local", "demo", start_new_session=True)
     assert process.stdout is not None
@@ -44,9 +44,21 @@ def test_a_demo_that_is_interrupted_leaves_nothing(local: Local, moment: str, ho
         if line.startswith("$ fanout ") and moment in line:
             break
     os.killpg(process.pid, how) if how is signal.SIGINT else process.send_signal(how)
-    _, errors = process.communicate(timeout=PATIENCE)
+    _, errors = process.communicate()
     assert process.returncode == 130, errors
+    assert "Error" not in errors, errors
     assert_nothing_is_left(directory_of(output))
+
+
+def test_a_temporary_folder_may_have_a_long_path(local: Local, tmp_path: Path) -> None:
+    deep = tmp_path / ("deep" * 30) / "with a blank"
+    deep.mkdir(parents=True)
+    local.variables["TMPDIR"] = str(deep)
+    process = local.start("local", "demo")
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert_nothing_is_left(directory_of(output))
+    assert not list(deep.iterdir())
 
 
 def directory_of(output: str) -> str:

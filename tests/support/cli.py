@@ -21,6 +21,11 @@ import structlog
 from fanout.cli import main
 from tests.support.waiting import PATIENCE, until
 
+FOREIGN = (
+    *("FANOUT_", "KUBERNETES_", "POD_"),
+    *("CLICOLOR", "COLORTERM", "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "TERM", "TTY_"),
+)
+"""How variables begin that are for fanout, a pod or a terminal: a test sets those that it wants."""
 FANOUT = [sys.executable, "-m", "fanout"]
 
 
@@ -60,9 +65,8 @@ def strict_json(line: str) -> dict[str, Any]:
 
 def environment(**variables: str) -> dict[str, str]:
     """Return this process's environment without what is for fanout, a pod or a terminal, and with those given."""
-    dropped = ("FANOUT_", "KUBERNETES_", "POD_", "COLUMNS", "LINES")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
-    return {**kept, "FANOUT_LOCAL_DIR": "/nonexistent", **variables}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)}
+    return {**kept, "TERM": "xterm", "FANOUT_LOCAL_DIR": "/nonexistent", **variables}
 
 
 def fanout(*arguments: str, stdin: bytes = b"", **variables: str) -> Run:

@@ -119,8 +119,8 @@ class Local:
 def local_service() -> Iterator[Local]:
     """Yield a `Local`; what it started is ended, whatever became of it."""
     with contextlib.ExitStack() as stack:
-        # Not pytest's: the path of a Unix socket is short.
-        parent = Path(tempfile.mkdtemp(prefix="fanout-test-"))
+        # Neither pytest's nor in TMPDIR: the path of a Unix socket is short.
+        parent = Path(tempfile.mkdtemp(prefix="fanout-test-", dir="/tmp"))
         stack.callback(shutil.rmtree, parent)
         yield Local(parent / "state", stack)
 

@@ -27,10 +27,18 @@ _PACKAGES = {
 }
 """Debian's package of a program, where it has another name."""
 
+NEEDS = ("containers", "kubectl", "nameserver", "tools")
+
+
+def required() -> set[str]:
+    """Return what FANOUT_REQUIRE names."""
+    return {name.strip() for name in os.environ.get("FANOUT_REQUIRE", "").split(",") if name.strip()}
+
 
 def unavailable(needed: str, reason: str) -> NoReturn:
-    """Skip the test, which needs `containers`, `kubectl`, `nameserver` or `tools`; fail where FANOUT_REQUIRE has it."""
-    if needed in os.environ.get("FANOUT_REQUIRE", "").split(","):
+    """Skip the test, which needs one of `NEEDS`; fail it where FANOUT_REQUIRE has that."""
+    assert needed in NEEDS
+    if needed in required():
         pytest.fail(f"{needed} required, and {reason}", pytrace=False)
     pytest.skip(f"{needed}: {reason}")
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.containers
 
-FOR_LONG = "3600"
+FOR_LONG = "600"
 """Seconds that answers are waited for where they do come."""
 
 
