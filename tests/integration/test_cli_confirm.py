@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -123,7 +124,7 @@ def test_all_confirmed_is_exit_code_0_at_once(receive: Callable[..., Receiving])
 def test_a_busy_handler_is_named(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    with receiving(tmp_path, "--exec", f"cat {fifo}") as (_, endpoint):
+    with receiving(tmp_path, "--exec", shlex.join(["cat", str(fifo)])) as (_, endpoint):
         with without_answers_of(endpoint, says="handler"):
             run = invoke("send", "-s", endpoint, "-m", "x", *PATIENT)
         fifo.write_bytes(b"the handler may return")

@@ -19,10 +19,10 @@ def deployed(**parameters: str) -> list[Manifest]:
 def start(script: str, tmp_path: Path, pod: str, namespace: str = "media") -> dict[str, str]:
     """Run what starts a server, where it is told to write, and return what it would serve by."""
     (tmp_path / "minidlna.conf").write_text(find(deployed(), "ConfigMap")["data"]["minidlna.conf"])
-    script = re.sub("^exec .*", "", script.replace("/state", str(tmp_path / "state")), flags=re.MULTILINE)
-    script = script.replace("/etc/media", str(tmp_path))
+    script = re.sub("^exec .*", "", script.replace("/state", "state"), flags=re.MULTILINE)
+    script = script.replace("/etc/media", ".")
     environment = {"POD_NAME": pod, "POD_NAMESPACE": namespace, "FRIENDLY_NAME": "Films", "PATH": "/usr/bin:/bin"}
-    subprocess.run(["/bin/sh", "-c", script], check=True, env=environment, timeout=PATIENCE)
+    subprocess.run(["/bin/sh", "-c", script], check=True, cwd=tmp_path, env=environment, timeout=PATIENCE)
     lines = (tmp_path / "state" / "minidlna.conf").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
 

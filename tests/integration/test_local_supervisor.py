@@ -23,6 +23,7 @@ from fanout.local.settings import Settings
 from fanout.local.state import LocalService, LocalServiceError, NotRunning
 from fanout.local.supervisor import Supervisor
 from tests.support.limits import PATIENT, variables
+from tests.support.local import short_folder
 from tests.support.ports import free_port
 from tests.support.waiting import PATIENCE
 
@@ -38,10 +39,11 @@ SERVICE = LocalService(
 
 
 @pytest.fixture
-def path(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path_factory.mktemp("s") / "d"
-    monkeypatch.setenv("FANOUT_LOCAL_DIR", str(path))
-    return path
+def path(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    with short_folder() as folder:
+        path = folder / "state"
+        monkeypatch.setenv("FANOUT_LOCAL_DIR", str(path))
+        yield path
 
 
 @pytest.fixture

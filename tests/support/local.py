@@ -116,13 +116,20 @@ class Local:
 
 
 @contextlib.contextmanager
+def short_folder() -> Iterator[Path]:
+    """Yield a folder for a Unix socket, whose path has to be short: pytest's and TMPDIR may not be."""
+    folder = Path(tempfile.mkdtemp(prefix="fanout-test-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
 def local_service() -> Iterator[Local]:
     """Yield a `Local`; what it started is ended, whatever became of it."""
     with contextlib.ExitStack() as stack:
-        # Neither pytest's nor in TMPDIR: the path of a Unix socket is short.
-        parent = Path(tempfile.mkdtemp(prefix="fanout-test-", dir="/tmp"))
-        stack.callback(shutil.rmtree, parent)
-        yield Local(parent / "state", stack)
+        yield Local(stack.enter_context(short_folder()) / "state", stack)
 
 
 def _end(process: subprocess.Popen[Any]) -> None:
