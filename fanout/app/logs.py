@@ -52,6 +52,8 @@ class LogStream:
         except OSError as error:
             raise FanoutError(self._what(error)) from None
         self._patience = None if patience is None else patience * 1000
+        self._writing = threading.RLock()
+        """Held while a line is written: one thread at a time may poll, and lines stay whole."""
         self._poll = select.poll()
         self._poll.register(self._file, select.POLLOUT)
         self._is_stalled = False
@@ -86,7 +88,8 @@ class LogStream:
         if self._divert is not None and self._divert(line):
             return
         try:
-            self._put(f"{line}\n".encode("utf-8", "backslashreplace"))
+            with self._writing:
+                self._put(f"{line}\n".encode("utf-8", "backslashreplace"))
         except OSError as error:
             if self._starter is not None:
                 raise FanoutError(self._what(error)) from None

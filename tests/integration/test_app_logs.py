@@ -17,6 +17,7 @@ from fanout.app import logs
 from fanout.app.logs import LogStream
 from fanout.errors import FanoutError
 from tests.support.cli import as_before
+from tests.support.waiting import until
 
 
 @contextmanager
@@ -109,6 +110,32 @@ def test_a_reader_that_stops_is_waited_for_once(
     assert last == "goes on"
     assert [line for line in whole[:-1] if len(line) < 6000] == [], "one line at most is torn"
     assert written - len(whole) <= stream.lost_lines <= written - len(whole) + 1
+
+
+def test_threads_that_write_at_once_take_turns(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    expected = [f"{number} {'x' * 6000}" for number in range(60)]
+    try:
+        with stream_to(pipe, 3600.0) as stream:
+            stream.started()
+            threads = [threading.Thread(target=stream.write, args=(line,)) for line in expected]
+            for thread in threads:
+                thread.start()
+            read = bytearray()
+
+            def all_is_read() -> bool:
+                read.extend(read_all(reader))
+                return read.count(b"\n") == len(expected)
+
+            until(all_is_read)
+            for thread in threads:
+                thread.join()
+            assert stream.lost_lines == 0
+    finally:
+        os.close(reader)
+    assert sorted(read.decode().splitlines()) == sorted(expected)
 
 
 def read_all(reader: int) -> bytes:

@@ -55,8 +55,9 @@ def test_changes_are_followed(
     witness = Witness(DnsResolver(Service(NAME), nameserver=knot.nameserver))
     watching = ("resolve", "-s", NAME, "--nameserver", knot.nameserver, "--watch", "-o", "json")
     limits = variables({**PATIENT, **SOON})
-    with Sender(NAME, resolver=witness) as sender, running(tmp_path, *watching, stdin=None, **limits) as watch:
-        witness.known = lambda: frozenset(endpoint.host for endpoint in sender.endpoints)
+    sender = Sender(NAME, resolver=witness)
+    witness.known = lambda: frozenset(endpoint.host for endpoint in sender.endpoints)
+    with sender, running(tmp_path, *watching, stdin=None, **limits) as watch:
         changes: list[tuple[str, str]] = []
         shown: list[tuple[str, str | None]] = []
 
