@@ -77,7 +77,7 @@ soak: .venv/.dev ## All tests again and again on a machine that is kept busy; RU
 lint: .venv/.dev ## Ruff, mypy --strict, and the contracts between the floors
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache --no-logo
 
-bench: .venv/.dev ## Measure, side by side: some ten minutes; as root it builds a laboratory of network namespaces
+bench: .venv/.dev ## Measure, side by side: a quarter of an hour; as root it builds a laboratory of network namespaces
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
 fuzz: .venv/.dev ## Fuzz everything that reads what strangers send, 49 million inputs: half an hour; FUZZ_ARGS="decode --inputs 100000"
