@@ -30,8 +30,10 @@ import asyncio, sys, threading
 
 def shout(message): return message.payload.upper()
 async def reverse(message):
-    await asyncio.sleep(0)
-    return message.payload[::-1]
+    loop = asyncio.get_running_loop()
+    later = loop.create_future()
+    loop.call_soon(later.set_result, message.payload[::-1])
+    return await later
 def nothing(message): return None
 def text(message): return "text"
 def boom(message): raise ValueError("no such cache")

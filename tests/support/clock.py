@@ -1,9 +1,10 @@
-"""A clock for streams: it goes on when somebody sleeps, and not by itself."""
+"""A clock for streams: it goes on when they pause, and not by itself."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,17 +25,16 @@ class ScriptedClock:
     def monotonic(self) -> float:
         return self.now
 
-    def sleep(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.now += seconds
 
+    async def advance_and_give_a_turn(self, seconds: float) -> None:
+        self.now += seconds
+        await _Turn()
+
     def pace(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let it be the clock of each stream that begins in this test, and of its event loop's sleeps."""
-
-        async def sleep(seconds: float) -> None:
-            self.now += seconds
-            await _Turn()
-
-        monkeypatch.setattr("fanout.coalescing.time", self)
+        """Let it be the clock of each stream that begins in this test: a pause puts it forward instead."""
+        monkeypatch.setattr("fanout.coalescing.time", SimpleNamespace(monotonic=self.monotonic, sleep=self.advance))
         monkeypatch.setattr("fanout.fan_out.monotonic", self.monotonic)
         monkeypatch.setattr("fanout.async_sender.monotonic", self.monotonic)
-        monkeypatch.setattr(asyncio, "sleep", sleep)
+        monkeypatch.setattr(asyncio, "sleep", self.advance_and_give_a_turn)

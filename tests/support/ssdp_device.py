@@ -147,19 +147,20 @@ class Clock:
         self.is_over: Callable[[], bool] = lambda: len(device.searches) == SEARCHES
         self.limits: list[float] = []
         """How long descriptions were to be waited for."""
-        self._sleeps = self._sent = 0
+        self.sleep = self._pause
+        self._pauses = self._sent = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)
 
-    async def sleep(self, seconds: float) -> None:
-        """Sleep before each time that the search is sent, and until it is over."""
+    async def _pause(self, seconds: float) -> None:
+        """Do at once what is waited for before each time that the search is sent; wait for what ends it."""
         assert seconds < PATIENCE
         device = self._device
-        self._sleeps += 1
-        if self._sleeps % (SEARCHES + 1) == 1:
+        self._pauses += 1
+        if self._pauses % (SEARCHES + 1) == 1:
             self._sent = device.sent
-        elif self._sleeps % (SEARCHES + 1) == 0:
+        elif self._pauses % (SEARCHES + 1) == 0:
             await until_async(self.is_over, lambda: f"{device.searches} came, {device.sent} answers were sent")
             # One datagram is read a turn.
             await give_turns(device.sent - self._sent + 10)
