@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from bench.lab import PORT, SENDER, Lab
 from bench.rows import Part, Row, Spread, Table, si
 from bench.sending import Tell
-from bench.talk import Counter, Helper, compiled, python, receiving_core, sending_core
+from bench.talk import Counter, Helper, compiled, python, receiving_core, sending_core, settled
 
 PODS, SIZE, RATE = 16, 200, 20_000
 OURS, LOOP = "fanout relay", "sendto a pod, C"
@@ -240,11 +240,7 @@ class Stamps(Helper):
     def time(self, source: Source, relay: str, flow: Flow, count: int, *, patience: int = _PATIENCE) -> dict[str, int]:
         """Send so many datagrams, and return the quantiles over all pods."""
         source.pace(relay, flow, count)
-        before, left = -1, patience
-        while left and (now := self.ask("count")) < count * PODS:
-            left = left - 1 if now == before else patience
-            before = now
-            time.sleep(0.01)
+        settled(lambda: self.ask("count"), lambda come: come >= count * PODS, patience)
         total: dict[str, int] = self.ask("read")[-1]
         if total["misordered"]:
             raise AssertionError(f"{total['misordered']} copies came out of order")

@@ -11,13 +11,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from bench.lab import GROUP, PORT, Lab
 
 _SOURCES = Path(__file__).parent / "c"
+T = TypeVar("T")
 _PATIENCE = 20
 """Looks, ten milliseconds apart: on a busy machine the kernel's own threads may have to wait for a core, too."""
 LONG_PATIENCE = 10_000
@@ -137,17 +138,27 @@ class Counter(Helper):
 
     def read_pods(self, expected: int = 0, *, patience: int = _PATIENCE) -> list[dict[str, int]]:
         """Return each pod's counts: once so many datagrams in all are there, or no more come for so many looks."""
-        before = None
-        left = patience
-        while True:
+
+        def read() -> list[dict[str, int]]:
             pods: list[dict[str, int]] = self.ask("read")
-            if expected and sum(pod["datagrams"] for pod in pods) >= expected:
-                return pods
-            left = left - 1 if pods == before else patience
-            if not left:
-                return pods
-            before = pods
-            time.sleep(0.01)
+            return pods
+
+        def is_all(pods: list[dict[str, int]]) -> bool:
+            return 0 < expected <= sum(pod["datagrams"] for pod in pods)
+
+        return settled(read, is_all, patience)
+
+
+def settled(look: Callable[[], T], is_enough: Callable[[T], bool], patience: int) -> T:
+    """Look every 10 ms; return what is seen once that is enough, or once so many looks have seen nothing new."""
+    left, before = patience, None
+    while not is_enough(now := look()):
+        left = left - 1 if now == before else patience
+        if not left:
+            break
+        before = now
+        time.sleep(0.01)
+    return now
 
 
 def cpu_time(pid: int) -> int:

@@ -21,12 +21,6 @@ def module_world() -> Iterator[Lan]:
         yield made
 
 
-@pytest.fixture
-def world(module_world: Lan) -> Iterator[Lan]:
-    yield module_world
-    module_world.end_all()
-
-
 @pytest.fixture(scope="module")
 def inside(module_world: Lan) -> Iterator[Console]:
     """Runs in the edge host what ends by itself."""

@@ -24,12 +24,6 @@ def module_world() -> Iterator[Lan]:
         yield made
 
 
-@pytest.fixture
-def world(module_world: Lan) -> Iterator[Lan]:
-    yield module_world
-    module_world.end_all()
-
-
 def start_relay(world: Lan, knot: Knot) -> Relay:
     arguments = ("-s", NAME, "--nameserver", knot.nameserver, "--listen", f"udp://0.0.0.0:{PORT}")
     relay = Relay(world.edge, *arguments, limits=SOON)
