@@ -87,7 +87,7 @@ def test_a_pod_that_is_killed_while_it_works_is_named(cluster: Cluster, tmp_path
     done: list[Result] = []
 
     def ask() -> None:
-        # Who dies is known at once where ICMP says so, and else when this is over.
+        # Who had said that it works is waited for as long, whatever ICMP says: it may be stopping. Others are refused.
         command = ["fanout", "query", "-s", SERVICE, "-m", "work", "--timeout", "60", "-o", "json"]
         done.append(run(cluster.sender, *command))
 
