@@ -78,7 +78,7 @@ lint: .venv/.dev ## Ruff, mypy --strict, and the contracts between the floors
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache --no-logo
 
 bench: .venv/.dev ## Measure, side by side: a quarter of an hour; as root it builds a laboratory of network namespaces
-	@$(BIN)/python -m bench $(BENCH_ARGS)
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 fuzz: .venv/.dev ## Fuzz everything that reads what strangers send, 49 million inputs: half an hour; FUZZ_ARGS="decode --inputs 100000"
 	@$(PIP) install --group fuzz

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from fanout.errors import InvalidInput
-from fanout.relay.ingress import parse_network
-from fanout.ssdp.settings import DescriptionPlace, parse_ports
+from fanout.relay.core.ingress import parse_network
+from fanout.ssdp.core.settings import DescriptionPlace, parse_ports
 from manifests import (
     HOST_NETWORK_GROUP,
     Manifest,

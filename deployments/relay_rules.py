@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from fanout.errors import InvalidIngress
-from fanout.relay.ingress import Ingress
+from fanout.relay.core.ingress import Ingress
 from manifests import Manifest, Pod, declared_udp, environment, is_fanout, name_of, of_kind, pods, policies_of
 
 NETWORKS = "k8s.v1.cni.cncf.io/networks"

@@ -20,10 +20,6 @@ from typing import TYPE_CHECKING
 from fanout.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from fanout.async_receiver import AsyncReceiver
-    from fanout.async_sender import AsyncQuery, AsyncSender
-    from fanout.delivery.ledger import SenderCounts
-    from fanout.delivery.receipt import Confirmation, Receipt, ReceiptStatus, Reply
     from fanout.errors import (
         Closed,
         FanoutError,
@@ -36,17 +32,21 @@ if TYPE_CHECKING:
         ResolverUnavailable,
         SocketUnavailable,
     )
-    from fanout.fan_out import SenderStats
     from fanout.model import Endpoint, Family, Message, Service
-    from fanout.net.backlog import Overflow
-    from fanout.receiver import Receiver, ReceiverStats
-    from fanout.relay.ingress import Ingress
-    from fanout.relay.reasons import RelayDrop
+    from fanout.protocol.drop_reasons import ReceiveDrop
+    from fanout.protocol.receiving.dedup import SenderCounts
+    from fanout.protocol.sending.receipt import Confirmation, Receipt, ReceiptStatus, Reply
+    from fanout.receiver.aio import AsyncReceiver
+    from fanout.receiver.queue import Overflow
+    from fanout.receiver.sync import Receiver, ReceiverStats
+    from fanout.relay.core.drop_reasons import RelayDrop
+    from fanout.relay.core.ingress import Ingress
+    from fanout.relay.core.stats import IngressStats, PodStats, RelayStats
     from fanout.relay.relay import Relay
-    from fanout.relay.stats import IngressStats, PodStats, RelayStats
     from fanout.report import DropReason, Outcome, Report, Status
-    from fanout.sender import Query, Sender
-    from fanout.wire.reasons import ReceiveDrop
+    from fanout.sender.aio import AsyncQuery, AsyncSender
+    from fanout.sender.engine import SenderStats
+    from fanout.sender.sync import Query, Sender
 
 
 __all__ = [
@@ -95,17 +95,17 @@ _ROOMS = (
     "fanout.errors",
     "fanout.model",
     "fanout.report",
-    "fanout.wire.reasons",
-    "fanout.delivery.receipt",
-    "fanout.delivery.ledger",
-    "fanout.fan_out",
-    "fanout.sender",
-    "fanout.receiver",
-    "fanout.async_sender",
-    "fanout.async_receiver",
-    "fanout.relay.reasons",
-    "fanout.relay.stats",
-    "fanout.relay.ingress",
+    "fanout.protocol.drop_reasons",
+    "fanout.protocol.sending.receipt",
+    "fanout.protocol.receiving.dedup",
+    "fanout.sender.engine",
+    "fanout.sender.sync",
+    "fanout.receiver.sync",
+    "fanout.sender.aio",
+    "fanout.receiver.aio",
+    "fanout.relay.core.drop_reasons",
+    "fanout.relay.core.stats",
+    "fanout.relay.core.ingress",
     "fanout.relay.relay",
 )
 

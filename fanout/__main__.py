@@ -7,7 +7,7 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run the command line; Ctrl-C while it is still being imported ends it quietly, too."""
     try:
-        from fanout.cli import run
+        from fanout.cli.main import run
 
         run()
     except KeyboardInterrupt:

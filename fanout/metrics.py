@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fanout.fan_out import SenderStats
-from fanout.receiver import ReceiverStats
-from fanout.relay.reasons import RelayDrop
-from fanout.relay.stats import RelayStats
+from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.receiver.sync import ReceiverStats
+from fanout.relay.core.drop_reasons import RelayDrop
+from fanout.relay.core.stats import RelayStats
 from fanout.report import DropReason
-from fanout.ssdp.reasons import HttpFailure, SsdpDrop
-from fanout.wire.reasons import ReceiveDrop
+from fanout.sender.engine import SenderStats
+from fanout.ssdp.core.drop_reasons import HttpFailure, SsdpDrop
 
 if TYPE_CHECKING:
-    from fanout.ssdp.stats import SsdpStats
+    from fanout.ssdp.core.stats import SsdpStats
 
 _ANNOUNCED = ("alive", "update", "byebye")
 

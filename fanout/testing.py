@@ -16,10 +16,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 
-from fanout.batch import Batch
-from fanout.discovery.answer import Answer
+from fanout.discovery.core.answer import Answer
 from fanout.errors import Closed
 from fanout.model import MAX_PAYLOAD, Endpoint, parse_literals
+from fanout.protocol.sending.batch import Batch
 from fanout.report import Fault
 
 

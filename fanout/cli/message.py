@@ -29,7 +29,7 @@ def limit_of(*, framed: bool) -> Limit:
             "a UDP datagram carries",
             "send it in parts, or to fanout receivers in fragments (--max-datagram 1200, or --confirm)",
         )
-    from fanout.wire.frame import MESSAGE_MAX
+    from fanout.protocol.frame import MESSAGE_MAX
 
     return Limit(MESSAGE_MAX, "a message may have", "send it in parts")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from fanout.cli import exit_code
+from fanout.cli.main import exit_code
 from fanout.errors import FanoutError
 
 

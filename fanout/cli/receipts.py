@@ -12,9 +12,9 @@ import click
 
 from fanout.cli.output import milliseconds
 from fanout.cli.target import Target, plural
-from fanout.delivery.receipt import Confirmation, Receipt, ReceiptStatus
 from fanout.model import Endpoint
-from fanout.net.explain import sending
+from fanout.net.errno_text import sending
+from fanout.protocol.sending.receipt import Confirmation, Receipt, ReceiptStatus
 
 _WELL = (ReceiptStatus.CONFIRMED, ReceiptStatus.LEFT)
 """What is no reason for exit code 4."""

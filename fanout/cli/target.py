@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import click
 
 from fanout.cli.options import Command, option
+from fanout.discovery.refresher import Resolver, resolver_for
 from fanout.model import DEFAULT_PORT, Family, Service
-from fanout.refresher import Resolver, resolver_for
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.resolver
 
-from fanout.discovery.answer import MAX_ENDPOINTS, Answer, Lookup, accept
+from fanout.discovery.core.answer import MAX_ENDPOINTS, Answer, Lookup, accept
 from fanout.errors import InvalidService, ResolverUnavailable
 from fanout.model import Endpoint, Family, Service, parse_port
 

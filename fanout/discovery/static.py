@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fanout.discovery.answer import Answer
+from fanout.discovery.core.answer import Answer
 from fanout.model import Endpoint
 
 

@@ -6,9 +6,9 @@ import socket
 import sys
 
 from fanout.doctor import kernel
-from fanout.doctor.facts import HostFacts
-from fanout.net import gso, listening
-from fanout.net.listening import RECEIVE_BUFFER
+from fanout.doctor.core.facts import HostFacts
+from fanout.net import bind, gso
+from fanout.net.bind import RECEIVE_BUFFER
 
 _SIZES = (200, 1200)
 
@@ -43,6 +43,6 @@ def _cost(size: int) -> int:
         try:
             receiver.bind(("127.0.0.1", 0))
             sender.sendto(bytes(size), receiver.getsockname())
-            return listening.held(receiver)
+            return bind.held(receiver)
         except OSError:
             return 0

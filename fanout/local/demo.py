@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 import click
 
+from fanout.daemon.receiver.events import MESSAGE_RECEIVED
 from fanout.errors import SocketUnavailable
 from fanout.local import logs
 from fanout.local.directory import has_room
@@ -22,7 +23,6 @@ from fanout.local.launch import interrupts_later, python_command
 from fanout.local.pods import free_address
 from fanout.local.state import LocalServiceError
 from fanout.model import DEFAULT_PORT
-from fanout_receiver.events import MESSAGE_RECEIVED
 
 _SERVICE = "headless-udp"
 _FIRST, _SECOND = "cache invalidated", "hello to all five"

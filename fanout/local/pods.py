@@ -17,11 +17,11 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 
+from fanout.daemon.receiver.events import RECEIVER_DRAINING, RECEIVER_STARTED
 from fanout.errors import SocketUnavailable
 from fanout.local.launch import describe_end, python_command
 from fanout.local.logs import LogFile, parse, render
 from fanout.local.settings import STOP_GRACE
-from fanout_receiver.events import RECEIVER_DRAINING, RECEIVER_STARTED
 
 POD_RESTARTING = "pod_restarting"
 

@@ -14,9 +14,9 @@ from functools import lru_cache
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from fanout.delivery.parcel import Track
 from fanout.model import Endpoint, FramedMessage, Message, Question
-from fanout.net.listening import UDP_GRO
+from fanout.net.bind import UDP_GRO
+from fanout.protocol.receiving.run import Track
 
 BUFFER = 65_535
 """Bytes that one call may give: more than any datagram, and any run of them, has."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from fanout.batch import Batch
 from fanout.model import Endpoint
+from fanout.protocol.sending.batch import Batch
 from fanout.report import Fault
 
 

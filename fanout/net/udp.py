@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from operator import length_hint
 from typing import TYPE_CHECKING
 
-from fanout.batch import Batch, Part
 from fanout.errors import Closed
 from fanout.model import MAX_PAYLOAD, Endpoint
 from fanout.net import error_queue, gso
+from fanout.protocol.sending.batch import Batch, Part
 from fanout.report import Fault
 
 if TYPE_CHECKING:
-    from fanout.net.headers import Headers, SendMany
+    from fanout.net.sendmmsg import Headers, SendMany
 
 _TRIES_AFTER_ERRORS = 64  # of one copy: a peer may answer with a flood of ICMP errors
 _ANSWERS_BUFFER = 4 * 1024 * 1024
@@ -26,7 +26,7 @@ HEADERS_FROM = 8
 
 def _system_sendmmsg() -> SendMany | None:
     # ctypes is imported when it is first needed: not for a message to two pods.
-    from fanout.net.headers import system_sendmmsg
+    from fanout.net.sendmmsg import system_sendmmsg
 
     return system_sendmmsg()
 
@@ -202,7 +202,7 @@ class UdpTransport:
     def _find_headers(self, endpoints: Sequence[Endpoint]) -> Headers | None:
         """Return the headers for these pods where there can be some; made once."""
         if self._headers is None and self._has_headers and self._has_sendmmsg():
-            from fanout.net.headers import Headers
+            from fanout.net.sendmmsg import Headers
 
             self._has_headers = False
             with contextlib.suppress(OSError):

@@ -26,7 +26,7 @@ from yaml.reader import Reader
 from yaml.scanner import ScannerError
 
 from fanout.errors import InvalidIngress
-from fanout.relay.ingress import Ingress, misfit
+from fanout.relay.core.ingress import Ingress, misfit
 
 SIZE_MAX = 1 << 20
 """Bytes of a file: more than the most ingresses with all that can be said of them."""

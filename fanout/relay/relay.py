@@ -12,22 +12,22 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Self
 
+from fanout.discovery.refresher import Resolver, resolver_for
 from fanout.errors import Closed, InvalidIngress, InvalidInput, SocketUnavailable
 from fanout.model import Family, Service
-from fanout.net import explain, interfaces
-from fanout.net.egress import Room
-from fanout.net.listening import RECEIVE_BUFFER
-from fanout.refresher import Resolver, resolver_for
-from fanout.relay.entry import ARENA, Entry, Port
-from fanout.relay.guard import Recent
-from fanout.relay.ingress import Ingress, check
-from fanout.relay.itself import Itself
-from fanout.relay.listening import InterfaceNotReady
-from fanout.relay.outlets import Outlets
-from fanout.relay.pods import Pods
-from fanout.relay.reasons import RelayDrop
-from fanout.relay.runs import join
-from fanout.relay.stats import RelayStats
+from fanout.net import errno_text, interfaces
+from fanout.net.bind import RECEIVE_BUFFER
+from fanout.relay.core.acl import Recent
+from fanout.relay.core.drop_reasons import RelayDrop
+from fanout.relay.core.ingress import Ingress, check
+from fanout.relay.core.runs import join
+from fanout.relay.core.stats import RelayStats
+from fanout.relay.egress import Room
+from fanout.relay.egress_set import Outlets
+from fanout.relay.multicast import InterfaceNotReady
+from fanout.relay.self_filter import Itself
+from fanout.relay.service_pods import Pods
+from fanout.relay.source import ARENA, Entry, Port
 
 log = logging.getLogger("fanout")
 
@@ -165,7 +165,7 @@ class Relay:
         except OSError as error:
             self._close()
             raise SocketUnavailable(
-                f"a relay needs some files to be open: {explain.leaving(error.errno or 0)}"
+                f"a relay needs some files to be open: {errno_text.leaving(error.errno or 0)}"
             ) from error
         except BaseException:
             self._close()

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from fanout.errors import SocketUnavailable
 from fanout.model import Endpoint
-from fanout.net import interfaces, listening
-from fanout.relay.ingress import Ingress
-from fanout.relay.listening import InterfaceNotReady, open_port
-from fanout.ssdp.message import DATAGRAM_MAX, GROUP, PORT
+from fanout.net import bind, interfaces
+from fanout.relay.core.ingress import Ingress
+from fanout.relay.multicast import InterfaceNotReady, open_port
+from fanout.ssdp.core.message import DATAGRAM_MAX, GROUP, PORT
 
 HOPS = 2
 """Of announcements (UDA 1.1, 1.2.2: the TTL of a multicast should default to 2)."""
@@ -95,7 +95,7 @@ class Lan:
             raise
         self.sockets = [joined, unicast]
         for each in self.sockets:
-            listening.grow_buffer(each, _RECEIVE_BUFFER)
+            bind.grow_buffer(each, _RECEIVE_BUFFER)
 
     def _listen(self) -> socket.socket:
         """Return the socket that answers and announcements leave by, and to which clients may send searches."""
@@ -127,7 +127,7 @@ class Lan:
     def take_drops(self) -> int:
         """Return how many datagrams the kernel dropped since the last call, for want of room."""
         with contextlib.suppress(OSError):
-            before, self._drops = self._drops, sum(listening.drops(each) for each in self.sockets)
+            before, self._drops = self._drops, sum(bind.drops(each) for each in self.sockets)
             return max(0, self._drops - before)
         return 0
 

@@ -14,27 +14,27 @@ from dataclasses import replace
 from time import monotonic
 from typing import Self
 
+from fanout.discovery.refresher import Refresher, Resolver, resolver_for
 from fanout.errors import Closed, InvalidInput, SocketUnavailable
 from fanout.model import Endpoint, Family, Service
 from fanout.net import interfaces
-from fanout.refresher import Refresher, Resolver, resolver_for
-from fanout.relay.guard import Guard
-from fanout.relay.ingress import check_pods, parse_network
-from fanout.relay.listening import InterfaceNotReady
+from fanout.relay.core.acl import Guard
+from fanout.relay.core.ingress import check_pods, parse_network
+from fanout.relay.multicast import InterfaceNotReady
 from fanout.relay.relay import INTERFACE_TIMEOUT
-from fanout.ssdp import message, rewrite
-from fanout.ssdp.catalogue import Announcement, Catalogue
-from fanout.ssdp.clients import Clients
-from fanout.ssdp.ear import Ear
-from fanout.ssdp.herald import AGAIN, Herald
+from fanout.ssdp.announcer import AGAIN, Herald
+from fanout.ssdp.core import message, urls
+from fanout.ssdp.core.drop_reasons import SsdpDrop
+from fanout.ssdp.core.message import Advert, InvalidSsdp, Kind, Notify
+from fanout.ssdp.core.port_map import Places
+from fanout.ssdp.core.registry import Announcement, Catalogue
+from fanout.ssdp.core.settings import DESCRIPTIONS, HTTP_PORTS, PRIVATE, DescriptionPlace, parse_ports
+from fanout.ssdp.core.stats import HttpCounts, SsdpStats
 from fanout.ssdp.http.proxy import Proxy
 from fanout.ssdp.lan import Lan
-from fanout.ssdp.message import Advert, InvalidSsdp, Kind, Notify
-from fanout.ssdp.places import Places
-from fanout.ssdp.pods import Pods
-from fanout.ssdp.reasons import SsdpDrop
-from fanout.ssdp.settings import DESCRIPTIONS, HTTP_PORTS, PRIVATE, DescriptionPlace, parse_ports
-from fanout.ssdp.stats import HttpCounts, SsdpStats
+from fanout.ssdp.pod_listener import Ear
+from fanout.ssdp.pod_monitor import Pods
+from fanout.ssdp.responder import Clients
 
 log = logging.getLogger("fanout")
 
@@ -351,7 +351,7 @@ class SsdpRelay:
         now = monotonic()
         self._announce(self._catalogue.heard(host, advert, now), now)
         if advert.nt == message.ROOT_DEVICE and self._catalogue.is_owner(host, advert.udn):
-            found = rewrite.location(advert.location)
+            found = urls.location(advert.location)
             if found is not None and found[0] == host:
                 self._pods.learn_name(host, advert.udn, advert.location)
 

@@ -46,7 +46,7 @@ def main() -> int:
 def _fuzz(name: str, inputs: int, corpus: Path) -> int:
     import atheris
 
-    with atheris.instrument_imports(include=["fanout.wire", "fanout.delivery", "fanout.ssdp"]):
+    with atheris.instrument_imports(include=["fanout.protocol", "fanout.ssdp"]):
         from tests.fuzz.targets import TARGETS
     take = TARGETS[name][0]()
     folder = corpus / name

@@ -6,16 +6,16 @@ import contextlib
 import itertools
 from collections.abc import Callable
 
-from fanout.delivery.exchange import Exchange
-from fanout.delivery.reception import Reception
-from fanout.delivery.round_trip import RoundTrip
 from fanout.errors import KeyUnavailable
 from fanout.model import Endpoint
-from fanout.ssdp import description, message, rewrite
-from fanout.wire import frame, probe
-from fanout.wire.frame import Answer, Refused, ReplyFragment
-from fanout.wire.probe_log import ProbeLog
-from fanout.wire.seal import Keyring, Opener, Sealer
+from fanout.protocol import frame, probe
+from fanout.protocol.frame import Answer, Refused, ReplyFragment
+from fanout.protocol.probe_log import ProbeLog
+from fanout.protocol.receiving.reception import Reception
+from fanout.protocol.seal import Keyring, Opener, Sealer
+from fanout.protocol.sending.exchange import Exchange
+from fanout.protocol.sending.rtt import RoundTrip
+from fanout.ssdp.core import description, message, urls
 
 Target = Callable[[bytes], object]
 KEYRING = Keyring((bytes(range(32)),))
@@ -205,11 +205,11 @@ def ssdp_rewrite() -> Target:
     def take(data: bytes) -> None:
         for body in (data, b"<http://10.0.0.1:8200/>" + data, b"http://10.0.0.1" + data, b"http://[" + data):
             for content_type in ("text/xml", "text/xml; charset=utf-16"):
-                assert rewrite.in_text(body, content_type, lambda _host, _port: None).body == body
-                done = rewrite.in_text(body, content_type, edge)
-                again = rewrite.in_text(done.body, content_type, edge)
+                assert urls.in_text(body, content_type, lambda _host, _port: None).body == body
+                done = urls.in_text(body, content_type, edge)
+                again = urls.in_text(done.body, content_type, edge)
                 assert (again.body, again.changed, again.left) == (done.body, 0, done.left)
-            rewrite.location(body.decode("latin-1"))
+            urls.location(body.decode("latin-1"))
 
     return take
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry
 
-from fanout.app import admin
-from fanout.app.admin import AdminServer
+from fanout.daemon.common import admin
+from fanout.daemon.common.admin import AdminServer
 from tests.support.admin import get
 from tests.support.needs import has_address
 from tests.support.waiting import PATIENCE, until

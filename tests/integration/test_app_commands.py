@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from fanout.delivery.receipt import ReceiptStatus
-from fanout.wire.frame import Status
-from fanout_receiver import command
+from fanout.daemon.receiver import command
+from fanout.protocol.frame import Status
+from fanout.protocol.sending.receipt import ReceiptStatus
 from tests.support.cli import receiving
 from tests.support.loops import AheadLoop, advance
 from tests.support.receivers import asked_of, confirm, query

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from fanout.delivery.receipt import ReceiptStatus
+from fanout.daemon.receiver.handlers import CommandHandler, FunctionHandler, make_handler
+from fanout.daemon.receiver.questions import Answerer
 from fanout.errors import FanoutError, InvalidInput
-from fanout.receiver import ReceiverStats
-from fanout.sender import Sender
-from fanout.wire.frame import Status
-from fanout.wire.reasons import ReceiveDrop
-from fanout_receiver.handlers import CommandHandler, FunctionHandler, make_handler
-from fanout_receiver.questions import Answerer
+from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.protocol.frame import Status
+from fanout.protocol.sending.receipt import ReceiptStatus
+from fanout.receiver.sync import ReceiverStats
+from fanout.sender.sync import Sender
 from tests.support.admin import get
 from tests.support.cli import receiving
 from tests.support.ports import free_port

@@ -16,28 +16,18 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.live import Live as RichLive
 
-from fanout.app.live import Live, is_wanted
-from fanout.app.logs import LogStream
-from fanout.app.rates import (
-    Alarm,
-    Table,
-    Window,
-    bits_per_second,
-    chosen,
-    drops,
-    more,
-    per_second,
-    size,
-)
-from fanout.delivery.ledger import SenderCounts
-from fanout.receiver import ReceiverStats
-from fanout.relay.reasons import RelayDrop
-from fanout.relay.stats import IngressStats, PodStats, RelayStats
+from fanout.daemon.common.live import Live, is_wanted
+from fanout.daemon.common.logs import LogStream
+from fanout.daemon.common.rates import Alarm, Table, Window, bits_per_second, chosen, drops, more, per_second, size
+from fanout.daemon.receiver import table as receiver_table
+from fanout.daemon.relay import table as relay_table
+from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.protocol.receiving.dedup import SenderCounts
+from fanout.receiver.sync import ReceiverStats
+from fanout.relay.core.drop_reasons import RelayDrop
+from fanout.relay.core.stats import IngressStats, PodStats, RelayStats
 from fanout.report import DropReason
-from fanout.sender import Sender
-from fanout.wire.reasons import ReceiveDrop
-from fanout_receiver import table as receiver_table
-from fanout_relay import table as relay_table
+from fanout.sender.sync import Sender
 from tests.support.cli import strict_json
 from tests.support.datagrams import send_to
 from tests.support.ports import free_port

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from fanout.app import logs
-from fanout.app.logs import LogStream
+from fanout.daemon.common import logs
+from fanout.daemon.common.logs import LogStream
 from fanout.errors import FanoutError
 from tests.support.cli import as_before
 from tests.support.waiting import until

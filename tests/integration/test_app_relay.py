@@ -13,8 +13,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from fanout.metrics import RelayCollector
-from fanout.relay.reasons import RelayDrop
-from fanout.relay.stats import IngressStats, PodStats, RelayStats
+from fanout.relay.core.drop_reasons import RelayDrop
+from fanout.relay.core.stats import IngressStats, PodStats, RelayStats
 from fanout.report import DropReason
 from tests.support.admin import get
 from tests.support.cli import Running, invoke, strict_json
@@ -25,7 +25,7 @@ from tests.support.terminal import terminal
 from tests.support.waiting import PATIENCE, until
 
 HOUR = "3600"
-_RESTLESS = variables({**UNHURRIED, "fanout_relay.life:_HOUSEKEEPING": 0.001})
+_RESTLESS = variables({**UNHURRIED, "fanout.daemon.relay.life:_HOUSEKEEPING": 0.001})
 """A relay keeps house all the time, and forwards what it holds at its end, however long that takes."""
 
 

@@ -19,10 +19,10 @@ from tests.support.terminal import terminal
 
 SCRIPTED = """
 import signal, sys, threading, types
-from fanout.cli import run
+from fanout.cli.main import run
 from fanout.errors import SocketUnavailable
-from fanout.ssdp.reasons import HttpFailure, SsdpDrop
-from fanout.ssdp.stats import DeviceStats, HttpCounts, SsdpStats
+from fanout.ssdp.core.drop_reasons import HttpFailure, SsdpDrop
+from fanout.ssdp.core.stats import DeviceStats, HttpCounts, SsdpStats
 
 class Scripted:
     waiting, silence = None, 0.0
@@ -52,7 +52,7 @@ class Scripted:
 
 # In the place of the real one, for which aiohttp is imported.
 sys.modules["fanout.ssdp.relay"] = types.SimpleNamespace(SsdpRelay=Scripted)
-from fanout_relay import life
+from fanout.daemon.relay import life
 life._HOUSEKEEPING = 0.02
 run()
 """

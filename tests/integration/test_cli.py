@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 import fanout as package
-from fanout.cli import main
+from fanout.cli.main import main
 from tests.support.cli import FANOUT, environment, fanout, invoke
 from tests.support.waiting import PATIENCE
 
@@ -107,7 +107,7 @@ def test_an_internal_error_is_a_sentence_too(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr("fanout.cli.resolve.find_target", broken)
+    monkeypatch.setattr("fanout.cli.commands.resolve.find_target", broken)
     assert main(["resolve", "-s", "10.0.0.1"]) == 1
     assert capsys.readouterr().err == (
         "fanout: internal error, please report it: ZeroDivisionError: oops (FANOUT_DEBUG=1 shows where)\n"

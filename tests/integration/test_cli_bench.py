@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 
 import fanout as package
-from fanout.cli.bench_run import Bench
+from fanout.measure.session import Bench
 from fanout.model import Endpoint
 from tests.support.cli import FANOUT, Run, Running, call, environment, invoke, receiving
 from tests.support.needs import require_address
@@ -169,7 +169,7 @@ def on_a_terminal(*arguments: str, columns: int = 120, **variables: str) -> tupl
 
 
 def test_a_live_table_on_a_terminal(receivers: list[tuple[Running, str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fanout.cli.bench_show._REFRESH", 0.0)
+    monkeypatch.setattr("fanout.cli.bench_view._REFRESH", 0.0)
 
     def going_on(bench: Bench) -> bool:
         # What follows is held back until it was drawn again and again.
@@ -322,7 +322,7 @@ def test_a_program_that_listens_on_both_families(host: str) -> None:
 
 
 def test_tables_and_plots_are_imported_when_they_are_needed() -> None:
-    code = "import fanout.cli.bench, sys; print(*sys.modules)"
+    code = "import fanout.cli.commands.bench, sys; print(*sys.modules)"
     modules = subprocess.run([FANOUT[0], "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {"rich", "pygal", "dns", "asyncio", "structlog"}.isdisjoint(modules)
 

@@ -11,12 +11,12 @@ from itertools import count
 
 import pytest
 
-from fanout.cli.bench_probe import Prober
-from fanout.cli.bench_run import Bench, Plan
+from fanout.measure.probe import Prober
+from fanout.measure.session import Bench, Plan
 from fanout.model import Service
-from fanout.wire import probe
-from fanout.wire.probe import Kind, Observed
-from fanout.wire.probe_log import ProbeLog
+from fanout.protocol import probe
+from fanout.protocol.probe import Kind, Observed
+from fanout.protocol.probe_log import ProbeLog
 from tests.support.pods import Pod, literals
 from tests.support.probed import (
     Answer,

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from fanout.cli.confirm import Asking, send_confirmed
+from fanout.cli.confirm_progress import Watch
 from fanout.cli.message import limit_of
+from fanout.cli.send_confirmed import Asking, send_confirmed
 from fanout.cli.stream import Stream
 from fanout.cli.target import find_target
-from fanout.cli.waiting import Watch
-from fanout.delivery.receipt import Receipt, ReceiptStatus
+from fanout.discovery.refresher import Known, Refresher
 from fanout.model import Message
-from fanout.receiver import Receiver
-from fanout.refresher import Known, Refresher
-from fanout.sender import Sender
+from fanout.protocol.sending.receipt import Receipt, ReceiptStatus
+from fanout.receiver.sync import Receiver
+from fanout.sender.sync import Sender
 from fanout.testing import ScriptedResolver
 from tests.support.cli import invoke, receiving
 from tests.support.confirming import without_answers_of

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from fanout.cli import main
-from fanout.doctor import host, pods
-from fanout.doctor.facts import HostFacts, PodFacts
+from fanout.cli.main import main
+from fanout.doctor import host, probes
+from fanout.doctor.core.facts import HostFacts, PodFacts
 from fanout.model import Endpoint
 from fanout.net import interfaces
 from tests.support.cli import environment, invoke, running, strict_json
@@ -24,7 +24,7 @@ from tests.support.waiting import PATIENCE
 
 _UNTIL_SHOWN = """
 from fanout.__main__ import main
-from fanout.cli import doctor
+from fanout.cli.main import doctor
 from fanout.doctor import ear
 tell = doctor._Progress.tell
 class Clock:
@@ -109,7 +109,7 @@ def test_interfaces_are_not_looked_at_again_for_each_pod(monkeypatch: pytest.Mon
         return "eth0", host
 
     monkeypatch.setattr(interfaces, "route", route)
-    found = pods.ways([PodFacts(Endpoint(f"127.0.0.{number}", 9)) for number in range(1, 100)])
+    found = probes.ways([PodFacts(Endpoint(f"127.0.0.{number}", 9)) for number in range(1, 100)])
     assert [way.interface for way in found] == ["eth0"] * 99
     assert len(asked) == 1, "all by one address of this host"
 

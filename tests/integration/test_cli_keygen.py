@@ -5,8 +5,8 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from fanout.net.keys import KeyFile
-from fanout.wire.seal import Keyring
+from fanout.net.key_file import KeyFile
+from fanout.protocol.seal import Keyring
 from tests.support.cli import invoke
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import fanout as package
-from fanout.receiver import Receiver, ReceiverStats
-from fanout.refresher import Known, Refresher
+from fanout.discovery.refresher import Known, Refresher
+from fanout.receiver.sync import Receiver, ReceiverStats
 from tests.support.cli import invoke, receiving, running
 from tests.support.confirming import without_answers_of
 from tests.support.pods import Pod

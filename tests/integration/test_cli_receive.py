@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fanout.__main__
+from fanout.daemon.receiver.messages import payload_field
 from fanout.model import Endpoint
-from fanout_receiver.messages import payload_field
 from tests.support.admin import get
 from tests.support.cli import FANOUT, environment, invoke, receiving, running, strict_json
 from tests.support.datagrams import FLOOD, gso_sender, send_run, send_to
@@ -268,8 +268,8 @@ def test_messages_that_cannot_be_logged_are_counted_and_the_next_one_is_logged(t
     """Whatever raises, for whatever reason: a message's rendering, or that of the complaint about it too."""
     (tmp_path / "sitecustomize.py").write_text(
         """
-from fanout.app import logs
-from fanout_receiver import messages
+from fanout.daemon.common import logs
+from fanout.daemon.receiver import messages
 
 def breaking(whole, what):
     def break_it(*arguments):

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from fanout.ssdp.settings import PRIVATE
+from fanout.ssdp.core.settings import PRIVATE
 from tests.support.cli import Run, environment, fanout, invoke
 from tests.support.tree import ROOT
 from tests.support.waiting import PATIENCE
@@ -71,7 +71,7 @@ def test_neither_help_nor_the_other_relay_waits_for_the_packages() -> None:
     """aiohttp takes longer to import than most commands run."""
     check = """
 import sys
-from fanout.cli import main
+from fanout.cli.main import main
 for arguments in (["relay", "--help"], ["relay", "ssdp", "--help"], ["relay", "--listen", "nonsense", "-s", "a"]):
     main(arguments)
     if "aiohttp" in sys.modules:

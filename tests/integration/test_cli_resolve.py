@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fanout.cli.resolve import _changes
-from fanout.discovery.answer import Refusal
+from fanout.cli.commands.resolve import _changes
+from fanout.discovery.core.answer import Refusal
 from fanout.discovery.dns import LIFETIME
+from fanout.discovery.refresher import Known
 from fanout.model import Endpoint
-from fanout.refresher import Known
 from tests.support.cli import FANOUT, environment, invoke, running, strict_json
 from tests.support.limits import dns_lifetime, setting, variables
 from tests.support.waiting import PATIENCE

@@ -14,7 +14,7 @@ from unittest import mock
 
 import pytest
 
-from fanout.pacing import Pacer
+from fanout.protocol.sending.pacer import Pacer
 from tests.support.cli import FANOUT, Run, call, environment, invoke, running
 from tests.support.clock import ScriptedClock
 from tests.support.pods import Pod, literals
@@ -259,7 +259,7 @@ def test_a_line_that_comes_late_is_not_made_up_for(
             read.append(clock.now)
             return b"%d\n" % len(read) if len(read) < 4 else b""
 
-    monkeypatch.setattr("fanout.cli.send.standard_input", Lines)
+    monkeypatch.setattr("fanout.cli.commands.send.standard_input", Lines)
     clock.pace(monkeypatch)
     assert invoke("send", "-s", str(pod.endpoint), "--lines", "--interval", "0.009").code == 0
     first, late, second, third = read
@@ -269,7 +269,7 @@ def test_a_line_that_comes_late_is_not_made_up_for(
 
 def test_an_interval_is_a_rate_without_bursts(pods: Callable[..., list[Pod]], monkeypatch: pytest.MonkeyPatch) -> None:
     pacer = mock.Mock(wraps=Pacer)
-    monkeypatch.setattr("fanout.fan_out.Pacer", pacer)
+    monkeypatch.setattr("fanout.sender.engine.Pacer", pacer)
     assert invoke("send", "-s", literals(pods(1)), "-m", "x", "--interval", "300").code == 0
     assert pacer.call_args.kwargs == {"rate": 1 / 300, "bandwidth": None, "burst": 1}
 

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from fanout.ssdp import message, reading
-from fanout.ssdp import search as looking
-from fanout.ssdp.description import SIZE_MAX
-from fanout.ssdp.message import Advert
+from fanout.ssdp import control_point as looking
+from fanout.ssdp import description_reader
+from fanout.ssdp.core import message
+from fanout.ssdp.core.description import SIZE_MAX
+from fanout.ssdp.core.message import Advert
 from tests.support.cli import Run, environment, fanout, invoke, running
 from tests.support.ssdp_device import MEDIA_SERVER, SEARCHES, UDN, Clock, Device, describe, names, reply
 from tests.support.terminal import on_screen, shown, terminal
@@ -39,7 +40,7 @@ def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cl
         return None
     made = Clock(request.getfixturevalue("device"))
     monkeypatch.setattr(looking, "asyncio", made)
-    monkeypatch.setattr(reading, "SECONDS", PATIENCE)
+    monkeypatch.setattr(description_reader, "SECONDS", PATIENCE)
     return made
 
 
@@ -314,7 +315,7 @@ def test_what_the_environment_says_gives_way_to_the_command_line(device: Device,
 
 @pytest.mark.parametrize("package", ["aiohttp", "defusedxml"])
 def test_without_the_extra(package: str) -> None:
-    program = f"import sys; sys.modules[{package!r}] = None; from fanout.cli import run; run()"
+    program = f"import sys; sys.modules[{package!r}] = None; from fanout.cli.main import run; run()"
     done = subprocess.run(
         [sys.executable, "-c", program, "ssdp", "search"],
         capture_output=True,

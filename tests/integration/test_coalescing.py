@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from fanout.coalescing import BATCH, DELAY, Coalescer
-from fanout.pacing import Pacer
+from fanout.protocol.sending.pacer import Pacer
+from fanout.sender.coalescer import BATCH, DELAY, Coalescer
 from tests.support.clock import ScriptedClock
 from tests.support.waiting import until
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 import fanout
-from fanout.delivery.receipt import Receipt, ReceiptStatus, Reply
 from fanout.model import Endpoint
+from fanout.protocol import frame
+from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.protocol.sending.receipt import Receipt, ReceiptStatus, Reply
 from fanout.testing import MemoryTransport
-from fanout.wire import frame
-from fanout.wire.reasons import ReceiveDrop
 from tests.support import sealing
 from tests.support.confirming import without_answers_of
 from tests.support.serving import Ask, by_status, literal, pods
@@ -29,7 +29,7 @@ def test_each_pod_is_told_of(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(message: fanout.Message) -> None:
         raise ValueError("no good")
 
-    monkeypatch.setattr("fanout.delivery.asked._GIVE_UP_SECONDS", 0.01)
+    monkeypatch.setattr("fanout.protocol.sending.peer_exchange._GIVE_UP_SECONDS", 0.01)
     told: list[Receipt] = []
     with pods(lambda message: None, fails) as receivers:
         nobody = Endpoint("127.0.1.3", receivers[0].address.port)

@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fanout
-from fanout.delivery.reception import Reception
 from fanout.model import Endpoint, FramedMessage, Message
-from fanout.net.backlog import Backlog
-from fanout.net.desk import Desk
-from fanout.net.door import Door
 from fanout.net.gro import Run, split
-from fanout.net.probing import Sieve
-from fanout.receiver import Receiver
-from fanout.wire import frame, probe
-from fanout.wire.frame import Status
-from fanout.wire.reasons import ReceiveDrop
+from fanout.protocol import frame, probe
+from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.protocol.frame import Status
+from fanout.protocol.receiving.reception import Reception
+from fanout.receiver.demux import Desk
+from fanout.receiver.probe_filter import Sieve
+from fanout.receiver.queue import Backlog
+from fanout.receiver.reply_path import Door
+from fanout.receiver.sync import Receiver
 from tests.support.asker import asking
 from tests.support.reception import numbered
 

@@ -18,7 +18,7 @@ import dns.rdatatype
 import dns.resolver
 import pytest
 
-from fanout.discovery.answer import Answer
+from fanout.discovery.core.answer import Answer
 from fanout.discovery.dns import DnsResolver, parse_nameserver
 from fanout.errors import InvalidService, ResolverUnavailable
 from fanout.model import Endpoint, Family, Service

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fanout.discovery.dns import DnsResolver, parse_nameserver
 from fanout.errors import FanoutError, ResolverUnavailable
 from fanout.model import Service
-from fanout.sender import Sender
+from fanout.sender.sync import Sender
 from tests.support.scripted import Over, Reply, ScriptedServer, answering, mutated, srv
 from tests.support.waiting import PATIENCE
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 import fanout
 from fanout.model import Endpoint, Message
-from fanout.net import gro, listening
-from fanout.net.backlog import BYTES_MAX, Backlog, Room
+from fanout.net import bind, gro
+from fanout.net.bind import RECEIVE_BUFFER
 from fanout.net.gro import Run, Sources
-from fanout.net.inbox import Inbox
-from fanout.net.listening import RECEIVE_BUFFER
-from fanout.net.workers import Waker, Workers
-from fanout.receiver import CAPACITY
+from fanout.receiver.listener import Inbox
+from fanout.receiver.queue import BYTES_MAX, Backlog, Room
+from fanout.receiver.sync import CAPACITY
+from fanout.receiver.workers import Waker, Workers
 from tests.support.datagrams import gso_sender, send_run
 from tests.support.open_files import open_files
 from tests.support.waiting import PATIENCE, until
@@ -119,7 +119,7 @@ def test_runs_are_taken_with_one_call_each() -> None:
 
 
 def test_a_system_that_does_not_merge_receives_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "UDP_GRO", 9999)
+    monkeypatch.setattr(bind, "UDP_GRO", 9999)
     with inbox_of(backlog_of()) as inbox, gso_sender(inbox.address) as sender:
         send_run(sender, bytes(1000), 100)
         inbox.fill()
@@ -384,7 +384,7 @@ def test_a_log_that_fails_leaves_no_socket_open(monkeypatch: pytest.MonkeyPatch)
     def fail(*arguments: object) -> None:
         raise fanout.FanoutError("the log is full")
 
-    monkeypatch.setattr(listening.log, "warning", fail)
+    monkeypatch.setattr(bind.log, "warning", fail)
     before = open_files()
     with pytest.raises(fanout.FanoutError, match="the log is full"):
         fanout.Receiver(0, receive_buffer=1 << 30).open()

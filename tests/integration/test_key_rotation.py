@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import fanout
-from fanout.net import keys
-from fanout.wire import frame
-from fanout.wire.seal import Keyring, Opener
+from fanout.net import key_file
+from fanout.protocol import frame
+from fanout.protocol.seal import Keyring, Opener
 from tests.support.pods import Pod
 from tests.support.waiting import until
 
@@ -27,7 +27,7 @@ def _swap(path: Path, text: str) -> None:
 
 
 def test_keys_are_changed_while_messages_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys, "LOOK_INTERVAL", 0.0)
+    monkeypatch.setattr(key_file, "LOOK_INTERVAL", 0.0)
     senders, receivers = tmp_path / "sender", tmp_path / "receiver"
     for path in (senders, receivers):
         path.write_text(f"{_OLD}\n")

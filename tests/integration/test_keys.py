@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fanout.net.keys import KeyFile
+from fanout.net.key_file import KeyFile
 
 OLD, NEW = bytes(range(32)), bytes(range(100, 132))
 

@@ -7,9 +7,9 @@ import socket
 
 import pytest
 
-from fanout.net import listening
-from fanout.relay.ingress import Ingress
-from fanout.relay.listening import open_port
+from fanout.net import bind
+from fanout.relay.core.ingress import Ingress
+from fanout.relay.multicast import open_port
 from tests.support.needs import require_address
 
 
@@ -24,12 +24,12 @@ def test_a_deaf_socket_keeps_what_it_has_and_gets_nothing_more(host: str | None)
     require_address(to)
     family = socket.AF_INET6 if ":" in to else socket.AF_INET
     with (
-        contextlib.closing(listening.listen(host, 0)) as opened,
+        contextlib.closing(bind.listen(host, 0)) as opened,
         socket.socket(family, socket.SOCK_DGRAM) as sender,
     ):
         port = opened.getsockname()[1]
         sender.sendto(b"before", (to, port))
-        listening.deafen(opened)
+        bind.deafen(opened)
         sender.sendto(b"after", (to, port))
         assert opened.recv(100) == b"before"
         with pytest.raises(BlockingIOError):
@@ -47,7 +47,7 @@ def test_what_is_bound_to_an_interface_is_deaf_as_well(url: str) -> None:
         place = ("::1", opened.getsockname()[1])
         sender.sendto(b"before", place)
         assert opened.recv(100) == b"before"
-        listening.deafen(opened)
+        bind.deafen(opened)
         sender.sendto(b"after", place)
         with pytest.raises(BlockingIOError):
             opened.recv(100)
@@ -62,7 +62,7 @@ def test_a_group_is_deaf_without_a_route_to_it() -> None:
         place = ("239.1.1.1", opened.getsockname()[1])
         sender.sendto(b"before", place)
         assert opened.recv(100) == b"before"
-        listening.deafen(opened)
+        bind.deafen(opened)
         sender.sendto(b"after", place)
         with pytest.raises(BlockingIOError):
             opened.recv(100)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 import fanout
 from fanout.model import Endpoint, Message
-from fanout.net.door import Door
 from fanout.net.gro import Run, split
-from fanout.net.probing import Sieve
-from fanout.wire import probe
-from fanout.wire.probe import MAGIC, Kind, Observed
+from fanout.protocol import probe
+from fanout.protocol.probe import MAGIC, Kind, Observed
+from fanout.receiver.probe_filter import Sieve
+from fanout.receiver.reply_path import Door
 from tests.support.waiting import PATIENCE
 
 RUN = 0x1234_5678_9ABC_DEF0

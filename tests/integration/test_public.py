@@ -34,7 +34,7 @@ def test_the_public_names_are_these() -> None:
             "import fanout": ["dns", "click", "structlog", "prometheus_client", "asyncio", "cryptography"],
             "fanout.Sender('10.0.0.1')": ["dns", "click", "structlog", "prometheus_client"],
         },
-        {"import fanout.cli.send": ["dns", "structlog", "prometheus_client", "asyncio", "cryptography"]},
+        {"import fanout.cli.commands.send": ["dns", "structlog", "prometheus_client", "asyncio", "cryptography"]},
     ],
 )
 def test_imports_are_late(steps: dict[str, list[str]]) -> None:

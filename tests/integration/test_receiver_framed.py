@@ -12,12 +12,12 @@ import pytest
 
 import fanout
 from fanout.model import Message
-from fanout.net import desk
-from fanout.net.door import Door
-from fanout.receiver import Receiver
-from fanout.wire import frame, probe
-from fanout.wire.frame import ReplyFragment, Status
-from fanout.wire.reasons import ReceiveDrop
+from fanout.protocol import frame, probe
+from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.protocol.frame import ReplyFragment, Status
+from fanout.receiver import demux
+from fanout.receiver.reply_path import Door
+from fanout.receiver.sync import Receiver
 from tests.support.asker import asking
 from tests.support.datagrams import gso_sender, send_run
 from tests.support.needs import require_address, unavailable
@@ -242,7 +242,7 @@ def test_refused_frames_are_logged_with_their_source_and_not_too_often(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 5.0
-    monkeypatch.setattr(desk, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
+    monkeypatch.setattr(demux, "time", SimpleNamespace(monotonic=lambda: now, time=time.time))
     with Receiver(0, host="127.0.0.1") as receiver, asking(receiver.address) as asker:
         messages = iter(receiver)
         for sent, total in ((200, 200), (1, 201)):

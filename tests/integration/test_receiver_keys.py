@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 import fanout
-from fanout.async_receiver import AsyncReceiver
-from fanout.receiver import Receiver
-from fanout.wire import frame, probe
-from fanout.wire.frame import ASK, QUERY, Frame, ReplyFragment, Sealed, Status
-from fanout.wire.reasons import ReceiveDrop
-from fanout.wire.seal import Keyring, Opener, Sealer
+from fanout.protocol import frame, probe
+from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.protocol.frame import ASK, QUERY, Frame, ReplyFragment, Sealed, Status
+from fanout.protocol.seal import Keyring, Opener, Sealer
+from fanout.receiver.aio import AsyncReceiver
+from fanout.receiver.sync import Receiver
 from tests.support.asker import asking, fragments
 from tests.support.serving import serving_sync
 from tests.support.waiting import until

@@ -10,9 +10,9 @@ import threading
 import pytest
 
 import fanout
-from fanout.async_receiver import AsyncReceiver
 from fanout.model import Message
-from fanout.receiver import Receiver
+from fanout.receiver.aio import AsyncReceiver
+from fanout.receiver.sync import Receiver
 from tests.support.datagrams import gso_sender, send_run, send_to
 from tests.support.waiting import until, until_async
 

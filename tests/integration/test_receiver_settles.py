@@ -9,10 +9,10 @@ import threading
 import pytest
 
 import fanout
-from fanout.async_receiver import AsyncReceiver
 from fanout.model import Message
-from fanout.receiver import Receiver, ReceiverStats
-from fanout.wire.frame import Status
+from fanout.protocol.frame import Status
+from fanout.receiver.aio import AsyncReceiver
+from fanout.receiver.sync import Receiver, ReceiverStats
 from tests.support.asker import Asker, asking
 from tests.support.serving import SHELLS, Serving, serving_sync
 from tests.support.waiting import PATIENCE

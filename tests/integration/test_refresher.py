@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from fanout import refresher as module
-from fanout.discovery.answer import Answer, Refusal
+from fanout.discovery import refresher as module
+from fanout.discovery.core.answer import Answer, Refusal
+from fanout.discovery.refresher import Refresher
 from fanout.errors import NoEndpoints, ResolverUnavailable
 from fanout.model import Endpoint
-from fanout.refresher import Refresher
 from fanout.testing import ScriptedResolver
 from tests.support.limits import SOON, setting
 from tests.support.waiting import PATIENCE, until

@@ -24,12 +24,12 @@ from fanout import (
     ResolverUnavailable,
     SocketUnavailable,
 )
-from fanout.discovery import endpoints
-from fanout.discovery.answer import Answer
+from fanout.discovery.core import endpoints
+from fanout.discovery.core.answer import Answer
 from fanout.model import parse_literals
 from fanout.net import interfaces
-from fanout.relay import guard
 from fanout.relay import relay as relaying
+from fanout.relay.core import acl
 from fanout.testing import ScriptedResolver
 from tests.support.open_files import open_files
 from tests.support.pods import Pod
@@ -43,7 +43,7 @@ Pods = Callable[..., list[Pod]]
 def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """A relay may take long to forward what it holds at its end, and knows loops however long they take."""
     monkeypatch.setattr(relaying, "_LAST_TURNS", 3600)
-    monkeypatch.setattr(guard, "LOOP_SECONDS", 3600)
+    monkeypatch.setattr(acl, "LOOP_SECONDS", 3600)
 
 
 @contextlib.contextmanager

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.batch import Segments
 from fanout.model import MAX_PAYLOAD, Endpoint
-from fanout.net import listening
-from fanout.net.egress import WAITING_MAX, Egress, Room
-from fanout.relay.spread import Spread
+from fanout.net import bind
+from fanout.protocol.sending.batch import Segments
+from fanout.relay.egress import WAITING_MAX, Egress, Room
+from fanout.relay.port_fanout import Spread
 from fanout.report import DropReason
 from tests.support import kernel
 from tests.support.kernel import Kernel, KernelSocket
@@ -262,13 +262,13 @@ def test_what_pods_answer_takes_no_memory() -> None:
             pod.sendto(bytes(1000), source)
         opened = egress._socket
         assert opened is not None
-        assert listening.held(opened) == 0
+        assert bind.held(opened) == 0
         egress.close()
 
 
 WITHOUT_NEIGHBOUR = """
 import select
-from fanout.batch import Segments
+from fanout.protocol.sending.batch import Segments
 from fanout.model import Endpoint
 from fanout.net import egress
 egress.SEND_BUFFER = 0

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fanout
-from fanout.async_sender import AsyncSender
-from fanout.discovery.answer import Answer
+from fanout.discovery.core.answer import Answer
 from fanout.model import Endpoint
 from fanout.net.udp import UdpTransport
 from fanout.report import DropReason, Report
-from fanout.sender import Sender
+from fanout.sender.aio import AsyncSender
+from fanout.sender.sync import Sender
 from fanout.testing import MemoryTransport, ScriptedResolver
 from tests.support.pods import Pod, literals
 from tests.support.shells import A, B, C, LaterResolver, Shell, Stuck, full_socket, send_async, send_sync
@@ -132,7 +132,7 @@ def test_each_pod_is_attempted_exactly_once_whatever_the_socket_does(
 def test_a_socket_that_stays_full_costs_only_the_copies_that_wait_for_it(
     send: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fanout.fan_out.STALL", 0.05)
+    monkeypatch.setattr("fanout.sender.engine.STALL", 0.05)
     with full_socket() as left:
         report = send("10.0.0.1,10.0.0.2,10.0.0.3", [b"x"], transport=Stuck(left.fileno()))
     assert [str(outcome.reason) for outcome in report.dropped] == ["no_buffer"]

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 import fanout
-from fanout.async_sender import AsyncSender
-from fanout.batch import Batch
-from fanout.discovery.answer import Answer
+from fanout.discovery.core.answer import Answer
+from fanout.protocol.sending.batch import Batch
 from fanout.report import Report
-from fanout.sender import Sender
+from fanout.sender.aio import AsyncSender
+from fanout.sender.sync import Sender
 from fanout.testing import MemoryTransport, ScriptedResolver
 from tests.support.clock import ScriptedClock
 from tests.support.shells import B, Calls, Shell, Stuck, full_socket
@@ -199,7 +199,7 @@ def test_a_sender_outlives_an_event_loop_that_was_closed_under_it() -> None:
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_close_wakes_who_waits_for_a_full_socket(is_async: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fanout.fan_out.STALL", 3600.0)
+    monkeypatch.setattr("fanout.sender.engine.STALL", 3600.0)
     with full_socket() as left:
         if is_async:
 

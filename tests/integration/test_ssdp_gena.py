@@ -9,10 +9,10 @@ import socket
 
 import pytest
 
-from fanout.ssdp.http import door, gena
+from fanout.ssdp.core.drop_reasons import HttpFailure
+from fanout.ssdp.core.port_map import Origin
+from fanout.ssdp.http import gena, server
 from fanout.ssdp.http.gena import Callback
-from fanout.ssdp.places import Origin
-from fanout.ssdp.reasons import HttpFailure
 from tests.support.loops import advance
 from tests.support.ssdp_http import (
     CLIENT,
@@ -112,8 +112,8 @@ def test_an_event_may_come_before_the_answer_to_the_subscription() -> None:
 
 
 def test_a_pod_may_connect_long_before_it_tells_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "HEAD_TIMEOUT", 1000.0)
-    monkeypatch.setattr(door, "IDLE_TIMEOUT", 1000.0)
+    monkeypatch.setattr(server, "HEAD_TIMEOUT", 1000.0)
+    monkeypatch.setattr(server, "IDLE_TIMEOUT", 1000.0)
 
     async def test() -> None:
         async with Pod(always(SUBSCRIBED)) as pod, Pod(always(http()), CLIENT) as subscriber, relay(pod) as edge:

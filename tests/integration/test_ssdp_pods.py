@@ -12,11 +12,12 @@ from collections.abc import AsyncIterator, Collection
 import pytest
 
 from fanout.model import Endpoint
-from fanout.ssdp import message, pods, questions, reading
-from fanout.ssdp.message import Advert
-from fanout.ssdp.pods import Pods
-from fanout.ssdp.reasons import SsdpDrop
-from fanout.ssdp.settings import DescriptionPlace
+from fanout.ssdp import description_reader, pod_monitor, search_sockets
+from fanout.ssdp.core import message
+from fanout.ssdp.core.drop_reasons import SsdpDrop
+from fanout.ssdp.core.message import Advert
+from fanout.ssdp.core.settings import DescriptionPlace
+from fanout.ssdp.pod_monitor import Pods
 from tests.support.ssdp_http import OTHER_POD, POD, Asked, Serve
 from tests.support.ssdp_http import Pod as HttpPod
 from tests.support.waiting import PATIENCE, give_turns, until_async
@@ -31,7 +32,7 @@ DESCRIPTION = b"""<?xml version="1.0"?>
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A description may take as long as the machine does."""
-    monkeypatch.setattr(reading, "SECONDS", PATIENCE)
+    monkeypatch.setattr(description_reader, "SECONDS", PATIENCE)
 
 
 class Found:
@@ -120,7 +121,7 @@ def test_a_description_tells_of_its_devices() -> None:
     ids=["404", "redirect", "cut", "zeros", "no gzip", "no http", "short", "large", "bomb", "nothing"],
 )
 def test_what_is_no_description_is_asked_for_again(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pods, "_RETRY_MIN", 0.01)
+    monkeypatch.setattr(pod_monitor, "_RETRY_MIN", 0.01)
 
     async def run() -> None:
         found = Found()
@@ -214,7 +215,7 @@ def test_a_pod_names_no_device_but_its_own() -> None:
             for number in range(200):
                 looked.learn_name(POD, f"uuid:{number}", url)
                 await until_async(lambda: not looked._learning)
-            assert len(looked.names) == 1 + pods.NAMES_MAX
+            assert len(looked.names) == 1 + pod_monitor.NAMES_MAX
 
     asyncio.run(run())
 
@@ -236,7 +237,7 @@ def test_a_name_is_that_of_an_advert_with_capitals() -> None:
 
 
 def test_a_pod_does_not_fill_the_log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pods, "_RETRY_MIN", 0.01)
+    monkeypatch.setattr(pod_monitor, "_RETRY_MIN", 0.01)
 
     async def run() -> None:
         found = Found()
@@ -263,15 +264,15 @@ def test_a_pod_does_not_fill_the_log(caplog: pytest.LogCaptureFixture, monkeypat
 def test_a_pod_that_cannot_be_asked_is_tried_again(
     error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pods, "_RETRY_MAX", 0.01)
+    monkeypatch.setattr(pod_monitor, "_RETRY_MAX", 0.01)
     fails = iter([True, True, False])
 
     def open_socket(endpoints: Collection[Endpoint]) -> socket.socket:
         if next(fails):
             raise error
-        return questions.open_socket(endpoints)
+        return search_sockets.open_socket(endpoints)
 
-    monkeypatch.setattr(pods, "open_socket", open_socket)
+    monkeypatch.setattr(pod_monitor, "open_socket", open_socket)
 
     async def run() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as pod:

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from fanout.ssdp.http import proxy, pump
-from fanout.ssdp.places import Origin
+from fanout.ssdp.core.port_map import Origin
+from fanout.ssdp.http import proxy, splice
 from tests.support.needs import require_address
 from tests.support.ssdp_http import (
     BUFFER,
@@ -342,7 +342,7 @@ def test_a_client_of_old_sends_no_host() -> None:
     run(test())
 
 
-@pytest.mark.parametrize("size", [0, 1, 70_000, proxy.PUMP_MIN - 1, proxy.PUMP_MIN, 5 * pump.ARENA + 1])
+@pytest.mark.parametrize("size", [0, 1, 70_000, proxy.PUMP_MIN - 1, proxy.PUMP_MIN, 5 * splice.ARENA + 1])
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
 def test_what_is_large_arrives_whole_and_the_connection_is_kept(size: int, framing: str) -> None:
     body = os.urandom(size)

@@ -8,8 +8,8 @@ import functools
 
 import pytest
 
-from fanout.ssdp.http import door, proxy
-from fanout.ssdp.reasons import HttpFailure
+from fanout.ssdp.core.drop_reasons import HttpFailure
+from fanout.ssdp.http import proxy, server
 from tests.support.loops import advance
 from tests.support.ports import bind_both
 from tests.support.ssdp_http import (
@@ -156,16 +156,16 @@ def test_a_pod_may_ask_nothing() -> None:
 
 
 def test_a_head_that_takes_too_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "HEAD_TIMEOUT", 1000.0)
+    monkeypatch.setattr(server, "HEAD_TIMEOUT", 1000.0)
     came = 0
 
-    class Counted(door.Connection):
+    class Counted(server.Connection):
         def data_received(self, data: bytes) -> None:
             nonlocal came
             super().data_received(data)
             came += 1
 
-    monkeypatch.setattr(door, "Connection", Counted)
+    monkeypatch.setattr(server, "Connection", Counted)
 
     def has_come(times: int) -> bool:
         return came == times
@@ -193,7 +193,7 @@ def test_a_head_that_takes_too_long_is_not_waited_for(monkeypatch: pytest.Monkey
 
 
 def test_a_connection_that_is_not_used_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "IDLE_TIMEOUT", 1000.0)
+    monkeypatch.setattr(server, "IDLE_TIMEOUT", 1000.0)
 
     async def test() -> None:
         async with Pod(always(http(b"ok"))) as pod, relay(pod) as edge:
@@ -249,7 +249,7 @@ def test_headers_that_are_too_large_together_are_refused() -> None:
 
 
 def test_more_connections_than_may_be_are_some_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "CONNECTIONS_MAX", 40)
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 40)
 
     async def test() -> None:
         async with Pod(always(http(b"ok"))) as pod, relay(pod) as edge:
@@ -276,9 +276,9 @@ def test_more_connections_than_may_be_are_some_too_many(monkeypatch: pytest.Monk
 def test_a_client_has_no_more_than_its_share() -> None:
     async def test() -> None:
         async with Pod(always(http(b"ok"))) as pod, relay(pod) as edge:
-            opened = [await edge.connect() for _ in range(door.CONNECTIONS_OF_ONE_MAX + 8)]
+            opened = [await edge.connect() for _ in range(server.CONNECTIONS_OF_ONE_MAX + 8)]
             await until_async(lambda: edge.failed(HttpFailure.TOO_MANY_CONNECTIONS) == 8)
-            assert edge.counts.connections == door.CONNECTIONS_OF_ONE_MAX < door.CONNECTIONS_MAX
+            assert edge.counts.connections == server.CONNECTIONS_OF_ONE_MAX < server.CONNECTIONS_MAX
             assert (await edge.get(source="127.0.0.31")).status == 200
             await asyncio.gather(*(hang_up(writer) for _, writer in opened))
 

@@ -10,8 +10,9 @@ import zlib
 
 import pytest
 
-from fanout.ssdp.http import documents, door, upstream
-from fanout.ssdp.reasons import HttpFailure
+from fanout.ssdp.core.body import DOCUMENT_MAX
+from fanout.ssdp.core.drop_reasons import HttpFailure
+from fanout.ssdp.http import server, upstream
 from tests.support.ssdp_http import (
     BUFFER,
     POD,
@@ -173,7 +174,7 @@ def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_largest_document_passes() -> None:
-    body = b"<a>" + b" " * (documents.DOCUMENT_MAX - 7) + b"</a>"
+    body = b"<a>" + b" " * (DOCUMENT_MAX - 7) + b"</a>"
 
     async def test() -> None:
         async with Pod(always(http(body, XML))) as pod, relay(pod) as edge:
@@ -199,7 +200,7 @@ def test_what_a_pod_cuts_short_does_not_look_whole(size: int, framing: str, vers
             await asked.writer.drain()
             await until_async(lambda: edge.counts.bytes[edge.port] == size)  # a reset takes back what is under way
             opened = asked.writer.get_extra_info("socket")
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, door._RESET)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, server._RESET)
             asked.writer.transport.abort()
             return None
 
@@ -236,7 +237,7 @@ def test_a_client_that_vanishes_ends_what_is_done_for_it(moment: str, how: str) 
                 await reader.readexactly(1000)
             await until_async(lambda: len(pod.asked) == 1)
             if how == "reset":
-                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, door._RESET)
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, server._RESET)
                 writer.transport.abort()
             await hang_up(writer)
             await until_async(lambda: pod.ended == 1)

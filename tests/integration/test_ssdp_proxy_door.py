@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from fanout.ssdp.http import door, ports
-from fanout.ssdp.places import Origin
+from fanout.ssdp.core.port_map import Origin
+from fanout.ssdp.http import ports, server
 from tests.support.ports import bind_both
 from tests.support.ssdp_http import POD, Pod, always, http, relay, run
 
@@ -18,7 +18,7 @@ def test_a_port_that_is_taken_is_not_tried_again_at_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr(door, "monotonic", lambda: now)
+    monkeypatch.setattr(server, "monotonic", lambda: now)
 
     async def test() -> None:
         nonlocal now
@@ -29,12 +29,12 @@ def test_a_port_that_is_taken_is_not_tried_again_at_once(
             async with relay() as edge:
                 assert not any(edge.proxy.listen(port) for _ in range(10))
                 assert said(caplog) == 1
-                now += door.TAKEN_TIME
+                now += server.TAKEN_TIME
                 assert not edge.proxy.listen(port)
                 assert said(caplog) == 2
                 tcp.close()
                 assert not edge.proxy.listen(port)
-                now += door.TAKEN_TIME
+                now += server.TAKEN_TIME
                 assert edge.proxy.listen(port)
                 assert edge.proxy.listen(port)
                 assert said(caplog) == 2
@@ -58,7 +58,7 @@ def test_ports_are_asked_for_until_one_can_be_had() -> None:
 def test_what_breaks_inside_has_a_name_of_its_own_in_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(door, "monotonic", lambda: 1000.0)
+    monkeypatch.setattr(server, "monotonic", lambda: 1000.0)
 
     async def test() -> None:
         async with Pod(always(http(b"<a/>", XML))) as pod, relay(pod) as edge:
@@ -74,7 +74,7 @@ def test_what_breaks_inside_has_a_name_of_its_own_in_the_log(
 
     with caplog.at_level(logging.WARNING):
         run(test())
-    assert said(caplog, "http_broke") == door._LINES
+    assert said(caplog, "http_broke") == server._LINES
     assert "a mistake" in caplog.text
     assert said(caplog, "http_failed") == 0
 

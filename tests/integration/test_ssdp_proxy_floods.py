@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from fanout.ssdp.reasons import HttpFailure
+from fanout.ssdp.core.drop_reasons import HttpFailure
 from tests.support.ssdp_alone import CLIENTS, DOCUMENT_MAX, EACH, SHARE, URLS_MAX, Alone, Relays, State
 from tests.support.ssdp_http import (
     GET,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fanout.ssdp.http import heads
-from fanout.ssdp.reasons import HttpFailure
+from fanout.ssdp.core import headers
+from fanout.ssdp.core.drop_reasons import HttpFailure
 from tests.support.ssdp_http import POD, RELAY, Asked, Pod, always, hang_up, http, read_reply, relay, run
 
 XML = "Content-Type: text/xml"
@@ -123,4 +123,4 @@ def test_a_transfer_that_is_coded_as_nobody_asked_for_is_not_passed_as_plain(cod
     ],
 )
 def test_the_parts_of_a_target_in_absolute_form(raw: str, expected: tuple[str, str] | None) -> None:
-    assert heads.absolute(raw) == expected
+    assert headers.absolute(raw) == expected

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from fanout.ssdp import rewrite
-from fanout.ssdp.http import documents, door, pump, room, upstream
-from fanout.ssdp.http.documents import DOCUMENT_MAX, Gathered
-from fanout.ssdp.http.room import SMALL, Busy, Room
-from fanout.ssdp.reasons import HttpFailure
-from fanout.ssdp.rewrite import URLS_MAX, Rewritten
+from fanout.ssdp.core import urls
+from fanout.ssdp.core.body import DOCUMENT_MAX, MEMBERS_MAX, Gathered
+from fanout.ssdp.core.drop_reasons import HttpFailure
+from fanout.ssdp.core.urls import URLS_MAX, Rewritten
+from fanout.ssdp.http import body_budget, server, splice, upstream
+from fanout.ssdp.http.body_budget import SMALL, Busy, Room
 from tests.support.loops import advance
 from tests.support.ssdp_http import (
     BUFFER,
@@ -56,7 +56,7 @@ async def refused_for_want_of_room() -> AsyncIterator[None]:
 
 
 def test_there_is_room_for_so_many_bytes_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "PATIENCE", 1000.0)
+    monkeypatch.setattr(body_budget, "PATIENCE", 1000.0)
 
     async def test() -> None:
         shared = Room(size=4 * SMALL, of_one=3 * SMALL)
@@ -82,8 +82,8 @@ def test_there_is_room_for_so_many_bytes_and_no_more(monkeypatch: pytest.MonkeyP
 
 
 def test_who_waits_for_room_gets_it_in_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "PATIENCE", FAR)
-    monkeypatch.setattr(room, "WAITING_MAX", 3)
+    monkeypatch.setattr(body_budget, "PATIENCE", FAR)
+    monkeypatch.setattr(body_budget, "WAITING_MAX", 3)
 
     async def test() -> None:
         shared = Room(size=2 * SMALL, of_one=2 * SMALL)
@@ -132,8 +132,8 @@ def test_there_is_always_room_for_what_was_gathered(expected: int) -> None:
 def test_documents_that_nobody_takes_have_their_bounds(framing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     largest = 1 << 20
     monkeypatch.setattr(upstream, "DOCUMENT_MAX", largest)
-    monkeypatch.setattr(room, "MEDIUM", largest // 8)
-    monkeypatch.setattr(room, "PATIENCE", 1000.0)
+    monkeypatch.setattr(body_budget, "MEDIUM", largest // 8)
+    monkeypatch.setattr(body_budget, "PATIENCE", 1000.0)
     body = b"<a>" + b" " * (largest - 7) + b"</a>"
 
     async def test() -> None:
@@ -181,7 +181,7 @@ def test_who_says_more_and_more_without_an_answer_is_cut_off() -> None:
     async def test() -> None:
         async with Pod(silence) as pod, relay(pod) as edge:
             reader, writer = await edge.connect()
-            writer.write(LARGE_HEAD * (4 * door.AHEAD_MAX // len(LARGE_HEAD)))
+            writer.write(LARGE_HEAD * (4 * server.AHEAD_MAX // len(LARGE_HEAD)))
             with contextlib.suppress(ConnectionError):
                 assert await reader.read() == b""
             await until_async(lambda: edge.counts.connections == 0)
@@ -216,7 +216,7 @@ def test_a_document_of_many_urls_and_one_of_many_parts_are_refused() -> None:
         async with Pod(always(http(b"http://127.0.0.11:9/ " * (URLS_MAX + 1), XML))) as pod, relay(pod) as edge:
             assert (await edge.get()).status == 502
             assert edge.failed(HttpFailure.DOCUMENT_TOO_LARGE) == 1
-            for members, status in ((documents.MEMBERS_MAX, 200), (documents.MEMBERS_MAX + 1, 502)):
+            for members, status in ((MEMBERS_MAX, 200), (MEMBERS_MAX + 1, 502)):
                 pod.serve = always(http(gzip.compress(b"<a/>") * members, XML, "Content-Encoding: gzip"))
                 assert (await edge.get()).status == status
             assert edge.failed(HttpFailure.POD_BROKE) == 1
@@ -243,7 +243,7 @@ URL = b"http://127.0.0.11:9/ "
 )
 def test_documents_are_rewritten_one_in_a_turn(make: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """However many clients ask at once. How long one takes is measured by `make bench`."""
-    monkeypatch.setattr(rewrite, "URLS_MAX", MANY)
+    monkeypatch.setattr(urls, "URLS_MAX", MANY)
     monkeypatch.setattr(upstream, "DOCUMENT_MAX", LARGEST)
     body = gzip.compress(make(), 1)
 
@@ -261,8 +261,8 @@ def test_documents_are_rewritten_one_in_a_turn(make: Callable[[], bytes], monkey
             return original(*arguments)
 
         began_in: list[int] = []
-        original = rewrite.in_text
-        monkeypatch.setattr(rewrite, "in_text", in_text)
+        original = urls.in_text
+        monkeypatch.setattr(urls, "in_text", in_text)
         async with Pod(serve) as pod, relay(pod) as edge, Turns() as turns:
             replies = await asyncio.gather(*(edge.get() for _ in range(4)))
         assert [reply.status for reply in replies] == [200] * 4
@@ -305,7 +305,7 @@ def test_no_more_is_unpacked_than_a_document_may_have(
         async with Pod(always(http(body, XML, "Content-Encoding: gzip"))) as pod, relay(pod) as edge:
             replies = await asyncio.gather(*(edge.get() for _ in range(4)))
             assert [reply.status for reply in replies] == [502] * 4
-        assert len(unpacked) <= 4 * (documents.MEMBERS_MAX + 1)
+        assert len(unpacked) <= 4 * (MEMBERS_MAX + 1)
         assert sum(each.size for each in unpacked) <= 4 * (LARGEST + 1)
 
     monkeypatch.setattr(zlib, "decompressobj", Unpacker)
@@ -313,7 +313,7 @@ def test_no_more_is_unpacked_than_a_document_may_have(
 
 
 def test_little_is_held_for_many_slow_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pump, "SLOW_MAX", 1 << 18)
+    monkeypatch.setattr(splice, "SLOW_MAX", 1 << 18)
     most = 8 << 20  # of what a pod sends
 
     async def test() -> None:
@@ -329,9 +329,9 @@ def test_little_is_held_for_many_slow_clients(monkeypatch: pytest.MonkeyPatch) -
                 each.send(GET)
             await until_async(lambda: len(pod.asked) == 20)
             await until_stopped(lambda: sum(edge.counts.bytes.values()))
-            assert 0 < pump._rests.size <= (1 << 18) + pump.ARENA + 20 * pump._LEAST
+            assert 0 < splice._rests.size <= (1 << 18) + splice.ARENA + 20 * splice._LEAST
             for each in opened:
                 each.close()
-            await until_async(lambda: pump._rests.size == 0)
+            await until_async(lambda: splice._rests.size == 0)
 
     run(test())

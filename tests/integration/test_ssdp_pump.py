@@ -13,9 +13,9 @@ from itertools import pairwise
 
 import pytest
 
-from fanout.ssdp.http import pump as pumping
-from fanout.ssdp.http.door import _RESET
-from fanout.ssdp.http.pump import ARENA, ClientGone, PodBroke, pump
+from fanout.ssdp.http import splice as pumping
+from fanout.ssdp.http.server import _RESET
+from fanout.ssdp.http.splice import ARENA, ClientGone, PodBroke, pump
 from tests.support.ssdp_http import BUFFER, advance_until, run
 from tests.support.waiting import Turns, give_turns, until_async
 

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 import pytest
 
 from fanout.model import Endpoint
-from fanout.ssdp import message, sessions
-from fanout.ssdp.message import Advert, Headers, Search
-from fanout.ssdp.reasons import SsdpDrop
-from fanout.ssdp.sessions import Session, Sessions
+from fanout.ssdp import searches
+from fanout.ssdp.core import message
+from fanout.ssdp.core.drop_reasons import SsdpDrop
+from fanout.ssdp.core.message import Advert, Headers, Search
+from fanout.ssdp.searches import Session, Sessions
 from tests.support.loops import run_scripted
 from tests.support.needs import require_address
 from tests.support.open_files import open_files
@@ -133,7 +134,7 @@ def test_what_was_not_asked_is_dropped_with_a_reason(pods: list[socket.socket]) 
 
 
 def test_a_pod_that_answers_without_end_is_cut_off(pods: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "ANSWERS_MAX", 3)
+    monkeypatch.setattr(searches, "ANSWERS_MAX", 3)
 
     async def run() -> None:
         heard = Heard()
@@ -183,14 +184,14 @@ def test_what_a_client_has_been_told_is_not_told_again() -> None:
 def test_a_search_brings_its_client_no_more_than_may_be() -> None:
     with session() as asked:
         told = sum(asked.may_tell("127.0.0.11", advert(number), 400) for number in range(1000))
-        assert told == sessions.POD_BYTES_MAX // 400
+        assert told == searches.POD_BYTES_MAX // 400
         assert asked.has_told(advert(told - 1))
         assert not asked.has_told(advert(told)), "what was not sent was not told"
         assert asked.may_tell("127.0.0.12", advert(5000), 400), "others have a share of their own"
         for pod in range(100):
             for number in range(10):
                 asked.may_tell(f"10.0.0.{pod}", advert(number), 4096)
-        most = sessions.BYTES_MAX
+        most = searches.BYTES_MAX
         assert most - 4096 < asked._bytes.total() <= most
 
 
@@ -202,7 +203,7 @@ def test_it_is_over_soon_after_mx_and_leaves_nothing(pods: list[socket.socket]) 
         heard.sessions.ask(CLIENT, Search(ROOT, 1), endpoints(pods))
         heard.sessions.ask(CLIENT, Search(ROOT, None), endpoints(pods))  # sent to the relay alone, without MX
         await until_async(lambda: len(heard.sessions) == 0)
-        assert 1 + sessions.MARGIN <= loop.time() < 1.2 + sessions.MARGIN
+        assert 1 + searches.MARGIN <= loop.time() < 1.2 + searches.MARGIN
         assert heard.missing == [(CLIENT, False), (CLIENT, False), (CLIENT, True), (CLIENT, True)]
         assert open_files() == before
 
@@ -212,7 +213,7 @@ def test_it_is_over_soon_after_mx_and_leaves_nothing(pods: list[socket.socket]) 
 def test_where_there_are_as_many_as_may_be_the_oldest_makes_room(
     pods: list[socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "SESSIONS_MAX", 3)
+    monkeypatch.setattr(searches, "SESSIONS_MAX", 3)
 
     async def run() -> None:
         heard = Heard()

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from fanout.batch import Batch
 from fanout.model import Endpoint
-from fanout.net.headers import SendMany, system_sendmmsg
+from fanout.net.sendmmsg import SendMany, system_sendmmsg
 from fanout.net.transport import Transport
 from fanout.net.udp import UdpTransport
+from fanout.protocol.sending.batch import Batch
 from fanout.report import Fault
 from tests.support.pods import Pod
 from tests.support.ports import refusing

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from fanout.ssdp import message
-from fanout.ssdp.catalogue import Catalogue
-from fanout.ssdp.message import ROOT_DEVICE, Advert, Answer, Headers, InvalidSsdp, Notify
-from fanout.ssdp.reasons import SsdpDrop
+from fanout.ssdp.core import message
+from fanout.ssdp.core.drop_reasons import SsdpDrop
+from fanout.ssdp.core.message import ROOT_DEVICE, Advert, Answer, Headers, InvalidSsdp, Notify
+from fanout.ssdp.core.registry import Catalogue
 
 POD, OTHER_POD, THIRD_POD = PODS = ["10.60.0.11", "10.60.0.12", "10.60.0.13"]
 U, V = "uuid:00000001-aaaa", "uuid:00000002-bbbb"

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fanout.model import Endpoint
-from fanout.wire import frame
-from fanout.wire.frame import ASK, FRAGMENT_OVERHEAD, QUERY, Answer, Cut, Frame, Status
+from fanout.protocol import frame
+from fanout.protocol.frame import ASK, FRAGMENT_OVERHEAD, QUERY, Answer, Cut, Frame, Status
 from tests.support.waiting import PATIENCE
 
 SENDER = 0x1234_5678_9ABC_DEF0

@@ -18,7 +18,7 @@ from unittest import mock
 
 import structlog
 
-from fanout.cli import main
+from fanout.cli.main import main
 from tests.support.waiting import PATIENCE, until
 
 FOREIGN = (

@@ -34,7 +34,9 @@ class ScriptedClock:
 
     def pace(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let it be the clock of each stream that begins in this test: a pause puts it forward instead."""
-        monkeypatch.setattr("fanout.coalescing.time", SimpleNamespace(monotonic=self.monotonic, sleep=self.advance))
-        monkeypatch.setattr("fanout.fan_out.monotonic", self.monotonic)
-        monkeypatch.setattr("fanout.async_sender.monotonic", self.monotonic)
+        monkeypatch.setattr(
+            "fanout.sender.coalescer.time", SimpleNamespace(monotonic=self.monotonic, sleep=self.advance)
+        )
+        monkeypatch.setattr("fanout.sender.engine.monotonic", self.monotonic)
+        monkeypatch.setattr("fanout.sender.aio.monotonic", self.monotonic)
         monkeypatch.setattr(asyncio, "sleep", self.advance_and_give_a_turn)

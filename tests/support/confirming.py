@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
-from fanout.delivery.asked import Asked
-from fanout.delivery.exchange import Exchange
+from fanout.protocol.sending.exchange import Exchange
+from fanout.protocol.sending.peer_exchange import Asked
 
 
 @contextmanager

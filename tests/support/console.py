@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from fanout.cli import main
+from fanout.cli.main import main
 from tests.support.cli import Run, as_before, environment
 from tests.support.tree import ROOT
 from tests.support.waiting import PATIENCE

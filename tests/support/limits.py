@@ -24,15 +24,15 @@ def dns_lifetime(seconds: float) -> Limits:
 PATIENT: Limits = dns_lifetime(60.0)
 """A nameserver that answers may take as long as it likes."""
 SOON: Limits = {
-    "fanout.discovery.endpoints:TTL_MIN": 0.02,
-    "fanout.discovery.endpoints:TTL_UNKNOWN": 0.02,
-    "fanout.discovery.endpoints:RETRY_MIN": 0.02,
-    "fanout.discovery.endpoints:RETRY_MAX": 0.05,
-    "fanout.discovery.endpoints:CONFIRM_AFTER": 0.02,
-    "fanout.cli.resolve:CONFIRM_AFTER": 0.02,
+    "fanout.discovery.core.endpoints:TTL_MIN": 0.02,
+    "fanout.discovery.core.endpoints:TTL_UNKNOWN": 0.02,
+    "fanout.discovery.core.endpoints:RETRY_MIN": 0.02,
+    "fanout.discovery.core.endpoints:RETRY_MAX": 0.05,
+    "fanout.discovery.core.endpoints:CONFIRM_AFTER": 0.02,
+    "fanout.cli.commands.resolve:CONFIRM_AFTER": 0.02,
 }
 """DNS is asked again soon, where its TTL is 0: a change is followed without a wait of a second."""
-UNHURRIED: Limits = {"fanout.relay.relay:_LAST_TURNS": 3600.0, "fanout.relay.guard:LOOP_SECONDS": 3600.0}
+UNHURRIED: Limits = {"fanout.relay.relay:_LAST_TURNS": 3600.0, "fanout.relay.core.acl:LOOP_SECONDS": 3600.0}
 """A relay may take long to forward what it holds at its end, and knows loops however long they take."""
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from fanout.doctor import ear, kernel, pods
+from fanout.doctor import capture, kernel, probes
 
 FOR_LONG = 3600.0
 """Seconds for `--wait`; the scripted clocks below jump there."""
@@ -31,7 +31,7 @@ class _Clock:
 def until_seen(*ports: int) -> Iterator[None]:
     """Let it listen until it has seen, on the wire, a datagram from each of these ports."""
     seen: set[int] = set()
-    parse = ear.parse_packet
+    parse = capture.parse_packet
 
     def look(*arguments: Any, **named: Any) -> Any:
         found = parse(*arguments, **named)
@@ -40,7 +40,7 @@ def until_seen(*ports: int) -> Iterator[None]:
         return found
 
     clock = _Clock(lambda: lambda: seen.issuperset(ports))
-    with mock.patch.object(ear, "parse_packet", look), mock.patch.object(ear, "time", clock):
+    with mock.patch.object(capture, "parse_packet", look), mock.patch.object(capture, "time", clock):
         yield
 
 
@@ -55,15 +55,15 @@ def until_counted(name: str) -> Iterator[None]:
         before = count()
         return lambda: count() > before
 
-    with mock.patch.object(ear, "time", _Clock(begin)):
+    with mock.patch.object(capture, "time", _Clock(begin)):
         yield
 
 
 @contextmanager
-def patience(probes: Sequence[float] = (FOR_LONG,), large: Sequence[float] = (FOR_LONG,)) -> Iterator[None]:
+def patience(small: Sequence[float] = (FOR_LONG,), large: Sequence[float] = (FOR_LONG,)) -> Iterator[None]:
     """Let it wait so long for answers to each of its probes, and of its large ones: they end it earlier."""
     with (
-        mock.patch.object(pods.reach, "__defaults__", (probes,)),
-        mock.patch.object(pods, "_PATIENCE_OF_LARGE", large),
+        mock.patch.object(probes.reach, "__defaults__", (small,)),
+        mock.patch.object(probes, "_PATIENCE_OF_LARGE", large),
     ):
         yield

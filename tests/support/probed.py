@@ -11,12 +11,12 @@ from itertools import count
 from typing import Any
 from unittest import mock
 
-from fanout.cli import bench_run
-from fanout.cli.bench_probe import PATIENCE, Prober
-from fanout.cli.bench_run import Bench
+from fanout.measure import session
+from fanout.measure.probe import PATIENCE, Prober
+from fanout.measure.session import Bench
 from fanout.model import Endpoint
-from fanout.wire import probe
-from fanout.wire.probe_log import ProbeLog
+from fanout.protocol import probe
+from fanout.protocol.probe_log import ProbeLog
 from tests.support.cli import Run, invoke
 from tests.support.waiting import until
 
@@ -97,7 +97,7 @@ def patiently(
         until(lambda: going_on(bench), "the end of the stream")
 
     with (
-        mock.patch.object(bench_run, "_SETTLE", 0.0),
+        mock.patch.object(session, "_SETTLE", 0.0),
         mock.patch.object(Prober, "ask", asking),
         mock.patch.object(Bench, "_payloads", flowing),
     ):

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-from fanout.app import logs
-from fanout.app.logs import LogStream
-from fanout.delivery.receipt import Receipt
+from fanout.daemon.common import logs
+from fanout.daemon.common.logs import LogStream
 from fanout.model import Endpoint
-from fanout.sender import Sender
+from fanout.protocol.sending.receipt import Receipt
+from fanout.sender.sync import Sender
 from tests.support.admin import get
 from tests.support.asker import Asker, asking
 from tests.support.cli import Run, Running, invoke, receiving

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from fanout.delivery.reception import Reception, Taken, Ticket
-from fanout.wire import frame
-from fanout.wire.frame import ASK, MESSAGE_MAX, QUERY, Answer, Cut, ReplyFragment, Status
+from fanout.protocol import frame
+from fanout.protocol.frame import ASK, MESSAGE_MAX, QUERY, Answer, Cut, ReplyFragment, Status
+from fanout.protocol.receiving.reception import Reception, Taken, Ticket
 from tests.support.asker import SENDER, fragments
 from tests.support.sealing import beginning
 

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from fanout.wire import frame
-from fanout.wire.frame import Refused, Sealed
-from fanout.wire.reasons import ReceiveDrop
-from fanout.wire.seal import SEALED_STREAM, Keyring, Opener, Sealer
+from fanout.protocol import frame
+from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.protocol.frame import Refused, Sealed
+from fanout.protocol.seal import SEALED_STREAM, Keyring, Opener, Sealer
 
 NOW = 1_800_000_000.0
 SENDER = 0x1122_3344_5566_7788

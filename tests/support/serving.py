@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import pytest
 
 import fanout
-from fanout.delivery.receipt import Confirmation
 from fanout.model import Endpoint
-from fanout.receiver import ReceiverBase
+from fanout.protocol.sending.receipt import Confirmation
+from fanout.receiver.sync import ReceiverBase
 from tests.support.ports import free_port
 from tests.support.waiting import PATIENCE, give_turns
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import fanout
-from fanout.async_sender import AsyncSender
-from fanout.batch import Batch
-from fanout.discovery.answer import Answer
+from fanout.discovery.core.answer import Answer
 from fanout.model import Endpoint
+from fanout.protocol.sending.batch import Batch
 from fanout.report import Report
-from fanout.sender import Sender
+from fanout.sender.aio import AsyncSender
+from fanout.sender.sync import Sender
 from fanout.testing import MemoryTransport, ScriptedResolver
 from tests.support.waiting import until
 

@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-from fanout.ssdp import rewrite
-from fanout.ssdp.http import documents, door, pump, room, upstream
-from fanout.ssdp.http.room import Room
-from fanout.ssdp.places import Origin
+from fanout.ssdp.core import body, urls
+from fanout.ssdp.core.port_map import Origin
+from fanout.ssdp.http import body_budget, server, splice, upstream
+from fanout.ssdp.http.body_budget import Room
 from tests.support.ssdp_http import BUFFER, POD, Relay, hang_up, relay
 from tests.support.tree import ROOT
 
 SHARE = 8
 """What a relay may take is divided by that, and so is what it is given."""
 CLIENTS = [f"127.0.1.{number}" for number in range(1, 9)]
-EACH = door.CONNECTIONS_OF_ONE_MAX // SHARE
+EACH = server.CONNECTIONS_OF_ONE_MAX // SHARE
 """Connections of each client."""
-DOCUMENT_MAX = documents.DOCUMENT_MAX // SHARE
-URLS_MAX = rewrite.URLS_MAX // SHARE
+DOCUMENT_MAX = body.DOCUMENT_MAX // SHARE
+URLS_MAX = urls.URLS_MAX // SHARE
 
 
 class State(NamedTuple):
@@ -91,7 +91,7 @@ class Relays:
 async def _serve(control_port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", control_port)
     async with relay(Origin(POD, int(await reader.readline())), keeps=BUFFER) as edge:
-        edge.proxy._room = Room(room.ROOM // SHARE, room.ROOM_OF_ONE // SHARE)
+        edge.proxy._room = Room(body_budget.ROOM // SHARE, body_budget.ROOM_OF_ONE // SHARE)
         edge.allowed |= set(CLIENTS)
         writer.write(f"{edge.port}\n".encode())
         while await reader.readline():
@@ -121,11 +121,11 @@ def _main(control_port: int) -> None:
 
 if __name__ == "__main__":
     with (
-        mock.patch.object(door, "CONNECTIONS_MAX", door.CONNECTIONS_MAX // SHARE),
-        mock.patch.object(pump, "SLOW_MAX", pump.SLOW_MAX // SHARE),
-        mock.patch.object(rewrite, "URLS_MAX", URLS_MAX),
+        mock.patch.object(server, "CONNECTIONS_MAX", server.CONNECTIONS_MAX // SHARE),
+        mock.patch.object(splice, "SLOW_MAX", splice.SLOW_MAX // SHARE),
+        mock.patch.object(urls, "URLS_MAX", URLS_MAX),
         mock.patch.object(upstream, "DOCUMENT_MAX", DOCUMENT_MAX),
         # Whoever there is no room for is to be refused, sooner or later.
-        mock.patch.object(room, "PATIENCE", 0.01),
+        mock.patch.object(body_budget, "PATIENCE", 0.01),
     ):
         _main(int(sys.argv[1]))

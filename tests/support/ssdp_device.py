@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from fanout.ssdp import message
-from fanout.ssdp.message import Advert, Headers, Search
+from fanout.ssdp.core import message
+from fanout.ssdp.core.message import Advert, Headers, Search
 from tests.support.cli import Run
 from tests.support.needs import unavailable
 from tests.support.waiting import PATIENCE, give_turns, until_async
@@ -136,7 +136,7 @@ def reply(request: BaseHTTPRequestHandler, body: bytes, status: int = 200, **hea
 
 
 class Clock:
-    """The asyncio of `fanout.ssdp.search` for a test: its time is over when the device has done what it is to do.
+    """The asyncio of `fanout.ssdp.control_point` for a test: its time is over when the device has done its part.
 
     By then the search has read what the device has sent. Descriptions are waited for until those alone are missing
     that the device holds.

@@ -18,11 +18,11 @@ from unittest import mock
 import aiohttp
 from multidict import CIMultiDict
 
-from fanout.ssdp.http import door, gena, proxy, pump, room, upstream
+from fanout.ssdp.core.drop_reasons import HttpFailure
+from fanout.ssdp.core.port_map import Origin, Places
+from fanout.ssdp.core.stats import HttpCounts
+from fanout.ssdp.http import body_budget, gena, proxy, server, splice, upstream
 from fanout.ssdp.http.proxy import Proxy
-from fanout.ssdp.places import Origin, Places
-from fanout.ssdp.reasons import HttpFailure
-from fanout.ssdp.stats import HttpCounts
 from tests.support.loops import AheadLoop, advance
 from tests.support.open_files import open_files
 from tests.support.ports import free_port
@@ -38,11 +38,11 @@ FAR = 1e9
 _LIMITS = {
     (module, name): getattr(module, name)
     for module, names in (
-        (door, ("HEAD_TIMEOUT", "IDLE_TIMEOUT", "POD_TIMEOUT", "_LINGER", "_LAST_TURNS")),
+        (server, ("HEAD_TIMEOUT", "IDLE_TIMEOUT", "POD_TIMEOUT", "_LINGER", "_LAST_TURNS")),
         (gena, ("EVENT_TIMEOUT", "_PENDING")),
         (proxy, ("BODY_TIMEOUT", "DOCUMENT_TIMEOUT")),
-        (pump, ("PATIENCE",)),
-        (room, ("PATIENCE",)),
+        (splice, ("PATIENCE",)),
+        (body_budget, ("PATIENCE",)),
         (upstream, ("ANSWER_TIMEOUT", "CONNECT_TIMEOUT", "DOCUMENT_TIMEOUT")),
     )
     for name in names
@@ -242,7 +242,7 @@ async def read_reply(reader: asyncio.StreamReader, *, is_head: bool = False) -> 
 async def relay(pod: Pod | Origin | None = None, *, ports: int = 12, keeps: int = 0) -> AsyncIterator[Relay]:
     """A proxy whose first port stands for that pod; for each client the kernel may have to keep no more than that."""
 
-    class KeepsLittle(door.Connection):
+    class KeepsLittle(server.Connection):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             keep_little(transport, keeps)
             super().connection_made(transport)
@@ -250,7 +250,7 @@ async def relay(pod: Pod | Origin | None = None, *, ports: int = 12, keeps: int 
     with contextlib.ExitStack() as stack:
         stack.enter_context(limits_far_off())
         if keeps:
-            stack.enter_context(mock.patch.object(door, "Connection", KeepsLittle))
+            stack.enter_context(mock.patch.object(server, "Connection", KeepsLittle))
         origin = Origin(pod.host, pod.port) if isinstance(pod, Pod) else pod or Origin(POD, 9)
         first = free_port()
         places = Places(first, first + ports)

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import dlna, ssdp
-from bench import lab as laboratory
-from bench.contenders import player
-from bench.dlna import DIRECT, GIB, MIB, OURS, Run
-from bench.lab import Lab
-from bench.talk import Helper, python
+from benchmarks import dlna, ssdp
+from benchmarks import lab as laboratory
+from benchmarks.contenders import player
+from benchmarks.dlna import DIRECT, GIB, MIB, OURS, Run
+from benchmarks.lab import Lab
+from benchmarks.talk import Helper, python
 from tests.support.needs import unavailable
 from tests.support.tree import ROOT
 
@@ -129,7 +129,7 @@ def test_a_run_in_the_laboratory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     lab.loopback = False
     if why := laboratory.why_no_lab() or dlna.why_not(lab):
         unavailable("tools", why)
-    command = [sys.executable, "-m", "bench", "--quick", "--only", "dlna", "--only", "ssdp"]
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "dlna", "--only", "ssdp"]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)

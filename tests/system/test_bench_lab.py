@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import lab as laboratory
-from bench import plot, publish, table, talk
-from bench.contenders import starting, worker
-from bench.lab import MOST_PODS, Lab
-from bench.rows import Row, Spread, Table, si
+from benchmarks import lab as laboratory
+from benchmarks import plot, publish, table, talk
+from benchmarks.contenders import starting, worker
+from benchmarks.lab import MOST_PODS, Lab
+from benchmarks.rows import Row, Spread, Table, si
 from fanout.model import parse_literals
 from tests.support.needs import require, unavailable
 from tests.support.ports import free_port
@@ -102,7 +102,7 @@ def test_the_laboratory_runs(tmp_path: Path) -> None:
     require("gcc")
     if why := laboratory.why_no_lab():
         unavailable("tools", why)
-    command = [sys.executable, "-m", "bench", "--quick", "--only", "latency"]
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "latency"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == 0, done.stderr

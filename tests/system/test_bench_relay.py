@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import relay, talk
-from bench.lab import Lab
-from bench.relay import EVEN, LOOP, OURS, TICKS, Run, Source, Stamps
-from bench.talk import LONG_PATIENCE
+from benchmarks import relay, talk
+from benchmarks.lab import Lab
+from benchmarks.relay import EVEN, LOOP, OURS, TICKS, Run, Source, Stamps
+from benchmarks.talk import LONG_PATIENCE
 from tests.support.needs import require
 from tests.support.ports import free_port
 from tests.support.waiting import until

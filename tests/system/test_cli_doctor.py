@@ -155,7 +155,7 @@ def test_pods_that_refuse_or_are_silent(pods: Callable[..., list[Pod]], closed_p
 
         def ask() -> Run | None:
             """Return what was said, once the pod that answers has done so in time."""
-            with patience(probes=(0.05,) * 6):
+            with patience(small=(0.05,) * 6):
                 run = invoke("doctor", "-s", service, "-o", "json")
             return run if len(checks(run, "reach")) == 3 else None
 

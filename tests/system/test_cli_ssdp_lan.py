@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fanout.ssdp import message
-from fanout.ssdp.message import Advert, Search
+from fanout.ssdp.core import message
+from fanout.ssdp.core.message import Advert, Search
 from tests.support.cli import Run
 from tests.support.lan import Lan, lan
 from tests.support.ssdp_device import MEDIA_SERVER, UDN, names

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from fanout.app.rates import Alarm
+from fanout.daemon.common.rates import Alarm
+from fanout.daemon.relay.ssdp_table import tables
 from fanout.metrics import SsdpCollector
-from fanout.ssdp.message import Kind
-from fanout.ssdp.reasons import HttpFailure, SsdpDrop
-from fanout.ssdp.stats import DeviceStats, HttpCounts, SsdpStats
-from fanout_relay.ssdp_table import tables
+from fanout.ssdp.core.drop_reasons import HttpFailure, SsdpDrop
+from fanout.ssdp.core.message import Kind
+from fanout.ssdp.core.stats import DeviceStats, HttpCounts, SsdpStats
 
 UDN = "uuid:4d696e69-444c-164e-9d41-{:012x}"
 

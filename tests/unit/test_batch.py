@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.batch import SEGMENTS_MAX, Batch
 from fanout.model import MAX_PAYLOAD
+from fanout.protocol.sending.batch import SEGMENTS_MAX, Batch
 
 SIZES = st.lists(st.sampled_from([0, 1, 2, 500, 1200, 40_000, MAX_PAYLOAD]), min_size=1, max_size=300)
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.cli.bench_plot import draw
-from fanout.cli.bench_result import BenchResult, PodResult, PodStatus, is_plausible
-from fanout.cli.bench_show import quiet_for, troubles
+from fanout.cli.bench_chart import draw
+from fanout.cli.bench_view import quiet_for, troubles
+from fanout.measure.result import BenchResult, PodResult, PodStatus, is_plausible
 from fanout.model import Endpoint
-from fanout.wire.probe import Observed
+from fanout.protocol.probe import Observed
 from tests.support.svg import assert_is_picture
 
 

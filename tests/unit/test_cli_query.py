@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.cli.query import _line, _payload_json, _printable
-from fanout.delivery.receipt import Reply
+from fanout.cli.commands.query import _line, _payload_json, _printable
 from fanout.model import Endpoint
+from fanout.protocol.sending.receipt import Reply
 
 HERE = Endpoint("10.0.0.7", 12000)
 

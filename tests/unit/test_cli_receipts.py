@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from fanout.cli.confirm_progress import Live, Watch
 from fanout.cli.options import DATAGRAM_LEAST, DATAGRAM_MOST
 from fanout.cli.receipts import PodTally, Tally, lines, pod_line
 from fanout.cli.target import find_target
-from fanout.cli.waiting import Live, Watch
-from fanout.delivery.receipt import Confirmation, Receipt, ReceiptStatus
-from fanout.framing import check_max_datagram
 from fanout.model import Endpoint
+from fanout.protocol.sending.receipt import Confirmation, Receipt, ReceiptStatus
+from fanout.sender.encoder import check_max_datagram
 
 HERE = Endpoint("10.0.0.7", 12000)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import fanout_relay.app
-from fanout.cli import main
+import fanout.daemon.relay.app
+from fanout.cli.main import main
+from fanout.daemon.relay.app import Settings
 from fanout.local.state import LocalService
-from fanout.relay.ingress import Ingress
-from fanout_relay.app import Settings
+from fanout.relay.core.ingress import Ingress
 
 MULTICAST = "mcast://224.0.67.67:5001@eth1"
 
@@ -21,7 +21,7 @@ MULTICAST = "mcast://224.0.67.67:5001@eth1"
 def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Settings]]:
     """The settings with which the app would have run."""
     runs: list[Settings] = []
-    monkeypatch.setattr(fanout_relay.app, "run", runs.append)
+    monkeypatch.setattr(fanout.daemon.relay.app, "run", runs.append)
     monkeypatch.setenv("FANOUT_LOCAL_DIR", "/nonexistent")
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield runs

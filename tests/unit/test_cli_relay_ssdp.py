@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-import fanout_relay.app
-import fanout_relay.ssdp
-from fanout.cli import main
-from fanout.ssdp.settings import DESCRIPTIONS, HTTP_PORTS, PRIVATE
-from fanout_relay.ssdp import SsdpSettings
+import fanout.daemon.relay.app
+import fanout.daemon.relay.ssdp
+from fanout.cli.main import main
+from fanout.daemon.relay.ssdp import SsdpSettings
+from fanout.ssdp.core.settings import DESCRIPTIONS, HTTP_PORTS, PRIVATE
 
 NEEDED = ("-s", "media", "--interface", "eth0")
 
@@ -21,8 +21,8 @@ NEEDED = ("-s", "media", "--interface", "eth0")
 def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[SsdpSettings]]:
     """The settings with which the app would have run."""
     runs: list[SsdpSettings] = []
-    monkeypatch.setattr(fanout_relay.ssdp, "run", runs.append)
-    monkeypatch.setattr(fanout_relay.app, "run", lambda settings: pytest.fail(f"the other relay: {settings}"))
+    monkeypatch.setattr(fanout.daemon.relay.ssdp, "run", runs.append)
+    monkeypatch.setattr(fanout.daemon.relay.app, "run", lambda settings: pytest.fail(f"the other relay: {settings}"))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield runs
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -188,7 +188,7 @@ def test_a_bad_environment_is_one_sentence(
 def test_without_the_packages_it_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], package: str
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith(("fanout.ssdp", "fanout_relay", package))]:
+    for name in [name for name in sys.modules if name.startswith(("fanout.ssdp", "fanout.daemon.relay", package))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())

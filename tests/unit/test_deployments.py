@@ -13,7 +13,7 @@ import yaml
 import manifests
 import render
 import rules
-from fanout.wire.seal import Keyring
+from fanout.protocol.seal import Keyring
 from tests.support.schemas import ValidationError, assert_valid
 from tests.support.tree import ROOT
 

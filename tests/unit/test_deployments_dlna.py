@@ -12,7 +12,7 @@ import yaml
 import manifests
 import render
 import rules
-from fanout.cli.relay_ssdp import ssdp
+from fanout.cli.commands.relay_ssdp import ssdp
 from tests.support.breaking import Manifest, find
 from tests.support.schemas import assert_valid
 from tests.support.tree import ROOT

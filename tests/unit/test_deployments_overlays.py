@@ -11,7 +11,7 @@ import yaml
 import manifests
 import render
 import rules
-from fanout.relay.ingress import Ingress
+from fanout.relay.core.ingress import Ingress
 from tests.support.breaking import Manifest, find
 from tests.support.schemas import assert_valid
 from tests.support.tree import ROOT

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.discovery.answer import Answer, accept
-from fanout.discovery.endpoints import CONFIRM_AFTER, RETRY_MAX, TTL_MAX, TTL_MIN, EndpointSet
+from fanout.discovery.core.answer import Answer, accept
+from fanout.discovery.core.endpoints import CONFIRM_AFTER, RETRY_MAX, TTL_MAX, TTL_MIN, EndpointSet
 from fanout.model import Endpoint
 
 PODS = [Endpoint(f"10.0.0.{number}", 12000) for number in range(1, 8)]

@@ -7,12 +7,24 @@ from dataclasses import replace
 
 import pytest
 
-from fanout.discovery.answer import Answer, Lookup, Refusal
-from fanout.doctor import kernel, silence, verdicts
-from fanout.doctor.ear import parse_packet
-from fanout.doctor.facts import Check, Heard, HostFacts, IngressFacts, Match, PodFacts, Seen, Status, WayFacts, match
+from fanout.discovery.core.answer import Answer, Lookup, Refusal
+from fanout.doctor import kernel
+from fanout.doctor.capture import parse_packet
+from fanout.doctor.core import checks, diagnose_ingress
+from fanout.doctor.core.facts import (
+    Check,
+    Heard,
+    HostFacts,
+    IngressFacts,
+    Match,
+    PodFacts,
+    Seen,
+    Status,
+    WayFacts,
+    match,
+)
 from fanout.model import Endpoint, Service
-from fanout.relay.ingress import Ingress
+from fanout.relay.core.ingress import Ingress
 
 NAMESERVER = "10.96.0.10:53"
 FULL_NAME = "headless-udp.shop.svc.cluster.local."
@@ -20,8 +32,8 @@ POD, OTHER_POD = Endpoint("10.0.0.7", 12000), Endpoint("10.0.0.8", 12000)
 SERVICE = Service("headless-udp")
 
 
-def only(checks: list[Check]) -> Check:
-    (check,) = checks
+def only(found: list[Check]) -> Check:
+    (check,) = found
     return check
 
 
@@ -37,34 +49,34 @@ HOST = HostFacts(asked=4_194_304, granted=4_194_304, sysctl=4_194_304, room={200
 
 
 def test_a_host_that_is_well() -> None:
-    checks = verdicts.host(HOST)
-    assert [check.check for check in checks] == ["receive buffer", "gso"]
-    assert {check.status for check in checks} == {Status.OK}
-    assert "room for about 6,553 datagrams of 200 bytes" in checks[0].sentence
-    assert not any(check.hints for check in checks)
+    found = checks.host(HOST)
+    assert [check.check for check in found] == ["receive buffer", "gso"]
+    assert {check.status for check in found} == {Status.OK}
+    assert "room for about 6,553 datagrams of 200 bytes" in found[0].sentence
+    assert not any(check.hints for check in found)
 
 
 def test_a_small_buffer_is_a_warning_that_names_what_to_change() -> None:
-    buffers, _ = verdicts.host(replace(HOST, granted=212_992, sysctl=212_992))
+    buffers, _ = checks.host(replace(HOST, granted=212_992, sysctl=212_992))
     assert_said(buffers, Status.WARNING, "212,992 of the 4,194,304", "net.core.rmem_max=4194304")
 
 
 def test_a_kernel_without_gso_is_no_ill() -> None:
-    _, gso = verdicts.host(replace(HOST, has_gso=False))
+    _, gso = checks.host(replace(HOST, has_gso=False))
     assert_said(gso, Status.OK, "UDP_SEGMENT takes Linux 4.18", "several times the CPU")
     assert (gso.hints, gso.details) == ((), {"supported": False})
 
 
 def test_drops_are_a_warning_only_where_they_go_on() -> None:
-    never = only(verdicts.dropped(0, 0))
+    never = only(checks.dropped(0, 0))
     assert_said(never, Status.OK, "no datagram was dropped for want of receive buffer meanwhile")
-    before = only(verdicts.dropped(17, 17))
+    before = only(checks.dropped(17, 17))
     assert_said(before, Status.OK, "meanwhile (17 since this network namespace was made)")
     assert before.details == {"RcvbufErrors": 17, "meanwhile": 0}
-    goes_on = only(verdicts.dropped(17, 1_018))
+    goes_on = only(checks.dropped(17, 1_018))
     assert_said(goes_on, Status.WARNING, "cost 1,001 datagrams while this was checked (1,018 since", "kernel_drops")
     assert goes_on.details == {"RcvbufErrors": 1018, "meanwhile": 1001}
-    assert verdicts.dropped(None, 1) == verdicts.dropped(1, None) == []
+    assert checks.dropped(None, 1) == checks.dropped(1, None) == []
 
 
 def lookup(name: str, result: str, record: str = "A") -> Lookup:
@@ -73,7 +85,7 @@ def lookup(name: str, result: str, record: str = "A") -> Lookup:
 
 def test_a_name_that_resolves_says_how() -> None:
     answer = Answer((POD, OTHER_POD), 5.0, FULL_NAME, (), (lookup(FULL_NAME, "2 records"),))
-    check = only(verdicts.resolved(SERVICE, answer))
+    check = only(checks.resolved(SERVICE, answer))
     assert_said(check, Status.OK, FULL_NAME, "is 2 pods", NAMESERVER, "2 records of type A", "DNS TTL 5 s")
     assert not check.hints
     assert check.details["endpoints"] == ["10.0.0.7:12000", "10.0.0.8:12000"]
@@ -81,85 +93,85 @@ def test_a_name_that_resolves_says_how() -> None:
 
 def test_one_address_may_be_a_service_that_is_not_headless() -> None:
     answer = Answer((POD,), 5.0, FULL_NAME, (), (lookup(FULL_NAME, "1 record"),))
-    assert_said(only(verdicts.resolved(SERVICE, answer)), Status.OK, "is 1 pod", "clusterIP: None")
+    assert_said(only(checks.resolved(SERVICE, answer)), Status.OK, "is 1 pod", "clusterIP: None")
 
 
 def test_a_literal_list_needs_no_dns() -> None:
     service = Service("10.0.0.7,10.0.0.8")
-    assert_said(only(verdicts.resolved(service, Answer((POD, OTHER_POD)))), Status.OK, "2 endpoints", "no DNS")
+    assert_said(only(checks.resolved(service, Answer((POD, OTHER_POD)))), Status.OK, "2 endpoints", "no DNS")
 
 
 def test_addresses_that_are_refused_beside_others_are_a_warning() -> None:
     answer = Answer((POD,), 5.0, FULL_NAME, (Refusal("127.0.0.1", "loopback"),), (lookup(FULL_NAME, "2 records"),))
-    resolved, refused = verdicts.resolved(SERVICE, answer)
+    resolved, refused = checks.resolved(SERVICE, answer)
     assert resolved.status is Status.OK
     assert_said(refused, Status.WARNING, "1 address", "127.0.0.1 (loopback)")
 
 
 def test_only_refused_addresses_are_a_problem() -> None:
     answer = Answer((), 5.0, FULL_NAME, (Refusal("127.0.0.1", "loopback"),), (lookup(FULL_NAME, "1 record"),))
-    check = only(verdicts.resolved(SERVICE, answer))
+    check = only(checks.resolved(SERVICE, answer))
     assert_said(check, Status.PROBLEM, "127.0.0.1 (loopback)", "--allow-loopback")
     linked = replace(answer, refused=(Refusal("169.254.0.1", "link-local"),))
-    assert not any("--allow-loopback" in hint for hint in only(verdicts.resolved(SERVICE, linked)).hints)
+    assert not any("--allow-loopback" in hint for hint in only(checks.resolved(SERVICE, linked)).hints)
 
 
 def test_no_such_name_in_a_cluster_is_no_service_or_no_ready_pod() -> None:
     answer = Answer((), lookups=(lookup(FULL_NAME, "NXDOMAIN"), lookup("headless-udp.", "NXDOMAIN")))
-    check = only(verdicts.resolved(SERVICE, answer))
+    check = only(checks.resolved(SERVICE, answer))
     assert_said(check, Status.PROBLEM, "no such Service, or none of its pods is ready", FULL_NAME, "endpointslices")
     assert not any("ClusterFirstWithHostNet" in hint for hint in check.hints)
 
 
 def test_no_such_name_outside_of_a_cluster() -> None:
     answer = Answer((), lookups=(lookup("headless-udp.example.", "NXDOMAIN"),))
-    check = only(verdicts.resolved(SERVICE, answer))
+    check = only(checks.resolved(SERVICE, answer))
     assert_said(check, Status.PROBLEM, "outside", "--nameserver", "ClusterFirstWithHostNet")
-    assert_said(only(verdicts.resolved(Service("headless-udp", "rtp"), answer)), Status.PROBLEM, "is rtp the name of")
+    assert_said(only(checks.resolved(Service("headless-udp", "rtp"), answer)), Status.PROBLEM, "is rtp the name of")
 
 
 def test_a_name_without_records_of_the_type() -> None:
     answer = Answer((), lookups=(lookup(FULL_NAME, "NODATA"), lookup(FULL_NAME, "NODATA", "AAAA")))
-    assert_said(only(verdicts.resolved(SERVICE, answer)), Status.PROBLEM, "no record of type A or AAAA", "--family")
+    assert_said(only(checks.resolved(SERVICE, answer)), Status.PROBLEM, "no record of type A or AAAA", "--family")
 
 
 def test_no_answer_at_all() -> None:
-    check = verdicts.unresolved(SERVICE, "cannot resolve headless-udp A at 10.96.0.10:53: no answer within 2 s")
+    check = checks.unresolved(SERVICE, "cannot resolve headless-udp A at 10.96.0.10:53: no answer within 2 s")
     assert_said(check, Status.PROBLEM, "no answer within 2 s")
 
 
 def test_pods_that_answer() -> None:
-    check = only(verdicts.reached([PodFacts(POD, 1, 0.0004), PodFacts(OTHER_POD, 2, 0.0012)]))
+    check = only(checks.reached([PodFacts(POD, 1, 0.0004), PodFacts(OTHER_POD, 2, 0.0012)]))
     assert_said(check, Status.OK, "2 of 2 pods answer a probe within 1.2 ms")
-    assert_said(only(verdicts.reached([PodFacts(POD, 1, 0.0004)])), Status.OK, "the pod answers")
-    assert verdicts.reached([]) == []
+    assert_said(only(checks.reached([PodFacts(POD, 1, 0.0004)])), Status.OK, "the pod answers")
+    assert checks.reached([]) == []
 
 
 def test_a_pod_that_refuses_has_nothing_on_the_port() -> None:
-    answers, refuses = verdicts.reached([PodFacts(POD, 1, 0.001), PodFacts(OTHER_POD, 1, None, errno.ECONNREFUSED)])
+    answers, refuses = checks.reached([PodFacts(POD, 1, 0.001), PodFacts(OTHER_POD, 1, None, errno.ECONNREFUSED)])
     assert_said(answers, Status.OK, "1 of 2 pods")
     assert_said(refuses, Status.PROBLEM, "10.0.0.8:12000: nothing listens on that port there", "the Service's port")
-    unreachable = only(verdicts.reached([PodFacts(POD, 1, None, errno.EHOSTUNREACH)]))
+    unreachable = only(checks.reached([PodFacts(POD, 1, None, errno.EHOSTUNREACH)]))
     assert_said(unreachable, Status.PROBLEM, "no way to that host")
     assert not unreachable.hints
 
 
 def test_a_silent_pod_is_said_as_far_as_it_is_known() -> None:
-    alone = only(verdicts.reached([PodFacts(POD, 6)]))
+    alone = only(checks.reached([PodFacts(POD, 6)]))
     assert_said(
         alone, Status.PROBLEM, "6 probes left this host", "neither an answer nor an ICMP error",
         "whether they arrived is not known", "NetworkPolicy", "UDP 12000", "a receiver with keys",
     )  # fmt: skip
     assert len(alone.hints) == 2
-    outside = only(verdicts.reached([PodFacts(POD, 6)], inside=False))
+    outside = only(checks.reached([PodFacts(POD, 6)], inside=False))
     assert_said(outside, Status.PROBLEM, "no pod of a cluster", "cannot be reached from outside")
-    _, beside = verdicts.reached([PodFacts(POD, 1, 0.001), PodFacts(OTHER_POD, 6)])
+    _, beside = checks.reached([PodFacts(POD, 1, 0.001), PodFacts(OTHER_POD, 6)])
     assert_said(beside, Status.PROBLEM, "10.0.0.8:12000", "other pods of the Service answer")
 
 
 def test_many_pods_are_named_by_example() -> None:
     pods = [PodFacts(Endpoint(f"10.0.0.{number}", 12000), 6) for number in range(1, 9)]
-    check = only(verdicts.reached(pods))
+    check = only(checks.reached(pods))
     assert "10.0.0.3:12000, and 5 more" in check.sentence
     assert len(check.details["pods"]) == 8
 
@@ -170,7 +182,7 @@ def test_ways_that_are_alike_are_one_check() -> None:
         WayFacts(OTHER_POD, "eth0", 1450, 1422, True),
         WayFacts(Endpoint("fd00::1", 12000), "eth0", 1450, 1402, None),
     ]
-    first, second = verdicts.carried(ways)
+    first, second = checks.carried(ways)
     assert_said(
         first, Status.OK, "by eth0 to 10.0.0.7:12000, 10.0.0.8:12000", "MTU of 1,450", "1,422 bytes", "came back"
     )
@@ -178,7 +190,7 @@ def test_ways_that_are_alike_are_one_check() -> None:
 
 
 def test_a_way_that_swallows_large_datagrams() -> None:
-    check = only(verdicts.carried([WayFacts(POD, "eth0", 1500, 1472, False)]))
+    check = only(checks.carried([WayFacts(POD, "eth0", 1500, 1472, False)]))
     assert_said(check, Status.PROBLEM, "1,472 bytes", "small ones did", "MTU of the pod network", "--max-datagram 1200")
 
 
@@ -197,7 +209,7 @@ DROPPED = replace(QUIET, seen={Match.FITS: SEEN}, way_back="eth1")
 
 
 def test_an_ingress_that_hears() -> None:
-    check = silence.listened(replace(QUIET, heard=Heard(SOURCE, 5001, 1328, 0.21)))
+    check = diagnose_ingress.listened(replace(QUIET, heard=Heard(SOURCE, 5001, 1328, 0.21)))
     assert_said(
         check, Status.OK, "mcast://224.0.67.67:5001@eth1", "1,328 bytes from 10.0.0.12:4000", "joined 224.0.67.67"
     )
@@ -205,16 +217,20 @@ def test_an_ingress_that_hears() -> None:
 
 
 def test_an_ingress_that_cannot_be_listened_to() -> None:
-    check = silence.listened(replace(QUIET, refused=f"ingress {GROUP}: there is no interface eth1 here", joined=None))
+    check = diagnose_ingress.listened(
+        replace(QUIET, refused=f"ingress {GROUP}: there is no interface eth1 here", joined=None)
+    )
     assert_said(check, Status.PROBLEM, "mcast://224.0.67.67:5001@eth1: there is no interface eth1 here")
     assert check.sentence.count("mcast://") == 1
 
 
 def test_a_port_in_use_is_well_where_its_program_is_sent_datagrams() -> None:
     taken = replace(QUIET, ingress=PORTS, refused="cannot listen on UDP 0.0.0.0:5004: the port is in use", in_use=True)
-    assert_said(silence.listened(taken), Status.PROBLEM, "the port is in use", "is it the relay itself?")
+    assert_said(diagnose_ingress.listened(taken), Status.PROBLEM, "the port is in use", "is it the relay itself?")
     seen = Seen("eth0", SOURCE, Endpoint("10.0.0.7", 5004), 1328, 64)
-    assert_said(silence.listened(replace(taken, seen={Match.FITS: seen})), Status.OK, "10.0.0.12:4000", "has the port")
+    assert_said(
+        diagnose_ingress.listened(replace(taken, seen={Match.FITS: seen})), Status.OK, "10.0.0.12:4000", "has the port"
+    )
 
 
 @pytest.mark.parametrize(
@@ -281,11 +297,11 @@ def test_a_port_in_use_is_well_where_its_program_is_sent_datagrams() -> None:
     ],
 )  # fmt: skip
 def test_why_an_ingress_is_silent(facts: IngressFacts, parts: list[str]) -> None:
-    assert_said(silence.listened(facts), Status.PROBLEM, str(facts.ingress), *parts)
+    assert_said(diagnose_ingress.listened(facts), Status.PROBLEM, str(facts.ingress), *parts)
 
 
 def test_loose_rp_filter_is_no_advice_where_it_is_loose_already() -> None:
-    check = silence.listened(replace(QUIET, seen=None, reverse_filter=2, grown={"IPReversePathFilter": 10}))
+    check = diagnose_ingress.listened(replace(QUIET, seen=None, reverse_filter=2, grown={"IPReversePathFilter": 10}))
     assert not any("rp_filter=2" in hint for hint in check.hints)
 
 

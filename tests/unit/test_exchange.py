@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.delivery import exchange as exchange_module
-from fanout.delivery.exchange import Dispatch, Exchange
-from fanout.delivery.receipt import Confirmation, ReceiptStatus
-from fanout.delivery.round_trip import FIRST, LEAST, MOST, RoundTrip
 from fanout.model import Endpoint
-from fanout.wire import frame
-from fanout.wire.frame import ASK, Answer, Cut, Fragment, Pull, ReplyFragment, Status
+from fanout.protocol import frame
+from fanout.protocol.frame import ASK, Answer, Cut, Fragment, Pull, ReplyFragment, Status
+from fanout.protocol.sending import exchange as exchange_module
+from fanout.protocol.sending.exchange import Dispatch, Exchange
+from fanout.protocol.sending.receipt import Confirmation, ReceiptStatus
+from fanout.protocol.sending.rtt import FIRST, LEAST, MOST, RoundTrip
 
 A, B, C = (Endpoint(f"10.0.0.{number}", 12000) for number in (1, 2, 3))
 ME, POD, STRANGER = 1, 2, 3

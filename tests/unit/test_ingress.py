@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanout.errors import InvalidIngress, InvalidInput
-from fanout.relay.ingress import PORTS_MAX, Ingress, Kind, check, parse_network
+from fanout.relay.core.ingress import PORTS_MAX, Ingress, Kind, check, parse_network
 
 GOOD = [
     ("udp://0.0.0.0:5004", Ingress(Kind.UDP, "0.0.0.0", 5004, 5004, service="a")),

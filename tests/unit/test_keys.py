@@ -13,8 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fanout.errors import KeyUnavailable
-from fanout.net.keys import KeyFile
-from fanout.wire.seal import KEYS_MAX, Keyring
+from fanout.net.key_file import KeyFile
+from fanout.protocol.seal import KEYS_MAX, Keyring
 
 OLD, NEW = bytes(range(32)), bytes(range(100, 132))
 
@@ -145,7 +145,7 @@ def test_a_file_that_this_user_may_not_read(path: Path, monkeypatch: pytest.Monk
     def refuse(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("fanout.net.keys.os.open", refuse)
+    monkeypatch.setattr("fanout.net.key_file.os.open", refuse)
     assert complaint(path) == f"{path} cannot be read: Permission denied: let this user read it"
 
 
@@ -153,7 +153,7 @@ def test_a_file_whose_disk_fails(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def fail(*_: object) -> bytes:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("fanout.net.keys.os.read", fail)
+    monkeypatch.setattr("fanout.net.key_file.os.read", fail)
     assert complaint(path) == f"{path} cannot be read: Input/output error"
 
 

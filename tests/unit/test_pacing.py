@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fanout.errors import InvalidInput
-from fanout.pacing import BURST, Pacer
+from fanout.protocol.sending.pacer import BURST, Pacer
 
 SMALL = 100
 CATCH_UP = 0.1

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.wire import probe
-from fanout.wire.probe import HEADER, MAGIC, NUMBER_LIMIT, REPORT_SIZE, VERSION, Kind, Observed
-from fanout.wire.probe_log import RUNS, WINDOW, ProbeLog
+from fanout.protocol import probe
+from fanout.protocol.probe import HEADER, MAGIC, NUMBER_LIMIT, REPORT_SIZE, VERSION, Kind, Observed
+from fanout.protocol.probe_log import RUNS, WINDOW, ProbeLog
 
 RUN = 0x1234_5678_9ABC_DEF0
 

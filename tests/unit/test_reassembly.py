@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.delivery import reassembly
-from fanout.delivery.reassembly import BYTES_MAX, PATIENCE, SENDER_BYTES_MAX, Reassembly
-from fanout.delivery.reception import Reception
-from fanout.wire import frame
-from fanout.wire.frame import ASK, ASK_MIN, MESSAGE_MAX, NUMBERED, Answer, Cut, Fragment, Status, bits
-from fanout.wire.reasons import ReceiveDrop
+from fanout.protocol import frame
+from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.protocol.frame import ASK, ASK_MIN, MESSAGE_MAX, NUMBERED, Answer, Cut, Fragment, Status, bits
+from fanout.protocol.receiving import reassembly
+from fanout.protocol.receiving.reassembly import BYTES_MAX, PATIENCE, SENDER_BYTES_MAX, Reassembly
+from fanout.protocol.receiving.reception import Reception
 from tests.support.asker import SENDER, fragments
 from tests.support.reception import ME, claim, handed, numbered, take, take_run
 

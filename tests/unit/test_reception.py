@@ -8,16 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.delivery.ledger import JUMP_MAX, WINDOW
-from fanout.delivery.parcel import is_in_a_row
-from fanout.delivery.reception import Reception, Taken
-from fanout.wire import frame
-from fanout.wire.frame import (
-    NUMBER_LIMIT,
-    NUMBERED,
-    Status,
-)
-from fanout.wire.reasons import ReceiveDrop
+from fanout.protocol import frame
+from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.protocol.frame import NUMBER_LIMIT, NUMBERED, Status
+from fanout.protocol.receiving.dedup import JUMP_MAX, WINDOW
+from fanout.protocol.receiving.reception import Reception, Taken
+from fanout.protocol.receiving.run import is_in_a_row
 from tests.support.asker import SENDER, fragments
 from tests.support.reception import EPOCH, ME, handed, mutated, numbered, take, take_run, told
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fanout.delivery import ledger as ledger_module
-from fanout.delivery.ledger import RESULTS_MAX, SENDERS_MAX, WINDOW
-from fanout.delivery.reception import Reception
-from fanout.wire import frame
-from fanout.wire.frame import (
+from fanout.protocol import frame
+from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.protocol.frame import (
     ANSWER_OVERHEAD,
     ASK,
     ASK_MIN,
@@ -19,7 +17,9 @@ from fanout.wire.frame import (
     Answer,
     Status,
 )
-from fanout.wire.reasons import ReceiveDrop
+from fanout.protocol.receiving import dedup as ledger_module
+from fanout.protocol.receiving.dedup import RESULTS_MAX, SENDERS_MAX, WINDOW
+from fanout.protocol.receiving.reception import Reception
 from tests.support.asker import SENDER, fragments
 from tests.support.reception import EPOCH, ME, numbered, reply_of, take, taken_ticket, told
 

@@ -9,14 +9,14 @@ from itertools import count, islice
 import pytest
 import yaml
 
-from fanout.delivery import ledger
-from fanout.delivery.ledger import PENDING_MAX, REPLIES_MAX, RESULTS_MAX, SENDERS_MAX, Ledger
-from fanout.delivery.reassembly import BYTES_MAX, SENDER_BYTES_MAX, Reassembly
-from fanout.delivery.reception import Reception, Ticket
-from fanout.net.backlog import BYTES_MAX as BYTES_QUEUED
 from fanout.net.gro import Run
-from fanout.receiver import CAPACITY
-from fanout.wire.frame import ASK, QUERY
+from fanout.protocol.frame import ASK, QUERY
+from fanout.protocol.receiving import dedup
+from fanout.protocol.receiving.dedup import PENDING_MAX, REPLIES_MAX, RESULTS_MAX, SENDERS_MAX, Ledger
+from fanout.protocol.receiving.reassembly import BYTES_MAX, SENDER_BYTES_MAX, Reassembly
+from fanout.protocol.receiving.reception import Reception, Ticket
+from fanout.receiver.queue import BYTES_MAX as BYTES_QUEUED
+from fanout.receiver.sync import CAPACITY
 from tests.support.asker import fragments
 from tests.support.reception import EPOCH, ME, claim, numbered, take, take_run
 from tests.support.tree import ROOT
@@ -87,7 +87,7 @@ class Flood:
 )
 def test_a_flood_costs_no_more_than_is_said(kind: str, each: int, row: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for limit in ("PENDING_MAX", "REPLIES_MAX", "RESULTS_MAX"):
-        monkeypatch.setattr(ledger, limit, getattr(ledger, limit) // SHARE)
+        monkeypatch.setattr(dedup, limit, getattr(dedup, limit) // SHARE)
     flood = Flood()
     tracemalloc.start()
     try:

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.delivery import ledger
-from fanout.delivery.ledger import SENDERS_MAX
-from fanout.delivery.reception import Reception
-from fanout.wire import frame
-from fanout.wire.frame import ASK, QUERY, REPLIES_UNASKED, Sealed, Status
-from fanout.wire.reasons import ReceiveDrop
-from fanout.wire.seal import Keyring, Opener, Sealer
+from fanout.protocol import frame
+from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.protocol.frame import ASK, QUERY, REPLIES_UNASKED, Sealed, Status
+from fanout.protocol.receiving import dedup
+from fanout.protocol.receiving.dedup import SENDERS_MAX
+from fanout.protocol.receiving.reception import Reception
+from fanout.protocol.seal import Keyring, Opener, Sealer
 from tests.support.asker import SENDER, fragments
 from tests.support.reception import (
     EPOCH,
@@ -177,7 +177,7 @@ def test_keys_rotate_while_a_stream_goes_on() -> None:
 
 
 def test_strangers_cannot_make_a_receiver_forget_what_was_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "RESULTS_MAX", 1000)
+    monkeypatch.setattr(dedup, "RESULTS_MAX", 1000)
     reception = receiver(accept_plaintext=True)
     by = sealer()
     ask = fragments(1, b"x", flags=ASK)

@@ -14,12 +14,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.cli.relay import relay
+from fanout.cli.commands.relay import relay
 from fanout.errors import InvalidIngress
 from fanout.relay import config
 from fanout.relay.config import SIZE_MAX, Config, load, schema_text
-from fanout.relay.ingress import Ingress
-from fanout.relay.reasons import RelayDrop
+from fanout.relay.core.drop_reasons import RelayDrop
+from fanout.relay.core.ingress import Ingress
 from tests.support.tree import ROOT
 
 FULL = """\

@@ -7,10 +7,10 @@ import ipaddress
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.relay import guard
-from fanout.relay.guard import Guard, Recent
-from fanout.relay.ingress import parse_network
-from fanout.relay.reasons import RelayDrop
+from fanout.relay.core import acl
+from fanout.relay.core.acl import Guard, Recent
+from fanout.relay.core.drop_reasons import RelayDrop
+from fanout.relay.core.ingress import parse_network
 
 
 def test_only_allowed_sources_pass() -> None:
@@ -51,9 +51,9 @@ def test_who_keeps_the_limit_loses_nothing_and_others_have_their_own() -> None:
 
 def test_forged_sources_take_no_more_memory_than_that() -> None:
     guarded = Guard([], 1)
-    for number in range(3 * guard.SOURCES_MAX):
+    for number in range(3 * acl.SOURCES_MAX):
         assert guarded.refusal(str(ipaddress.IPv4Address(number)), 0.0) is None
-    assert len(guarded._sources) == guard.SOURCES_MAX
+    assert len(guarded._sources) == acl.SOURCES_MAX
 
 
 def test_what_comes_back_from_another_is_a_loop_and_a_repeat_is_none() -> None:
@@ -64,7 +64,7 @@ def test_what_comes_back_from_another_is_a_loop_and_a_repeat_is_none() -> None:
     assert not recent.is_loop(b"beat", device, 1.0)
     assert recent.is_loop(b"beat", other, 5.9)
     assert not recent.is_loop(b"other", other, 6.0)
-    assert not recent.is_loop(b"beat", other, 1.0 + guard.LOOP_SECONDS + 0.1)
+    assert not recent.is_loop(b"beat", other, 1.0 + acl.LOOP_SECONDS + 0.1)
 
 
 def test_another_program_of_the_same_host_is_another_source() -> None:
@@ -88,8 +88,8 @@ def test_a_ring_of_relays_forwards_each_datagram_once(relays: int, entry: int, p
 
 def test_the_memory_of_payloads_is_bounded_by_number_and_by_time() -> None:
     recent = Recent()
-    for number in range(guard.LOOP_PAYLOADS + 1000):
+    for number in range(acl.LOOP_PAYLOADS + 1000):
         recent.is_loop(number.to_bytes(4, "big"), "a", 0.0)
-    assert len(recent._seen) == guard.LOOP_PAYLOADS
-    recent.is_loop(b"later", "a", guard.LOOP_SECONDS + 1)
+    assert len(recent._seen) == acl.LOOP_PAYLOADS
+    recent.is_loop(b"later", "a", acl.LOOP_SECONDS + 1)
     assert len(recent._seen) == 1

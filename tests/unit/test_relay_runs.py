@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.batch import SEGMENTS_MAX
 from fanout.model import MAX_PAYLOAD
-from fanout.relay.runs import Piece, join
+from fanout.protocol.sending.batch import SEGMENTS_MAX
+from fanout.relay.core.runs import Piece, join
 
 SIZES = st.one_of(st.sampled_from([0, 1, 2, 100, 1400, 30_000, 65_507]), st.integers(0, 65_507))
 

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanout.errors import KeyUnavailable
-from fanout.wire import frame
-from fanout.wire.frame import Refused, Sealed
-from fanout.wire.reasons import ReceiveDrop
-from fanout.wire.seal import Keyring, Opener, Sealer, subkey
+from fanout.protocol import frame
+from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.protocol.frame import Refused, Sealed
+from fanout.protocol.seal import Keyring, Opener, Sealer, subkey
 from tests.support.sealing import (
     NEW,
     NOW,

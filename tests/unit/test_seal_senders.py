@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.wire.frame import Sealed
-from fanout.wire.reasons import ReceiveDrop
-from fanout.wire.seal import Keyring, Opener, Sealer
+from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.protocol.frame import Sealed
+from fanout.protocol.seal import Keyring, Opener, Sealer
 from tests.support.sealing import NEW, NOW, OLD, RING, message, numbered, outcome, parsed, refusal, sealed, sealer
 
 # Time

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from fanout.ssdp.catalogue import (
+from fanout.ssdp.core.drop_reasons import SsdpDrop
+from fanout.ssdp.core.message import ALL, ROOT_DEVICE, Advert, Kind
+from fanout.ssdp.core.registry import (
     ADVERTS_MAX,
     CHANGES_APART,
     MAX_AGE_MIN,
@@ -18,8 +20,6 @@ from fanout.ssdp.catalogue import (
     Conflict,
     Device,
 )
-from fanout.ssdp.message import ALL, ROOT_DEVICE, Advert, Kind
-from fanout.ssdp.reasons import SsdpDrop
 from tests.support.adverts import OTHER_POD, POD, PODS, SERVER, THIRD_POD, U, V, advert, wakeup
 
 

@@ -7,14 +7,8 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from fanout.ssdp.catalogue import (
-    CHANGES_APART,
-    MAX_AGE_MIN,
-    REPEAT_MOST,
-    Announcement,
-    Catalogue,
-)
-from fanout.ssdp.message import ALL, ROOT_DEVICE, Advert, Kind
+from fanout.ssdp.core.message import ALL, ROOT_DEVICE, Advert, Kind
+from fanout.ssdp.core.registry import CHANGES_APART, MAX_AGE_MIN, REPEAT_MOST, Announcement, Catalogue
 from tests.support.adverts import POD, PODS, SERVER, U, V, advert, wakeup
 
 UDNS = st.sampled_from([U, V])

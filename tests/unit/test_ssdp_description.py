@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fanout.ssdp import description, message
-from fanout.ssdp.description import (
+from fanout.ssdp.core import description, message
+from fanout.ssdp.core.description import (
     ADVERTS_MAX,
     DEPTH_MAX,
     DEVICES_MAX,

@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from fanout.ssdp.http.documents import MEMBERS_MAX, Gathered, TooLarge, Undecodable
+from fanout.ssdp.core.body import MEMBERS_MAX, Gathered, TooLarge, Undecodable
 
 TEXT = b"<a>" + b"x" * 90 + b"</a>"
 PACKED = {

@@ -8,14 +8,14 @@ from collections import Counter
 
 import pytest
 
-from fanout.ssdp import message
-from fanout.ssdp.catalogue import Catalogue
-from fanout.ssdp.herald import AGAIN, Herald
+from fanout.ssdp.announcer import AGAIN, Herald
+from fanout.ssdp.core import message
+from fanout.ssdp.core.drop_reasons import SsdpDrop
+from fanout.ssdp.core.message import ROOT_DEVICE, Advert, Kind, Notify
+from fanout.ssdp.core.port_map import Origin, Places
+from fanout.ssdp.core.registry import Catalogue
+from fanout.ssdp.core.stats import DeviceStats, HttpCounts
 from fanout.ssdp.lan import Lan
-from fanout.ssdp.message import ROOT_DEVICE, Advert, Kind, Notify
-from fanout.ssdp.places import Origin, Places
-from fanout.ssdp.reasons import SsdpDrop
-from fanout.ssdp.stats import DeviceStats, HttpCounts
 
 POD, OTHER = "10.60.0.11", "10.60.0.12"
 UDN = "uuid:1"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fanout.ssdp import message
-from fanout.ssdp.message import Advert
-from fanout.ssdp.reasons import SsdpDrop
+from fanout.ssdp.core import message
+from fanout.ssdp.core.drop_reasons import SsdpDrop
+from fanout.ssdp.core.message import Advert
 from tests.support.adverts import advert_of, refused
 
 UDN = "uuid:00000001-aaaa-bbbb-cccc-000000000000"

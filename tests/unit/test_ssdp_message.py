@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fanout.ssdp import message
-from fanout.ssdp.message import Advert, Headers, InvalidSsdp, Kind, Notify, Search
-from fanout.ssdp.reasons import SsdpDrop
+from fanout.ssdp.core import message
+from fanout.ssdp.core.drop_reasons import SsdpDrop
+from fanout.ssdp.core.message import Advert, Headers, InvalidSsdp, Kind, Notify, Search
 from tests.support.adverts import advert_of, refused
 
 UDN = "uuid:00000001-aaaa-bbbb-cccc-000000000000"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from fanout.ssdp.places import OTHERS_MAX, PLACES_MAX, UDNS_MAX, Origin, Places
+from fanout.ssdp.core.port_map import OTHERS_MAX, PLACES_MAX, UDNS_MAX, Origin, Places
 
 FIRST, LAST = 28_200, 28_231
 POD, OTHER_POD, THIRD_POD = "10.60.0.11", "10.60.0.12", "10.60.0.13"

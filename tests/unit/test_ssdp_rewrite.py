@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from fanout.ssdp import rewrite
-from fanout.ssdp.rewrite import (
+from fanout.ssdp.core import urls
+from fanout.ssdp.core.urls import (
     AUTHORITIES_MAX,
     URLS_MAX,
     Rewritten,
@@ -63,10 +63,10 @@ def rewritten(text: str) -> str:
 @pytest.mark.parametrize("document", [MINIDLNA_BROWSE, GERBERA, PLAYLIST])
 def test_documents_of_real_servers(document: str) -> None:
     body = document.encode()
-    urls = document.count("http://10.60.0.1")
+    count = document.count("http://10.60.0.1")
     done = in_text(body, XML, edge)
     assert done == Rewritten(
-        body.replace(b"10.60.0.11:8200", EDGE.encode()).replace(b"10.60.0.12:49494", EDGE.encode()), urls, 0
+        body.replace(b"10.60.0.11:8200", EDGE.encode()).replace(b"10.60.0.12:49494", EDGE.encode()), count, 0
     )
 
 
@@ -367,16 +367,16 @@ def test_media(content_type: str) -> None:
 def test_the_work_for_a_document_is_bounded(part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A megabyte of it, and as many URLs as may be: a pattern that backtracks would not end here."""
     most = 8192
-    monkeypatch.setattr(rewrite, "URLS_MAX", most)
+    monkeypatch.setattr(urls, "URLS_MAX", most)
     looked_at = 0
 
-    class Counted(rewrite._Places):
+    class Counted(urls._Places):
         def put(self, match: re.Match[bytes]) -> bytes:
             nonlocal looked_at
             looked_at += 1
             return super().put(match)
 
-    monkeypatch.setattr(rewrite, "_Places", Counted)
+    monkeypatch.setattr(urls, "_Places", Counted)
     size = (1 << 20) // len(part) // 8 * 8
     for body in {part * size, (part * min(size, most)).ljust(1 << 20)}:
         looked_at = 0

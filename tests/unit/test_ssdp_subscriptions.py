@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fanout.ssdp.core.port_map import Origin
 from fanout.ssdp.http import gena
 from fanout.ssdp.http.gena import Callback, Subscription, Subscriptions
-from fanout.ssdp.places import Origin
 from tests.support.ssdp_http import (
     CLIENT,
     POD,

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.batch import Batch
 from fanout.errors import Closed
 from fanout.model import MAX_PAYLOAD, Endpoint
-from fanout.net.headers import SendMany
+from fanout.net.sendmmsg import SendMany
 from fanout.net.transport import Transport
 from fanout.net.udp import UdpTransport
+from fanout.protocol.sending.batch import Batch
 from fanout.report import Fault
 from fanout.testing import MemoryTransport
 from tests.support.kernel import (

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.delivery.exchange import Exchange
-from fanout.delivery.receipt import Receipt, ReceiptStatus, Reply
-from fanout.delivery.reception import Reception, Taken, Ticket
-from fanout.delivery.round_trip import RoundTrip
 from fanout.model import Endpoint
-from fanout.wire import frame
-from fanout.wire.seal import Keyring, Opener, Sealer
+from fanout.protocol import frame
+from fanout.protocol.receiving.reception import Reception, Taken, Ticket
+from fanout.protocol.seal import Keyring, Opener, Sealer
+from fanout.protocol.sending.exchange import Exchange
+from fanout.protocol.sending.receipt import Receipt, ReceiptStatus, Reply
+from fanout.protocol.sending.rtt import RoundTrip
 
 ME = 1
 EPOCH = 1_700_000_000.0

@@ -1,4 +1,4 @@
-"""docs/wire-format.md, read by a decoder that uses nothing of fanout, and what `fanout.wire.frame` makes of it."""
+"""docs/wire-format.md, read by a decoder that uses nothing of fanout, and what `fanout.protocol.frame` makes of it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.wire import frame
-from fanout.wire.frame import Cut, Refused, Status
-from fanout.wire.reasons import ReceiveDrop
-from fanout.wire.seal import Keyring, Opener, Sealer
+from fanout.protocol import frame
+from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.protocol.frame import Cut, Refused, Status
+from fanout.protocol.seal import Keyring, Opener, Sealer
 from tests.support import wire_decoder
 from tests.support.tree import ROOT
 

@@ -18,14 +18,14 @@ import aiohttp
 from multidict import CIMultiDict
 
 from fanout.model import Endpoint
-from fanout.net import explain, interfaces
-from fanout.ssdp import rewrite
-from fanout.ssdp.http import heads
-from fanout.ssdp.http.door import Connection
+from fanout.net import errno_text, interfaces
+from fanout.ssdp.core import urls
+from fanout.ssdp.core.drop_reasons import HttpFailure
+from fanout.ssdp.core.headers import target
+from fanout.ssdp.core.port_map import Origin
+from fanout.ssdp.core.stats import HttpCounts
+from fanout.ssdp.http.server import Connection
 from fanout.ssdp.http.upstream import Refused, Upstream
-from fanout.ssdp.places import Origin
-from fanout.ssdp.reasons import HttpFailure
-from fanout.ssdp.stats import HttpCounts
 
 Header = tuple[str, str]
 SID = "SID"
@@ -139,10 +139,10 @@ def callbacks(value: str, client: str) -> list[Callback]:
     """Return those URLs of a CALLBACK header that are the client's own, in their order."""
     found = []
     for url in _CALLBACK.findall(value)[:_CALLBACKS_MAX]:
-        place, rest = rewrite.location(url), _PATH_OF_URL.match(url)
+        place, rest = urls.location(url), _PATH_OF_URL.match(url)
         if place is None or rest is None or place[0] != client:
             continue
-        path = heads.target(rest[1] if rest[1].startswith("/") else f"/{rest[1]}")
+        path = target(rest[1] if rest[1].startswith("/") else f"/{rest[1]}")
         if path is not None:
             found.append(Callback(Origin(*place), path))
     return found
@@ -220,7 +220,7 @@ class Events:
                     try:
                         answer = await self._upstream.request("NOTIFY", callback.origin, callback.path, headers, body)
                     except (aiohttp.ClientError, OSError, ValueError) as error:
-                        problem = explain.exception(error)
+                        problem = errno_text.exception(error)
                         continue
                     answer.close()
                     return self._delivered(subscription, answer.status)

@@ -11,19 +11,30 @@ from time import monotonic
 from aiohttp import HttpVersion11, hdrs, web
 
 from fanout.limiter import LineLimiter
-from fanout.ssdp import rewrite
-from fanout.ssdp.http import gena, heads
-from fanout.ssdp.http.documents import Gathered, TooLarge
-from fanout.ssdp.http.door import Connection, Door
+from fanout.ssdp.core import urls
+from fanout.ssdp.core.body import Gathered, TooLarge
+from fanout.ssdp.core.drop_reasons import HttpFailure
+from fanout.ssdp.core.headers import (
+    HEAD_MAX,
+    PSEUDONYM,
+    TRANSFORMED,
+    absolute,
+    carried,
+    is_literal,
+    reason,
+    target,
+    via,
+)
+from fanout.ssdp.core.port_map import Origin, Places
+from fanout.ssdp.core.stats import HttpCounts
+from fanout.ssdp.core.urls import TooManyUrls
+from fanout.ssdp.http import gena
+from fanout.ssdp.http.body_budget import Busy, Held, Room
 from fanout.ssdp.http.gena import Events
-from fanout.ssdp.http.pump import ClientGone, PodBroke, pump
 from fanout.ssdp.http.rewriting import Rewriting
-from fanout.ssdp.http.room import Busy, Held, Room
+from fanout.ssdp.http.server import Connection, Door
+from fanout.ssdp.http.splice import ClientGone, PodBroke, pump
 from fanout.ssdp.http.upstream import DOCUMENT_TIMEOUT, PodAnswer, Refused, Upstream
-from fanout.ssdp.places import Origin, Places
-from fanout.ssdp.reasons import HttpFailure
-from fanout.ssdp.rewrite import TooManyUrls
-from fanout.ssdp.stats import HttpCounts
 
 log = logging.getLogger("fanout")
 
@@ -142,15 +153,15 @@ class Proxy:
             connection.request = None
 
     async def _answer(self, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
-        if sum(len(name) + len(value) for name, value in request.raw_headers) > heads.HEAD_MAX:
-            raise Refused(431, HttpFailure.REQUEST_TOO_LARGE, f"more than {heads.HEAD_MAX} bytes of headers")
+        if sum(len(name) + len(value) for name, value in request.raw_headers) > HEAD_MAX:
+            raise Refused(431, HttpFailure.REQUEST_TOO_LARGE, f"more than {HEAD_MAX} bytes of headers")
         raw, hosts = request.raw_path, request.headers.getall(hdrs.HOST, [])
-        whole = heads.absolute(raw)
+        whole = absolute(raw)
         if whole is not None:  # Host means nothing then (RFC 9112, 3.2.2)
             hosts, raw = [whole[0]], whole[1]
-        if len(hosts) > 1 or not all(map(heads.is_literal, hosts)):
+        if len(hosts) > 1 or not all(map(is_literal, hosts)):
             raise Refused(403, HttpFailure.WRONG_HOST, "name the relay by its IP address, in Host too")
-        path = heads.target(raw)
+        path = target(raw)
         if raw == "*" and request.method == "OPTIONS":  # it asks about the server as a whole (RFC 9110, 9.3.7)
             head = web.StreamResponse(headers={hdrs.ALLOW: _ALLOWED})
             head.content_length = 0
@@ -214,7 +225,7 @@ class Proxy:
         )
 
     async def _send_document(self, exchange: Exchange, answer: PodAnswer) -> web.StreamResponse:
-        head = self._head(answer, exchange.connection, *heads.TRANSFORMED)
+        head = self._head(answer, exchange.connection, *TRANSFORMED)
         if exchange.request.method == "HEAD" or answer.status in _EMPTY:
             return await self._finish(exchange.request, exchange.connection, head)
         with self._room.for_one(exchange.connection.peer) as held:
@@ -243,7 +254,7 @@ class Proxy:
     async def _send_stream(self, exchange: Exchange, answer: PodAnswer, head: web.StreamResponse) -> web.StreamResponse:
         port = exchange.connection.port
         self._counts.statuses[head.status // 100] += 1
-        head.headers.setdefault(hdrs.SERVER, heads.PSEUDONYM)
+        head.headers.setdefault(hdrs.SERVER, PSEUDONYM)
         await head.prepare(exchange.request)
         if exchange.request.method != "HEAD" and answer.status not in _EMPTY:
             if answer.size is not None and answer.size >= PUMP_MIN:
@@ -308,7 +319,7 @@ class Proxy:
         with self._room.for_one(connection.peer) as held:
             body = await self._body(request, held)
             content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
-            if rewrite.is_document(content_type):
+            if urls.is_document(content_type):
                 try:
                     body = await self._rewriting.body(body, content_type, subscription.edge)
                 except TooManyUrls as error:
@@ -320,16 +331,16 @@ class Proxy:
 
     def _head(self, answer: PodAnswer, connection: Connection, *without: str) -> web.StreamResponse:
         """Return the head of a pod's answer, as the client gets it."""
-        pairs = heads.carried(answer.headers.items(), *without)
+        pairs = carried(answer.headers.items(), *without)
         headers = self._rewriting.headers(pairs, connection.local)
-        return web.StreamResponse(status=answer.status, reason=heads.reason(answer.reason), headers=headers)
+        return web.StreamResponse(status=answer.status, reason=reason(answer.reason), headers=headers)
 
     async def _finish(
         self, request: web.BaseRequest, connection: Connection, head: web.StreamResponse, body: bytes = b""
     ) -> web.StreamResponse:
         """Send an answer that is whole."""
         self._counts.statuses[head.status // 100] += 1
-        head.headers.setdefault(hdrs.SERVER, heads.PSEUDONYM)
+        head.headers.setdefault(hdrs.SERVER, PSEUDONYM)
         await head.prepare(request)
         pieces = memoryview(body)
         for start in range(0, len(body), _PIECE):
@@ -373,4 +384,4 @@ class Proxy:
 
 def _carried(request: web.BaseRequest) -> list[tuple[str, str]]:
     """Return the headers of a request that are for who gets it in the end."""
-    return [*heads.carried(request.headers.items(), *_OF_THE_RELAY), heads.via(request.version)]
+    return [*carried(request.headers.items(), *_OF_THE_RELAY), via(request.version)]

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable
 from multidict import CIMultiDict
 
 from fanout.model import Endpoint
-from fanout.ssdp import rewrite
+from fanout.ssdp.core import urls
+from fanout.ssdp.core.port_map import Origin, Places
+from fanout.ssdp.core.stats import HttpCounts
+from fanout.ssdp.core.urls import Authority
 from fanout.ssdp.http import ports
-from fanout.ssdp.places import Origin, Places
-from fanout.ssdp.rewrite import Authority
-from fanout.ssdp.stats import HttpCounts
 
 _CLAIMS_MAX = 16  # servers of pods that one document can add; a look for a port of theirs takes its time
 
@@ -37,7 +37,7 @@ class Rewriting:
         authority = self._authority(edge)
         made: CIMultiDict[str] = CIMultiDict()
         for name, value in pairs:
-            rewritten = rewrite.in_value(value, authority)
+            rewritten = urls.in_value(value, authority)
             self._counts.rewritten += rewritten != value
             made.add(name, rewritten)
         return made
@@ -45,7 +45,7 @@ class Rewriting:
     async def body(self, whole: bytes, content_type: str, edge: str) -> bytes:
         """Return a document; raise `TooManyUrls`. One at a time: others have a turn in between."""
         async with self._turn:
-            rewritten = rewrite.in_text(whole, content_type, self._authority(edge))
+            rewritten = urls.in_text(whole, content_type, self._authority(edge))
             await asyncio.sleep(0)
         self._counts.rewritten += rewritten.changed
         self._counts.left += rewritten.left

@@ -13,16 +13,15 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from fanout.model import Endpoint
-from fanout.net import explain
-from fanout.ssdp import rewrite
-from fanout.ssdp.http import documents
-from fanout.ssdp.http.documents import DOCUMENT_MAX, Gathered, TooLarge, Undecodable
-from fanout.ssdp.http.door import LINE_MAX
-from fanout.ssdp.http.pump import PodBroke
-from fanout.ssdp.http.room import Busy, Held
-from fanout.ssdp.http.sockets import HELD, Sipped
-from fanout.ssdp.places import Origin
-from fanout.ssdp.reasons import HttpFailure
+from fanout.net import errno_text
+from fanout.ssdp.core import urls
+from fanout.ssdp.core.body import DOCUMENT_MAX, Gathered, TooLarge, Undecodable, can_unpack, is_packed
+from fanout.ssdp.core.drop_reasons import HttpFailure
+from fanout.ssdp.core.port_map import Origin
+from fanout.ssdp.http.body_budget import Busy, Held
+from fanout.ssdp.http.server import LINE_MAX
+from fanout.ssdp.http.server_sockets import HELD, Sipped
+from fanout.ssdp.http.splice import PodBroke
 
 CONNECT_TIMEOUT = 3.0
 ANSWER_TIMEOUT = 30.0
@@ -101,7 +100,7 @@ class Upstream:
             sentence = f"{there} said nothing for {ANSWER_TIMEOUT:g} s"
             raise Refused(504, HttpFailure.POD_BROKE, sentence) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Refused(502, HttpFailure.POD_BROKE, f"{there}: {explain.exception(error)}") from error
+            raise Refused(502, HttpFailure.POD_BROKE, f"{there}: {errno_text.exception(error)}") from error
         if response.status < 200:
             response.close()
             raise Refused(502, HttpFailure.POD_BROKE, f"{there} answers {response.status}, which nobody asked for")
@@ -117,7 +116,7 @@ class Upstream:
             if answer.size is not None and answer.size > DOCUMENT_MAX:
                 raise TooLarge(f"{answer.size} bytes")
             # What is packed can be of any size.
-            size = DOCUMENT_MAX if documents.is_packed(answer.encoding) else answer.size or 0
+            size = DOCUMENT_MAX if is_packed(answer.encoding) else answer.size or 0
             async with asyncio.timeout(DOCUMENT_TIMEOUT):
                 return await held.fill(Gathered(DOCUMENT_MAX, answer.encoding), size, answer.piece)
         except Busy as error:
@@ -154,7 +153,7 @@ class PodAnswer:
     def is_document(self) -> bool:
         """Whether URLs of its body are to be rewritten."""
         content_type = self.headers.get(hdrs.CONTENT_TYPE, "")
-        return rewrite.is_document(content_type) and documents.can_unpack(self.encoding)
+        return urls.is_document(content_type) and can_unpack(self.encoding)
 
     @property
     def transport(self) -> asyncio.Transport | None:
@@ -168,11 +167,11 @@ class PodAnswer:
         try:
             piece = await self._response.content.readany()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise PodBroke(explain.exception(error)) from error
+            raise PodBroke(errno_text.exception(error)) from error
         # To the library, a connection that was reset is the end of a body that lasts to the connection's.
         problem = None if piece or self._protocol is None else self._protocol.exception()
         if isinstance(problem, aiohttp.ClientOSError):
-            raise PodBroke(explain.exception(problem))
+            raise PodBroke(errno_text.exception(problem))
         return piece
 
     def so_far(self) -> bytes:
@@ -180,7 +179,7 @@ class PodAnswer:
         try:
             piece = self._response.content.read_nowait()
         except (aiohttp.ClientError, OSError) as error:
-            raise PodBroke(explain.exception(error)) from error
+            raise PodBroke(errno_text.exception(error)) from error
         transport = self.transport
         if transport is not None:
             transport.pause_reading()

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from fanout.discovery.answer import Answer, Lookup
+from fanout.discovery.core.answer import Answer, Lookup
 from fanout.discovery.dns import DnsResolver
 from fanout.errors import ResolverUnavailable
 from fanout.model import Service
-from fanout.sender import Sender
+from fanout.sender.sync import Sender
 from tests.support.cli import Run, fanout, invoke
 from tests.support.waiting import until
 

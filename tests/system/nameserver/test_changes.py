@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fanout.discovery.answer import Answer
+from fanout.discovery.core.answer import Answer
 from fanout.discovery.dns import DnsResolver
 from fanout.errors import NoEndpoints
 from fanout.model import Service
-from fanout.sender import Sender
+from fanout.sender.sync import Sender
 from tests.support.cli import running, strict_json
 from tests.support.knot import NAMESPACE, Knot, a_records, addresses
 from tests.support.limits import PATIENT, SOON, variables

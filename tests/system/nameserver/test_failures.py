@@ -12,8 +12,8 @@ import dns.name
 import dns.rrset
 import pytest
 
+from fanout.discovery.core.endpoints import TTL_MIN, EndpointSet
 from fanout.discovery.dns import DnsResolver
-from fanout.discovery.endpoints import TTL_MIN, EndpointSet
 from fanout.model import Endpoint, Service
 from tests.support.cli import invoke
 from tests.support.knot import NAMESPACE, Knot, a_records, addresses
@@ -175,7 +175,9 @@ def test_a_dns_ttl_without_measure_is_clamped(knot: Knot, dns_ttl: int, least: f
         assert (answer.dns_ttl, len(answer.endpoints)) == (dns_ttl, 3)
         for jitter in (0.0, 0.5, 1.0):
             pods = EndpointSet()
-            with setting({"fanout.discovery.endpoints:TTL_MIN": TTL_MIN}):  # the usual one, and not that of these tests
+            with setting(
+                {"fanout.discovery.core.endpoints:TTL_MIN": TTL_MIN}
+            ):  # the usual one, and not that of these tests
                 pods.answered(answer, 1000.0, jitter)
             wakeup = pods.next_wakeup()
             assert wakeup is not None

@@ -10,7 +10,7 @@ import pytest
 from fanout.discovery.dns import DnsResolver
 from fanout.errors import NoEndpoints
 from fanout.model import Endpoint, Family, Service
-from fanout.sender import Sender
+from fanout.sender.sync import Sender
 from tests.support.knot import NAMESPACE, Knot, a_records, addresses
 from tests.support.waiting import until
 from tests.system.nameserver.asking import resolve_and_dry_run

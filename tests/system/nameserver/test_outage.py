@@ -1,6 +1,6 @@
 """The nameserver is silent while a sender is busy: no message is lost, and what is known is told.
 
-What that costs a sender in time is measured by `bench/outage.py`.
+What that costs a sender in time is measured by `benchmarks/outage.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 
 from fanout.model import Service
 from fanout.report import Report
-from fanout.sender import Sender
+from fanout.sender.sync import Sender
 from tests.support.knot import NAMESPACE, Knot, a_records
 from tests.support.pods import Pod
 from tests.support.waiting import until

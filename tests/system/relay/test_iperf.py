@@ -1,6 +1,6 @@
 """iperf 2, as people test multicast: a group on the LAN, and five pods that have no multicast.
 
-What a relay forwards without loss, and how fast, is measured by bench/relay.py.
+What a relay forwards without loss, and how fast, is measured by benchmarks/relay.py.
 """
 
 from __future__ import annotations

@@ -1,1 +1,0 @@
-"""The receiver app: logs every datagram, and tells Kubernetes and Prometheus how it is."""

@@ -1,1 +1,0 @@
-"""The relay app: forwards what comes from outside, and tells people, Kubernetes and Prometheus how it is."""

@@ -1,0 +1,33 @@
+"""A nameserver whose answers change, as `python -m benchmarks.names TTL`: a headless Service with no pod at first.
+
+It prints its endpoint. `pods ADDRESS...` lets the Service have these, and is answered by the time at which it has
+(nanoseconds of CLOCK_MONOTONIC).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+
+from fanout.local import zone
+from fanout.local.nameserver import Nameserver
+from fanout.local.zone import Pod, Zone
+
+NAME = f"{Zone().name}."
+
+
+async def _serve() -> None:
+    nameserver = await Nameserver.start(Zone())
+    print(json.dumps(str(nameserver.endpoint)), flush=True)
+    while line := await asyncio.to_thread(sys.stdin.readline):
+        _, *addresses = line.split()
+        pods = [Pod(f"pod-{number}", address) for number, address in enumerate(addresses)]
+        nameserver.zone = nameserver.zone.with_pods(pods)
+        print(json.dumps(time.monotonic_ns()), flush=True)
+
+
+if __name__ == "__main__":
+    zone.DNS_TTL = int(sys.argv[1])
+    asyncio.run(_serve())

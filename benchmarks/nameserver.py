@@ -1,0 +1,20 @@
+"""A nameserver process with so many pods on loopback: `python -m benchmarks.nameserver COUNT`, prints its endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from fanout.local.nameserver import Nameserver
+from fanout.local.zone import Pod, Zone
+
+
+async def _serve(count: int) -> None:
+    pods = [Pod(f"pod-{number}", f"127.0.1.{number + 1}") for number in range(count)]
+    nameserver = await Nameserver.start(Zone().with_pods(pods))
+    print(nameserver.endpoint, flush=True)
+    await asyncio.sleep(600)
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(int(sys.argv[1])))

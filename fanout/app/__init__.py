@@ -1,1 +1,0 @@
-"""What the receiver and the relay share as processes: their log, their admin port, their live table."""

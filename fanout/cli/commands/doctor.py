@@ -1,0 +1,179 @@
+"""`fanout doctor`: what works, what does not, and what to change."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import click
+
+from fanout.cli.main import EXIT_ERROR, EXIT_OK
+from fanout.cli.options import FiniteRange, option, output_option
+from fanout.cli.output import errors_as_json, note, print_json
+from fanout.cli.target import Target, find_target, optional_target_options
+from fanout.doctor.core.facts import Check, Status
+from fanout.relay.core.ingress import Ingress
+from fanout.relay.core.ingress import check as check_ingresses
+
+_COLOURS = {Status.OK: "green", Status.WARNING: "yellow", Status.PROBLEM: "red"}
+_INDENT = " " * 9
+_WAIT_MAX = 3600
+_CLEAR = "\r\033[K"
+
+
+@click.command()
+@optional_target_options
+@option(
+    "--listen",
+    multiple=True,
+    metavar="INGRESS",
+    help="Wait for a datagram at this ingress of a relay, mcast://224.0.67.67:5001@eth1 for instance; repeatable.",
+)
+@option(
+    "--wait",
+    type=FiniteRange(0, _WAIT_MAX, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Listen for so long at most.",
+)
+@output_option
+def doctor(
+    service: str | None,
+    port: str,
+    family: str,
+    nameserver: str | None,
+    allow_loopback: bool,
+    listen: tuple[str, ...],
+    wait: float,
+    output: str,
+) -> int:
+    """Check this host, the pods of a Service (-s), and what a relay would hear (--listen); say what to change.
+
+    Exit codes: 0 all is well, 1 a problem or a warning, 2 usage.
+    """
+    with errors_as_json(output, service=service or ""):
+        target = None if service is None else find_target(service, port, family, nameserver, allow_loopback)
+        ingresses = [Ingress.parse(url, service="unused") for url in listen]
+        if ingresses:
+            check_ingresses(ingresses)
+        if target is not None and target.note:
+            note(target.note)
+        checks: list[Check] = []
+        for check in _examine(target, ingresses, wait):
+            checks.append(check)
+            if output == "text":
+                _show(check)
+    worst = next((each for each in reversed(Status) if any(check.status is each for check in checks)), Status.OK)
+    if output == "json":
+        print_json({"status": worst.value, "checks": [_as_json(check) for check in checks]})
+    return EXIT_OK if worst is Status.OK else EXIT_ERROR
+
+
+def _examine(target: Target | None, ingresses: Sequence[Ingress], wait: float) -> Iterator[Check]:
+    """Yield what each check comes to; pods and ingresses are looked at meanwhile."""
+    from fanout.doctor import host
+    from fanout.doctor.core import checks
+
+    progress = _Progress(wait, len(ingresses))
+    # Not waited for on the way out: an interrupt ends the command at once.
+    pool = ThreadPoolExecutor(2, "fanout-doctor")
+    try:
+        dropped_before = host.overflows()
+        pods = None if target is None else pool.submit(_examine_service, target)
+        heard = pool.submit(_listen, ingresses, wait, progress) if ingresses else None
+        yield from checks.host(host.gather())
+        if pods is not None:
+            yield from pods.result()
+        if heard is not None:
+            progress.show()
+            found = heard.result()
+            progress.end()
+            yield from found
+        yield from checks.dropped(dropped_before, host.overflows())
+    finally:
+        progress.end()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _examine_service(target: Target) -> list[Check]:
+    """Resolve, probe each pod, and look at the ways to them."""
+    from fanout.discovery.core.endpoints import CONFIRM_AFTER
+    from fanout.doctor import probes
+    from fanout.doctor.core import checks
+    from fanout.errors import ResolverUnavailable
+
+    try:
+        answer = target.resolver.resolve()
+        if not answer.endpoints and not answer.refused:
+            # The rule of every sender: an empty answer is believed after one confirmation.
+            time.sleep(CONFIRM_AFTER)
+            answer = target.resolver.resolve()
+    except ResolverUnavailable as error:
+        return [checks.unresolved(target.service, str(error))]
+    found = probes.reach(answer.endpoints) if answer.endpoints else []
+    return [
+        *checks.resolved(target.service, answer),
+        *checks.reached(found, inside="KUBERNETES_SERVICE_HOST" in os.environ),
+        # Of one that was refused, or cannot be reached, the size of its way says nothing.
+        *checks.carried(probes.ways([pod for pod in found if not pod.errno])),
+    ]
+
+
+def _listen(ingresses: Sequence[Ingress], wait: float, progress: _Progress) -> list[Check]:
+    from fanout.doctor import capture
+    from fanout.doctor.core import diagnose_ingress
+
+    return [diagnose_ingress.listened(facts) for facts in capture.hear(ingresses, wait, progress.tell)]
+
+
+class _Progress:
+    """A line on a terminal's standard error while only the listening goes on; nothing of it stays."""
+
+    def __init__(self, wait: float, ingresses: int) -> None:
+        self._wait = wait
+        self._ingresses = ingresses
+        self._lock = threading.Lock()
+        self._is_shown = False
+        self._is_wanted = sys.stderr.isatty()
+
+    def show(self) -> None:
+        """Show it from now on: everything else has been printed."""
+        self._is_shown = self._is_wanted
+
+    def tell(self, seconds: float, heard: int) -> None:
+        """Say how far it is."""
+        with self._lock:
+            if self._is_shown:
+                line = f"listening: {seconds:.0f} of {self._wait:g} s, heard at {heard} of {self._ingresses}"
+                click.echo(f"{_CLEAR}{line}", nl=False, err=True)
+
+    def end(self) -> None:
+        """Take it away."""
+        with self._lock:
+            if self._is_shown:
+                click.echo(_CLEAR, nl=False, err=True)
+            self._is_shown = False
+
+
+def _show(check: Check) -> None:
+    word = click.style(f"{check.status.value:<{len(_INDENT)}}", fg=_COLOURS[check.status], bold=True)
+    click.echo(f"{word}{check.check}: {check.sentence}")
+    for hint in check.hints:
+        click.echo(f"{_INDENT}- {hint}")
+    sys.stdout.flush()
+
+
+def _as_json(check: Check) -> dict[str, Any]:
+    return {
+        "check": check.check,
+        "status": check.status.value,
+        "sentence": check.sentence,
+        "hints": list(check.hints),
+        "details": dict(check.details),
+    }

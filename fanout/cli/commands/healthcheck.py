@@ -1,0 +1,54 @@
+"""`fanout healthcheck`: an exec probe for where the kubelet cannot reach the admin port."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import click
+
+from fanout.cli.main import EXIT_ERROR
+from fanout.cli.options import FiniteRange, option
+from fanout.model import Endpoint
+
+
+@click.command()
+@option(
+    "--host",
+    envvar=["FANOUT_ADMIN_HOST", "FANOUT_HOST"],  # a relay's, a receiver's
+    default="localhost",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Where it listens.",
+)
+@option("--admin-port", type=click.IntRange(1, 65_535), default=8080, show_default=True, help="Its admin port.")
+@option("--live", is_flag=True, help="Ask whether it lives instead of whether it is ready.")
+@option(
+    "--timeout",
+    type=FiniteRange(0, 60, min_open=True),
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Wait so long for an answer.",
+)
+def healthcheck(host: str, admin_port: int, live: bool, timeout: float) -> int:
+    """Ask a receiver or a relay whether it is ready: prints its answer, exit code 0 for yes and 1 for no."""
+    from http.client import HTTPConnection, HTTPException
+
+    path = "/livez" if live else "/readyz"
+    url = f"http://{Endpoint(host, admin_port)}{path}"
+    try:
+        with closing(HTTPConnection(host, admin_port, timeout=timeout)) as connection:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            text = response.read(200).decode("utf-8", "replace")
+    except (OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise click.ClickException(f"no receiver or relay answers at {url}: {_one_line(reason)}") from None
+    click.echo(_one_line(text))
+    return 0 if response.status == 200 else EXIT_ERROR
+
+
+def _one_line(text: str) -> str:
+    """Return the first line of what a stranger said, as far as it can be printed."""
+    first = next(iter(text.splitlines()), "")
+    return "".join(character if character.isprintable() else "?" for character in first)

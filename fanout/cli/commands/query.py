@@ -1,0 +1,195 @@
+"""`fanout query`: ask every pod of a Service, and print what each replies."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from typing import Any
+
+import click
+
+from fanout.cli.interrupt import on_interrupt
+from fanout.cli.main import EXIT_INCOMPLETE, EXIT_INTERRUPTED
+from fanout.cli.message import limit_of, read_message
+from fanout.cli.options import is_given, max_datagram_option, option, output_option, patience_options, seal_options
+from fanout.cli.output import errors_as_json, milliseconds, note, print_json, show_library_notes
+from fanout.cli.receipts import Tally, hint, pod_json, pod_line, pods_by_status, seconds, whom
+from fanout.cli.stream import Stream
+from fanout.cli.target import Target, find_target, target_options
+from fanout.protocol.frame import FRAGMENT_OVERHEAD, REPLY_OVERHEAD
+from fanout.protocol.sending.receipt import ReceiptStatus, Reply
+from fanout.sender.encoder import MAX_DATAGRAM
+from fanout.sender.sync import Sender
+
+_SHOWN = 24
+"""Bytes of a binary reply that are shown."""
+
+
+@click.command()
+@target_options
+@option("-m", "--message", metavar="TEXT", help="The question; '-' reads it from standard input.")
+@option("--file", "path", metavar="PATH", help="The question is this file's content.")
+@patience_options
+@max_datagram_option
+@seal_options
+@option("--allow-empty", is_flag=True, help="Ask an empty question, too.")
+@output_option
+def query(
+    service: str,
+    port: str,
+    family: str,
+    nameserver: str | None,
+    allow_loopback: bool,
+    message: str | None,
+    path: str | None,
+    timeout: float,
+    retries: int | None,
+    max_datagram: int | None,
+    key_file: str | None,
+    cluster: str,
+    allow_empty: bool,
+    output: str,
+) -> int:
+    """Ask every pod of a headless Service, print each reply as it comes, then who did not reply.
+
+    Fanout receivers answer ping and info by themselves, and what their users made them answer. Replies may be as
+    large as the question's datagram (--max-datagram), larger where messages are sealed (--key-file) or the
+    receivers reply to anyone. Exit codes: 0 all replied, 1 error, 2 usage, 3 no endpoints, 4 some pods did not
+    reply.
+
+    \b
+    fanout query -s headless-udp -m ping
+    fanout query -s headless-udp -m info -o json
+    """
+    show_library_notes()
+    with errors_as_json(output, service=service):
+        if (message is not None) + (path is not None) != 1:
+            raise click.UsageError("give one of --message and --file")
+        if is_given("cluster") and key_file is None:
+            raise click.UsageError("--cluster is a label for sealed messages: give --key-file as well")
+        limit = limit_of(framed=True)
+        payload = read_message(message, path, limit, allow_empty=allow_empty)
+        target = find_target(service, port, family, nameserver, allow_loopback)
+        if target.note:
+            note(target.note)
+        stream = Stream(limit)
+        # What a question's datagram may hold is a bit more than what that of a reply may, which is no larger.
+        whole = (max_datagram or MAX_DATAGRAM) + FRAGMENT_OVERHEAD - REPLY_OVERHEAD
+        replies: list[Reply] = []
+        started = time.monotonic()
+        with (
+            Sender(
+                target.service,
+                resolver=target.resolver,
+                max_datagram=max_datagram,
+                key_file=key_file,
+                cluster=cluster if key_file else "",  # the environment's label is for those who have keys
+            ) as sender,
+            on_interrupt(stream.interrupt),
+        ):
+            asked = None
+            with stream.may_be_cut():
+                asked = sender.query(payload, timeout=timeout, retries=retries)
+                for reply in asked:
+                    if output == "json":
+                        replies.append(reply)
+                    else:
+                        click.echo(_line(reply, is_cut=max(len(payload), len(reply.payload)) > whole))
+            tally = Tally()
+            if asked is None:  # interrupted while pods were looked for, as a rule
+                tally.add_interrupted((), len(payload), time.monotonic() - started)
+            else:
+                tally.add(asked.confirmation)
+        elapsed = time.monotonic() - started
+    if output == "json":
+        print_json(_as_json(target, len(payload), tally, replies, elapsed))
+    elif asked is None:
+        click.secho("interrupted: nothing is known of any pod", fg="yellow")
+    else:
+        _show(target, tally, interrupted=stream.interrupted)
+    if stream.interrupted:
+        return EXIT_INTERRUPTED
+    return 0 if tally.complete else EXIT_INCOMPLETE
+
+
+def _line(reply: Reply, *, is_cut: bool = False) -> str:
+    # Of what comes or goes in fragments, this is the round trip of a few of them, and not the time that it took.
+    took = "" if is_cut else f" ({milliseconds(reply.rtt)} ms)"
+    head = f"{click.style(str(reply.endpoint), bold=True)}{took}"
+    text = _printable(reply.payload)
+    if text is None:
+        shown = reply.payload[:_SHOWN].hex(" ") + (" ..." if len(reply.payload) > _SHOWN else "")
+        return f"{head}: {len(reply.payload):,} bytes: {shown}"
+    if not text:
+        return f"{head}: (empty)"
+    lines = text.splitlines()
+    return f"{head}: {text}" if len(lines) == 1 else "\n".join([f"{head}:", *(f"  {line}" for line in lines)])
+
+
+def _printable(payload: bytes) -> str | None:
+    """Return text that a terminal can show, without the line break at its end; None where it is none."""
+    try:
+        text = payload.decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError:
+        return None
+    text = text.replace("\r\n", "\n").replace("\t", "    ")
+    return text if all(character.isprintable() or character == "\n" for character in text) else None
+
+
+def _show(target: Target, tally: Tally, *, interrupted: bool) -> None:
+    for pod in tally.pods:
+        if pod.status is not ReceiptStatus.CONFIRMED:
+            click.echo(pod_line(pod, tally.elapsed))
+    pods = tally.pods
+    if (said := hint(pods)) is not None:
+        click.echo(said)
+    by_status = pods_by_status(pods)
+    replied = by_status.pop(ReceiptStatus.CONFIRMED)
+    troubles = "".join(f"; {count} {status}" for status, count in by_status.items() if count)
+    whole = whom(target, len(pods))
+    who = whole if replied == len(pods) else f"{replied} of {whole}"
+    troubles += "; interrupted" * interrupted
+    click.secho(
+        f"{who} replied in {seconds(tally.elapsed)}{troubles}{tally.dns}", fg="green" if tally.complete else "yellow"
+    )
+
+
+def _as_json(target: Target, size: int, tally: Tally, replies: list[Reply], elapsed: float) -> dict[str, Any]:
+    joined = {pod.endpoint for pod in tally.pods if pod.joined}
+    others = [status for status in ReceiptStatus if status is not ReceiptStatus.CONFIRMED]
+    return {
+        "service": target.service.name,
+        "bytes": size,
+        "elapsed": round(elapsed, 6),
+        **tally.dns_json,
+        "complete": tally.complete,
+        "replies": [
+            {
+                "endpoint": str(reply.endpoint),
+                "rtt": round(reply.rtt, 6),
+                "joined": reply.endpoint in joined,
+                **_payload_json(reply.payload),
+            }
+            for reply in replies
+        ],
+        **{status.value: [pod_json(pod) for pod in tally.pods if pod.status is status] for status in others},
+    }
+
+
+def _payload_json(payload: bytes) -> dict[str, Any]:
+    """Return a reply as text where it is UTF-8, as base64 where it is not, and parsed where it is a JSON object."""
+    try:
+        text = payload.decode("utf-8")
+    except UnicodeDecodeError:
+        return {"payload_base64": base64.b64encode(payload).decode("ascii")}
+    try:
+        parsed = json.loads(text, parse_constant=_refuse)
+        json.dumps(parsed, allow_nan=False)  # 1e999 is infinite: no JSON has that
+    except (ValueError, RecursionError):
+        return {"payload": text}
+    return {"payload": text, "json": parsed} if isinstance(parsed, dict) else {"payload": text}
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)

@@ -1,0 +1,115 @@
+"""`fanout receive`: the receiver app, the same in a pod and on a laptop."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import click
+
+from fanout.cli.options import FiniteRange, admin_port_option, is_given, log_options, option, seal_options
+from fanout.model import DEFAULT_PORT, MAX_PAYLOAD
+from fanout.net.bind import RECEIVE_BUFFER
+from fanout.receiver.listener import WORKERS_MAX
+from fanout.receiver.queue import Overflow
+
+
+@click.command()
+@option("--host", metavar="ADDRESS", help="Listen on this address only. [default: all addresses, IPv4 and IPv6]")
+@option(
+    "-p",
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="UDP port; 0 takes a free one.",
+)
+@admin_port_option
+@option(
+    "--receive-buffer",
+    type=click.IntRange(min=1),
+    default=RECEIVE_BUFFER,
+    show_default=True,
+    metavar="BYTES",
+    help="Ask the kernel for so much buffer.",
+)
+@option(
+    "--workers",
+    type=click.IntRange(1, WORKERS_MAX),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Empty the kernel's buffers by N threads with a socket each; 1 needs no thread.",
+)
+@option(
+    "--overflow",
+    type=click.Choice([policy.value for policy in Overflow]),
+    default=Overflow.WAIT.value,
+    show_default=True,
+    help="When the queue is full: leave datagrams to the kernel's buffer, or drop.",
+)
+@option(
+    "--drain",
+    type=FiniteRange(0, 3600),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Go on receiving so long after SIGTERM.",
+)
+@log_options
+@option(
+    "--log-rate",
+    type=FiniteRange(min=0),
+    default=200.0,
+    show_default=True,
+    metavar="N",
+    help="Log at most N messages a second, and how many were left out; 0 logs all.",
+)
+@option(
+    "--log-payload",
+    type=click.IntRange(0, MAX_PAYLOAD),
+    default=MAX_PAYLOAD,
+    show_default=True,
+    metavar="BYTES",
+    help="Log so much of each payload.",
+)
+@option(
+    "--exec",
+    "exec_",
+    metavar="COMMAND",
+    help="Run this for each message, which is its standard input; what it prints is a query's reply. No shell.",
+)
+@option(
+    "--exec-timeout",
+    type=FiniteRange(0, 86_400, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Kill the command after so long: the message has failed.",
+)
+@option(
+    "--handler",
+    metavar="MODULE:FUNCTION",
+    help="Call this for each message; the bytes that it returns are a query's reply.",
+)
+@option("--reply-to-anyone", is_flag=True, help="Send replies that are larger than the question, unsealed ones too.")
+@seal_options
+@option("--accept-plaintext", is_flag=True, help="With keys: take what is not sealed as well, while senders change.")
+def receive(**settings: Any) -> None:
+    """Receive datagrams and log each one: the receiver that runs in the pods.
+
+    It confirms messages whose sender asks, answers the queries ping and info, and any others by --exec or
+    --handler: one message at a time. A message counts as confirmed when that has ended well.
+
+    SIGTERM makes it not ready, lets it receive for the drain time, hand over what is queued, and exit 0. Log
+    lines name the pod by POD_NAME, POD_NAMESPACE, POD_IP and NODE_NAME (the downward API).
+    """
+    for name, needed in (("cluster", "key_file"), ("accept_plaintext", "key_file"), ("exec_timeout", "exec_")):
+        if is_given(name) and settings[needed] is None:
+            flags = [f"--{each.rstrip('_').replace('_', '-')}" for each in (name, needed)]
+            raise click.UsageError(f"{flags[0]} says nothing without {flags[1]}: give both")
+    # The kernel drops a signal to PID 1 that has no handler yet, but keeps a blocked one until the app takes it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    from fanout.daemon.receiver.app import Settings, run
+
+    run(Settings(**settings))

@@ -1,0 +1,278 @@
+"""`fanout relay`: the relay app, the same in a pod and on a laptop."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import import_module
+from typing import Any, NamedTuple, NoReturn
+
+import click
+
+from fanout.cli.options import FiniteRange, admin_port_option, log_options, option
+from fanout.cli.target import dns_options
+from fanout.net.bind import RECEIVE_BUFFER
+from fanout.relay.core.ingress import LIMIT_MAX, Ingress, check
+
+_ORDER = "fanout.cli.commands.relay.order"
+_OF_AN_INGRESS = ("listen", "to", "to_port")
+_SUBCOMMANDS = {"ssdp": "Media server pods (DLNA, UPnP), found and played from the LAN."}
+_OF_THE_FILE = (*_OF_AN_INGRESS, "allow_source", "limit")
+
+interface_timeout_option = option(
+    "--interface-timeout",
+    type=FiniteRange(0, 86_400),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Wait so long at the start for an interface that appears late.",
+)
+admin_host_option = option(
+    "--admin-host", metavar="ADDRESS", help="Serve the admin port on this address only. [default: all addresses]"
+)
+
+
+class _Relay(click.Group):
+    """Works without a subcommand, and remembers the order of options: --to belongs to the --listen before it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """See `click.Group.list_commands`."""
+        return list(_SUBCOMMANDS)
+
+    def get_command(self, ctx: click.Context | None, cmd_name: str) -> click.Command | None:
+        """See `click.Group.get_command`."""
+        if cmd_name not in _SUBCOMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"fanout.cli.commands.relay_{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """See `click.Group.format_commands`."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_SUBCOMMANDS.items()))
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Return the subcommand's context where one is named: the relay's options are not looked at for it.
+
+        Those in the environment are for the relay without a subcommand, and may be nonsense to it.
+        """
+        command = self.get_command(None, args[0]) if args else None
+        if command is not None:
+            return command.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """See `click.Command.parse_args`."""
+        _, rest, order = self.make_parser(ctx).parse_args(list(args))
+        ctx.meta[_ORDER] = [each.name for each in order if each.name in _OF_AN_INGRESS]
+        super().parse_args(ctx, args)
+        if rest and not ctx.resilient_parsing:
+            self._refuse(ctx, rest[0], [each for each in order if isinstance(each, click.Option)])
+        return ctx.args
+
+    def _refuse(self, ctx: click.Context, name: str, options: list[click.Option]) -> NoReturn:
+        """Say where options belong that stand before a subcommand."""
+        command = self.get_command(ctx, name)
+        if command is None:
+            ctx.fail(f"No such command {name!r}.")
+        flag = options[0].opts[-1]
+        if any(flag in each.opts for each in command.params):
+            ctx.fail(f"{flag} belongs behind {name}: {ctx.command_path} {name} {flag} ...")
+        ctx.fail(f"{flag} is none of {ctx.command_path} {name}: it belongs to {ctx.command_path} without {name}")
+
+
+def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        from fanout.relay.config import schema_text
+
+        click.echo(schema_text(), nl=False)
+        context.exit()
+
+
+@click.group(cls=_Relay, invoke_without_command=True, subcommand_metavar="[COMMAND]")
+@option(
+    "-s",
+    "--service",
+    default="",
+    metavar="NAME",
+    help="Headless Service (short name or FQDN), or a list of addresses: where each --listen without a --to goes.",
+)
+@option(
+    "--listen",
+    multiple=True,
+    metavar="INGRESS",
+    help="Listen here: udp://ADDRESS:PORT, mcast://GROUP:PORT@INTERFACE, mcast://SOURCE,GROUP:PORT@INTERFACE or "
+    "broadcast://:PORT@INTERFACE; PORT may be FIRST-LAST. Repeat it for more.",
+)
+@click.option("--to", multiple=True, metavar="NAME", help="Service of the --listen before it, instead of --service.")
+@option(
+    "--to-port",
+    multiple=True,
+    type=click.IntRange(1, 65_535),
+    metavar="PORT",
+    help="Where the first port of the --listen before it goes to at the pods, and the others in step. "
+    "[default: the port that it came to]",
+)
+@option(
+    "--config",
+    metavar="FILE",
+    callback=lambda _context, _parameter, path: path or None,
+    help="Read the ingresses from this YAML file instead.",
+)
+@click.option(
+    "--schema",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_schema,
+    help="Print the JSON Schema of that file, and exit.",
+)
+@option(
+    "--allow-source",
+    multiple=True,
+    metavar="CIDR",
+    help="Forward only what comes from this network, or address; repeat it for more. [default: all]",
+)
+@option(
+    "--limit",
+    type=FiniteRange(0, LIMIT_MAX, min_open=True),
+    metavar="N",
+    help="Forward at most N datagrams a second of each source. [default: all]",
+)
+@option("--loop-guard", is_flag=True, help="Drop what was forwarded seconds ago and comes again from another source.")
+@dns_options
+@interface_timeout_option
+@option(
+    "--receive-buffer",
+    type=click.IntRange(1, 2**31 - 1),
+    default=RECEIVE_BUFFER,
+    show_default=True,
+    metavar="BYTES",
+    help="Ask the kernel for so much buffer, for each port.",
+)
+@admin_host_option
+@admin_port_option
+@option(
+    "--drain",
+    type=FiniteRange(0, 3600),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Go on forwarding so long after SIGTERM.",
+)
+@log_options
+def relay(
+    service: str,
+    listen: Sequence[str],
+    to: Sequence[str],
+    to_port: Sequence[int],
+    config: str | None,
+    allow_source: Sequence[str],
+    limit: float | None,
+    loop_guard: bool,
+    **settings: Any,
+) -> None:
+    """Bring multicast, broadcast and port ranges from outside to every pod of a headless Service.
+
+    Each datagram that comes to an ingress goes, byte for byte, to every pod, to the port that it came to. It
+    forwards no datagram of its own, and answers nobody. SIGTERM: what has arrived is forwarded; exit code 0.
+
+    For media servers, which have to be found and answered, there is `fanout relay ssdp`.
+
+    In the environment FANOUT_LISTEN holds ingresses separated by spaces, and FANOUT_TO_PORT is for all of them.
+
+    \b
+    fanout relay -s headless-udp --listen mcast://224.0.67.67:5001@eth1
+    fanout relay -s cameras --listen udp://0.0.0.0:32546-32549 --listen broadcast://:9999@eth0 --to probes
+    fanout relay --config relay.yaml
+    """
+    context = click.get_current_context()
+    ingresses: tuple[Ingress, ...]
+    if config is not None:
+        for name in _OF_THE_FILE:
+            if context.params[name] not in ((), None):
+                flag = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"{flag} (FANOUT_{name.upper()}) is what the file of --config says: give one")
+        if context.get_parameter_source("service") is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError("--service is what the file of --config says: give one")
+        from fanout.relay.config import load
+
+        ingresses, guarded = load(config)
+        loop_guard = loop_guard or guarded
+    else:
+        ingresses = tuple(
+            Ingress.parse(each.url, service=each.service, to_port=each.to_port, allow_source=allow_source, limit=limit)
+            for each in _in_order(context.meta.get(_ORDER, []), service, listen, to, to_port)
+        )
+        check(ingresses)
+    ingresses = _of_local_service(ingresses, settings)
+    # The kernel drops a signal to PID 1 that has no handler yet, but keeps a blocked one until the app takes it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    from fanout.daemon.relay.app import Settings, run
+
+    run(Settings(ingresses=ingresses, loop_guard=loop_guard, **settings))
+
+
+class _Place(NamedTuple):
+    """One --listen, and what belongs to it."""
+
+    url: str
+    service: str
+    to_port: int | None
+
+
+def _in_order(
+    order: Sequence[str], service: str, listen: Sequence[str], to: Sequence[str], to_port: Sequence[int]
+) -> list[_Place]:
+    """Give each --to and --to-port to the --listen before it; raise `click.UsageError`."""
+    if not listen:
+        raise click.UsageError("say where to listen: --listen INGRESS, as often as there are, or --config FILE")
+    if "listen" not in order:  # from the environment: whatever is said is said for all
+        if to or len(to_port) > 1:
+            raise click.UsageError("FANOUT_LISTEN goes to one --service and at most one --to-port: give --listen")
+        return _with_services([_Place(url, service, to_port[0] if to_port else None) for url in listen])
+    default_port = None
+    if to_port and "to_port" not in order:
+        if len(to_port) > 1:
+            raise click.UsageError("FANOUT_TO_PORT is one port, for every --listen: give --to-port behind each")
+        (default_port,) = to_port
+    places: list[_Place] = []
+    values = {"listen": iter(listen), "to": iter(to), "to_port": iter(to_port)}
+    given: set[str] = set()
+    for name in order:
+        value: Any = next(values[name])
+        if name == "listen":
+            places.append(_Place(value, service, default_port))
+            given.clear()
+            continue
+        flag = f"--{name.replace('_', '-')} {value}"
+        if not places:
+            raise click.UsageError(f"{flag} says where the --listen before it goes, and there is none")
+        if name in given:
+            raise click.UsageError(f"{flag} is the second for --listen {places[-1].url}: one goes to one place")
+        given.add(name)
+        places[-1] = places[-1]._replace(**{"service" if name == "to" else name: value})
+    return _with_services(places)
+
+
+def _with_services(places: list[_Place]) -> list[_Place]:
+    for place in places:
+        if not place.service.strip():
+            raise click.UsageError(f"--listen {place.url} goes nowhere: add --to SERVICE, or --service for all")
+    return places
+
+
+def _of_local_service(ingresses: tuple[Ingress, ...], settings: dict[str, Any]) -> tuple[Ingress, ...]:
+    """Return the ingresses as they are; outside a cluster, where they go to the local Service, with its full name."""
+    if settings["nameserver"] is None and "KUBERNETES_SERVICE_HOST" not in os.environ:
+        from fanout.local.state import find
+
+        local = find()
+        if local is not None and all(each.service.rstrip(".") in (local.service, local.name) for each in ingresses):
+            settings.update(nameserver=local.nameserver, allow_loopback=True)
+            return tuple(replace(each, service=local.name) for each in ingresses)
+    return ingresses

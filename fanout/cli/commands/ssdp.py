@@ -1,0 +1,170 @@
+"""`fanout ssdp`: UPnP and DLNA devices on the LAN, as a television sees them."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fanout.cli.main import EXIT_NO_ENDPOINTS, EXIT_OK
+from fanout.cli.options import FiniteRange, is_given, option, output_option
+from fanout.cli.output import errors_as_json, note, print_json
+from fanout.cli.target import plural
+from fanout.errors import FanoutError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from fanout.ssdp.control_point import Found
+
+_SECONDS_MAX = 120
+_COLUMNS = ("NAME", "LOCATION", "TYPE", "FROM")
+_COLUMNS_LEAST = 2
+"""The others are left out where the terminal has no room for them."""
+_CELL_MAX = 40
+
+
+@click.group()
+def ssdp() -> None:
+    """Look for UPnP and DLNA devices on the LAN.
+
+    \b
+    fanout ssdp search
+    fanout ssdp search --st urn:schemas-upnp-org:device:MediaServer:1 -o json
+    """
+
+
+@ssdp.command(short_help="List the devices that answer a search.")
+@option("--st", "target", default="ssdp:all", show_default=True, metavar="ST", help="What to look for.")
+@option("--interface", metavar="NAME", help="Search on this interface.  [default: on all that are up]")
+@option(
+    "--host",
+    metavar="ADDRESS",
+    envvar="FANOUT_SSDP_HOST",  # FANOUT_HOST is where a receiver listens
+    help="Ask this host alone, by unicast: a relay, for instance.",
+)
+@option(
+    "--timeout",
+    type=FiniteRange(1, _SECONDS_MAX),
+    default=3.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Wait so long for answers.",
+)
+@output_option
+def search(target: str, interface: str | None, host: str | None, timeout: float, output: str) -> int:
+    """List the devices that answer a search (M-SEARCH), with the name and the LOCATION of each.
+
+    ST is ssdp:all, upnp:rootdevice, uuid:... or a device's or service's type, urn:... It needs the packages of the
+    extra `dlna`. Exit codes: 0 devices found, 1 error, 2 usage, 3 no device answered.
+    """
+    with errors_as_json(output, target=target):
+        if is_given("interface"):
+            if is_given("host"):
+                raise click.UsageError(
+                    "give one of --interface and --host: a host is asked on the way that leads to it"
+                )
+            host = None  # of the environment
+        try:
+            from fanout.ssdp.control_point import search as look
+            from fanout.ssdp.control_point import ways
+        except ModuleNotFoundError as error:
+            package = (error.name or "aiohttp").partition(".")[0]
+            raise FanoutError(f"this needs the package {package}: pip install 'fanout[dlna]'") from None
+        import asyncio
+
+        way = ways(interface) if host is None else host
+        where = way if isinstance(way, str) else " and ".join(way)
+        with _waiting(f"searching {'at' if host else 'on'} {where} for {timeout:g} s"):
+            found = asyncio.run(look(way, target, timeout))
+    if output == "json":
+        print_json({"target": target, "devices": [_as_json(device) for device in found]})
+    elif found:
+        _show(found)
+    if found:
+        click.secho(f"{plural(len(found), 'device')} found", fg="green", err=True)
+        return EXIT_OK
+    note(
+        f"no device answered {'at' if host else 'on'} {where} within {timeout:g} s: is there one, and does no firewall "
+        "drop UDP from its port 1900?"
+    )
+    return EXIT_NO_ENDPOINTS
+
+
+def _waiting(text: str) -> contextlib.AbstractContextManager[object]:
+    """Return what says so on a terminal, as long as it is entered."""
+    if not sys.stderr.isatty():
+        return contextlib.nullcontext()
+    console = _console(err=True)
+    return contextlib.nullcontext() if console.is_dumb_terminal else console.status(text)
+
+
+def _show(found: list[Found]) -> None:
+    rows = [_cells(device) for device in found]
+    if not sys.stdout.isatty():
+        # The name is last: it alone has spaces, where programs split.
+        lines = [(*others, name) for name, *others in (_COLUMNS, *rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            click.echo("  ".join(cells).rstrip())
+        return
+    from rich import box
+    from rich.table import Table
+
+    console = _console(err=False)
+    shown = _fitting(rows, console.width)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for column in shown:
+        # A LOCATION that is cut is none.
+        is_whole = _COLUMNS[column] == "LOCATION"
+        table.add_column(
+            _COLUMNS[column],
+            no_wrap=not is_whole,
+            overflow="fold" if is_whole else "ellipsis",
+            max_width=None if is_whole else _CELL_MAX,
+        )
+    for row, device in zip(rows, found, strict=True):
+        table.add_row(*(row[column] for column in shown), style=None if device.friendly_name is not None else "yellow")
+    console.print(table)
+
+
+def _fitting(rows: list[tuple[str, str, str, str]], width: int) -> list[int]:
+    """Return the columns that a terminal has room for."""
+    shown = list(range(len(_COLUMNS)))
+    needed = [2 + max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
+    while len(shown) > _COLUMNS_LEAST and sum(needed[column] for column in shown) > width:
+        shown.pop()
+    return shown
+
+
+def _cells(device: Found) -> tuple[str, str, str, str]:
+    kind = device.device_type.partition(":device:")[2] or device.device_type
+    name = "(its description cannot be read)" if device.friendly_name is None else device.friendly_name
+    location, kind, host = (_shown(text).replace(" ", "%20") or "-" for text in (device.location, kind, device.host))
+    return _shown(name) or "-", location, kind, host
+
+
+def _shown(text: str) -> str:
+    """Return a stranger's text as a terminal may get it."""
+    return "".join(each if each.isprintable() else "\ufffd" for each in text)
+
+
+def _as_json(device: Found) -> dict[str, Any]:
+    return {
+        "friendly_name": device.friendly_name,
+        "location": device.location,
+        "udn": device.udn,
+        "device_type": device.device_type,
+        "server": device.server,
+        "host": device.host,
+    }
+
+
+def _console(*, err: bool) -> Console:
+    from rich.console import Console
+
+    # Without markup: a name may have brackets.
+    return Console(stderr=err, markup=False, emoji=False, highlight=False)

@@ -1,0 +1,143 @@
+"""The command line: one module a command, imported when the command is run.
+
+Exit codes: 0 all sent (or confirmed), 1 error, 2 usage, 3 no endpoints, 4 some pods refused it, could not be sent
+to, or did not answer where they should, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+import fanout
+from fanout.errors import FanoutError, InvalidInput, NoEndpoints
+
+EXIT_OK = 0
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_NO_ENDPOINTS = 3
+EXIT_INCOMPLETE = 4
+EXIT_INTERRUPTED = 130
+
+_COMMANDS = {
+    "send": "Send a message to every pod of a headless Service.",
+    "query": "Ask every pod of a headless Service, and print what each replies.",
+    "resolve": "Show the pods of a headless Service, and how DNS named them.",
+    "bench": "Measure rate, loss, order and latency to every pod of a headless Service.",
+    "receive": "Receive datagrams and log each one: the receiver that runs in the pods.",
+    "relay": "Bring multicast, broadcast and port ranges from outside to every pod; media servers to the LAN.",
+    "ssdp": "Look for UPnP and DLNA devices on the LAN.",
+    "healthcheck": "Ask a receiver or a relay on this host whether it is ready: an exec probe.",
+    "doctor": "Check this host, the way to every pod, and what a relay would hear; say what to change.",
+    "keygen": "Make a key for sealed messages.",
+    "local": "Run a headless Service with receivers on this machine.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Imports a command's module only when that command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"fanout.cli.commands.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(fanout.__version__, prog_name="fanout", message="%(prog)s %(version)s")
+def cli() -> None:
+    """UDP broadcast for clusters: a copy of each datagram to every pod of a headless Service.
+
+    Every option can also be given as an environment variable, FANOUT_ and its name: FANOUT_PORT=12000.
+
+    Exit codes: 0 all sent (or confirmed), 1 error, 2 usage, 3 no endpoints, 4 some pods refused it, could not be
+    sent to, or did not answer where they should, 130 interrupted.
+    """
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the documented exit code of an error."""
+    if isinstance(error, (click.UsageError, InvalidInput)):
+        return EXIT_USAGE
+    return EXIT_NO_ENDPOINTS if isinstance(error, NoEndpoints) else EXIT_ERROR
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: each error is one sentence on standard error, no traceback."""
+    try:
+        code = cli.main(arguments, prog_name="fanout", standalone_mode=False, color=_color())
+        sys.stdout.flush()
+    except click.exceptions.Exit as request:
+        code = request.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nobody is left to tell.
+        code = EXIT_ERROR
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = EXIT_USAGE
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else "fanout"
+        complain(f"{' '.join(error.format_message().split())} (see {command} --help)")
+        code = EXIT_USAGE
+    except (FanoutError, click.ClickException) as error:
+        complain(str(error))
+        code = exit_code(error)
+    except OSError as error:
+        complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        code = EXIT_ERROR
+    except Exception as error:
+        if os.environ.get("FANOUT_DEBUG"):
+            raise
+        complain(f"internal error, please report it: {type(error).__name__}: {error} (FANOUT_DEBUG=1 shows where)")
+        code = EXIT_ERROR
+    return code if isinstance(code, int) else EXIT_OK
+
+
+def run() -> NoReturn:
+    """Run the command line as the process: end it with the exit code.
+
+    At once: taking a hundred modules apart before the process ends would be a sixth of what `fanout send` takes.
+    """
+    # Importing makes many objects and no garbage: 700 new ones are no reason to look for some.
+    gc.set_threshold(50_000)
+    _open_standard_streams()
+    code = main()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _open_standard_streams() -> None:
+    """Let what was closed (`>&-`, as some supervisors do) be /dev/null: a socket must not get its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
+
+
+def complain(sentence: str) -> None:
+    """Say what went wrong on standard error, on one line."""
+    click.echo(f"{click.style('fanout:', fg='red', bold=True)} {sentence}", err=True, color=_color())
+
+
+def _color() -> bool | None:
+    """Return False where the user wants none (no-color.org), None to let click look for a terminal."""
+    return False if os.environ.get("NO_COLOR") else None

@@ -1,0 +1,124 @@
+"""`fanout send --confirm`: one message after the other, each until every pod has answered or the time is up."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import click
+
+from fanout.cli.confirm_progress import Live, Watch
+from fanout.cli.interrupt import on_interrupt
+from fanout.cli.main import EXIT_INCOMPLETE, EXIT_INTERRUPTED
+from fanout.cli.output import print_json
+from fanout.cli.receipts import Tally, lines, pod_json, pods_by_status, seconds, whom
+from fanout.cli.stream import Stream
+from fanout.cli.target import Target, plural
+from fanout.errors import FanoutError
+from fanout.protocol.sending.receipt import ReceiptStatus
+from fanout.sender.encoder import MAX_DATAGRAM
+from fanout.sender.sync import Sender
+
+
+class Asking(NamedTuple):
+    """How to ask for confirmations."""
+
+    timeout: float
+    retries: int | None
+    interval: float
+    """Seconds from one message to the next, at least."""
+    messages: int | None
+    """How many there will be; None where that is not known."""
+    output: str
+    quiet: bool
+    live: bool
+    whole: int = MAX_DATAGRAM
+    """Bytes up to which a message leaves whole; larger ones leave in fragments."""
+
+
+def send_confirmed(sender: Sender, target: Target, payloads: Iterable[bytes], stream: Stream, asking: Asking) -> int:
+    """Send messages and have them confirmed; say what became of them, and return the exit code."""
+    tally, watch = Tally(), Watch()
+    started = time.monotonic()
+    shown = Live(watch, target, asking.timeout, asking.messages) if asking.live else contextlib.nullcontext()
+    with shown, on_interrupt(stream.interrupt):
+        try:
+            _send_all(sender, payloads, stream, asking, tally, watch)
+        except FanoutError as error:
+            if not tally.messages:
+                raise
+            stream.failure = error
+    elapsed = time.monotonic() - started
+    if asking.output == "json":
+        print_json(_as_json(target, tally, elapsed))
+    elif not asking.quiet:
+        _show(target, tally, stream, elapsed)
+    if stream.failure is not None:
+        raise stream.failure
+    if stream.interrupted:
+        return EXIT_INTERRUPTED
+    return 0 if tally.complete else EXIT_INCOMPLETE
+
+
+def _send_all(
+    sender: Sender, payloads: Iterable[bytes], stream: Stream, asking: Asking, tally: Tally, watch: Watch
+) -> None:
+    due = 0.0
+    for payload in payloads:
+        if stream.stopped.wait(max(0.0, due - time.monotonic())):
+            return
+        due = time.monotonic() + asking.interval
+        is_cut = len(payload) > asking.whole
+        watch.begin(is_cut=is_cut)
+        confirmation = None
+        with stream.may_be_cut():
+            confirmation = sender.send(
+                payload, confirm=True, timeout=asking.timeout, retries=asking.retries, on_receipt=watch.note
+            )
+        if confirmation is None:  # interrupted: what is known of it counts
+            elapsed = time.monotonic() - watch.started
+            tally.add_interrupted(list(watch.receipts.values()), len(payload), elapsed, is_cut=is_cut)
+        else:
+            tally.add(confirmation, is_cut=is_cut)
+
+
+def _show(target: Target, tally: Tally, stream: Stream, elapsed: float) -> None:
+    left_out = f"; {plural(stream.empty_lines, 'empty line')} left out" if stream.empty_lines else ""
+    if not tally.messages:
+        what = "interrupted: nothing is known of any pod" if stream.interrupted else "sent nothing: no message came"
+        click.secho(f"{what}{left_out}", fg="yellow")
+        return
+    for line in lines(tally):
+        click.echo(line)
+    pods = tally.pods
+    by_status = pods_by_status(pods)
+    size = plural(tally.size, "byte") + ("" if tally.messages == 1 else " in all")
+    became = ", ".join(f"{count} {status}" for status, count in by_status.items() if count)
+    if by_status[ReceiptStatus.CONFIRMED] == len(pods):
+        became = "confirmed" if len(pods) == 1 else "all confirmed"
+    left_out += "; interrupted" * stream.interrupted
+    click.secho(
+        f"sent {plural(tally.messages, 'message')} ({size}) to {whom(target, len(pods))}: {became}, "
+        f"in {seconds(tally.elapsed if tally.messages == 1 else elapsed)}{left_out}{tally.dns}",
+        fg="green" if tally.complete else "yellow",
+    )
+
+
+def _as_json(target: Target, tally: Tally, elapsed: float) -> dict[str, Any]:
+    pods = tally.pods
+    return {
+        "service": target.service.name,
+        "messages": tally.messages,
+        "bytes": tally.size,
+        "elapsed": round(elapsed, 6),
+        **tally.dns_json,
+        "complete": tally.complete,
+        **{status.value: count for status, count in pods_by_status(pods).items()},
+        "joined": sum(pod.joined for pod in pods),
+        "endpoints": [
+            {**pod_json(pod), "messages": {status.value: count for status, count in pod.counts.items() if count}}
+            for pod in pods
+        ],
+    }

@@ -1,0 +1,1 @@
+"""The long-running programs: `fanout receive`, `fanout relay` and `fanout relay ssdp`."""

@@ -1,0 +1,1 @@
+"""What the programs share as processes: their log, their admin port, their live table."""

@@ -1,0 +1,88 @@
+"""What becomes of each message: it is handled, the sender that asked is told, and the log gets to know."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Literal
+
+from fanout.daemon.receiver.handlers import Handler, HandlerFailed
+from fanout.daemon.receiver.questions import Answerer
+from fanout.model import FramedMessage, Message
+from fanout.net import errno_text
+from fanout.receiver.aio import AsyncReceiver
+from fanout.receiver.demux import OpenQuestion
+from fanout.receiver.sync import conclude
+
+HANDLED, REPLIED, FAILED = "handled", "replied", "failed"
+_STOPPED = "the receiver was stopped before its handler had returned"
+_ONLY_PING_AND_INFO = "without a handler (--exec, --handler) this receiver answers the queries ping and info alone"
+_KILLED_WITHIN = 1.0
+
+
+class Handling:
+    """Settles messages one by one: by the handler, if there is one, and queries of the app's own by itself."""
+
+    def __init__(self, receiver: AsyncReceiver, handler: Handler | None) -> None:
+        self.unhandled = 0
+        """Messages that the handler did not get, or had not returned from, when the receiver was stopped."""
+        self._receiver = receiver
+        self._handler = handler
+        self._answerer = Answerer()
+        self._given_up = asyncio.Event()
+        self._giving_up: asyncio.Task[Literal[True]] | None = None
+
+    def give_up(self) -> None:
+        """Wait for the handler no longer: what is not handled by now fails."""
+        self._given_up.set()
+
+    async def settle(self, message: Message) -> dict[str, Any]:
+        """Handle a message, and answer its sender; return what the log should say of it."""
+        is_query = message.wants_reply
+        try:
+            if is_query and (reply := self._answerer.answer(message.payload, self._receiver.stats)) is not None:
+                message.reply(reply)
+            elif is_query and self._handler is None:
+                _tell(message, _ONLY_PING_AND_INFO)
+                return {"outcome": FAILED, "reason": _ONLY_PING_AND_INFO}
+            elif self._handler is not None:
+                result = await self._call(self._handler, message)
+                if problem := conclude(message, result):
+                    raise HandlerFailed(problem)
+            return self._done(message, is_query=is_query)
+        except Exception as error:
+            is_known = isinstance(error, HandlerFailed)
+            reason = str(error) if is_known else errno_text.exception(error)
+            _tell(message, reason)  # first: the sender is told nothing more once it has been told
+            self._receiver.handler_failed(message, error.with_traceback(None) if is_known else error)
+            return {"outcome": FAILED, "reason": reason}
+
+    async def _call(self, handler: Handler, message: Message) -> object:
+        """Call the handler; give up with the receiver, even where the handler does not."""
+        if self._given_up.is_set():
+            self.unhandled += 1
+            raise HandlerFailed(_STOPPED)
+        calling = asyncio.ensure_future(handler.handle(message))
+        if self._giving_up is None:
+            self._giving_up = asyncio.create_task(self._given_up.wait())
+        await asyncio.wait((calling, self._giving_up), return_when=asyncio.FIRST_COMPLETED)
+        if calling.done():
+            return calling.result()
+        calling.cancel()
+        await asyncio.wait((calling,), timeout=_KILLED_WITHIN)
+        self.unhandled += 1
+        raise HandlerFailed(_STOPPED)
+
+    def _done(self, message: Message, *, is_query: bool) -> dict[str, Any]:
+        question = message.question if isinstance(message, FramedMessage) else None
+        if question is not None:
+            question.confirm()
+            if isinstance(question, OpenQuestion) and question.ticket.problem:
+                return {"outcome": FAILED, "reason": question.ticket.problem}
+        if is_query:
+            return {"outcome": REPLIED}
+        return {} if question is None and self._handler is None else {"outcome": HANDLED}
+
+
+def _tell(message: Message, reason: str) -> None:
+    if isinstance(message, FramedMessage) and message.question is not None:
+        message.question.fail(reason)

@@ -1,0 +1,98 @@
+"""`fanout relay ssdp`: media server pods, found and played from the LAN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from structlog.typing import FilteringBoundLogger
+
+from fanout.daemon.common.rates import Table
+from fanout.daemon.relay import events, life
+from fanout.daemon.relay.life import since
+from fanout.daemon.relay.ssdp_table import tables
+from fanout.metrics import SsdpCollector
+from fanout.ssdp.core.drop_reasons import HttpFailure
+from fanout.ssdp.core.stats import SsdpStats
+from fanout.ssdp.relay import SsdpRelay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SsdpSettings(life.ProcessSettings):
+    """Whose devices to bring where, and how to log; the defaults are those of `fanout relay ssdp`."""
+
+    service: str
+    interface: str
+    http_ports: str
+    """FIRST-LAST."""
+    descriptions: tuple[str, ...]
+    """PORT/PATH of device descriptions at the pods."""
+    allow_source: tuple[str, ...]
+    family: str
+    nameserver: str | None
+    allow_loopback: bool
+    interface_timeout: float
+    """Seconds that the interface may take to appear."""
+
+
+def run(settings: SsdpSettings) -> None:
+    """Answer and carry until SIGTERM or SIGINT; raise `FanoutError` where it cannot start, or cannot go on."""
+    life.run(settings, lambda: _Presenting(settings))
+
+
+class _Presenting(life.Work[SsdpStats]):
+    started, draining, stopped = events.SSDP_RELAY_STARTED, events.SSDP_RELAY_DRAINING, events.SSDP_RELAY_STOPPED
+
+    def __init__(self, settings: SsdpSettings) -> None:
+        self._settings = settings
+        self.relay = SsdpRelay(
+            settings.service,
+            settings.interface,
+            http_ports=settings.http_ports,
+            descriptions=settings.descriptions,
+            allow_source=settings.allow_source,
+            family=settings.family,
+            nameserver=settings.nameserver,
+            allow_loopback=settings.allow_loopback,
+            interface_timeout=settings.interface_timeout,
+        )
+
+    def introduction(self) -> dict[str, object]:
+        settings = self._settings
+        return {
+            "service": settings.service,
+            "interface": settings.interface,
+            "http_ports": settings.http_ports,
+            "descriptions": list(settings.descriptions),
+            "allow_source": list(settings.allow_source),
+        }
+
+    def collector(self) -> SsdpCollector:
+        return SsdpCollector(lambda: self.relay.stats)
+
+    def tables(self, before: SsdpStats, after: SsdpStats, seconds: float, room: int) -> list[Table]:
+        return tables(before, after, seconds, room, self.relay.waiting)
+
+    def tidy(self, log: FilteringBoundLogger, before: SsdpStats, after: SsdpStats) -> None:
+        """Log what was dropped and what failed since the last time, by reason."""
+        if dropped := since(before.dropped, after.dropped):
+            log.warning(events.SEARCHES_DROPPED, dropped=dropped)
+        if failures := since(before.http.failures, after.http.failures):
+            # A player that skips through a film hangs up each time.
+            tell = log.info if failures.keys() == {HttpFailure.CLIENT_GONE.value} else log.warning
+            tell(events.HTTP_FAILURES, failures=failures)
+
+    def totals(self, stats: SsdpStats) -> dict[str, object]:
+        http = stats.http
+        return {
+            "searches": stats.searches,
+            "answers": stats.answers,
+            "announcements": dict(stats.announcements),
+            "foreign": stats.foreign,
+            "dropped": since({}, stats.dropped),
+            "requests": sum(http.statuses.values()),
+            "bytes": sum(http.bytes.values()),
+            "events": http.events,
+            "rewritten": http.rewritten,
+            "left": http.left,
+            "failures": since({}, http.failures),
+        }

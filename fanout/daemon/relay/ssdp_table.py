@@ -1,0 +1,80 @@
+"""The SSDP relay's live table. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fanout.daemon.common.rates import Alarm, Table, bits_per_second, chosen, drops, more, per_second, size
+from fanout.ssdp.core.stats import DeviceStats, SsdpStats
+
+_NAME_MAX = 30
+_LOCATION_MAX = 60
+
+
+def tables(before: SsdpStats, after: SsdpStats, seconds: float, room: int, waiting: str | None = None) -> list[Table]:
+    """Return one row of all that is asked and carried, and the devices; where there are too many, the busy ones."""
+    known = {each.udn: each for each in before.devices}
+    pairs = [
+        (known.get(each.udn, DeviceStats(each.udn, each.pod, each.location)), each)
+        for each in sorted(after.devices, key=lambda one: (one.name.lower(), one.udn))
+    ]
+    shown = chosen(pairs, room - 1, lambda pair: pair[0].requests != pair[1].requests or pair[0].bytes != pair[1].bytes)
+    return [
+        Table(
+            ("STATE",),
+            ("PODS", "SEARCHES/S", "ANSWERS/S", "CLIENTS", "REQUESTS/S", "RATE", "FAILED", "DROPPED"),
+            [_all(before, after, seconds, waiting)],
+            # Neither sentences nor reasons have room in a cell.
+            "\n".join(filter(None, (_reasons(after), waiting))),
+            dispensable=("CLIENTS", "REQUESTS/S", "RATE", "ANSWERS/S", "PODS"),
+        ),
+        Table(
+            ("DEVICE", "POD", "LOCATION"),
+            ("REQUESTS/S", "RATE", "BYTES"),
+            [_device(*pair, seconds) for pair in shown],
+            more(len(pairs) - len(shown), "device", "devices"),
+            dispensable=("BYTES", "POD", "REQUESTS/S", "RATE"),
+        ),
+    ]
+
+
+def _all(before: SsdpStats, after: SsdpStats, seconds: float, waiting: str | None) -> tuple[str, ...]:
+    return (
+        "relaying" if waiting is None else Alarm("waiting"),
+        f"{after.endpoints:,}" if after.endpoints else Alarm("0"),
+        per_second(before.searches, after.searches, seconds),
+        per_second(before.answers, after.answers, seconds),
+        f"{after.http.connections:,}",
+        per_second(sum(before.http.requests.values()), sum(after.http.requests.values()), seconds),
+        bits_per_second(sum(before.http.bytes.values()), sum(after.http.bytes.values()), seconds),
+        _count(after.http.failures.values()),
+        _count(after.dropped.values()),
+    )
+
+
+def _count(counts: Iterable[int]) -> str:
+    total = sum(counts)
+    return Alarm(f"{total:,}") if total else "0"
+
+
+def _reasons(stats: SsdpStats) -> str:
+    """Say why something failed or was dropped; nothing where it was not."""
+    said = (("failed", drops(stats.http.failures)), ("dropped", drops(stats.dropped)))
+    return "; ".join(f"{what}: {counts}" for what, counts in said if isinstance(counts, Alarm))
+
+
+def _device(before: DeviceStats, after: DeviceStats, seconds: float) -> tuple[str, ...]:
+    return (
+        _short(after.name.strip() or after.udn, _NAME_MAX),
+        _short(after.pod, _LOCATION_MAX),
+        _short(after.location, _LOCATION_MAX),
+        per_second(before.requests, after.requests, seconds),
+        bits_per_second(before.bytes, after.bytes, seconds),
+        size(after.bytes),
+    )
+
+
+def _short(text: str, most: int) -> str:
+    """Return a stranger's text as far as a terminal may have it."""
+    shown = "".join(character if character.isprintable() else "?" for character in text)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"

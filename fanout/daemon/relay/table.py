@@ -1,0 +1,64 @@
+"""The relay's live table. Pure."""
+
+from __future__ import annotations
+
+from fanout.daemon.common.rates import Alarm, Table, bits_per_second, chosen, drops, more, per_second, size
+from fanout.relay.core.stats import IngressStats, PodStats, RelayStats
+
+_SERVICE_MAX = 40
+
+
+def tables(before: RelayStats, after: RelayStats, seconds: float, room: int) -> list[Table]:
+    """Return what came to each ingress, and what went to each pod; where there are too many, those with trouble."""
+    ingresses = list(zip(before.ingresses, after.ingresses, strict=True))
+    shown = chosen(ingresses, max(room // 2, room - len(after.pods)), lambda pair: pair[1].waiting or pair[1].dropped)
+    said = more(len(ingresses) - len(shown), "ingress", "ingresses")
+    why_waiting = next((each.waiting for each in after.ingresses if each.waiting is not None), "")
+    pods = chosen(after.pods, room - len(shown), lambda pod: pod.refused or pod.dropped)
+    known = {(pod.service, pod.host): pod for pod in before.pods}
+    return [
+        Table(
+            ("INGRESS", "TO", "STATE"),
+            ("DATAGRAMS/S", "RATE", "BYTES", "DROPPED"),
+            [_ingress(*pair, seconds) for pair in shown],
+            # Of those that wait the first one's reason: a sentence has no room in a cell.
+            "\n".join(filter(None, (said, why_waiting))),
+            dispensable=("BYTES", "TO", "RATE"),
+        ),
+        Table(
+            ("POD", "OF"),
+            ("COPIES/S", "RATE", "BYTES", "REFUSED", "DROPPED"),
+            [_pod(known.get((pod.service, pod.host), PodStats(pod.host, pod.service)), pod, seconds) for pod in pods],
+            more(len(after.pods) - len(pods), "pod", "pods"),
+            dispensable=("BYTES", "OF", "RATE"),
+        ),
+    ]
+
+
+def _short(service: str) -> str:
+    """Return a Service's name, and of a long list of endpoints the beginning."""
+    return service if len(service) <= _SERVICE_MAX else f"{service[: _SERVICE_MAX - 1]}…"
+
+
+def _ingress(before: IngressStats, after: IngressStats, seconds: float) -> tuple[str, ...]:
+    return (
+        after.ingress,
+        _short(after.service),
+        "listening" if after.waiting is None else Alarm("waiting"),
+        per_second(before.datagrams, after.datagrams, seconds),
+        bits_per_second(before.bytes, after.bytes, seconds),
+        size(after.bytes),
+        drops(after.dropped),
+    )
+
+
+def _pod(before: PodStats, after: PodStats, seconds: float) -> tuple[str, ...]:
+    return (
+        after.host,
+        _short(after.service),
+        per_second(before.sent, after.sent, seconds),
+        bits_per_second(before.bytes, after.bytes, seconds),
+        size(after.bytes),
+        Alarm(f"{after.refused:,}") if after.refused else "0",
+        drops(after.dropped),
+    )

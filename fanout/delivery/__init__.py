@@ -1,1 +1,0 @@
-"""Confirmed messages and queries as state machines. Pure: datagrams and `now` in, datagrams out."""

@@ -1,0 +1,1 @@
+"""What is believed of answers, and the pods as they are known. Pure."""

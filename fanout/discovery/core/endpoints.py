@@ -1,0 +1,98 @@
+"""The pods of one Service as far as they are known: answers and failures in, joined and left out. Pure.
+
+The rules:
+
+* A pod joins with the first answer that names it.
+* A pod leaves with the second answer in a row that does not: servers may differ for a few seconds, and an
+  answer can be late. An empty answer and NXDOMAIN are the case where all pods leave.
+* A failure (timeout, SERVFAIL, garbage) changes nothing but the age: the last known pods are kept.
+* The next question is due after the answer's TTL, clamped to 1..30 s and jittered; sooner where an answer
+  waits for its confirmation; after a failure with a back-off from 1 to 5 s.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fanout.discovery.core.answer import Answer
+from fanout.model import Endpoint
+
+TTL_MIN = 1.0
+TTL_MAX = 30.0
+TTL_UNKNOWN = 5.0
+"""For an answer without records: what CoreDNS gives headless Services, in seconds."""
+CONFIRM_AFTER = 0.25
+"""Seconds between an answer that lacks known pods, or all, and the question that confirms it."""
+RETRY_MIN = 1.0
+RETRY_MAX = 5.0
+
+
+class Change(NamedTuple):
+    """The pods that joined and left with one answer."""
+
+    joined: tuple[Endpoint, ...]
+    left: tuple[Endpoint, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.joined or self.left)
+
+
+class EndpointSet:
+    """The known pods of one Service. Not thread-safe: one owner feeds it, and publishes `endpoints`."""
+
+    def __init__(self) -> None:
+        self.endpoints: tuple[Endpoint, ...] = ()
+        """In the order of `Endpoint.sort_key`; the same object as long as nothing changes."""
+        self.settled = False
+        """Whether an answer has been believed: until then, an empty set only means that nothing is known."""
+        self.answered_at: float | None = None
+        """When the last answer came (`now` of that call)."""
+        self.failure: str | None = None
+        """Why the last question failed; None after an answer."""
+        self.failures = 0
+        """How many questions have failed, in all."""
+        self._missing: frozenset[Endpoint] = frozenset()
+        self._unconfirmed_empty = False
+        self._failures_in_a_row = 0
+        self._next: float | None = None
+
+    def answered(self, answer: Answer, now: float, jitter: float = 0.5) -> Change:
+        """Take an answer that came at `now`; `jitter` is a random number from 0 to 1."""
+        self.answered_at = now
+        self.failure = None
+        self._failures_in_a_row = 0
+        named = frozenset(answer.endpoints)
+        known = frozenset(self.endpoints)
+        missing = known - named
+        left = missing & self._missing
+        joined = named - known
+        self._missing = missing - left
+        if joined or left:
+            self.endpoints = _ordered((known | joined) - left)
+        first_empty = not self.settled and not named and not self._unconfirmed_empty
+        self._unconfirmed_empty = first_empty
+        self.settled = self.settled or not first_empty
+        if self._missing or first_empty:
+            self._next = now + CONFIRM_AFTER
+        elif answer.dns_ttl is None and named:
+            self._next = None
+        else:
+            dns_ttl = TTL_UNKNOWN if answer.dns_ttl is None else answer.dns_ttl
+            self._next = now + min(max(dns_ttl, TTL_MIN), TTL_MAX) * (0.9 + 0.2 * jitter)
+        return Change(_ordered(joined), _ordered(left))
+
+    def failed(self, reason: str, now: float, jitter: float = 0.5) -> None:
+        """Take a failure that was noticed at `now`: known pods stay."""
+        self.failure = reason
+        self.failures += 1
+        delay = min(RETRY_MIN * 2.0 ** min(self._failures_in_a_row, 8), RETRY_MAX)
+        self._failures_in_a_row += 1
+        self._next = now + delay * (0.9 + 0.2 * jitter)
+
+    def next_wakeup(self) -> float | None:
+        """When to ask again, on the clock of `now`; None for never."""
+        return self._next
+
+
+def _ordered(endpoints: frozenset[Endpoint]) -> tuple[Endpoint, ...]:
+    return tuple(sorted(endpoints, key=lambda endpoint: endpoint.sort_key))

@@ -1,0 +1,183 @@
+"""Keeps a Service's pods up to date in the background: one thread for `Sender` and `AsyncSender` alike.
+
+DNS is asked in a thread of its own also under asyncio: parsing 4,000 records takes a third of a second, which
+would be a pause of the event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from fanout.discovery.core.answer import Answer, Refusal, why_no_endpoints
+from fanout.discovery.core.endpoints import Change, EndpointSet
+from fanout.discovery.static import StaticResolver
+from fanout.errors import FanoutError, NoEndpoints, ResolverUnavailable
+from fanout.model import Endpoint, Service
+
+log = logging.getLogger("fanout")
+
+
+class Resolver(Protocol):
+    """Tells which pods a Service has: `DnsResolver`, `StaticResolver`, or a test's own."""
+
+    def resolve(self) -> Answer:
+        """Ask now, and block until there is an answer; raise `ResolverUnavailable` where none is usable."""
+        ...
+
+
+def resolver_for(
+    service: Service,
+    *,
+    nameserver: str | None = None,
+    search: Sequence[str] | None = None,
+    ndots: int | None = None,
+    allow_loopback: bool = False,
+) -> Resolver:
+    """Return what tells the pods of `service`: its literal list, or DNS. Raises `InvalidService`."""
+    if service.literals is not None:
+        return StaticResolver(service.literals)
+    # dnspython takes longer to import than everything else together: only when it is needed.
+    from fanout.discovery.dns import DnsResolver
+
+    return DnsResolver(service, nameserver=nameserver, search=search, ndots=ndots, allow_loopback=allow_loopback)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a Service's pods at one moment; a snapshot that never changes."""
+
+    endpoints: tuple[Endpoint, ...] = ()
+    answered_at: float | None = None
+    """On the clock of `time.monotonic`; None where DNS has never answered."""
+    failure: str | None = None
+    """Why the last question failed; None where it was answered."""
+    failures: int = 0
+    """Failed questions so far."""
+    settled: bool = False
+    """Whether an answer has been believed; a first empty one is believed after its confirmation."""
+    refused: frozenset[Refusal] = frozenset()
+    """Addresses of the last answer that are not sent to."""
+
+    def age(self, now: float) -> float | None:
+        """Seconds since DNS last answered; None where it never has."""
+        return None if self.answered_at is None else max(0.0, now - self.answered_at)
+
+
+class Refresher:
+    """Resolves in a thread and publishes `known`; logs each pod that joined or left, once.
+
+    Reading `known` never blocks. `stop` returns at once: a question that is under way ends by itself within the
+    resolver's lifetime.
+    """
+
+    def __init__(self, resolver: Resolver, name: str) -> None:
+        self.known = Known()
+        self._name = name
+        self._resolver = resolver
+        self._set = EndpointSet()
+        self._decided = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"fanout-refresh-{name}", daemon=True)
+
+    @property
+    def waiting(self) -> str | None:
+        """That DNS has not answered yet, and why, as one sentence; None once it has."""
+        known = self.known
+        if known.answered_at is not None:
+            return None
+        return f"Service {self._name!r} is not resolved yet" + (f": {known.failure}" if known.failure else "")
+
+    def start(self) -> None:
+        """Start to resolve; at most once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop to resolve."""
+        self._stopped.set()
+        self._decided.set()
+
+    def endpoints(self) -> Known:
+        """Return what is known, with at least one endpoint; wait only for the very first result.
+
+        Raises `NoEndpoints` or `ResolverUnavailable`.
+        """
+        known = self.known
+        if not known.endpoints:
+            self._decided.wait()
+            known = self.known
+            if not known.endpoints:
+                if known.settled:
+                    why = why_no_endpoints(known.refused)
+                    raise NoEndpoints(f"Service {self._name!r} has no endpoints: {why}")
+                state = "its sender was closed" if self._stopped.is_set() else "a first empty answer is being confirmed"
+                raise ResolverUnavailable(known.failure or f"Service {self._name!r} is not resolved: {state}")
+        return known
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self._ask()
+            wakeup = self._set.next_wakeup()
+            if wakeup is None or self._stopped.wait(max(0.0, wakeup - time.monotonic())):
+                break
+
+    def _ask(self) -> None:
+        previous_failure = self._set.failure
+        try:
+            answer = self._resolver.resolve()
+        except Exception as error:
+            # A resolver's bug must not end the refreshing: the last known pods are kept, and it is said.
+            reason = str(error) if isinstance(error, FanoutError) else f"{type(error).__name__}: {error}"
+            now = time.monotonic()
+            self._set.failed(reason, now, random.random())
+            self._publish(self.known.refused)
+            self._say_failure(previous_failure, reason, now)
+        else:
+            previous_age = self.known.age(time.monotonic())
+            change = self._set.answered(answer, time.monotonic(), random.random())
+            self._say_refused(answer)
+            self._publish(frozenset(answer.refused))
+            if previous_failure is not None and previous_age is not None:
+                log.info(
+                    "resolver_recovered: %(service)s answers again after %(age).1f s",
+                    {"service": self._name, "age": previous_age},
+                )
+            self._say_change(change)
+        if self._set.settled or self._set.failure is not None:
+            self._decided.set()
+
+    def _publish(self, refused: frozenset[Refusal]) -> None:
+        state = self._set
+        self.known = Known(state.endpoints, state.answered_at, state.failure, state.failures, state.settled, refused)
+
+    def _say_failure(self, previous: str | None, reason: str, now: float) -> None:
+        age = self.known.age(now)
+        if age is None:
+            # Whoever sends is told by an exception.
+            log.info("resolver_failed: %(reason)s", {"reason": reason, "service": self._name})
+            return
+        log.log(
+            logging.WARNING if previous is None else logging.DEBUG,
+            "resolver_failed: keeping %(endpoints)d known pods of %(service)s, answered %(age).1f s ago: %(reason)s",
+            {"endpoints": len(self.known.endpoints), "service": self._name, "age": age, "reason": reason},
+        )
+
+    def _say_refused(self, answer: Answer) -> None:
+        for address, reason in sorted(frozenset(answer.refused) - self.known.refused):
+            log.warning(
+                "address_refused: %(address)s in the answer for %(service)s: %(reason)s",
+                {"address": address, "service": self._name, "reason": reason},
+            )
+
+    def _say_change(self, change: Change) -> None:
+        for event, endpoints in (("pod_joined", change.joined), ("pod_left", change.left)):
+            for endpoint in endpoints:
+                log.info(
+                    event + ": %(endpoint)s of %(service)s",
+                    {"endpoint": str(endpoint), "service": self._name},
+                )

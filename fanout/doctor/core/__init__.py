@@ -1,0 +1,1 @@
+"""What facts amount to: each check's verdict and what to change. Pure."""

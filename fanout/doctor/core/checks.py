@@ -1,0 +1,254 @@
+"""Judges what was found out of this host, of a Service and of the ways to its pods: facts in, sentences out. Pure."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Mapping, Sequence
+
+from fanout.discovery.core.answer import Answer, Lookup, why_no_endpoints
+from fanout.doctor.core.facts import Check, HostFacts, PodFacts, Status, WayFacts
+from fanout.model import Service
+from fanout.net import errno_text
+
+_EXAMPLES = 3
+"""Pods that a sentence names; the details name all."""
+_SAFE_PAYLOAD = 1200
+"""Bytes that nearly every network carries in one piece."""
+
+
+def host(facts: HostFacts) -> list[Check]:
+    """Judge this host's buffers, and GSO."""
+    room = " or ".join(f"{count:,} datagrams of {size:,} bytes" for size, count in facts.room.items())
+    holds = f" (room for about {room})" if room else ""
+    details = {
+        "asked": facts.asked,
+        "granted": facts.granted,
+        "net.core.rmem_max": facts.sysctl,
+        "datagrams": {str(size): count for size, count in facts.room.items()},
+    }
+    if facts.granted < facts.asked:
+        buffers = Check(
+            "receive buffer",
+            Status.WARNING,
+            f"only {facts.granted:,} of the {facts.asked:,} bytes that receivers and relays ask for are granted{holds}"
+            ": what a longer burst has is dropped",
+            (
+                f"raise net.core.rmem_max on the node (sysctl -w net.core.rmem_max={facts.asked}): "
+                "a pod cannot, and has no limit of its own",
+            ),
+            details,
+        )
+    else:
+        buffers = Check("receive buffer", Status.OK, f"{facts.granted:,} bytes are granted{holds}", (), details)
+    return [buffers, _gso(facts.has_gso)]
+
+
+def _gso(has_gso: bool) -> Check:
+    if has_gso:
+        said = "the kernel sends many datagrams in one call (UDP_SEGMENT)"
+    else:
+        said = (
+            "the kernel does not send many datagrams in one call (UDP_SEGMENT takes Linux 4.18): "
+            "they are sent one by one, which costs several times the CPU"
+        )
+    return Check("gso", Status.OK, said, (), {"supported": has_gso})
+
+
+def dropped(before: int | None, after: int | None) -> list[Check]:
+    """Judge what full receive buffers have cost, by the count (RcvbufErrors) at the beginning and now."""
+    if before is None or after is None:
+        return []
+    so_far = f"{after:,} since this network namespace was made"
+    details = {"RcvbufErrors": after, "meanwhile": after - before}
+    if after > before:
+        check = Check(
+            "receive drops",
+            Status.WARNING,
+            f"full receive buffers cost {_count(after - before, 'datagram')} while this was checked ({so_far})",
+            (
+                "whose? kernel_drops of a receiver, kernel_buffer of a relay, the last column of /proc/net/udp",
+                "that program needs a larger --receive-buffer, or more CPU",
+            ),
+            details,
+        )
+    else:
+        said = "no datagram was dropped for want of receive buffer meanwhile" + (f" ({so_far})" if after else "")
+        check = Check("receive drops", Status.OK, said, (), details)
+    return [check]
+
+
+def resolved(service: Service, answer: Answer) -> list[Check]:
+    """Judge what DNS, or a literal list, says of a Service."""
+    details = {
+        "service": service.name,
+        "name": answer.name,
+        "dns_ttl": answer.dns_ttl,
+        "endpoints": [str(endpoint) for endpoint in answer.endpoints],
+        "refused": [refusal._asdict() for refusal in answer.refused],
+        "lookups": [lookup._asdict() for lookup in answer.lookups],
+    }
+    if service.literals is not None:
+        number = len(answer.endpoints)
+        return [Check("resolve", Status.OK, f"{_count(number, 'endpoint')} named one by one: no DNS", (), details)]
+    if not answer.endpoints:
+        return [_nothing_resolved(service, answer, details)]
+    last = answer.lookups[-1] if answer.lookups else Lookup("", "", "", "", "")
+    dns_ttl = "" if answer.dns_ttl is None else f", DNS TTL {answer.dns_ttl:g} s"
+    expanded = "" if answer.name.rstrip(".") == service.name.rstrip(".") else f", expanded to {answer.name}"
+    sentence = (
+        f"{service.name}{expanded}, is {_count(len(answer.endpoints), 'pod')}: "
+        f"{last.result} of type {last.record} from nameserver {last.nameserver} over {last.over}{dns_ttl}"
+    )
+    hints = []
+    if len(answer.endpoints) == 1:
+        hints.append("one address alone: where there are more pods, the Service is not headless (clusterIP: None)")
+    checks = [Check("resolve", Status.OK, sentence, tuple(hints), details)]
+    if answer.refused:
+        checks.append(_refused(answer))
+    return checks
+
+
+def unresolved(service: Service, why: str) -> Check:
+    """Say that no usable answer came."""
+    return Check("resolve", Status.PROBLEM, why, (), {"service": service.name, "error": why})
+
+
+def _refused(answer: Answer) -> Check:
+    examples = _examples(f"{refusal.address} ({refusal.reason})" for refusal in answer.refused)
+    return Check(
+        "resolve",
+        Status.WARNING,
+        f"{_count(len(answer.refused), 'address', 'addresses')} in the answer are not sent to: {examples}",
+        ("is that the Service that was meant, and the nameserver of the cluster?",),
+        {"refused": [refusal._asdict() for refusal in answer.refused]},
+    )
+
+
+def _nothing_resolved(service: Service, answer: Answer, details: Mapping[str, object]) -> Check:
+    if answer.refused:
+        hints = ["is that the Service that was meant, and the nameserver of the cluster?"]
+        if any(refusal.reason == "loopback" for refusal in answer.refused):
+            hints.append("--allow-loopback believes loopback addresses, for a nameserver of your own")
+        why = why_no_endpoints(answer.refused)
+        return Check("resolve", Status.PROBLEM, f"{service.name}: {why}", tuple(hints), details)
+    asked = list(dict.fromkeys(lookup.name for lookup in answer.lookups))
+    results = {lookup.result for lookup in answer.lookups}
+    tried = f" (asked: {_examples(asked)})" if asked else ""
+    if "NODATA" in results:
+        types = " or ".join(dict.fromkeys(lookup.record for lookup in answer.lookups if lookup.result == "NODATA"))
+        return Check(
+            "resolve",
+            Status.PROBLEM,
+            f"{service.name} is a name, and has no record of type {types}{tried}",
+            ("is it of the other family (--family), or the Service's port of another name (-p)?",),
+            details,
+        )
+    hints = ["DNS says NXDOMAIN for both; this tells which: kubectl get service,endpointslices"]
+    if not isinstance(service.port, int):
+        hints.append(f"is {service.port} the name of a UDP port of the Service?")
+    if not any(".svc." in name for name in asked):
+        hints.append(
+            "no name in a cluster (.svc.) was asked for: outside of one give the full name and --nameserver, "
+            "in a pod with hostNetwork dnsPolicy: ClusterFirstWithHostNet"
+        )
+    return Check(
+        "resolve",
+        Status.PROBLEM,
+        f"{service.name}: there is no such Service, or none of its pods is ready{tried}",
+        tuple(hints),
+        details,
+    )
+
+
+def reached(pods: Sequence[PodFacts], *, inside: bool = True) -> list[Check]:
+    """Judge what became of the probes, one check for each kind of outcome; `inside` tells whether this is a pod."""
+    answered = [pod for pod in pods if pod.round_trip is not None]
+    told = [pod for pod in pods if pod.round_trip is None and pod.errno]
+    silent = [pod for pod in pods if pod.round_trip is None and not pod.errno]
+    checks = []
+    if answered:
+        slowest = max(pod.round_trip or 0.0 for pod in answered) * 1000
+        number = "the pod answers" if len(pods) == len(answered) == 1 else f"{len(answered)} of {len(pods)} pods answer"
+        checks.append(Check("reach", Status.OK, f"{number} a probe within {slowest:.1f} ms", (), _pods(answered)))
+    if told:
+        said = [errno_text.sending(pod.endpoint, pod.errno) for pod in told]
+        refused = any(pod.errno == errno.ECONNREFUSED for pod in told)
+        hints = ("compare the Service's port with the one that the program in the pod listens on",) if refused else ()
+        checks.append(Check("reach", Status.PROBLEM, _examples(said, "; "), hints, _pods(told)))
+    if silent:
+        checks.append(_silent(silent, answered, inside))
+    return checks
+
+
+def _silent(silent: Sequence[PodFacts], answered: Sequence[PodFacts], inside: bool) -> Check:
+    names = _examples(str(pod.endpoint) for pod in silent)
+    port = silent[0].endpoint.port
+    sentence = (
+        f"{names}: {_count(max(pod.probes for pod in silent), 'probe')} left this host, and neither an answer "
+        "nor an ICMP error came back; whether they arrived is not known"
+    )
+    hints = [
+        f"a NetworkPolicy? UDP {port} must be allowed into the receivers, and out of the senders where those have "
+        "a policy for egress (kubectl get networkpolicy)",
+        "no fanout receiver? Other UDP programs answer no probe, nor does a receiver with keys: "
+        "look there whether messages come",
+    ]
+    if not inside:
+        hints.insert(0, "this is no pod of a cluster, and the pods of most clusters cannot be reached from outside")
+    if answered:
+        hints.insert(0, "other pods of the Service answer: look at the node of this one, and whether it hangs")
+    return Check("reach", Status.PROBLEM, sentence, tuple(hints), _pods(silent))
+
+
+def _pods(pods: Iterable[PodFacts]) -> dict[str, object]:
+    return {
+        "pods": [
+            {"endpoint": str(each.endpoint), "probes": each.probes, "round_trip": each.round_trip, "errno": each.errno}
+            for each in pods
+        ]
+    }
+
+
+def carried(ways: Iterable[WayFacts]) -> list[Check]:
+    """Judge how large a datagram the ways to the pods carry: one check for the ways that are alike."""
+    alike: dict[tuple[str, int, int, bool | None], list[WayFacts]] = {}
+    for way in ways:
+        alike.setdefault((way.interface, way.mtu, way.payload, way.passed), []).append(way)
+    checks = []
+    for (interface, mtu, payload, passed), same in alike.items():
+        names = _examples(str(way.endpoint) for way in same)
+        by = f"by {interface} " if interface else ""
+        sentence = f"the way {by}to {names} has an MTU of {mtu:,}: payloads up to {payload:,} bytes stay in one piece"
+        details = {
+            "interface": interface, "mtu": mtu, "payload": payload, "passed": passed,
+            "endpoints": [str(way.endpoint) for way in same],
+        }  # fmt: skip
+        if passed is False:
+            checks.append(
+                Check(
+                    "mtu",
+                    Status.PROBLEM,
+                    f"the way {by}to {names} should carry payloads of {payload:,} bytes (MTU {mtu:,}): "
+                    "probes of that size got no answer, small ones did",
+                    (
+                        "something on the way carries less and does not say so (ICMP dropped): "
+                        "is the MTU of the pod network above what the network below it carries?",
+                        f"until then send at most {_SAFE_PAYLOAD:,} bytes at once (--max-datagram {_SAFE_PAYLOAD})",
+                    ),
+                    details,
+                )
+            )
+        else:
+            tried = "; a probe of that size came back" if passed else "; not tried, as no probe is answered there"
+            checks.append(Check("mtu", Status.OK, sentence + tried, (), details))
+    return checks
+
+
+def _examples(texts: Iterable[str], separator: str = ", ") -> str:
+    every = list(texts)
+    more = f"{separator}and {len(every) - _EXAMPLES} more" if len(every) > _EXAMPLES else ""
+    return separator.join(every[:_EXAMPLES]) + more
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -1,0 +1,194 @@
+"""Judges what an ingress got, and where it got nothing, why: facts in, sentences out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fanout.doctor.core.facts import Check, IngressFacts, Match, Seen, Status
+from fanout.relay.core.ingress import Kind
+
+_STRICT, _LOOSE = 1, 2
+
+
+def listened(facts: IngressFacts) -> Check:
+    """Judge one ingress."""
+    ingress, heard, seen = facts.ingress, facts.heard, facts.seen or {}
+    if facts.refused:
+        return _not_open(facts)
+    if heard is not None:
+        said = f"{heard.size:,} bytes from {heard.source} on port {heard.port} after {heard.seconds:.1f} s"
+        return _check(facts, Status.OK, f"{said}; {facts.described}")
+    if not facts.is_up:
+        why = f"nothing came within {facts.seconds:.0f} s: {ingress.interface} is down or has no carrier"
+        return _problem(
+            facts, why, f"ip link set {ingress.interface} up; is its cable, or the parent of a macvlan, up?"
+        )
+    if facts.joined is False:
+        why = f"the kernel does not list {ingress.host} among the groups on {ingress.interface}"
+        return _problem(facts, why, "did the interface go away meanwhile? Start again")
+    if Match.FITS in seen:
+        return _dropped_here(facts, seen[Match.FITS])
+    for how in (Match.OTHER_SOURCE, Match.OTHER_PORT, Match.OTHER_INTERFACE):
+        if how in seen:
+            return _beside(facts, how, seen[how])
+    why = f"nothing came for it within {facts.seconds:.0f} s{_on_the_wire(facts)}; {facts.described}"
+    return _problem(facts, why, *_causes(facts))
+
+
+def _not_open(facts: IngressFacts) -> Check:
+    """Judge an ingress that could not be listened to."""
+    why = facts.refused.removeprefix(f"ingress {facts.ingress}: ")
+    fits = (facts.seen or {}).get(Match.FITS)
+    if not facts.in_use:
+        return _problem(facts, why)
+    if fits is None:
+        return _problem(facts, why, "is it the relay itself? Then its table, log or metrics tell what came")
+    return _check(facts, Status.OK, f"{_datagram(fits)} came in by {fits.interface}, for the program that has the port")
+
+
+def _dropped_here(facts: IngressFacts, seen: Seen) -> Check:
+    """Say why a datagram that came in by the right interface did not come to the socket."""
+    interface, source, way = seen.interface, seen.source.host, facts.way_back
+    came = f"{_datagram(seen)} came in by {interface}, and this host dropped it before any program could get it"
+    is_strict = facts.reverse_filter == _STRICT
+    if source in facts.own_addresses:
+        why = f"{source} is an address of this host, and the kernel takes no such source from a network"
+        return _problem(facts, f"{came}: {why}", "send from another host, or from another network namespace")
+    if facts.reverse_filter and (way is None or (is_strict and way != interface)):
+        leads = f"no route leads back to {source}" if way is None else f"the route back to {source} is by {way}"
+        mode = f"rp_filter={facts.reverse_filter} ({'strict' if is_strict else 'loose'})"
+        counted = facts.grown.get("IPReversePathFilter", 0)
+        why = f"{leads}, and {mode} drops such packets" + (f" ({counted:,} meanwhile)" if counted else "")
+        if way is None:
+            other = (
+                "or switch it off: rp_filter=0 in net.ipv4.conf.all and in the interface's own; the larger one counts"
+            )
+        else:
+            other = f"or let any route do: sysctl -w net.ipv4.conf.{interface}.rp_filter={_LOOSE}"
+        return _problem(facts, f"{came}: {why}", f"add a route back: ip route add {source} dev {interface}", other)
+    if facts.grown.get("InCsumErrors"):
+        why = "checksums of UDP datagrams were wrong meanwhile (InCsumErrors)"
+        return _problem(facts, f"{came}: {why}", f"is it a driver's offload? ethtool -K {interface} rx off")
+    hint = "look for a firewall's rule on this host: nft list ruleset, iptables -nvL"
+    return _problem(facts, f"{came}; rp_filter does not explain it", hint)
+
+
+def _beside(facts: IngressFacts, how: Match, seen: Seen) -> Check:
+    """Say what came instead: for the same group, but not for this ingress."""
+    came = f"nothing came for it within {facts.seconds:.0f} s, but {_datagram(seen)} to {seen.destination}"
+    match how:
+        case Match.OTHER_SOURCE:
+            why, meant = f": the source is not {facts.ingress.source}", f"{seen.source.host} the source"
+        case Match.OTHER_PORT:
+            why, meant = ": the port is another one", f"{seen.destination.port} the port"
+        case _:
+            why, meant = f" came in by {seen.interface}", f"@{seen.interface} the interface"
+    return _problem(facts, came + why, f"is {meant} that was meant?")
+
+
+def _on_the_wire(facts: IngressFacts) -> str:
+    """Say how far the silence is known to reach."""
+    if facts.seen is not None:
+        said = f", nor did {facts.where} get anything of the kind"
+        if facts.missed:
+            said += f" ({facts.missed:,} packets came too fast to look at)"
+    else:
+        said = " (without CAP_NET_RAW only counters tell what the interface got)"
+    name = facts.ingress.interface
+    if name:
+        received, multicast = facts.grown.get("received", 0), facts.grown.get("received_multicast", 0)
+        of_them = f", {multicast:,} of them multicast" if multicast else ""
+        said += f"; meanwhile {name} got {received:,} {'packet' if received == 1 else 'packets'} of any kind{of_them}"
+    return said
+
+
+def _causes(facts: IngressFacts) -> Iterator[str]:
+    """Yield likely causes, those that were checked first."""
+    ingress, grown = facts.ingress, facts.grown
+    is_multicast = ingress.kind is Kind.MULTICAST
+    if ingress.interface and not facts.addresses:
+        yield f"{ingress.interface} has no IPv{6 if ingress.is_ipv6 else 4} address: give it one of that network"
+    if facts.seen is None:
+        if filtered := grown.get("IPReversePathFilter", 0):
+            loose = f", or set net.ipv4.conf.{ingress.interface or 'all'}.rp_filter={_LOOSE}"
+            yield (
+                f"rp_filter dropped {filtered:,} packets meanwhile: is the route back to the source by {facts.where}? "
+                f"If not, add one{loose if facts.reverse_filter == _STRICT else ''}"
+            )
+        if ignored := grown.get("IgnoredMulti", 0):
+            yield f"{ignored:,} multicast datagrams found no program meanwhile: are group and port those of the source?"
+    if grown.get("RcvbufErrors"):
+        yield f"full receive buffers cost {grown['RcvbufErrors']:,} datagrams meanwhile, of any program"
+    if ingress.source and facts.igmp_version in ("V1", "V2"):
+        yield (
+            f"IGMP{facts.igmp_version.lower()} is spoken on {ingress.interface}, which cannot ask for one source: "
+            + (
+                "set force_igmp_version=0"
+                if facts.forced_version
+                else "the querier of that network should speak IGMPv3"
+            )
+        )
+    elif facts.forced_version:
+        name = "force_mld_version" if ingress.is_ipv6 else "force_igmp_version"
+        yield f"{name} is {facts.forced_version}: does the switch's querier speak that version?"
+    if is_multicast:
+        yield (
+            "does the source send, out of the right interface, and with a TTL above the number of routers "
+            "between? The default is 1 (iperf: --ttl)"
+        )
+        yield (
+            "a switch with IGMP or MLD snooping and no querier forwards a group for some minutes at most: "
+            "is there a querier in that network?"
+        )
+    elif ingress.kind is Kind.BROADCAST:
+        yield "does the source send, and is it in the same network? Routers do not forward broadcasts"
+    else:
+        yield "does the source send, to an address of this host, and does a firewall or NetworkPolicy let it pass?"
+    if ingress.interface:
+        yield f"is {ingress.interface} attached to the source's network? Of a macvlan, its parent"
+    if facts.reverse_filter == _STRICT and facts.default_interface not in ("", ingress.interface):
+        yield (
+            f"rp_filter is strict on {facts.where}, and the default route is by {facts.default_interface}: "
+            f"sources outside the networks of {facts.where} will need a route back"
+        )
+
+
+def _datagram(seen: Seen) -> str:
+    return f"a datagram from {seen.source} ({seen.size:,} bytes, TTL {seen.hops})"
+
+
+def _problem(facts: IngressFacts, sentence: str, *hints: str) -> Check:
+    return _check(facts, Status.PROBLEM, sentence, *hints)
+
+
+def _check(facts: IngressFacts, status: Status, sentence: str, *hints: str) -> Check:
+    heard = facts.heard and {
+        "source": str(facts.heard.source),
+        "port": facts.heard.port,
+        "size": facts.heard.size,
+        "seconds": round(facts.heard.seconds, 3),
+    }
+    on_the_wire = None if facts.seen is None else {how.value: _as_dict(seen) for how, seen in facts.seen.items()}
+    details = {
+        "ingress": str(facts.ingress),
+        "seconds": round(facts.seconds, 3),
+        "addresses": list(facts.addresses),
+        "joined": facts.joined,
+        "rp_filter": facts.reverse_filter,
+        "default_interface": facts.default_interface,
+        "way_back": facts.way_back,
+        "heard": heard,
+        "on_the_wire": on_the_wire,
+        "counters": dict(facts.grown),
+    }
+    return Check("ingress", status, f"{facts.ingress}: {sentence}", hints, details)
+
+
+def _as_dict(seen: Seen) -> dict[str, object]:
+    return {
+        "interface": seen.interface,
+        "source": str(seen.source),
+        "destination": str(seen.destination),
+        "size": seen.size,
+        "hops": seen.hops,
+    }

@@ -1,0 +1,237 @@
+"""The side of `fanout bench` that listens: pings, requests, and what the pods answer."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import secrets
+import select
+import socket
+import struct
+import sys
+import time
+from bisect import insort
+from collections.abc import Iterable, Sequence
+
+from fanout.model import Endpoint
+from fanout.net.bind import RECEIVE_BUFFER
+from fanout.protocol import probe
+from fanout.protocol.probe import Kind, Observed
+
+PINGS_MIN = 100
+PINGS_PER_SECOND = 5.0
+PINGS_MAX = 2000
+"""Pings to a pod: a second in a long run, and in all from the least to the most."""
+PING_RATE = 2000.0
+"""Pings a second to all pods together, at most."""
+REQUEST_RATE = 200.0
+"""Requests for interim reports a second to all pods together, at most."""
+PATIENCE = (0.05, 0.05, 0.1, 0.1, 0.2, 0.2, 0.2, 0.3, 0.4, 0.4)
+"""Seconds to wait for reports after each request, 2 s in all."""
+_CHUNK = 64
+"""Requests sent at once: their answers fit into a default receive buffer."""
+_LAG = 0.05
+"""Seconds of pings that are made up for after a pause; the others are left out."""
+_READ_MAX = 2048
+# include/uapi/asm-generic/socket.h: when the kernel got it, so that a busy interpreter does not count as latency.
+_SO_TIMESTAMPNS = 35
+_TIMESPEC = struct.Struct("@ll")
+
+
+class PodProbe:
+    """What has been heard of one pod."""
+
+    __slots__ = ("answered_at", "endpoint", "observed", "pings", "report_token", "round_trips")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.observed: Observed | None = None
+        self.answered_at: float | None = None
+        self.report_token = -1
+        self.pings = 0
+        self.round_trips: list[float] = []
+        """Seconds, in ascending order."""
+
+
+class Prober:
+    """Pings the pods and asks them for reports, from a socket of its own a family.
+
+    Only what a pod of the list answers to what it was asked, with the run's number, is believed; everything else
+    is counted in `ignored`. Nothing blocks for longer than it was told to.
+    """
+
+    def __init__(self, endpoints: Sequence[Endpoint], run: int) -> None:
+        self.pods = {endpoint: PodProbe(endpoint) for endpoint in endpoints}
+        self.ignored = 0
+        self.stranger: Endpoint | None = None
+        """One that sent something without having been asked."""
+        self._run = run
+        self._token = 0
+        self._pings: dict[int, tuple[Endpoint, float]] = {}
+        self._requests: dict[int, Endpoint] = {}
+        self._ping_gap = self._ping_due = 0.0
+        self._pings_left = 0
+        self._request_due = 0.0
+        self._turn = self._request_turn = 0
+        self._sockets: dict[bool, socket.socket] = {}
+        self._poll = select.poll()
+        for is_ipv6 in {endpoint.is_ipv6 for endpoint in endpoints}:
+            # Where a family is missing, the stream's own report says so, pod by pod.
+            with contextlib.suppress(OSError):
+                self._open(is_ipv6)
+
+    def _open(self, is_ipv6: bool) -> None:
+        opened = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
+        self._sockets[is_ipv6] = opened
+        opened.setblocking(False)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        if sys.platform == "linux":
+            opened.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        self._poll.register(opened, select.POLLIN)
+
+    def ping_for(self, seconds: float) -> None:
+        """Send pings from now on, spread over so many seconds."""
+        count = min(PINGS_MAX, max(PINGS_MIN, round(PINGS_PER_SECOND * seconds)))
+        self._pings_left = count * len(self.pods)
+        self._ping_gap = 1.0 / min(PING_RATE, self._pings_left / seconds)
+        self._ping_due = time.monotonic()
+
+    def stop_pings(self) -> None:
+        """Send no more pings; those under way are still waited for."""
+        self._ping_gap = 0.0
+
+    def step(self, seconds: float, *, interim: bool = False) -> None:
+        """Send what is due and take what comes, for so long; with `interim`, ask for reports in turn."""
+        deadline = time.monotonic() + seconds
+        while True:
+            now = time.monotonic()
+            self._send_pings(now)
+            if interim:
+                self._send_requests(now)
+            wait = deadline - now
+            if self._ping_gap and self._pings_left:
+                wait = min(wait, self._ping_due - now)
+            # Rounded up: poll() counts in milliseconds, and must not turn without a pause.
+            for descriptor, _ in self._poll.poll(max(0, int(wait * 1000) + 1)):
+                self._take(descriptor)
+            if time.monotonic() >= deadline:
+                return
+
+    def ask(self, endpoints: Iterable[Endpoint], patience: Sequence[float] = PATIENCE) -> list[Endpoint]:
+        """Ask for a report, again after each wait of `patience`, until all have answered; return who has not."""
+        since = self._token
+        missing = list(endpoints)
+        for wait in patience:
+            for start in range(0, len(missing), _CHUNK):
+                for endpoint in missing[start : start + _CHUNK]:
+                    self._request(endpoint)
+                self.step(0.001)
+            deadline = time.monotonic() + wait
+            while missing and time.monotonic() < deadline:
+                self.step(0.002)
+                missing = [endpoint for endpoint in missing if self.pods[endpoint].report_token <= since]
+            if not missing:
+                break
+        return missing
+
+    def close(self) -> None:
+        """Close the sockets."""
+        for opened in self._sockets.values():
+            opened.close()
+
+    def _send_pings(self, now: float) -> None:
+        if not self._ping_gap:
+            return
+        self._ping_due = max(self._ping_due, now - _LAG)
+        endpoints = tuple(self.pods)
+        while self._ping_due <= now and self._pings_left:
+            endpoint = endpoints[self._turn % len(endpoints)]
+            self._turn += 1
+            self._pings_left -= 1
+            # Not evenly: pings in step with the stream would always meet the same moment of it (RFC 2330, 11.1).
+            self._ping_due += self._ping_gap * random.uniform(0.5, 1.5)
+            token = self._next_token()
+            datagram = probe.ping(self._run, token)
+            sent_at = time.monotonic()
+            if self._send(datagram, endpoint):
+                self.pods[endpoint].pings += 1
+                self._pings[token] = (endpoint, sent_at)
+
+    def _send_requests(self, now: float) -> None:
+        endpoints = tuple(self.pods)
+        gap = 1.0 / min(REQUEST_RATE, 2.0 * len(endpoints))
+        self._request_due = max(self._request_due, now - _LAG)
+        while self._request_due <= now:
+            self._request_due += gap
+            self._request(endpoints[self._request_turn % len(endpoints)])
+            self._request_turn += 1
+
+    def _request(self, endpoint: Endpoint) -> None:
+        token = self._next_token()
+        self._requests[token] = endpoint
+        self._send(probe.request(self._run, token), endpoint)
+
+    def _next_token(self) -> int:
+        self._token += 1
+        return self._token
+
+    def _send(self, datagram: bytes, endpoint: Endpoint) -> bool:
+        """Send where the socket has room and the kernel a way: what is missing shows as silence."""
+        sender = self._sockets.get(endpoint.is_ipv6)
+        if sender is None:
+            return False
+        try:
+            sender.sendto(datagram, endpoint)
+        except OSError:
+            return False
+        return True
+
+    def _take(self, descriptor: int) -> None:
+        (opened,) = [each for each in self._sockets.values() if each.fileno() == descriptor]
+        for _ in range(_CHUNK):
+            try:
+                datagram, ancillary, _, address = opened.recvmsg(_READ_MAX, 64)
+            except OSError:
+                return
+            arrived = time.monotonic() - _waited(ancillary)
+            self._heard(datagram, Endpoint(address[0], address[1]), arrived)
+
+    def _heard(self, datagram: bytes, source: Endpoint, arrived: float) -> None:
+        pod = self.pods.get(source)
+        frame = probe.parse(datagram)
+        if pod is None:
+            self.stranger = self.stranger or source
+        elif frame is not None and frame.run == self._run:
+            if frame.kind is Kind.PONG and len(datagram) == probe.HEADER.size:
+                asked, sent_at = self._pings.get(frame.number, (None, 0.0))
+                if asked == source:
+                    del self._pings[frame.number]
+                    pod.answered_at = arrived
+                    insort(pod.round_trips, max(0.0, arrived - sent_at))
+                    return
+            elif frame.kind is Kind.REPORT and self._requests.get(frame.number) == source:
+                observed = probe.parse_report(datagram)
+                if observed is not None:
+                    del self._requests[frame.number]
+                    pod.answered_at = arrived
+                    # Not an older one that was overtaken.
+                    if frame.number > pod.report_token:
+                        pod.report_token, pod.observed = frame.number, observed
+                    return
+        self.ignored += 1
+
+
+def draw_run() -> int:
+    """Return a number for a run, which only those that are probed will know."""
+    return secrets.randbits(64)
+
+
+def _waited(ancillary: list[tuple[int, int, bytes]]) -> float:
+    """Return for how many seconds the kernel has held a datagram, 0 where it does not tell."""
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS) and len(data) == _TIMESPEC.size:
+            seconds, nanoseconds = _TIMESPEC.unpack(data)
+            # Both on the clock that may be set; a jump between the two would be a wait of seconds.
+            waited = time.time() - (seconds + nanoseconds / 1e9)
+            return waited if 0 < waited < 1 else 0.0
+    return 0.0

@@ -1,0 +1,186 @@
+"""Sockets that listen: how they are bound, how much they hold, what they dropped, and whether they merge datagrams."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import logging
+import socket
+import struct
+import sys
+
+from fanout.errors import InvalidService, SocketUnavailable
+from fanout.model import Endpoint, parse_port
+from fanout.net import errno_text
+
+log = logging.getLogger("fanout")
+
+RECEIVE_BUFFER = 4 * 1024 * 1024
+"""Bytes that are asked for, where nobody asks for another size."""
+
+_SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h: nine counters of the socket, no privilege needed
+_MEMINFO = struct.Struct("=9I")
+_MEMINFO_HELD, _MEMINFO_DROPS = 0, 8
+UDP_GRO = 104  # include/uapi/linux/udp.h, Linux 5.0
+_IP_PKTINFO = (socket.IPPROTO_IP, 8)  # include/uapi/linux/in.h
+_IPV6_RECVPKTINFO = (socket.IPPROTO_IPV6, 49)  # include/uapi/linux/in6.h
+_INT_MAX = 2**31 - 1
+_SO_ATTACH_FILTER = 26  # include/uapi/asm-generic/socket.h
+_DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # struct sock_filter: return 0 bytes of each packet
+_FILTER_PROGRAM = struct.Struct("@HP")  # struct sock_fprog: how many of those, and where
+_DISCARD_PORT = 9
+
+
+def listen(host: str | None, port: int, *, shared: bool = False, device: str = "") -> socket.socket:
+    """Return a non-blocking UDP socket on `host`, or on all addresses of both families; port 0 is a free one.
+
+    Where it is `shared`, other sockets of the same user that are shared too may have the same port (SO_REUSEPORT,
+    man 7 socket). With a `device` it gets only what comes by that interface (SO_BINDTODEVICE). Raises
+    `InvalidService` for an address that is none, `SocketUnavailable` where the system refuses.
+    """
+    if port != 0:
+        parse_port(port)
+    try:
+        # Not of a number, nor of bytes: ip_address() takes them for addresses, too.
+        address = None if host is None else ipaddress.ip_address(host if isinstance(host, str) else "")
+    except ValueError:
+        raise InvalidService(f"host {host!r} is not an IP address to listen on") from None
+    if address is None:
+        try:
+            return _bind(socket.AF_INET6, Endpoint("::", port), shared, device, both_families=True)
+        except SocketUnavailable as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                return _bind(socket.AF_INET, Endpoint("0.0.0.0", port), shared, device)
+            raise
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    return _bind(family, Endpoint(str(address), port), shared, device)
+
+
+def _bind(
+    family: socket.AddressFamily, endpoint: Endpoint, shared: bool, device: str, *, both_families: bool = False
+) -> socket.socket:
+    opened = None
+    try:
+        opened = socket.socket(family, socket.SOCK_DGRAM)
+        opened.setblocking(False)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both_families)
+        if shared:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if device:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+        opened.bind(endpoint)
+    except OSError as error:
+        if opened is not None:
+            opened.close()
+        raise SocketUnavailable(errno_text.binding(endpoint, error.errno or 0, device=device)) from error
+    return opened
+
+
+def is_on_all_addresses(listening: socket.socket) -> bool:
+    """Whether it listens on all addresses of this host."""
+    host: str = listening.getsockname()[0]
+    return host in ("::", "0.0.0.0")
+
+
+def tell_destinations(listening: socket.socket, wanted: bool) -> None:
+    """Let the kernel say of each datagram to which address of this host it came, or not.
+
+    It does in one control message, the last one; an IPv6 socket's also for what came over IPv4 (man 7 ip, man 7
+    ipv6). Where the system cannot, nothing is said.
+    """
+    if sys.platform == "linux":
+        option = _IPV6_RECVPKTINFO if listening.family == socket.AF_INET6 else _IP_PKTINFO
+        with contextlib.suppress(OSError):
+            listening.setsockopt(*option, wanted)
+
+
+def deafen(listening: socket.socket) -> None:
+    """Let the socket keep what it has and get nothing more; its port stays taken, and senders are told (ICMP).
+
+    A connected socket gets datagrams of its peer alone (man 7 udp), so it is connected to a peer that never sends: this
+    host itself. Where it cannot be, bound to an interface for instance, a filter drops what comes (man 7 socket,
+    SO_ATTACH_FILTER), which counts as `drops`. Without this, what comes between the last look and the close would be
+    lost uncounted.
+    """
+    host = listening.getsockname()[0].partition("%")[0]
+    address = ipaddress.ip_address(host)
+    peers = [host]
+    if address.is_unspecified or address.is_multicast:
+        peers = ["127.0.0.1"] if address.version == 4 else ["::ffff:127.0.0.1", "::1"]
+    for peer in peers:
+        with contextlib.suppress(OSError):
+            listening.connect((peer, _DISCARD_PORT))
+            return
+    drop_all(listening)
+
+
+def drop_all(opened: socket.socket) -> None:
+    """Let the kernel drop whatever comes to the socket, by a filter (man 7 socket, SO_ATTACH_FILTER).
+
+    What ICMP tells of it comes all the same.
+    """
+    import ctypes  # takes a while, and few need it
+
+    program = ctypes.create_string_buffer(_DROP_ALL, len(_DROP_ALL))
+    with contextlib.suppress(OSError):
+        option = _FILTER_PROGRAM.pack(1, ctypes.addressof(program))
+        opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, option)
+
+
+def merge(listening: socket.socket, wanted: bool) -> bool:
+    """Let the kernel hand over runs of datagrams as one buffer (UDP_GRO), or not; return whether it does now.
+
+    False where the system has no UDP_GRO. What was merged before must be read while merging is on: otherwise the
+    size of the segments is not told.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        listening.setsockopt(socket.IPPROTO_UDP, UDP_GRO, wanted)
+    except OSError:
+        return False
+    return wanted
+
+
+def drops(listening: socket.socket) -> int:
+    """Return how often the kernel dropped because the buffer was full (0 where it does not tell); raise OSError.
+
+    A merged buffer (UDP_GRO) counts as one drop, however many datagrams it holds (net/ipv4/udp.c,
+    __udp_enqueue_schedule_skb); a socket that does not merge counts each datagram.
+    """
+    return _counter(listening, _MEMINFO_DROPS)
+
+
+def held(listening: socket.socket) -> int:
+    """Return how much of its buffer what waits there takes (0 where the kernel does not tell); raise OSError."""
+    return _counter(listening, _MEMINFO_HELD)
+
+
+def _counter(listening: socket.socket, number: int) -> int:
+    if sys.platform != "linux":
+        return 0
+    return int(_MEMINFO.unpack(listening.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[number])
+
+
+def set_buffer(listening: socket.socket, size: int) -> None:
+    """Let the kernel add to what the socket holds as long as it is no more than so many bytes."""
+    with contextlib.suppress(OSError):
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, min(size, _INT_MAX))
+
+
+def grow_buffer(listening: socket.socket, wanted: int) -> int:
+    """Ask for `wanted` bytes of receive buffer; return what was granted, and warn where that is less."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, min(wanted, _INT_MAX))
+    granted = listening.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    if sys.platform == "linux":
+        granted //= 2  # man 7 socket: the kernel doubles it for its own bookkeeping, and returns the double
+    if granted < wanted:
+        log.warning(
+            "receive_buffer_clamped: asked for %(wanted)d bytes, got %(granted)d; "
+            "bursts may be dropped: raise net.core.rmem_max (sysctl)",
+            {"wanted": wanted, "granted": granted},
+        )
+    return granted

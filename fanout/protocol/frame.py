@@ -1,0 +1,369 @@
+"""The frame: what stands before the payload where a plain datagram is not enough. `docs/wire-format.md` specifies it.
+
+Pure: `decode` takes a datagram apart, the other functions put one together. Sizes are bytes, numbers are in network
+byte order.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+from fanout.protocol.drop_reasons import ReceiveDrop
+
+MAGIC = b"\xfffout\xfe"
+VERSION = 1
+HEADER = struct.Struct("!6sBBQQ")
+"""Magic, version, kind, sender, number."""
+SENDER_AT, NUMBER_AT = 8, 16
+FRAGMENT = struct.Struct("!BBHII")
+"""Flags, try, bytes of each fragment, index, bytes of the whole message."""
+_ANSWER = struct.Struct("!QBBHI")
+_MARK = struct.Struct("!Q")
+_ASKER = struct.Struct("!Q")
+SEALED_PART = struct.Struct("!QI")
+"""Of a sealed frame, between the header and the ciphertext: counter and time."""
+NUMBER_LIMIT = 2**63
+"""Numbers of messages are from 1 to below it."""
+MESSAGE_MAX = 16 * 1024 * 1024
+"""Bytes of the largest message."""
+FRAGMENT_MIN = 256
+"""Bytes of a fragment, at least, where a message has several: what a claim costs its receiver is bounded."""
+ASK_MIN = 128
+"""Bytes of a frame that asks for an answer, at least: the answer has room for a reason, and is no larger."""
+PULLS_MAX = 64
+"""Fragments of a reply that one frame may ask for."""
+REPLIES_UNASKED = 32
+"""Fragments of a reply that come, at most, without being pulled."""
+FRAGMENT_OVERHEAD = HEADER.size + FRAGMENT.size
+REPLY_OVERHEAD = FRAGMENT_OVERHEAD + _ASKER.size
+ANSWER_OVERHEAD = HEADER.size + _ANSWER.size
+SEALED_OVERHEAD = SEALED_PART.size + 16
+"""What sealing adds: counter, time and the tag."""
+SEALED = 0x80
+"""The bit of the kind that tells a sealed frame."""
+
+
+class Kind(IntEnum):
+    """What a frame is."""
+
+    NUMBERED = 1
+    """A whole message of a numbered stream."""
+    MARK = 2
+    """How far a numbered stream has come: its last messages may be lost."""
+    FRAGMENT = 3
+    """A message, or a part of it."""
+    ANSWER = 4
+    """What became of a message: the answer to a fragment that asks."""
+    REPLY = 5
+    """A reply to a query, or a part of it."""
+    PULL = 6
+    """Asks for parts of a reply that did not come."""
+
+
+_KINDS = frozenset(Kind)
+NUMBERED, ASK, QUERY = 1, 2, 4
+"""Flags of a fragment: of a numbered stream; asks for an answer; asks for a reply."""
+_FLAGS = NUMBERED | ASK | QUERY
+
+
+class Status(IntEnum):
+    """What an answer says of a message."""
+
+    CONFIRMED = 1
+    """It was handed over, and its handler has returned."""
+    FAILED = 2
+    """Its handler failed; the detail says how."""
+    PENDING = 3
+    """All of it is there, and its handler has not returned yet."""
+    PARTIAL = 4
+    """Fragments are missing; the detail says which."""
+    REFUSED = 5
+    """It will not be handed over; the detail says why."""
+
+
+class Refused(Exception):
+    """A datagram that is no frame of this version: `reason` to count, and a sentence."""
+
+    def __init__(self, reason: ReceiveDrop, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
+class Numbered(NamedTuple):
+    """See `Kind.NUMBERED`."""
+
+    sender: int
+    number: int
+    payload: bytes
+
+
+class Mark(NamedTuple):
+    """See `Kind.MARK`: `number` is the last that was sent."""
+
+    sender: int
+    number: int
+    origin: int
+    """The first number that was sent to this receiver."""
+
+
+class Fragment(NamedTuple):
+    """See `Kind.FRAGMENT`; a message that fits one datagram is one fragment."""
+
+    sender: int
+    number: int
+    flags: int
+    attempt: int
+    """How often the sender has sent this message to this receiver before, modulo 256; an answer repeats it."""
+    size: int
+    """Bytes of each fragment but the last."""
+    position: int
+    """Index of this fragment, from 0 on."""
+    total: int
+    """Bytes of the whole message."""
+    payload: bytes
+
+    @property
+    def parts(self) -> int:
+        """Fragments of the whole message."""
+        return fragment_count(self.total, self.size)
+
+
+class Answer(NamedTuple):
+    """See `Kind.ANSWER`: `sender` is who answers, `asker` and `number` name the message."""
+
+    sender: int
+    number: int
+    asker: int
+    attempt: int
+    status: Status
+    first_missing: int
+    """Of a partial message: index of the first fragment that is missing."""
+    detail: bytes
+    """A reason (UTF-8); of a partial message which of the fragments from `first_missing` on are there, a bit each."""
+
+
+class ReplyFragment(NamedTuple):
+    """See `Kind.REPLY`: `sender` is who replies, `asker` and `number` name the query."""
+
+    sender: int
+    number: int
+    asker: int
+    attempt: int
+    size: int
+    position: int
+    total: int
+    payload: bytes
+
+    @property
+    def parts(self) -> int:
+        """Fragments of the whole reply."""
+        return fragment_count(self.total, self.size)
+
+
+class Pull(NamedTuple):
+    """See `Kind.PULL`: the fragments of the reply to query `number` that are asked for."""
+
+    sender: int
+    number: int
+    indexes: tuple[int, ...]
+
+
+class Sealed(NamedTuple):
+    """A frame of any kind whose body is encrypted, and all of which is authenticated."""
+
+    sender: int
+    number: int
+    counter: int
+    time: int
+    """Seconds since the epoch, on the sender's clock."""
+    header: bytes
+    """Of the frame, as it would be unsealed."""
+    associated: bytes
+    """What is authenticated and not encrypted."""
+    ciphertext: bytes
+
+
+Frame = Numbered | Mark | Fragment | Answer | ReplyFragment | Pull | Sealed
+
+
+def fragment_count(total: int, size: int) -> int:
+    """Return how many fragments of `size` bytes a message of `total` bytes has: an empty one has one."""
+    return max(1, -(-total // size))
+
+
+def decode(datagram: bytes) -> Frame:
+    """Return the frame that a datagram is; raise `Refused` for all else. Nothing is allocated on what it claims."""
+    if len(datagram) < HEADER.size:
+        raise Refused(ReceiveDrop.MALFORMED, f"a frame of {len(datagram)} bytes has no whole header")
+    magic, version, kind, sender, number = HEADER.unpack_from(datagram)
+    if magic != MAGIC:
+        raise Refused(ReceiveDrop.MALFORMED, "no frame: it begins otherwise")
+    if version != VERSION:
+        raise Refused(ReceiveDrop.UNKNOWN_VERSION, f"a frame of version {version}, not {VERSION}")
+    if kind & ~SEALED not in _KINDS:
+        raise Refused(ReceiveDrop.UNKNOWN_KIND, f"a frame of kind {kind & ~SEALED}")
+    if not 1 <= number < NUMBER_LIMIT:
+        raise Refused(ReceiveDrop.MALFORMED, f"{number} is no number of a message")
+    if kind & SEALED:
+        return _sealed(datagram, kind, sender, number)
+    body = datagram[HEADER.size :]
+    if kind == Kind.NUMBERED:
+        return Numbered(sender, number, body)
+    try:
+        return _DECODERS[kind](sender, number, body)
+    except struct.error:
+        raise Refused(ReceiveDrop.MALFORMED, f"a {Kind(kind).name} of {len(datagram)} bytes is cut off") from None
+
+
+def _sealed(datagram: bytes, kind: int, sender: int, number: int) -> Sealed:
+    if len(datagram) < HEADER.size + SEALED_OVERHEAD:
+        raise Refused(ReceiveDrop.MALFORMED, f"a sealed frame of {len(datagram)} bytes is cut off")
+    counter, seconds = SEALED_PART.unpack_from(datagram, HEADER.size)
+    start = HEADER.size + SEALED_PART.size
+    inner = header(Kind(kind & ~SEALED), sender, number)
+    return Sealed(sender, number, counter, seconds, inner, datagram[:start], datagram[start:])
+
+
+def _mark(sender: int, number: int, body: bytes) -> Mark:
+    (origin,) = _MARK.unpack(body)
+    if not 1 <= origin <= number:
+        raise Refused(ReceiveDrop.MALFORMED, f"a stream from {origin} to {number}")
+    return Mark(sender, number, origin)
+
+
+def _fragment(sender: int, number: int, body: bytes) -> Fragment:
+    flags, attempt, size, index, total = FRAGMENT.unpack_from(body)
+    if flags & ~_FLAGS:
+        raise Refused(ReceiveDrop.UNKNOWN_FLAGS, f"a fragment with flags {flags & ~_FLAGS:#04x}")
+    if flags & ASK and HEADER.size + len(body) < ASK_MIN:
+        raise Refused(ReceiveDrop.MALFORMED, f"a frame under {ASK_MIN} bytes asks for an answer")
+    payload = _cut_out(body, FRAGMENT.size, size, index, total)
+    return Fragment(sender, number, flags, attempt, size, index, total, payload)
+
+
+def _answer(sender: int, number: int, body: bytes) -> Answer:
+    asker, attempt, status, zero, first_missing = _ANSWER.unpack_from(body)
+    if not Status.CONFIRMED <= status <= Status.REFUSED or zero:
+        raise Refused(ReceiveDrop.MALFORMED, f"an answer with status {status}, {zero}")
+    return Answer(sender, number, asker, attempt, Status(status), first_missing, body[_ANSWER.size :])
+
+
+def _reply(sender: int, number: int, body: bytes) -> ReplyFragment:
+    (asker,) = _ASKER.unpack_from(body)
+    flags, attempt, size, index, total = FRAGMENT.unpack_from(body, _ASKER.size)
+    if flags:
+        raise Refused(ReceiveDrop.UNKNOWN_FLAGS, f"a reply with flags {flags:#04x}")
+    payload = _cut_out(body, _ASKER.size + FRAGMENT.size, size, index, total)
+    return ReplyFragment(sender, number, asker, attempt, size, index, total, payload)
+
+
+def _pull(sender: int, number: int, body: bytes) -> Pull:
+    count, rest = divmod(len(body), 4)
+    if rest or not 1 <= count <= PULLS_MAX:
+        raise Refused(ReceiveDrop.MALFORMED, f"a pull with {len(body)} bytes of indexes")
+    return Pull(sender, number, struct.unpack(f"!{count}I", body))
+
+
+_DECODERS: dict[int, Callable[[int, int, bytes], Frame]] = {
+    Kind.MARK: _mark,
+    Kind.FRAGMENT: _fragment,
+    Kind.ANSWER: _answer,
+    Kind.REPLY: _reply,
+    Kind.PULL: _pull,
+}
+
+
+def _cut_out(body: bytes, start: int, size: int, index: int, total: int) -> bytes:
+    """Return the fragment's payload, without padding; raise `Refused` where the sizes do not agree."""
+    if size == 0 or total > MESSAGE_MAX:
+        raise Refused(ReceiveDrop.MALFORMED, f"a message of {total} bytes in fragments of {size}")
+    count = fragment_count(total, size)
+    if index >= count or (count > 1 and size < FRAGMENT_MIN):
+        raise Refused(ReceiveDrop.MALFORMED, f"fragment {index} of {count}, of {size} bytes each")
+    length = min(size, total - index * size)
+    if len(body) < start + length:
+        raise Refused(ReceiveDrop.MALFORMED, f"a fragment of {length} bytes has {len(body) - start}")
+    return body[start : start + length]
+
+
+def header(kind: Kind, sender: int, number: int) -> bytes:
+    """Return what each frame begins with."""
+    return HEADER.pack(MAGIC, VERSION, kind, sender, number)
+
+
+def numbered_prefix(sender: int) -> bytes:
+    """Return what each numbered message of a sender begins with: 8 bytes of number, and the payload, follow."""
+    return header(Kind.NUMBERED, sender, 0)[:NUMBER_AT]
+
+
+def mark(sender: int, number: int, origin: int) -> bytes:
+    """Return a mark."""
+    return header(Kind.MARK, sender, number) + _MARK.pack(origin)
+
+
+class Cut(NamedTuple):
+    """A message or a reply as it is cut into fragments of `size` bytes."""
+
+    payload: bytes
+    size: int
+
+    @classmethod
+    def of(cls, payload: bytes, size: int) -> Cut:
+        """Cut a message; what fits one datagram is one fragment."""
+        return cls(payload, size if len(payload) > size else max(1, len(payload)))
+
+    @property
+    def parts(self) -> int:
+        """Fragments."""
+        return fragment_count(len(self.payload), self.size)
+
+    def body(self, index: int, flags: int, attempt: int) -> bytes:
+        """Return fragment `index` with what describes it."""
+        start = index * self.size
+        fields = FRAGMENT.pack(flags, attempt & 0xFF, self.size, index, len(self.payload))
+        return fields + self.payload[start : start + self.size]
+
+
+def fragment(cut: Cut, sender: int, number: int, index: int, *, flags: int, attempt: int = 0, pad: int = 0) -> bytes:
+    """Return one fragment of a message, padded to `pad` bytes; to the least that is needed where it asks."""
+    frame = header(Kind.FRAGMENT, sender, number) + cut.body(index, flags, attempt)
+    return frame.ljust(max(pad, ASK_MIN) if flags & ASK else pad, b"\0")
+
+
+def answer(
+    sender: int,
+    number: int,
+    asker: int,
+    attempt: int,
+    status: Status,
+    *,
+    first_missing: int = 0,
+    detail: bytes = b"",
+) -> bytes:
+    """Return an answer."""
+    return header(Kind.ANSWER, sender, number) + _ANSWER.pack(asker, attempt, status, 0, first_missing) + detail
+
+
+def reply(cut: Cut, sender: int, number: int, asker: int, index: int, attempt: int) -> bytes:
+    """Return one fragment of a reply."""
+    return header(Kind.REPLY, sender, number) + _ASKER.pack(asker) + cut.body(index, 0, attempt)
+
+
+def pull(sender: int, number: int, indexes: Sequence[int]) -> bytes:
+    """Return a pull of up to `PULLS_MAX` fragments."""
+    return header(Kind.PULL, sender, number) + struct.pack(f"!{len(indexes)}I", *indexes)
+
+
+def bitmap(present: Sequence[bool]) -> bytes:
+    """Return a bit for each, the first in the highest bit of the first byte; the last byte is filled up with zeros."""
+    bits = "".join("1" if one else "0" for one in present)
+    bits = bits.ljust(-(-len(bits) // 8) * 8, "0")
+    return bytes(int(bits[start : start + 8], 2) for start in range(0, len(bits), 8))
+
+
+def bits(data: bytes) -> list[bool]:
+    """Return what a bitmap says."""
+    return [bool(byte >> shift & 1) for byte in data for shift in range(7, -1, -1)]

@@ -1,0 +1,1 @@
+"""The receiver's side: what to hand over, and what to answer. Pure."""

@@ -1,0 +1,318 @@
+"""What a receiver knows of each sender of frames: which numbers came, what became of those that ask. Pure, bounded."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from fanout.protocol.frame import Cut, Status
+from fanout.protocol.sequence import Arrival, Sequence
+
+WINDOW = 4096
+"""Numbers, below the highest that came, of which each sender's record knows whether they came."""
+SENDERS_MAX = 1024
+"""Senders of which a record is kept; the one that was quiet for longest makes room for a new one."""
+RESULTS_MAX = 16_384
+"""Messages, of all senders together, of which it is remembered what became of them."""
+PENDING_MAX = 16_384
+"""Messages in fragments that were taken, and whose handler has not returned."""
+REPLIES_MAX = 16 * 1024 * 1024
+"""Bytes of replies that are kept, so that what is lost of them can be sent again; the newest is, however large."""
+JUMP_MAX = 2**32
+"""Numbers that one frame may tell to be missing: after a longer leap a stream begins anew."""
+_REPLY_OVERHEAD = 500
+
+Key = tuple[int, int]
+"""Names a message: the sender, and the number."""
+
+
+class Order:
+    """The numbered messages of one sender in the order in which somebody meets them: what is missing before each.
+
+    The first that is met begins it. Where one leaps further ahead than `JUMP_MAX`, it begins anew, and nothing is
+    missing before it.
+    """
+
+    __slots__ = ("first", "next")
+
+    def __init__(self) -> None:
+        self.first = self.next = 0
+        """The lowest number that was met, and one more than the highest; 0 where none was."""
+
+    def begin(self, number: int) -> None:
+        """Take this number for the first that is expected."""
+        self.first = self.next = number
+
+    def met(self, number: int, count: int) -> list[tuple[int, int]]:
+        """Take note of `count` numbers in a row; return those that are not just the next: their index, and the gap.
+
+        That is how many are missing directly before it, or -1 for a late one, which was counted as missing.
+        """
+        if number == self.next:
+            self.next = number + count
+            return []
+        if number > self.next:
+            gap = self._missing_before(number)
+            self.next = number + count
+            return [(0, gap)] if gap else []
+        return [(index, gap) for index in range(count) if (gap := self._met_behind(number + index))]
+
+    def _missing_before(self, number: int) -> int:
+        gap = number - self.next
+        if self.next and gap <= JUMP_MAX:
+            return gap
+        self.first = number
+        return 0
+
+    def _met_behind(self, number: int) -> int:
+        if number == self.next:
+            self.next = number + 1
+            return 0
+        missing = self.first - number
+        if missing <= 0:
+            return -1
+        if missing > JUMP_MAX:
+            return 0
+        self.first = number
+        return missing - 1
+
+    def marked(self, number: int, origin: int) -> int:
+        """Take note that the numbers from `origin` to `number` were sent; return how many more are missing."""
+        missing = 0
+        if not self.next:
+            self.begin(origin)
+        if number >= self.next:
+            missing = self._missing_before(number + 1)
+            self.next = number + 1
+        if 0 < self.first - origin <= JUMP_MAX:
+            missing += self.first - origin
+            self.first = origin
+        return missing
+
+
+class Counts:
+    """What came of one sender, or of all; they only grow."""
+
+    __slots__ = ("duplicates", "received", "reordered", "skipped")
+
+    def __init__(self) -> None:
+        self.received = 0
+        """Messages that were taken."""
+        self.skipped = 0
+        """Numbers of a stream that had not come when a higher one did."""
+        self.reordered = 0
+        """Those of them that came later."""
+        self.duplicates = 0
+        """Numbers of a stream that came again."""
+
+
+class Peer:
+    """The record of one sender."""
+
+    __slots__ = ("arrivals", "counts", "hand_over", "is_new", "sender", "sequence")
+
+    def __init__(self, sender: int, number: int, is_new: bool) -> None:
+        self.sender = sender
+        self.sequence = Sequence(WINDOW, number)
+        self.counts = Counts()
+        self.arrivals = Order()
+        self.hand_over = Order()
+        self.is_new = is_new
+        """Whether it was certainly never forgotten before."""
+
+    def state(self, number: int) -> Arrival:
+        """Say what the number would be, if it came now."""
+        sequence = self.sequence
+        if number >= sequence.expected:
+            return Arrival.NEW
+        if number < sequence.expected - WINDOW:
+            return Arrival.STALE
+        return Arrival.DUPLICATE if sequence.seen[number % WINDOW] else Arrival.LATE
+
+
+class SenderCounts(NamedTuple):
+    """What came of one sender of frames."""
+
+    sender: str
+    """Its identity, a random number that it drew when it began, as 16 hexadecimal digits."""
+    sealed: bool
+    received: int
+    skipped: int
+    reordered: int
+    duplicates: int
+
+
+class Result(NamedTuple):
+    """What became of a message."""
+
+    status: Status
+    detail: bytes = b""
+    reply: Kept | None = None
+
+
+CONFIRMED = Result(Status.CONFIRMED)
+_GONE = Result(Status.FAILED, b"its reply had to make room for others")
+
+
+class Kept:
+    """A reply that can be sent again, whole or in parts."""
+
+    __slots__ = ("attempt", "cut", "payload")
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self.cut: Cut | None = None
+        """As it was cut for the first who asked."""
+        self.attempt = 0
+
+
+class Ledger:
+    """The records of at most `senders` senders, and what became of the messages that were taken lately.
+
+    Those who seal, and those who do not, have one each, so that strangers cannot fill the former.
+    """
+
+    def __init__(self, is_sealed: bool = False, senders: int = SENDERS_MAX) -> None:
+        self.is_sealed = is_sealed
+        self.totals = Counts()
+        self.pending: dict[Key, Any] = {}
+        self._senders = senders
+        self._peers: dict[int, Peer] = {}
+        self._latest: Peer | None = None
+        self._has_forgotten = False
+        self._results: dict[Key, Result] = {}
+        self._replies: dict[Key, Kept] = {}
+        self._reply_bytes = 0
+        self._released: dict[Key, None] = {}
+
+    def peer(self, sender: int, number: int) -> Peer:
+        """Return the record of a sender, of which `number` is here."""
+        latest = self._latest
+        if latest is not None and latest.sender == sender:
+            return latest
+        peer = self._peers.pop(sender, None)
+        if peer is None:
+            if len(self._peers) >= self._senders:
+                del self._peers[next(iter(self._peers))]
+                self._has_forgotten = True
+            peer = Peer(sender, number, not self._has_forgotten)
+        # At the end of the dictionary: it is the last that makes room.
+        self._peers[sender] = self._latest = peer
+        return peer
+
+    def arrived(self, peer: Peer, number: int, numbered: bool) -> None:
+        """Take note of a message that is new, or late."""
+        peer.sequence.arrived(number)
+        key = (peer.sender, number)
+        if key in self._released:
+            del self._released[key]
+            return  # it came and was counted before; the queue had no room for it
+        peer.counts.received += 1
+        self.totals.received += 1
+        if numbered:
+            self._met(peer, number, 1)
+
+    def run_arrived(self, peer: Peer, number: int, count: int) -> None:
+        """Take note of numbered messages in a row, the first of which is no lower than what is expected."""
+        if number > peer.sequence.expected:
+            peer.sequence.skip(number - peer.sequence.expected)
+            peer.sequence.expected = number
+        peer.sequence.run_arrived(count)
+        peer.counts.received += count
+        self.totals.received += count
+        self._met(peer, number, count)
+
+    def _met(self, peer: Peer, number: int, count: int) -> None:
+        if not peer.hand_over.next:
+            peer.hand_over.begin(number)
+        first = peer.arrivals.first
+        for _, gap in peer.arrivals.met(number, count):
+            if gap > 0:
+                self._skipped(peer, gap)
+            else:
+                self._reordered(peer)
+        if 0 < peer.arrivals.first < first:
+            # Below all that came before: it was missing, and nobody knew.
+            self._skipped(peer, 1)
+            self._reordered(peer)
+
+    def _skipped(self, peer: Peer, count: int) -> None:
+        peer.counts.skipped += count
+        self.totals.skipped += count
+
+    def _reordered(self, peer: Peer) -> None:
+        peer.counts.reordered += 1
+        self.totals.reordered += 1
+
+    def duplicated(self, peer: Peer) -> None:
+        """Take note of a numbered message that came before."""
+        peer.counts.duplicates += 1
+        self.totals.duplicates += 1
+
+    def marked(self, peer: Peer, number: int, origin: int) -> None:
+        """Take note of how far a stream has come; of where it began only where nothing can have been forgotten."""
+        sequence = peer.sequence
+        if not peer.is_new:
+            origin = max(origin, peer.arrivals.first or number + 1)
+        if number >= sequence.expected:
+            sequence.skip(number + 1 - sequence.expected)
+            sequence.expected = number + 1
+        self._skipped(peer, peer.arrivals.marked(number, origin))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many messages are unsettled as may be."""
+        return len(self.pending) >= PENDING_MAX
+
+    def expect(self, key: Key, ticket: object) -> None:
+        """Remember a message that was handed over until it is settled."""
+        self.pending[key] = ticket
+
+    def settle(self, key: Key, result: Result) -> None:
+        """Remember what became of a message."""
+        self.pending.pop(key, None)
+        if len(self._results) >= RESULTS_MAX:
+            oldest = next(iter(self._results))
+            del self._results[oldest]
+            self._forget_reply(oldest)
+        self._results[key] = result
+        if result.reply is not None:
+            self._replies[key] = result.reply
+            self._reply_bytes += len(result.reply.payload) + _REPLY_OVERHEAD
+            while self._reply_bytes > REPLIES_MAX and len(self._replies) > 1:
+                oldest = next(iter(self._replies))
+                self._forget_reply(oldest)
+                self._results[oldest] = _GONE
+
+    def _forget_reply(self, key: Key) -> None:
+        kept = self._replies.pop(key, None)
+        if kept is not None:
+            self._reply_bytes -= len(kept.payload) + _REPLY_OVERHEAD
+
+    def result(self, key: Key) -> Result | None:
+        """Return what became of a message; None where it is not settled, or nobody remembers."""
+        return self._results.get(key)
+
+    def release(self, key: Key) -> None:
+        """Forget that a message came: the queue had no room for it, and it may come again."""
+        self.pending.pop(key, None)
+        sender, number = key
+        peer = self._peers.get(sender)
+        if peer is not None and peer.state(number) is Arrival.DUPLICATE:
+            peer.sequence.seen[number % WINDOW] = 0
+            if len(self._released) >= WINDOW:
+                del self._released[next(iter(self._released))]
+            self._released[key] = None
+
+    def senders(self) -> list[SenderCounts]:
+        """Return what came of each sender that is known, the one that was heard last at the end."""
+        return [
+            SenderCounts(
+                f"{sender:016x}",
+                self.is_sealed,
+                peer.counts.received,
+                peer.counts.skipped,
+                peer.counts.reordered,
+                peer.counts.duplicates,
+            )
+            for sender, peer in self._peers.items()
+        ]

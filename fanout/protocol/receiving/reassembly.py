@@ -1,0 +1,217 @@
+"""Messages of which some fragments have come: nothing is allocated on what a fragment claims. Pure, bounded."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from fanout.protocol.frame import ASK, NUMBERED, QUERY, Fragment, bitmap
+from fanout.protocol.receiving.dedup import Key
+
+BYTES_MAX = 32 * 1024 * 1024
+"""Bytes of fragments that are kept in all."""
+SENDER_BYTES_MAX = 28 * 1024 * 1024
+"""Bytes of fragments that are kept of one sender: the largest message fits, in the smallest fragments."""
+PATIENCE = 30.0
+"""Seconds without a new fragment after which a message is given up."""
+IDLE = 1.0
+"""Seconds without a new fragment after which a message makes room for others."""
+_FRAGMENT_OVERHEAD = 150
+_MESSAGE_OVERHEAD = 1500
+
+
+class Partial:
+    """A message of which some fragments are there."""
+
+    __slots__ = ("_first_missing", "_fragments", "_highest", "cost", "heard", "is_asked", "kind", "missing")
+
+    def __init__(self, fragment: Fragment) -> None:
+        self.kind = _kind(fragment)
+        self.missing = fragment.parts
+        self.cost = _MESSAGE_OVERHEAD
+        self.heard = 0.0
+        """When the last new fragment came."""
+        self.is_asked = False
+        """Whether its sender asks what became of it, and sends again what is missing."""
+        self._fragments: dict[int, bytes] = {}
+        self._first_missing = 0
+        self._highest = 0
+
+    def has(self, fragment: Fragment) -> bool:
+        """Whether the fragment is there."""
+        return fragment.position in self._fragments
+
+    def take(self, fragment: Fragment) -> None:
+        """Keep a fragment that is not there."""
+        self._fragments[fragment.position] = fragment.payload
+        self.missing -= 1
+        self._highest = max(self._highest, fragment.position)
+        self.cost += cost_of(fragment)
+
+    def payload(self) -> bytes:
+        """Return the whole message."""
+        return b"".join(map(self._fragments.__getitem__, range(len(self._fragments))))
+
+    def gaps(self, room: int) -> tuple[int, bytes]:
+        """Return the first fragment that is missing, and a bitmap of those from there on, of at most `room` bytes."""
+        first = self._first_missing
+        while first in self._fragments:
+            first += 1
+        self._first_missing = first
+        last = min(self._highest + 1, first + 8 * room)
+        if len(self._fragments) > (last - first) // 4:
+            return first, bitmap([position in self._fragments for position in range(first, last)])
+        # Few of many: it costs no more than what has come.
+        present = bytearray(-(-(last - first) // 8))
+        for position in self._fragments:
+            if first <= position < last:
+                present[(position - first) // 8] |= 0x80 >> (position - first) % 8
+        return first, bytes(present)
+
+
+def _kind(fragment: Fragment) -> tuple[int, int, int]:
+    """Return what all fragments of one message have in common."""
+    return fragment.size, fragment.total, fragment.flags & (NUMBERED | QUERY)
+
+
+def cost_of(fragment: Fragment) -> int:
+    """Return what it costs to keep a fragment."""
+    return len(fragment.payload) + _FRAGMENT_OVERHEAD
+
+
+class _Pool:
+    """Messages that share a bound: all, or those of one sender."""
+
+    __slots__ = ("_asked", "_favourite", "_others", "bytes", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.bytes = 0
+        # The one that got nothing new for longest is the first of each.
+        self._asked: dict[Key, Partial] = {}
+        self._others: dict[Key, Partial] = {}
+        self._favourite: Key | None = None
+
+    def add(self, key: Key, partial: Partial) -> None:
+        self.bytes += partial.cost
+        (self._asked if partial.is_asked else self._others)[key] = partial
+
+    def remove(self, key: Key, partial: Partial) -> None:
+        self.bytes -= partial.cost
+        del (self._asked if partial.is_asked else self._others)[key]
+
+    def victim(self, key: Key, partial: Partial, now: float) -> Key | None:
+        """Return which message makes room for a fragment of this one; None where the fragment is not to be taken."""
+        for some in (self._others, self._asked):
+            found = _first_but(key, some)
+            if found is not None and (some is self._others or now - some[found].heard >= IDLE):
+                return found
+        # All are asked for, and go on. One of them has the right of way, or none would ever be whole.
+        favourite = self._asked.get(self._favourite) if self._favourite is not None else None
+        if favourite is None or now - favourite.heard >= IDLE:
+            self._favourite = key if partial.is_asked else None
+        return _first_but(key, self._asked) if self._favourite == key else None
+
+
+def _first_but(key: Key, some: dict[Key, Partial]) -> Key | None:
+    """Return the first of them that is another one."""
+    return next((other for other in islice(some, 2) if other != key), None)
+
+
+class Reassembly:
+    """The messages that are not whole.
+
+    Where there is no room for a fragment, one that got nothing new for a second makes room, or that nobody asks for;
+    where there is none such the fragment is not taken, but for those of the message that has the right of way.
+    """
+
+    def __init__(self, limit: int = BYTES_MAX, sender_limit: int = SENDER_BYTES_MAX) -> None:
+        self.given_up = 0
+        """Messages of which not all fragments came in time, or that had to make room."""
+        self._all = _Pool(limit)
+        self._of_sender: dict[int, _Pool] = {}
+        self._sender_limit = sender_limit
+        self._partial: dict[Key, Partial] = {}
+
+    @property
+    def bytes(self) -> int:
+        """What the fragments cost."""
+        return self._all.bytes
+
+    def __len__(self) -> int:
+        return len(self._partial)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._partial
+
+    def find(self, key: Key, fragment: Fragment) -> Partial | None:
+        """Return the message that a fragment is a part of, a new one where none is there; None where it is no part."""
+        partial = self._partial.get(key)
+        if partial is None:
+            return Partial(fragment)
+        return partial if partial.kind == _kind(fragment) else None
+
+    def take(self, key: Key, partial: Partial, fragment: Fragment, now: float) -> bool:
+        """Keep a fragment of a message that was found; False where there is no room for it."""
+        if partial.has(fragment):
+            if fragment.flags & ASK and not partial.is_asked:
+                pools = self._all, self._of_sender[key[0]]
+                for pool in pools:
+                    pool.remove(key, partial)
+                partial.is_asked = True
+                for pool in pools:
+                    pool.add(key, partial)
+            return True
+        is_there = key in self._partial
+        # What makes it whole needs no room.
+        if partial.missing > 1 and not self._make_room(key, partial, fragment, is_there, now):
+            return False
+        if is_there:
+            self._remove(key, partial)
+        partial.take(fragment)
+        partial.heard = now
+        partial.is_asked |= bool(fragment.flags & ASK)
+        # At the end of all dictionaries: it is the last that makes room.
+        self._add(key, partial)
+        return True
+
+    def _add(self, key: Key, partial: Partial) -> None:
+        self._partial[key] = partial
+        self._all.add(key, partial)
+        sender = key[0]
+        if sender not in self._of_sender:
+            self._of_sender[sender] = _Pool(self._sender_limit)
+        self._of_sender[sender].add(key, partial)
+
+    def _remove(self, key: Key, partial: Partial) -> None:
+        del self._partial[key]
+        self._all.remove(key, partial)
+        self._of_sender[key[0]].remove(key, partial)
+
+    def _make_room(self, key: Key, partial: Partial, fragment: Fragment, is_there: bool, now: float) -> bool:
+        more = cost_of(fragment) + (0 if is_there else partial.cost)
+        for pool in (self._of_sender.get(key[0]), self._all):
+            while pool is not None and pool.bytes + more > pool.limit:
+                victim = pool.victim(key, partial, now)
+                if victim is None:
+                    return False
+                self._give_up(victim)
+        return True
+
+    def _give_up(self, key: Key) -> None:
+        self.given_up += 1
+        self.remove(key)
+
+    def remove(self, key: Key) -> None:
+        """Forget a message: it is whole."""
+        sender = key[0]
+        self._remove(key, self._partial[key])
+        if not self._of_sender[sender].bytes:
+            del self._of_sender[sender]
+
+    def expire(self, now: float) -> None:
+        """Give up what got nothing new for long."""
+        while self._partial:
+            key, partial = next(iter(self._partial.items()))
+            if now - partial.heard < PATIENCE:
+                return
+            self._give_up(key)

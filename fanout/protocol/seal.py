@@ -1,0 +1,410 @@
+"""Seals: a frame encrypted and authenticated with a key that a group shares. `docs/wire-format.md` specifies them.
+
+A `Sealer` seals what one sender sends; an `Opener` opens what many have sealed, each sealed frame once. Pure: the
+time is an argument, in seconds since the epoch.
+
+AES-256-GCM with a key for each sender: HKDF-SHA256 of the group's key and the sender's id. The nonce is the counter
+behind the header, which no sender uses twice. The header, counter, time and the label of the cluster are authenticated.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import re
+import struct
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from itertools import count
+from typing import NamedTuple
+
+from fanout.errors import KeyUnavailable
+from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.protocol.frame import (
+    HEADER,
+    MAGIC,
+    NUMBER_AT,
+    SEALED,
+    SEALED_OVERHEAD,
+    SEALED_PART,
+    SENDER_AT,
+    VERSION,
+    Kind,
+    Refused,
+    Sealed,
+)
+from fanout.protocol.sequence import Sequence
+
+KEY_SIZE = 32
+"""Bytes of a key."""
+KEYS_MAX = 16
+"""Keys in one keyring, at most: a forged frame costs its receiver a try with each."""
+FRESHNESS = 300.0
+"""Seconds that the clocks of a sender not seen before and of its receiver may be apart, delay on the way included."""
+_INFO = b"fanout sealed frame 1"
+_ID = struct.Struct("!Q")
+_NONCE = struct.Struct("!4xQ")
+_START = struct.Struct(f"!{NUMBER_AT}sQQI")
+_TIME_MASK = 0xFFFFFFFF
+_KIND_AT = len(MAGIC) + 1
+_BEGINNING = MAGIC + bytes((VERSION,))
+SEALED_STREAM = _BEGINNING + bytes((Kind.NUMBERED | SEALED,))
+"""What each sealed message of a numbered stream begins with."""
+_TEXT_AT = HEADER.size + SEALED_PART.size
+_HEXADECIMAL = re.compile(rb"[0-9a-fA-F]{64}")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_Crypt = Callable[[bytes, bytes | memoryview, bytes], bytes]
+"""Encrypts or decrypts: nonce, text, associated data."""
+
+
+class Keyring(NamedTuple):
+    """The keys of a group: the first seals, all open."""
+
+    keys: tuple[bytes, ...]
+
+    @classmethod
+    def parse(cls, text: bytes, where: str) -> Keyring:
+        """Return the keys of a file: one a line, as base64 or 64 hexadecimal digits; blank lines and # comments.
+
+        Raises `KeyUnavailable` for what is none; it names `where` and the line, never what stands there.
+        """
+        if b"\0" in text:
+            raise KeyUnavailable(f"{where} is no text with a key a line; `fanout keygen` makes one")
+        keys: dict[bytes, None] = {}
+        for number, line in enumerate(text.removeprefix(_BYTE_ORDER_MARK).splitlines(), start=1):
+            written = line.partition(b"#")[0].strip()
+            if written:
+                keys[_key(written, f"line {number} of {where}")] = None
+            if len(keys) > KEYS_MAX:
+                raise KeyUnavailable(f"{where} holds more than {KEYS_MAX} keys; leave out those that are out of use")
+        if not keys:
+            raise KeyUnavailable(f"{where} holds no key; `fanout keygen` makes one")
+        return cls(tuple(keys))
+
+    def __repr__(self) -> str:
+        """No key is ever printed."""
+        return f"Keyring({len(self.keys)} keys)"
+
+
+def _key(written: bytes, where: str) -> bytes:
+    """Return the key that a line holds."""
+    if _HEXADECIMAL.fullmatch(written):
+        return bytes.fromhex(written.decode("ascii"))
+    digits = written.rstrip(b"=").replace(b"-", b"+").replace(b"_", b"/")
+    try:
+        key = base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
+    except binascii.Error:
+        raise KeyUnavailable(
+            f"{where} is no key: write {KEY_SIZE} bytes as base64 or as {2 * KEY_SIZE} hexadecimal digits, "
+            "as `fanout keygen` does"
+        ) from None
+    if len(key) != KEY_SIZE:
+        raise KeyUnavailable(f"{where} is a key of {len(key)} bytes, not {KEY_SIZE}; `fanout keygen` makes one")
+    return key
+
+
+def subkey(key: bytes, sender: int) -> bytes:
+    """Return the key of one sender: HKDF-SHA256 (RFC 5869), whose output is one block here."""
+    extracted = hmac.digest(_ID.pack(sender), key, "sha256")
+    return hmac.digest(extracted, _INFO + b"\1", "sha256")
+
+
+def _label(cluster: str) -> bytes:
+    """Return a cluster's label as it is authenticated; one that came in as no UTF-8 is the bytes that it was."""
+    return cluster.encode("utf-8", "surrogateescape")
+
+
+class _Cipher(NamedTuple):
+    """AES-256-GCM with the key of one sender."""
+
+    encrypt: _Crypt
+    decrypt: _Crypt
+
+
+class _Ciphers:
+    """Makes ciphers; the package is imported with the first `_Ciphers`."""
+
+    def __init__(self) -> None:
+        try:
+            from cryptography.exceptions import InvalidTag
+            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        except ImportError:
+            raise KeyUnavailable(
+                "sealed messages need the cryptography package: pip install 'fanout[sealed]'"
+            ) from None
+        self.wrong: type[Exception] = InvalidTag
+        """What `decrypt` raises where the key or any bit is wrong."""
+        self._make = AESGCM
+
+    def of(self, key: bytes, sender: int) -> _Cipher:
+        """Return the cipher of a sender."""
+        made = self._make(subkey(key, sender))
+        return _Cipher(made.encrypt, made.decrypt)
+
+
+class Sealer:
+    """Seals the frames of one sender; threads may share it.
+
+    `counter` is the first nonce. Who has the same keys and the same `sender` must never use one twice: begin with
+    the nanoseconds since the epoch, which no process that counts datagrams catches up with.
+    """
+
+    def __init__(self, keyring: Keyring, cluster: str, sender: int, counter: int) -> None:
+        self._ciphers = _Ciphers()
+        self._label = _label(cluster)
+        self._sender = sender
+        self._prefix = SEALED_STREAM + _ID.pack(sender)
+        self._counters = count(counter)
+        self.keyring = keyring
+
+    @property
+    def keyring(self) -> Keyring:
+        """The keys, the first of which seals; can be set at any time."""
+        return self._keyring
+
+    @keyring.setter
+    def keyring(self, keyring: Keyring) -> None:
+        self._encrypt = self._ciphers.of(keyring.keys[0], self._sender).encrypt
+        self._keyring = keyring
+
+    def seal(self, frame: bytes, now: float) -> bytes:
+        """Return a frame of this sender, sealed."""
+        (sealed,) = self.seal_many([frame], now)
+        return sealed
+
+    def seal_many(self, frames: Iterable[bytes], now: float) -> list[bytes]:
+        """Return frames of this sender, each sealed."""
+        encrypt, nonce, part, label = self._encrypt, _NONCE.pack, SEALED_PART.pack, self._label
+        sender = self._prefix[SENDER_AT:]
+        time = int(now) & _TIME_MASK
+        sealed = []
+        # Each counter is taken from the iterator once, whatever fails and whichever thread asks.
+        for each, counter in zip(frames, self._counters, strict=False):
+            kind = bytes((each[_KIND_AT] | SEALED,))
+            start = b"".join((_BEGINNING, kind, sender, each[NUMBER_AT : HEADER.size], part(counter, time)))
+            sealed.append(start + encrypt(nonce(counter), each[HEADER.size :], start + label))
+        return sealed
+
+    def seal_stream(self, number: int, payloads: Iterable[bytes], now: float) -> list[bytes]:
+        """Return the sealed frames of a numbered stream, from `number` on: as `seal_many` would, but faster."""
+        encrypt, nonce, start, label, prefix = self._encrypt, _NONCE.pack, _START.pack, self._label, self._prefix
+        time = int(now) & _TIME_MASK
+        return [
+            (clear := start(prefix, one, counter, time))
+            + encrypt(nonce(counter), payload, clear + label if label else clear)
+            for payload, one, counter in zip(payloads, count(number), self._counters, strict=False)
+        ]
+
+
+class _Known:
+    """A sender that has sealed a frame with one of the keys."""
+
+    __slots__ = ("decrypt", "first", "key", "newest", "sequence", "since")
+
+    def __init__(self, key: bytes, decrypt: _Crypt, counter: int, time: int, since: float, window: int) -> None:
+        self.key = key
+        self.decrypt = decrypt
+        self.sequence = Sequence(window, counter)
+        self.first = counter
+        """What is below it may have been opened before this sender was known."""
+        self.newest = time
+        """The latest time in a frame of this sender."""
+        self.since = since
+        """What was sealed before may have been opened, and its sender forgotten since."""
+
+
+class OpenedRun(NamedTuple):
+    """Frames of one kind and one sender that were opened together."""
+
+    prefix: bytes
+    """Magic, version, sealed kind and sender of each."""
+    numbers: tuple[int, ...]
+    bodies: list[bytes]
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether they are messages of a numbered stream: the bodies are payloads."""
+        return self.prefix.startswith(SEALED_STREAM)
+
+    @property
+    def sender(self) -> int:
+        """Who has sealed them."""
+        return int.from_bytes(self.prefix[SENDER_AT:])
+
+    def frames(self) -> list[bytes]:
+        """Return them as if they had come unsealed."""
+        start = self.prefix[:_KIND_AT] + bytes((self.prefix[_KIND_AT] & ~SEALED,)) + self.prefix[SENDER_AT:]
+        return [start + _ID.pack(number) + body for number, body in zip(self.numbers, self.bodies, strict=True)]
+
+
+class Opener:
+    """Opens what a group has sealed, and each sealed frame at most once; for one thread at a time.
+
+    * A sender not seen before is taken where its frame's time is within `freshness` seconds of `now`. So is a frame
+      from before the first one that was seen, since nobody knows what was opened before.
+    * What was sealed more than `freshness` seconds before its sender was taken is never opened.
+    * From then on the counters tell: each is opened once; one that is `window` or more behind the highest is refused.
+    * A table of up to `senders` remembers. A sender is only forgotten where the table is full and its newest frame is
+      no longer fresh: a replay is then refused for its time. Where all are fresh, a new sender is refused.
+    * Only who has a key gets into the table, or costs more than a few microseconds.
+    """
+
+    def __init__(
+        self, keyring: Keyring, cluster: str, *, freshness: float = FRESHNESS, senders: int = 4096, window: int = 4096
+    ) -> None:
+        self._ciphers = _Ciphers()
+        self._wrong = self._ciphers.wrong
+        self._keyring = keyring
+        self._label = _label(cluster)
+        self._freshness = freshness
+        self._limit = senders
+        self._window = window
+        self._senders: dict[int, _Known] = {}
+        self._full_until = float("-inf")
+        """Until then nobody in the full table can be forgotten."""
+
+    def __len__(self) -> int:
+        """Return how many senders are remembered."""
+        return len(self._senders)
+
+    @property
+    def keyring(self) -> Keyring:
+        """The keys; can be set at any time. What was opened stays opened; a key that is gone opens nothing more."""
+        return self._keyring
+
+    @keyring.setter
+    def keyring(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+        for known in self._senders.values():
+            if known.key not in keyring.keys:
+                known.key, known.decrypt = b"", self._never
+
+    def _never(self, _nonce: bytes, _text: bytes | memoryview, _associated: bytes) -> bytes:
+        raise self._wrong
+
+    def open(self, sealed: Sealed, now: float) -> bytes:
+        """Return the frame as if it had come unsealed; raise `Refused`."""
+        sender, _, counter, seconds, header, associated, text = sealed
+        known = self._senders.get(sender)
+        if known is None:
+            return self._open_first(sealed, now)
+        sequence = known.sequence
+        ahead = counter - sequence.expected
+        if ahead < 0:
+            # Looked at before anything is decrypted: a replay costs nothing.
+            window = self._window
+            if ahead < -window:
+                raise Refused(ReceiveDrop.TOO_OLD, "a sealed frame far behind the sender's last: it may be a replay")
+            if sequence.seen[counter % window]:
+                raise Refused(ReceiveDrop.REPLAYED, "a sealed frame that was opened before")
+            if counter < known.first:
+                self._check_freshness(seconds, now)
+        if seconds < known.since:
+            raise Refused(
+                ReceiveDrop.STALE, "a frame sealed long before its sender was known: old, or its clock went back"
+            )
+        try:
+            inner = known.decrypt(_NONCE.pack(counter), text, associated + self._label)
+        except self._wrong:
+            key, cipher, inner = self._try_keys(sealed, tried=known.key)
+            known.key, known.decrypt = key, cipher.decrypt
+        if ahead:
+            sequence.arrived(counter)
+        else:  # the same, without a call: most frames come in order
+            sequence.seen[counter % self._window] = 1
+            sequence.expected = counter + 1
+        if seconds > known.newest:
+            known.newest = seconds
+        return header + inner
+
+    def open_run(self, data: bytes, segment: int, count: int) -> OpenedRun | None:
+        """Open `count` datagrams at once, each `segment` bytes (the last may have fewer).
+
+        None, and nothing is opened, where they are not of one kind and one known sender, in order, and authentic, as
+        those of a stream nearly always are.
+        """
+        if len(data) - (count - 1) * segment < HEADER.size + SEALED_OVERHEAD:
+            return None
+        fields = _run_starts(segment, count).unpack_from(data)
+        prefix = fields[0]
+        known = self._senders.get(int.from_bytes(prefix[SENDER_AT:]))
+        if known is None or fields[::4].count(prefix) != count or not prefix.startswith(_BEGINNING):
+            return None
+        counters, times = fields[2::4], fields[3::4]
+        first = counters[0]
+        if (
+            first < known.sequence.expected
+            or counters != tuple(range(first, first + count))
+            or min(times) < known.since
+        ):
+            return None
+        view, decrypt, nonce, label = memoryview(data), known.decrypt, _NONCE.pack, self._label
+        starts = range(0, len(data), segment)
+        try:
+            opened = [
+                decrypt(nonce(counter), view[text : at + segment], data[at:text] + label if label else data[at:text])
+                for at, text, counter in zip(starts, range(_TEXT_AT, len(data), segment), counters, strict=True)
+            ]
+        except self._wrong:
+            return None
+        known.sequence.skip(first - known.sequence.expected)
+        known.sequence.expected = first
+        known.sequence.run_arrived(count)
+        known.newest = max(known.newest, *times)
+        return OpenedRun(prefix, fields[1::4], opened)
+
+    def _open_first(self, sealed: Sealed, now: float) -> bytes:
+        """Open a frame of a sender not seen before."""
+        self._check_freshness(sealed.time, now)
+        key, cipher, inner = self._try_keys(sealed)
+        if len(self._senders) >= self._limit:
+            self._forget(now)
+        known = _Known(key, cipher.decrypt, sealed.counter, sealed.time, now - self._freshness, self._window)
+        known.sequence.arrived(sealed.counter)
+        self._senders[sealed.sender] = known
+        self._full_until = min(self._full_until, sealed.time + self._freshness)
+        return sealed.header + inner
+
+    def _check_freshness(self, seconds: int, now: float) -> None:
+        # Written so that a `now` that is no number refuses.
+        if not abs(now - seconds) <= self._freshness:
+            raise Refused(
+                ReceiveDrop.STALE,
+                f"a frame sealed {now - seconds:+,.0f} s ago, by a sender not seen before: old, or the clocks differ",
+            )
+
+    def _try_keys(self, sealed: Sealed, tried: bytes | None = None) -> tuple[bytes, _Cipher, bytes]:
+        """Return the key that opens the frame, its cipher and what is inside."""
+        nonce, associated = _NONCE.pack(sealed.counter), sealed.associated + self._label
+        for key in self._keyring.keys:
+            if key == tried:
+                continue
+            cipher = self._ciphers.of(key, sealed.sender)
+            try:
+                return key, cipher, cipher.decrypt(nonce, sealed.ciphertext, associated)
+            except self._wrong:
+                continue
+        raise Refused(
+            ReceiveDrop.WRONG_KEY, "no key opens a sealed frame: another key, another cluster label, or it was changed"
+        )
+
+    def _forget(self, now: float) -> None:
+        """Forget the senders whose frames would be refused for their time; refuse where there is none."""
+        if now > self._full_until:
+            oldest = now - self._freshness
+            self._senders = {sender: known for sender, known in self._senders.items() if known.newest >= oldest}
+            newest = (known.newest for known in self._senders.values())
+            self._full_until = min(newest, default=float("inf")) + self._freshness
+        if len(self._senders) >= self._limit:
+            raise Refused(
+                ReceiveDrop.SENDERS_FULL, f"a new sender of sealed frames, and {self._limit} others were here of late"
+            )
+
+
+@lru_cache(64)
+def _run_starts(segment: int, count: int) -> struct.Struct:
+    """Read what is in the clear of each datagram of a run: all at once, since Python is slow at loops."""
+    each = f"{NUMBER_AT}sQQI"
+    return struct.Struct("!" + f"{each}{segment - _TEXT_AT}x" * (count - 1) + each)

@@ -1,0 +1,1 @@
+"""The sender's side: batches and their pace; confirmed messages and queries. Pure."""

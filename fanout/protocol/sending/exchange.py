@@ -1,0 +1,239 @@
+"""One confirmed message or query, as whoever asks sees it: what to send when, and what became of it. Pure."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from fanout.model import Endpoint
+from fanout.protocol.frame import ASK, FRAGMENT_OVERHEAD, NUMBERED, QUERY, Answer, Cut, ReplyFragment, fragment, pull
+from fanout.protocol.sending.peer_exchange import Asked
+from fanout.protocol.sending.receipt import Receipt, Reply
+from fanout.protocol.sending.rtt import RoundTrip
+
+REPLIES_MAX = 256 * 1024 * 1024
+"""Bytes of replies that one query keeps."""
+
+
+class Dispatch(NamedTuple):
+    """Frames to send, in their order, to each of some pods."""
+
+    frames: list[bytes]
+    endpoints: tuple[Endpoint, ...]
+
+
+class Exchange:
+    """Brings one message to every pod and gathers their answers, until all have answered or the time is up.
+
+    `due` says what to send now, `next_wakeup` when to ask for that again; `take`, `refused` and `dropped` are told
+    what was heard. `now` is in seconds on a clock that does not go back; nothing here waits. A pod that joins is
+    asked as well, one that leaves is asked no more.
+    """
+
+    def __init__(
+        self,
+        payload: bytes,
+        endpoints: tuple[Endpoint, ...],
+        now: float,
+        *,
+        sender: int,
+        number: int,
+        fragment_size: int,
+        timeout: float,
+        retries: int | None,
+        is_query: bool = False,
+        is_numbered: bool = False,
+        round_trip: RoundTrip,
+        jitter: Callable[[], float],
+    ) -> None:
+        self.number = number
+        self.size = len(payload)
+        """Bytes of the message."""
+        self._started = now
+        self._ended: float | None = None
+        self.deadline = now + timeout
+        self._sender = sender
+        self._cut = Cut.of(payload, fragment_size)
+        self._flags = (QUERY if is_query else 0) | (NUMBERED if is_numbered else 0)
+        # A reply without a seal is never larger than the question: so the question takes all the room there is.
+        self._pad = FRAGMENT_OVERHEAD + fragment_size if is_query else 0
+        self._retries = retries
+        self._round_trip = round_trip
+        self._jitter = jitter
+        self._pods: dict[Endpoint, Asked] = {}
+        self._wakes: list[tuple[float, int, Asked]] = []
+        self._pushed = 0
+        self._changed: dict[Endpoint, Asked] = {}
+        self._replies: list[Reply] = []
+        self._reply_bytes = 0
+        self._open = 0  # pods that may still answer
+        self._some_left = False
+        self._endpoints = endpoints
+        self._add(endpoints, now, joined=False)
+
+    def _add(self, endpoints: Iterable[Endpoint], now: float, *, joined: bool) -> None:
+        for endpoint in endpoints:
+            pod = Asked(
+                endpoint,
+                self._cut.parts,
+                now,
+                joined=joined,
+                is_query=bool(self._flags & QUERY),
+                retries=self._retries,
+                round_trip=self._round_trip,
+                jitter=self._jitter,
+            )
+            self._pods[endpoint] = pod
+            self._open += 1
+            self._wake_later(pod)
+
+    def _wake_later(self, pod: Asked) -> None:
+        self._pushed += 1
+        heapq.heappush(self._wakes, (pod.wake, self._pushed, pod))
+
+    def follow(self, endpoints: tuple[Endpoint, ...], now: float) -> None:
+        """Let it know the pods as they are now."""
+        if endpoints is self._endpoints:
+            return
+        self._endpoints = endpoints
+        named = set(endpoints)
+        for endpoint, pod in self._pods.items():
+            came_back = pod.is_gone and endpoint in named
+            pod.is_gone = endpoint not in named
+            self._some_left |= pod.is_gone
+            if came_back and pod.status is None:
+                pod.wake = now
+                self._wake_later(pod)
+        self._add((endpoint for endpoint in endpoints if endpoint not in self._pods), now, joined=True)
+
+    @property
+    def next_wakeup(self) -> float:
+        """When `due` has something next, or the exchange is over."""
+        if not self._open:
+            return self._started
+        while self._wakes and self._is_outdated(*self._wakes[0]):
+            heapq.heappop(self._wakes)
+        return min(self._wakes[0][0], self.deadline) if self._wakes else self.deadline
+
+    @staticmethod
+    def _is_outdated(wake: float, _: int, pod: Asked) -> bool:
+        return pod.status is not None or pod.is_gone or wake != pod.wake
+
+    def due(self, now: float) -> list[Dispatch]:
+        """Return what to send now."""
+        bursts: dict[tuple[int, tuple[int, ...]], list[Endpoint]] = {}
+        dispatches: list[Dispatch] = []
+        while self._wakes and self._wakes[0][0] <= now:
+            entry = heapq.heappop(self._wakes)
+            if self._is_outdated(*entry):
+                continue
+            pod = entry[2]
+            if pod.is_pulling:
+                if positions := pod.pulls(now):
+                    dispatches.append(Dispatch([pull(self._sender, self.number, positions)], (pod.endpoint,)))
+            else:
+                attempt, positions = pod.burst(now)
+                if positions:
+                    bursts.setdefault((attempt, positions), []).append(pod.endpoint)
+            self._note(pod)
+        for (attempt, positions), endpoints in bursts.items():
+            # The very tuple where it is all pods: what was prepared for them is used again.
+            to = self._endpoints if len(endpoints) == len(self._endpoints) else tuple(endpoints)
+            dispatches.append(Dispatch(self._frames(attempt, positions), to))
+        return dispatches
+
+    def _frames(self, attempt: int, positions: tuple[int, ...]) -> list[bytes]:
+        last = len(positions) - 1
+        return [
+            fragment(
+                self._cut,
+                self._sender,
+                self.number,
+                position,
+                flags=self._flags | (ASK if index == last else 0),
+                attempt=attempt,
+                pad=self._pad if index == last else 0,
+            )
+            for index, position in enumerate(positions)
+        ]
+
+    def take(self, frame: Answer | ReplyFragment, source: Endpoint, now: float) -> bool:
+        """Take a frame that names this message; return whether it is of a pod that was asked and has not answered."""
+        pod = self._pods.get(source)
+        if pod is None or pod.status is not None:
+            return False
+        if isinstance(frame, Answer):
+            pod.answered(frame, now)
+        else:
+            before = pod.reply_bytes
+            pod.replied(frame, now)
+            self._reply_bytes += pod.reply_bytes - before
+            if pod.reply is not None:
+                self._replies.append(pod.reply)
+                pod.reply = None
+            elif self._reply_bytes > REPLIES_MAX:
+                self._reply_bytes -= pod.reply_bytes
+                pod.fail(f"the replies have more than {REPLIES_MAX:,} bytes together")
+        self._note(pod)
+        return True
+
+    def refused(self, endpoint: Endpoint, number: int, now: float) -> None:
+        """Let it know of an ICMP error that concerns a pod."""
+        pod = self._pods.get(endpoint)
+        if pod is not None and pod.status is None:
+            pod.refused(number, now)
+            self._note(pod)
+
+    def dropped(self, endpoint: Endpoint, number: int, now: float) -> None:
+        """Let it know that the kernel did not take what was to be sent to a pod."""
+        pod = self._pods[endpoint]
+        if pod.status is None:
+            pod.dropped(number, now)
+            self._note(pod)
+
+    def _note(self, pod: Asked) -> None:
+        self._changed[pod.endpoint] = pod
+        if pod.status is None:
+            self._wake_later(pod)
+        else:
+            self._open -= 1
+
+    def is_over(self, now: float) -> bool:
+        """Whether every pod that has not left has answered, or the time is up: the rest is then given up."""
+        is_over = now >= self.deadline or not self._open
+        if not is_over and self._some_left:
+            is_over = all(pod.status is not None or pod.is_gone for pod in self._pods.values())
+        if is_over and self._ended is None:
+            self._ended = now
+            self._give_up()
+        return is_over
+
+    def elapsed(self, now: float) -> float:
+        """Return how long it has taken, or did take."""
+        return (now if self._ended is None else self._ended) - self._started
+
+    def _give_up(self) -> None:
+        for pod in self._pods.values():
+            if pod.status is None:
+                pod.give_up()
+                self._note(pod)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `changed` or `replies` has something."""
+        return bool(self._changed or self._replies)
+
+    def changed(self) -> list[Receipt]:
+        """Return the receipts that have changed since the last call: those of pods that may still answer are silent."""
+        changed, self._changed = self._changed, {}
+        return [pod.receipt() for pod in changed.values()]
+
+    def replies(self) -> list[Reply]:
+        """Return the replies that have become whole since the last call."""
+        replies, self._replies = self._replies, []
+        return replies
+
+    def receipts(self) -> list[Receipt]:
+        """Return what is known of each pod."""
+        return [pod.receipt() for pod in self._pods.values()]

@@ -1,0 +1,1 @@
+"""Receivers: `Receiver` blocks, `AsyncReceiver` awaits; sockets, threads and the queue below them."""

@@ -1,0 +1,198 @@
+"""How datagrams arrive: listening sockets, and the queue that what they hold is taken into."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import threading
+import time
+from typing import NamedTuple
+
+from fanout.errors import InvalidInput
+from fanout.model import Endpoint
+from fanout.net import bind
+from fanout.net.key_file import KeyFile
+from fanout.protocol.receiving.dedup import SenderCounts
+from fanout.protocol.receiving.reception import Reception
+from fanout.receiver.demux import Desk, DeskCounts
+from fanout.receiver.probe_filter import Sieve
+from fanout.receiver.queue import Backlog, Batch
+from fanout.receiver.reader import Intake
+from fanout.receiver.workers import Waker, Workers
+
+WORKERS_MAX = 64
+_ROUNDS = 64
+_ROUNDS_PRESSED = 8  # 2,048 datagrams, where nothing is merged: what is handed over at a time must not be more
+_IN_FLIGHT = 0.002  # seconds for what the kernel was delivering on another CPU when the sockets were deafened
+
+
+def check_workers(workers: object) -> int:
+    """Return the number of workers; raise `InvalidInput` where it is none from 1 to 64."""
+    if isinstance(workers, int) and not isinstance(workers, bool) and 1 <= workers <= WORKERS_MAX:
+        return workers
+    raise InvalidInput(f"workers {workers!r} is not a number from 1 to {WORKERS_MAX}")
+
+
+def check_receive_buffer(size: object) -> int:
+    """Return the bytes of receive buffer to ask for; raise `InvalidInput` where it is no number of at least 1."""
+    if isinstance(size, int) and not isinstance(size, bool) and size >= 1:
+        return size
+    raise InvalidInput(f"receive_buffer {size!r} is not a number of bytes of at least 1")
+
+
+class Framing(NamedTuple):
+    """How frames are taken and answered: see `Receiver`."""
+
+    keys: KeyFile | None = None
+    cluster: str = ""
+    accept_plaintext: bool = False
+    reply_to_anyone: bool = False
+
+    def reception(self) -> Reception:
+        """Make what does it, with an identity of its own."""
+        return Reception(
+            secrets.randbits(64),
+            keyring=None if self.keys is None else self.keys.keyring(),
+            cluster=self.cluster,
+            counter=time.time_ns(),
+            accept_plaintext=self.accept_plaintext,
+            reply_to_anyone=self.reply_to_anyone,
+        )
+
+
+class Inbox:
+    """Listening sockets on one port, and the backlog of messages taken from them that nobody has handled yet.
+
+    `fill` moves what the kernel holds into the backlog, without blocking and some milliseconds' work at a time; `take`
+    hands it over; `readable` is what to wait on in between. With one worker the caller's thread does it all. With
+    more there is a socket and a thread for each, and `fill` has nothing to do but to clear `readable`. The kernel
+    maps a source to one socket (SO_REUSEPORT, man 7 socket), so each source's order is kept. Probes of `fanout bench`
+    and frames are answered on the way (`framing`); what was in frames is handed over.
+
+    Raises `InvalidService` and `SocketUnavailable`.
+    """
+
+    def __init__(
+        self,
+        host: str | None,
+        port: int,
+        backlog: Backlog,
+        *,
+        receive_buffer: int,
+        workers: int = 1,
+        framing: Framing | None = None,
+    ) -> None:
+        self._backlog = backlog
+        self._intakes: list[Intake] = []
+        self._workers: Workers | None = None
+        self._arrived: Waker | None = None
+        self._closing = threading.Lock()
+        self._is_drained = self._is_closed = False
+        framing = framing or Framing()
+        sieve = Sieve(lambda: (self.kernel_drops, backlog.drops))
+        self._desk = Desk(framing.reception(), sieve, framing.keys)
+        try:
+            for _ in range(workers):
+                self._intakes.append(self._open(host, port, workers > 1, receive_buffer))
+                port = self.address.port
+            if workers > 1:
+                self._arrived = Waker()
+                self._workers = Workers(self._intakes, backlog, self._arrived)
+        except Exception:
+            self.close()
+            raise
+
+    def _open(self, host: str | None, port: int, shared: bool, receive_buffer: int) -> Intake:
+        opened = bind.listen(host, port, shared=shared)
+        try:
+            return Intake(opened, self._backlog, self._desk, receive_buffer)
+        except BaseException:
+            opened.close()  # a handler of the log has raised, for one
+            raise
+
+    @property
+    def address(self) -> Endpoint:
+        """Return where the sockets listen."""
+        return Endpoint(*self._intakes[0].socket.getsockname()[:2])
+
+    @property
+    def receive_buffer(self) -> int:
+        """Bytes of receive buffer that the kernel granted, of all sockets together."""
+        return sum(intake.receive_buffer for intake in self._intakes)
+
+    @property
+    def readable(self) -> socket.socket:
+        """Return what becomes readable when `fill` is worth a call."""
+        return self._intakes[0].socket if self._arrived is None else self._arrived.readable
+
+    @property
+    def probes(self) -> int:
+        """Probes that were taken out on the way."""
+        return self._desk.probes
+
+    def fill(self) -> None:
+        """Take what waits, as far as there is room."""
+        if self._arrived is not None:
+            self._arrived.clear()
+            return
+        (intake,) = self._intakes
+        # What the backlog may drop must not wait in the kernel, which drops the newest: look until nothing waits.
+        for _ in range(_ROUNDS if self._backlog.may_drop else _ROUNDS_PRESSED if intake.is_pressed else 1):
+            if not intake.fill():
+                return
+
+    def take(self, limit: int) -> Batch:
+        """Return the oldest queued messages, at most `limit`."""
+        return self._backlog.take(limit)
+
+    @property
+    def kernel_drops(self) -> int:
+        """Datagrams that the kernel dropped because the receive buffer was full (0 where it does not tell).
+
+        From where the backlog is full until the socket was found empty again, each datagram counts. Otherwise a run
+        that the kernel merged counts as one, however many it has: at least so many were dropped.
+        """
+        return sum(intake.drops for intake in self._intakes)
+
+    @property
+    def counts(self) -> DeskCounts:
+        """What came in frames, and what became of it."""
+        return self._desk.counts()
+
+    def senders(self) -> list[SenderCounts]:
+        """Return what came of each sender of frames."""
+        return self._desk.senders()
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether messages were taken whose senders may ask for them: the answers leave by these sockets."""
+        return self._desk.has_pending
+
+    def drain(self) -> None:
+        """Take all that the kernel still holds, beyond the bounds where need be, and get nothing more."""
+        with self._closing:
+            if self._is_drained:
+                return
+            self._is_drained = True
+            if self._workers is not None:
+                self._workers.close()
+            self._backlog.lift()
+            # All of them first: the kernel gives to the next socket what the one before gets no more.
+            for intake in self._intakes:
+                intake.deafen()
+            time.sleep(_IN_FLIGHT)
+            for intake in self._intakes:
+                intake.drain()
+
+    def close(self) -> None:
+        """Take what the kernel still holds, and give the port back."""
+        self.drain()
+        with self._closing:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            with self._desk.answering:
+                for intake in self._intakes:
+                    intake.close()
+            if self._arrived is not None:
+                self._arrived.close()

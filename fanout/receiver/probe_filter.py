@@ -1,0 +1,58 @@
+"""Takes the probes of `fanout bench` out of what arrives, and answers them: no program has to know of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from fanout.net.gro import Run
+from fanout.protocol.probe import MAGIC
+from fanout.protocol.probe_log import ProbeLog
+from fanout.receiver.reply_path import Door
+from fanout.version import __version__
+
+
+class Sieve:
+    """What passes it are the datagrams that are no probes, as they came. Several threads may share one.
+
+    Answers leave by the socket on which the question came; a full socket drops them, and whoever measures asks again.
+    """
+
+    def __init__(self, drops: Callable[[], tuple[int, int]]) -> None:
+        self._log = ProbeLog(__version__, drops)
+        self._lock = threading.Lock()
+
+    @property
+    def probes(self) -> int:
+        """Datagrams taken out."""
+        return self._log.taken
+
+    def sift(self, runs: list[Run], door: Door) -> list[Run]:
+        """Return the runs without probes, in their order; answer the probes."""
+        for run in runs:
+            if MAGIC in run.data:
+                return self._sift(runs, door)
+        return runs
+
+    def _sift(self, runs: list[Run], door: Door) -> list[Run]:
+        kept: list[Run] = []
+        now = time.monotonic()
+        for run in runs:
+            replies: list[bytes] = []
+            messages: list[bytes] = []
+            with self._lock:
+                for start in range(0, len(run.data), run.segment or 1):
+                    datagram = run.data[start : start + run.segment]
+                    if not datagram.startswith(MAGIC):
+                        messages.append(datagram)
+                    elif (reply := self._log.take(datagram, now)) is not None:
+                        replies.append(reply)
+            if replies:
+                door.route(run.address, run.control).send(replies)
+            if len(messages) == run.messages or not run.data:
+                kept.append(run)
+            elif messages:
+                # Only the last datagram of a run may be shorter than the others: that holds for a part of it, too.
+                kept.append(run._replace(data=b"".join(messages), messages=len(messages), segment=len(messages[0])))
+        return kept

@@ -1,0 +1,122 @@
+"""One listening socket, and how what it holds gets into the queue."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+
+from fanout.net import bind
+from fanout.net.gro import Run, receive
+from fanout.receiver.demux import Desk
+from fanout.receiver.queue import Backlog, Room
+from fanout.receiver.reply_path import Door
+
+_CLOSING_CALLS = 65_536  # more than a receive buffer of 8 MiB holds of the smallest datagrams
+_FLOOD = 64  # plain datagrams, or runs of them, at a time
+_RESERVE = 4  # the part of the receive buffer, one in so many, that is kept for what comes while merged runs are read
+
+
+class Intake:
+    """Moves datagrams from one socket into the backlog, without blocking. One thread at a time uses it.
+
+    The kernel counts a merged run as one drop, however long it is. So it does not merge while it may drop: from where
+    the backlog is full until the socket was found empty, the intake `is_pressed`. What was merged before must be read
+    while merging is on, or its boundaries would be lost, and what comes meanwhile is merged as well: a part of the
+    buffer is kept for that, which the kernel may fill only then.
+
+    Who asked one address of several wants the answer from there, so the kernel is to tell to which address a datagram
+    came. It costs a tenth of the time that one takes: under a flood of plain ones it is not asked, and the first
+    question after that is answered from the address that the route chooses. Who is asked again knows better.
+    """
+
+    def __init__(self, opened: socket.socket, backlog: Backlog, desk: Desk, receive_buffer: int) -> None:
+        self.socket = opened
+        self.receive_buffer = bind.grow_buffer(opened, receive_buffer)
+        self._backlog = backlog
+        self._desk = desk
+        self._door = Door(opened)
+        self._can_merge = bind.merge(opened, True)
+        self._merges = bind.merge(opened, False)  # until somebody takes: see `fill`
+        self.is_pressed = False
+        self._drops_at_close = 0
+        self._may_tell = bind.is_on_all_addresses(opened)
+        self._tells = False
+        self._tell(self._may_tell)
+
+    def fill(self) -> bool:
+        """Take what waits, as far as there is room and some milliseconds' work; return whether more may wait."""
+        room = self._backlog.reserve()
+        more = False
+        if room.calls:
+            self._merge(True)
+            runs = receive(self.socket, *room, time.time())
+            more = len(runs) == room.calls
+            if self.is_pressed:  # still, unless nothing waits and there is room left
+                self.is_pressed = more or sum(run.messages for run in runs) >= room.messages
+                self._merge(not self.is_pressed)
+            self._put(runs, room)
+        self._rest_if_full()
+        return more
+
+    def wait_for_room(self) -> None:
+        """Block while the backlog is full."""
+        self._rest_if_full()
+        self._backlog.wait_for_room()
+
+    def _rest_if_full(self) -> None:
+        if self._backlog.is_full:
+            self.is_pressed = True
+            self._merge(False)
+
+    def _put(self, runs: list[Run], room: Room) -> None:
+        kept = self._desk.sift(runs, self._door)
+        if self._may_tell:
+            if kept is not runs:
+                self._tell(True)
+            elif len(runs) >= _FLOOD:
+                self._tell(False)
+        for question in self._backlog.put(kept, room):
+            question.release()
+
+    def _tell(self, wanted: bool) -> None:
+        if self._tells is not wanted:
+            bind.tell_destinations(self.socket, wanted)
+            self._tells = wanted
+
+    def _merge(self, wanted: bool) -> None:
+        if self._merges is wanted or not self._can_merge:
+            return
+        if wanted:
+            bind.set_buffer(self.socket, self.receive_buffer)
+        self._merges = bind.merge(self.socket, wanted)
+        if not wanted:
+            bind.set_buffer(self.socket, self.receive_buffer - self.receive_buffer // _RESERVE)
+
+    @property
+    def drops(self) -> int:
+        """Drops by the kernel, as it counts them: see `listening.drops`."""
+        with contextlib.suppress(OSError):
+            return bind.drops(self.socket)
+        return self._drops_at_close
+
+    def deafen(self) -> None:
+        """Get nothing more; what came before can still be taken."""
+        self._door.deafen()
+
+    def drain(self) -> None:
+        """Take all that the kernel still holds."""
+        self._merge(True)
+        calls = _CLOSING_CALLS
+        while calls > 0:
+            room = self._backlog.reserve()
+            calls -= room.calls
+            runs = receive(self.socket, *room, time.time())
+            self._put(runs, room)
+            if len(runs) < room.calls:
+                break
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._drops_at_close = self.drops
+        self.socket.close()

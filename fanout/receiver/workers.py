@@ -1,0 +1,79 @@
+"""Threads that empty the kernel's buffers while Python code handles messages."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from collections.abc import Sequence
+
+from fanout.errors import SocketUnavailable
+from fanout.receiver.queue import Backlog
+from fanout.receiver.reader import Intake
+
+
+class Waker:
+    """Something to wait on for reading, that any thread can make readable."""
+
+    def __init__(self) -> None:
+        self.readable, self._written = socket.socketpair()
+        self._is_set = False
+        self._lock = threading.Lock()
+
+    def set(self) -> None:
+        """Make it readable until it is cleared."""
+        with self._lock:
+            if not self._is_set:
+                self._is_set = True
+                self._written.send(b"\0")
+
+    def clear(self) -> None:
+        """Make it wait again."""
+        with self._lock:
+            if self._is_set:
+                self._is_set = False
+                self.readable.recv(1)
+
+    def close(self) -> None:
+        """Give the sockets back."""
+        self.readable.close()
+        self._written.close()
+
+
+class Workers:
+    """A thread for each intake, from here to `close`; `arrived` is set whenever one has put something."""
+
+    def __init__(self, intakes: Sequence[Intake], backlog: Backlog, arrived: Waker) -> None:
+        self._backlog = backlog
+        self._arrived = arrived
+        self._end = Waker()
+        self._threads: list[threading.Thread] = []
+        for number, intake in enumerate(intakes, 1):
+            thread = threading.Thread(target=self._work, args=(intake,), name=f"fanout-receiver-{number}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                self.close()
+                raise SocketUnavailable(
+                    f"the system refused thread {number} of workers={len(intakes)}: "
+                    "ask for fewer, or raise the limit of processes (pids)"
+                ) from None
+            self._threads.append(thread)
+
+    def _work(self, intake: Intake) -> None:
+        poll = select.poll()
+        poll.register(intake.socket, select.POLLIN)
+        poll.register(self._end.readable, select.POLLIN)
+        end = self._end.readable.fileno()
+        while all(number != end for number, _ in poll.poll()):
+            intake.fill()
+            self._arrived.set()
+            intake.wait_for_room()
+
+    def close(self) -> None:
+        """End the threads and wait for them."""
+        self._end.set()
+        self._backlog.lift()
+        for thread in self._threads:
+            thread.join()
+        self._end.close()

@@ -1,0 +1,93 @@
+"""What a relay refuses: sources that are not allowed, too many datagrams of one, what comes back in a loop. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+
+from fanout.relay.core.drop_reasons import RelayDrop
+from fanout.relay.core.ingress import Network
+
+SOURCES_MAX = 4096
+"""Sources that are remembered, those that were heard last: whoever sends may forge as many as he likes."""
+LOOP_PAYLOADS = 65_536
+"""Payloads that are remembered."""
+LOOP_SECONDS = 5.0
+"""How long."""
+_BURST = 0.1  # seconds' worth of datagrams that a source may send at once
+
+
+class Guard:
+    """Decides whether datagrams of a source are forwarded; `now` is in seconds on a clock that does not go back.
+
+    A source is an address, whatever its ports. It may send `limit` datagrams a second, in bursts of `burst` seconds'
+    worth.
+    """
+
+    def __init__(self, allowed: Sequence[Network], limit: float | None, burst: float = _BURST) -> None:
+        self._allowed = allowed
+        self._limit = limit
+        self._burst = max(1.0, (limit or 0.0) * burst)
+        self._sources: OrderedDict[str, _Source] = OrderedDict()
+
+    def refusal(self, host: str, now: float) -> RelayDrop | None:
+        """Return why a datagram of `host` is not forwarded; count it where it is."""
+        source = self._sources.get(host)
+        if source is None:
+            if len(self._sources) >= SOURCES_MAX:
+                self._sources.popitem(last=False)
+            source = self._sources[host] = _Source(self._allows(host), self._burst, now)
+        else:
+            self._sources.move_to_end(host)
+        if not source.is_allowed:
+            return RelayDrop.SOURCE_NOT_ALLOWED
+        if self._limit is not None:
+            source.tokens = min(self._burst, source.tokens + (now - source.filled_at) * self._limit)
+            source.filled_at = now
+            if source.tokens < 1.0:
+                return RelayDrop.OVER_LIMIT
+            source.tokens -= 1.0
+        return None
+
+    def _allows(self, host: str) -> bool:
+        if not self._allowed:
+            return True
+        address = ipaddress.ip_address(host.partition("%")[0])
+        return any(address.version == network.version and address in network for network in self._allowed)
+
+
+class _Source:
+    __slots__ = ("filled_at", "is_allowed", "tokens")
+
+    def __init__(self, is_allowed: bool, tokens: float, now: float) -> None:
+        self.is_allowed = is_allowed
+        self.tokens = tokens
+        self.filled_at = now
+
+
+class Recent:
+    """Knows payloads that were forwarded a moment ago, and by whose hand they came.
+
+    What a device repeats comes from the same source again; what another relay sends back comes from that relay.
+    So a payload that is known from another source has gone in a circle, and was forwarded already.
+    """
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[int, tuple[Hashable, float]] = OrderedDict()
+
+    def is_loop(self, payload: bytes, source: Hashable, now: float) -> bool:
+        """Whether that payload was forwarded when it came from another source; remember it otherwise.
+
+        A source is an address and its port: on one host there may be a device's program and another relay.
+        """
+        seen = self._seen
+        key = hash(payload)  # keyed by a secret of this process: nobody can make two payloads meet
+        known = seen.get(key)
+        if known is not None and known[0] != source and now - known[1] <= LOOP_SECONDS:
+            return True
+        seen[key] = (source, now)
+        seen.move_to_end(key)
+        while len(seen) > LOOP_PAYLOADS or now - next(iter(seen.values()))[1] > LOOP_SECONDS:
+            seen.popitem(last=False)
+        return False

@@ -1,0 +1,217 @@
+"""One pod's way out of a relay: a connected socket of its own, so that a pod that takes nothing holds up no other."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import resource
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from fanout.model import Endpoint
+from fanout.net import bind, error_queue, gso
+from fanout.protocol.sending.batch import Segments
+from fanout.report import DropReason
+
+SEND_BUFFER = 4 * 1024 * 1024
+WAITING_MAX = 1024 * 1024
+"""Bytes that wait for one pod whose socket is full."""
+ROOM = 32 * 1024 * 1024
+"""Bytes that wait for all pods together."""
+SOCKETS_MAX = 16_384
+"""For all pods together: each takes a port of the some 28,000 that this host's other programs send from, too."""
+_RESERVE = 64  # open files that are left to what a process needs beside sockets for pods
+_TRIES = 16  # of one send: each failure that was an earlier one's tells of an ICMP error
+_ERRORS = 16  # that are read at a time: hundreds come at once for a pod that is gone, and others wait meanwhile
+
+
+class Room:
+    """Bytes that may still wait, whichever pod for, and sockets that may still be opened."""
+
+    def __init__(self, left: int = ROOM, sockets: int = SOCKETS_MAX) -> None:
+        self.left = left
+        self.sockets = sockets
+
+
+class Egress:
+    """Sends to one endpoint, never blocks and never raises; counts what became of each datagram.
+
+    What a full socket does not take now waits, in order, up to 1 MiB and as long as there is `room`: call `flush`
+    once `fileno` is writable, as long as `is_blocked`. What goes beyond is dropped, and counted. The kernel holds
+    what it cannot deliver yet, to an address that nobody answers for, against the socket that sent it: therefore each
+    pod has its own. Where there is none, or no way to the endpoint, it is `broken`: `renew` tries again.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, room: Room, *, make_socket: Callable[[int, int], socket.socket] = socket.socket
+    ) -> None:
+        self.endpoint = endpoint
+        self.sent = 0
+        """Datagrams that the kernel took."""
+        self.bytes = 0
+        """Their payload."""
+        self.refused = 0
+        """ICMP errors heard."""
+        self.dropped: dict[DropReason, int] = {}
+        """Datagrams that the kernel did not take."""
+        self.gso_limit = 0
+        """The largest segment that leaves in runs."""
+        self.broken = 0
+        """The errno with which it could not be opened; 0 where it could."""
+        self.local: Endpoint | None = None
+        """Where its datagrams come from."""
+        self._room = room
+        self._make_socket = make_socket
+        self._waiting: deque[Segments] = deque()
+        self._waiting_bytes = 0
+        self._can_cut = False
+        self._socket: socket.socket | None = None
+        self._open()
+
+    def _open(self) -> None:
+        is_ipv6 = self.endpoint.is_ipv6
+        opened = None
+        try:
+            if self._room.sockets <= 0:
+                raise OSError(errno.EUSERS, "so many sockets are enough")
+            opened = self._make_socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
+            most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            if most != resource.RLIM_INFINITY and opened.fileno() >= most - _RESERVE:
+                raise OSError(errno.EMFILE, "the others are kept")
+            opened.setblocking(False)
+            with contextlib.suppress(OSError):
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            error_queue.fill(opened, is_ipv6)
+            bind.drop_all(opened)  # nobody is answered: replies would only take memory
+            opened.connect(self.endpoint)
+            self._can_cut = gso.cut(opened, 0)
+            self.gso_limit = gso.LIMIT if self._can_cut else 0
+        except OSError as error:
+            if opened is not None:
+                opened.close()
+            self.broken = error.errno or errno.EIO
+            return
+        self.broken = 0
+        self._room.sockets -= 1
+        self._socket = opened
+        self.local = Endpoint(*opened.getsockname()[:2])
+        self.send_now = opened.send
+        """Sends a datagram, or what is to be `cut`: for who counts by himself, and gives its errors to `failed`."""
+
+    def renew(self) -> None:
+        """Open another socket in the place of this one."""
+        self.close()
+        self._open()
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether something waits."""
+        return bool(self._waiting)
+
+    def fileno(self) -> int:
+        """Return what to wait on for writing; -1 where it is closed or broken."""
+        return -1 if self._socket is None else self._socket.fileno()
+
+    def cut(self, size: int) -> None:
+        """Let `send_now` cut what it is given into datagrams of so many bytes; 0 lets it leave as it is."""
+        if self._socket is not None:
+            gso.cut(self._socket, size)
+
+    def send(self, runs: Sequence[Segments]) -> None:
+        """Send runs, whatever `cut` says; what has to wait is copied."""
+        for index, run in enumerate(runs):
+            if self.broken:
+                self.drop(run, DropReason.of(self.broken))
+            elif self._waiting:
+                self._keep(runs[index:])
+                return
+            elif run.datagrams > 1 and run.size > self.gso_limit:
+                self._send_one_by_one(run)
+            else:
+                try:
+                    self._transmit(run)
+                except OSError as error:
+                    self.failed(run, error)
+                else:
+                    self._count(run)
+
+    def flush(self) -> None:
+        """Send what waits, as far as there is room."""
+        waiting, self._waiting = self._waiting, deque()
+        self._room.left += self._waiting_bytes
+        self._waiting_bytes = 0
+        self.send(list(waiting))
+
+    def failed(self, run: Segments, error: OSError) -> None:
+        """Send what has failed once more where that was not its own failure; otherwise keep it, or drop it."""
+        number = error.errno or errno.EIO
+        # What the socket was told to cut into may be more than the path's MTU: then no single datagram is fragmented.
+        may_be_the_cut = run.datagrams == 1 and self._can_cut
+        for _ in range(_TRIES):
+            told = [] if self._socket is None else error_queue.read(self._socket, _ERRORS)
+            self.refused += len(told)
+            if not any(fault.errno == number for fault in told):
+                if not (may_be_the_cut and number in gso.REFUSALS):
+                    break
+                may_be_the_cut = False
+            try:
+                self._transmit(run)
+            except OSError as again:
+                number = again.errno or errno.EIO
+            else:
+                self._count(run)
+                return
+        if number == errno.EAGAIN:
+            self._keep((run,))
+        elif run.datagrams > 1 and number in gso.REFUSALS:
+            before = self.sent
+            self._send_one_by_one(run)
+            if self.sent > before:
+                # It was not the pod that the kernel had something against, but the run.
+                self.gso_limit = min(self.gso_limit, gso.limit_after(run.size))
+        else:
+            self.drop(run, DropReason.of(number))
+
+    def drop(self, run: Segments, reason: DropReason) -> None:
+        """Count datagrams that are not sent."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + run.datagrams
+
+    def close(self) -> None:
+        """Drop what waits, and give the socket back."""
+        for run in self._waiting:
+            self.drop(run, DropReason.NO_BUFFER)
+        self._waiting.clear()
+        self._room.left += self._waiting_bytes
+        self._waiting_bytes = 0
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+            self._room.sockets += 1
+
+    def _transmit(self, run: Segments) -> None:
+        if self._socket is None:
+            raise OSError(errno.ENOTCONN, "closed")
+        if self._can_cut:  # whatever the limit: the socket may have been told to cut
+            self._socket.sendmsg((run.data,), gso.option(run.size if run.datagrams > 1 else 0))
+        else:
+            self._socket.send(run.data)
+
+    def _count(self, run: Segments) -> None:
+        self.sent += run.datagrams
+        self.bytes += len(run.data)
+
+    def _send_one_by_one(self, run: Segments) -> None:
+        view = memoryview(run.data)
+        self.send([Segments(view[at : at + run.size], run.size, 1) for at in range(0, len(view), run.size)])
+
+    def _keep(self, runs: Sequence[Segments]) -> None:
+        for run in runs:
+            size = len(run.data)
+            if self._waiting_bytes + size > WAITING_MAX or size > self._room.left:
+                self.drop(run, DropReason.NO_BUFFER)
+            else:
+                # The buffer in which it lies is used again.
+                self._waiting.append(run._replace(data=bytes(run.data)))
+                self._waiting_bytes += size
+                self._room.left -= size

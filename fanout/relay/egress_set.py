@@ -1,0 +1,133 @@
+"""All the ways out of a relay: aimed at the pods as they come and go, watched while they are full, and counted."""
+
+from __future__ import annotations
+
+import logging
+import select
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from time import monotonic
+
+from fanout.net import errno_text
+from fanout.protocol.sending.batch import Segments
+from fanout.relay.core.stats import PodStats
+from fanout.relay.egress import Egress
+from fanout.relay.port_fanout import Spread
+from fanout.relay.self_filter import Itself
+from fanout.relay.service_pods import Pods, Totals, stats_of
+from fanout.relay.source import Entry
+
+log = logging.getLogger("fanout")
+
+_RETRY_FIRST, _RETRY_MOST = 1.0, 30.0
+
+
+class Outlets:
+    """The spreads of all ports, of one relay's thread; `pod_stats` and `totals` may be read by others.
+
+    Who is full is registered with `poll`, until `flush` was called often enough.
+    """
+
+    def __init__(
+        self,
+        pods: Mapping[str, Pods],
+        entries: Sequence[Entry],
+        itself: Itself,
+        counting: AbstractContextManager[object],
+    ) -> None:
+        self._pods = pods
+        self._entries = entries
+        self._itself = itself
+        self._counting = counting
+        self._left = Totals()
+        self._left_out: set[str] = set()
+        self._full: dict[int, Egress] = {}
+        self._retry_at = 0.0
+        self._retry_after = _RETRY_FIRST
+        """Seconds until pods without a way out are tried again: more each time, for each takes a while."""
+
+    def follow(self, *, may_have_moved: bool) -> None:
+        """Take note of pods that have joined or left, and of addresses of this host that have gone."""
+        changes = [pods.follow() for pods in self._pods.values()]
+        if any(changes) or (may_have_moved and self._itself.has_moved()) or self._is_time_to_retry():
+            self.aim()
+
+    def aim(self) -> None:
+        """Send to the pods as they are known now."""
+        with self._counting:
+            for entry in self._entries:
+                for closed in entry.aim():
+                    self._left.add(closed)
+        egresses = [egress for spread in self._spreads() for egress in spread]
+        self._itself.send_from(egress.local for egress in egresses if egress.local is not None)
+        # Of those that were closed, or opened anew, the descriptors may be others' by now.
+        self._full = {
+            number: each for number, each in self._full.items() if each.is_blocked and each.fileno() == number
+        }
+        broken = {each.endpoint.host: errno_text.leaving(each.broken) for each in egresses if each.broken}
+        for host in sorted(broken.keys() - self._left_out):
+            log.warning(
+                "pod_left_out: all copies for %(host)s are dropped: %(reason)s",
+                {"host": host, "reason": broken[host]},
+            )
+        self._left_out = set(broken)
+
+    def send(self, spread: Spread, runs: Sequence[Segments], poll: select.epoll) -> None:
+        """Send what came to one port."""
+        if spread.send(runs, may_wait=bool(self._full)):
+            for egress in spread:
+                if egress.is_blocked and egress.fileno() not in self._full:
+                    self._full[egress.fileno()] = egress
+                    poll.register(egress.fileno(), select.EPOLLOUT)
+
+    def flush(self, descriptor: int, poll: select.epoll) -> bool:
+        """Send what waits for a socket that has room now; return whether one was waited for by that descriptor."""
+        egress = self._full.get(descriptor)
+        if egress is None:
+            return False
+        with self._counting:
+            egress.flush()
+        if not egress.is_blocked:
+            del self._full[descriptor]
+            poll.unregister(descriptor)
+        return True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether something waits."""
+        return bool(self._full)
+
+    @property
+    def pod_stats(self) -> list[PodStats]:
+        """What went to each pod; read it while `counting` is held."""
+        return [pod for name in self._pods for pod in stats_of(name, self._spreads(name))]
+
+    def totals(self, pods: Sequence[PodStats]) -> Totals:
+        """Return the sum of what went to these, and to those that have left."""
+        return self._left.with_pods(pods)
+
+    def close(self) -> None:
+        """Close them; what was counted stays."""
+        with self._counting:
+            for spread in self._spreads():
+                spread.close()
+
+    def _is_time_to_retry(self) -> bool:
+        now = monotonic()
+        if not any(spread.is_broken for spread in self._spreads()):
+            self._retry_after = _RETRY_FIRST
+            return False
+        if now < self._retry_at:
+            return False
+        self._retry_at = now + self._retry_after
+        self._retry_after = min(2 * self._retry_after, _RETRY_MOST)
+        return True
+
+    def _spreads(self, service: str | None = None) -> list[Spread]:
+        """Return what sends to the pods of a Service, or of all."""
+        return [
+            spread
+            for entry in self._entries
+            if service in (None, entry.ingress.service)
+            for spread in entry.spreads.values()
+        ]

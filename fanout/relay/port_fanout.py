@@ -1,0 +1,141 @@
+"""What comes to one port goes to each pod: the loop that a relay spends its time in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from fanout.model import Endpoint
+from fanout.protocol.sending.batch import Segments
+from fanout.relay.egress import Egress, Room
+
+
+class Spread:
+    """Sends runs to every pod, in order; a pod's failure is its own.
+
+    Copies that the kernel took at once are counted here, once for all pods: `fold` gives each pod its own. While
+    counts move from one place to another, `counting` is held: who reads them holds it, too.
+    """
+
+    def __init__(
+        self,
+        room: Room,
+        counting: AbstractContextManager[object] | None = None,
+        *,
+        make_egress: Callable[[Endpoint, Room], Egress] = Egress,
+    ) -> None:
+        self._room = room
+        self._counting = counting or nullcontext()
+        self._make_egress = make_egress
+        self._egresses: dict[Endpoint, Egress] = {}
+        self._ways: list[tuple[Egress, Callable[[memoryview | bytes], int]]] = []
+        self._broken: list[Egress] = []
+        self._gso_limit = 0
+        self._segment = 0  # what the sockets were told to cut into
+        self.datagrams = 0
+        self.bytes = 0
+
+    def __bool__(self) -> bool:
+        """Whether there is a pod."""
+        return bool(self._egresses)
+
+    def __iter__(self) -> Iterator[Egress]:
+        """Return the ways out."""
+        return iter(list(self._egresses.values()))
+
+    @property
+    def at_once(self) -> dict[Egress, tuple[int, int]]:
+        """Copies, and their bytes, that were not given to the pods yet."""
+        return {egress: (self.datagrams, self.bytes) for egress, _ in self._ways}
+
+    def aim(self, endpoints: Iterable[Endpoint], is_here: Callable[[str], bool]) -> list[Egress]:
+        """Send to these from now on; return the ways out that were closed.
+
+        Those that are broken are tried again, and so are those whose own address is not of this host any more.
+        """
+        self.fold()
+        wanted = dict.fromkeys(endpoints)
+        closed = [self._egresses.pop(endpoint) for endpoint in self._egresses.keys() - wanted.keys()]
+        for egress in closed:
+            egress.close()
+        for egress in self._egresses.values():
+            if egress.broken or (egress.local is not None and not is_here(egress.local.host)):
+                egress.renew()
+        for endpoint in wanted:
+            if endpoint not in self._egresses:
+                self._egresses[endpoint] = self._make_egress(endpoint, self._room)
+        self._ways = [(egress, egress.send_now) for egress in self._egresses.values() if not egress.broken]
+        self._broken = [egress for egress in self._egresses.values() if egress.broken]
+        self._gso_limit = min((egress.gso_limit for egress, _ in self._ways), default=0)
+        self._cut(0)
+        return closed
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether some pod has no way out."""
+        return bool(self._broken)
+
+    def send(self, runs: Sequence[Segments], *, may_wait: bool) -> bool:
+        """Send runs to every pod; return whether something waits now for a socket that is full.
+
+        `may_wait` says that something may wait from before: it must not be overtaken.
+        """
+        for run in runs:
+            data, size, datagrams = run
+            if may_wait or (datagrams > 1 and size > self._gso_limit):
+                for egress, _ in self._ways:
+                    egress.send((run,))
+                    may_wait = may_wait or egress.is_blocked
+            else:
+                if datagrams > 1:
+                    if size != self._segment:
+                        self._cut(size)
+                elif size > self._segment > 0:
+                    self._cut(0)
+                failures = []
+                for egress, send in self._ways:
+                    try:
+                        send(data)
+                    except OSError as error:
+                        failures.append((egress, error))
+                if failures:
+                    may_wait = self._failed(failures, run) or may_wait
+                else:
+                    self.datagrams += datagrams
+                    self.bytes += len(data)
+                if self._segment > self._gso_limit:
+                    self._cut(0)  # not what is larger than the path's MTU: nothing would be fragmented any more
+            for egress in self._broken:
+                egress.send((run,))
+        return may_wait
+
+    def _cut(self, size: int) -> None:
+        self._segment = size
+        for egress, _ in self._ways:
+            egress.cut(size)
+
+    def _failed(self, failures: Sequence[tuple[Egress, OSError]], run: Segments) -> bool:
+        """Try again, keep or drop; return whether something waits now."""
+        with self._counting:
+            self.datagrams += run.datagrams
+            self.bytes += len(run.data)
+            for egress, error in failures:
+                egress.sent -= run.datagrams
+                egress.bytes -= len(run.data)
+                egress.failed(run, error)
+        self._gso_limit = min(self._gso_limit, *(egress.gso_limit for egress, _ in failures))
+        return any(egress.is_blocked for egress, _ in failures)
+
+    def fold(self) -> None:
+        """Give each pod its counts."""
+        for egress, _ in self._ways:
+            egress.sent += self.datagrams
+            egress.bytes += self.bytes
+        self.datagrams = self.bytes = 0
+
+    def close(self) -> None:
+        """Close the ways out, whose counts stay."""
+        self.fold()
+        self._ways = []
+        for egress in self._egresses.values():
+            egress.close()

@@ -1,0 +1,49 @@
+"""What a relay knows of itself, so that it does not feed on what it sends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from fanout.model import Endpoint
+from fanout.net import interfaces
+from fanout.relay.core.ingress import Ingress, Kind
+
+_ALL = ("", "0.0.0.0", "::")
+
+
+class Itself:
+    """The addresses of this host, the ports on which the relay listens, and the endpoints from which it sends."""
+
+    def __init__(self, ingresses: Sequence[Ingress]) -> None:
+        self._ingresses = [each for each in ingresses if each.kind is Kind.UDP]
+        self._here: dict[str, bool] = {}
+        self._sends_from: frozenset[tuple[str, int]] = frozenset()
+        self.ports: frozenset[int] = frozenset()
+        """The ports from which it sends."""
+
+    def send_from(self, endpoints: Iterable[Endpoint]) -> None:
+        """Take note of where the copies come from."""
+        self._sends_from = frozenset(endpoints)
+        self.ports = frozenset(port for _, port in self._sends_from)
+
+    def has_moved(self) -> bool:
+        """Look anew which addresses are of this host; return whether one that it sends from is not any more."""
+        self._here.clear()
+        return not all(self.is_here(host) for host in {host for host, _ in self._sends_from})
+
+    def is_ingress(self, endpoint: Endpoint) -> bool:
+        """Whether what is sent there comes to an ingress of this relay."""
+        return any(
+            endpoint.port in each.ports and (each.host in _ALL or each.host == endpoint.host)
+            for each in self._ingresses
+        ) and self.is_here(endpoint.host)
+
+    def has_sent(self, host: str, port: int) -> bool:
+        """Whether a datagram with that source is the relay's own."""
+        return (host.removeprefix("::ffff:"), port) in self._sends_from
+
+    def is_here(self, host: str) -> bool:
+        """Whether that is an address of this host."""
+        if host not in self._here:
+            self._here[host] = interfaces.is_local(host)
+        return self._here[host]

@@ -1,0 +1,1 @@
+"""Senders: `Sender` blocks, `AsyncSender` awaits."""

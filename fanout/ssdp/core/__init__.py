@@ -1,0 +1,1 @@
+"""What a relay for media servers decides: messages, devices, ports and URLs. Pure."""

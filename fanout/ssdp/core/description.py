@@ -1,0 +1,167 @@
+"""A device's description: what it is called, and what it announces itself as (UPnP Device Architecture 1.1, 2.3). Pure.
+
+Needs defusedxml, of the extra `dlna`: a pod's XML is a stranger's.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from xml.etree.ElementTree import ParseError
+
+from defusedxml.ElementTree import DefusedXMLParser
+
+from fanout.ssdp.core.message import ROOT_DEVICE
+
+SIZE_MAX = 1 << 20
+"""Bytes; those of real devices have a few thousand."""
+ELEMENTS_MAX = 16_384
+DEPTH_MAX = 64
+DEVICES_MAX = 64
+ADVERTS_MAX = 256
+_TEXT_MAX = 256
+_NAME = re.compile(r"[!-~]{1,256}")
+_BARE = re.compile(rb"&(?!#?[0-9A-Za-z]{1,16};)")
+_OF_DEVICE = frozenset(("deviceType", "friendlyName", "UDN"))
+
+
+class InvalidDescription(ValueError):
+    """It is no description of a device, or more of one than is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The root device, and all that is announced of it. Its texts have one line, and no control characters."""
+
+    udn: str
+    """`uuid:...` in lower case, as an advert's `udn` is."""
+    friendly_name: str
+    device_type: str
+    adverts: tuple[tuple[str, str], ...]
+    """NT and USN of the root device, the devices in it, and the services of each (UDA 1.1, tables 1-1 to 1-3).
+
+    As they are written: a USN begins with what the description has as the UDN (1.2.2).
+    """
+
+
+def parse(body: bytes) -> Description:
+    """Return what a description says; raise `InvalidDescription`.
+
+    Names are taken without regard to their namespace, which devices get wrong.
+    """
+    if len(body) > SIZE_MAX:
+        raise InvalidDescription(f"it has {len(body):,} bytes, and {SIZE_MAX:,} are read at most")
+    body = body.lstrip(b" \t\r\n")
+    try:
+        try:
+            devices = _read(body)
+        except ParseError:
+            # minidlna 1.3.0 writes the name that it was given as it is, "Tom & Jerry" too.
+            devices = _read(_BARE.sub(b"&amp;", body))
+    except InvalidDescription:
+        raise
+    except (ParseError, ValueError, LookupError) as error:  # no XML, a DTD, an encoding that nobody knows
+        raise InvalidDescription(f"it is no XML that is read: {' '.join(str(error).split())[:_TEXT_MAX]}") from None
+    return _description(devices)
+
+
+def _read(body: bytes) -> list[_Device]:
+    reader = _Reader()
+    parser = DefusedXMLParser(target=reader, forbid_dtd=True)
+    parser.feed(body)
+    parser.close()
+    return reader.devices
+
+
+@dataclass(slots=True)
+class _Device:
+    texts: dict[str, str] = field(default_factory=dict)
+    services: dict[str, None] = field(default_factory=dict)
+
+
+class _Reader:
+    """Takes what the parser finds, and keeps what is asked for: a tree of a hostile document would be large."""
+
+    def __init__(self) -> None:
+        self.devices: list[_Device] = []
+        """The root device, and those in it in the order of the document."""
+        self._inside: list[_Device] = []
+        self._path: list[str] = []
+        self._elements = 0
+        self._text: list[str] | None = None
+
+    def start(self, tag: str, _attributes: dict[str, str]) -> None:
+        """An element begins."""
+        name = tag.rpartition("}")[2]
+        self._path.append(name)
+        self._elements += 1
+        if self._elements > ELEMENTS_MAX:
+            raise InvalidDescription(f"it has more than {ELEMENTS_MAX:,} elements")
+        if len(self._path) > DEPTH_MAX:
+            raise InvalidDescription(f"its elements are more than {DEPTH_MAX} deep")
+        self._text = None
+        if name == "device":
+            if len(self.devices) == DEVICES_MAX:
+                raise InvalidDescription(f"it has more than {DEVICES_MAX} devices")
+            self.devices.append(_Device())
+            self._inside.append(self.devices[-1])
+        elif self._inside and self._is_asked_for(name):
+            self._text = []
+
+    def data(self, text: str) -> None:
+        """Text comes, in parts."""
+        if self._text is not None:
+            self._text.append(text)
+
+    def end(self, _tag: str) -> None:
+        """An element ends."""
+        name = self._path.pop()
+        if name == "device":
+            self._inside.pop()
+        elif self._text is not None:
+            text = _one_line("".join(self._text))
+            if name == "serviceType":
+                self._inside[-1].services.setdefault(text)
+            else:
+                self._inside[-1].texts.setdefault(name, text)
+        self._text = None
+
+    def close(self) -> None:
+        """The document ends."""
+
+    def _is_asked_for(self, name: str) -> bool:
+        parents = self._path[:-1]
+        return (parents[-1] == "device" and name in _OF_DEVICE) or (
+            parents[-3:] == ["device", "serviceList", "service"] and name == "serviceType"
+        )
+
+
+def _one_line(text: str) -> str:
+    words = " ".join(text.split())
+    # isprintable() is False of controls, of separators of lines and of what turns the direction of a line.
+    return words if words.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in words)
+
+
+def _description(devices: list[_Device]) -> Description:
+    root = devices[0] if devices else _Device()
+    udn = root.texts.get("UDN", "")
+    if not _is_udn(udn):
+        raise InvalidDescription("it has no device with a UDN")
+    adverts = {(ROOT_DEVICE, f"{udn}::{ROOT_DEVICE}"): None}
+    for device in devices:
+        owner = device.texts.get("UDN", "")
+        if not _is_udn(owner):
+            continue  # of an embedded one: nobody could tell it from others
+        adverts[owner, owner] = None
+        for kind in (device.texts.get("deviceType", ""), *device.services):
+            if _NAME.fullmatch(kind):
+                adverts[kind, f"{owner}::{kind}"] = None
+    if len(adverts) > ADVERTS_MAX:
+        raise InvalidDescription(f"it has {len(adverts):,} devices and services, and {ADVERTS_MAX} are read at most")
+    texts = {name: text[:_TEXT_MAX] for name, text in root.texts.items()}
+    return Description(udn.lower(), texts.get("friendlyName", ""), texts.get("deviceType", ""), tuple(adverts))
+
+
+def _is_udn(text: str) -> bool:
+    """Whether a USN that begins with it, and goes on with "::", names that and nothing else."""
+    return _NAME.fullmatch(text) is not None and "::" not in f"{text}:"

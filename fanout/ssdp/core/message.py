@@ -1,0 +1,384 @@
+"""SSDP datagrams: searches, answers and announcements, as bytes and as values (UPnP Device Architecture 1.1, 1). Pure.
+
+Read leniently, for devices of twenty years are out there, and written canonically: nothing of a stranger's datagram
+is passed on but headers that have been parsed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from fanout.ssdp.core.drop_reasons import SsdpDrop
+from fanout.version import __version__
+
+GROUP = "239.255.255.250"
+PORT = 1900
+DATAGRAM_MAX = 4096
+"""Bytes of a datagram that is read, or written; those of devices have a few hundred."""
+HEADERS_MAX = 64
+ALL = "ssdp:all"
+ROOT_DEVICE = "upnp:rootdevice"
+MX_MAX = 5
+"""Seconds: more than that counts as that (UDA 1.1, 1.3.2)."""
+MAX_AGE = 1800
+"""Seconds that an announcement without CACHE-CONTROL holds: the least that UDA 1.1 recommends (1.2.2)."""
+_MAX_AGE_MOST = 86_400
+_TARGET_MAX = 512
+_FIELD_MAX = 1024
+"""Bytes of a USN or a LOCATION: with all that goes with them, an answer stays below DATAGRAM_MAX."""
+_SERVER_MAX = _DATE_MAX = 128
+_SERVER = f"Linux UPnP/1.1 fanout/{__version__}"
+_DISCOVER = '"ssdp:discover"'
+_SEARCH_LINE = re.compile(r"M-SEARCH \* HTTP/1\.[0-9]")
+_NOTIFY_LINE = re.compile(r"NOTIFY \* HTTP/1\.[0-9]")
+_ANSWER_LINE = re.compile(r"HTTP/1\.[0-9] 200(?: .*)?")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+# Controls of C0 and C1, separators of lines, and what no UTF-8 has.
+_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_TARGET = re.compile(r"[!-~]+")
+_NUMBER = re.compile(r"[0-9]{1,10}")
+_MAX_AGE_FIELD = re.compile(r"max-age\s*=\s*\"?([0-9]{1,10})", re.IGNORECASE)
+_TYPE = re.compile(r"(urn:[^:]+):(.+:)([0-9]{1,9})", re.IGNORECASE)
+# Of one hop, of a body that is not there, or put in anew.
+_NOT_CARRIED = frozenset(
+    (
+        *("host", "connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "proxy-connection"),
+        *("content-length", "content-type", "man", "mx", "st", "nt", "nts", "usn", "location", "cache-control"),
+        *("ext", "server", "date"),
+        # A relay has port 1900 alone, no TLS (UDA 2.0, 1.2.2), and takes no answers over TCP (1.3.2).
+        *("searchport.upnp.org", "securelocation.upnp.org", "tcpport.upnp.org"),
+        *("bootid.upnp.org", "nextbootid.upnp.org"),
+    )
+)
+
+
+class InvalidSsdp(ValueError):
+    """A datagram that is dropped."""
+
+    def __init__(self, reason: SsdpDrop, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class Headers:
+    """Header fields in their order: names without regard to case, values without control characters. Immutable."""
+
+    __slots__ = ("_fields", "_values")
+
+    def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
+        """Raise ValueError for a name that is no token, or a value that would not fit into one line."""
+        self._fields = tuple(fields)
+        self._values: dict[str, str] = {}
+        for name, value in self._fields:
+            if _NAME.fullmatch(name) is None:
+                raise ValueError(f"{name[:80]!r} is no name of a header")
+            if _UNFIT.search(value) is not None:
+                raise ValueError(f"the value of {name} has a control character")
+            self._values.setdefault(name.lower(), value)
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """Return the value of the first of that name."""
+        return self._values.get(name.lower(), default)
+
+    def with_(self, name: str, value: str) -> Headers:
+        """Return these with that one, in the place of those of its name or at the end. Raises ValueError."""
+        key = name.lower()
+        fields: list[tuple[str, str]] = []
+        is_placed = False
+        for each in self._fields:
+            if each[0].lower() != key:
+                fields.append(each)
+            elif not is_placed:
+                fields.append((name, value))
+                is_placed = True
+        if not is_placed:
+            fields.append((name, value))
+        return Headers(fields)
+
+    def without(self, *names: str) -> Headers:
+        """Return these without those of the names."""
+        keys = {name.lower() for name in names}
+        return Headers(each for each in self._fields if each[0].lower() not in keys)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._fields)
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, Headers) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __repr__(self) -> str:
+        return f"Headers({list(self._fields)!r})"
+
+    def _key(self) -> tuple[tuple[str, str], ...]:
+        return tuple((name.lower(), value) for name, value in self._fields)
+
+
+_NONE = Headers()
+
+
+class Kind(StrEnum):
+    """What a NOTIFY says, its NTS."""
+
+    ALIVE = "ssdp:alive"
+    UPDATE = "ssdp:update"
+    BYEBYE = "ssdp:byebye"
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """An M-SEARCH."""
+
+    target: str
+    """Its ST."""
+    mx: int | None
+    """Seconds within which it is answered, 5 at most; None where it says nothing usable."""
+    headers: Headers = _NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Advert:
+    """What an answer or a NOTIFY says of one device or service."""
+
+    nt: str
+    """What it is: a NOTIFY's NT, an answer's ST; what the USN says where that is `ssdp:all`."""
+    usn: str
+    location: str
+    """URL of the device's description; empty where a byebye leaves it out."""
+    max_age: int = MAX_AGE
+    """Seconds."""
+    headers: Headers = _NONE
+    """All that came with it, those included that the other fields hold."""
+
+    @property
+    def udn(self) -> str:
+        """The device that it belongs to: `uuid:...` in lower case."""
+        return udn(self.usn)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer to a search."""
+
+    advert: Advert
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """An announcement. Its advert has a LOCATION unless it is a byebye."""
+
+    kind: Kind
+    advert: Advert
+
+
+def udn(usn: str) -> str:
+    """Return the part of a USN that names the device, in lower case."""
+    return usn.partition("::")[0].lower()
+
+
+def parse(data: bytes) -> Search | Answer | Notify:
+    """Return what a datagram says; raise `InvalidSsdp`.
+
+    Lines may end without a carriage return, the last without an end, and there may be spaces before a colon.
+    What follows the headers is disregarded: SSDP has no bodies.
+    """
+    if len(data) > DATAGRAM_MAX:
+        raise InvalidSsdp(SsdpDrop.OVERSIZED, f"{len(data):,} bytes are no SSDP")
+    if not data.startswith((b"M-SEARCH ", b"NOTIFY ", b"HTTP/")):
+        raise InvalidSsdp(SsdpDrop.NOT_SSDP, "it begins like no SSDP")
+    first, headers = _head(data)
+    if _SEARCH_LINE.fullmatch(first):
+        return _search(headers)
+    if _NOTIFY_LINE.fullmatch(first):
+        text = headers.get("NTS", "")
+        try:
+            kind = Kind(text or "")
+        except ValueError:
+            raise _malformed("its NTS is none") from None
+        return Notify(kind, _advert(headers, "NT", is_located=kind is not Kind.BYEBYE))
+    if _ANSWER_LINE.fullmatch(first):
+        return Answer(_advert(headers, "ST", is_located=True))
+    raise _malformed("its first line is neither a search's, a NOTIFY's nor that of an answer 200")
+
+
+def search(target: str, mx: int, headers: Headers = _NONE) -> bytes:
+    """Return an M-SEARCH. Its HOST is the group, also where it goes to one device: devices look for that.
+
+    Of `headers` those are carried over that say who asks (USER-AGENT, CPFN.UPNP.ORG and the like).
+    """
+    return _datagram(
+        "M-SEARCH * HTTP/1.1",
+        [("HOST", f"{GROUP}:{PORT}"), ("MAN", _DISCOVER), ("MX", str(mx)), ("ST", target)],
+        _carried(headers),
+    )
+
+
+def as_asked(advert: Advert, target: str) -> Advert:
+    """Return an advert as it answers a search for `target`.
+
+    "The response MUST specify the same version as was contained in the search request" (UDA 1.1, 1.3.2), and its USN
+    ends with the type that its ST names (1.3.3): that is so of what gssdp and miniupnpd answer as well.
+    """
+    if target == ALL:
+        return advert
+    owner, _, kind = advert.usn.partition("::")
+    return replace(advert, nt=target, usn=f"{owner}::{target}" if _includes(kind, target) else advert.usn)
+
+
+def answer(advert: Advert, target: str) -> bytes:
+    """Return the answer to a search for `target`."""
+    advert = as_asked(advert, target)
+    date = advert.headers.get("DATE")
+    fields = [
+        ("CACHE-CONTROL", f"max-age={advert.max_age}"),
+        *([("DATE", date[:_DATE_MAX])] if date else []),
+        ("EXT", ""),
+        ("LOCATION", advert.location),
+        ("SERVER", _server(advert)),
+        ("ST", advert.nt),
+        ("USN", advert.usn),
+        *_boot(advert.headers),
+    ]
+    return _datagram("HTTP/1.1 200 OK", fields, _carried(advert.headers))
+
+
+def notify(kind: Kind, advert: Advert) -> bytes:
+    """Return the announcement: what UDA 1.1 (1.2.2 to 1.2.4) has in one of its kind."""
+    named = [("NT", advert.nt), ("NTS", kind), ("USN", advert.usn)]
+    fields = [("HOST", f"{GROUP}:{PORT}")]
+    if kind is Kind.BYEBYE:
+        fields += [*named, *_boot(advert.headers), *_number(advert.headers, "CONFIGID.UPNP.ORG")]
+        return _datagram("NOTIFY * HTTP/1.1", fields)
+    if kind is Kind.ALIVE:
+        fields += [("CACHE-CONTROL", f"max-age={advert.max_age}"), ("LOCATION", advert.location)]
+        fields += [("SERVER", _server(advert)), *named, *_boot(advert.headers)]
+    else:
+        fields += [("LOCATION", advert.location), *named]
+        for name in ("BOOTID.UPNP.ORG", "NEXTBOOTID.UPNP.ORG"):
+            fields += _number(advert.headers, name)
+    return _datagram("NOTIFY * HTTP/1.1", fields, _carried(advert.headers))
+
+
+def is_target(text: str) -> bool:
+    """Whether that can be searched for: printable ASCII without spaces."""
+    return len(text) <= _TARGET_MAX and _TARGET.fullmatch(text) is not None
+
+
+def matches(target: str, nt: str, usn: str) -> bool:
+    """Whether an advert answers a search for `target` (UDA 1.1, 1.3.2 and 1.3.3).
+
+    A device of version 2 answers for version 1 too. UUIDs and the first two parts of a URN have no case (RFC 4122, 3;
+    RFC 8141, 3.1).
+    """
+    if target in (ALL, nt):
+        return True
+    if target[:5].lower() == "uuid:":
+        return target.lower() == nt.lower() == udn(usn)
+    return _includes(nt, target)
+
+
+def _includes(kind: str, target: str) -> bool:
+    """Whether what is of one type is of another, too: the same of a version that is no higher."""
+    asked, had = _TYPE.fullmatch(target), _TYPE.fullmatch(kind)
+    return (
+        asked is not None
+        and had is not None
+        and asked[1].lower() == had[1].lower()
+        and asked[2] == had[2]
+        and int(asked[3]) <= int(had[3])
+    )
+
+
+def _malformed(text: str) -> InvalidSsdp:
+    return InvalidSsdp(SsdpDrop.MALFORMED, text)
+
+
+def _head(data: bytes) -> tuple[str, Headers]:
+    """Return the first line and the headers."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        # What Windows puts where latin-1 has controls is not worth the device.
+        text = re.sub(r"[\x80-\x9f]", "?", data.decode("latin-1"))
+    lines = iter(text.split("\n"))
+    first = next(lines).rstrip("\r ")
+    if _UNFIT.search(first) is not None:
+        raise _malformed("its first line has a control character")
+    fields: list[tuple[str, str]] = []
+    for line in lines:
+        content = line.removesuffix("\r")
+        if not content:
+            break
+        if len(fields) == HEADERS_MAX:
+            raise InvalidSsdp(SsdpDrop.OVERSIZED, f"it has more than {HEADERS_MAX} headers")
+        name, colon, value = content.partition(":")
+        if not colon:
+            raise _malformed("a line has no colon")
+        fields.append((name.rstrip(" \t"), value.strip(" \t").replace("\t", " ")))
+    try:
+        return first, Headers(fields)
+    except ValueError as error:
+        raise _malformed(str(error)) from None
+
+
+def _search(headers: Headers) -> Search:
+    if headers.get("MAN") != _DISCOVER:
+        raise InvalidSsdp(SsdpDrop.WRONG_MAN, f"its MAN is not {_DISCOVER}")
+    target = headers.get("ST") or ""
+    if not is_target(target):
+        raise InvalidSsdp(SsdpDrop.NO_TARGET, "its ST is none")
+    mx = headers.get("MX") or ""
+    # DATAGRAM_MAX digits are no work for int().
+    return Search(target, min(int(mx), MX_MAX) if mx.isascii() and mx.isdigit() else None, headers)
+
+
+def _advert(headers: Headers, name_of_type: str, *, is_located: bool) -> Advert:
+    nt, usn, location = (headers.get(name) or "" for name in (name_of_type, "USN", "LOCATION"))
+    if nt == ALL:  # there are devices that answer a search for all with just that
+        nt = usn.partition("::")[2] or usn
+    if not is_target(nt) or not udn(usn):
+        raise _malformed(f"its {name_of_type} or USN is none")
+    if is_located and not location:
+        raise _malformed("it has no LOCATION")
+    if max(len(usn.encode()), len(location.encode())) > _FIELD_MAX:
+        raise InvalidSsdp(SsdpDrop.OVERSIZED, f"its USN or LOCATION has more than {_FIELD_MAX:,} bytes")
+    age = _MAX_AGE_FIELD.search(headers.get("CACHE-CONTROL") or "")
+    max_age = MAX_AGE if age is None else max(1, min(int(age[1]), _MAX_AGE_MOST))
+    return Advert(nt, usn, location, max_age, headers)
+
+
+def _carried(headers: Headers) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in headers if name.lower() not in _NOT_CARRIED]
+
+
+def _server(advert: Advert) -> str:
+    return (advert.headers.get("SERVER") or _SERVER)[:_SERVER_MAX]
+
+
+def _boot(headers: Headers) -> list[tuple[str, str]]:
+    """Return the BOOTID: once a device has announced its next one, that is it (UDA 1.1, 1.2.4)."""
+    following = _number(headers, "NEXTBOOTID.UPNP.ORG")
+    return [("BOOTID.UPNP.ORG", following[0][1])] if following else _number(headers, "BOOTID.UPNP.ORG")
+
+
+def _number(headers: Headers, name: str) -> list[tuple[str, str]]:
+    """Return the header of that name where it is what it should be, a number of 31 bits (UDA 1.1, 1.2.2)."""
+    value = headers.get(name) or ""
+    return [(name, value)] if _NUMBER.fullmatch(value) else []
+
+
+def _datagram(first: str, fields: list[tuple[str, str]], more: Iterable[tuple[str, str]] = ()) -> bytes:
+    """Return a message with `fields`, and as many more as there is room for. Raises ValueError (`Headers`)."""
+    head = bytearray(f"{first}\r\n".encode())
+    count = 0
+    for name, value in Headers([*fields, *more]):
+        line = f"{name}: {value}\r\n".encode()
+        if count < len(fields) or (count < HEADERS_MAX and len(head) + len(line) + 2 <= DATAGRAM_MAX):
+            head += line
+            count += 1
+    return bytes(head + b"\r\n")

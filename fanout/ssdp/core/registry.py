@@ -1,0 +1,369 @@
+"""The devices that pods have, and what is announced of them on the LAN: adverts in, announcements out. Pure.
+
+The rules:
+
+* What a pod tells of is announced at once; again when it changes; and again and again before it would be forgotten.
+* It is revoked when the pod says so or leaves the Service, and when nobody has told of it for as long as it holds.
+* Two pods with one UDN: the first one owns it. The others wait in its shadow, and when it is gone the next one is
+  announced in its place: byebye for all that was, then alive for all that is.
+* What a device says by SSDP comes before what its description says: that adds nothing to it then.
+* Only pods that `pods` has named are heard.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, MutableMapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from fanout.ssdp.core import message, urls
+from fanout.ssdp.core.drop_reasons import SsdpDrop
+from fanout.ssdp.core.message import Advert, Kind
+
+ADVERTS_MAX = 256
+"""Of one pod."""
+UDNS_MAX = 64
+"""Devices of one pod, embedded ones included."""
+MAX_AGE_MIN = 120
+"""Seconds that an advert holds at least: a pod is asked every half minute, and a question may be lost."""
+REPEAT_PART = 0.4
+"""The part of its time after which an advert is repeated, at most: UDA 1.1 (1.2.2) has less than a half."""
+REPEAT_MOST = 900.0
+CHANGES_APART = 1.0
+"""Seconds between two announcements of an advert that changes, at least."""
+_CONFLICTS_MAX = 64
+
+
+class Announcement(NamedTuple):
+    """What is to be said on the LAN."""
+
+    kind: Kind
+    pod: str
+    advert: Advert
+    """As the pod has it: its LOCATION leads to the pod."""
+
+
+class Conflict(NamedTuple):
+    """A pod has the UDN of another."""
+
+    udn: str
+    pod: str
+    owner: str
+
+
+class Device(NamedTuple):
+    """What is announced now."""
+
+    udn: str
+    pod: str
+    location: str
+
+
+@dataclass(slots=True)
+class _Known:
+    """An advert, and when it was told of."""
+
+    advert: Advert
+    expires: float
+    announced_at: float = -math.inf
+    is_changed: bool = False
+    """Whether that is still to be announced."""
+
+
+@dataclass(slots=True, eq=False)
+class _Device:
+    """One UDN of one pod."""
+
+    udn: str
+    pod: str
+    adverts: dict[tuple[str, str], _Known] = field(default_factory=dict)
+    speaks: bool = False
+    """Whether it told of itself, by SSDP."""
+    repeat_at: float = math.inf
+
+
+@dataclass(slots=True)
+class _Pod:
+    devices: dict[str, _Device] = field(default_factory=dict)
+    speaks: bool = False
+
+
+class Catalogue:
+    """Knows the devices of all pods. Not thread-safe.
+
+    `dropped` counts what is not kept; `jitter` returns random numbers from 0 to 1. What was announced as alive and not
+    revoked since is at any time what the owners of all UDNs have told of.
+    """
+
+    def __init__(self, dropped: MutableMapping[SsdpDrop, int], jitter: Callable[[], float]) -> None:
+        self._dropped = dropped
+        self._jitter = jitter
+        self._pods: dict[str, _Pod] = {}
+        self._by_udn: dict[str, list[_Device]] = {}
+        """The owner first, then those in its shadow by when they came."""
+        self._conflicts: list[Conflict] = []
+        self._wake = math.inf
+        """When `due` has something to do."""
+        self._is_over = False
+
+    @property
+    def devices(self) -> list[Device]:
+        """What is announced now."""
+        return [Device(owner.udn, owner.pod, _location(owner)) for owner in self._owners()]
+
+    def is_owner(self, pod: str, udn: str) -> bool:
+        """Whether it is that pod's device which the LAN sees."""
+        return udn in self._by_udn and self._by_udn[udn][0].pod == pod
+
+    def speaks(self, pod: str) -> bool:
+        """Whether a pod has told of a device by itself since it joined, by SSDP."""
+        return pod in self._pods and self._pods[pod].speaks
+
+    def take_conflicts(self) -> list[Conflict]:
+        """Return which pods came into the shadow of others since the last call."""
+        conflicts, self._conflicts = self._conflicts, []
+        return conflicts
+
+    def answers(self, target: str, pods: Collection[str] | None) -> list[tuple[str, Advert]]:
+        """Return what answers a search, of these pods or of all: pods, and their adverts as they announce them."""
+        return [
+            (owner.pod, known.advert)
+            for owner in self._owners()
+            if pods is None or owner.pod in pods
+            for known in owner.adverts.values()
+            if message.matches(target, known.advert.nt, known.advert.usn)
+        ]
+
+    def pods(self, hosts: Collection[str], now: float) -> list[Announcement]:
+        """Take note of which pods there are."""
+        if self._is_over:
+            return []
+        gone = self._pods.keys() - set(hosts)
+        left = sorted({udn for pod in gone for udn in self._pods[pod].devices})
+        for pod in gone:
+            del self._pods[pod]
+        for pod in sorted(set(hosts) - self._pods.keys()):
+            self._pods[pod] = _Pod()
+        return [each for udn in left for each in self._settle(udn, now)]
+
+    def heard(self, pod: str, advert: Advert, now: float) -> list[Announcement]:
+        """Take an advert of a pod itself: an answer, or an `ssdp:alive`."""
+        return self._take(pod, advert, now)
+
+    def described(self, pod: str, adverts: Collection[Advert], now: float) -> list[Announcement]:
+        """Take all that one description says: what it said before, and says no more, has ended."""
+        about = self._pods.get(pod)
+        if about is None:
+            return []
+        said = []
+        kept, locations = {_key(advert) for advert in adverts}, {advert.location for advert in adverts}
+        for device in list(about.devices.values()):
+            if device.speaks:
+                continue
+            for key, known in device.adverts.items():
+                if known.advert.location in locations and key not in kept:
+                    known.expires = now
+            said += self._settle(device.udn, now)
+        return [*said, *(each for advert in adverts for each in self._take(pod, advert, now, from_description=True))]
+
+    def updated(self, pod: str, advert: Advert, now: float) -> list[Announcement]:
+        """Take an `ssdp:update`: the pod's device is about to have another BOOTID (UDA 1.1, 1.2.4)."""
+        device = self._pods[pod].devices.get(advert.udn) if pod in self._pods else None
+        known = None if device is None else device.adverts.get(_key(advert))
+        if device is None or known is None:
+            return self.heard(pod, advert, now)
+        self._pods[pod].speaks = device.speaks = True
+        boot_id, headers = _boot_id(advert), known.advert.headers.without("NEXTBOOTID.UPNP.ORG")
+        if boot_id:
+            headers = headers.with_("BOOTID.UPNP.ORG", boot_id)
+        known.advert = replace(known.advert, location=advert.location, headers=headers)
+        known.is_changed = True
+        return self._changed(device, known, Kind.UPDATE, advert, now)
+
+    def left(self, pod: str, advert: Advert, now: float) -> list[Announcement]:
+        """Take an `ssdp:byebye`."""
+        device = self._pods[pod].devices.get(advert.udn) if pod in self._pods else None
+        known = None if device is None else device.adverts.pop(_key(advert), None)
+        if device is None or known is None:
+            return []
+        self._pods[pod].speaks = True
+        said = [Announcement(Kind.BYEBYE, pod, known.advert)] if self.is_owner(pod, device.udn) else []
+        return [*said, *self._settle(device.udn, now)]
+
+    def due(self, now: float) -> list[Announcement]:
+        """Return what is to be repeated now, or revoked because nobody has told of it any more."""
+        if now < self._wake:
+            return []
+        said = [each for udn in list(self._by_udn) for each in self._settle(udn, now)]
+        for owner in self._owners():
+            repeated = list(owner.adverts.values())
+            if now < owner.repeat_at:
+                repeated = [known for known in repeated if _is_late(known, now)]
+            else:
+                owner.repeat_at = now + self._interval(owner)
+            said += [self._alive(owner, known, now) for known in repeated]
+        self._wake = min((_wake(device) for queue in self._by_udn.values() for device in queue), default=math.inf)
+        return said
+
+    def farewell(self) -> list[Announcement]:
+        """Revoke everything; nothing is announced any more."""
+        said = [
+            Announcement(Kind.BYEBYE, owner.pod, known.advert)
+            for owner in self._owners()
+            for known in owner.adverts.values()
+        ]
+        self._pods.clear()
+        self._by_udn.clear()
+        self._wake, self._is_over = math.inf, True
+        return said
+
+    def _owners(self) -> Iterator[_Device]:
+        return (queue[0] for queue in self._by_udn.values())
+
+    def _drop(self, reason: SsdpDrop) -> None:
+        self._dropped[reason] = self._dropped.get(reason, 0) + 1
+
+    def _take(self, pod: str, advert: Advert, now: float, *, from_description: bool = False) -> list[Announcement]:
+        about = self._pods.get(pod)
+        if about is None:
+            return []
+        about.speaks |= not from_description
+        advert = replace(advert, max_age=max(advert.max_age, MAX_AGE_MIN))
+        device = self._device(about, pod, advert.udn)
+        if device is None:
+            return []
+        known = _find(device, advert)
+        if from_description and device.speaks:
+            if known is not None:
+                known.expires = max(known.expires, now + known.advert.max_age)
+            return []
+        device.speaks |= not from_description
+        if known is None:
+            if sum(len(each.adverts) for each in about.devices.values()) >= ADVERTS_MAX:
+                self._drop(SsdpDrop.TOO_MANY_DEVICES)
+                return []
+            known = device.adverts[_key(advert)] = _Known(advert, now + advert.max_age, is_changed=True)
+        elif _is_own(pod, known.advert) and not _is_own(pod, advert):
+            return []  # it tells where it is found on loopback, or on a network that is its own, as well
+        else:
+            known.is_changed |= _gist(advert) != _gist(known.advert)
+            # A device of version 2 is asked for version 1, too, and answers as such.
+            known.advert = replace(advert, nt=known.advert.nt, usn=known.advert.usn)
+            known.expires = now + advert.max_age
+        self._wake = min(self._wake, known.expires)
+        return self._changed(device, known, Kind.ALIVE, known.advert, now)
+
+    def _device(self, about: _Pod, pod: str, udn: str) -> _Device | None:
+        """Return a pod's device, made where it has none; None where it has too many."""
+        device = about.devices.get(udn)
+        if device is not None:
+            return device
+        if len(about.devices) >= UDNS_MAX or sum(len(each.adverts) for each in about.devices.values()) >= ADVERTS_MAX:
+            self._drop(SsdpDrop.TOO_MANY_DEVICES)
+            return None
+        device = about.devices[udn] = _Device(udn, pod)
+        queue = self._by_udn.setdefault(udn, [])
+        queue.append(device)
+        if len(queue) > 1:
+            self._drop(SsdpDrop.UDN_TAKEN)
+            if len(self._conflicts) < _CONFLICTS_MAX:
+                self._conflicts.append(Conflict(udn, pod, queue[0].pod))
+        return device
+
+    def _changed(self, device: _Device, known: _Known, kind: Kind, advert: Advert, now: float) -> list[Announcement]:
+        """Say what has changed, now or, where it changes all the time, in a moment."""
+        known.is_changed &= self.is_owner(device.pod, device.udn)
+        if not known.is_changed:
+            return []
+        device.repeat_at = min(device.repeat_at, now + self._interval(device))
+        self._wake = min(self._wake, device.repeat_at)
+        if not _is_late(known, now):
+            self._wake = min(self._wake, known.announced_at + CHANGES_APART)
+            return []
+        return [self._alive(device, known, now)._replace(kind=kind, advert=advert)]
+
+    def _alive(self, device: _Device, known: _Known, now: float) -> Announcement:
+        known.announced_at, known.is_changed = now, False
+        return Announcement(Kind.ALIVE, device.pod, known.advert)
+
+    def _interval(self, device: _Device) -> float:
+        shortest = min(known.advert.max_age for known in device.adverts.values())
+        return min(REPEAT_PART * shortest, REPEAT_MOST) * (0.8 + 0.2 * self._jitter())
+
+    def _settle(self, udn: str, now: float) -> list[Announcement]:
+        """Revoke what a UDN's owner has no more, and let the next one come out of its shadow where that is all."""
+        queue = self._by_udn[udn]
+        owner = queue[0]
+        before = owner.adverts
+        for device in queue:
+            about = self._pods.get(device.pod)
+            device.adverts = {
+                key: known for key, known in device.adverts.items() if about is not None and now < known.expires
+            }
+            if about is not None and not device.adverts:
+                del about.devices[udn]
+        said = [
+            Announcement(Kind.BYEBYE, owner.pod, known.advert)
+            for key, known in before.items()
+            if key not in owner.adverts
+        ]
+        living = [device for device in queue if device.adverts]
+        if not living:
+            del self._by_udn[udn]
+            return said
+        self._by_udn[udn] = living
+        heir = living[0]
+        if heir is not owner:
+            heir.repeat_at = now + self._interval(heir)
+            self._wake = min(self._wake, heir.repeat_at)
+            said += [self._alive(heir, known, now) for known in heir.adverts.values()]
+        return said
+
+
+def _is_own(pod: str, advert: Advert) -> bool:
+    """Whether a LOCATION leads to the pod itself."""
+    found = urls.location(advert.location)
+    return found is not None and found[0] == pod
+
+
+def _key(advert: Advert) -> tuple[str, str]:
+    return advert.nt.lower(), advert.usn.lower()
+
+
+def _find(device: _Device, advert: Advert) -> _Known | None:
+    """Return what is known of an advert, or of a higher version of the same type."""
+    known = device.adverts.get(_key(advert))
+    if known is None and advert.nt[:4].lower() == "urn:":
+        return next(
+            (each for each in device.adverts.values() if message.matches(advert.nt, each.advert.nt, each.advert.usn)),
+            None,
+        )
+    return known
+
+
+def _gist(advert: Advert) -> tuple[object, ...]:
+    """Return what makes an advert another one: not its DATE, nor the order of its headers."""
+    return advert.location, advert.max_age, _boot_id(advert), advert.headers.get("CONFIGID.UPNP.ORG")
+
+
+def _boot_id(advert: Advert) -> str | None:
+    return advert.headers.get("NEXTBOOTID.UPNP.ORG") or advert.headers.get("BOOTID.UPNP.ORG")
+
+
+def _is_late(known: _Known, now: float) -> bool:
+    """Whether an advert has changed, and its last announcement is long enough ago."""
+    return known.is_changed and now >= known.announced_at + CHANGES_APART
+
+
+def _wake(device: _Device) -> float:
+    """Return when something is to be done for a device."""
+    late = (known.announced_at + CHANGES_APART for known in device.adverts.values() if known.is_changed)
+    expiries = (known.expires for known in device.adverts.values())
+    return min(device.repeat_at, *expiries, *late)
+
+
+def _location(device: _Device) -> str:
+    """Return where a device is found: its root's LOCATION comes first."""
+    locations = {known.advert.nt: known.advert.location for known in device.adverts.values()}
+    return locations.get(message.ROOT_DEVICE) or next(iter(locations.values()))

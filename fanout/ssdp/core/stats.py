@@ -1,0 +1,72 @@
+"""What the SSDP relay has done, for tables, logs and metrics. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from fanout.ssdp.core.drop_reasons import HttpFailure, SsdpDrop
+
+
+@dataclass(slots=True)
+class HttpCounts:
+    """What went through the relay's HTTP ports: counts that only grow, but for `connections` and `subscriptions`."""
+
+    requests: dict[int, int] = field(default_factory=Counter)
+    """By the port of the relay that they came to."""
+    bytes: dict[int, int] = field(default_factory=Counter)
+    """Of bodies that went to clients, by the same."""
+    statuses: dict[int, int] = field(default_factory=Counter)
+    """Answers by the first digit of their status."""
+    failures: dict[HttpFailure, int] = field(default_factory=Counter)
+    rewritten: int = 0
+    """URLs of pods in whose place the relay's was put."""
+    left: int = 0
+    """URLs of pods for which there was no port: passed on unchanged."""
+    events: int = 0
+    """Events that subscribers took."""
+    connections: int = 0
+    """Open now."""
+    subscriptions: int = 0
+    """Alive now."""
+
+
+@dataclass(slots=True)
+class DeviceStats:
+    """One device that is announced now."""
+
+    udn: str
+    pod: str
+    """The address of its pod."""
+    location: str
+    """Where it is found on the LAN."""
+    name: str = ""
+    """Its friendly name; empty where its description was not read."""
+    requests: int = 0
+    bytes: int = 0
+    """Through the port of its LOCATION, which devices of one pod may share."""
+
+
+@dataclass(slots=True)
+class SsdpStats:
+    """An SSDP relay's counts, read at one moment."""
+
+    devices: list[DeviceStats] = field(default_factory=list)
+    """By when they came."""
+    searches: int = 0
+    """Datagrams that came from the LAN, but for announcements; those included that were then dropped."""
+    answers: int = 0
+    """Answers that were sent to clients."""
+    sessions: int = 0
+    """Searches under way now."""
+    announcements: dict[str, int] = field(default_factory=Counter)
+    """NOTIFY sent on the LAN, by their NTS."""
+    foreign: int = 0
+    """LOCATIONs that name another host than the pod: passed on unchanged."""
+    dropped: dict[SsdpDrop, int] = field(default_factory=Counter)
+    http: HttpCounts = field(default_factory=HttpCounts)
+    endpoints: int = 0
+    """Pods known now."""
+    answer_age: float | None = None
+    """Seconds since DNS last answered; None where it never has, or the Service is a literal list."""
+    resolver_failures: int = 0

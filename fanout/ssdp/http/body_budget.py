@@ -1,0 +1,117 @@
+"""Shares out the memory for bodies that are held whole, from the first byte that is read to the last that is sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+from fanout.ssdp.core.body import Gathered
+
+SMALL = 64 * 1024
+"""Bytes that need no room: those of descriptions and of most answers."""
+MEDIUM = 1024 * 1024
+"""Bytes for one that is larger, as long as nobody knows how large it is."""
+ROOM = 32 * 1024 * 1024
+"""Bytes of all larger ones together."""
+ROOM_OF_ONE = 16 * 1024 * 1024
+"""Bytes of those for one client."""
+PATIENCE = 3.0
+"""Seconds that room is waited for."""
+WAITING_MAX = 32
+"""How many may wait; what a pod has begun to send is held meanwhile."""
+
+
+class Busy(Exception):
+    """There is no room now."""
+
+
+class Room:
+    """Has `size` bytes, of which one client (`who`) gets no more than `of_one`."""
+
+    def __init__(self, size: int = ROOM, of_one: int = ROOM_OF_ONE) -> None:
+        self._size = size
+        self._of_one = of_one
+        self._of: Counter[str] = Counter()
+        self._waiting: dict[asyncio.Future[None], None] = {}
+        """In the order in which they came."""
+
+    @property
+    def taken(self) -> int:
+        """Bytes that are held now."""
+        return self._of.total()
+
+    def for_one(self, who: str) -> Held:
+        """Return room for one body, to be entered: nothing yet but what a small one needs."""
+        return Held(self, who)
+
+    async def take(self, who: str, size: int) -> None:
+        """Wait for so many bytes more; raise `Busy`."""
+        deadline = asyncio.get_running_loop().time() + PATIENCE
+        while self.taken + size > self._size or self._of[who] + size > self._of_one:
+            if len(self._waiting) >= WAITING_MAX:
+                raise Busy("too many wait for room already")
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting[waiter] = None
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await waiter
+            except TimeoutError as error:
+                raise Busy(f"no room for {size} bytes within {PATIENCE:g} s") from error
+            finally:
+                del self._waiting[waiter]
+        self._of[who] += size
+
+    def give(self, who: str, size: int) -> None:
+        """Have so many bytes back."""
+        self._of[who] -= size
+        if not self._of[who]:
+            del self._of[who]
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Held:
+    """Room for one body, which is given back in the end."""
+
+    def __init__(self, room: Room, who: str) -> None:
+        self._room = room
+        self._who = who
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shrink(0)
+
+    async def grow(self, size: int) -> None:
+        """Have room for so many bytes in all, or for more; raise `Busy`."""
+        if size > max(self._size, SMALL):
+            await self._room.take(self._who, size - self._size)
+            self._size = size
+
+    def shrink(self, size: int) -> None:
+        """Need no more than so many bytes from now on."""
+        kept = size if size > SMALL else 0
+        if kept < self._size:
+            self._room.give(self._who, self._size - kept)
+            self._size = kept
+
+    async def fill(self, gathered: Gathered, size: int, read: Callable[[], Awaitable[bytes]]) -> bytes:
+        """Gather what `read` returns, up to its end, of which `size` bytes are expected; raises `Busy` too."""
+        await self.grow(size)
+        while piece := await read():
+            needed = len(gathered) + len(piece)
+            if needed > max(self._size, SMALL):
+                # In few steps: many that hold something and wait for more would wait for each other.
+                await self.grow(MEDIUM if needed <= MEDIUM else max(gathered.size_max, needed))
+            gathered.add(piece)
+        whole = gathered.whole()
+        self.shrink(len(whole))
+        return whole

@@ -1,0 +1,360 @@
+"""The relay's HTTP ports: who is let in, how many at a time, and how long a client may take for what it asks."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import socket
+import struct
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from time import monotonic
+
+from aiohttp import hdrs, web
+
+from fanout.errors import Closed
+from fanout.limiter import LineLimiter
+from fanout.model import Endpoint, unmapped
+from fanout.net import errno_text
+from fanout.ssdp.core.drop_reasons import HttpFailure
+from fanout.ssdp.core.headers import PSEUDONYM
+from fanout.ssdp.core.stats import HttpCounts
+from fanout.ssdp.http.server_sockets import HELD, sipped
+
+log = logging.getLogger("fanout")
+
+CONNECTIONS_MAX = 256
+CONNECTIONS_OF_ONE_MAX = 32
+HEAD_TIMEOUT = 10.0
+"""Seconds that a request's head may take to arrive."""
+IDLE_TIMEOUT = 60.0
+"""Seconds that a connection is kept between two requests."""
+POD_TIMEOUT = 90.0
+"""Both for pods: minidlna connects for an event, and tells it once something else wakes it up, or never."""
+LINE_MAX = 8190
+"""Bytes of a request's first line, and of one header."""
+HEADERS_MAX = 64
+AHEAD_MAX = 64 * 1024
+"""Bytes that a client may say before it is answered what it said before."""
+_LINGER = 2.0  # seconds for a client to finish a request that was refused, so that it reads why
+_BACKLOG = 128
+_AT_ONCE = 64  # connections that are taken from one port before others have a turn
+_PAUSE = 1.0  # seconds without taking any, when there are no more files to be had
+_LOOK = 0.5  # seconds between two looks for those that take too long
+_LAST_TURNS = 2.0  # seconds for connections to end
+_RESET = struct.pack("ii", 1, 0)  # struct linger (man 7 socket)
+_LINES = 5.0
+TAKEN_TIME = 30.0
+"""Seconds that a port which another program had is not tried again."""
+
+Serve = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class Door:
+    """Listens on TCP ports, and serves whoever `is_client` (its address, and that it came to) or `is_pod`.
+
+    What is said about a refused peer is counted in `counts`. A client that vanishes cancels what `serve` does for it.
+    """
+
+    def __init__(
+        self, is_client: Callable[[str, str], bool], is_pod: Callable[[str], bool], serve: Serve, counts: HttpCounts
+    ) -> None:
+        self._is_client = is_client
+        self._is_pod = is_pod
+        self._serve = serve
+        self._counts = counts
+        self._listeners: dict[int, socket.socket] = {}
+        self._taken: dict[int, float] = {}
+        """When each port that could not be had may be tried again."""
+        self._of_client: Counter[str] = Counter()
+        self._connections: set[Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lines = LineLimiter(_LINES)
+        self._taken_lines = LineLimiter(_LINES)
+        self._broken_lines = LineLimiter(_LINES)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: web.Server | None = None
+        self._look: asyncio.TimerHandle | None = None
+
+    def open(self) -> None:
+        """Begin, in the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._server = web.Server(self._serve, handler_cancellation=True)
+        self._look = self._loop.call_later(_LOOK, self._look_round)
+
+    async def close(self) -> None:
+        """Close all ports, and end all connections whatever they do."""
+        if self._loop is None or self._look is None:
+            return
+        self._look.cancel()
+        for listener in self._listeners.values():
+            self._loop.remove_reader(listener.fileno())
+            listener.close()
+        self._listeners.clear()
+        deadline = self._loop.time() + _LAST_TURNS
+        while (self._connections or self._tasks or self._ongoing) and self._loop.time() < deadline:
+            for connection in list(self._connections):
+                connection.end()
+            await asyncio.sleep(0.001)
+        self._look = None
+
+    @property
+    def _ongoing(self) -> bool:
+        return self._server is not None and bool(self._server.connections)
+
+    def listen(self, port: int) -> bool:
+        """Listen on that port of all addresses; False where it cannot be had."""
+        if self._loop is None or self._look is None:
+            raise Closed("open it first")
+        if port in self._listeners:
+            return True
+        now = monotonic()
+        if now < self._taken.get(port, now):
+            return False
+        try:
+            listener = _bind(port)
+        except OSError as error:
+            self._taken[port] = now + TAKEN_TIME
+            sentence = errno_text.binding(Endpoint("::", port), error.errno or 0, protocol="TCP")
+            if self._taken_lines.allow(now):
+                log.warning(
+                    "http_port_taken: %(sentence)s (%(suppressed)d such lines left out before)",
+                    {"sentence": sentence, "suppressed": self._taken_lines.take_suppressed()},
+                )
+            return False
+        self._taken.pop(port, None)
+        self._listeners[port] = listener
+        self._loop.add_reader(listener.fileno(), self._accept, listener, port)
+        return True
+
+    def _accept(self, listener: socket.socket, port: int) -> None:
+        assert self._loop is not None  # noqa: S101 - narrows the type
+        for _ in range(_AT_ONCE):
+            try:
+                accepted, address = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    log.warning("http_port_pauses: %(sentence)s", {"sentence": errno_text.leaving(error.errno)})
+                    self._loop.remove_reader(listener.fileno())
+                    self._loop.call_later(_PAUSE, self._resume, listener, port)
+                    return
+                continue  # that connection is broken before it began (man 2 accept)
+            peer, local = plain(address[0]), plain(accepted.getsockname()[0])
+            refusal = self._refusal(peer, local)
+            if refusal is not None:
+                self._counts.failures[refusal] += 1
+                self._tell(refusal, peer, port)
+                accepted.close()
+                continue
+            accepted.setblocking(False)
+            connection = self._connection(peer, local, port)
+            task = self._loop.create_task(self._admit(connection, sipped(accepted)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _resume(self, listener: socket.socket, port: int) -> None:
+        assert self._loop is not None  # noqa: S101 - narrows the type
+        if self._listeners.get(port) is listener:
+            self._loop.add_reader(listener.fileno(), self._accept, listener, port)
+
+    def _refusal(self, peer: str, local: str) -> HttpFailure | None:
+        if not self._is_client(peer, local) and not self._is_pod(peer):
+            return HttpFailure.SOURCE_NOT_ALLOWED
+        if self._of_client.total() >= CONNECTIONS_MAX or self._of_client[peer] >= CONNECTIONS_OF_ONE_MAX:
+            return HttpFailure.TOO_MANY_CONNECTIONS
+        return None
+
+    def _tell(self, refusal: HttpFailure, peer: str, port: int) -> None:
+        if self._lines.allow(monotonic()):
+            log.warning(
+                "http_refused: %(reason)s, from %(source)s to port %(port)d "
+                "(%(suppressed)d such lines left out before)",
+                {
+                    "reason": str(refusal),
+                    "source": peer,
+                    "port": port,
+                    "suppressed": self._lines.take_suppressed(),
+                },
+            )
+
+    def _connection(self, peer: str, local: str, port: int) -> Connection:
+        assert self._server is not None  # noqa: S101 - narrows the type
+        assert self._loop is not None  # noqa: S101 - narrows the type
+        self._of_client[peer] += 1
+        self._counts.connections = self._of_client.total()
+        is_pod = self._is_pod(peer)
+        connection = Connection(
+            self._server, self._loop, peer, local, port, is_pod, self._gone, self._counts, self._broken_lines
+        )
+        self._connections.add(connection)
+        return connection
+
+    async def _admit(self, connection: Connection, accepted: socket.socket) -> None:
+        assert self._loop is not None  # noqa: S101 - narrows the type
+        try:
+            await self._loop.connect_accepted_socket(lambda: connection, accepted)
+        except OSError:
+            accepted.close()
+            self._gone(connection)
+
+    def _gone(self, connection: Connection) -> None:
+        if connection not in self._connections:
+            return
+        self._connections.discard(connection)
+        self._of_client[connection.peer] -= 1
+        if not self._of_client[connection.peer]:
+            del self._of_client[connection.peer]
+        self._counts.connections = self._of_client.total()
+
+    def _look_round(self) -> None:
+        assert self._loop is not None  # noqa: S101 - narrows the type
+        now = self._loop.time()
+        for connection in list(self._connections):
+            if connection.waits_since is not None and now - connection.waits_since > connection.patience:
+                if not connection.is_silent:  # one that never said anything was made for later, as browsers do
+                    self._counts.failures[HttpFailure.TOO_SLOW] += 1
+                    self._tell(HttpFailure.TOO_SLOW, connection.peer, connection.port)
+                connection.end()
+        self._look = self._loop.call_later(_LOOK, self._look_round)
+
+
+class Connection(web.RequestHandler):
+    """One connection of a client, or of a pod that has an event to tell."""
+
+    def __init__(
+        self,
+        server: web.Server,
+        loop: asyncio.AbstractEventLoop,
+        peer: str,
+        local: str,
+        port: int,
+        is_pod: bool,
+        gone: Callable[[Connection], None],
+        counts: HttpCounts,
+        lines: LineLimiter,
+    ) -> None:
+        super().__init__(
+            server,
+            loop=loop,
+            keepalive_timeout=POD_TIMEOUT if is_pod else IDLE_TIMEOUT,
+            access_log=None,  # type: ignore[arg-type]
+            max_line_size=LINE_MAX,
+            max_field_size=LINE_MAX,
+            max_headers=HEADERS_MAX,
+            lingering_time=_LINGER,
+            read_bufsize=HELD,
+            auto_decompress=False,
+        )
+        self.peer = peer
+        self.local = local
+        self.port = port
+        self.patience = POD_TIMEOUT if is_pod else HEAD_TIMEOUT
+        """Seconds that a head may take."""
+        self.waits_since: float | None = loop.time()
+        """When the head of a request began that is not there yet."""
+        self.is_silent = True
+        """Whether nothing has come yet."""
+        self.request: web.BaseRequest | None = None
+        """What is being served."""
+        self._ahead = 0
+        self._now = loop.time
+        self._gone = gone
+        self._counts = counts
+        self._lines = lines
+
+    def data_received(self, data: bytes) -> None:
+        """Take note of when a head began, and of how much comes that nobody waits for."""
+        self.is_silent = False
+        if self.request is None:
+            if self.waits_since is None:
+                self.waits_since = self._now()
+        elif self.request.content.is_eof():
+            self._ahead += len(data)
+            if self._ahead > AHEAD_MAX:
+                self._counts.failures[HttpFailure.REQUEST_TOO_LARGE] += 1
+                self.end()
+                return
+        super().data_received(data)
+
+    def begin(self, request: web.BaseRequest) -> None:
+        """Take note that a request is being served."""
+        self.request, self.waits_since, self._ahead = request, None, 0
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Take note that it ended."""
+        self.waits_since = None
+        self._gone(self)
+        super().connection_lost(exc)
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP, without the traceback that the library would log."""
+        if isinstance(exc, ConnectionError):
+            raise exc
+        if status == 400:
+            self._counts.failures[HttpFailure.BAD_REQUEST] += 1
+        elif self._lines.allow(monotonic()):
+            log.error(
+                "http_broke: %(error)s, for %(source)s at port %(port)d (%(suppressed)d such lines left out before)",
+                {
+                    "error": errno_text.exception(exc) if exc is not None else status,
+                    "source": self.peer,
+                    "port": self.port,
+                    "suppressed": self._lines.take_suppressed(),
+                },
+            )
+        if request.writer.output_size > 0:
+            raise ConnectionError("there is an answer already")
+        response = web.Response(status=status, text="that is no HTTP request\n" if status == 400 else "")
+        response.headers[hdrs.SERVER] = PSEUDONYM
+        response.force_close()
+        self._counts.statuses[status // 100] += 1
+        return response
+
+    def end(self) -> None:
+        """Close at once."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def break_off(self) -> None:
+        """Close so that the client cannot take what it has for the whole (a reset, not an end)."""
+        if self.transport is not None:
+            opened = self.transport.get_extra_info("socket")
+            if opened is not None:
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.transport.abort()
+
+
+def plain(host: str) -> str:
+    """Return an address without its scope, and an IPv4 one that came to an IPv6 socket as such."""
+    return str(unmapped(ipaddress.ip_address(host.partition("%")[0])))
+
+
+def _bind(port: int) -> socket.socket:
+    """Return a socket that listens on all addresses of both families, where there are both."""
+    try:
+        return _listening(socket.AF_INET6, ("::", port))
+    except OSError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+    return _listening(socket.AF_INET, ("0.0.0.0", port))
+
+
+def _listening(family: socket.AddressFamily, address: tuple[str, int]) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,173 @@
+"""Knows which devices the pods have: asks each one (M-SEARCH by unicast), and reads its descriptions (HTTP)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import socket
+from collections.abc import Callable, Collection
+
+from fanout.model import Endpoint
+from fanout.net import errno_text
+from fanout.ssdp.core import message
+from fanout.ssdp.core.description import Description
+from fanout.ssdp.core.drop_reasons import SsdpDrop
+from fanout.ssdp.core.message import Advert, Headers
+from fanout.ssdp.core.settings import DescriptionPlace
+from fanout.ssdp.description_reader import Reader, Unreadable
+from fanout.ssdp.search_sockets import answers, ask, open_socket
+
+log = logging.getLogger("fanout")
+
+REFRESH = 30.0
+"""Seconds between two looks at a pod whose devices are known."""
+NAMES_MAX = 64
+"""Of one pod: its devices are no more."""
+_RETRY_MIN, _RETRY_MAX = 0.25, 5.0
+_READERS = 32
+_ASKING, _LEARNING = "asking", "learning"
+
+
+class Pods:
+    """Looks after each pod in a task of its own, soon after it joined and every half minute.
+
+    `heard` is called with each advert of a pod itself, `described` with all that one of its descriptions says.
+    """
+
+    def __init__(
+        self,
+        places: Collection[DescriptionPlace],
+        heard: Callable[[str, Advert], None],
+        described: Callable[[str, Collection[Advert]], None],
+        is_known: Callable[[str], bool],
+        is_genuine: Callable[[str, int], bool],
+        drop: Callable[[SsdpDrop], None],
+    ) -> None:
+        self._places = places
+        self._heard = heard
+        self._described = described
+        self._is_known = is_known
+        self._is_genuine = is_genuine
+        self._drop = drop
+        self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
+        self._reader: Reader | None = None
+        self._learning: set[asyncio.Task[None]] = set()
+        self._complaints: set[tuple[str, str]] = set()
+        """Of which pod something was said in the log, and about what: the URL of a description, or one of the words."""
+        self.names: dict[tuple[str, str], str] = {}
+        """The friendly names that the descriptions of a pod gave, by its address and their UDNs."""
+
+    def follow(self, pods: Collection[Endpoint]) -> None:
+        """Look after these, and no others."""
+        if self._reader is None:
+            self._reader = Reader(_READERS)
+        for gone in self._tasks.keys() - set(pods):
+            self._tasks.pop(gone).cancel()
+            self._forget(gone.host)
+        for pod in pods:
+            if pod not in self._tasks:
+                self._tasks[pod] = asyncio.create_task(self._look_after(pod))
+
+    def _forget(self, host: str) -> None:
+        self._complaints = {each for each in self._complaints if each[0] != host}
+        for key in [key for key in self.names if key[0] == host]:
+            del self.names[key]
+
+    async def close(self) -> None:
+        """Look no more."""
+        tasks = [*self._tasks.values(), *self._learning]
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._reader is not None:
+            await self._reader.close()
+
+    async def _look_after(self, pod: Endpoint) -> None:
+        """Look at a pod, and begin again where that fails."""
+        while True:
+            try:
+                await self._look(pod)
+            except Exception as error:  # as many files are open as may be, for instance
+                if self._is_news(pod.host, _ASKING):
+                    values = {"host": pod.host, "reason": errno_text.exception(error)}
+                    log.warning("pod_not_asked: %(host)s, which is tried again: %(reason)s", values)
+            await asyncio.sleep(_RETRY_MAX)
+
+    async def _look(self, pod: Endpoint) -> None:
+        delay = _RETRY_MIN
+        with open_socket([pod]) as opened:
+            loop = asyncio.get_running_loop()
+            loop.add_reader(opened, self._readable, opened, pod)
+            try:
+                while True:
+                    ask(opened, message.search(message.ALL, 1), [pod])
+                    for place in self._places:
+                        await self._describe(pod.host, place.url(pod.host))
+                    if self._is_known(pod.host):
+                        delay = _RETRY_MIN
+                        await asyncio.sleep(REFRESH * random.uniform(0.9, 1.1))
+                    else:
+                        await asyncio.sleep(delay)
+                        delay = min(2 * delay, _RETRY_MAX)
+            finally:
+                loop.remove_reader(opened)
+
+    def _readable(self, opened: socket.socket, pod: Endpoint) -> None:
+        def is_genuine(host: str, interface: int) -> bool:
+            return host == pod.host and self._is_genuine(host, interface)
+
+        for host, advert in answers(opened, is_genuine, self._drop):
+            self._heard(host, advert)
+
+    async def _describe(self, host: str, url: str) -> None:
+        """Tell what a pod's description says, where it has one there."""
+        found = await self._read(host, url, about=url)
+        if found is None:
+            return
+        self._complaints.discard((host, url))
+        described, server = found
+        key = host, described.udn
+        if key in self.names or self._may_name(host):
+            self.names[key] = described.friendly_name
+        try:
+            headers = Headers([("SERVER", server)])
+        except ValueError:  # with control characters
+            headers = Headers()
+        self._described(host, [Advert(nt, usn, url, message.MAX_AGE, headers) for nt, usn in described.adverts])
+
+    def learn_name(self, host: str, udn: str, url: str) -> None:
+        """Read what a pod's device is called, in the background and once."""
+        if (host, udn) in self.names or self._reader is None or len(self._learning) >= _READERS:
+            return
+        if self._may_name(host):
+            self.names[host, udn] = ""
+            task = asyncio.create_task(self._learn(host, udn, url))
+            self._learning.add(task)
+            task.add_done_callback(self._learning.discard)
+
+    def _may_name(self, host: str) -> bool:
+        return sum(key[0] == host for key in self.names) < NAMES_MAX
+
+    async def _learn(self, host: str, udn: str, url: str) -> None:
+        found = await self._read(host, url, about=_LEARNING)
+        # The pod may have gone meanwhile; and it may tell of another device there.
+        if found is not None and found[0].udn == udn and (host, udn) in self.names:
+            self.names[host, udn] = found[0].friendly_name
+
+    async def _read(self, host: str, url: str, *, about: str) -> tuple[Description, str] | None:
+        """Return what a description says; where it is none, say so in the log, once `about` it."""
+        assert self._reader is not None  # noqa: S101 - narrows the type
+        try:
+            return await self._reader.read(url)
+        except Unreadable as error:
+            if self._is_news(host, about):
+                log.warning("description_unreadable: %(url)s: %(reason)s", {"url": url, "reason": str(error)})
+            return None
+
+    def _is_news(self, host: str, about: str) -> bool:
+        """Whether that is to be said in the log: once of a pod, which shall not fill it whatever it does."""
+        is_news = (host, about) not in self._complaints
+        self._complaints.add((host, about))
+        return is_news
