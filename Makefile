@@ -74,8 +74,8 @@ test: .venv/.dev ## All tests that this machine can run; at the end it says whic
 soak: .venv/.dev ## All tests again and again on a machine that is kept busy; RUNS=10
 	@$(BIN)/python -m tests.soak --runs $(RUNS) $(PYTEST_ARGS)
 
-lint: .venv/.dev ## Ruff, mypy --strict, and the contracts between the floors
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache --no-logo
+lint: .venv/.dev ## Ruff, mypy --strict, the contracts between the floors, and one class to a name
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache --no-logo && $(BIN)/python tools/unique_names.py fanout apps benchmarks tools
 
 bench: .venv/.dev ## Measure, side by side: a quarter of an hour; as root it builds a laboratory of network namespaces
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
@@ -98,7 +98,7 @@ images: wheels ## Build the images of the sender, the receiver and the relay
 	$(PODMAN) build --build-arg BASE_IMAGE=$(BASE_IMAGE) -f apps/relay/Containerfile -t $(IMAGE_PREFIX)fanout-relay:latest .
 
 manifests: .venv/.fanout ## Render deployments/base and overlays from the Templates
-	@$(BIN)/python deployments/render.py
+	@$(BIN)/python tools/manifests/render.py
 
 clean: ## Remove what the targets made
 	rm -rf .venv build dist wheels .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

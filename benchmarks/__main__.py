@@ -37,7 +37,7 @@ from benchmarks import (
 )
 from benchmarks import lab as laboratory
 from benchmarks.lab import Lab
-from benchmarks.rows import Part, Table
+from benchmarks.rows import BenchPart, Table
 from benchmarks.talk import why_no_compiler
 
 _FOLDER = Path("build")
@@ -45,17 +45,17 @@ _BUSY = 0.5
 """Load of others beyond which a run's noise is worth a word."""
 
 
-def _plain(measurement: Any) -> Callable[..., Part]:
+def _plain(measurement: Any) -> Callable[..., BenchPart]:
     """A part that needs no laboratory."""
 
-    def measure(lab: Lab, tell: sending.Tell, *, quick: bool) -> Part:
+    def measure(lab: Lab, tell: sending.Tell, *, quick: bool) -> BenchPart:
         rows = measurement.measure()
-        return Part(rows, [], [row._asdict() for row in rows])
+        return BenchPart(rows, [], [row._asdict() for row in rows])
 
     return measure
 
 
-_PARTS: dict[str, Callable[..., Part]] = {
+_PARTS: dict[str, Callable[..., BenchPart]] = {
     "sending": sending.measure,
     "latency": latency.measure,
     "endtoend": endtoend.measure,
@@ -122,7 +122,7 @@ def _run(out: Console, lab: Lab, names: list[str], *, quick: bool) -> None:
     out.print(f"Linux {machine['kernel']}, Python {machine['python']}, {machine['cores']} cores; pods: {lab.name}")
     if machine["load_before"] > _BUSY:
         out.print(f"The machine is busy (load {machine['load_before']:.1f}): the figures will be noisy.")
-    parts: dict[str, Part] = {}
+    parts: dict[str, BenchPart] = {}
     failed: list[str] = []
     for name in names:
         with out.status(name) as status:
@@ -161,7 +161,7 @@ def _plot(data: Any) -> None:
     plot.bars(_FOLDER / "performance.svg", title, sending.rates(data, pods, size))
 
 
-def _save(machine: dict[str, Any], parts: dict[str, Part], tables: list[Table]) -> None:
+def _save(machine: dict[str, Any], parts: dict[str, BenchPart], tables: list[Table]) -> None:
     goals = [{**row._asdict(), "met": row.met} for part in parts.values() for row in part.goals]
     shown = [one._asdict() for one in tables]
     data = {

@@ -6,7 +6,7 @@ import contextlib
 
 from benchmarks.contenders import starting
 from benchmarks.lab import PORT, Lab
-from benchmarks.rows import Part, Row, Spread, Table
+from benchmarks.rows import BenchPart, Row, Spread, Table
 from benchmarks.sending import Tell
 from benchmarks.talk import Helper, python
 
@@ -17,7 +17,7 @@ _BLOCK = 5
 _BLOCKS = 40
 
 
-def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
+def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> BenchPart:
     """Alternate in small blocks. Each pod is a process with a `Receiver`; all share the machine with the sender."""
     lab.grow(PODS)
     times: dict[str, list[int]] = {name: [] for name in _NAMES}
@@ -39,4 +39,4 @@ def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
     goal = Row(what, f"{confirmed / 1e3:.0f} µs", against, confirmed / (plain + round_trip), "<= 3")
     rows = [[name, *(f"{value / 1e3:.0f}" for value in spread)] for name, spread in spreads.items()]
     table = Table(f"One message of {SIZE} B to {PODS} receivers, µs", ["way", "median", "least", "most"], rows)
-    return Part([goal], [table], [{"way": name, **spread._asdict()} for name, spread in spreads.items()])
+    return BenchPart([goal], [table], [{"way": name, **spread._asdict()} for name, spread in spreads.items()])

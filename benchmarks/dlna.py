@@ -20,7 +20,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from benchmarks.lab import SENDER, Lab
-from benchmarks.rows import Part, Row, Spread, Table
+from benchmarks.rows import BenchPart, Row, Spread, Table
 from benchmarks.sending import Tell
 from benchmarks.talk import Helper, cpu_time, python
 
@@ -41,7 +41,7 @@ inotify=no
 """
 
 
-class Run(NamedTuple):
+class PlayResult(NamedTuple):
     """The file, once."""
 
     wall: int
@@ -52,7 +52,7 @@ class Run(NamedTuple):
     """of the relay."""
 
 
-Runs = dict[str, list[Run]]
+Runs = dict[str, list[PlayResult]]
 
 
 def why_not(lab: Lab) -> str | None:
@@ -65,7 +65,7 @@ def why_not(lab: Lab) -> str | None:
     return f"{' and '.join(lacking)}: missing (pip install 'fanout[dlna]')" if lacking else None
 
 
-def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
+def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> BenchPart:
     """Fetch one file in turn through the relay and from the pod."""
     lab.grow(1)
     size = GIB // 32 if quick else GIB
@@ -89,20 +89,20 @@ def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
         peak = _peak(relay.pid)
         if server.poll() is not None or relay.poll() is not None:
             raise ChildProcessError("the media server or the relay has ended")
-    return Part(
+    return BenchPart(
         _rows(runs, size, peak),
         [_table(runs, size)],
         {"size": size, "peak": peak, "runs": {name: [run._asdict() for run in each] for name, each in runs.items()}},
     )
 
 
-def _run(player: Helper, relay: subprocess.Popen[bytes], url: str, size: int) -> Run:
+def _run(player: Helper, relay: subprocess.Popen[bytes], url: str, size: int) -> PlayResult:
     cpu = cpu_time(relay.pid)
     got = player.ask(f"get {url}", 120)
     cpu = cpu_time(relay.pid) - cpu
     if got["bytes"] != size:
         raise AssertionError(f"{got['bytes']:,} bytes of {size:,} came from {url}")
-    return Run(got["wall"], got["cpu"], cpu)
+    return PlayResult(got["wall"], got["cpu"], cpu)
 
 
 # What runs.
@@ -184,7 +184,7 @@ def _peak(pid: int) -> int:
 # What it gives.
 
 
-def _rate(runs: list[Run], size: int) -> Spread:
+def _rate(runs: list[PlayResult], size: int) -> Spread:
     return Spread.of([size / run.wall * 1e9 for run in runs])
 
 

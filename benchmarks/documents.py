@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 
 from benchmarks.rows import Row
-from fanout.ssdp.core.body import DOCUMENT_MAX, Gathered, TooLarge, Undecodable
+from fanout.ssdp.core.body import DOCUMENT_MAX, BodyBuffer, TooLarge, Undecodable
 from fanout.ssdp.core.urls import URLS_MAX, TooManyUrls, in_text
-from fanout.ssdp.http.server_sockets import READ_MAX
+from fanout.ssdp.http.body_budget import READ_MAX
 
 REPEATS = 3
 ADDITIONS = 3_000_000
@@ -72,7 +72,7 @@ def _rewrite(body: bytes) -> None:
 def _least_of_longest(packed: bytes) -> float:
     least = math.inf
     for _ in range(REPEATS):
-        longest, gathered = 0.0, Gathered(DOCUMENT_MAX, "gzip")
+        longest, gathered = 0.0, BodyBuffer(DOCUMENT_MAX, "gzip")
         with contextlib.suppress(TooLarge, Undecodable):
             for start in range(0, len(packed), READ_MAX):
                 began = time.thread_time()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import fanout
 from benchmarks.contenders import starting
 from benchmarks.lab import PORT, Lab
-from benchmarks.rows import Part, Row, Spread, Table, si
+from benchmarks.rows import BenchPart, Row, Spread, Table, si
 from benchmarks.sending import Tell
 from benchmarks.talk import Helper, python, receiving_core, sending_core
 
@@ -39,7 +39,7 @@ _WAYS = {
 }
 
 
-class Stream(NamedTuple):
+class StreamResult(NamedTuple):
     """One sender, one receiver, as fast as they go."""
 
     sent: int
@@ -50,7 +50,7 @@ class Stream(NamedTuple):
     cpu: int
 
 
-def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
+def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> BenchPart:
     """Feed each receiver in turn."""
     lab.grow(1)
     ways = {
@@ -58,7 +58,7 @@ def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
         for name, way in _WAYS.items()
         if not name.endswith("batches()") or hasattr(getattr(fanout, name.split(".")[1]), "batches")
     }
-    streams: dict[str, list[Stream]] = defaultdict(list)
+    streams: dict[str, list[StreamResult]] = defaultdict(list)
     for repeat in range(2 if quick else REPEATS):
         tell(f"end to end: {repeat + 1} of {REPEATS}")
         for name, (receiver, feeder) in ways.items():
@@ -88,7 +88,7 @@ def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
         f"fastest pace kept to {_KEPT:.0%}",
     ]
     data = [{**one._asdict(), "rate": one.rate._asdict(), "cpu": one.cpu._asdict()} for one in results]
-    return Part(goals, [Table(f"End to end into Python code, one receiver, {SIZE} B", columns, rows)], data)
+    return BenchPart(goals, [Table(f"End to end into Python code, one receiver, {SIZE} B", columns, rows)], data)
 
 
 class _Result(NamedTuple):
@@ -102,7 +102,7 @@ class _Result(NamedTuple):
     """Messages a second of the fastest pace that it keeps."""
 
 
-def _sum_up(name: str, feeder: str, streams: list[Stream], most: float) -> _Result:
+def _sum_up(name: str, feeder: str, streams: list[StreamResult], most: float) -> _Result:
     return _Result(
         name,
         feeder,
@@ -119,7 +119,7 @@ def _goal(ours: _Result, other: _Result, goal: str) -> Row:
     return Row(what, f"{si(ours.rate.median)}/s", against, ratio, goal)
 
 
-def full_speed(sender: starting.Contender) -> tuple[int, int]:
+def full_speed(sender: starting.RunningContender) -> tuple[int, int]:
     """Send for a second; return how many messages were sent, and in how many nanoseconds."""
     sent = wall = 0
     until = time.monotonic() + _SECONDS
@@ -149,14 +149,14 @@ def _most_kept(lab: Lab, receiver: str, feeder: str) -> float:
     return best
 
 
-def _paced(rate: int, sender: starting.Contender) -> tuple[int, int]:
+def _paced(rate: int, sender: starting.RunningContender) -> tuple[int, int]:
     count = round(rate * _PACED_SECONDS)
     return count, sender.pace(count, rate)
 
 
 def stream(
-    lab: Lab, name: str, feeder: str, feed: Callable[[starting.Contender], tuple[int, int]], size: int = SIZE
-) -> Stream:
+    lab: Lab, name: str, feeder: str, feed: Callable[[starting.RunningContender], tuple[int, int]], size: int = SIZE
+) -> StreamResult:
     """Feed one receiver, and return what its Python code got."""
     command = [*lab.in_pod(0), *python("receivers", name, str(PORT))]
     end = [*lab.in_sender, *python("contenders.worker", "loop", "0", str(PORT), lab.address(0))]
@@ -173,5 +173,5 @@ def stream(
                 result = receiver.read(0.005)
             except TimeoutError:
                 continue
-            return Stream(sent + 1, sending, result["count"], result["wall"], result["cpu"])
+            return StreamResult(sent + 1, sending, result["count"], result["wall"], result["cpu"])
     raise TimeoutError(f"{name} did not end")

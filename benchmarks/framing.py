@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 
 from benchmarks.contenders import starting
-from benchmarks.endtoend import Stream, full_speed, stream
+from benchmarks.endtoend import StreamResult, full_speed, stream
 from benchmarks.lab import Lab
-from benchmarks.rows import Part, Row, Spread, Table, si
+from benchmarks.rows import BenchPart, Row, Spread, Table, si
 from benchmarks.sending import Tell
 from benchmarks.talk import make_key
 
@@ -19,13 +19,13 @@ _CELLS = {200: (_PLAIN, _NUMBERED, _SEALED), 1200: (_PLAIN, _NUMBERED, _SEALED)}
 _GOALS = {(200, "numbered"): ">= 0.7", (1200, "sealed"): ">= 0.4"}
 
 
-def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
+def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> BenchPart:
     """Feed a receiver in each way in turn."""
     lab.grow(1)
     make_key()
     goals, rows, data = [], [], []
     for size, ways in _CELLS.items():
-        streams: dict[str, list[Stream]] = defaultdict(list)
+        streams: dict[str, list[StreamResult]] = defaultdict(list)
         for repeat in range(2 if quick else REPEATS):
             tell(f"frames and seals: {size} B, {repeat + 1} of {REPEATS}")
             for name, receiver, feeder in ways:
@@ -44,4 +44,4 @@ def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
                 what = f"{name} stream of {size} B, messages/s end to end"
                 goals.append(Row(what, f"{si(rate.median)}/s", f"plain: {si(plain)}/s", ratio, goal))
     columns = ["stream", "messages/s", "ratio", "least to most", "kept"]
-    return Part(goals, [Table("Frames and seals, into Python code", columns, rows)], data)
+    return BenchPart(goals, [Table("Frames and seals, into Python code", columns, rows)], data)

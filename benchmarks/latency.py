@@ -6,7 +6,7 @@ import contextlib
 
 from benchmarks.contenders import starting
 from benchmarks.lab import Lab
-from benchmarks.rows import Part, Row, Spread, Table
+from benchmarks.rows import BenchPart, Row, Spread, Table
 from benchmarks.sending import Tell
 from benchmarks.talk import LONG_PATIENCE, Counter
 
@@ -23,7 +23,7 @@ _DELIVERED = 0.999
 _BLOCKS = 40
 
 
-def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
+def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> BenchPart:
     """Alternate in small blocks, so that the machine's noise meets all."""
     goals, rows, data = [], [], []
     blocks, processes = (2, 1) if quick else (_BLOCKS, _PROCESSES)
@@ -48,7 +48,7 @@ def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
         ways.append([f"{pods} pods", f"{loop / 1e3:.1f}", f"{many / 1e3:.1f}", f"{many / loop:.2f}"])
         data += [{"pods": pods, "contender": name, **spread._asdict()} for name, spread in spreads.items()]
     tables.append(Table("Two ways of one message, µs", ["to", "sendto loop", "sendmmsg", "ratio"], ways))
-    return Part(goals, tables, data)
+    return BenchPart(goals, tables, data)
 
 
 def _cell(lab: Lab, pods: int, block: int, blocks: int, processes: int, names: tuple[str, ...]) -> dict[str, Spread]:

@@ -11,7 +11,7 @@ import sys
 
 import fanout
 from benchmarks.lab import PORT, Lab
-from benchmarks.rows import Part, Row
+from benchmarks.rows import BenchPart, Row
 from benchmarks.sending import Tell
 from benchmarks.talk import Helper, python
 
@@ -38,7 +38,7 @@ def why_not(lab: Lab) -> str | None:
     return None if shutil.which("nft") else "the program nft is missing (Debian, Ubuntu: apt install nftables)"
 
 
-def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
+def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> BenchPart:
     """Send messages, many at a time. Each pod is a process with a `Receiver`."""
     lab.grow(PODS)
     messages = MESSAGES // 10 if quick else MESSAGES
@@ -58,7 +58,7 @@ def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
         Row(f"{where}: confirmed", f"{done['confirmed']:,}", f"sent: {copies:,}", done["confirmed"] / copies, "= 1"),
         Row(f"{where}: tries each", f"{tries:.2f}", f"what chance demands: {chance:.2f}", tries / chance, "<= 1.1"),
     ]
-    return Part(goals, [], done)
+    return BenchPart(goals, [], done)
 
 
 async def _send(messages: int, service: str) -> None:

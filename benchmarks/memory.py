@@ -7,7 +7,7 @@ import time
 
 from benchmarks.contenders import starting
 from benchmarks.lab import PORT, Lab
-from benchmarks.rows import Part, Row
+from benchmarks.rows import BenchPart, Row
 from benchmarks.sending import Tell
 from benchmarks.talk import Helper, python, receiving_core
 
@@ -19,7 +19,7 @@ _BURST = 20_000
 _DEADLINE = 240.0
 
 
-def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
+def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> BenchPart:
     """Measure both; the sender's endpoints are addresses of the loopback interface."""
     lab.grow(1)
     tell(f"memory: a sender with {ENDPOINTS:,} endpoints")
@@ -40,7 +40,7 @@ def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
         Row(f"memory of a receiver after {marks[1]:,} messages", f"{second:.1f} MiB",
             f"after {marks[0]:,}: {first:.1f} MiB", second / first, "<= 1.02"),
     ]  # fmt: skip
-    return Part(goals, [], {"sender_kib": sender, "receiver_kib": receiver})
+    return BenchPart(goals, [], {"sender_kib": sender, "receiver_kib": receiver})
 
 
 def _receiver(lab: Lab, marks: tuple[int, ...]) -> dict[str, list[int]]:

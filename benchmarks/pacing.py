@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from benchmarks.lab import PORT, Lab
-from benchmarks.rows import Part, Row, Table
+from benchmarks.rows import BenchPart, Row, Table
 from benchmarks.sending import Tell
 from benchmarks.talk import Counter, receiving_core, sending_core
 
@@ -21,7 +21,7 @@ APP_RATE = 100_000
 _FANOUT = [sys.executable, "-m", "fanout"]
 
 
-def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
+def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> BenchPart:
     """Send at each rate to a receiver that counts."""
     lab.grow(1)
     seconds = 1 if quick else SECONDS
@@ -39,10 +39,10 @@ def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
         data.append({"asked": rate, "measured": measured, "seconds": seconds, "lost": lost})
     goal = Row(f"pacing, 10/s to {RATES[-1]:,}/s over {seconds} s: most off", f"{worst[0]:.2%}",
                f"asked: {worst[1]:,}/s", 1 + worst[0], "<= 1.01")  # fmt: skip
-    return Part([goal], [Table(f"Pacing, {SIZE} B", ["asked", "measured", "ratio", "lost"], rows)], data)
+    return BenchPart([goal], [Table(f"Pacing, {SIZE} B", ["asked", "measured", "ratio", "lost"], rows)], data)
 
 
-def measure_app(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
+def measure_app(lab: Lab, tell: Tell, *, quick: bool = False) -> BenchPart:
     """Send a paced stream to `fanout receive`, whose log is limited to 200 lines a second, the default."""
     lab.grow(1)
     seconds = 2 if quick else SECONDS
@@ -72,7 +72,7 @@ def measure_app(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
         kept / total,
         "= 1",
     )
-    return Part([goal], [], {"sent": total, "kept": kept, "seconds": elapsed, "lines": len(lines), "last": last})
+    return BenchPart([goal], [], {"sent": total, "kept": kept, "seconds": elapsed, "lines": len(lines), "last": last})
 
 
 def _send(lab: Lab, rate: int, count: int) -> float:

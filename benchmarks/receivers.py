@@ -49,7 +49,7 @@ def _recvfrom(port: int, clock: _Clock, receive_buffer: int | None = None) -> in
     return count
 
 
-class _Protocol(asyncio.DatagramProtocol):
+class _CountingProtocol(asyncio.DatagramProtocol):
     def __init__(self, clock: _Clock, done: asyncio.Event) -> None:
         self.count = 0
         self.clock = clock
@@ -68,7 +68,9 @@ def _stock_asyncio(port: int, clock: _Clock) -> int:
     async def run() -> int:
         done = asyncio.Event()
         loop = asyncio.get_running_loop()
-        _, protocol = await loop.create_datagram_endpoint(lambda: _Protocol(clock, done), local_addr=("0.0.0.0", port))
+        _, protocol = await loop.create_datagram_endpoint(
+            lambda: _CountingProtocol(clock, done), local_addr=("0.0.0.0", port)
+        )
         _ready()
         await done.wait()
         return protocol.count

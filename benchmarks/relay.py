@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from benchmarks.lab import PORT, SENDER, Lab
-from benchmarks.rows import Part, Row, Spread, Table, si
+from benchmarks.rows import BenchPart, Row, Spread, Table, si
 from benchmarks.sending import Tell
 from benchmarks.talk import Counter, Helper, compiled, python, receiving_core, sending_core, settled
 
@@ -58,7 +58,7 @@ _FLOWS = (
 )
 
 
-class Run(NamedTuple):
+class FlowResult(NamedTuple):
     """One flow through one relay."""
 
     sent: int
@@ -83,7 +83,7 @@ class Run(NamedTuple):
         return self.cpu / max(1, self.copies)
 
 
-class Source(Helper):
+class TrafficSource(Helper):
     """The program outside, on a host of its own."""
 
     def __init__(self, lab: Lab) -> None:
@@ -123,7 +123,7 @@ def _relays(lab: Lab, pods: int, *, urgent: bool = False) -> Iterator[dict[str, 
         yield relays
 
 
-def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
+def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> BenchPart:
     """Send the same flows through both relays in turn."""
     lab.grow(PODS + 1)
     costs = _costs(lab, tell, 0.6 if quick else 2.0, 1 if quick else 3)
@@ -144,17 +144,17 @@ def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
         tables.append(_trouble_table(troubles))
         data["troubles"] = [{"flow": flow, "pod": pod, "relay": name, "runs": runs}
                             for (flow, pod, name), runs in troubles.items()]  # fmt: skip
-    return Part(goals, tables, data)
+    return BenchPart(goals, tables, data)
 
 
 # What is lost, and what a copy costs.
 
-Costs = dict[tuple[Flow, str], list[Run]]
+Costs = dict[tuple[Flow, str], list[FlowResult]]
 
 
 def _costs(lab: Lab, tell: Tell, seconds: float, repeats: int) -> Costs:
     found: Costs = defaultdict(list)
-    with Counter(lab, PODS) as counter, Source(lab) as source, _relays(lab, PODS) as relays:
+    with Counter(lab, PODS) as counter, TrafficSource(lab) as source, _relays(lab, PODS) as relays:
         for name in relays:
             _run(source, counter, relays[name], name, _FLOWS[-1], 100)
         for repeat in range(repeats):
@@ -168,8 +168,15 @@ def _costs(lab: Lab, tell: Tell, seconds: float, repeats: int) -> Costs:
 
 
 def _run(
-    source: Source, counter: Counter, relay: Helper, name: str, flow: Flow, count: int, *, patience: int = _PATIENCE
-) -> Run:
+    source: TrafficSource,
+    counter: Counter,
+    relay: Helper,
+    name: str,
+    flow: Flow,
+    count: int,
+    *,
+    patience: int = _PATIENCE,
+) -> FlowResult:
     before, cpu, started = counter.ask("read"), relay.cpu_time(), time.monotonic_ns()
     answer = source.pace(name, flow, count)
     total = sum(pod["datagrams"] for pod in before) + count * PODS
@@ -179,7 +186,7 @@ def _run(
     if max(copies) > count or any(pod["dropped"] for pod in after):
         raise AssertionError(f"{count} sent, {copies} arrived, pods dropped {[pod['dropped'] for pod in after]}")
     wall = max(pod["last"] for pod in after) - started
-    return Run(count, sum(copies), cpu, wall, answer["late"])
+    return FlowResult(count, sum(copies), cpu, wall, answer["late"])
 
 
 def _kept_rows(costs: Costs) -> list[Row]:
@@ -194,7 +201,7 @@ def _kept_rows(costs: Costs) -> list[Row]:
     return rows
 
 
-def _cost(runs: list[Run]) -> Spread:
+def _cost(runs: list[FlowResult]) -> Spread:
     return Spread.of([run.cost for run in runs])
 
 
@@ -237,7 +244,9 @@ class Stamps(Helper):
         where = [f"{lab.namespace(pod)}@{lab.address(pod)}" for pod in range(pods)]
         super().__init__([compiled("stamps"), str(PORT), *where], core=receiving_core())
 
-    def time(self, source: Source, relay: str, flow: Flow, count: int, *, patience: int = _PATIENCE) -> dict[str, int]:
+    def time(
+        self, source: TrafficSource, relay: str, flow: Flow, count: int, *, patience: int = _PATIENCE
+    ) -> dict[str, int]:
         """Send so many datagrams, and return the quantiles over all pods."""
         source.pace(relay, flow, count)
         settled(lambda: self.ask("count"), lambda come: come >= count * PODS, patience)
@@ -250,7 +259,7 @@ class Stamps(Helper):
 def _latencies(lab: Lab, tell: Tell, blocks: int) -> Times:
     calm = Flow("", _CALM_RATE, 1)
     found: Times = {OURS: [], LOOP: []}
-    with Stamps(lab, PODS) as stamps, Source(lab) as source, _relays(lab, PODS, urgent=True) as relays:
+    with Stamps(lab, PODS) as stamps, TrafficSource(lab) as source, _relays(lab, PODS, urgent=True) as relays:
         for name in relays:
             stamps.time(source, name, calm, 100)
         tell("relay: added latency")
@@ -297,7 +306,7 @@ def _troubles(lab: Lab, tell: Tell, rounds: int, names: list[str]) -> Troubles:
     listener = [*lab.in_pod(PODS), *python("contenders.pod", lab.address(PODS), str(PORT))]
     with (
         Stamps(lab, PODS) as stamps,
-        Source(lab) as source,
+        TrafficSource(lab) as source,
         _relays(lab, PODS + 1, urgent=True),
         Helper(listener, core=receiving_core()) as pod,
     ):

@@ -36,7 +36,7 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
 
 
-class Part(NamedTuple):
+class BenchPart(NamedTuple):
     """What one part of the run gives."""
 
     goals: list[Row]

@@ -68,7 +68,7 @@ def _parsed(datagram: bytes) -> frame.Sealed:
 
 def _refused(opener: Opener, forged: list[frame.Sealed]) -> None:
     for each in forged:
-        with contextlib.suppress(frame.Refused):
+        with contextlib.suppress(frame.InvalidFrame):
             opener.open(each, 0.0)
             raise SystemExit("a forged frame was opened")
 

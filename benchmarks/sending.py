@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from benchmarks.contenders import starting
-from benchmarks.contenders.starting import Contender
+from benchmarks.contenders.starting import RunningContender
 from benchmarks.lab import Lab
-from benchmarks.rows import Part, Row, Spread, Table, si
+from benchmarks.rows import BenchPart, Row, Spread, Table, si
 from benchmarks.talk import Counter
 
 PODS = (2, 16, 50, 200)
@@ -27,7 +27,7 @@ _MOST_MESSAGES = 100_000
 Tell = Callable[[str], None]
 
 
-class Result(NamedTuple):
+class CellResult(NamedTuple):
     """One contender in one cell."""
 
     contender: str
@@ -42,13 +42,13 @@ class Result(NamedTuple):
     """The share of the copies that arrived."""
 
 
-def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
+def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> BenchPart:
     """Run all contenders in turn in each cell."""
     cells = [(pods, size) for pods in PODS for size in SIZES]
     if quick:
         cells = [HEADLINE]
     missing = starting.missing(lab)
-    results: list[Result] = []
+    results: list[CellResult] = []
     for pods, size in cells:
         tell(f"sending: {pods} pods, {size} B")
         repeats = (HEADLINE_REPEATS if (pods, size) == HEADLINE else REPEATS) if not quick else 3
@@ -63,10 +63,10 @@ def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
             {**result._asdict(), "rate": result.rate._asdict(), "cpu": result.cpu._asdict()} for result in results
         ],
     }
-    return Part(_goals(results), [*_tables(results, missing)], data)
+    return BenchPart(_goals(results), [*_tables(results, missing)], data)
 
 
-def _cell(lab: Lab, pods: int, size: int, repeats: int, names: list[str]) -> list[Result]:
+def _cell(lab: Lab, pods: int, size: int, repeats: int, names: list[str]) -> list[CellResult]:
     lab.grow(pods)
     bursts: dict[str, list[_Burst]] = defaultdict(list)
     with contextlib.ExitStack() as stack:
@@ -102,7 +102,7 @@ class _Burst(NamedTuple):
         return self.cpu / self.wall
 
 
-def _undisturbed(contender: Contender, counter: Counter, pods: int, size: int, messages: int) -> _Burst:
+def _undisturbed(contender: RunningContender, counter: Counter, pods: int, size: int, messages: int) -> _Burst:
     """Send; do it again where something else had the core meanwhile, a few times, and return the calmest."""
     best = _burst(contender, counter, pods, size, messages)
     for _ in range(_TRIES - 1):
@@ -118,7 +118,7 @@ def _enough(each: float) -> int:
     return min(max(batches, 1) * _BATCH, _MOST_MESSAGES)
 
 
-def _burst(contender: Contender, counter: Counter, pods: int, size: int, messages: int) -> _Burst:
+def _burst(contender: RunningContender, counter: Counter, pods: int, size: int, messages: int) -> _Burst:
     before = counter.ask("read")
     sent = (messages + contender.extra) * pods
     times = contender.burst(messages)
@@ -132,8 +132,8 @@ def _burst(contender: Contender, counter: Counter, pods: int, size: int, message
     return _Burst(times["wall"], times["cpu"], messages * pods, arrived / sent, times["failed"])
 
 
-def _sum_up(name: str, pods: int, size: int, messages: int, bursts: list[_Burst]) -> Result:
-    return Result(
+def _sum_up(name: str, pods: int, size: int, messages: int, bursts: list[_Burst]) -> CellResult:
+    return CellResult(
         name,
         pods,
         size,
@@ -144,7 +144,7 @@ def _sum_up(name: str, pods: int, size: int, messages: int, bursts: list[_Burst]
     )
 
 
-def _goals(results: list[Result]) -> list[Row]:
+def _goals(results: list[CellResult]) -> list[Row]:
     pods, size = HEADLINE
     cell = {result.contender: result for result in results if (result.pods, result.size) == HEADLINE}
     stream, what = cell[starting.LIST], f"stream, {pods} pods, {size} B"
@@ -169,8 +169,8 @@ def _goals(results: list[Result]) -> list[Row]:
     return rows
 
 
-def _tables(results: list[Result], missing: dict[str, str]) -> list[Table]:
-    cells: dict[tuple[int, int], dict[str, Result]] = defaultdict(dict)
+def _tables(results: list[CellResult], missing: dict[str, str]) -> list[Table]:
+    cells: dict[tuple[int, int], dict[str, CellResult]] = defaultdict(dict)
     for result in results:
         cells[result.pods, result.size][result.contender] = result
     tables = [_cell_table(*HEADLINE, cells[HEADLINE])]
@@ -187,12 +187,12 @@ def _tables(results: list[Result], missing: dict[str, str]) -> list[Table]:
     return tables
 
 
-def _against_loop(cell: dict[str, Result], name: str) -> str:
+def _against_loop(cell: dict[str, CellResult], name: str) -> str:
     rate = cell[name].rate.median
     return f"{si(rate)} ({rate / cell[starting.LOOP].rate.median:.2f})"
 
 
-def _cell_table(pods: int, size: int, cell: dict[str, Result]) -> Table:
+def _cell_table(pods: int, size: int, cell: dict[str, CellResult]) -> Table:
     base = cell[starting.LOOP].rate.median
     rows: list[list[str]] = []
     for name, result in cell.items():
@@ -211,7 +211,7 @@ def _cell_table(pods: int, size: int, cell: dict[str, Result]) -> Table:
 
 
 def rates(data: Any, pods: int, size: int) -> dict[str, float]:
-    """Return the contenders' copies a second in one cell of `Part.data`."""
+    """Return the contenders' copies a second in one cell of `BenchPart.data`."""
     return {
         cell["contender"]: cell["rate"]["median"]
         for cell in data["cells"]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from benchmarks.dlna import MIB, OURS, PLAYER, make_file, media_server, started, wait_for
 from benchmarks.lab import SENDER, Lab
 from benchmarks.names import NAME
-from benchmarks.rows import Part, Row
+from benchmarks.rows import BenchPart, Row
 from benchmarks.sending import Tell
 from benchmarks.talk import Helper, python
 
@@ -41,7 +41,7 @@ class Flood(NamedTuple):
     """A network."""
 
 
-class Run(NamedTuple):
+class FloodResult(NamedTuple):
     """What a flood did."""
 
     flood: str
@@ -60,7 +60,7 @@ FLOODS = (
 )
 
 
-def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
+def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> BenchPart:
     """Change the Service, then flood the relay."""
     lab.grow(2)
     repeats, count = (1, 200) if quick else (5, 5 * RATE)
@@ -91,11 +91,11 @@ def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> Part:
             before = _resident(relay.pid)
             took = attacker.ask(f"flood {flood.to} {count} {RATE} {flood.source}")
             found = listener.ask(f"find {SENDER} {udn}")
-            runs.append(Run(flood.name, count / took * 1e9, max(0, _resident(relay.pid) - before), found))
+            runs.append(FloodResult(flood.name, count / took * 1e9, max(0, _resident(relay.pid) - before), found))
         relay.send_signal(signal.SIGTERM)
         relay.wait(60)
         _check(log, len(FLOODS) * count)
-    return Part(_rows(changes, runs), [], {"changes": changes, "floods": [run._asdict() for run in runs]})
+    return BenchPart(_rows(changes, runs), [], {"changes": changes, "floods": [run._asdict() for run in runs]})
 
 
 @contextlib.contextmanager
@@ -127,7 +127,7 @@ def _resident(pid: int) -> int:
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) * 1024
 
 
-def _rows(changes: dict[str, list[int]], runs: list[Run]) -> list[Row]:
+def _rows(changes: dict[str, list[int]], runs: list[FloodResult]) -> list[Row]:
     promised = DNS_TTL + _SOON
     rows = [
         Row(

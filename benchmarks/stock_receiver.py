@@ -9,7 +9,7 @@ import signal
 import sys
 
 
-class _Protocol(asyncio.DatagramProtocol):
+class _LoggingProtocol(asyncio.DatagramProtocol):
     count = 0
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
@@ -20,7 +20,7 @@ class _Protocol(asyncio.DatagramProtocol):
 
 async def _serve() -> None:
     loop = asyncio.get_running_loop()
-    transport, protocol = await loop.create_datagram_endpoint(_Protocol, local_addr=("127.0.0.1", 0))
+    transport, protocol = await loop.create_datagram_endpoint(_LoggingProtocol, local_addr=("127.0.0.1", 0))
     print(f"127.0.0.1:{transport.get_extra_info('sockname')[1]}", file=sys.stderr, flush=True)
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)

@@ -179,4 +179,4 @@ def receiving_core() -> int | None:
 
 def python(module: str, *arguments: str) -> list[str]:
     """Return the command of a module of the bench."""
-    return [sys.executable, "-m", f"bench.{module}", *arguments]
+    return [sys.executable, "-m", f"benchmarks.{module}", *arguments]

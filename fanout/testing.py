@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 
-from fanout.discovery.core.answer import Answer
+from fanout.discovery.core.answer import DnsAnswer
 from fanout.errors import Closed
 from fanout.model import MAX_PAYLOAD, Endpoint, parse_literals
 from fanout.protocol.sending.batch import Batch
@@ -26,11 +26,11 @@ from fanout.report import Fault
 class ScriptedResolver:
     """Answers by a script, one entry a question; the last entry answers all further ones.
 
-    An entry is a literal list (`"10.0.0.1,10.0.0.2:13000"`; `""` for no endpoints), an `Answer`, or an exception
+    An entry is a literal list (`"10.0.0.1,10.0.0.2:13000"`; `""` for no endpoints), an `DnsAnswer`, or an exception
     to raise. `dns_ttl` (seconds) goes with the literal lists. `asked` counts the questions.
     """
 
-    def __init__(self, *script: str | Answer | Exception, dns_ttl: float | None = 5.0) -> None:
+    def __init__(self, *script: str | DnsAnswer | Exception, dns_ttl: float | None = 5.0) -> None:
         if not script:
             raise ValueError("a script has at least one entry")
         self.asked = 0
@@ -38,16 +38,16 @@ class ScriptedResolver:
         self._dns_ttl = dns_ttl
         self._lock = threading.Lock()
 
-    def resolve(self) -> Answer:
+    def resolve(self) -> DnsAnswer:
         """Give the next answer of the script."""
         with self._lock:
             self.asked += 1
             entry = self._script[0] if len(self._script) == 1 else self._script.popleft()
         if isinstance(entry, Exception):
             raise entry
-        if isinstance(entry, Answer):
+        if isinstance(entry, DnsAnswer):
             return entry
-        return Answer((entry and parse_literals(entry)) or (), self._dns_ttl)
+        return DnsAnswer((entry and parse_literals(entry)) or (), self._dns_ttl)
 
 
 class MemoryTransport:

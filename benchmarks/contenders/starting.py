@@ -47,7 +47,7 @@ _IN_C = {LOOP_C: "sendto", MANY_C: "sendmmsg", MULTICAST: "sendto"}
 ALL = (LOOP, LOOP_C, MANY_C, CONNECTED, MULTICAST, GSTREAMER, SINGLE, ASYNC, GENERATOR, LIST, WITHOUT_GRO)
 
 
-class Contender(NamedTuple):
+class RunningContender(NamedTuple):
     """A contender that runs."""
 
     burst: Callable[[int], dict[str, int]]
@@ -69,13 +69,13 @@ def missing(lab: Lab) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def started(name: str, lab: Lab, pods: int, size: int) -> Iterator[Contender]:
+def started(name: str, lab: Lab, pods: int, size: int) -> Iterator[RunningContender]:
     """Start a contender at the sender; end it."""
     addresses = [GROUP] if name == MULTICAST else lab.addresses(pods)
     core = sending_core()
     if name == GSTREAMER:
         prefix = [*lab.in_sender, *(["taskset", "--cpu-list", str(core)] if core is not None else [])]
-        yield Contender(
+        yield RunningContender(
             lambda count: gstreamer.burst(prefix, size, addresses, count),
             lambda count: [],
             lambda count, rate: 0,
@@ -84,7 +84,7 @@ def started(name: str, lab: Lab, pods: int, size: int) -> Iterator[Contender]:
         return
     command = [compiled("sender"), _IN_C[name]] if name in _IN_C else python("contenders.worker", _WORKERS[name])
     with Helper([*lab.in_sender, *command, str(size), str(PORT), *addresses], core=core) as helper:
-        yield Contender(
+        yield RunningContender(
             lambda count: dict(helper.ask(f"burst {count}")),
             lambda count: list(helper.ask(f"each {count}")),
             lambda count, rate: int(helper.ask(f"pace {count} {rate}")["wall"]),

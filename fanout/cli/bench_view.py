@@ -39,7 +39,7 @@ _DISPENSABLE = ("SENT", "P90 MS", "DUP", "MAX MS", "REORD", "PER S")
 """Columns that a narrow terminal has to do without, in this order."""
 
 
-class Live:
+class BenchProgress:
     """A progress bar and a table on standard error while a run goes on; nothing of it stays."""
 
     def __init__(self, target: Target) -> None:

@@ -23,7 +23,7 @@ _OTHER_LINES = 3
 """Of the screen: what is not rows."""
 
 
-class Watch:
+class MessageInProgress:
     """Keeps what is known of the message that is under way, for whoever looks."""
 
     def __init__(self) -> None:
@@ -45,13 +45,13 @@ class Watch:
         self.receipts[receipt.endpoint] = receipt
 
 
-class Live:
-    """Shows a `Watch` while it is entered, by a thread of its own, so that nothing waits for a terminal.
+class ConfirmProgress:
+    """Shows a `MessageInProgress` while it is entered, by a thread of its own, so that nothing waits for a terminal.
 
     A line a pod; where they are many, those that have not confirmed, as far as the screen has room.
     """
 
-    def __init__(self, watch: Watch, target: Target, timeout: float, messages: int | None) -> None:
+    def __init__(self, watch: MessageInProgress, target: Target, timeout: float, messages: int | None) -> None:
         self._watch = watch
         self._target = target
         self._timeout = timeout

@@ -70,7 +70,7 @@ class PodTally:
         return sum(self.counts.values())
 
 
-class Tally:
+class ConfirmTally:
     """What became of one or many messages that were confirmed one after the other."""
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ class Tally:
         return list(self._pods.values())
 
 
-def lines(tally: Tally) -> list[str]:
+def lines(tally: ConfirmTally) -> list[str]:
     """Return a line a pod, and what to look at where pods are silent."""
     said = [pod_line(pod, tally.elapsed) if tally.messages == 1 else _stream_line(pod) for pod in tally.pods]
     return [*said, *filter(None, [hint(tally.pods)])]

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import click
 
-from fanout.cli.confirm_progress import Live, Watch
+from fanout.cli.confirm_progress import ConfirmProgress, MessageInProgress
 from fanout.cli.interrupt import on_interrupt
 from fanout.cli.main import EXIT_INCOMPLETE, EXIT_INTERRUPTED
 from fanout.cli.output import print_json
-from fanout.cli.receipts import Tally, lines, pod_json, pods_by_status, seconds, whom
-from fanout.cli.stream import Stream
+from fanout.cli.receipts import ConfirmTally, lines, pod_json, pods_by_status, seconds, whom
+from fanout.cli.stream import LineStream
 from fanout.cli.target import Target, plural
 from fanout.errors import FanoutError
 from fanout.protocol.sending.receipt import ReceiptStatus
@@ -22,7 +22,7 @@ from fanout.sender.encoder import MAX_DATAGRAM
 from fanout.sender.sync import Sender
 
 
-class Asking(NamedTuple):
+class ConfirmOptions(NamedTuple):
     """How to ask for confirmations."""
 
     timeout: float
@@ -38,11 +38,13 @@ class Asking(NamedTuple):
     """Bytes up to which a message leaves whole; larger ones leave in fragments."""
 
 
-def send_confirmed(sender: Sender, target: Target, payloads: Iterable[bytes], stream: Stream, asking: Asking) -> int:
+def send_confirmed(
+    sender: Sender, target: Target, payloads: Iterable[bytes], stream: LineStream, asking: ConfirmOptions
+) -> int:
     """Send messages and have them confirmed; say what became of them, and return the exit code."""
-    tally, watch = Tally(), Watch()
+    tally, watch = ConfirmTally(), MessageInProgress()
     started = time.monotonic()
-    shown = Live(watch, target, asking.timeout, asking.messages) if asking.live else contextlib.nullcontext()
+    shown = ConfirmProgress(watch, target, asking.timeout, asking.messages) if asking.live else contextlib.nullcontext()
     with shown, on_interrupt(stream.interrupt):
         try:
             _send_all(sender, payloads, stream, asking, tally, watch)
@@ -63,7 +65,12 @@ def send_confirmed(sender: Sender, target: Target, payloads: Iterable[bytes], st
 
 
 def _send_all(
-    sender: Sender, payloads: Iterable[bytes], stream: Stream, asking: Asking, tally: Tally, watch: Watch
+    sender: Sender,
+    payloads: Iterable[bytes],
+    stream: LineStream,
+    asking: ConfirmOptions,
+    tally: ConfirmTally,
+    watch: MessageInProgress,
 ) -> None:
     due = 0.0
     for payload in payloads:
@@ -84,7 +91,7 @@ def _send_all(
             tally.add(confirmation, is_cut=is_cut)
 
 
-def _show(target: Target, tally: Tally, stream: Stream, elapsed: float) -> None:
+def _show(target: Target, tally: ConfirmTally, stream: LineStream, elapsed: float) -> None:
     left_out = f"; {plural(stream.empty_lines, 'empty line')} left out" if stream.empty_lines else ""
     if not tally.messages:
         what = "interrupted: nothing is known of any pod" if stream.interrupted else "sent nothing: no message came"
@@ -106,7 +113,7 @@ def _show(target: Target, tally: Tally, stream: Stream, elapsed: float) -> None:
     )
 
 
-def _as_json(target: Target, tally: Tally, elapsed: float) -> dict[str, Any]:
+def _as_json(target: Target, tally: ConfirmTally, elapsed: float) -> dict[str, Any]:
     pods = tally.pods
     return {
         "service": target.service.name,

@@ -11,7 +11,7 @@ from fanout.cli.message import Limit
 from fanout.errors import FanoutError, MessageTooLarge
 
 
-class Stream:
+class LineStream:
     """Lines to be sent, and what ended them.
 
     `interrupt` sets `stopped` and ends it after the messages that are under way, a line that cannot be sent ends it

@@ -25,7 +25,7 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.resolver
 
-from fanout.discovery.core.answer import MAX_ENDPOINTS, Answer, Lookup, accept
+from fanout.discovery.core.answer import MAX_ENDPOINTS, DnsAnswer, Lookup, accept
 from fanout.errors import InvalidService, ResolverUnavailable
 from fanout.model import Endpoint, Family, Service, parse_port
 
@@ -65,7 +65,7 @@ class DnsResolver:
         self._search = None if search is None else [_parse_name(suffix, dns.name.root) for suffix in search]
         self._ndots = ndots
 
-    def resolve(self) -> Answer:
+    def resolve(self) -> DnsAnswer:
         """Ask for the Service's pods, now; raise `ResolverUnavailable` where no usable answer comes."""
         resolution = _Resolution(*self._configured(), self._lifetime)
         candidates: list[tuple[str, int]]
@@ -75,7 +75,7 @@ class DnsResolver:
         else:
             candidates = [(address, int(port)) for address in self._addresses(resolution, self._name)]
         endpoints, refused = accept(candidates, allow_loopback=self._allow_loopback, limit=self._max_endpoints)
-        return Answer(endpoints, resolution.dns_ttl, resolution.answered_name, refused, tuple(resolution.lookups))
+        return DnsAnswer(endpoints, resolution.dns_ttl, resolution.answered_name, refused, tuple(resolution.lookups))
 
     def _by_srv(self, resolution: _Resolution, prefix: dns.name.Name) -> list[tuple[str, int]]:
         records = resolution.ask(prefix.concatenate(self._name), "SRV")

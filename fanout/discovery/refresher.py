@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from fanout.discovery.core.answer import Answer, Refusal, why_no_endpoints
+from fanout.discovery.core.answer import DnsAnswer, Refusal, why_no_endpoints
 from fanout.discovery.core.endpoints import Change, EndpointSet
 from fanout.discovery.static import StaticResolver
 from fanout.errors import FanoutError, NoEndpoints, ResolverUnavailable
@@ -26,7 +26,7 @@ log = logging.getLogger("fanout")
 class Resolver(Protocol):
     """Tells which pods a Service has: `DnsResolver`, `StaticResolver`, or a test's own."""
 
-    def resolve(self) -> Answer:
+    def resolve(self) -> DnsAnswer:
         """Ask now, and block until there is an answer; raise `ResolverUnavailable` where none is usable."""
         ...
 
@@ -167,7 +167,7 @@ class Refresher:
             {"endpoints": len(self.known.endpoints), "service": self._name, "age": age, "reason": reason},
         )
 
-    def _say_refused(self, answer: Answer) -> None:
+    def _say_refused(self, answer: DnsAnswer) -> None:
         for address, reason in sorted(frozenset(answer.refused) - self.known.refused):
             log.warning(
                 "address_refused: %(address)s in the answer for %(service)s: %(reason)s",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fanout.discovery.core.answer import Answer
+from fanout.discovery.core.answer import DnsAnswer
 from fanout.model import Endpoint
 
 
@@ -10,8 +10,8 @@ class StaticResolver:
     """Answers with the same endpoints, for ever."""
 
     def __init__(self, endpoints: tuple[Endpoint, ...]) -> None:
-        self._answer = Answer(endpoints)
+        self._answer = DnsAnswer(endpoints)
 
-    def resolve(self) -> Answer:
+    def resolve(self) -> DnsAnswer:
         """Return the list."""
         return self._answer

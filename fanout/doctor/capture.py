@@ -19,7 +19,7 @@ from fanout.model import Endpoint, unmapped
 from fanout.net import interfaces
 from fanout.net.bind import RECEIVE_BUFFER, set_buffer
 from fanout.relay import multicast
-from fanout.relay.core.ingress import Ingress, Kind
+from fanout.relay.core.ingress import Ingress, IngressKind
 
 _LOOK = 0.2
 """Seconds between two words on how far it is."""
@@ -132,7 +132,7 @@ def _take(owner: _Listened, descriptor: int, started: float) -> bool:
         datagram, ancillary, _, address = opened.recvmsg(_READ_MAX, 64)
     except OSError:
         return False
-    if owner.ingress.kind is Kind.BROADCAST and not multicast.is_broadcast(ancillary):
+    if owner.ingress.kind is IngressKind.BROADCAST and not multicast.is_broadcast(ancillary):
         return False  # to this host alone
     host = str(unmapped(ipaddress.ip_address(address[0].partition("%")[0])))
     owner.heard = Heard(Endpoint(host, address[1]), port, len(datagram), time.monotonic() - started)
@@ -208,7 +208,7 @@ def _facts(each: _Listened, seconds: float) -> IngressFacts:
     version, groups = kernel.parse_igmp(kernel.read("/proc/net/igmp"), name)
     if ingress.is_ipv6:
         version, groups = "", kernel.parse_igmp6(kernel.read("/proc/net/igmp6"), name)
-    is_multicast = ingress.kind is Kind.MULTICAST
+    is_multicast = ingress.kind is IngressKind.MULTICAST
     puzzle = (each.seen or {}).get(Match.FITS)
     back = None if puzzle is None else interfaces.route(puzzle.source.host)
     return IngressFacts(

@@ -66,7 +66,7 @@ def _take(transport: UdpTransport, run: int, found: dict[Endpoint, PodFacts], se
     for datagram, source in transport.receive(1024):
         frame = probe.parse(datagram)
         pod = found.get(source)
-        if pod is None or frame is None or (frame.kind, frame.run) != (probe.Kind.PONG, run):
+        if pod is None or frame is None or (frame.kind, frame.run) != (probe.ProbeKind.PONG, run):
             continue
         if frame.number < len(sent_at) and pod.round_trip is None:
             found[source] = pod._replace(round_trip=now - sent_at[frame.number], errno=0)
@@ -127,7 +127,7 @@ class _Way:
         with contextlib.suppress(OSError):
             datagram = self.socket.recv(MAX_PAYLOAD)
             frame = probe.parse(datagram)
-            if frame is not None and (frame.kind, frame.run) == (probe.Kind.PONG, self._run):
+            if frame is not None and (frame.kind, frame.run) == (probe.ProbeKind.PONG, self._run):
                 self.passed = len(datagram)
 
     def facts(self, by_source: dict[str, str]) -> WayFacts:

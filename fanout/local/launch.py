@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fanout.local import state
-from fanout.local.settings import Settings
+from fanout.local.settings import LocalSettings
 from fanout.local.state import LocalService, LocalServiceError
 
 
-def launch(settings: Settings) -> tuple[subprocess.Popen[bytes], LocalService]:
+def launch(settings: LocalSettings) -> tuple[subprocess.Popen[bytes], LocalService]:
     """Start the local headless Service, and return its supervisor and itself once every pod is ready.
 
     The supervisor is a process with a session of its own: neither Ctrl-C nor a terminal that is held (Ctrl-S)

@@ -20,7 +20,7 @@ STOP_TIMEOUT = MAX_DRAIN + 3 * STOP_GRACE
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class LocalSettings:
     """The Service that is wanted."""
 
     replicas: int = 2
@@ -35,7 +35,7 @@ class Settings:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Settings:
+    def from_json(cls, text: str) -> LocalSettings:
         """Return the settings that `to_json` gave."""
         return cls(**json.loads(text))
 

@@ -21,7 +21,7 @@ from fanout.local import control, state
 from fanout.local.directory import StateDirectory
 from fanout.local.nameserver import Nameserver
 from fanout.local.pods import PodProcess, free_address
-from fanout.local.settings import MAX_REPLICAS, Settings, ready_timeout
+from fanout.local.settings import MAX_REPLICAS, LocalSettings, ready_timeout
 from fanout.local.state import LocalService, LocalServiceError
 from fanout.local.zone import Pod, Zone
 
@@ -34,7 +34,7 @@ _MAX_FAILURES = 3
 class Supervisor:
     """Keeps as many pods as were asked for, and DNS in step with the ready ones. `run()` is its whole life."""
 
-    def __init__(self, settings: Settings, directory: StateDirectory) -> None:
+    def __init__(self, settings: LocalSettings, directory: StateDirectory) -> None:
         self._settings = settings
         self._directory = directory
         self._zone = Zone(port=settings.port)
@@ -189,7 +189,7 @@ class Supervisor:
 
 def main() -> None:
     """Run with the settings in the first argument."""
-    settings = Settings.from_json(sys.argv[1])
+    settings = LocalSettings.from_json(sys.argv[1])
     path = state.directory_path()
     try:
         directory = StateDirectory.take(path)

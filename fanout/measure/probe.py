@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from fanout.model import Endpoint
 from fanout.net.bind import RECEIVE_BUFFER
 from fanout.protocol import probe
-from fanout.protocol.probe import Kind, Observed
+from fanout.protocol.probe import Observed, ProbeKind
 
 PINGS_MIN = 100
 PINGS_PER_SECOND = 5.0
@@ -202,14 +202,14 @@ class Prober:
         if pod is None:
             self.stranger = self.stranger or source
         elif frame is not None and frame.run == self._run:
-            if frame.kind is Kind.PONG and len(datagram) == probe.HEADER.size:
+            if frame.kind is ProbeKind.PONG and len(datagram) == probe.HEADER.size:
                 asked, sent_at = self._pings.get(frame.number, (None, 0.0))
                 if asked == source:
                     del self._pings[frame.number]
                     pod.answered_at = arrived
                     insort(pod.round_trips, max(0.0, arrived - sent_at))
                     return
-            elif frame.kind is Kind.REPORT and self._requests.get(frame.number) == source:
+            elif frame.kind is ProbeKind.REPORT and self._requests.get(frame.number) == source:
                 observed = probe.parse_report(datagram)
                 if observed is not None:
                     del self._requests[frame.number]

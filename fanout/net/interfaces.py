@@ -140,7 +140,7 @@ def send_groups_by(opened: socket.socket, index: int, address: str, hops: int) -
     opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
 
 
-class Watch:
+class InterfaceWatch:
     """Becomes readable when an interface, or an address of one, comes, goes or changes (man 7 rtnetlink).
 
     Raises OSError where the system lets nobody know.

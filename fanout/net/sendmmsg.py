@@ -26,7 +26,7 @@ class _Vector(ctypes.Structure):
     _fields_ = (("base", ctypes.c_char_p), ("length", ctypes.c_size_t))
 
 
-class Headers:
+class MessageHeaders:
     """Headers for one message, or for several (`slots`), to each of `endpoints`, all of one family.
 
     Entry `slot * len(endpoints) + pod` is the copy of that slot's payload for that pod. Raises OSError for a host

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from fanout.errors import Closed
 from fanout.model import MAX_PAYLOAD, Endpoint
 from fanout.net import error_queue, gso
-from fanout.protocol.sending.batch import Batch, Part
+from fanout.protocol.sending.batch import Batch, BatchPart
 from fanout.report import Fault
 
 if TYPE_CHECKING:
-    from fanout.net.sendmmsg import Headers, SendMany
+    from fanout.net.sendmmsg import MessageHeaders, SendMany
 
 _TRIES_AFTER_ERRORS = 64  # of one copy: a peer may answer with a flood of ICMP errors
 _ANSWERS_BUFFER = 4 * 1024 * 1024
@@ -64,7 +64,7 @@ class UdpTransport:
         self._listens = False
         self._prepared: Sequence[Endpoint] | None = None
         self._sendto: Callable[[bytes, Endpoint], int] | None = None
-        self._headers: Headers | None = None
+        self._headers: MessageHeaders | None = None
         self._has_headers = False
 
     @property
@@ -199,14 +199,14 @@ class UdpTransport:
                 self._has_headers = True
         self._prepared = endpoints
 
-    def _find_headers(self, endpoints: Sequence[Endpoint]) -> Headers | None:
+    def _find_headers(self, endpoints: Sequence[Endpoint]) -> MessageHeaders | None:
         """Return the headers for these pods where there can be some; made once."""
         if self._headers is None and self._has_headers and self._has_sendmmsg():
-            from fanout.net.sendmmsg import Headers
+            from fanout.net.sendmmsg import MessageHeaders
 
             self._has_headers = False
             with contextlib.suppress(OSError):
-                self._headers = Headers(endpoints)
+                self._headers = MessageHeaders(endpoints)
         return self._headers
 
     def _has_sendmmsg(self) -> bool:
@@ -235,7 +235,9 @@ class UdpTransport:
             position += 1
         return position
 
-    def _send_headers(self, headers: Headers, payloads: Sequence[bytes], start: int, stop: int) -> tuple[int, int]:
+    def _send_headers(
+        self, headers: MessageHeaders, payloads: Sequence[bytes], start: int, stop: int
+    ) -> tuple[int, int]:
         """Send with as few calls as can be, up to the first copy that fails; return its position and its errno.
 
         A call ends before an entry that fails, and tells why only where that is its first. Where it was not, the
@@ -271,7 +273,7 @@ class UdpTransport:
     def _send_run(
         self,
         payloads: Sequence[bytes],
-        part: Part,
+        part: BatchPart,
         endpoints: Sequence[Endpoint],
         start: int,
         stop: int,

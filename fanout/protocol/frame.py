@@ -46,7 +46,7 @@ SEALED = 0x80
 """The bit of the kind that tells a sealed frame."""
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     """What a frame is."""
 
     NUMBERED = 1
@@ -63,13 +63,13 @@ class Kind(IntEnum):
     """Asks for parts of a reply that did not come."""
 
 
-_KINDS = frozenset(Kind)
+_KINDS = frozenset(FrameKind)
 NUMBERED, ASK, QUERY = 1, 2, 4
 """Flags of a fragment: of a numbered stream; asks for an answer; asks for a reply."""
 _FLAGS = NUMBERED | ASK | QUERY
 
 
-class Status(IntEnum):
+class AnswerStatus(IntEnum):
     """What an answer says of a message."""
 
     CONFIRMED = 1
@@ -84,7 +84,7 @@ class Status(IntEnum):
     """It will not be handed over; the detail says why."""
 
 
-class Refused(Exception):
+class InvalidFrame(Exception):
     """A datagram that is no frame of this version: `reason` to count, and a sentence."""
 
     def __init__(self, reason: ReceiveDrop, sentence: str) -> None:
@@ -93,7 +93,7 @@ class Refused(Exception):
 
 
 class Numbered(NamedTuple):
-    """See `Kind.NUMBERED`."""
+    """See `FrameKind.NUMBERED`."""
 
     sender: int
     number: int
@@ -101,7 +101,7 @@ class Numbered(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """See `Kind.MARK`: `number` is the last that was sent."""
+    """See `FrameKind.MARK`: `number` is the last that was sent."""
 
     sender: int
     number: int
@@ -110,7 +110,7 @@ class Mark(NamedTuple):
 
 
 class Fragment(NamedTuple):
-    """See `Kind.FRAGMENT`; a message that fits one datagram is one fragment."""
+    """See `FrameKind.FRAGMENT`; a message that fits one datagram is one fragment."""
 
     sender: int
     number: int
@@ -132,13 +132,13 @@ class Fragment(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """See `Kind.ANSWER`: `sender` is who answers, `asker` and `number` name the message."""
+    """See `FrameKind.ANSWER`: `sender` is who answers, `asker` and `number` name the message."""
 
     sender: int
     number: int
     asker: int
     attempt: int
-    status: Status
+    status: AnswerStatus
     first_missing: int
     """Of a partial message: index of the first fragment that is missing."""
     detail: bytes
@@ -146,7 +146,7 @@ class Answer(NamedTuple):
 
 
 class ReplyFragment(NamedTuple):
-    """See `Kind.REPLY`: `sender` is who replies, `asker` and `number` name the query."""
+    """See `FrameKind.REPLY`: `sender` is who replies, `asker` and `number` name the query."""
 
     sender: int
     number: int
@@ -164,7 +164,7 @@ class ReplyFragment(NamedTuple):
 
 
 class Pull(NamedTuple):
-    """See `Kind.PULL`: the fragments of the reply to query `number` that are asked for."""
+    """See `FrameKind.PULL`: the fragments of the reply to query `number` that are asked for."""
 
     sender: int
     number: int
@@ -195,67 +195,69 @@ def fragment_count(total: int, size: int) -> int:
 
 
 def decode(datagram: bytes) -> Frame:
-    """Return the frame that a datagram is; raise `Refused` for all else. Nothing is allocated on what it claims."""
+    """Return the frame that a datagram is; or raise `InvalidFrame`. Nothing is allocated on what it claims."""
     if len(datagram) < HEADER.size:
-        raise Refused(ReceiveDrop.MALFORMED, f"a frame of {len(datagram)} bytes has no whole header")
+        raise InvalidFrame(ReceiveDrop.MALFORMED, f"a frame of {len(datagram)} bytes has no whole header")
     magic, version, kind, sender, number = HEADER.unpack_from(datagram)
     if magic != MAGIC:
-        raise Refused(ReceiveDrop.MALFORMED, "no frame: it begins otherwise")
+        raise InvalidFrame(ReceiveDrop.MALFORMED, "no frame: it begins otherwise")
     if version != VERSION:
-        raise Refused(ReceiveDrop.UNKNOWN_VERSION, f"a frame of version {version}, not {VERSION}")
+        raise InvalidFrame(ReceiveDrop.UNKNOWN_VERSION, f"a frame of version {version}, not {VERSION}")
     if kind & ~SEALED not in _KINDS:
-        raise Refused(ReceiveDrop.UNKNOWN_KIND, f"a frame of kind {kind & ~SEALED}")
+        raise InvalidFrame(ReceiveDrop.UNKNOWN_KIND, f"a frame of kind {kind & ~SEALED}")
     if not 1 <= number < NUMBER_LIMIT:
-        raise Refused(ReceiveDrop.MALFORMED, f"{number} is no number of a message")
+        raise InvalidFrame(ReceiveDrop.MALFORMED, f"{number} is no number of a message")
     if kind & SEALED:
         return _sealed(datagram, kind, sender, number)
     body = datagram[HEADER.size :]
-    if kind == Kind.NUMBERED:
+    if kind == FrameKind.NUMBERED:
         return Numbered(sender, number, body)
     try:
         return _DECODERS[kind](sender, number, body)
     except struct.error:
-        raise Refused(ReceiveDrop.MALFORMED, f"a {Kind(kind).name} of {len(datagram)} bytes is cut off") from None
+        raise InvalidFrame(
+            ReceiveDrop.MALFORMED, f"a {FrameKind(kind).name} of {len(datagram)} bytes is cut off"
+        ) from None
 
 
 def _sealed(datagram: bytes, kind: int, sender: int, number: int) -> Sealed:
     if len(datagram) < HEADER.size + SEALED_OVERHEAD:
-        raise Refused(ReceiveDrop.MALFORMED, f"a sealed frame of {len(datagram)} bytes is cut off")
+        raise InvalidFrame(ReceiveDrop.MALFORMED, f"a sealed frame of {len(datagram)} bytes is cut off")
     counter, seconds = SEALED_PART.unpack_from(datagram, HEADER.size)
     start = HEADER.size + SEALED_PART.size
-    inner = header(Kind(kind & ~SEALED), sender, number)
+    inner = header(FrameKind(kind & ~SEALED), sender, number)
     return Sealed(sender, number, counter, seconds, inner, datagram[:start], datagram[start:])
 
 
 def _mark(sender: int, number: int, body: bytes) -> Mark:
     (origin,) = _MARK.unpack(body)
     if not 1 <= origin <= number:
-        raise Refused(ReceiveDrop.MALFORMED, f"a stream from {origin} to {number}")
+        raise InvalidFrame(ReceiveDrop.MALFORMED, f"a stream from {origin} to {number}")
     return Mark(sender, number, origin)
 
 
 def _fragment(sender: int, number: int, body: bytes) -> Fragment:
     flags, attempt, size, index, total = FRAGMENT.unpack_from(body)
     if flags & ~_FLAGS:
-        raise Refused(ReceiveDrop.UNKNOWN_FLAGS, f"a fragment with flags {flags & ~_FLAGS:#04x}")
+        raise InvalidFrame(ReceiveDrop.UNKNOWN_FLAGS, f"a fragment with flags {flags & ~_FLAGS:#04x}")
     if flags & ASK and HEADER.size + len(body) < ASK_MIN:
-        raise Refused(ReceiveDrop.MALFORMED, f"a frame under {ASK_MIN} bytes asks for an answer")
+        raise InvalidFrame(ReceiveDrop.MALFORMED, f"a frame under {ASK_MIN} bytes asks for an answer")
     payload = _cut_out(body, FRAGMENT.size, size, index, total)
     return Fragment(sender, number, flags, attempt, size, index, total, payload)
 
 
 def _answer(sender: int, number: int, body: bytes) -> Answer:
     asker, attempt, status, zero, first_missing = _ANSWER.unpack_from(body)
-    if not Status.CONFIRMED <= status <= Status.REFUSED or zero:
-        raise Refused(ReceiveDrop.MALFORMED, f"an answer with status {status}, {zero}")
-    return Answer(sender, number, asker, attempt, Status(status), first_missing, body[_ANSWER.size :])
+    if not AnswerStatus.CONFIRMED <= status <= AnswerStatus.REFUSED or zero:
+        raise InvalidFrame(ReceiveDrop.MALFORMED, f"an answer with status {status}, {zero}")
+    return Answer(sender, number, asker, attempt, AnswerStatus(status), first_missing, body[_ANSWER.size :])
 
 
 def _reply(sender: int, number: int, body: bytes) -> ReplyFragment:
     (asker,) = _ASKER.unpack_from(body)
     flags, attempt, size, index, total = FRAGMENT.unpack_from(body, _ASKER.size)
     if flags:
-        raise Refused(ReceiveDrop.UNKNOWN_FLAGS, f"a reply with flags {flags:#04x}")
+        raise InvalidFrame(ReceiveDrop.UNKNOWN_FLAGS, f"a reply with flags {flags:#04x}")
     payload = _cut_out(body, _ASKER.size + FRAGMENT.size, size, index, total)
     return ReplyFragment(sender, number, asker, attempt, size, index, total, payload)
 
@@ -263,45 +265,45 @@ def _reply(sender: int, number: int, body: bytes) -> ReplyFragment:
 def _pull(sender: int, number: int, body: bytes) -> Pull:
     count, rest = divmod(len(body), 4)
     if rest or not 1 <= count <= PULLS_MAX:
-        raise Refused(ReceiveDrop.MALFORMED, f"a pull with {len(body)} bytes of indexes")
+        raise InvalidFrame(ReceiveDrop.MALFORMED, f"a pull with {len(body)} bytes of indexes")
     return Pull(sender, number, struct.unpack(f"!{count}I", body))
 
 
 _DECODERS: dict[int, Callable[[int, int, bytes], Frame]] = {
-    Kind.MARK: _mark,
-    Kind.FRAGMENT: _fragment,
-    Kind.ANSWER: _answer,
-    Kind.REPLY: _reply,
-    Kind.PULL: _pull,
+    FrameKind.MARK: _mark,
+    FrameKind.FRAGMENT: _fragment,
+    FrameKind.ANSWER: _answer,
+    FrameKind.REPLY: _reply,
+    FrameKind.PULL: _pull,
 }
 
 
 def _cut_out(body: bytes, start: int, size: int, index: int, total: int) -> bytes:
-    """Return the fragment's payload, without padding; raise `Refused` where the sizes do not agree."""
+    """Return the fragment's payload, without padding; raise `InvalidFrame` where the sizes do not agree."""
     if size == 0 or total > MESSAGE_MAX:
-        raise Refused(ReceiveDrop.MALFORMED, f"a message of {total} bytes in fragments of {size}")
+        raise InvalidFrame(ReceiveDrop.MALFORMED, f"a message of {total} bytes in fragments of {size}")
     count = fragment_count(total, size)
     if index >= count or (count > 1 and size < FRAGMENT_MIN):
-        raise Refused(ReceiveDrop.MALFORMED, f"fragment {index} of {count}, of {size} bytes each")
+        raise InvalidFrame(ReceiveDrop.MALFORMED, f"fragment {index} of {count}, of {size} bytes each")
     length = min(size, total - index * size)
     if len(body) < start + length:
-        raise Refused(ReceiveDrop.MALFORMED, f"a fragment of {length} bytes has {len(body) - start}")
+        raise InvalidFrame(ReceiveDrop.MALFORMED, f"a fragment of {length} bytes has {len(body) - start}")
     return body[start : start + length]
 
 
-def header(kind: Kind, sender: int, number: int) -> bytes:
+def header(kind: FrameKind, sender: int, number: int) -> bytes:
     """Return what each frame begins with."""
     return HEADER.pack(MAGIC, VERSION, kind, sender, number)
 
 
 def numbered_prefix(sender: int) -> bytes:
     """Return what each numbered message of a sender begins with: 8 bytes of number, and the payload, follow."""
-    return header(Kind.NUMBERED, sender, 0)[:NUMBER_AT]
+    return header(FrameKind.NUMBERED, sender, 0)[:NUMBER_AT]
 
 
 def mark(sender: int, number: int, origin: int) -> bytes:
     """Return a mark."""
-    return header(Kind.MARK, sender, number) + _MARK.pack(origin)
+    return header(FrameKind.MARK, sender, number) + _MARK.pack(origin)
 
 
 class Cut(NamedTuple):
@@ -329,7 +331,7 @@ class Cut(NamedTuple):
 
 def fragment(cut: Cut, sender: int, number: int, index: int, *, flags: int, attempt: int = 0, pad: int = 0) -> bytes:
     """Return one fragment of a message, padded to `pad` bytes; to the least that is needed where it asks."""
-    frame = header(Kind.FRAGMENT, sender, number) + cut.body(index, flags, attempt)
+    frame = header(FrameKind.FRAGMENT, sender, number) + cut.body(index, flags, attempt)
     return frame.ljust(max(pad, ASK_MIN) if flags & ASK else pad, b"\0")
 
 
@@ -338,23 +340,23 @@ def answer(
     number: int,
     asker: int,
     attempt: int,
-    status: Status,
+    status: AnswerStatus,
     *,
     first_missing: int = 0,
     detail: bytes = b"",
 ) -> bytes:
     """Return an answer."""
-    return header(Kind.ANSWER, sender, number) + _ANSWER.pack(asker, attempt, status, 0, first_missing) + detail
+    return header(FrameKind.ANSWER, sender, number) + _ANSWER.pack(asker, attempt, status, 0, first_missing) + detail
 
 
 def reply(cut: Cut, sender: int, number: int, asker: int, index: int, attempt: int) -> bytes:
     """Return one fragment of a reply."""
-    return header(Kind.REPLY, sender, number) + _ASKER.pack(asker) + cut.body(index, 0, attempt)
+    return header(FrameKind.REPLY, sender, number) + _ASKER.pack(asker) + cut.body(index, 0, attempt)
 
 
 def pull(sender: int, number: int, indexes: Sequence[int]) -> bytes:
     """Return a pull of up to `PULLS_MAX` fragments."""
-    return header(Kind.PULL, sender, number) + struct.pack(f"!{len(indexes)}I", *indexes)
+    return header(FrameKind.PULL, sender, number) + struct.pack(f"!{len(indexes)}I", *indexes)
 
 
 def bitmap(present: Sequence[bool]) -> bytes:

@@ -34,7 +34,7 @@ NUMBER_LIMIT = 2**63
 """Sequence numbers are below it."""
 
 
-class Kind(IntEnum):
+class ProbeKind(IntEnum):
     """What a frame is."""
 
     DATA = 1
@@ -47,7 +47,7 @@ class Kind(IntEnum):
 class Frame(NamedTuple):
     """The header of a frame that this version knows."""
 
-    kind: Kind
+    kind: ProbeKind
     run: int
     number: int
 
@@ -81,29 +81,29 @@ class Observed(NamedTuple):
 
 def data_prefix(run: int) -> bytes:
     """Return what each datagram of a run begins with; 8 bytes of sequence number and the padding follow."""
-    return HEADER.pack(MAGIC, VERSION, Kind.DATA, 0, run, 0)[:-8]
+    return HEADER.pack(MAGIC, VERSION, ProbeKind.DATA, 0, run, 0)[:-8]
 
 
 def ping(run: int, token: int) -> bytes:
     """Return a ping."""
-    return HEADER.pack(MAGIC, VERSION, Kind.PING, 0, run, token)
+    return HEADER.pack(MAGIC, VERSION, ProbeKind.PING, 0, run, token)
 
 
 def pong(request: bytes) -> bytes:
     """Return the answer to a ping, as large as it."""
-    return request[:9] + bytes((Kind.PONG,)) + request[10:]
+    return request[:9] + bytes((ProbeKind.PONG,)) + request[10:]
 
 
 def request(run: int, token: int) -> bytes:
     """Return a request for a report."""
-    return HEADER.pack(MAGIC, VERSION, Kind.REQUEST, 0, run, token) + bytes(_BODY.size)
+    return HEADER.pack(MAGIC, VERSION, ProbeKind.REQUEST, 0, run, token) + bytes(_BODY.size)
 
 
 def report(run: int, token: int, observed: Observed) -> bytes:
     """Return the answer to a request."""
     *counts, version = observed
     body = _BODY.pack(*counts, version.encode("ascii", "replace"))
-    return HEADER.pack(MAGIC, VERSION, Kind.REPORT, 0, run, token) + body
+    return HEADER.pack(MAGIC, VERSION, ProbeKind.REPORT, 0, run, token) + body
 
 
 def parse(datagram: bytes) -> Frame | None:
@@ -111,9 +111,9 @@ def parse(datagram: bytes) -> Frame | None:
     if len(datagram) < HEADER.size:
         return None
     magic, version, kind, _, run, number = HEADER.unpack_from(datagram)
-    if magic != MAGIC or version != VERSION or not Kind.DATA <= kind <= Kind.REPORT:
+    if magic != MAGIC or version != VERSION or not ProbeKind.DATA <= kind <= ProbeKind.REPORT:
         return None
-    return Frame(Kind(kind), run, number)
+    return Frame(ProbeKind(kind), run, number)
 
 
 def parse_report(datagram: bytes) -> Observed | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fanout.protocol.probe import HEADER, MAGIC, NUMBER_LIMIT, REPORT_SIZE, VERSION, Kind, Observed, pong, report
+from fanout.protocol.probe import HEADER, MAGIC, NUMBER_LIMIT, REPORT_SIZE, VERSION, Observed, ProbeKind, pong, report
 from fanout.protocol.sequence import Arrival, Sequence
 
 RUNS = 32
@@ -41,12 +41,12 @@ class ProbeLog:
         if len(datagram) >= HEADER.size:
             magic, version, kind, _, number_of_run, number = HEADER.unpack_from(datagram)
             if magic == MAGIC and version == VERSION:
-                if kind == Kind.DATA and number < NUMBER_LIMIT:
+                if kind == ProbeKind.DATA and number < NUMBER_LIMIT:
                     self._run(number_of_run).arrived(number, len(datagram), now)
                     return None
-                if kind == Kind.PING:
+                if kind == ProbeKind.PING:
                     return pong(datagram)
-                if kind == Kind.REQUEST and len(datagram) >= REPORT_SIZE:
+                if kind == ProbeKind.REQUEST and len(datagram) >= REPORT_SIZE:
                     return report(number_of_run, number, self._observed(self._run(number_of_run)))
         self.unknown += 1
         return None

@@ -30,8 +30,8 @@ from fanout.protocol.frame import (
     SEALED_PART,
     SENDER_AT,
     VERSION,
-    Kind,
-    Refused,
+    FrameKind,
+    InvalidFrame,
     Sealed,
 )
 from fanout.protocol.sequence import Sequence
@@ -49,7 +49,7 @@ _START = struct.Struct(f"!{NUMBER_AT}sQQI")
 _TIME_MASK = 0xFFFFFFFF
 _KIND_AT = len(MAGIC) + 1
 _BEGINNING = MAGIC + bytes((VERSION,))
-SEALED_STREAM = _BEGINNING + bytes((Kind.NUMBERED | SEALED,))
+SEALED_STREAM = _BEGINNING + bytes((FrameKind.NUMBERED | SEALED,))
 """What each sealed message of a numbered stream begins with."""
 _TEXT_AT = HEADER.size + SEALED_PART.size
 _HEXADECIMAL = re.compile(rb"[0-9a-fA-F]{64}")
@@ -198,7 +198,7 @@ class Sealer:
         ]
 
 
-class _Known:
+class _KnownSender:
     """A sender that has sealed a frame with one of the keys."""
 
     __slots__ = ("decrypt", "first", "key", "newest", "sequence", "since")
@@ -261,7 +261,7 @@ class Opener:
         self._freshness = freshness
         self._limit = senders
         self._window = window
-        self._senders: dict[int, _Known] = {}
+        self._senders: dict[int, _KnownSender] = {}
         self._full_until = float("-inf")
         """Until then nobody in the full table can be forgotten."""
 
@@ -285,7 +285,7 @@ class Opener:
         raise self._wrong
 
     def open(self, sealed: Sealed, now: float) -> bytes:
-        """Return the frame as if it had come unsealed; raise `Refused`."""
+        """Return the frame as if it had come unsealed; raise `InvalidFrame`."""
         sender, _, counter, seconds, header, associated, text = sealed
         known = self._senders.get(sender)
         if known is None:
@@ -296,13 +296,15 @@ class Opener:
             # Looked at before anything is decrypted: a replay costs nothing.
             window = self._window
             if ahead < -window:
-                raise Refused(ReceiveDrop.TOO_OLD, "a sealed frame far behind the sender's last: it may be a replay")
+                raise InvalidFrame(
+                    ReceiveDrop.TOO_OLD, "a sealed frame far behind the sender's last: it may be a replay"
+                )
             if sequence.seen[counter % window]:
-                raise Refused(ReceiveDrop.REPLAYED, "a sealed frame that was opened before")
+                raise InvalidFrame(ReceiveDrop.REPLAYED, "a sealed frame that was opened before")
             if counter < known.first:
                 self._check_freshness(seconds, now)
         if seconds < known.since:
-            raise Refused(
+            raise InvalidFrame(
                 ReceiveDrop.STALE, "a frame sealed long before its sender was known: old, or its clock went back"
             )
         try:
@@ -361,7 +363,7 @@ class Opener:
         key, cipher, inner = self._try_keys(sealed)
         if len(self._senders) >= self._limit:
             self._forget(now)
-        known = _Known(key, cipher.decrypt, sealed.counter, sealed.time, now - self._freshness, self._window)
+        known = _KnownSender(key, cipher.decrypt, sealed.counter, sealed.time, now - self._freshness, self._window)
         known.sequence.arrived(sealed.counter)
         self._senders[sealed.sender] = known
         self._full_until = min(self._full_until, sealed.time + self._freshness)
@@ -370,7 +372,7 @@ class Opener:
     def _check_freshness(self, seconds: int, now: float) -> None:
         # Written so that a `now` that is no number refuses.
         if not abs(now - seconds) <= self._freshness:
-            raise Refused(
+            raise InvalidFrame(
                 ReceiveDrop.STALE,
                 f"a frame sealed {now - seconds:+,.0f} s ago, by a sender not seen before: old, or the clocks differ",
             )
@@ -386,7 +388,7 @@ class Opener:
                 return key, cipher, cipher.decrypt(nonce, sealed.ciphertext, associated)
             except self._wrong:
                 continue
-        raise Refused(
+        raise InvalidFrame(
             ReceiveDrop.WRONG_KEY, "no key opens a sealed frame: another key, another cluster label, or it was changed"
         )
 
@@ -398,7 +400,7 @@ class Opener:
             newest = (known.newest for known in self._senders.values())
             self._full_until = min(newest, default=float("inf")) + self._freshness
         if len(self._senders) >= self._limit:
-            raise Refused(
+            raise InvalidFrame(
                 ReceiveDrop.SENDERS_FULL, f"a new sender of sealed frames, and {self._limit} others were here of late"
             )
 

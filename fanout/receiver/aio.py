@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Self
 
 from fanout.model import FramedMessage, Message
-from fanout.receiver.listener import Inbox
-from fanout.receiver.queue import Batch
+from fanout.receiver.listener import Listener
+from fanout.receiver.queue import MessageBatch
 from fanout.receiver.sync import BATCH, TURN, ReceiverBase
 
 
@@ -41,10 +41,10 @@ class AsyncReceiver(ReceiverBase):
         if self._stopped:
             return
         self._unwatch()
-        if self._inbox is not None:
-            self._inbox.drain()
-            if not self._inbox.has_pending:  # otherwise answers leave by its sockets
-                self._inbox.close()
+        if self._listener is not None:
+            self._listener.drain()
+            if not self._listener.has_pending:  # otherwise answers leave by its sockets
+                self._listener.close()
         self._stopped = True
         if self._arrived is not None:
             self._arrived.set()
@@ -52,9 +52,9 @@ class AsyncReceiver(ReceiverBase):
     async def close(self) -> None:
         """Stop listening and drop what was not handed over; see `Receiver.close`. Closing twice is fine."""
         self.stop()
-        if self._inbox is not None:
+        if self._listener is not None:
             self._forget()
-            self._inbox.close()
+            self._listener.close()
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         """Yield messages until `stop`."""
@@ -75,23 +75,23 @@ class AsyncReceiver(ReceiverBase):
             yield batch
             self._settle_handed()
 
-    async def _batches(self, limit: int) -> AsyncIterator[Batch]:
+    async def _batches(self, limit: int) -> AsyncIterator[MessageBatch]:
         self._settle_handed()  # of an iteration that was broken out of
-        inbox = self._listen()
+        listener = self._listen()
         arrived = self._enter_loop()
         if rest := self._take_rest():
             yield rest
         while True:
             if not self._stopped:
-                inbox.fill()
-                if not self._backlog.is_full:
-                    self._watch(inbox)
-            if batch := inbox.take(limit):
+                listener.fill()
+                if not self._queue.is_full:
+                    self._watch(listener)
+            if batch := listener.take(limit):
                 yield batch
                 # A consumer that never awaits must not keep the loop from timers, signals and other tasks.
                 await asyncio.sleep(0)
             elif self._stopped:
-                inbox.close()
+                listener.close()
                 return
             else:
                 arrived.clear()
@@ -122,20 +122,20 @@ class AsyncReceiver(ReceiverBase):
             self._arrived = asyncio.Event()
         return self._arrived
 
-    def _watch(self, inbox: Inbox) -> None:
+    def _watch(self, listener: Listener) -> None:
         if self._loop is not None and not self._is_watching:
-            self._loop.add_reader(inbox.readable, self._readable, inbox)
+            self._loop.add_reader(listener.readable, self._readable, listener)
             self._is_watching = True
 
     def _unwatch(self) -> None:
-        if self._loop is not None and self._inbox is not None and self._is_watching:
+        if self._loop is not None and self._listener is not None and self._is_watching:
             if not self._loop.is_closed():
-                self._loop.remove_reader(self._inbox.readable)
+                self._loop.remove_reader(self._listener.readable)
             self._is_watching = False
 
-    def _readable(self, inbox: Inbox) -> None:
-        inbox.fill()
-        if self._backlog.is_full:
+    def _readable(self, listener: Listener) -> None:
+        listener.fill()
+        if self._queue.is_full:
             self._unwatch()  # the iterator watches again when it has made room
         if self._arrived is not None:
             self._arrived.set()

@@ -20,8 +20,8 @@ from fanout.protocol.receiving.dedup import SenderCounts
 from fanout.protocol.receiving.reception import Reception
 from fanout.protocol.receiving.run import Taken, Ticket
 from fanout.protocol.seal import SEALED_STREAM
-from fanout.receiver.probe_filter import Sieve
-from fanout.receiver.reply_path import Door, Route
+from fanout.receiver.probe_filter import ProbeFilter
+from fanout.receiver.reply_path import ReplyPath, Route
 
 log = logging.getLogger("fanout")
 
@@ -29,7 +29,7 @@ _FIRST = 0xFF
 """What frames and probes begin with."""
 _TELLS_AT = 2
 _TELLS_FRAME, _TELLS_PROBE = frame.MAGIC[_TELLS_AT], probe.MAGIC[_TELLS_AT]
-_STREAMS = (frame.MAGIC + bytes((frame.VERSION, frame.Kind.NUMBERED)), SEALED_STREAM)
+_STREAMS = (frame.MAGIC + bytes((frame.VERSION, frame.FrameKind.NUMBERED)), SEALED_STREAM)
 _MERGED_MOST = 256
 _LINES = 5  # a second
 _NO_REPLY = "the handler did not reply"
@@ -38,10 +38,10 @@ _NO_REPLY = "the handler did not reply"
 class OpenQuestion:
     """A message whose sender may ask what became of it, until it is settled; safe to use from any thread."""
 
-    __slots__ = ("_desk", "ticket")
+    __slots__ = ("_demux", "ticket")
 
-    def __init__(self, desk: Desk, ticket: Ticket) -> None:
-        self._desk = desk
+    def __init__(self, demux: Demux, ticket: Ticket) -> None:
+        self._demux = demux
         self.ticket = ticket
 
     @property
@@ -58,7 +58,7 @@ class OpenQuestion:
             raise MessageTooLarge(f"the reply has {len(data):,} bytes; at most {frame.MESSAGE_MAX:,} can be sent")
         if not self.ticket.wants_reply:
             raise InvalidInput("the message asks for no reply: it is no query")
-        if not self._desk.replied(self.ticket, data):
+        if not self._demux.replied(self.ticket, data):
             raise InvalidInput(
                 "the query was answered before: it has one reply, and none once the next one is asked for"
             )
@@ -66,31 +66,31 @@ class OpenQuestion:
     def confirm(self) -> None:
         """Say that the message was handled, or of a query that it was not replied to; nothing where it is settled."""
         if self.ticket.wants_reply:
-            self._desk.failed(self.ticket, _NO_REPLY)
+            self._demux.failed(self.ticket, _NO_REPLY)
         else:
-            self._desk.confirmed(self.ticket)
+            self._demux.confirmed(self.ticket)
 
     def fail(self, reason: str) -> None:
         """Say that the handler failed; nothing where it is settled."""
-        self._desk.failed(self.ticket, reason)
+        self._demux.failed(self.ticket, reason)
 
     def release(self) -> None:
         """Say that nobody will get the message: where it comes again, it is taken again."""
-        self._desk.release(self.ticket)
+        self._demux.release(self.ticket)
 
 
-_desks: weakref.WeakSet[Desk] = weakref.WeakSet()
+_desks: weakref.WeakSet[Demux] = weakref.WeakSet()
 
 
 def _forked() -> None:
-    for desk in list(_desks):
-        desk.start_anew()
+    for demux in list(_desks):
+        demux.start_anew()
 
 
 os.register_at_fork(after_in_child=_forked)
 
 
-class Desk:
+class Demux:
     """Takes frames and probes out of what arrives, and answers them; any thread may call anything.
 
     What passes are datagrams that are neither, as they came, and the messages that were in frames. Ordinary datagrams
@@ -98,9 +98,9 @@ class Desk:
     from which it came.
     """
 
-    def __init__(self, reception: Reception, sieve: Sieve, keys: KeyFile | None = None) -> None:
+    def __init__(self, reception: Reception, probe_filter: ProbeFilter, keys: KeyFile | None = None) -> None:
         self._reception = reception
-        self._sieve = sieve
+        self._probe_filter = probe_filter
         self._keys = keys
         self._lock = threading.Lock()
         self.answering = threading.RLock()
@@ -110,7 +110,7 @@ class Desk:
         _desks.add(self)
 
     def start_anew(self) -> None:
-        """Be a desk of its own in a process that was forked: two of one identity would seal with the same nonces."""
+        """Be one of its own in a process that was forked: two of one identity would seal with the same nonces."""
         self._lock = threading.Lock()
         self.answering = threading.RLock()
         self._reception.rename(secrets.randbits(64), time.time_ns())
@@ -118,9 +118,9 @@ class Desk:
     @property
     def probes(self) -> int:
         """Probes that were taken out."""
-        return self._sieve.probes
+        return self._probe_filter.probes
 
-    def sift(self, runs: list[Run], door: Door) -> list[Run]:
+    def sift(self, runs: list[Run], reply_path: ReplyPath) -> list[Run]:
         """Return what to hand over, in its order."""
         if self._reception.takes_plaintext:
             for run in runs:
@@ -136,15 +136,15 @@ class Desk:
             if self._keys is not None:
                 self._reception.use(self._keys.keyring())
         for run in _merged(runs):
-            self._sift(run, door, now, kept)
+            self._sift(run, reply_path, now, kept)
         return kept
 
-    def _sift(self, run: Run, door: Door, now: float, kept: list[Run]) -> None:
+    def _sift(self, run: Run, reply_path: ReplyPath, now: float, kept: list[Run]) -> None:
         reception = self._reception
         if reception.takes_plaintext:
             tells = run.data[_TELLS_AT :: run.segment or 1]
             if _TELLS_PROBE in tells:
-                for rest in self._sieve.sift([run], door):
+                for rest in self._probe_filter.sift([run], reply_path):
                     run = rest
                     break
                 else:
@@ -155,13 +155,13 @@ class Desk:
         with self._lock:
             taken = reception.take(run.data, run.segment, run.messages, None, now, run.received_at)
         if taken.answers:
-            door.route(run.address, run.control).send(taken.answers)
+            reply_path.route(run.address, run.control).send(taken.answers)
         if taken.refusals:
             self._tell(taken, run.address, now)
         for data, segment, messages, header, track, ticket, payloads in taken.parcels:
             question = None
             if ticket is not None:
-                ticket.route = door.route(run.address, run.control)
+                ticket.route = reply_path.route(run.address, run.control)
                 question = OpenQuestion(self, ticket)
             made = (data, segment, messages, run.address, run.received_at, header, track, question, None, payloads)
             kept.append(tuple.__new__(Run, made))  # see `gro.receive`
@@ -219,12 +219,12 @@ class Desk:
         """Whether messages were handed over or queued whose senders may ask for them."""
         return self._reception.has_pending
 
-    def counts(self) -> DeskCounts:
+    def counts(self) -> DemuxCounts:
         """Return what it has done so far."""
         reception = self._reception
         with self._lock:
             reception.give_up(time.monotonic())
-            return DeskCounts(
+            return DemuxCounts(
                 reception.skipped,
                 reception.reordered,
                 reception.duplicates,
@@ -280,8 +280,8 @@ def _send(ticket: Ticket, answers: list[bytes]) -> None:
         route.send(answers)
 
 
-class DeskCounts(NamedTuple):
-    """What a desk has done: see `ReceiverStats`."""
+class DemuxCounts(NamedTuple):
+    """What came in frames, and what became of it: see `ReceiverStats`."""
 
     skipped: int
     reordered: int
@@ -292,4 +292,4 @@ class DeskCounts(NamedTuple):
     replied: int
 
 
-NOTHING = DeskCounts(0, 0, 0, {}, 0, 0, 0)
+NOTHING = DemuxCounts(0, 0, 0, {}, 0, 0, 0)

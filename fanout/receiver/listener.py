@@ -14,10 +14,10 @@ from fanout.net import bind
 from fanout.net.key_file import KeyFile
 from fanout.protocol.receiving.dedup import SenderCounts
 from fanout.protocol.receiving.reception import Reception
-from fanout.receiver.demux import Desk, DeskCounts
-from fanout.receiver.probe_filter import Sieve
-from fanout.receiver.queue import Backlog, Batch
-from fanout.receiver.reader import Intake
+from fanout.receiver.demux import Demux, DemuxCounts
+from fanout.receiver.probe_filter import ProbeFilter
+from fanout.receiver.queue import MessageBatch, MessageQueue
+from fanout.receiver.reader import Reader
 from fanout.receiver.workers import Waker, Workers
 
 WORKERS_MAX = 64
@@ -40,7 +40,7 @@ def check_receive_buffer(size: object) -> int:
     raise InvalidInput(f"receive_buffer {size!r} is not a number of bytes of at least 1")
 
 
-class Framing(NamedTuple):
+class FrameSettings(NamedTuple):
     """How frames are taken and answered: see `Receiver`."""
 
     keys: KeyFile | None = None
@@ -60,10 +60,10 @@ class Framing(NamedTuple):
         )
 
 
-class Inbox:
-    """Listening sockets on one port, and the backlog of messages taken from them that nobody has handled yet.
+class Listener:
+    """Listening sockets on one port, and the queue of messages taken from them that nobody has handled yet.
 
-    `fill` moves what the kernel holds into the backlog, without blocking and some milliseconds' work at a time; `take`
+    `fill` moves what the kernel holds into the queue, without blocking and some milliseconds' work at a time; `take`
     hands it over; `readable` is what to wait on in between. With one worker the caller's thread does it all. With
     more there is a socket and a thread for each, and `fill` has nothing to do but to clear `readable`. The kernel
     maps a source to one socket (SO_REUSEPORT, man 7 socket), so each source's order is kept. Probes of `fanout bench`
@@ -76,36 +76,36 @@ class Inbox:
         self,
         host: str | None,
         port: int,
-        backlog: Backlog,
+        queue: MessageQueue,
         *,
         receive_buffer: int,
         workers: int = 1,
-        framing: Framing | None = None,
+        framing: FrameSettings | None = None,
     ) -> None:
-        self._backlog = backlog
-        self._intakes: list[Intake] = []
+        self._queue = queue
+        self._readers: list[Reader] = []
         self._workers: Workers | None = None
         self._arrived: Waker | None = None
         self._closing = threading.Lock()
         self._is_drained = self._is_closed = False
-        framing = framing or Framing()
-        sieve = Sieve(lambda: (self.kernel_drops, backlog.drops))
-        self._desk = Desk(framing.reception(), sieve, framing.keys)
+        framing = framing or FrameSettings()
+        probe_filter = ProbeFilter(lambda: (self.kernel_drops, queue.drops))
+        self._demux = Demux(framing.reception(), probe_filter, framing.keys)
         try:
             for _ in range(workers):
-                self._intakes.append(self._open(host, port, workers > 1, receive_buffer))
+                self._readers.append(self._open(host, port, workers > 1, receive_buffer))
                 port = self.address.port
             if workers > 1:
                 self._arrived = Waker()
-                self._workers = Workers(self._intakes, backlog, self._arrived)
+                self._workers = Workers(self._readers, queue, self._arrived)
         except Exception:
             self.close()
             raise
 
-    def _open(self, host: str | None, port: int, shared: bool, receive_buffer: int) -> Intake:
+    def _open(self, host: str | None, port: int, shared: bool, receive_buffer: int) -> Reader:
         opened = bind.listen(host, port, shared=shared)
         try:
-            return Intake(opened, self._backlog, self._desk, receive_buffer)
+            return Reader(opened, self._queue, self._demux, receive_buffer)
         except BaseException:
             opened.close()  # a handler of the log has raised, for one
             raise
@@ -113,60 +113,60 @@ class Inbox:
     @property
     def address(self) -> Endpoint:
         """Return where the sockets listen."""
-        return Endpoint(*self._intakes[0].socket.getsockname()[:2])
+        return Endpoint(*self._readers[0].socket.getsockname()[:2])
 
     @property
     def receive_buffer(self) -> int:
         """Bytes of receive buffer that the kernel granted, of all sockets together."""
-        return sum(intake.receive_buffer for intake in self._intakes)
+        return sum(reader.receive_buffer for reader in self._readers)
 
     @property
     def readable(self) -> socket.socket:
         """Return what becomes readable when `fill` is worth a call."""
-        return self._intakes[0].socket if self._arrived is None else self._arrived.readable
+        return self._readers[0].socket if self._arrived is None else self._arrived.readable
 
     @property
     def probes(self) -> int:
         """Probes that were taken out on the way."""
-        return self._desk.probes
+        return self._demux.probes
 
     def fill(self) -> None:
         """Take what waits, as far as there is room."""
         if self._arrived is not None:
             self._arrived.clear()
             return
-        (intake,) = self._intakes
-        # What the backlog may drop must not wait in the kernel, which drops the newest: look until nothing waits.
-        for _ in range(_ROUNDS if self._backlog.may_drop else _ROUNDS_PRESSED if intake.is_pressed else 1):
-            if not intake.fill():
+        (reader,) = self._readers
+        # What the queue may drop must not wait in the kernel, which drops the newest: look until nothing waits.
+        for _ in range(_ROUNDS if self._queue.may_drop else _ROUNDS_PRESSED if reader.is_pressed else 1):
+            if not reader.fill():
                 return
 
-    def take(self, limit: int) -> Batch:
+    def take(self, limit: int) -> MessageBatch:
         """Return the oldest queued messages, at most `limit`."""
-        return self._backlog.take(limit)
+        return self._queue.take(limit)
 
     @property
     def kernel_drops(self) -> int:
         """Datagrams that the kernel dropped because the receive buffer was full (0 where it does not tell).
 
-        From where the backlog is full until the socket was found empty again, each datagram counts. Otherwise a run
+        From where the queue is full until the socket was found empty again, each datagram counts. Otherwise a run
         that the kernel merged counts as one, however many it has: at least so many were dropped.
         """
-        return sum(intake.drops for intake in self._intakes)
+        return sum(reader.drops for reader in self._readers)
 
     @property
-    def counts(self) -> DeskCounts:
+    def counts(self) -> DemuxCounts:
         """What came in frames, and what became of it."""
-        return self._desk.counts()
+        return self._demux.counts()
 
     def senders(self) -> list[SenderCounts]:
         """Return what came of each sender of frames."""
-        return self._desk.senders()
+        return self._demux.senders()
 
     @property
     def has_pending(self) -> bool:
         """Whether messages were taken whose senders may ask for them: the answers leave by these sockets."""
-        return self._desk.has_pending
+        return self._demux.has_pending
 
     def drain(self) -> None:
         """Take all that the kernel still holds, beyond the bounds where need be, and get nothing more."""
@@ -176,13 +176,13 @@ class Inbox:
             self._is_drained = True
             if self._workers is not None:
                 self._workers.close()
-            self._backlog.lift()
+            self._queue.lift()
             # All of them first: the kernel gives to the next socket what the one before gets no more.
-            for intake in self._intakes:
-                intake.deafen()
+            for reader in self._readers:
+                reader.deafen()
             time.sleep(_IN_FLIGHT)
-            for intake in self._intakes:
-                intake.drain()
+            for reader in self._readers:
+                reader.drain()
 
     def close(self) -> None:
         """Take what the kernel still holds, and give the port back."""
@@ -191,8 +191,8 @@ class Inbox:
             if self._is_closed:
                 return
             self._is_closed = True
-            with self._desk.answering:
-                for intake in self._intakes:
-                    intake.close()
+            with self._demux.answering:
+                for reader in self._readers:
+                    reader.close()
             if self._arrived is not None:
                 self._arrived.close()

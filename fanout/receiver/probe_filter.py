@@ -9,11 +9,11 @@ from collections.abc import Callable
 from fanout.net.gro import Run
 from fanout.protocol.probe import MAGIC
 from fanout.protocol.probe_log import ProbeLog
-from fanout.receiver.reply_path import Door
+from fanout.receiver.reply_path import ReplyPath
 from fanout.version import __version__
 
 
-class Sieve:
+class ProbeFilter:
     """What passes it are the datagrams that are no probes, as they came. Several threads may share one.
 
     Answers leave by the socket on which the question came; a full socket drops them, and whoever measures asks again.
@@ -28,14 +28,14 @@ class Sieve:
         """Datagrams taken out."""
         return self._log.taken
 
-    def sift(self, runs: list[Run], door: Door) -> list[Run]:
+    def sift(self, runs: list[Run], reply_path: ReplyPath) -> list[Run]:
         """Return the runs without probes, in their order; answer the probes."""
         for run in runs:
             if MAGIC in run.data:
-                return self._sift(runs, door)
+                return self._sift(runs, reply_path)
         return runs
 
-    def _sift(self, runs: list[Run], door: Door) -> list[Run]:
+    def _sift(self, runs: list[Run], reply_path: ReplyPath) -> list[Run]:
         kept: list[Run] = []
         now = time.monotonic()
         for run in runs:
@@ -49,7 +49,7 @@ class Sieve:
                     elif (reply := self._log.take(datagram, now)) is not None:
                         replies.append(reply)
             if replies:
-                door.route(run.address, run.control).send(replies)
+                reply_path.route(run.address, run.control).send(replies)
             if len(messages) == run.messages or not run.data:
                 kept.append(run)
             elif messages:

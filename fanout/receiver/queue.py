@@ -35,18 +35,18 @@ class Overflow(StrEnum):
             raise InvalidInput(f"overflow {text!r} is not one of {', '.join(cls)}") from None
 
 
-class Room(NamedTuple):
+class Reservation(NamedTuple):
     """What may be received: so many messages (the last run may go beyond), in so many calls."""
 
     messages: int
     calls: int
 
 
-NO_ROOM = Room(0, 0)
+NO_ROOM = Reservation(0, 0)
 _UNBOUNDED = 1 << 62
 
 
-class Batch(list[Message]):
+class MessageBatch(list[Message]):
     """Messages that are handed over together."""
 
     __slots__ = ("may_ask",)
@@ -62,7 +62,7 @@ class Batch(list[Message]):
         return [one.question for one in self if isinstance(one, FramedMessage) and one.question is not None]
 
 
-class Backlog:
+class MessageQueue:
     """Runs of messages that were received and not handed over yet. Any thread may call anything.
 
     It holds `capacity` messages or 32 MiB of payload, and at most one run more for each of the `takers` that fill it.
@@ -95,7 +95,7 @@ class Backlog:
         self._size = 0
         self._sources = Sources()
 
-    def reserve(self) -> Room:
+    def reserve(self) -> Reservation:
         """Return how much to receive before the next `put`, which takes the reservation back; nothing while full."""
         with self._lock:
             if self.is_full:
@@ -106,14 +106,16 @@ class Backlog:
                 # A call can always be made: what is reserved by others may never come.
                 calls = min(calls, max(1, (BYTES_MAX - self._size - self._reserved.calls * BUFFER) // BUFFER))
                 messages = max(1, (self._capacity - self.depth - self._reserved.messages) // self._takers)
-            self._reserved = Room(self._reserved.messages + messages, self._reserved.calls + calls)
-            return Room(messages, calls)
+            self._reserved = Reservation(self._reserved.messages + messages, self._reserved.calls + calls)
+            return Reservation(messages, calls)
 
-    def put(self, runs: list[Run], reserved: Room) -> list[Question]:
+    def put(self, runs: list[Run], reserved: Reservation) -> list[Question]:
         """Queue the runs, or drop what the policy says; return what of that its sender may ask for."""
         dropped: list[Question] = []
         with self._lock:
-            self._reserved = Room(self._reserved.messages - reserved.messages, self._reserved.calls - reserved.calls)
+            self._reserved = Reservation(
+                self._reserved.messages - reserved.messages, self._reserved.calls - reserved.calls
+            )
             for run in runs:
                 self.datagrams += run.messages
                 self.bytes += run.payload_bytes
@@ -150,7 +152,7 @@ class Backlog:
             if oldest.question is not None:
                 dropped.append(oldest.question)
 
-    def take(self, limit: int) -> Batch:
+    def take(self, limit: int) -> MessageBatch:
         """Return the oldest messages, at most `limit`; an empty list where there are none."""
         parts: list[tuple[Run, int, int, Gaps | None]] = []
         with self._lock:
@@ -173,7 +175,7 @@ class Backlog:
                 parts.append((run, start, count, run.track and run.track.handed(start, count)))
             if self.is_full and self.depth <= self._capacity // 2 and self._size <= BYTES_MAX // 2:
                 self._make_room()
-        messages = Batch()
+        messages = MessageBatch()
         for run, start, count, gaps in parts:
             split(run, start, count, self._sources[run.address], messages, gaps)
             if run.question is not None:

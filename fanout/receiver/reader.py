@@ -8,17 +8,17 @@ import time
 
 from fanout.net import bind
 from fanout.net.gro import Run, receive
-from fanout.receiver.demux import Desk
-from fanout.receiver.queue import Backlog, Room
-from fanout.receiver.reply_path import Door
+from fanout.receiver.demux import Demux
+from fanout.receiver.queue import MessageQueue, Reservation
+from fanout.receiver.reply_path import ReplyPath
 
 _CLOSING_CALLS = 65_536  # more than a receive buffer of 8 MiB holds of the smallest datagrams
 _FLOOD = 64  # plain datagrams, or runs of them, at a time
 _RESERVE = 4  # the part of the receive buffer, one in so many, that is kept for what comes while merged runs are read
 
 
-class Intake:
-    """Moves datagrams from one socket into the backlog, without blocking. One thread at a time uses it.
+class Reader:
+    """Moves datagrams from one socket into the queue, without blocking. One thread at a time uses it.
 
     The kernel counts a merged run as one drop, however long it is. So it does not merge while it may drop: from where
     the backlog is full until the socket was found empty, the intake `is_pressed`. What was merged before must be read
@@ -30,12 +30,12 @@ class Intake:
     question after that is answered from the address that the route chooses. Who is asked again knows better.
     """
 
-    def __init__(self, opened: socket.socket, backlog: Backlog, desk: Desk, receive_buffer: int) -> None:
+    def __init__(self, opened: socket.socket, queue: MessageQueue, demux: Demux, receive_buffer: int) -> None:
         self.socket = opened
         self.receive_buffer = bind.grow_buffer(opened, receive_buffer)
-        self._backlog = backlog
-        self._desk = desk
-        self._door = Door(opened)
+        self._queue = queue
+        self._demux = demux
+        self._reply_path = ReplyPath(opened)
         self._can_merge = bind.merge(opened, True)
         self._merges = bind.merge(opened, False)  # until somebody takes: see `fill`
         self.is_pressed = False
@@ -46,7 +46,7 @@ class Intake:
 
     def fill(self) -> bool:
         """Take what waits, as far as there is room and some milliseconds' work; return whether more may wait."""
-        room = self._backlog.reserve()
+        room = self._queue.reserve()
         more = False
         if room.calls:
             self._merge(True)
@@ -60,23 +60,23 @@ class Intake:
         return more
 
     def wait_for_room(self) -> None:
-        """Block while the backlog is full."""
+        """Block while the queue is full."""
         self._rest_if_full()
-        self._backlog.wait_for_room()
+        self._queue.wait_for_room()
 
     def _rest_if_full(self) -> None:
-        if self._backlog.is_full:
+        if self._queue.is_full:
             self.is_pressed = True
             self._merge(False)
 
-    def _put(self, runs: list[Run], room: Room) -> None:
-        kept = self._desk.sift(runs, self._door)
+    def _put(self, runs: list[Run], room: Reservation) -> None:
+        kept = self._demux.sift(runs, self._reply_path)
         if self._may_tell:
             if kept is not runs:
                 self._tell(True)
             elif len(runs) >= _FLOOD:
                 self._tell(False)
-        for question in self._backlog.put(kept, room):
+        for question in self._queue.put(kept, room):
             question.release()
 
     def _tell(self, wanted: bool) -> None:
@@ -95,21 +95,21 @@ class Intake:
 
     @property
     def drops(self) -> int:
-        """Drops by the kernel, as it counts them: see `listening.drops`."""
+        """Drops by the kernel, as it counts them: see `bind.drops`."""
         with contextlib.suppress(OSError):
             return bind.drops(self.socket)
         return self._drops_at_close
 
     def deafen(self) -> None:
         """Get nothing more; what came before can still be taken."""
-        self._door.deafen()
+        self._reply_path.deafen()
 
     def drain(self) -> None:
         """Take all that the kernel still holds."""
         self._merge(True)
         calls = _CLOSING_CALLS
         while calls > 0:
-            room = self._backlog.reserve()
+            room = self._queue.reserve()
             calls -= room.calls
             runs = receive(self.socket, *room, time.time())
             self._put(runs, room)

@@ -24,17 +24,17 @@ Control = list[tuple[int, int, bytes]]
 class Route(NamedTuple):
     """Where a question came from, and by which door its answer leaves."""
 
-    door: Door
+    reply_path: ReplyPath
     address: tuple[Any, ...]
     source: Control
     """The address that was asked, as `sendmsg` takes it; nothing where the socket has but one, or it is unknown."""
 
     def send(self, datagrams: list[bytes]) -> None:
-        """Send answers: see `Door.send`."""
-        self.door.send(datagrams, self.address, self.source)
+        """Send answers: see `ReplyPath.send`."""
+        self.reply_path.send(datagrams, self.address, self.source)
 
 
-class Door:
+class ReplyPath:
     """A listening socket, as far as answers leave by it."""
 
     def __init__(self, opened: socket.socket) -> None:

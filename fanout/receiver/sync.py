@@ -1,4 +1,4 @@
-"""`Receiver`, and what it shares with `AsyncReceiver`: two shells over one `Inbox`."""
+"""`Receiver`, and what it shares with `AsyncReceiver`: two shells over one `Listener`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from fanout.net.key_file import KeyFile
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.receiving.dedup import SenderCounts
 from fanout.receiver.demux import NOTHING
-from fanout.receiver.listener import Framing, Inbox, check_receive_buffer, check_workers
-from fanout.receiver.queue import Backlog, Batch, Overflow
+from fanout.receiver.listener import FrameSettings, Listener, check_receive_buffer, check_workers
+from fanout.receiver.queue import MessageBatch, MessageQueue, Overflow
 
 log = logging.getLogger("fanout")
 
@@ -102,8 +102,8 @@ class ReceiverBase:
     ) -> None:
         self._settings = (host, port, check_receive_buffer(receive_buffer), workers)
         self._framing = _framing(key_file, cluster, accept_plaintext, reply_to_anyone)
-        self._backlog = Backlog(capacity, Overflow.parse(overflow), takers=check_workers(workers))
-        self._inbox: Inbox | None = None
+        self._queue = MessageQueue(capacity, Overflow.parse(overflow), takers=check_workers(workers))
+        self._listener: Listener | None = None
         self._stopped = False
         self._rest: Iterator[Message] = iter(())  # of the batch that is being handed over message by message
         self._rest_may_ask = False
@@ -116,24 +116,24 @@ class ReceiverBase:
     @property
     def address(self) -> Endpoint:
         """Where it listens; raises `Closed` before it was opened and after it stopped."""
-        if self._inbox is None or self._stopped:
+        if self._listener is None or self._stopped:
             raise Closed("the receiver does not listen: open it first")
-        return self._inbox.address
+        return self._listener.address
 
     @property
     def stats(self) -> ReceiverStats:
         """Counts since it was opened."""
-        inbox, backlog = self._inbox, self._backlog
-        framed = NOTHING if inbox is None else inbox.counts
+        listener, queue = self._listener, self._queue
+        framed = NOTHING if listener is None else listener.counts
         return ReceiverStats(
-            datagrams=backlog.datagrams,
-            bytes=backlog.bytes,
-            kernel_drops=0 if inbox is None else inbox.kernel_drops,
-            queue_drops=backlog.drops,
+            datagrams=queue.datagrams,
+            bytes=queue.bytes,
+            kernel_drops=0 if listener is None else listener.kernel_drops,
+            queue_drops=queue.drops,
             handler_errors=self._handler_errors,
-            queue_depth=backlog.depth + length_hint(self._rest),
-            receive_buffer=0 if inbox is None else inbox.receive_buffer,
-            bench_probes=0 if inbox is None else inbox.probes,
+            queue_depth=queue.depth + length_hint(self._rest),
+            receive_buffer=0 if listener is None else listener.receive_buffer,
+            bench_probes=0 if listener is None else listener.probes,
             skipped=framed.skipped,
             reordered=framed.reordered,
             duplicates=framed.duplicates,
@@ -146,21 +146,21 @@ class ReceiverBase:
     @property
     def senders(self) -> list[SenderCounts]:
         """What came of each sender of frames, at most 1,024: the one that was heard last at the end."""
-        return [] if self._inbox is None else self._inbox.senders()
+        return [] if self._listener is None else self._listener.senders()
 
-    def _listen(self) -> Inbox:
+    def _listen(self) -> Listener:
         if self._stopped:
             raise Closed("the receiver was stopped: make a new one")
-        if self._inbox is None:
+        if self._listener is None:
             host, port, receive_buffer, workers = self._settings
-            self._inbox = Inbox(
-                host, port, self._backlog, receive_buffer=receive_buffer, workers=workers, framing=self._framing
+            self._listener = Listener(
+                host, port, self._queue, receive_buffer=receive_buffer, workers=workers, framing=self._framing
             )
-        return self._inbox
+        return self._listener
 
-    def _take_rest(self) -> Batch:
+    def _take_rest(self) -> MessageBatch:
         """Return what an iteration over messages took and did not hand over: it was broken out of."""
-        return Batch(self._rest, self._rest_may_ask)
+        return MessageBatch(self._rest, self._rest_may_ask)
 
     def _settle_handed(self) -> None:
         """Take note that the next messages are asked for: those before were handled."""
@@ -174,7 +174,7 @@ class ReceiverBase:
     def _forget(self) -> None:
         """Drop what was not handed over, and tell whoever asks; the sockets must not be closed yet."""
         rest = self._take_rest()
-        questions = [*self._handed, *rest.questions, *self._backlog.clear(len(rest))]
+        questions = [*self._handed, *rest.questions, *self._queue.clear(len(rest))]
         self._handed = ()
         for question in questions:
             question.fail(_CLOSED)
@@ -205,9 +205,9 @@ class ReceiverBase:
             self.handler_failed(message, InvalidInput(problem))
 
     def __repr__(self) -> str:
-        if self._inbox is None or self._stopped:
-            return f"<{type(self).__name__} {'not opened' if self._inbox is None else 'stopped'}>"
-        return f"<{type(self).__name__} on {self._inbox.address}>"
+        if self._listener is None or self._stopped:
+            return f"<{type(self).__name__} {'not opened' if self._listener is None else 'stopped'}>"
+        return f"<{type(self).__name__} on {self._listener.address}>"
 
 
 def conclude(message: Message, result: object) -> str:
@@ -234,7 +234,7 @@ def conclude(message: Message, result: object) -> str:
     return problem
 
 
-def _framing(key_file: str | None, cluster: str, accept_plaintext: bool, reply_to_anyone: bool) -> Framing:
+def _framing(key_file: str | None, cluster: str, accept_plaintext: bool, reply_to_anyone: bool) -> FrameSettings:
     if key_file is not None and not isinstance(key_file, (str, PathLike)):
         raise InvalidInput(f"key_file {key_file!r} is no path: name the file that holds the keys")
     if not isinstance(cluster, str) or not _is_encodable(cluster):
@@ -248,7 +248,7 @@ def _framing(key_file: str | None, cluster: str, accept_plaintext: bool, reply_t
             "with a forged source address they hit others. Seal queries instead (key_file)"
         )
     keys = None if key_file is None else KeyFile(fspath(key_file))
-    return Framing(keys, cluster, bool(accept_plaintext), bool(reply_to_anyone))
+    return FrameSettings(keys, cluster, bool(accept_plaintext), bool(reply_to_anyone))
 
 
 def _is_encodable(text: str) -> bool:
@@ -302,10 +302,10 @@ class Receiver(ReceiverBase):
         """
         self.stop()
         with self._handing:
-            if self._inbox is not None:
-                self._inbox.drain()
+            if self._listener is not None:
+                self._listener.drain()
                 self._forget()
-                self._inbox.close()
+                self._listener.close()
             for opened in self._wake or ():
                 opened.close()
 
@@ -320,7 +320,7 @@ class Receiver(ReceiverBase):
                 yield message
                 self._settle_handed()
 
-    def _keep_rest(self, batch: Batch) -> None:
+    def _keep_rest(self, batch: MessageBatch) -> None:
         self._rest, self._rest_may_ask = iter(batch), batch.may_ask
 
     def _next_of(self, rest: Iterator[Message]) -> Message | None:
@@ -337,20 +337,20 @@ class Receiver(ReceiverBase):
             yield batch
             self._settle_handed()
 
-    def _keep_handed(self, batch: Batch) -> None:
+    def _keep_handed(self, batch: MessageBatch) -> None:
         if batch.may_ask:
             self._handed = batch.questions
 
-    def _batches(self, limit: int, keep: Callable[[Batch], None]) -> Iterator[Batch]:
+    def _batches(self, limit: int, keep: Callable[[MessageBatch], None]) -> Iterator[MessageBatch]:
         """Yield what is there; `keep` takes note of a batch before that is yielded."""
         self._settle_handed()  # of an iteration that was broken out of
-        inbox, woken = self._listening()
+        listener, woken = self._listening()
 
-        def take(*, fill: bool = False) -> Batch:
+        def take(*, fill: bool = False) -> MessageBatch:
             with self._handing:
                 if fill and not self._stopped:
-                    inbox.fill()
-                batch = inbox.take(limit)
+                    listener.fill()
+                batch = listener.take(limit)
                 keep(batch)
                 return batch
 
@@ -365,27 +365,27 @@ class Receiver(ReceiverBase):
                 if not self._stopped:
                     # A copy: `close` in another thread closes the others, and new files may get their numbers.
                     poll.register(stack.enter_context(woken.dup()), select.POLLIN)
-                    poll.register(inbox.readable, select.POLLIN)
+                    poll.register(listener.readable, select.POLLIN)
             while not self._stopped:
-                if not self._backlog.depth:
+                if not self._queue.depth:
                     poll.poll()
                 if batch := take(fill=True):
                     yield batch
         with self._handing:
-            inbox.drain()
+            listener.drain()
         # The answers to what is still queued leave by its sockets.
-        while inbox.has_pending and (batch := take()):
+        while listener.has_pending and (batch := take()):
             yield batch
         with self._handing:
-            inbox.close()
+            listener.close()
         while batch := take():
             yield batch
 
-    def _listening(self) -> tuple[Inbox, socket.socket]:
-        inbox = self._listen()
+    def _listening(self) -> tuple[Listener, socket.socket]:
+        listener = self._listen()
         if self._wake is None:
             self._wake = socket.socketpair()
-        return inbox, self._wake[0]
+        return listener, self._wake[0]
 
     def serve(self, handler: Callable[[Message], object]) -> None:
         """Call `handler` for each message until `stop`; what it raises is counted and logged.

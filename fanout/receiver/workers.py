@@ -8,8 +8,8 @@ import threading
 from collections.abc import Sequence
 
 from fanout.errors import SocketUnavailable
-from fanout.receiver.queue import Backlog
-from fanout.receiver.reader import Intake
+from fanout.receiver.queue import MessageQueue
+from fanout.receiver.reader import Reader
 
 
 class Waker:
@@ -41,39 +41,39 @@ class Waker:
 
 
 class Workers:
-    """A thread for each intake, from here to `close`; `arrived` is set whenever one has put something."""
+    """A thread for each reader, from here to `close`; `arrived` is set whenever one has put something."""
 
-    def __init__(self, intakes: Sequence[Intake], backlog: Backlog, arrived: Waker) -> None:
-        self._backlog = backlog
+    def __init__(self, readers: Sequence[Reader], queue: MessageQueue, arrived: Waker) -> None:
+        self._queue = queue
         self._arrived = arrived
         self._end = Waker()
         self._threads: list[threading.Thread] = []
-        for number, intake in enumerate(intakes, 1):
-            thread = threading.Thread(target=self._work, args=(intake,), name=f"fanout-receiver-{number}", daemon=True)
+        for number, reader in enumerate(readers, 1):
+            thread = threading.Thread(target=self._work, args=(reader,), name=f"fanout-receiver-{number}", daemon=True)
             try:
                 thread.start()
             except RuntimeError:
                 self.close()
                 raise SocketUnavailable(
-                    f"the system refused thread {number} of workers={len(intakes)}: "
+                    f"the system refused thread {number} of workers={len(readers)}: "
                     "ask for fewer, or raise the limit of processes (pids)"
                 ) from None
             self._threads.append(thread)
 
-    def _work(self, intake: Intake) -> None:
+    def _work(self, reader: Reader) -> None:
         poll = select.poll()
-        poll.register(intake.socket, select.POLLIN)
+        poll.register(reader.socket, select.POLLIN)
         poll.register(self._end.readable, select.POLLIN)
         end = self._end.readable.fileno()
         while all(number != end for number, _ in poll.poll()):
-            intake.fill()
+            reader.fill()
             self._arrived.set()
-            intake.wait_for_room()
+            reader.wait_for_room()
 
     def close(self) -> None:
         """End the threads and wait for them."""
         self._end.set()
-        self._backlog.lift()
+        self._queue.lift()
         for thread in self._threads:
             thread.join()
         self._end.close()

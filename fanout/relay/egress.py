@@ -26,7 +26,7 @@ _TRIES = 16  # of one send: each failure that was an earlier one's tells of an I
 _ERRORS = 16  # that are read at a time: hundreds come at once for a pod that is gone, and others wait meanwhile
 
 
-class Room:
+class SendBudget:
     """Bytes that may still wait, whichever pod for, and sockets that may still be opened."""
 
     def __init__(self, left: int = ROOM, sockets: int = SOCKETS_MAX) -> None:
@@ -44,7 +44,11 @@ class Egress:
     """
 
     def __init__(
-        self, endpoint: Endpoint, room: Room, *, make_socket: Callable[[int, int], socket.socket] = socket.socket
+        self,
+        endpoint: Endpoint,
+        budget: SendBudget,
+        *,
+        make_socket: Callable[[int, int], socket.socket] = socket.socket,
     ) -> None:
         self.endpoint = endpoint
         self.sent = 0
@@ -61,7 +65,7 @@ class Egress:
         """The errno with which it could not be opened; 0 where it could."""
         self.local: Endpoint | None = None
         """Where its datagrams come from."""
-        self._room = room
+        self._budget = budget
         self._make_socket = make_socket
         self._waiting: deque[Segments] = deque()
         self._waiting_bytes = 0
@@ -73,7 +77,7 @@ class Egress:
         is_ipv6 = self.endpoint.is_ipv6
         opened = None
         try:
-            if self._room.sockets <= 0:
+            if self._budget.sockets <= 0:
                 raise OSError(errno.EUSERS, "so many sockets are enough")
             opened = self._make_socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
             most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -93,7 +97,7 @@ class Egress:
             self.broken = error.errno or errno.EIO
             return
         self.broken = 0
-        self._room.sockets -= 1
+        self._budget.sockets -= 1
         self._socket = opened
         self.local = Endpoint(*opened.getsockname()[:2])
         self.send_now = opened.send
@@ -139,7 +143,7 @@ class Egress:
     def flush(self) -> None:
         """Send what waits, as far as there is room."""
         waiting, self._waiting = self._waiting, deque()
-        self._room.left += self._waiting_bytes
+        self._budget.left += self._waiting_bytes
         self._waiting_bytes = 0
         self.send(list(waiting))
 
@@ -182,12 +186,12 @@ class Egress:
         for run in self._waiting:
             self.drop(run, DropReason.NO_BUFFER)
         self._waiting.clear()
-        self._room.left += self._waiting_bytes
+        self._budget.left += self._waiting_bytes
         self._waiting_bytes = 0
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-            self._room.sockets += 1
+            self._budget.sockets += 1
 
     def _transmit(self, run: Segments) -> None:
         if self._socket is None:
@@ -208,10 +212,10 @@ class Egress:
     def _keep(self, runs: Sequence[Segments]) -> None:
         for run in runs:
             size = len(run.data)
-            if self._waiting_bytes + size > WAITING_MAX or size > self._room.left:
+            if self._waiting_bytes + size > WAITING_MAX or size > self._budget.left:
                 self.drop(run, DropReason.NO_BUFFER)
             else:
                 # The buffer in which it lies is used again.
                 self._waiting.append(run._replace(data=bytes(run.data)))
                 self._waiting_bytes += size
-                self._room.left -= size
+                self._budget.left -= size

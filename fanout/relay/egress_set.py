@@ -12,32 +12,32 @@ from fanout.net import errno_text
 from fanout.protocol.sending.batch import Segments
 from fanout.relay.core.stats import PodStats
 from fanout.relay.egress import Egress
-from fanout.relay.port_fanout import Spread
-from fanout.relay.self_filter import Itself
-from fanout.relay.service_pods import Pods, Totals, stats_of
-from fanout.relay.source import Entry
+from fanout.relay.port_fanout import PortFanout
+from fanout.relay.self_filter import SelfFilter
+from fanout.relay.service_pods import ServicePods, Totals, stats_of
+from fanout.relay.source import Source
 
 log = logging.getLogger("fanout")
 
 _RETRY_FIRST, _RETRY_MOST = 1.0, 30.0
 
 
-class Outlets:
-    """The spreads of all ports, of one relay's thread; `pod_stats` and `totals` may be read by others.
+class EgressSet:
+    """The egress of all ports, of one relay's thread; `pod_stats` and `totals` may be read by others.
 
     Who is full is registered with `poll`, until `flush` was called often enough.
     """
 
     def __init__(
         self,
-        pods: Mapping[str, Pods],
-        entries: Sequence[Entry],
-        itself: Itself,
+        pods: Mapping[str, ServicePods],
+        sources: Sequence[Source],
+        self_filter: SelfFilter,
         counting: AbstractContextManager[object],
     ) -> None:
         self._pods = pods
-        self._entries = entries
-        self._itself = itself
+        self._sources = sources
+        self._self_filter = self_filter
         self._counting = counting
         self._left = Totals()
         self._left_out: set[str] = set()
@@ -49,17 +49,17 @@ class Outlets:
     def follow(self, *, may_have_moved: bool) -> None:
         """Take note of pods that have joined or left, and of addresses of this host that have gone."""
         changes = [pods.follow() for pods in self._pods.values()]
-        if any(changes) or (may_have_moved and self._itself.has_moved()) or self._is_time_to_retry():
+        if any(changes) or (may_have_moved and self._self_filter.has_moved()) or self._is_time_to_retry():
             self.aim()
 
     def aim(self) -> None:
         """Send to the pods as they are known now."""
         with self._counting:
-            for entry in self._entries:
-                for closed in entry.aim():
+            for source in self._sources:
+                for closed in source.aim():
                     self._left.add(closed)
-        egresses = [egress for spread in self._spreads() for egress in spread]
-        self._itself.send_from(egress.local for egress in egresses if egress.local is not None)
+        egresses = [egress for port_fanout in self._port_fanouts() for egress in port_fanout]
+        self._self_filter.send_from(egress.local for egress in egresses if egress.local is not None)
         # Of those that were closed, or opened anew, the descriptors may be others' by now.
         self._full = {
             number: each for number, each in self._full.items() if each.is_blocked and each.fileno() == number
@@ -72,10 +72,10 @@ class Outlets:
             )
         self._left_out = set(broken)
 
-    def send(self, spread: Spread, runs: Sequence[Segments], poll: select.epoll) -> None:
+    def send(self, port_fanout: PortFanout, runs: Sequence[Segments], poll: select.epoll) -> None:
         """Send what came to one port."""
-        if spread.send(runs, may_wait=bool(self._full)):
-            for egress in spread:
+        if port_fanout.send(runs, may_wait=bool(self._full)):
+            for egress in port_fanout:
                 if egress.is_blocked and egress.fileno() not in self._full:
                     self._full[egress.fileno()] = egress
                     poll.register(egress.fileno(), select.EPOLLOUT)
@@ -100,7 +100,7 @@ class Outlets:
     @property
     def pod_stats(self) -> list[PodStats]:
         """What went to each pod; read it while `counting` is held."""
-        return [pod for name in self._pods for pod in stats_of(name, self._spreads(name))]
+        return [pod for name in self._pods for pod in stats_of(name, self._port_fanouts(name))]
 
     def totals(self, pods: Sequence[PodStats]) -> Totals:
         """Return the sum of what went to these, and to those that have left."""
@@ -109,12 +109,12 @@ class Outlets:
     def close(self) -> None:
         """Close them; what was counted stays."""
         with self._counting:
-            for spread in self._spreads():
-                spread.close()
+            for port_fanout in self._port_fanouts():
+                port_fanout.close()
 
     def _is_time_to_retry(self) -> bool:
         now = monotonic()
-        if not any(spread.is_broken for spread in self._spreads()):
+        if not any(port_fanout.is_broken for port_fanout in self._port_fanouts()):
             self._retry_after = _RETRY_FIRST
             return False
         if now < self._retry_at:
@@ -123,11 +123,11 @@ class Outlets:
         self._retry_after = min(2 * self._retry_after, _RETRY_MOST)
         return True
 
-    def _spreads(self, service: str | None = None) -> list[Spread]:
+    def _port_fanouts(self, service: str | None = None) -> list[PortFanout]:
         """Return what sends to the pods of a Service, or of all."""
         return [
-            spread
-            for entry in self._entries
-            if service in (None, entry.ingress.service)
-            for spread in entry.spreads.values()
+            port_fanout
+            for source in self._sources
+            if service in (None, source.ingress.service)
+            for port_fanout in source.port_fanouts.values()
         ]

@@ -10,7 +10,7 @@ import struct
 from fanout.errors import SocketUnavailable
 from fanout.model import Endpoint
 from fanout.net import bind, errno_text, interfaces
-from fanout.relay.core.ingress import Ingress, Kind
+from fanout.relay.core.ingress import Ingress, IngressKind
 
 # include/uapi/linux/in.h and in6.h; the protocol-independent requests of RFC 3678, 5.1.
 _MCAST_JOIN_GROUP, _MCAST_JOIN_SOURCE_GROUP = 42, 46
@@ -36,7 +36,7 @@ def open_port(ingress: Ingress, port: int) -> socket.socket:
     if ingress.interface and interfaces.index(ingress.interface) is None:
         raise _missing(ingress)
     try:
-        if ingress.kind is Kind.UDP:
+        if ingress.kind is IngressKind.UDP:
             opened = bind.listen(ingress.host or None, port, device=ingress.interface)
         else:
             opened = _shared(ingress, port)
@@ -74,7 +74,7 @@ def describe(ingress: Ingress) -> str:
     version = 6 if ingress.is_ipv6 else 4
     here = [str(address) for address in found if address.version == version]
     where = f"{ingress.interface} ({', '.join(here) or f'no IPv{version} address'})"
-    if ingress.kind is not Kind.MULTICAST:
+    if ingress.kind is not IngressKind.MULTICAST:
         return f"listens on {where}"
     group = f"{ingress.host} from {ingress.source}" if ingress.source else ingress.host
     route = interfaces.route(ingress.source or ingress.host, ingress.interface)
@@ -100,10 +100,10 @@ def _shared(ingress: Ingress, port: int) -> socket.socket:
     try:
         opened.setblocking(False)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if ingress.kind is Kind.BROADCAST or ingress.is_ipv6:
+        if ingress.kind is IngressKind.BROADCAST or ingress.is_ipv6:
             # Of an IPv6 group the kernel looks at the membership, and not at the interface (net/ipv6/mcast.c).
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, ingress.interface.encode())
-        if ingress.kind is Kind.BROADCAST:
+        if ingress.kind is IngressKind.BROADCAST:
             bind.tell_destinations(opened, True)
         # Bound to the group itself: what comes to the same port of this host, or for another group, is not for it.
         opened.bind((*endpoint, 0, device) if family == socket.AF_INET6 else endpoint)
@@ -111,7 +111,7 @@ def _shared(ingress: Ingress, port: int) -> socket.socket:
         opened.close()
         raise SocketUnavailable(errno_text.binding(endpoint, error.errno or 0, device=ingress.interface)) from error
     try:
-        if ingress.kind is Kind.MULTICAST:
+        if ingress.kind is IngressKind.MULTICAST:
             _join(opened, ingress, device)
     except OSError as error:
         opened.close()

@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 
 from fanout.model import Endpoint
 from fanout.protocol.sending.batch import Segments
-from fanout.relay.egress import Egress, Room
+from fanout.relay.egress import Egress, SendBudget
 
 
-class Spread:
+class PortFanout:
     """Sends runs to every pod, in order; a pod's failure is its own.
 
     Copies that the kernel took at once are counted here, once for all pods: `fold` gives each pod its own. While
@@ -19,12 +19,12 @@ class Spread:
 
     def __init__(
         self,
-        room: Room,
+        budget: SendBudget,
         counting: AbstractContextManager[object] | None = None,
         *,
-        make_egress: Callable[[Endpoint, Room], Egress] = Egress,
+        make_egress: Callable[[Endpoint, SendBudget], Egress] = Egress,
     ) -> None:
-        self._room = room
+        self._budget = budget
         self._counting = counting or nullcontext()
         self._make_egress = make_egress
         self._egresses: dict[Endpoint, Egress] = {}
@@ -63,7 +63,7 @@ class Spread:
                 egress.renew()
         for endpoint in wanted:
             if endpoint not in self._egresses:
-                self._egresses[endpoint] = self._make_egress(endpoint, self._room)
+                self._egresses[endpoint] = self._make_egress(endpoint, self._budget)
         self._ways = [(egress, egress.send_now) for egress in self._egresses.values() if not egress.broken]
         self._broken = [egress for egress in self._egresses.values() if egress.broken]
         self._gso_limit = min((egress.gso_limit for egress, _ in self._ways), default=0)

@@ -17,17 +17,18 @@ from fanout.errors import Closed, InvalidIngress, InvalidInput, SocketUnavailabl
 from fanout.model import Family, Service
 from fanout.net import errno_text, interfaces
 from fanout.net.bind import RECEIVE_BUFFER
-from fanout.relay.core.acl import Recent
 from fanout.relay.core.drop_reasons import RelayDrop
 from fanout.relay.core.ingress import Ingress, check
+from fanout.relay.core.loop_guard import LoopGuard
 from fanout.relay.core.runs import join
 from fanout.relay.core.stats import RelayStats
-from fanout.relay.egress import Room
-from fanout.relay.egress_set import Outlets
+from fanout.relay.egress import SendBudget
+from fanout.relay.egress_set import EgressSet
 from fanout.relay.multicast import InterfaceNotReady
-from fanout.relay.self_filter import Itself
-from fanout.relay.service_pods import Pods
-from fanout.relay.source import ARENA, Entry, Port
+from fanout.relay.port import ARENA, Port
+from fanout.relay.self_filter import SelfFilter
+from fanout.relay.service_pods import ServicePods
+from fanout.relay.source import Source
 
 log = logging.getLogger("fanout")
 
@@ -85,7 +86,7 @@ class Relay:
             raise InvalidInput(f"interface_timeout {interface_timeout!r} is no number of seconds")
         self._receive_buffer = receive_buffer
         self._interface_timeout = interface_timeout
-        self._pods: dict[str, Pods] = {}
+        self._pods: dict[str, ServicePods] = {}
         for each in parsed:
             if each.service in self._pods:
                 continue
@@ -94,19 +95,20 @@ class Relay:
                 resolver = find_resolver(wanted)
             else:
                 resolver = resolver_for(wanted, nameserver=nameserver, allow_loopback=allow_loopback)
-            self._pods[each.service] = Pods(wanted, resolver)
-        self._itself = Itself(parsed)
+            self._pods[each.service] = ServicePods(wanted, resolver)
+        self._self_filter = SelfFilter(parsed)
         self._counting = threading.RLock()
         """Held while counts move from one place to another, and while they are read: in a signal handler, too."""
-        recent = Recent() if loop_guard else None
-        room = Room()
-        self._entries = [
-            Entry(each, self._pods[each.service], recent, self._itself, room, self._counting) for each in parsed
+        guard = LoopGuard() if loop_guard else None
+        budget = SendBudget()
+        self._sources = [
+            Source(each, self._pods[each.service], guard, self._self_filter, budget, self._counting) for each in parsed
         ]
-        self._outlets = Outlets(self._pods, self._entries, self._itself, self._counting)
-        self._ports: dict[int, Port] = {}
+        self._egress_set = EgressSet(self._pods, self._sources, self._self_filter, self._counting)
+        self._ports: dict[int, tuple[Source, Port]] = {}
+        """Those that are read, by their descriptors."""
         self._poll: select.epoll | None = None
-        self._watch: interfaces.Watch | None = None
+        self._watch: interfaces.InterfaceWatch | None = None
         self._wake: tuple[socket.socket, socket.socket] | None = None
         self._opened_at = 0.0
         self._went_round_at = 0.0
@@ -124,9 +126,9 @@ class Relay:
     def stats(self) -> RelayStats:
         """Counts since it was opened."""
         with self._counting:
-            pods = self._outlets.pod_stats
-            totals = self._outlets.totals(pods)
-            ingresses = [entry.stats for entry in self._entries]
+            pods = self._egress_set.pod_stats
+            totals = self._egress_set.totals(pods)
+            ingresses = [source.stats for source in self._sources]
         now = monotonic()
         # A literal list is an answer that is never asked for again.
         ages = [each.refresher.known.age(now) for each in self._pods.values() if each.service.literals is None]
@@ -143,9 +145,9 @@ class Relay:
     @property
     def waiting(self) -> str | None:
         """What it waits for, as one sentence: an interface, or an answer of DNS; None where it is ready."""
-        for entry in self._entries:
-            if entry.waiting is not None:
-                return entry.waiting
+        for source in self._sources:
+            if source.waiting is not None:
+                return source.waiting
         return next(filter(None, (pods.refresher.waiting for pods in self._pods.values())), None)
 
     @property
@@ -176,12 +178,12 @@ class Relay:
         self._poll = select.epoll()
         self._wake = socket.socketpair()
         with contextlib.suppress(OSError):  # then a look a second has to do
-            self._watch = interfaces.Watch()
+            self._watch = interfaces.InterfaceWatch()
             self._poll.register(self._watch, select.EPOLLIN)
         self._poll.register(self._wake[0], select.EPOLLIN)
         self._check_literals()
-        for entry in self._entries:
-            self._try_to_open(entry)
+        for source in self._sources:
+            self._try_to_open(source)
         for pods in self._pods.values():
             pods.refresher.start()
 
@@ -200,10 +202,10 @@ class Relay:
                 if now >= wakeup:
                     wakeup = now + self._tend(now)
                 for descriptor, _ in self._poll.poll(max(0.0, wakeup - now)):
-                    port = self._ports.get(descriptor)
-                    if port is not None:
-                        self._turn(port)
-                    elif not self._outlets.flush(descriptor, self._poll) and self._watch is not None:
+                    found = self._ports.get(descriptor)
+                    if found is not None:
+                        self._turn(*found)
+                    elif not self._egress_set.flush(descriptor, self._poll) and self._watch is not None:
                         self._watch.drain()
                         self._has_news = True
                         # On a node, pods' interfaces come and go in swarms: one look is for all of them.
@@ -235,9 +237,9 @@ class Relay:
 
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else "not opened" if self._poll is None else self.waiting or "forwards"
-        return f"<Relay {', '.join(str(entry.ingress) for entry in self._entries)}: {state}>"
+        return f"<Relay {', '.join(str(entry.ingress) for entry in self._sources)}: {state}>"
 
-    def _turn(self, port: Port) -> None:
+    def _turn(self, source: Source, port: Port) -> None:
         """Forward what waits at one port, as much as a turn holds."""
         arena = self._arena
         pieces = port.read(arena)
@@ -245,24 +247,24 @@ class Relay:
             return
         runs = join(arena, pieces)
         datagrams = sum([run.datagrams for run in runs])
-        entry = port.entry
-        if entry.pods.follow():
-            self._outlets.aim()
-        if not port.spread:
-            entry.drop(RelayDrop.NO_ENDPOINTS, datagrams)
+        if source.pods.follow():
+            self._egress_set.aim()
+        port_fanout = source.port_fanouts[port.number]
+        if not port_fanout:
+            source.counts.drop(RelayDrop.NO_ENDPOINTS, datagrams)
             return
         assert self._poll is not None  # noqa: S101 - narrows the type
-        self._outlets.send(port.spread, runs, self._poll)
-        entry.forwarded += datagrams
+        self._egress_set.send(port_fanout, runs, self._poll)
+        source.counts.forwarded += datagrams
 
     def _check_literals(self) -> None:
         """Raise `InvalidIngress` for an ingress that was told to forward to this very relay."""
-        for entry in self._entries:
-            for port in entry.ingress.ports:
-                for endpoint in entry.pods.literals(entry.ingress.port_at_pods(port)):
-                    if self._itself.is_ingress(endpoint):
+        for source in self._sources:
+            for port in source.ingress.ports:
+                for endpoint in source.pods.literals(source.ingress.port_at_pods(port)):
+                    if self._self_filter.is_ingress(endpoint):
                         raise InvalidIngress(
-                            f"ingress {entry.ingress}: {endpoint} is this relay itself: "
+                            f"ingress {source.ingress}: {endpoint} is this relay itself: "
                             "name the pods, or another port for them (to_port)"
                         )
 
@@ -270,73 +272,73 @@ class Relay:
         """See to interfaces, pods and ports; return how many seconds until it is time again."""
         assert self._poll is not None  # noqa: S101 - narrows the type
         is_soon = False
-        self._outlets.follow(may_have_moved=self._has_news or self._watch is None)
+        self._egress_set.follow(may_have_moved=self._has_news or self._watch is None)
         self._has_news = False
-        for entry in self._entries:
-            if entry.is_stale:
-                self._lose(entry)
-            if not entry.ports:
-                self._try_to_open(entry)
-            entry.look_at_interface()
-            if not self._is_read(entry):
+        for source in self._sources:
+            if source.is_stale:
+                self._lose(source)
+            if not source.ports:
+                self._try_to_open(source)
+            source.look_at_interface()
+            if not self._is_read(source):
                 # Until DNS has said something, the kernel keeps what comes.
-                if entry.pods.is_decided:
-                    self._take_from(entry)
+                if source.pods.is_decided:
+                    self._take_from(source)
                 else:
                     is_soon = True
-            if not entry.ports and not entry.has_listened and now - self._opened_at > self._interface_timeout:
-                raise SocketUnavailable(f"{entry.waiting} (waited {self._interface_timeout:g} s)")
+            if not source.ports and not source.has_listened and now - self._opened_at > self._interface_timeout:
+                raise SocketUnavailable(f"{source.waiting} (waited {self._interface_timeout:g} s)")
         return _LOOK_SOON if is_soon else _LOOK
 
-    def _is_read(self, entry: Entry) -> bool:
-        return not entry.ports or entry.ports[0].socket.fileno() in self._ports
+    def _is_read(self, source: Source) -> bool:
+        return not source.ports or source.ports[0].socket.fileno() in self._ports
 
-    def _take_from(self, entry: Entry) -> None:
+    def _take_from(self, source: Source) -> None:
         """Begin to read what comes to an ingress."""
         assert self._poll is not None  # noqa: S101 - narrows the type
-        known = entry.pods.refresher.known
+        known = source.pods.refresher.known
         if known.answered_at is None:
             log.warning(
                 "service_unresolved: %(service)s; what comes to %(ingress)s is dropped until DNS answers: %(reason)s",
-                {"ingress": str(entry.ingress), "service": entry.ingress.service, "reason": known.failure},
+                {"ingress": str(source.ingress), "service": source.ingress.service, "reason": known.failure},
             )
-        for port in entry.ports:
-            self._ports[port.socket.fileno()] = port
+        for port in source.ports:
+            self._ports[port.socket.fileno()] = (source, port)
             self._poll.register(port.socket, select.EPOLLIN)
 
-    def _try_to_open(self, entry: Entry) -> None:
+    def _try_to_open(self, source: Source) -> None:
         """Listen where the interface is there; raise `SocketUnavailable` where that never worked for another reason."""
         try:
-            entry.open(self._receive_buffer)
+            source.open(self._receive_buffer)
         except SocketUnavailable as error:
-            if not isinstance(error, InterfaceNotReady) and not entry.has_listened:
+            if not isinstance(error, InterfaceNotReady) and not source.has_listened:
                 raise
-            if entry.waiting != str(error):
-                entry.waiting = str(error)
-                log.warning("ingress_waiting: %(reason)s", {"reason": str(error), "ingress": str(entry.ingress)})
+            if source.waiting != str(error):
+                source.waiting = str(error)
+                log.warning("ingress_waiting: %(reason)s", {"reason": str(error), "ingress": str(source.ingress)})
 
-    def _lose(self, entry: Entry) -> None:
+    def _lose(self, source: Source) -> None:
         """Take what came by an interface that is gone, and close its sockets."""
         assert self._poll is not None  # noqa: S101 - narrows the type
-        for port in entry.ports:
+        for port in source.ports:
             descriptor = port.socket.fileno()
             if descriptor in self._ports:
-                self._empty(port, monotonic() + _LAST_WORDS)
+                self._empty(source, port, monotonic() + _LAST_WORDS)
                 del self._ports[descriptor]
                 self._poll.unregister(descriptor)
         with self._counting:
-            entry.close()
+            source.close()
         log.warning(
             "ingress_lost: %(ingress)s: interface %(interface)s is gone",
-            {"ingress": str(entry.ingress), "interface": entry.ingress.interface},
+            {"ingress": str(source.ingress), "interface": source.ingress.interface},
         )
 
-    def _empty(self, port: Port, deadline: float) -> None:
+    def _empty(self, source: Source, port: Port, deadline: float) -> None:
         """Forward what a port holds; a flood that goes on has an end, too."""
         before = -1
-        while before != port.entry.datagrams and monotonic() < deadline:
-            before = port.entry.datagrams
-            self._turn(port)
+        while before != source.counts.datagrams and monotonic() < deadline:
+            before = source.counts.datagrams
+            self._turn(source, port)
 
     def _finish(self) -> None:
         """Forward all that the kernel still holds."""
@@ -344,32 +346,32 @@ class Relay:
         deadline = monotonic() + _LAST_WORDS
         while self._tend(monotonic()) == _LOOK_SOON and monotonic() < deadline:
             time.sleep(_LOOK_SOON)
-        for entry in self._entries:
-            if not self._is_read(entry):
-                self._take_from(entry)  # though its Service is not resolved: what it holds is counted
-        for port in self._ports.values():
+        for source in self._sources:
+            if not self._is_read(source):
+                self._take_from(source)  # though its Service is not resolved: what it holds is counted
+        for _, port in self._ports.values():
             port.deafen()
         deadline = monotonic() + _LAST_TURNS
-        for port in self._ports.values():
-            self._empty(port, deadline)
+        for source, port in self._ports.values():
+            self._empty(source, port, deadline)
         if monotonic() > deadline:
             log.warning(
                 "stopped_with_rest: there was more than could be forwarded within %(seconds)g s",
                 {"seconds": _LAST_TURNS},
             )
         deadline = monotonic() + _LAST_WORDS
-        while self._outlets.is_full and (left := deadline - monotonic()) > 0:
+        while self._egress_set.is_full and (left := deadline - monotonic()) > 0:
             for descriptor, _ in self._poll.poll(left):
-                self._outlets.flush(descriptor, self._poll)
+                self._egress_set.flush(descriptor, self._poll)
 
     def _close(self) -> None:
         if self._is_closed:
             return
         self._is_closed = True
         with self._counting:
-            for entry in self._entries:
-                entry.close()
-        self._outlets.close()
+            for source in self._sources:
+                source.close()
+        self._egress_set.close()
         for pods in self._pods.values():
             pods.refresher.stop()
         for each in (self._poll, self._watch, *(self._wake or ())):

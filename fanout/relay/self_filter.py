@@ -6,16 +6,16 @@ from collections.abc import Iterable, Sequence
 
 from fanout.model import Endpoint
 from fanout.net import interfaces
-from fanout.relay.core.ingress import Ingress, Kind
+from fanout.relay.core.ingress import Ingress, IngressKind
 
 _ALL = ("", "0.0.0.0", "::")
 
 
-class Itself:
+class SelfFilter:
     """The addresses of this host, the ports on which the relay listens, and the endpoints from which it sends."""
 
     def __init__(self, ingresses: Sequence[Ingress]) -> None:
-        self._ingresses = [each for each in ingresses if each.kind is Kind.UDP]
+        self._ingresses = [each for each in ingresses if each.kind is IngressKind.UDP]
         self._here: dict[str, bool] = {}
         self._sends_from: frozenset[tuple[str, int]] = frozenset()
         self.ports: frozenset[int] = frozenset()

@@ -9,7 +9,7 @@ from fanout.discovery.refresher import Refresher, Resolver
 from fanout.model import Endpoint, Service, parse_literals
 from fanout.relay.core.stats import PodStats
 from fanout.relay.egress import Egress
-from fanout.relay.port_fanout import Spread
+from fanout.relay.port_fanout import PortFanout
 from fanout.report import DropReason
 
 
@@ -36,7 +36,7 @@ class Totals:
         return total
 
 
-class Pods:
+class ServicePods:
     """Follows a Service, and says which endpoints a port's datagrams go to."""
 
     def __init__(self, service: Service, resolver: Resolver) -> None:
@@ -70,12 +70,12 @@ class Pods:
         return endpoint if endpoint in self._fixed else Endpoint(endpoint.host, port)
 
 
-def stats_of(service: str, spreads: Iterable[Spread]) -> list[PodStats]:
+def stats_of(service: str, port_fanouts: Iterable[PortFanout]) -> list[PodStats]:
     """Return what went to each pod of a Service, through all its ports."""
     found: dict[str, PodStats] = {}
-    for spread in spreads:
-        at_once = spread.at_once
-        for egress in spread:
+    for port_fanout in port_fanouts:
+        at_once = port_fanout.at_once
+        for egress in port_fanout:
             host = egress.endpoint.host
             pod = found.setdefault(host, PodStats(host, service))
             copies, size = at_once.get(egress, (0, 0))

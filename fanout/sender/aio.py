@@ -1,4 +1,4 @@
-"""`AsyncSender`: the shell for asyncio; what it does is in `fan_out` and `asking`."""
+"""`AsyncSender`: the shell for asyncio; what it does is in `engine` and `confirming`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fanout.model import Endpoint
 from fanout.protocol.sending.pacer import BURST, Pacer
 from fanout.report import Fault, Report, Tally
 from fanout.sender import engine
-from fanout.sender.aio_queue import SENDS_A_TURN, Call, Outbox, Queued, set_done
+from fanout.sender.aio_queue import SENDS_A_TURN, AioQueue, Call, Queued, set_done
 from fanout.sender.coalescer import BATCH, DELAY
-from fanout.sender.confirming import Asking
+from fanout.sender.confirming import Confirming
 from fanout.sender.engine import Copies, check_stream, make_pacer
 from fanout.sender.sync import TIMEOUT
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fanout.sender.confirming import OnReceipt
 
 
-class AsyncSender(Asking):
+class AsyncSender(Confirming):
     """`Sender` for asyncio: the same arguments, guarantees and reports; nothing blocks the event loop.
 
     What several tasks send in one turn of the event loop leaves together, as runs of equal sizes where the kernel
@@ -36,13 +36,13 @@ class AsyncSender(Asking):
     takes them back.
     """
 
-    _outbox_of_loop: Outbox | None = None
+    _outbox_of_loop: AioQueue | None = None
 
     @property
-    def _outbox(self) -> Outbox:
+    def _outbox(self) -> AioQueue:
         loop = asyncio.get_running_loop()
         if self._outbox_of_loop is None or self._outbox_of_loop.loop is not loop:
-            self._outbox_of_loop = Outbox(loop, self._send_batch)
+            self._outbox_of_loop = AioQueue(loop, self._send_batch)
         return self._outbox_of_loop
 
     @overload
@@ -268,7 +268,7 @@ class AsyncSender(Asking):
             if exchange.number in self._outbox.told:
                 self._outbox.told[exchange.number].set()
 
-    async def _finish(self, copies: Copies, outbox: Outbox) -> None:
+    async def _finish(self, copies: Copies, outbox: AioQueue) -> None:
         while not self._step(copies, SENDS_A_TURN):
             if not copies.blocked:
                 await asyncio.sleep(0)
@@ -276,7 +276,7 @@ class AsyncSender(Asking):
                 self._give_up(copies)
                 return
 
-    async def _wait_writable(self, endpoint: Endpoint, outbox: Outbox) -> bool:
+    async def _wait_writable(self, endpoint: Endpoint, outbox: AioQueue) -> bool:
         """Wait until the socket has room; return False where it stayed full, raise `Closed` where it was closed."""
         async with outbox.waiting:
             descriptor = self._writable(endpoint)

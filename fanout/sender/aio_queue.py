@@ -52,7 +52,7 @@ class Queued(NamedTuple):
     call: Call
 
 
-class Outbox:
+class AioQueue:
     """What is sent in one event loop: the queue of this turn, and who empties it.
 
     The first task that sends in a turn of the loop does so at once, and may go on. What others send in that turn is

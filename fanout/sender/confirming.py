@@ -22,7 +22,7 @@ _ANSWERS = 1024
 """Answers that are taken at a time."""
 
 
-class Asking(FanOut):
+class Confirming(FanOut):
     """A fan-out whose messages may be confirmed or replied to; the state of each is an `Exchange`."""
 
     @cached_property

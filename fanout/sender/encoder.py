@@ -16,9 +16,9 @@ from fanout.errors import InvalidInput, MessageTooLarge
 from fanout.model import MAX_PAYLOAD, Endpoint
 from fanout.protocol import frame
 from fanout.protocol.drop_reasons import ReceiveDrop
-from fanout.protocol.frame import MAGIC, Answer, Cut, Refused, ReplyFragment, Sealed
+from fanout.protocol.frame import MAGIC, Answer, Cut, InvalidFrame, ReplyFragment, Sealed
 from fanout.protocol.sending.exchange import Exchange
-from fanout.protocol.sending.rtt import RoundTrip
+from fanout.protocol.sending.rtt import RttEstimator
 from fanout.report import Fault
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def check_max_datagram(size: int | None) -> int | None:
     raise InvalidInput(f"max_datagram {size!r} is not a number of bytes from {frame.FRAGMENT_MIN} to {_MOST:,}")
 
 
-class Framing:
+class Encoder:
     """Makes a sender's frames, and takes apart what comes back. Any thread may call anything.
 
     Numbers are given in the order in which messages leave: a thread that takes some holds `order` until they have
@@ -59,7 +59,7 @@ class Framing:
         self._identity = random.SystemRandom().getrandbits(64)
         self._last = 0
         self._prefix = frame.numbered_prefix(self._identity)
-        self._round_trip = RoundTrip()
+        self._round_trip = RttEstimator()
         self._origins: dict[Endpoint, int] = {}
         self._origins_of: tuple[Endpoint, ...] = ()
         self._keys: KeyFile | None = None
@@ -175,7 +175,7 @@ class Framing:
         for datagram, source in datagrams:
             try:
                 answer = self._open(datagram)
-            except Refused as refusal:
+            except InvalidFrame as refusal:
                 self.refused[refusal.reason] = self.refused.get(refusal.reason, 0) + 1
                 continue
             exchange = self._exchanges.get(answer.number)
@@ -191,16 +191,16 @@ class Framing:
 
     def _open(self, datagram: bytes) -> Answer | ReplyFragment:
         if not datagram.startswith(MAGIC):
-            raise Refused(ReceiveDrop.UNEXPECTED, "no frame")
+            raise InvalidFrame(ReceiveDrop.UNEXPECTED, "no frame")
         found = frame.decode(datagram)
         if isinstance(found, Sealed):
             if self._opener is None:
-                raise Refused(ReceiveDrop.NO_KEY, "sealed, and no key is set")
+                raise InvalidFrame(ReceiveDrop.NO_KEY, "sealed, and no key is set")
             found = frame.decode(self._opener.open(found, time.time()))
         elif self._opener is not None:
-            raise Refused(ReceiveDrop.UNSEALED, "not sealed")
+            raise InvalidFrame(ReceiveDrop.UNSEALED, "not sealed")
         if not isinstance(found, (Answer, ReplyFragment)) or found.asker != self._identity:
-            raise Refused(ReceiveDrop.UNEXPECTED, "no answer to a question of this sender")
+            raise InvalidFrame(ReceiveDrop.UNEXPECTED, "no answer to a question of this sender")
         return found
 
 

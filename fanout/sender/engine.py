@@ -22,7 +22,7 @@ from fanout.protocol.sending.pacer import Pacer
 from fanout.report import DropReason, Fault, Report, Tally
 
 if TYPE_CHECKING:
-    from fanout.sender.encoder import Framing
+    from fanout.sender.encoder import Encoder
 
 STALL = 5.0
 """Seconds that a full socket is waited for before the rest of a message's copies count as dropped."""
@@ -155,7 +155,7 @@ class FanOut:
         self._is_framed = bool(numbered or key_file is not None or max_datagram is not None or cluster)
         """Whether messages that ask for no answer are framed, too."""
         self._settings = (numbered, max_datagram, key_file, cluster)
-        self._framing_made: Framing | None = None
+        self._framing_made: Encoder | None = None
         self._check: Callable[[object], bytes] = check_payload
         """Returns a payload as bytes; raises `InvalidInput` or `MessageTooLarge`."""
         if self._is_framed:
@@ -176,13 +176,13 @@ class FanOut:
             self._transport.start_anew()
 
     @property
-    def _framing(self) -> Framing:
+    def _framing(self) -> Encoder:
         if self._framing_made is None:
             # Imported when first needed: a plain message is not to wait for it.
-            from fanout.sender.encoder import Framing
+            from fanout.sender.encoder import Encoder
 
             numbered, max_datagram, key_file, cluster = self._settings
-            made = Framing(is_numbered=numbered, max_datagram=max_datagram, key_file=key_file, cluster=cluster)
+            made = Encoder(is_numbered=numbered, max_datagram=max_datagram, key_file=key_file, cluster=cluster)
             with self._lock:
                 self._framing_made = self._framing_made or made
         return self._framing_made

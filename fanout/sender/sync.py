@@ -1,4 +1,4 @@
-"""`Sender`: the shell that blocks; what it does is in `fan_out` and `asking`."""
+"""`Sender`: the shell that blocks; what it does is in `engine` and `confirming`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fanout.protocol.sending.pacer import BURST
 from fanout.report import Fault, Report, Tally
 from fanout.sender import engine
 from fanout.sender.coalescer import Coalescer
-from fanout.sender.confirming import Asking
+from fanout.sender.confirming import Confirming
 from fanout.sender.engine import LOOK_AGAIN, Copies, check_stream, make_pacer
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ TIMEOUT = 2.0
 """Seconds to wait for the answers of all pods."""
 
 
-class Sender(Asking):
+class Sender(Confirming):
     """Sends each message to every pod of a headless Service.
 
     `service` is a short name, an FQDN (with a trailing dot it is taken as it is) or a literal list of endpoints

@@ -10,11 +10,10 @@ from dataclasses import replace
 
 from fanout.ssdp.core import message, urls
 from fanout.ssdp.core.drop_reasons import SsdpDrop
-from fanout.ssdp.core.message import Advert, Kind
-from fanout.ssdp.core.port_map import Origin, Places
-from fanout.ssdp.core.registry import Announcement, Catalogue
+from fanout.ssdp.core.message import Advert, NotifyKind
+from fanout.ssdp.core.port_map import Origin, PortMap, open_first
+from fanout.ssdp.core.registry import Announcement, Registry
 from fanout.ssdp.core.stats import DeviceStats, HttpCounts
-from fanout.ssdp.http import ports
 from fanout.ssdp.lan import Lan
 
 log = logging.getLogger("fanout")
@@ -25,20 +24,20 @@ _COMPLAINTS_MAX = 64
 _AUTHORITY = re.compile("[^/]*//[^/?#]*")
 
 
-class Herald:
+class Announcer:
     """Announces on one LAN. `listen` opens a port of the relay, if it is not open, and returns whether it could."""
 
     def __init__(
         self,
         lan: Lan,
-        places: Places,
-        catalogue: Catalogue,
+        port_map: PortMap,
+        registry: Registry,
         listen: Callable[[int], bool],
         drop: Callable[[SsdpDrop], None],
     ) -> None:
         self._lan = lan
-        self._places = places
-        self._catalogue = catalogue
+        self._port_map = port_map
+        self._registry = registry
         self._listen = listen
         self._drop = drop
         self._has_no_port: set[str] = set()
@@ -66,7 +65,7 @@ class Herald:
             self._say_foreign(pod, advert)
             return advert
         origin = Origin(*found)
-        port = ports.opened(lambda: self._places.claim(origin, advert.udn), self._listen, self._places.refuse)
+        port = open_first(lambda: self._port_map.claim(origin, advert.udn), self._listen, self._port_map.refuse)
         if port is None:
             self._drop(SsdpDrop.NO_PORT)
             self._say_no_port(pod, advert.udn)
@@ -78,12 +77,12 @@ class Herald:
         """Say it on the LAN, and once more a moment later (`tend`)."""
         for kind, pod, advert in announcements:
             key = advert.nt, advert.usn
-            if kind is Kind.BYEBYE and key not in self._alive:
+            if kind is NotifyKind.BYEBYE and key not in self._alive:
                 continue  # it was withheld for want of a port
-            located = advert if kind is Kind.BYEBYE else self.located(pod, advert)
+            located = advert if kind is NotifyKind.BYEBYE else self.located(pod, advert)
             if located is None:
                 continue
-            if kind is Kind.BYEBYE:
+            if kind is NotifyKind.BYEBYE:
                 self._alive.discard(key)
             else:
                 self._alive.add(key)
@@ -112,17 +111,17 @@ class Herald:
 
     def _take_stock(self) -> None:
         """Take note of the devices that there are, for `devices`, which other threads may call."""
-        stock, there = [], self._catalogue.devices
+        stock, there = [], self._registry.devices
         for device in there:
             shown = self._shown.get(device.udn)
             if shown is not None:
                 found = urls.location(device.location)
-                port = None if found is None else self._places.known(Origin(*found))
+                port = None if found is None else self._port_map.known(Origin(*found))
                 stock.append((DeviceStats(device.udn, device.pod, shown), port))
         self._devices = stock
         udns = {device.udn for device in there}
         for udn in self._udns - udns:
-            self._places.left(udn)
+            self._port_map.left(udn)
         self._udns = udns
 
     def devices(self, names: Mapping[tuple[str, str], str], counts: HttpCounts) -> list[DeviceStats]:
@@ -137,10 +136,10 @@ class Herald:
             for device, port in self._devices
         ]
 
-    def _show(self, kind: Kind, pod: str, advert: Advert) -> None:
+    def _show(self, kind: NotifyKind, pod: str, advert: Advert) -> None:
         """Say in the log that a device can be found, or no more."""
         udn = advert.udn
-        if kind is Kind.BYEBYE:
+        if kind is NotifyKind.BYEBYE:
             if self._shown.pop(udn, None) is not None:
                 log.info("device_gone: %(udn)s of %(host)s", {"udn": udn, "host": pod})
         elif self._shown.get(udn) != advert.location:

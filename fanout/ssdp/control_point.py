@@ -17,7 +17,7 @@ from fanout.errors import InvalidInput, SocketUnavailable
 from fanout.net import errno_text, interfaces
 from fanout.ssdp.core import message, urls
 from fanout.ssdp.core.description import Description
-from fanout.ssdp.description_reader import Reader, Unreadable
+from fanout.ssdp.pod_monitor import DescriptionReader, Unreadable
 from fanout.version import __version__
 
 SECONDS = 3.0
@@ -104,7 +104,7 @@ async def search(where: Mapping[str, str] | str, target: str = message.ALL, seco
     loop = asyncio.get_running_loop()
     async with contextlib.AsyncExitStack() as stack:
         sockets = await _sockets(stack, where)
-        reader = Reader(_READS)
+        reader = DescriptionReader(_READS)
         stack.push_async_callback(reader.close)
         answers = _Answers(reader)
         stack.push_async_callback(answers.stop)
@@ -122,7 +122,7 @@ async def search(where: Mapping[str, str] | str, target: str = message.ALL, seco
 class _Answers:
     """Takes answers, and reads the descriptions that they name."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: DescriptionReader) -> None:
         self._reader = reader
         self._heard: dict[str, _Heard] = {}
 
@@ -133,7 +133,7 @@ class _Answers:
             found = message.parse(data)
         except (OSError, message.InvalidSsdp):
             return
-        if not isinstance(found, message.Answer):
+        if not isinstance(found, message.SearchResponse):
             return
         advert, host = found.advert, str(address[0])
         heard = self._heard.get(advert.location)
@@ -172,7 +172,7 @@ class _Answers:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _read(reader: Reader, location: str, host: str) -> Description | None:
+async def _read(reader: DescriptionReader, location: str, host: str) -> Description | None:
     """Return what the description at `location` says; None where it cannot be had, for whatever reason.
 
     Only from a literal address, which is not this host's loopback unless the answer came from there: whoever answers

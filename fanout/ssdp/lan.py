@@ -25,7 +25,7 @@ _PORT_MIN = 1024
 """Below, no client asks from: an answer would go to a service of the host that is named as the source."""
 
 
-class Arrival(NamedTuple):
+class LanDatagram(NamedTuple):
     """A datagram that came."""
 
     data: bytes
@@ -113,7 +113,7 @@ class Lan:
             raise _unavailable(self.interface, error) from error
         return opened
 
-    def receive(self, opened: socket.socket) -> list[Arrival]:
+    def receive(self, opened: socket.socket) -> list[LanDatagram]:
         """Return what waits at one of the sockets, as much as a turn holds."""
         to_group = opened is self.sockets[0]
         arrivals = []
@@ -121,7 +121,7 @@ class Lan:
             for _ in range(_TURN):
                 # One byte more than may be: larger ones are known by that.
                 data, client = opened.recvfrom(DATAGRAM_MAX + 1)
-                arrivals.append(Arrival(data, client, to_group))
+                arrivals.append(LanDatagram(data, client, to_group))
         return arrivals
 
     def take_drops(self) -> int:

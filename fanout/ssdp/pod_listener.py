@@ -13,7 +13,7 @@ from fanout.net import interfaces
 from fanout.relay.multicast import open_port
 from fanout.ssdp.core.message import PORT
 from fanout.ssdp.lan import group
-from fanout.ssdp.search_sockets import receive
+from fanout.ssdp.searches import receive
 
 log = logging.getLogger("fanout")
 
@@ -21,7 +21,7 @@ _PODS_ASKED = 256
 """Pods of which is looked up by which interface they are reached: all go by one or two."""
 
 
-class Ear:
+class PodListener:
     """Listens on the interfaces that lead to pods, but not on the LAN's. Not before there is an event loop."""
 
     def __init__(self, lan: str, heard: Callable[[bytes, str], None]) -> None:

@@ -8,15 +8,67 @@ import random
 import socket
 from collections.abc import Callable, Collection
 
+import aiohttp
+from yarl import URL
+
 from fanout.model import Endpoint
 from fanout.net import errno_text
-from fanout.ssdp.core import message
-from fanout.ssdp.core.description import Description
+from fanout.ssdp.core import body, description, message
+from fanout.ssdp.core.description import Description, InvalidDescription
 from fanout.ssdp.core.drop_reasons import SsdpDrop
 from fanout.ssdp.core.message import Advert, Headers
 from fanout.ssdp.core.settings import DescriptionPlace
-from fanout.ssdp.description_reader import Reader, Unreadable
-from fanout.ssdp.search_sockets import answers, ask, open_socket
+from fanout.ssdp.searches import answers, ask, open_socket
+from fanout.version import __version__
+
+log = logging.getLogger("fanout")
+
+SECONDS = 3.0
+"""That a description may take."""
+# Jellyfin does not answer a program without a name and a version.
+_HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"Linux UPnP/1.1 fanout/{__version__}"}
+
+
+class Unreadable(Exception):
+    """There is something, which is no description."""
+
+
+class DescriptionReader:
+    """Reads `at_once` descriptions at a time, and keeps nothing from one to the next. Made where a loop runs."""
+
+    def __init__(self, at_once: int) -> None:
+        self._turns = asyncio.Semaphore(at_once)
+        self._client = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=SECONDS),
+            connector=aiohttp.TCPConnector(force_close=True, limit=0),
+            headers=_HEADERS,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def read(self, url: str) -> tuple[Description, str] | None:
+        """Return what the description at `url` says, and who serves it (SERVER); None where there is none to be had.
+
+        Raises `Unreadable`. A redirect is not followed: whoever answers could have this host ask for anything.
+        """
+        try:
+            async with self._turns, self._client.get(URL(url, encoded=True), allow_redirects=False) as response:
+                if response.status != 200:
+                    return None
+                gathered = body.BodyBuffer(description.SIZE_MAX, response.headers.get("Content-Encoding", ""))
+                while piece := await response.content.readany():
+                    gathered.add(piece)
+                return description.parse(gathered.whole()), response.headers.get("Server", "")
+        except (InvalidDescription, body.TooLarge, body.Undecodable) as error:
+            raise Unreadable(str(error)) from None
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            log.debug("description_missing: %(url)s: %(reason)s", {"url": url, "reason": errno_text.exception(error)})
+            return None
+
+    async def close(self) -> None:
+        """Read no more."""
+        await self._client.close()
+
 
 log = logging.getLogger("fanout")
 
@@ -29,7 +81,7 @@ _READERS = 32
 _ASKING, _LEARNING = "asking", "learning"
 
 
-class Pods:
+class PodMonitor:
     """Looks after each pod in a task of its own, soon after it joined and every half minute.
 
     `heard` is called with each advert of a pod itself, `described` with all that one of its descriptions says.
@@ -37,21 +89,21 @@ class Pods:
 
     def __init__(
         self,
-        places: Collection[DescriptionPlace],
+        port_map: Collection[DescriptionPlace],
         heard: Callable[[str, Advert], None],
         described: Callable[[str, Collection[Advert]], None],
         is_known: Callable[[str], bool],
         is_genuine: Callable[[str, int], bool],
         drop: Callable[[SsdpDrop], None],
     ) -> None:
-        self._places = places
+        self._port_map = port_map
         self._heard = heard
         self._described = described
         self._is_known = is_known
         self._is_genuine = is_genuine
         self._drop = drop
         self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
-        self._reader: Reader | None = None
+        self._reader: DescriptionReader | None = None
         self._learning: set[asyncio.Task[None]] = set()
         self._complaints: set[tuple[str, str]] = set()
         """Of which pod something was said in the log, and about what: the URL of a description, or one of the words."""
@@ -61,7 +113,7 @@ class Pods:
     def follow(self, pods: Collection[Endpoint]) -> None:
         """Look after these, and no others."""
         if self._reader is None:
-            self._reader = Reader(_READERS)
+            self._reader = DescriptionReader(_READERS)
         for gone in self._tasks.keys() - set(pods):
             self._tasks.pop(gone).cancel()
             self._forget(gone.host)
@@ -103,7 +155,7 @@ class Pods:
             try:
                 while True:
                     ask(opened, message.search(message.ALL, 1), [pod])
-                    for place in self._places:
+                    for place in self._port_map:
                         await self._describe(pod.host, place.url(pod.host))
                     if self._is_known(pod.host):
                         delay = _RETRY_MIN

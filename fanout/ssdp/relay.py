@@ -18,23 +18,23 @@ from fanout.discovery.refresher import Refresher, Resolver, resolver_for
 from fanout.errors import Closed, InvalidInput, SocketUnavailable
 from fanout.model import Endpoint, Family, Service
 from fanout.net import interfaces
-from fanout.relay.core.acl import Guard
+from fanout.relay.core.acl import Acl
 from fanout.relay.core.ingress import check_pods, parse_network
 from fanout.relay.multicast import InterfaceNotReady
 from fanout.relay.relay import INTERFACE_TIMEOUT
-from fanout.ssdp.announcer import AGAIN, Herald
+from fanout.ssdp.announcer import AGAIN, Announcer
 from fanout.ssdp.core import message, urls
 from fanout.ssdp.core.drop_reasons import SsdpDrop
-from fanout.ssdp.core.message import Advert, InvalidSsdp, Kind, Notify
-from fanout.ssdp.core.port_map import Places
-from fanout.ssdp.core.registry import Announcement, Catalogue
+from fanout.ssdp.core.message import Advert, InvalidSsdp, Notify, NotifyKind
+from fanout.ssdp.core.port_map import PortMap
+from fanout.ssdp.core.registry import Announcement, Registry
 from fanout.ssdp.core.settings import DESCRIPTIONS, HTTP_PORTS, PRIVATE, DescriptionPlace, parse_ports
 from fanout.ssdp.core.stats import HttpCounts, SsdpStats
 from fanout.ssdp.http.proxy import Proxy
 from fanout.ssdp.lan import Lan
-from fanout.ssdp.pod_listener import Ear
-from fanout.ssdp.pod_monitor import Pods
-from fanout.ssdp.responder import Clients
+from fanout.ssdp.pod_listener import PodListener
+from fanout.ssdp.pod_monitor import PodMonitor
+from fanout.ssdp.responder import Responder
 
 log = logging.getLogger("fanout")
 
@@ -104,20 +104,20 @@ class SsdpRelay:
         self._known: set[str] = set()
         """Pods that have told of some device."""
         self._lan = Lan(interface)
-        self._places = Places(ports[0], ports[-1])
-        self._catalogue = Catalogue(self._dropped, random.random)
-        served = Guard(allowed, None)
+        self._port_map = PortMap(ports[0], ports[-1])
+        self._registry = Registry(self._dropped, random.random)
+        served = Acl(allowed, None)
         self._proxy = Proxy(
-            self._places,
+            self._port_map,
             self._is_pod,
             # Linux takes what comes to any address by any interface: others of this host's networks are no LAN.
             lambda client: served.refusal(client, 0.0) is None and self._lan.leads_to(client),
             self._lan.is_here,
             self._http,
         )
-        self._herald = Herald(self._lan, self._places, self._catalogue, self._proxy.listen, self._drop)
-        self._clients = Clients(self._lan, allowed, self._catalogue, self._herald, self._told, self._drop)
-        self._pods = Pods(
+        self._announcer = Announcer(self._lan, self._port_map, self._registry, self._proxy.listen, self._drop)
+        self._clients = Responder(self._lan, allowed, self._registry, self._announcer, self._told, self._drop)
+        self._pods = PodMonitor(
             tuple(map(DescriptionPlace.parse, descriptions)),
             self._told,
             self._described,
@@ -125,7 +125,7 @@ class SsdpRelay:
             self._lan.may_come_from,
             self._drop,
         )
-        self._ear = Ear(interface, self._overheard)
+        self._pod_listener = PodListener(interface, self._overheard)
         self._waiting: str | None = "not opened yet"
         self._has_listened = False
         self._opened_at: float | None = None
@@ -144,12 +144,12 @@ class SsdpRelay:
         """Counts since it was opened."""
         http, known = self._http, self._refresher.known
         return SsdpStats(
-            devices=self._herald.devices(dict(self._pods.names), http),
+            devices=self._announcer.devices(dict(self._pods.names), http),
             searches=self._clients.searches,
             answers=self._clients.answers,
             sessions=self._clients.waiting,
-            announcements=dict(self._herald.announcements),
-            foreign=self._herald.foreign,
+            announcements=dict(self._announcer.announcements),
+            foreign=self._announcer.foreign,
             dropped=dict(self._dropped),
             http=replace(
                 http,
@@ -231,10 +231,10 @@ class SsdpRelay:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), _TICK)
             self._hear_no_more()
-            if farewell := self._catalogue.farewell():
+            if farewell := self._registry.farewell():
                 self._announce(farewell, monotonic())
                 await asyncio.sleep(AGAIN)
-                self._herald.tend(math.inf)
+                self._announcer.tend(math.inf)
         finally:
             self._hear_no_more()
             await self._pods.close()
@@ -243,7 +243,7 @@ class SsdpRelay:
     def _hear_no_more(self) -> None:
         self._unwatch_lan()
         self._clients.close()
-        self._ear.close()
+        self._pod_listener.close()
 
     def _tend(self, now: float) -> None:
         """See to the interface, the pods, and what is to be announced."""
@@ -257,9 +257,9 @@ class SsdpRelay:
             self._is_empty = not known.endpoints
             if self._is_empty:
                 log.warning("service_empty: %(service)s names no pod (yet)", {"service": self._service.name})
-        self._announce(self._catalogue.due(now), now)
-        self._herald.tend(now)
-        for udn, pod, owner in self._catalogue.take_conflicts():
+        self._announce(self._registry.due(now), now)
+        self._announcer.tend(now)
+        for udn, pod, owner in self._registry.take_conflicts():
             log.warning(
                 "udn_taken: %(host)s has the identity of %(owner)s, %(udn)s: it is announced when that one has gone",
                 {"udn": udn, "host": pod, "owner": owner},
@@ -276,10 +276,10 @@ class SsdpRelay:
             self._open_lan()
             if self._lan.is_open:
                 self._watch_lan()
-                everything = self._catalogue.answers(message.ALL, None)
+                everything = self._registry.answers(message.ALL, None)
                 if before not in ("", self._lan.address):  # players would keep the address that is gone
-                    self._announce([Announcement(Kind.BYEBYE, pod, advert) for pod, advert in everything], now)
-                self._announce([Announcement(Kind.ALIVE, pod, advert) for pod, advert in everything], now)
+                    self._announce([Announcement(NotifyKind.BYEBYE, pod, advert) for pod, advert in everything], now)
+                self._announce([Announcement(NotifyKind.ALIVE, pod, advert) for pod, advert in everything], now)
             elif not self._has_listened and now - (self._opened_at or now) > self._interface_timeout:
                 raise SocketUnavailable(f"{self._waiting} (waited {self._interface_timeout:g} s)")
         elif dropped := self._lan.take_drops():
@@ -317,10 +317,10 @@ class SsdpRelay:
         gone, self._hosts = self._hosts - hosts, hosts
         self._known -= gone
         for host in gone:
-            self._places.gone(host)
-        self._announce(self._catalogue.pods(hosts, now), now)
+            self._port_map.gone(host)
+        self._announce(self._registry.pods(hosts, now), now)
         self._pods.follow(endpoints)
-        self._ear.follow(sorted(hosts))
+        self._pod_listener.follow(sorted(hosts))
 
     def _is_itself(self, endpoint: Endpoint) -> bool:
         """Whether an endpoint is this host, where the relay would ask itself."""
@@ -341,7 +341,7 @@ class SsdpRelay:
 
     def _announce(self, announcements: Collection[Announcement], now: float) -> None:
         if announcements:
-            self._herald.announce(announcements, now)
+            self._announcer.announce(announcements, now)
 
     def _told(self, host: str, advert: Advert) -> None:
         """Take note of what a pod says that it has."""
@@ -349,8 +349,8 @@ class SsdpRelay:
             return
         self._known.add(host)
         now = monotonic()
-        self._announce(self._catalogue.heard(host, advert, now), now)
-        if advert.nt == message.ROOT_DEVICE and self._catalogue.is_owner(host, advert.udn):
+        self._announce(self._registry.heard(host, advert, now), now)
+        if advert.nt == message.ROOT_DEVICE and self._registry.is_owner(host, advert.udn):
             found = urls.location(advert.location)
             if found is not None and found[0] == host:
                 self._pods.learn_name(host, advert.udn, advert.location)
@@ -360,7 +360,7 @@ class SsdpRelay:
         if host in self._hosts:
             self._known.add(host)
             now = monotonic()
-            self._announce(self._catalogue.described(host, adverts, now), now)
+            self._announce(self._registry.described(host, adverts, now), now)
 
     def _overheard(self, data: bytes, host: str) -> None:
         """Take note of what a pod announces by itself."""
@@ -374,9 +374,9 @@ class SsdpRelay:
         if not isinstance(notify, Notify):
             return
         now = monotonic()
-        if notify.kind is Kind.ALIVE:
+        if notify.kind is NotifyKind.ALIVE:
             self._told(host, notify.advert)
-        elif notify.kind is Kind.UPDATE:
-            self._announce(self._catalogue.updated(host, notify.advert, now), now)
+        elif notify.kind is NotifyKind.UPDATE:
+            self._announce(self._registry.updated(host, notify.advert, now), now)
         else:
-            self._announce(self._catalogue.left(host, notify.advert, now), now)
+            self._announce(self._registry.left(host, notify.advert, now), now)

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from fanout.model import Endpoint
-from fanout.relay.core.acl import Guard
+from fanout.relay.core.acl import Acl
 from fanout.relay.core.ingress import Network
-from fanout.ssdp.announcer import Herald
+from fanout.ssdp.announcer import Announcer
 from fanout.ssdp.core import message
 from fanout.ssdp.core.drop_reasons import SsdpDrop
 from fanout.ssdp.core.message import Advert, InvalidSsdp, Search
-from fanout.ssdp.core.registry import Catalogue
+from fanout.ssdp.core.registry import Registry
 from fanout.ssdp.lan import Lan
-from fanout.ssdp.searches import Session, Sessions
+from fanout.ssdp.searches import OpenSearch, Searches
 
 LIMIT = 100.0
 """Searches a second of one client that are answered."""
@@ -25,15 +25,15 @@ LIMIT_OF_ALL = 500.0
 _BURST, _BURST_OF_ALL = 10.0, 4.0  # seconds' worth of them at once
 
 
-class Clients:
+class Responder:
     """Answers those who search. `told` is called with what a pod answered, before its client has it."""
 
     def __init__(
         self,
         lan: Lan,
         allowed: Sequence[Network],
-        catalogue: Catalogue,
-        herald: Herald,
+        registry: Registry,
+        announcer: Announcer,
         told: Callable[[str, Advert], None],
         drop: Callable[[SsdpDrop], None],
     ) -> None:
@@ -44,13 +44,13 @@ class Clients:
         self.pods: tuple[Endpoint, ...] = ()
         """Those that are asked."""
         self._lan = lan
-        self._guard = Guard(allowed, LIMIT, _BURST)
-        self._guard_of_all = Guard((), LIMIT_OF_ALL, _BURST_OF_ALL)
-        self._catalogue = catalogue
-        self._herald = herald
+        self._acl = Acl(allowed, LIMIT, _BURST)
+        self._guard_of_all = Acl((), LIMIT_OF_ALL, _BURST_OF_ALL)
+        self._registry = registry
+        self._announcer = announcer
         self._told = told
         self._drop = drop
-        self._sessions = Sessions(self._answered, self._tell_rest, lan.may_come_from, drop)
+        self._sessions = Searches(self._answered, self._tell_rest, lan.may_come_from, drop)
 
     @property
     def waiting(self) -> int:
@@ -75,7 +75,7 @@ class Clients:
         if not self._lan.may_answer(client):
             return SsdpDrop.SOURCE_NOT_UNICAST
         now = monotonic()
-        if refusal := self._guard.refusal(client[0], now):
+        if refusal := self._acl.refusal(client[0], now):
             return SsdpDrop(refusal.value)
         if self._guard_of_all.refusal("", now):
             return SsdpDrop.TOO_MANY_SEARCHES
@@ -97,25 +97,25 @@ class Clients:
             return SsdpDrop.TOO_MANY_SEARCHES
         return None
 
-    def _answered(self, session: Session, host: str, advert: Advert) -> None:
+    def _answered(self, session: OpenSearch, host: str, advert: Advert) -> None:
         """Pass a pod's answer on to the client that searched."""
         self._told(host, advert)
-        if self._catalogue.is_owner(host, advert.udn):
+        if self._registry.is_owner(host, advert.udn):
             self._tell(session, host, advert)
         else:
             self._drop(SsdpDrop.UDN_TAKEN)
 
-    def _tell_rest(self, session: Session, is_late: bool) -> None:
+    def _tell_rest(self, session: OpenSearch, is_late: bool) -> None:
         """Answer for pods that take no searches; when it is late, for all that have not answered."""
-        pods = None if is_late else [pod.host for pod in self.pods if not self._catalogue.speaks(pod.host)]
-        answers = self._catalogue.answers(session.target, pods)
+        pods = None if is_late else [pod.host for pod in self.pods if not self._registry.speaks(pod.host)]
+        answers = self._registry.answers(session.target, pods)
         # As they would come from the pods themselves: some clients (nmap) take of one host no more than the first.
         turns = {pod: random.random() for pod, _ in answers}
         for pod, advert in sorted(answers, key=lambda answer: turns[answer[0]]):
             self._tell(session, pod, advert)
 
-    def _tell(self, session: Session, pod: str, advert: Advert) -> None:
-        located = None if session.has_told(advert) else self._herald.located(pod, advert)
+    def _tell(self, session: OpenSearch, pod: str, advert: Advert) -> None:
+        located = None if session.has_told(advert) else self._announcer.located(pod, advert)
         if located is None or not self._lan.is_open:
             return
         data = message.answer(located, session.target)

@@ -3,18 +3,104 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import resource
 import socket
+import struct
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from fanout.model import Endpoint
+from fanout.net import bind
 from fanout.ssdp.core import message
 from fanout.ssdp.core.drop_reasons import SsdpDrop
-from fanout.ssdp.core.message import Advert, Search
-from fanout.ssdp.search_sockets import answers, ask, open_socket
+from fanout.ssdp.core.message import DATAGRAM_MAX, Advert, InvalidSsdp, Search, SearchResponse
+
+_TURN = 32
+"""Datagrams that one socket may give before it is another's turn."""
+_ROOM = 64  # bytes for one control message
+_IP_PKTINFO, _IPV6_PKTINFO = 8, 50  # include/uapi/linux/in.h and in6.h
+_INDEX = struct.Struct("=i")  # struct in_pktinfo begins with it
+_INDEX6 = struct.Struct("=16xi")  # struct in6_pktinfo ends with it
+
+
+class PodDatagram(NamedTuple):
+    """What came back."""
+
+    data: bytes
+    host: str
+    interface: int
+    """The number of the interface that it came by; 0 where the system does not tell."""
+
+
+def open_socket(pods: Collection[Endpoint]) -> socket.socket:
+    """Return a non-blocking UDP socket that can send to all of them. Raises OSError."""
+    is_ipv6 = any(":" in pod.host for pod in pods)
+    opened = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
+    opened.setblocking(False)
+    if is_ipv6:
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    bind.tell_destinations(opened, True)
+    return opened
+
+
+def ask(opened: socket.socket, data: bytes, pods: Collection[Endpoint]) -> int:
+    """Send a question to each pod; return to how many the kernel did not take it."""
+    failed = 0
+    for host, port in pods:
+        mapped = f"::ffff:{host}" if opened.family == socket.AF_INET6 and ":" not in host else host
+        try:
+            opened.sendto(data, (mapped, port))
+        except OSError:
+            failed += 1
+    return failed
+
+
+def receive(opened: socket.socket) -> list[PodDatagram]:
+    """Return what waits, as much as a turn holds."""
+    replies = []
+    with contextlib.suppress(OSError):
+        for _ in range(_TURN):
+            # One byte more than may be: larger ones are known by that.
+            data, control, _, source = opened.recvmsg(DATAGRAM_MAX + 1, _ROOM)
+            replies.append(PodDatagram(data, source[0].removeprefix("::ffff:"), _interface(control)))
+    return replies
+
+
+def answers(
+    opened: socket.socket, is_genuine: Callable[[str, int], bool], drop: Callable[[SsdpDrop], None]
+) -> Iterator[tuple[str, Advert]]:
+    """Yield what pods answered: a pod's address, and what it has.
+
+    `is_genuine` says whether what names that source, and came by the interface of that number, is an answer of a pod
+    that was asked; what is not, or cannot be read, is told to `drop`.
+    """
+    for data, host, interface in receive(opened):
+        if not is_genuine(host, interface):
+            drop(SsdpDrop.NOT_ASKED)
+            continue
+        try:
+            answer = message.parse(data)
+        except InvalidSsdp as error:
+            drop(error.reason)
+            continue
+        if isinstance(answer, SearchResponse):
+            yield host, answer.advert
+        else:
+            drop(SsdpDrop.NOT_ASKED)
+
+
+def _interface(control: list[tuple[int, int, bytes]]) -> int:
+    for level, kind, data in control:
+        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+            return int(_INDEX.unpack_from(data)[0])
+        if (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO):
+            return int(_INDEX6.unpack_from(data)[0])
+    return 0
+
 
 SESSIONS_MAX = 2048
 MARGIN = 1.5
@@ -34,7 +120,7 @@ POD_BYTES_MAX = 1 << 15
 
 
 @dataclass(slots=True, eq=False)
-class Session:
+class OpenSearch:
     """A client's search for one target, until its answers are in."""
 
     client: tuple[str, int]
@@ -69,7 +155,7 @@ class Session:
         return hash((asked.usn.lower(), asked.nt.lower(), asked.location))
 
 
-class Sessions:
+class Searches:
     """Asks pods for clients. `heard` is called with each answer, `missing` when the client should be told the rest.
 
     `is_genuine` says whether what names a pod as its source, and came by that interface (its number), is the pod's.
@@ -77,8 +163,8 @@ class Sessions:
 
     def __init__(
         self,
-        heard: Callable[[Session, str, Advert], None],
-        missing: Callable[[Session, bool], None],
+        heard: Callable[[OpenSearch, str, Advert], None],
+        missing: Callable[[OpenSearch, bool], None],
         is_genuine: Callable[[str, int], bool],
         drop: Callable[[SsdpDrop], None],
     ) -> None:
@@ -86,7 +172,7 @@ class Sessions:
         self._heard = heard
         self._missing = missing
         self._drop = drop
-        self._sessions: dict[Session, None] = {}
+        self._sessions: dict[OpenSearch, None] = {}
         """The oldest first."""
         # A search takes a file; half of those that may be open are for what is played.
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -101,14 +187,14 @@ class Sessions:
             self._end(next(iter(self._sessions)))
             self._drop(SsdpDrop.TOO_MANY_SEARCHES)
         mx = MX_UNICAST if search.mx is None else min(search.mx, message.MX_MAX)
-        session = Session(client, search.target, open_socket(pods), frozenset(pod.host for pod in pods))
+        session = OpenSearch(client, search.target, open_socket(pods), frozenset(pod.host for pod in pods))
         self._sessions[session] = None
         asyncio.get_running_loop().add_reader(session.socket, self._readable, session)
         self._schedule(session, mx)
         if ask(session.socket, message.search(search.target, max(1, mx), search.headers), pods):
             self._drop(SsdpDrop.NOT_SENT)
 
-    def _schedule(self, session: Session, mx: int) -> None:
+    def _schedule(self, session: OpenSearch, mx: int) -> None:
         loop = asyncio.get_running_loop()
         session.timers = [
             loop.call_later(random.uniform(0, min(_PREPARED, mx)), self._missing, session, False),
@@ -116,7 +202,7 @@ class Sessions:
             loop.call_later(mx + MARGIN, self._end, session),
         ]
 
-    def _readable(self, session: Session) -> None:
+    def _readable(self, session: OpenSearch) -> None:
         def is_genuine(host: str, interface: int) -> bool:
             if host not in session.pods or not self._is_genuine(host, interface):
                 return False  # what only names a pod as its source does not take that one's turns
@@ -130,7 +216,7 @@ class Sessions:
             else:
                 self._drop(SsdpDrop.NOT_ASKED)
 
-    def _end(self, session: Session) -> None:
+    def _end(self, session: OpenSearch) -> None:
         for timer in session.timers:
             timer.cancel()
         del self._sessions[session]

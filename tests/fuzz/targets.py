@@ -9,19 +9,21 @@ from collections.abc import Callable
 from fanout.errors import KeyUnavailable
 from fanout.model import Endpoint
 from fanout.protocol import frame, probe
-from fanout.protocol.frame import Answer, Refused, ReplyFragment
+from fanout.protocol.frame import Answer, InvalidFrame, ReplyFragment
 from fanout.protocol.probe_log import ProbeLog
 from fanout.protocol.receiving.reception import Reception
 from fanout.protocol.seal import Keyring, Opener, Sealer
 from fanout.protocol.sending.exchange import Exchange
-from fanout.protocol.sending.rtt import RoundTrip
+from fanout.protocol.sending.rtt import RttEstimator
 from fanout.ssdp.core import description, message, urls
 
 Target = Callable[[bytes], object]
 KEYRING = Keyring((bytes(range(32)),))
 POD = Endpoint("10.0.0.1", 12000)
 EPOCH = 1_700_000_000.0
-_SEALED = frame.MAGIC + bytes((frame.VERSION, frame.Kind.NUMBERED | frame.SEALED)) + (1).to_bytes(8) + (1).to_bytes(8)
+_SEALED = (
+    frame.MAGIC + bytes((frame.VERSION, frame.FrameKind.NUMBERED | frame.SEALED)) + (1).to_bytes(8) + (1).to_bytes(8)
+)
 
 
 def decode() -> Target:
@@ -29,7 +31,7 @@ def decode() -> Target:
 
     def take(data: bytes) -> None:
         for datagram in (data, frame.MAGIC + b"\1" + data):
-            with contextlib.suppress(Refused):
+            with contextlib.suppress(InvalidFrame):
                 frame.decode(datagram)
 
     return take
@@ -93,8 +95,8 @@ def asker() -> Target:
     def take(data: bytes) -> None:
         now = next(clock) / 1000
         kind = 4 + (data[0] & 1) if data else 4
-        header = frame.header(frame.Kind(kind), 2, 1)
-        with contextlib.suppress(Refused):
+        header = frame.header(frame.FrameKind(kind), 2, 1)
+        with contextlib.suppress(InvalidFrame):
             found = frame.decode(header + data[1:])
             assert isinstance(found, (Answer, ReplyFragment))
             exchange = state["exchange"]
@@ -119,7 +121,7 @@ def _exchange(now: float) -> Exchange:
         timeout=1.0,
         retries=None,
         is_query=True,
-        round_trip=RoundTrip(),
+        round_trip=RttEstimator(),
         jitter=lambda: 0.0,
     )
     exchange.due(now)
@@ -131,7 +133,7 @@ def opener() -> Target:
     made = Opener(KEYRING, "blue")
 
     def take(data: bytes) -> None:
-        with contextlib.suppress(Refused):
+        with contextlib.suppress(InvalidFrame):
             found = frame.decode(_SEALED + data)
             assert isinstance(found, frame.Sealed)
             made.open(found, EPOCH)
@@ -185,7 +187,7 @@ def ssdp_message() -> Target:
                 assert (again.target, again.mx) == (found.target, found.mx or 0)
             else:
                 advert = found.advert
-                kind = found.kind if isinstance(found, message.Notify) else message.Kind.ALIVE
+                kind = found.kind if isinstance(found, message.Notify) else message.NotifyKind.ALIVE
                 for written in (message.notify(kind, advert), message.answer(advert, "a") if advert.location else b""):
                     if written:
                         said = message.parse(written)
@@ -221,7 +223,7 @@ def ssdp_description() -> Target:
         for body in (data, b"<root><device><UDN>uuid:1</UDN><friendlyName>" + data):
             with contextlib.suppress(description.InvalidDescription):
                 for nt, usn in description.parse(body).adverts:
-                    message.notify(message.Kind.ALIVE, message.Advert(nt, usn, "http://10.0.0.1/"))
+                    message.notify(message.NotifyKind.ALIVE, message.Advert(nt, usn, "http://10.0.0.1/"))
 
     return take
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fanout.daemon.receiver import command
-from fanout.protocol.frame import Status
+from fanout.protocol.frame import AnswerStatus
 from fanout.protocol.sending.receipt import ReceiptStatus
 from tests.support.cli import receiving
 from tests.support.loops import AheadLoop, advance
@@ -93,7 +93,7 @@ def test_a_command_that_is_killed_as_the_receiver_stops_leaves_nothing_behind(tm
         assert receiver.stop().code == 0
         answer = asker.answer()
     assert (answer.status, answer.detail) == (
-        Status.FAILED, b"the receiver was stopped before its handler had returned",
+        AnswerStatus.FAILED, b"the receiver was stopped before its handler had returned",
     )  # fmt: skip
     until(lambda: started.are_gone(2))
 

@@ -15,7 +15,7 @@ from fanout.daemon.receiver.handlers import CommandHandler, FunctionHandler, mak
 from fanout.daemon.receiver.questions import Answerer
 from fanout.errors import FanoutError, InvalidInput
 from fanout.protocol.drop_reasons import ReceiveDrop
-from fanout.protocol.frame import Status
+from fanout.protocol.frame import AnswerStatus
 from fanout.protocol.sending.receipt import ReceiptStatus
 from fanout.receiver.sync import ReceiverStats
 from fanout.sender.sync import Sender
@@ -103,12 +103,12 @@ def test_a_hanging_handler_stops_nothing_else(tmp_path: Path) -> None:
         admin = admin_of(receiver)
         asker.ask(1, b"x")
         asker.ask(1, b"x", attempt=1)
-        assert asker.status(1) is Status.PENDING
+        assert asker.status(1) is AnswerStatus.PENDING
         asker.send(*[b"plain"] * 50)
         until(lambda: metric(admin, "fanout_receiver_datagrams_total") == 51)
         assert get(f"{admin}/livez") == (200, "ok\n")
         assert receiver.stop().code == 0
-        assert asker.status(1) is Status.FAILED
+        assert asker.status(1) is AnswerStatus.FAILED
     stopped = receiver.events("receiver_stopped")[0]
     assert (stopped["unhandled"], stopped["datagrams"], stopped["handler_errors"]) == (51, 51, 51)
 
@@ -118,7 +118,7 @@ def test_a_second_signal_ends_a_hanging_handler_at_once(tmp_path: Path) -> None:
     with asked_of(tmp_path, "--handler", "handlers:hang", "--drain", "3600") as (receiver, asker):
         asker.ask(1, b"x")
         asker.ask(1, b"x", attempt=1)
-        assert asker.status(1) is Status.PENDING
+        assert asker.status(1) is AnswerStatus.PENDING
         receiver.process.send_signal(signal.SIGTERM)
         receiver.wait_until(lambda: "receiver_draining" in receiver.out)
         assert receiver.stop().code == 0

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.live import Live as RichLive
 
-from fanout.daemon.common.live import Live, is_wanted
+from fanout.daemon.common.live import LiveTables, is_wanted
 from fanout.daemon.common.logs import LogStream
-from fanout.daemon.common.rates import Alarm, Table, Window, bits_per_second, chosen, drops, more, per_second, size
+from fanout.daemon.common.rates import Alarm, TextTable, Window, bits_per_second, chosen, drops, more, per_second, size
 from fanout.daemon.receiver import table as receiver_table
 from fanout.daemon.relay import table as relay_table
 from fanout.protocol.drop_reasons import ReceiveDrop
@@ -87,7 +87,7 @@ def test_those_in_trouble_are_shown_where_there_is_no_room_for_all() -> None:
 
 
 def test_a_narrow_table_has_fewer_columns() -> None:
-    whole = Table(("NAME", "OF"), ("RATE", "DROPPED"), [("a" * 10, "b", "1", "0")], dispensable=("RATE", "OF"))
+    whole = TextTable(("NAME", "OF"), ("RATE", "DROPPED"), [("a" * 10, "b", "1", "0")], dispensable=("RATE", "OF"))
     assert whole.within(29) == whole
     assert whole.within(28) == whole._replace(numbers=("DROPPED",), rows=[("a" * 10, "b", "0")])
     assert whole.within(1) == whole._replace(texts=("NAME",), numbers=("DROPPED",), rows=[("a" * 10, "0")])
@@ -249,7 +249,7 @@ def test_an_encoding_that_lacks_characters_gets_the_table_without_them(monkeypat
     out = io.TextIOWrapper(io.BytesIO(), encoding="latin-1", write_through=True)
     monkeypatch.setattr(sys, "stdout", out)
     assert isinstance(out.buffer, io.BytesIO)
-    with Live(LogStream(None), lambda room: [Table(("A",), ("B",), [("some…", "1")], "")]):
+    with LiveTables(LogStream(None), lambda room: [TextTable(("A",), ("B",), [("some…", "1")], "")]):
         pass  # what is no terminal gets the table at the end
     assert b"some? " in out.buffer.getvalue()
 
@@ -257,7 +257,7 @@ def test_an_encoding_that_lacks_characters_gets_the_table_without_them(monkeypat
 def test_what_it_waits_for_is_told_whole_also_while_the_log_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     """A second picture above which a line was logged has as many lines as the first."""
     sentence = "there is no interface eth9 here: " + "is it attached to the pod, and is that its name? " * 3
-    live = Live(LogStream(None), lambda room: [Table(("A",), ("B",), [("a", "1")], sentence)])
+    live = LiveTables(LogStream(None), lambda room: [TextTable(("A",), ("B",), [("a", "1")], sentence)])
     console = Console(width=60, height=30, force_terminal=True, legacy_windows=False)
     with RichLive(console=console, auto_refresh=False) as screen:
         live._paint(screen)
@@ -273,7 +273,7 @@ def test_what_it_waits_for_is_told_whole_also_while_the_log_goes_on(capsys: pyte
 
 def test_the_table_goes_on_while_the_log_does(capsys: pytest.CaptureFixture[str]) -> None:
     counts = iter(range(100))
-    live = Live(LogStream(None), lambda room: [Table(("A",), ("B",), [("count", str(next(counts)))], "")])
+    live = LiveTables(LogStream(None), lambda room: [TextTable(("A",), ("B",), [("count", str(next(counts)))], "")])
     console = Console(width=60, height=30, force_terminal=True, legacy_windows=False)
     with RichLive(console=console, auto_refresh=False) as screen:
         for number in range(5):

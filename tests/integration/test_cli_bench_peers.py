@@ -15,7 +15,7 @@ from fanout.measure.probe import Prober
 from fanout.measure.session import Bench, Plan
 from fanout.model import Service
 from fanout.protocol import probe
-from fanout.protocol.probe import Kind, Observed
+from fanout.protocol.probe import Observed, ProbeKind
 from fanout.protocol.probe_log import ProbeLog
 from tests.support.pods import Pod, literals
 from tests.support.probed import (
@@ -42,7 +42,7 @@ def test_where_nobody_answers_nothing_is_sent(pods: Callable[..., list[Pod]]) ->
     assert "sent nothing to 2 endpoints" in run.out
     for pod in made:
         frames = [probe.parse(payload) for payload in pod.waiting(1)]
-        assert {frame and frame.kind for frame in frames} == {Kind.REQUEST}
+        assert {frame and frame.kind for frame in frames} == {ProbeKind.REQUEST}
         assert len(frames) <= 10
     measured = bench(literals(made), "-o", "json", silent=silent).json
     assert (measured["messages"], measured["totals"]["silent"]) == (0, 2)
@@ -55,7 +55,7 @@ def test_loss_order_and_duplicates_are_told_exactly() -> None:
         """Lose each tenth, double each hundredth, and hold each fiftieth back for one message."""
         frame = probe.parse(datagram)
         assert frame is not None
-        if frame.kind is not Kind.DATA:
+        if frame.kind is not ProbeKind.DATA:
             return honest(datagram, log)
         if frame.number % 10 == 3:
             return []
@@ -108,7 +108,7 @@ def test_a_reply_that_is_none_counts_as_silence(lie: Answer) -> None:
 def test_a_report_of_what_cannot_be_is_flagged_and_not_believed(claims: Observed) -> None:
     def lie(datagram: bytes, log: ProbeLog) -> list[bytes]:
         frame = probe.parse(datagram)
-        if frame is not None and frame.kind is Kind.REQUEST:
+        if frame is not None and frame.kind is ProbeKind.REQUEST:
             return [probe.report(frame.run, frame.number, claims)]
         return honest(datagram, log)
 
@@ -133,7 +133,7 @@ def test_replies_of_strangers_are_counted_and_one_is_named() -> None:
 def test_an_interrupted_run_tells_what_was_measured(number: signal.Signals) -> None:
     def interrupting(datagram: bytes, log: ProbeLog) -> list[bytes]:
         frame = probe.parse(datagram)
-        if frame is not None and frame.kind is Kind.DATA and frame.number == 5:
+        if frame is not None and frame.kind is ProbeKind.DATA and frame.number == 5:
             os.kill(os.getpid(), number)
         return honest(datagram, log)
 

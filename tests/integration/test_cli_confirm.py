@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from fanout.cli.confirm_progress import Watch
+from fanout.cli.confirm_progress import MessageInProgress
 from fanout.cli.message import limit_of
-from fanout.cli.send_confirmed import Asking, send_confirmed
-from fanout.cli.stream import Stream
+from fanout.cli.send_confirmed import ConfirmOptions, send_confirmed
+from fanout.cli.stream import LineStream
 from fanout.cli.target import find_target
 from fanout.discovery.refresher import Known, Refresher
 from fanout.model import Message
@@ -205,14 +205,14 @@ def interrupt_when(
     monkeypatch: pytest.MonkeyPatch, number: signal.Signals, is_time: Callable[[dict[str, ReceiptStatus]], bool]
 ) -> None:
     """Send this process a signal once that is known of the pods."""
-    note = Watch.note
+    note = MessageInProgress.note
 
-    def note_and_interrupt(watch: Watch, receipt: Receipt) -> None:
+    def note_and_interrupt(watch: MessageInProgress, receipt: Receipt) -> None:
         note(watch, receipt)
         if is_time({str(endpoint): known.status for endpoint, known in watch.receipts.items()}):
             signal.raise_signal(number)
 
-    monkeypatch.setattr(Watch, "note", note_and_interrupt)
+    monkeypatch.setattr(MessageInProgress, "note", note_and_interrupt)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -275,8 +275,8 @@ def test_an_outage_in_the_middle_of_a_stream_is_reported_with_what_was_confirmed
 ) -> None:
     well = receive()
     target = find_target(well.endpoint, "12000", "any", None, False)
-    stream = Stream(limit_of(framed=True))
-    asking = Asking(3600.0, None, 0.0, None, "json", quiet=False, live=False)
+    stream = LineStream(limit_of(framed=True))
+    asking = ConfirmOptions(3600.0, None, 0.0, None, "json", quiet=False, live=False)
 
     def payloads() -> Iterator[bytes]:
         yield b"x"

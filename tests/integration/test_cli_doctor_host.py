@@ -24,8 +24,8 @@ from tests.support.waiting import PATIENCE
 
 _UNTIL_SHOWN = """
 from fanout.__main__ import main
-from fanout.cli.main import doctor
-from fanout.doctor import ear
+from fanout.cli.commands import doctor
+from fanout.doctor import capture
 tell = doctor._Progress.tell
 class Clock:
     now = 0.0
@@ -37,7 +37,7 @@ def tell_and_end(progress, seconds, heard):
     if progress._is_shown:
         Clock.now = 7200.0
 doctor._Progress.tell = tell_and_end
-ear.time = Clock()
+capture.time = Clock()
 main()
 """
 """A `fanout doctor` for which the waiting is over once it has shown how far it is."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from fanout.ssdp import control_point as looking
-from fanout.ssdp import description_reader
+from fanout.ssdp import pod_monitor
 from fanout.ssdp.core import message
 from fanout.ssdp.core.description import SIZE_MAX
 from fanout.ssdp.core.message import Advert
@@ -40,7 +40,7 @@ def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cl
         return None
     made = Clock(request.getfixturevalue("device"))
     monkeypatch.setattr(looking, "asyncio", made)
-    monkeypatch.setattr(description_reader, "SECONDS", PATIENCE)
+    monkeypatch.setattr(pod_monitor, "SECONDS", PATIENCE)
     return made
 
 
@@ -139,7 +139,7 @@ def test_what_strangers_send_is_no_device(device: Device) -> None:
         b"\xff" * 100,
         b"HTTP/1.1 404 Not Found\r\n\r\n",
         message.search("ssdp:all", 1),
-        message.notify(message.Kind.ALIVE, Advert("a", "uuid:1::a", device.location)),
+        message.notify(message.NotifyKind.ALIVE, Advert("a", "uuid:1::a", device.location)),
         device.answer() + bytes(65_000 - 500),
     ]
     run = search(device, "-o", "json")

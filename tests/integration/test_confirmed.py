@@ -200,7 +200,7 @@ def _confirming(sender_id: int = 9, **changes: Any) -> Callable[[bytes, Endpoint
         asked = frame.decode(datagram)
         assert isinstance(asked, frame.Fragment)
         said = {"number": asked.number, "asker": asked.sender, "attempt": asked.attempt, **changes}
-        status = frame.Status.CONFIRMED
+        status = frame.AnswerStatus.CONFIRMED
         return [frame.answer(sender_id, said["number"], said["asker"], said["attempt"], status)]
 
     return pod
@@ -222,7 +222,7 @@ def test_what_comes_back_and_is_no_answer_is_counted() -> None:
         (_, asked), *_ = transport.sent
         found = frame.decode(asked)
         assert isinstance(found, frame.Fragment)
-        right = frame.answer(9, found.number, found.sender, 0, frame.Status.CONFIRMED)
+        right = frame.answer(9, found.number, found.sender, 0, frame.AnswerStatus.CONFIRMED)
         for datagram, source in [
             (b"hello", pod),
             (right, stranger),
@@ -249,7 +249,7 @@ def test_a_sender_with_a_key_believes_nobody_without(ask: Ask, key_file: str) ->
         # It cannot know the sender's number, and guesses right.
         sealed = frame.decode(datagram)
         assert isinstance(sealed, frame.Sealed)
-        return [frame.answer(9, 1, sealed.sender, 0, frame.Status.CONFIRMED)]
+        return [frame.answer(9, 1, sealed.sender, 0, frame.AnswerStatus.CONFIRMED)]
 
     transport = MemoryTransport(pods=pod)
     settings = {"transport": transport, "key_file": key_file}

@@ -13,12 +13,12 @@ from fanout.model import Endpoint, FramedMessage, Message
 from fanout.net.gro import Run, split
 from fanout.protocol import frame, probe
 from fanout.protocol.drop_reasons import ReceiveDrop
-from fanout.protocol.frame import Status
+from fanout.protocol.frame import AnswerStatus
 from fanout.protocol.receiving.reception import Reception
-from fanout.receiver.demux import Desk
-from fanout.receiver.probe_filter import Sieve
-from fanout.receiver.queue import Backlog
-from fanout.receiver.reply_path import Door
+from fanout.receiver.demux import Demux
+from fanout.receiver.probe_filter import ProbeFilter
+from fanout.receiver.queue import MessageQueue
+from fanout.receiver.reply_path import ReplyPath
 from fanout.receiver.sync import Receiver
 from tests.support.asker import asking
 from tests.support.reception import numbered
@@ -27,15 +27,15 @@ ADDRESS = ("127.0.0.1", 9)
 SOURCE = Endpoint(*ADDRESS)
 
 
-def desk() -> Desk:
-    return Desk(Reception(1), Sieve(lambda: (0, 0)))
+def demux() -> Demux:
+    return Demux(Reception(1), ProbeFilter(lambda: (0, 0)))
 
 
-def door() -> Door:
+def reply_path() -> ReplyPath:
     """Return a door through which nothing leaves: the socket is closed."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
         opened.bind(("127.0.0.1", 0))
-        return Door(opened)
+        return ReplyPath(opened)
 
 
 def run_of(datagrams: list[bytes]) -> Run:
@@ -52,9 +52,9 @@ def messages_of(runs: list[Run]) -> list[Message]:
 
 def test_plain_runs_pass_as_they_are() -> None:
     runs = [run_of([b"x" * 8, b"y"]), run_of([b""]), run_of([b"fanout" * 10] * 3), run_of([b"x\xff\xff" + frame.MAGIC])]
-    assert desk().sift(runs, door()) is runs
+    assert demux().sift(runs, reply_path()) is runs
     looks_like_one = run_of([b"\xffplain", b"\xfffoul?", b"\xff"])
-    assert desk().sift([looks_like_one], door()) == [looks_like_one]
+    assert demux().sift([looks_like_one], reply_path()) == [looks_like_one]
 
 
 @given(st.lists(st.sampled_from("pnfdbx"), min_size=1, max_size=64), st.integers(1, 80))
@@ -78,8 +78,8 @@ def test_a_run_of_everything_is_sorted(kinds: list[str], last: int) -> None:
 
     datagrams = [made(kind, at).ljust(size, b"\0") for at, kind in enumerate(kinds)]
     datagrams[-1] = datagrams[-1][:last]
-    sorting = desk()
-    messages = messages_of(sorting.sift([run_of(datagrams)], door()))
+    sorting = demux()
+    messages = messages_of(sorting.sift([run_of(datagrams)], reply_path()))
     assert [message.payload for message in messages] == [
         datagram[24:] if datagram.startswith(frame.numbered_prefix(0)[:8]) else datagram
         for datagram in datagrams
@@ -103,10 +103,10 @@ def test_frames_that_come_one_by_one_keep_their_order_their_sizes_and_their_sour
         datagram = payload if is_plain else numbered(at + 1, payload, sender=source)
         runs.append(Run(datagram, len(datagram), 1, (f"10.0.0.{source}", 9), 0.0))
         expected.append((payload, f"10.0.0.{source}"))
-    backlog = Backlog(1000, fanout.Overflow.WAIT)
-    backlog.put(desk().sift(runs, door()), backlog.reserve())
-    assert [(message.payload, message.source.host) for message in backlog.take(1000)] == expected
-    assert (backlog.datagrams, backlog.bytes) == (len(steps), sum(len(payload) for payload, _ in expected))
+    queue = MessageQueue(1000, fanout.Overflow.WAIT)
+    queue.put(demux().sift(runs, reply_path()), queue.reserve())
+    assert [(message.payload, message.source.host) for message in queue.take(1000)] == expected
+    assert (queue.datagrams, queue.bytes) == (len(steps), sum(len(payload) for payload, _ in expected))
 
 
 @pytest.mark.parametrize("overflow", [fanout.Overflow.DROP_OLDEST, fanout.Overflow.DROP_NEWEST])
@@ -122,21 +122,21 @@ def test_what_a_full_queue_dropped_is_taken_when_it_comes_again(overflow: fanout
         assert next(messages).payload == b"%d" % kept
         asker.ask(dropped, b"%d" % dropped, attempt=1)
         assert next(messages).payload == b"%d" % dropped
-        assert asker.status(kept) is Status.CONFIRMED
+        assert asker.status(kept) is AnswerStatus.CONFIRMED
         assert receiver.stats.queue_drops == 2
         assert ReceiveDrop.DUPLICATE not in receiver.stats.refused
 
 
 def test_what_the_queue_dropped_shows_in_the_gap() -> None:
-    backlog = Backlog(2, fanout.Overflow.DROP_OLDEST)
-    sorting = desk()
+    queue = MessageQueue(2, fanout.Overflow.DROP_OLDEST)
+    sorting = demux()
     for number in range(1, 10):
-        backlog.put(sorting.sift([run_of([numbered(number)])], door()), backlog.reserve())
-    first, second = backlog.take(10)
+        queue.put(sorting.sift([run_of([numbered(number)])], reply_path()), queue.reserve())
+    first, second = queue.take(10)
     assert (first.gap, second.gap) == (7, 0)
     for number in range(10, 20):
-        backlog.put(sorting.sift([run_of([numbered(number)])], door()), backlog.reserve())
-    first, second = backlog.take(10)
+        queue.put(sorting.sift([run_of([numbered(number)])], reply_path()), queue.reserve())
+    first, second = queue.take(10)
     assert (first.gap, second.gap) == (8, 0)
     assert sorting.counts().skipped == 0
 

@@ -18,7 +18,7 @@ import dns.rdatatype
 import dns.resolver
 import pytest
 
-from fanout.discovery.core.answer import Answer
+from fanout.discovery.core.answer import DnsAnswer
 from fanout.discovery.dns import DnsResolver, parse_nameserver
 from fanout.errors import InvalidService, ResolverUnavailable
 from fanout.model import Endpoint, Family, Service
@@ -65,7 +65,7 @@ def resolver(server: ScriptedServer, name: str = NAME, port: int | str = 12000, 
     return DnsResolver(Service(name, port), nameserver=server.nameserver, **{"lifetime": PATIENCE, **options})
 
 
-def hosts(answer: Answer) -> list[str]:
+def hosts(answer: DnsAnswer) -> list[str]:
     # dnspython shuffles what it writes.
     return sorted(endpoint.host for endpoint in answer.endpoints)
 
@@ -252,7 +252,7 @@ def test_a_short_name_needs_no_answer_for_the_root(serve: Serve, trouble: Script
         lifetime=HASTY if trouble is silence else PATIENCE,
     )
 
-    def resolved() -> Answer | None:
+    def resolved() -> DnsAnswer | None:
         # The lifetime that must run out is that of the search list's questions, too: a slow machine may use it up.
         try:
             return asking.resolve()

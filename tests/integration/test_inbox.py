@@ -17,8 +17,8 @@ from fanout.model import Endpoint, Message
 from fanout.net import bind, gro
 from fanout.net.bind import RECEIVE_BUFFER
 from fanout.net.gro import Run, Sources
-from fanout.receiver.listener import Inbox
-from fanout.receiver.queue import BYTES_MAX, Backlog, Room
+from fanout.receiver.listener import Listener
+from fanout.receiver.queue import BYTES_MAX, MessageQueue, Reservation
 from fanout.receiver.sync import CAPACITY
 from fanout.receiver.workers import Waker, Workers
 from tests.support.datagrams import gso_sender, send_run
@@ -32,28 +32,28 @@ def cut(payload: bytes, segment: int) -> list[bytes]:
 
 @contextmanager
 def inbox_of(
-    backlog: Backlog, *, workers: int = 1, receive_buffer: int = RECEIVE_BUFFER, host: str | None = "127.0.0.1"
-) -> Iterator[Inbox]:
-    inbox = Inbox(host, 0, backlog, receive_buffer=receive_buffer, workers=workers)
+    queue: MessageQueue, *, workers: int = 1, receive_buffer: int = RECEIVE_BUFFER, host: str | None = "127.0.0.1"
+) -> Iterator[Listener]:
+    listener = Listener(host, 0, queue, receive_buffer=receive_buffer, workers=workers)
     try:
-        yield inbox
+        yield listener
     finally:
-        inbox.close()
+        listener.close()
 
 
-def drain(inbox: Inbox, limit: int) -> list[Message]:
+def drain(listener: Listener, limit: int) -> list[Message]:
     """Take all that is there, by batches of at most `limit`."""
     got: list[Message] = []
-    inbox.fill()
-    while batch := inbox.take(limit):
+    listener.fill()
+    while batch := listener.take(limit):
         assert len(batch) <= limit
         got += batch
-        inbox.fill()
+        listener.fill()
     return got
 
 
-def backlog_of(capacity: int = CAPACITY, overflow: fanout.Overflow = fanout.Overflow.WAIT) -> Backlog:
-    return Backlog(capacity, overflow)
+def backlog_of(capacity: int = CAPACITY, overflow: fanout.Overflow = fanout.Overflow.WAIT) -> MessageQueue:
+    return MessageQueue(capacity, overflow)
 
 
 def runs_of_datagrams() -> st.SearchStrategy[tuple[bytes, int]]:
@@ -78,30 +78,30 @@ def test_boundaries_are_kept_whatever_the_kernel_merged(
     got: list[Message] = []
     waiting = 0
     with (
-        inbox_of(backlog_of(), host=host) as inbox,
-        gso_sender(Endpoint("127.0.0.1", inbox.address.port)) as sender,
+        inbox_of(backlog_of(), host=host) as listener,
+        gso_sender(Endpoint("127.0.0.1", listener.address.port)) as sender,
     ):
-        inbox.fill()
+        listener.fill()
         for payload, segment in sends:
             waiting += len(payload)
             if waiting > 100_000:  # any kernel's receive buffer holds so much
-                got += drain(inbox, limit)
+                got += drain(listener, limit)
                 waiting = len(payload)
             send_run(sender, payload, segment)
-        got += drain(inbox, limit)
+        got += drain(listener, limit)
         source = Endpoint(*sender.getsockname())
     assert [message.payload for message in got] == expected
     assert {message.source for message in got} == {source}
 
 
 def test_sources_are_told_apart_however_their_runs_interleave() -> None:
-    with inbox_of(backlog_of()) as inbox, gso_sender(inbox.address) as one, gso_sender(inbox.address) as other:
+    with inbox_of(backlog_of()) as listener, gso_sender(listener.address) as one, gso_sender(listener.address) as other:
         got: list[Message] = []
         for _ in range(4):  # the kernel merges from the second time on
             for number in range(8):
                 send_run(one, bytes([number]) * 200, 10)
                 send_run(other, bytes([number]) * 300, 10)
-            got += drain(inbox, 1000)
+            got += drain(listener, 1000)
     by_source = {
         Endpoint(*sender): b"".join(message.payload for message in got if message.source == sender)
         for sender in {message.source for message in got}
@@ -111,22 +111,22 @@ def test_sources_are_told_apart_however_their_runs_interleave() -> None:
 
 def test_runs_are_taken_with_one_call_each() -> None:
     """The point of it all: where the kernel merges, a call gives many messages."""
-    with inbox_of(backlog_of()) as inbox, gso_sender(inbox.address) as sender:
-        inbox.fill()
+    with inbox_of(backlog_of()) as listener, gso_sender(listener.address) as sender:
+        listener.fill()
         send_run(sender, bytes(6400), 100)
-        runs = gro.receive(inbox.readable, 1000, 10, 0.0)
+        runs = gro.receive(listener.readable, 1000, 10, 0.0)
     assert [(len(run.data), run.segment, run.messages) for run in runs] == [(6400, 100, 64)]
 
 
 def test_a_system_that_does_not_merge_receives_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bind, "UDP_GRO", 9999)
-    with inbox_of(backlog_of()) as inbox, gso_sender(inbox.address) as sender:
+    with inbox_of(backlog_of()) as listener, gso_sender(listener.address) as sender:
         send_run(sender, bytes(1000), 100)
-        inbox.fill()
-        assert [message.payload for message in inbox.take(100)] == [bytes(100)] * 10
+        listener.fill()
+        assert [message.payload for message in listener.take(100)] == [bytes(100)] * 10
     monkeypatch.setattr(sys, "platform", "darwin")
-    with inbox_of(backlog_of()) as inbox:
-        assert inbox.kernel_drops == 0
+    with inbox_of(backlog_of()) as listener:
+        assert listener.kernel_drops == 0
 
 
 def test_endpoints_are_made_once_and_a_bounded_number_is_kept() -> None:
@@ -144,28 +144,28 @@ def test_endpoints_are_made_once_and_a_bounded_number_is_kept() -> None:
 
 def test_the_kernel_counts_each_datagram_while_nobody_takes() -> None:
     """Before the first look and while the queue is full, nothing is merged: a merged run would count as one drop."""
-    backlog = backlog_of(capacity=100)
-    with inbox_of(backlog, receive_buffer=100_000) as inbox, gso_sender(inbox.address) as sender:
+    queue = backlog_of(capacity=100)
+    with inbox_of(queue, receive_buffer=100_000) as listener, gso_sender(listener.address) as sender:
         for _ in range(50):
             send_run(sender, bytes(6400), 100)
-        inbox.fill()
-        assert backlog.is_full
-        before = backlog.datagrams
+        listener.fill()
+        assert queue.is_full
+        before = queue.datagrams
         for _ in range(50):
             send_run(sender, bytes(6400), 100)
-            inbox.fill()
-        assert backlog.datagrams == before, "it takes nothing while it is full"
-        inbox.close()
-        assert inbox.kernel_drops > 5000
-        assert backlog.datagrams + inbox.kernel_drops == 2 * 50 * 64
-        assert len(inbox.take(10_000)) == backlog.datagrams
+            listener.fill()
+        assert queue.datagrams == before, "it takes nothing while it is full"
+        listener.close()
+        assert listener.kernel_drops > 5000
+        assert queue.datagrams + listener.kernel_drops == 2 * 50 * 64
+        assert len(listener.take(10_000)) == queue.datagrams
 
 
 def test_the_kernel_counts_each_datagram_until_its_buffer_was_found_empty() -> None:
     """Room in the queue is no reason to merge: the kernel's buffer may be full all the same."""
-    backlog = backlog_of(capacity=1000)
+    queue = backlog_of(capacity=1000)
     sent = 0
-    with inbox_of(backlog, receive_buffer=1_000_000) as inbox, gso_sender(inbox.address) as sender:
+    with inbox_of(queue, receive_buffer=1_000_000) as listener, gso_sender(listener.address) as sender:
 
         def flood(runs: int) -> None:
             nonlocal sent
@@ -174,35 +174,35 @@ def test_the_kernel_counts_each_datagram_until_its_buffer_was_found_empty() -> N
                 sent += 64
 
         flood(50)
-        while not backlog.is_full:
-            before = backlog.datagrams
-            inbox.fill()
-            if backlog.datagrams == before:  # a small buffer holds less than the queue
+        while not queue.is_full:
+            before = queue.datagrams
+            listener.fill()
+            if queue.datagrams == before:  # a small buffer holds less than the queue
                 flood(1)
         for _ in range(20):
-            while backlog.is_full:
-                inbox.take(300)
-            inbox.fill()
+            while queue.is_full:
+                listener.take(300)
+            listener.fill()
             flood(50)
-        assert inbox.kernel_drops > 10_000
-        drain(inbox, 1000)
-        assert backlog.datagrams + inbox.kernel_drops == sent
-        before = inbox.kernel_drops
+        assert listener.kernel_drops > 10_000
+        drain(listener, 1000)
+        assert queue.datagrams + listener.kernel_drops == sent
+        before = listener.kernel_drops
         flood(1)
-        assert [run.messages for run in gro.receive(inbox.readable, 1000, 10, 0.0)] == [64], "it merges again"
-        assert inbox.kernel_drops == before
+        assert [run.messages for run in gro.receive(listener.readable, 1000, 10, 0.0)] == [64], "it merges again"
+        assert listener.kernel_drops == before
 
 
 def test_a_merged_run_that_is_dropped_counts_as_one_at_least() -> None:
     """The limit that the documentation names: true of a kernel that merges, with a receiver that does not look."""
-    backlog = backlog_of()
-    with inbox_of(backlog, receive_buffer=20_000) as inbox, gso_sender(inbox.address) as sender:
-        inbox.fill()
+    queue = backlog_of()
+    with inbox_of(queue, receive_buffer=20_000) as listener, gso_sender(listener.address) as sender:
+        listener.fill()
         for _ in range(50):
             send_run(sender, bytes(6400), 100)
-        inbox.close()
-        taken = backlog.depth
-        assert 0 < inbox.kernel_drops <= 50 * 64 - taken
+        listener.close()
+        taken = queue.depth
+        assert 0 < listener.kernel_drops <= 50 * 64 - taken
 
 
 # The bounded queue.
@@ -234,21 +234,21 @@ def schedules() -> st.SearchStrategy[list[Take | Fill]]:
 def test_the_queue_holds_its_bounds_and_counts_exactly(
     schedule: list[Take | Fill], takers: int, capacity: int, overflow: fanout.Overflow
 ) -> None:
-    backlog = Backlog(capacity, overflow, takers)
-    reserved: dict[int, Room] = {}
+    queue = MessageQueue(capacity, overflow, takers)
+    reserved: dict[int, Reservation] = {}
     handed: list[int] = []
     put: list[int] = []
     for step in [*schedule, Take(1_000_000)]:
         if isinstance(step, Take):
-            depth = backlog.depth
-            messages = backlog.take(step.limit)
+            depth = queue.depth
+            messages = queue.take(step.limit)
             assert len(messages) == min(step.limit, depth)
             handed += [int(message.payload) for message in messages]
             continue
         taker = step.taker % takers
         if taker not in reserved:
-            reserved[taker] = backlog.reserve()
-            assert (reserved[taker] == (0, 0)) == backlog.is_full
+            reserved[taker] = queue.reserve()
+            assert (reserved[taker] == (0, 0)) == queue.is_full
             continue
         room = reserved.pop(taker)
         runs: list[Run] = []
@@ -261,24 +261,24 @@ def test_the_queue_holds_its_bounds_and_counts_exactly(
                 runs.append(run_of(payloads, len(payloads[0])))
                 put += range(len(put), len(put) + length)
                 count += length
-        backlog.put(runs, room)
-        assert backlog.depth < capacity + 64 * takers
+        queue.put(runs, room)
+        assert queue.depth < capacity + 64 * takers
     assert handed == sorted(handed)
-    assert backlog.datagrams == len(put) == len(handed) + backlog.drops
-    assert backlog.depth == 0
-    if overflow is fanout.Overflow.WAIT or backlog.drops == 0:
+    assert queue.datagrams == len(put) == len(handed) + queue.drops
+    assert queue.depth == 0
+    if overflow is fanout.Overflow.WAIT or queue.drops == 0:
         assert handed == put
-    assert backlog.take(1) == []
+    assert queue.take(1) == []
 
 
 def test_drop_oldest_keeps_the_newest_and_drop_newest_the_oldest() -> None:
     kept = {}
     for overflow in (fanout.Overflow.DROP_OLDEST, fanout.Overflow.DROP_NEWEST):
-        backlog = Backlog(10, overflow)
+        queue = MessageQueue(10, overflow)
         for number in range(100):
-            backlog.put([run_of([b"%d" % number], 2)], backlog.reserve())
-        kept[overflow] = [int(message.payload) for message in backlog.take(100)]
-        assert backlog.drops == 90
+            queue.put([run_of([b"%d" % number], 2)], queue.reserve())
+        kept[overflow] = [int(message.payload) for message in queue.take(100)]
+        assert queue.drops == 90
     assert kept == {
         fanout.Overflow.DROP_OLDEST: list(range(90, 100)),
         fanout.Overflow.DROP_NEWEST: list(range(10)),
@@ -287,41 +287,41 @@ def test_drop_oldest_keeps_the_newest_and_drop_newest_the_oldest() -> None:
 
 @pytest.mark.parametrize("overflow", list(fanout.Overflow))
 def test_the_queue_is_bounded_in_bytes(overflow: fanout.Overflow) -> None:
-    backlog = Backlog(1_000_000, overflow)
+    queue = MessageQueue(1_000_000, overflow)
     datagram = bytes(65_507)
     run = run_of([datagram], len(datagram))
     for _ in range(20):
-        room = backlog.reserve()
-        backlog.put([run] * room.calls, room)
-    held = sum(len(message.payload) for message in backlog.take(1000))
+        room = queue.reserve()
+        queue.put([run] * room.calls, room)
+    held = sum(len(message.payload) for message in queue.take(1000))
     assert BYTES_MAX <= held < BYTES_MAX + len(datagram)
 
 
 def test_a_full_queue_takes_again_when_half_of_it_was_handed_over() -> None:
-    backlog = Backlog(10, fanout.Overflow.WAIT)
-    backlog.put([run_of([b"x"] * 10, 1)], backlog.reserve())
-    backlog.take(4)
-    assert backlog.is_full
-    backlog.take(1)
-    assert not backlog.is_full
-    backlog.put([run_of([b"x"] * 64, 1)], backlog.reserve())
-    assert backlog.is_full
-    backlog.lift()
-    assert not backlog.is_full
-    backlog.put([run_of([b"x"] * 64, 1)], backlog.reserve())
-    assert not backlog.is_full
+    queue = MessageQueue(10, fanout.Overflow.WAIT)
+    queue.put([run_of([b"x"] * 10, 1)], queue.reserve())
+    queue.take(4)
+    assert queue.is_full
+    queue.take(1)
+    assert not queue.is_full
+    queue.put([run_of([b"x"] * 64, 1)], queue.reserve())
+    assert queue.is_full
+    queue.lift()
+    assert not queue.is_full
+    queue.put([run_of([b"x"] * 64, 1)], queue.reserve())
+    assert not queue.is_full
 
 
 @pytest.mark.parametrize("capacity", [0, -1, True, 1.5, "10"])
 def test_bad_capacities(capacity: int) -> None:
     with pytest.raises(fanout.InvalidInput, match="capacity"):
-        Backlog(capacity, fanout.Overflow.WAIT)
+        MessageQueue(capacity, fanout.Overflow.WAIT)
 
 
 # The workers.
 
 
-class Watched(Backlog):
+class Watched(MessageQueue):
     """Says when a worker has to wait for room."""
 
     def __init__(self, capacity: int) -> None:
@@ -335,19 +335,19 @@ class Watched(Backlog):
 
 
 def test_a_full_queue_holds_the_workers_up_until_there_is_room() -> None:
-    backlog = Watched(10)
-    with inbox_of(backlog, workers=2) as inbox, gso_sender(inbox.address) as sender:
+    queue = Watched(10)
+    with inbox_of(queue, workers=2) as listener, gso_sender(listener.address) as sender:
         for number in range(100):
             sender.send(b"%d" % number)
         got: list[bytes] = []
         while len(got) < 90:
-            assert backlog.is_waited_for.wait(PATIENCE)
-            backlog.is_waited_for.clear()
-            assert backlog.depth == 10
-            got += [message.payload for message in inbox.take(5)]
-            assert not backlog.is_full
-        until(lambda: backlog.datagrams == 100)
-        got += [message.payload for message in inbox.take(100)]
+            assert queue.is_waited_for.wait(PATIENCE)
+            queue.is_waited_for.clear()
+            assert queue.depth == 10
+            got += [message.payload for message in listener.take(5)]
+            assert not queue.is_full
+        until(lambda: queue.datagrams == 100)
+        got += [message.payload for message in listener.take(100)]
     assert got == [b"%d" % number for number in range(100)]
 
 

@@ -19,7 +19,7 @@ import pytest
 from fanout.errors import SocketUnavailable
 from fanout.local import control, demo, launch, logs, pods, state
 from fanout.local.directory import StateDirectory
-from fanout.local.settings import Settings
+from fanout.local.settings import LocalSettings
 from fanout.local.state import LocalService, LocalServiceError, NotRunning
 from fanout.local.supervisor import Supervisor
 from tests.support.limits import PATIENT, variables
@@ -226,7 +226,7 @@ def supervise(
     """Run a supervisor whose receivers are a script."""
     monkeypatch.setattr(pods, "python_command", lambda *arguments: [sys.executable, "-c", script, *arguments])
     monkeypatch.setattr(pods, "_MIN_BACKOFF", 0.01)
-    supervisor = Supervisor(Settings(port=free_port(), **settings), StateDirectory.take(str(path)))
+    supervisor = Supervisor(LocalSettings(port=free_port(), **settings), StateDirectory.take(str(path)))
     asyncio.run(supervisor.run(lambda: when_ready(supervisor)))
 
 

@@ -11,9 +11,9 @@ import fanout
 from fanout.model import Endpoint, Message
 from fanout.net.gro import Run, split
 from fanout.protocol import probe
-from fanout.protocol.probe import MAGIC, Kind, Observed
-from fanout.receiver.probe_filter import Sieve
-from fanout.receiver.reply_path import Door
+from fanout.protocol.probe import MAGIC, Observed, ProbeKind
+from fanout.receiver.probe_filter import ProbeFilter
+from fanout.receiver.reply_path import ReplyPath
 from tests.support.waiting import PATIENCE
 
 RUN = 0x1234_5678_9ABC_DEF0
@@ -27,10 +27,10 @@ def data(number: int, size: int = 64, run: int = RUN) -> bytes:
     return (probe.data_prefix(run) + number.to_bytes(8)).ljust(size, b"\0")
 
 
-def sieve() -> tuple[Sieve, socket.socket]:
+def probe_filter() -> tuple[ProbeFilter, socket.socket]:
     opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     opened.bind(("127.0.0.1", 0))
-    return Sieve(no_drops), opened
+    return ProbeFilter(no_drops), opened
 
 
 def merged(datagrams: list[bytes], address: tuple[str, int] = ("127.0.0.1", 9)) -> Run:
@@ -39,10 +39,10 @@ def merged(datagrams: list[bytes], address: tuple[str, int] = ("127.0.0.1", 9)) 
 
 
 def test_ordinary_runs_pass_as_they_are() -> None:
-    made, opened = sieve()
+    made, opened = probe_filter()
     with opened:
         runs = [merged([b"x" * 8, b"y"]), merged([MAGIC[:7]]), merged([b""]), merged([b"x" + MAGIC])]
-        assert made.sift(runs, Door(opened)) == runs
+        assert made.sift(runs, ReplyPath(opened)) == runs
     assert made.probes == 0
 
 
@@ -51,9 +51,9 @@ def test_messages_of_whoever_mixes_them_with_probes_keep_their_order(kinds: list
     """A run that begins with a probe is cut; whatever is no probe passes, in its order and with its boundaries."""
     datagrams = [data(0)] + [data(n) if kind else n.to_bytes(64) for n, kind in enumerate(kinds)]
     datagrams[-1] = datagrams[-1][:last]
-    made, opened = sieve()
+    made, opened = probe_filter()
     with opened:
-        passed = made.sift([merged(datagrams), merged([b"after"])], Door(opened))
+        passed = made.sift([merged(datagrams), merged([b"after"])], ReplyPath(opened))
     messages: list[Message] = []
     for run in passed:
         split(run, 0, run.messages, Endpoint("127.0.0.1", 9), messages)
@@ -74,7 +74,7 @@ def test_a_receiver_answers_by_itself_and_hands_over_no_probe() -> None:
         assert message.payload == b"message"
         assert receiver.stats.datagrams == 1
         assert [probe.parse(reply) for reply in replies] == [
-            (Kind.REPORT, RUN, 1), (Kind.PONG, RUN, 2), (Kind.REPORT, RUN, 3),
+            (ProbeKind.REPORT, RUN, 1), (ProbeKind.PONG, RUN, 2), (ProbeKind.REPORT, RUN, 3),
         ]  # fmt: skip
         assert probe.parse_report(replies[0]) == Observed(version=fanout.__version__)
         seen = probe.parse_report(replies[2])

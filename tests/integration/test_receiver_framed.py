@@ -14,9 +14,9 @@ import fanout
 from fanout.model import Message
 from fanout.protocol import frame, probe
 from fanout.protocol.drop_reasons import ReceiveDrop
-from fanout.protocol.frame import ReplyFragment, Status
+from fanout.protocol.frame import AnswerStatus, ReplyFragment
 from fanout.receiver import demux
-from fanout.receiver.reply_path import Door
+from fanout.receiver.reply_path import ReplyPath
 from fanout.receiver.sync import Receiver
 from tests.support.asker import asking
 from tests.support.datagrams import gso_sender, send_run
@@ -41,15 +41,15 @@ def test_a_message_is_confirmed_after_its_handler_and_handed_over_once(serving: 
         assert entered.wait(PATIENCE)
         asker.ask(1, b"reload", attempt=1)
         if workers == 1:  # which is in the handler: no answer comes before those that are expected
-            expected = {0: Status.CONFIRMED, 1: Status.CONFIRMED}
+            expected = {0: AnswerStatus.CONFIRMED, 1: AnswerStatus.CONFIRMED}
         else:
-            assert asker.status(1) is Status.PENDING
-            expected = {0: Status.CONFIRMED}
+            assert asker.status(1) is AnswerStatus.PENDING
+            expected = {0: AnswerStatus.CONFIRMED}
         go_on.set()
         heard = [asker.answer() for _ in expected]
         assert {answer.attempt: answer.status for answer in heard} == expected
         asker.ask(1, b"reload", attempt=2)
-        assert asker.status(1) is Status.CONFIRMED
+        assert asker.status(1) is AnswerStatus.CONFIRMED
         assert (receiver.stats.confirmed, receiver.stats.datagrams) == (1, 1)
     assert seen == [b"reload"]
 
@@ -90,11 +90,11 @@ def test_failures_and_replies(serving: Serving, caplog: pytest.LogCaptureFixture
             if isinstance(heard, ReplyFragment):
                 assert (heard.number, heard.asker, heard.payload) == (number, asker.sender, answer)
             else:
-                assert (heard.status, heard.detail) == (Status.FAILED, answer)  # type: ignore[union-attr]
+                assert (heard.status, heard.detail) == (AnswerStatus.FAILED, answer)  # type: ignore[union-attr]
         asker.query(4, b"ping")
         assert asker.hear().payload == b"PING"  # type: ignore[union-attr]
         asker.ask(10, b"wrong")
-        assert asker.status(10) is Status.CONFIRMED, "what a handler returns matters only where a reply is wanted"
+        assert asker.status(10) is AnswerStatus.CONFIRMED, "what a handler returns matters only where a reply is wanted"
         assert (receiver.stats.failed, receiver.stats.replied, receiver.stats.confirmed) == (3, 3, 1)
         assert receiver.stats.handler_errors == 3
 
@@ -127,7 +127,7 @@ def test_answers_leave_from_the_address_that_was_asked(host: str | None, workers
 def test_what_was_asked_of_an_address_that_cannot_answer_is_answered_from_another() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened, asking(fanout.Endpoint("", 0)) as asker:
         opened.bind(("0.0.0.0", 0))
-        exits = Door(opened)
+        exits = ReplyPath(opened)
         address = asker.socket.getsockname()
         broadcast = struct.pack("=I4s4s", 1, bytes(4), bytes([255] * 4))
         for control in ([(socket.IPPROTO_IP, 8, broadcast)], [(0, 99, b"?")], [(socket.IPPROTO_IP, 8, b"short")], []):

@@ -14,7 +14,7 @@ import pytest
 import fanout
 from fanout.protocol import frame, probe
 from fanout.protocol.drop_reasons import ReceiveDrop
-from fanout.protocol.frame import ASK, QUERY, Frame, ReplyFragment, Sealed, Status
+from fanout.protocol.frame import ASK, QUERY, AnswerStatus, Frame, ReplyFragment, Sealed
 from fanout.protocol.seal import Keyring, Opener, Sealer
 from fanout.receiver.aio import AsyncReceiver
 from fanout.receiver.sync import Receiver
@@ -71,7 +71,7 @@ def test_a_reply_that_is_too_large_is_told_to_both_sides(caplog: pytest.LogCaptu
     with serving_sync(lambda message: bytes(5000)) as receiver, asking(receiver.address) as asker:
         asker.query(1, b"x")
         answer = asker.answer()
-        assert answer.status is Status.FAILED
+        assert answer.status is AnswerStatus.FAILED
         assert b"larger than the question" in answer.detail
         assert (receiver.stats.failed, receiver.stats.replied) == (1, 0)
     assert "reply_not_sent" in caplog.text

@@ -165,10 +165,10 @@ def reads_all(receiver: AsyncReceiver, sent: int) -> bool:
 
 def reads_nothing(receiver: AsyncReceiver) -> bool:
     """Whether nobody reads before the next batch is asked for, and the kernel was told not to merge meanwhile."""
-    inbox = receiver._inbox
-    assert inbox is not None
-    rests = receiver._backlog.is_full or (inbox._workers is None and not receiver._is_watching)
-    return rests and not any(intake._merges for intake in inbox._intakes)
+    listener = receiver._listener
+    assert listener is not None
+    rests = receiver._queue.is_full or (listener._workers is None and not receiver._is_watching)
+    return rests and not any(reader._merges for reader in listener._readers)
 
 
 @EACH_POLICY

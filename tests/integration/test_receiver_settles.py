@@ -10,7 +10,7 @@ import pytest
 
 import fanout
 from fanout.model import Message
-from fanout.protocol.frame import Status
+from fanout.protocol.frame import AnswerStatus
 from fanout.receiver.aio import AsyncReceiver
 from fanout.receiver.sync import Receiver, ReceiverStats
 from tests.support.asker import Asker, asking
@@ -54,7 +54,7 @@ def test_errors_and_replies_that_cannot_be_told(serving: Serving, caplog: pytest
         for number, (payload, why) in enumerate(expected, 1):
             asker.query(number, payload)
             answer = asker.answer()
-            assert answer.status is Status.FAILED
+            assert answer.status is AnswerStatus.FAILED
             assert answer.detail.startswith(why)
             assert len(answer.detail) < 600
         asker.query(9, b"ping")
@@ -77,15 +77,15 @@ def test_a_message_is_confirmed_when_the_next_one_is_asked_for() -> None:
         assert next(messages).payload == b"a"
         assert asker.is_quiet()
         assert next(messages).payload == b"b"
-        assert asker.status(1) is Status.CONFIRMED
+        assert asker.status(1) is AnswerStatus.CONFIRMED
         asker.query(3, b"c")
         query = next(messages)
-        assert asker.status(2) is Status.CONFIRMED
+        assert asker.status(2) is AnswerStatus.CONFIRMED
         assert query.wants_reply
         asker.send(b"plain")
         plain = next(messages)
         answer = asker.answer()
-        assert (answer.number, answer.status, answer.detail) == (3, Status.FAILED, b"the handler did not reply")
+        assert (answer.number, answer.status, answer.detail) == (3, AnswerStatus.FAILED, b"the handler did not reply")
         with pytest.raises(fanout.InvalidInput, match="answered before"):
             query.reply(b"late")
         assert (plain.gap, plain.wants_reply) == (0, False)
@@ -101,13 +101,13 @@ def test_a_message_out_of_which_was_broken_is_confirmed_by_the_next_iteration() 
         assert asker.is_quiet()
         asker.ask(2, b"b")
         assert next(iter(receiver)).payload == b"b"
-        assert asker.status(1) is Status.CONFIRMED
+        assert asker.status(1) is AnswerStatus.CONFIRMED
         asker.query(3, b"c")
         assert [message.payload for message in next(receiver.batches())] == [b"c"]
-        assert asker.status(2) is Status.CONFIRMED
+        assert asker.status(2) is AnswerStatus.CONFIRMED
         asker.ask(4, b"d")
         assert next(iter(receiver)).payload == b"d"
-        assert asker.status(3) is Status.FAILED
+        assert asker.status(3) is AnswerStatus.FAILED
         receiver.close()
         assert_closed(asker, 4)
 
@@ -115,7 +115,7 @@ def test_a_message_out_of_which_was_broken_is_confirmed_by_the_next_iteration() 
 def assert_closed(asker: Asker, *numbers: int) -> None:
     answers = [asker.answer() for _ in numbers]
     assert [(answer.number, answer.status, answer.detail) for answer in answers] == [
-        (number, Status.FAILED, b"the receiver was closed") for number in numbers
+        (number, AnswerStatus.FAILED, b"the receiver was closed") for number in numbers
     ]
     assert asker.is_quiet()
 
@@ -131,7 +131,7 @@ def test_what_was_not_handed_over_is_failed_and_counted_at_close(workers: int) -
         messages = iter(receiver)
         next(messages)
         next(messages)
-        assert asker.status(1) is Status.CONFIRMED
+        assert asker.status(1) is AnswerStatus.CONFIRMED
         receiver.close()
         assert_closed(asker, *range(2, 51))
         receiver.close()
@@ -195,14 +195,14 @@ def test_an_async_iteration_that_was_broken_out_of(workers: int) -> None:
                     break
                 async for _ in receiver:
                     break
-                assert asker.status(1) is Status.CONFIRMED
+                assert asker.status(1) is AnswerStatus.CONFIRMED
                 await anext(receiver.batches())
-                assert asker.status(2) is Status.CONFIRMED
+                assert asker.status(2) is AnswerStatus.CONFIRMED
                 asker.ask(51, b"x")
                 await receiver.close()
                 answers = [asker.answer() for _ in range(49)]
                 assert {(answer.status, answer.detail) for answer in answers} == {
-                    (Status.FAILED, b"the receiver was closed")
+                    (AnswerStatus.FAILED, b"the receiver was closed")
                 }
                 assert {answer.number for answer in answers} == set(range(3, 52))
         assert receiver.stats.failed == 49
@@ -217,7 +217,7 @@ def test_who_iterates_may_say_that_a_message_failed() -> None:
         messages = iter(receiver)
         receiver.handler_failed(next(messages), OSError("disk full"))
         answer = asker.answer()
-        assert (answer.status, answer.detail) == (Status.FAILED, b"OSError: disk full")
+        assert (answer.status, answer.detail) == (AnswerStatus.FAILED, b"OSError: disk full")
         asker.ask(2, b"b")
         assert next(messages).payload == b"b"
         assert asker.is_quiet(), "it has failed, and is not confirmed"
@@ -232,7 +232,7 @@ def test_a_batch_is_confirmed_when_the_next_one_is_asked_for(workers: int) -> No
         assert asker.is_quiet()
         asker.send(b"plain")
         next(batches)
-        assert asker.status(1) is Status.CONFIRMED
+        assert asker.status(1) is AnswerStatus.CONFIRMED
 
 
 def test_an_async_batch_is_confirmed_when_the_next_one_is_asked_for() -> None:
@@ -245,6 +245,6 @@ def test_an_async_batch_is_confirmed_when_the_next_one_is_asked_for() -> None:
                 assert asker.is_quiet()
                 asker.send(b"plain")
                 await anext(batches)
-                assert asker.status(1) is Status.CONFIRMED
+                assert asker.status(1) is AnswerStatus.CONFIRMED
 
     asyncio.run(run())

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from fanout.discovery import refresher as module
-from fanout.discovery.core.answer import Answer, Refusal
+from fanout.discovery.core.answer import DnsAnswer, Refusal
 from fanout.discovery.refresher import Refresher
 from fanout.errors import NoEndpoints, ResolverUnavailable
 from fanout.model import Endpoint
@@ -86,7 +86,7 @@ def test_an_answer_ends_a_failure(caplog: pytest.LogCaptureFixture, monkeypatch:
 class Gated(ScriptedResolver):
     """Answers as often as it was let."""
 
-    def __init__(self, *script: str | Answer | Exception) -> None:
+    def __init__(self, *script: str | DnsAnswer | Exception) -> None:
         super().__init__(*script, dns_ttl=0)
         self.questions = 0
         self._gate = threading.Semaphore(0)
@@ -94,7 +94,7 @@ class Gated(ScriptedResolver):
     def let(self, answers: int) -> None:
         self._gate.release(answers)
 
-    def resolve(self) -> Answer:
+    def resolve(self) -> DnsAnswer:
         self.questions += 1
         self._gate.acquire(timeout=PATIENCE)
         return super().resolve()
@@ -108,7 +108,7 @@ def gated() -> Iterator[Start]:
     """Start a refresher whose resolver answers as often as it is let."""
     with contextlib.ExitStack() as stack:
 
-        def start(*script: str | Answer | Exception) -> tuple[Refresher, Gated]:
+        def start(*script: str | DnsAnswer | Exception) -> tuple[Refresher, Gated]:
             resolver = Gated(*script)
             refresher = Refresher(resolver, "headless-udp")
             stack.callback(resolver.let, 1)
@@ -165,7 +165,7 @@ def test_an_empty_answer_after_a_failure_is_not_believed_before_its_confirmation
 
 
 def test_an_answer_of_refused_addresses_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    hostile = Answer((), 5.0, "headless-udp.", (Refusal("127.0.0.1", "loopback"),))
+    hostile = DnsAnswer((), 5.0, "headless-udp.", (Refusal("127.0.0.1", "loopback"),))
     refresher = Refresher(ScriptedResolver(hostile), "headless-udp")
     refresher.start()
     with pytest.raises(NoEndpoints, match=r"127\.0\.0\.1 \(loopback\)"):

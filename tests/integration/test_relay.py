@@ -25,11 +25,11 @@ from fanout import (
     SocketUnavailable,
 )
 from fanout.discovery.core import endpoints
-from fanout.discovery.core.answer import Answer
+from fanout.discovery.core.answer import DnsAnswer
 from fanout.model import parse_literals
 from fanout.net import interfaces
 from fanout.relay import relay as relaying
-from fanout.relay.core import acl
+from fanout.relay.core import loop_guard
 from fanout.testing import ScriptedResolver
 from tests.support.open_files import open_files
 from tests.support.pods import Pod
@@ -43,7 +43,7 @@ Pods = Callable[..., list[Pod]]
 def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """A relay may take long to forward what it holds at its end, and knows loops however long they take."""
     monkeypatch.setattr(relaying, "_LAST_TURNS", 3600)
-    monkeypatch.setattr(acl, "LOOP_SECONDS", 3600)
+    monkeypatch.setattr(loop_guard, "LOOP_SECONDS", 3600)
 
 
 @contextlib.contextmanager
@@ -122,8 +122,8 @@ class Changing:
     def __init__(self, pods: str) -> None:
         self.pods = pods
 
-    def resolve(self) -> Answer:
-        return Answer(parse_literals(self.pods) or (), dns_ttl=0)
+    def resolve(self) -> DnsAnswer:
+        return DnsAnswer(parse_literals(self.pods) or (), dns_ttl=0)
 
 
 def test_pods_follow_the_answers_of_dns(pods: Pods, closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,10 +267,10 @@ def test_a_range_is_taken_whole_or_not_at_all(pods: Pods) -> None:
     (taken,) = pods(1)
     host, port = taken.endpoint
     before = open_files()
-    entry = Relay("10.0.0.1", [f"udp://{host}:{port - 2}-{port + 2}"])._entries[0]
+    source = Relay("10.0.0.1", [f"udp://{host}:{port - 2}-{port + 2}"])._sources[0]
     with pytest.raises(SocketUnavailable, match="the port is in use"):
-        entry.open(4096)
-    assert entry.ports == []
+        source.open(4096)
+    assert source.ports == []
     assert open_files() == before
 
 
@@ -358,7 +358,7 @@ def test_what_comes_before_dns_has_said_anything_is_counted_at_the_end(
     asked = threading.Event()
 
     class Silent:
-        def resolve(self) -> Answer:
+        def resolve(self) -> DnsAnswer:
             asked.wait(PATIENCE)
             raise ResolverUnavailable("silent")
 

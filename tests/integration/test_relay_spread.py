@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from fanout.model import MAX_PAYLOAD, Endpoint
 from fanout.net import bind
 from fanout.protocol.sending.batch import Segments
-from fanout.relay.egress import WAITING_MAX, Egress, Room
-from fanout.relay.port_fanout import Spread
+from fanout.relay.egress import WAITING_MAX, Egress, SendBudget
+from fanout.relay.port_fanout import PortFanout
 from fanout.report import DropReason
 from tests.support import kernel
 from tests.support.kernel import Kernel, KernelSocket
@@ -79,8 +79,8 @@ def on(scripted: Kernel) -> Callable[[int, int], Any]:
     return make
 
 
-def egress_on(scripted: Kernel, room: Room | None = None) -> Egress:
-    return Egress(POD, room or Room(), make_socket=on(scripted))
+def egress_on(scripted: Kernel, budget: SendBudget | None = None) -> Egress:
+    return Egress(POD, budget or SendBudget(), make_socket=on(scripted))
 
 
 def run_of(size: int, datagrams: int, last: int, mark: int) -> Segments:
@@ -127,8 +127,8 @@ def test_each_datagram_is_sent_once_and_in_order_or_counted(
     turns: list[list[Segments]], script: list[int], gso_limit: int, no_gso: int
 ) -> None:
     scripted = Kernel(script=deque(script), gso_limit=gso_limit, no_gso=no_gso)
-    room = Room()
-    egress = egress_on(scripted, room)
+    budget = SendBudget()
+    egress = egress_on(scripted, budget)
     for turn in turns:
         egress.send(turn)
     for _ in range(200):
@@ -136,7 +136,7 @@ def test_each_datagram_is_sent_once_and_in_order_or_counted(
             break
         egress.flush()
     assert not egress.is_blocked
-    assert room.left == Room().left
+    assert budget.left == SendBudget().left
     check([payload for turn in turns for run in turn for payload in payloads_of(run)], scripted, egress, set(script))
     if not {kernel.ONCE, kernel.ONCE_AND_ICMP}.intersection(script):
         assert egress.refused == scripted.refusals
@@ -153,22 +153,24 @@ def test_pods_beside_each_other_have_what_each_would_have_alone(
     kernels = [Kernel(script=deque(script), gso_limit=limit) for script, limit in zip(scripts, limits, strict=False)]
     pods = [Endpoint(f"10.0.0.{number}", 12000) for number in range(len(kernels))]
     by_pod = dict(zip(pods, kernels, strict=True))
-    spread = Spread(Room(), make_egress=lambda pod, room: Egress(pod, room, make_socket=on(by_pod[pod])))
-    spread.aim(pods, lambda host: True)
+    port_fanout = PortFanout(
+        SendBudget(), make_egress=lambda pod, budget: Egress(pod, budget, make_socket=on(by_pod[pod]))
+    )
+    port_fanout.aim(pods, lambda host: True)
     blocked = False
     for turn in turns:
-        blocked = spread.send(turn, may_wait=blocked)
-    for egress in spread:
+        blocked = port_fanout.send(turn, may_wait=blocked)
+    for egress in port_fanout:
         for _ in range(200):
             if egress.is_blocked:
                 egress.flush()
         assert not egress.is_blocked
     given = [payload for turn in turns for run in turn for payload in payloads_of(run)]
-    for egress in spread:
+    for egress in port_fanout:
         pod = egress.endpoint
-        check(given, by_pod[pod], egress, set(scripts[pods.index(pod)]), spread.at_once[egress])
-    spread.fold()
-    for egress in spread:
+        check(given, by_pod[pod], egress, set(scripts[pods.index(pod)]), port_fanout.at_once[egress])
+    port_fanout.fold()
+    for egress in port_fanout:
         assert egress.sent == len(by_pod[egress.endpoint].taken)
 
 
@@ -196,33 +198,35 @@ def test_what_a_pod_does_not_take_waits_and_beyond_that_is_counted() -> None:
 
 
 def test_all_pods_together_may_not_hold_more_than_there_is_room() -> None:
-    room = Room(1000)
-    egresses = [egress_on(Kernel(script=deque([kernel.FULL])), room) for _ in range(3)]
+    budget = SendBudget(1000)
+    egresses = [egress_on(Kernel(script=deque([kernel.FULL])), budget) for _ in range(3)]
     for egress in egresses:
         egress.send([run_of(400, 1, 400, 1)])
     assert [egress.is_blocked for egress in egresses] == [True, True, False]
     assert egresses[2].dropped == {DropReason.NO_BUFFER: 1}
     for egress in egresses:
         egress.close()
-    assert room.left == 1000
+    assert budget.left == 1000
     assert [egress.dropped for egress in egresses] == [{DropReason.NO_BUFFER: 1}] * 3
 
 
 def test_a_pod_without_a_way_costs_its_own_copies_alone_until_there_is_one() -> None:
     scripted = Kernel(bad={POD: errno.ENETUNREACH})
     other = Endpoint("10.0.0.8", 12000)
-    spread = Spread(Room(), make_egress=lambda pod, room: Egress(pod, room, make_socket=on(scripted)))
-    spread.aim([POD, other], lambda host: True)
-    assert spread.is_broken
-    spread.send([run_of(100, 4, 100, 1), run_of(7, 1, 7, 2)], may_wait=False)
-    spread.fold()
-    assert [(egress.sent, egress.dropped) for egress in spread] == [(0, {DropReason.UNREACHABLE: 5}), (5, {})]
+    port_fanout = PortFanout(
+        SendBudget(), make_egress=lambda pod, budget: Egress(pod, budget, make_socket=on(scripted))
+    )
+    port_fanout.aim([POD, other], lambda host: True)
+    assert port_fanout.is_broken
+    port_fanout.send([run_of(100, 4, 100, 1), run_of(7, 1, 7, 2)], may_wait=False)
+    port_fanout.fold()
+    assert [(egress.sent, egress.dropped) for egress in port_fanout] == [(0, {DropReason.UNREACHABLE: 5}), (5, {})]
     scripted.bad.clear()
-    spread.aim([POD, other], lambda host: True)
-    assert not spread.is_broken
-    spread.send([run_of(7, 1, 7, 3)], may_wait=False)
-    spread.fold()
-    assert [egress.sent for egress in spread] == [1, 6]
+    port_fanout.aim([POD, other], lambda host: True)
+    assert not port_fanout.is_broken
+    port_fanout.send([run_of(7, 1, 7, 3)], may_wait=False)
+    port_fanout.fold()
+    assert [egress.sent for egress in port_fanout] == [1, 6]
 
 
 def test_some_open_files_are_left_to_others() -> None:
@@ -230,7 +234,7 @@ def test_some_open_files_are_left_to_others() -> None:
     with socket.socket() as last:
         resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno() + 65, hard))
         try:
-            egresses = [Egress(Endpoint("127.0.0.1", 9), Room()) for _ in range(3)]
+            egresses = [Egress(Endpoint("127.0.0.1", 9), SendBudget()) for _ in range(3)]
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert [egress.broken for egress in egresses] == [errno.EMFILE] * 3
@@ -240,22 +244,22 @@ def test_some_open_files_are_left_to_others() -> None:
 
 
 def test_pods_beyond_what_a_relay_opens_are_left_out() -> None:
-    room = Room(sockets=2)
-    spread = Spread(room, make_egress=lambda pod, room: Egress(pod, room, make_socket=on(Kernel())))
+    budget = SendBudget(sockets=2)
+    port_fanout = PortFanout(budget, make_egress=lambda pod, budget: Egress(pod, budget, make_socket=on(Kernel())))
     pods = [Endpoint(f"10.0.0.{number}", 12000) for number in range(3)]
-    spread.aim(pods, lambda host: True)
-    assert [egress.broken for egress in spread] == [0, 0, errno.EUSERS]
-    spread.aim(pods[1:], lambda host: True)
-    spread.aim(pods[1:], lambda host: True)
-    assert not spread.is_broken
-    spread.close()
-    assert room.sockets == 2
+    port_fanout.aim(pods, lambda host: True)
+    assert [egress.broken for egress in port_fanout] == [0, 0, errno.EUSERS]
+    port_fanout.aim(pods[1:], lambda host: True)
+    port_fanout.aim(pods[1:], lambda host: True)
+    assert not port_fanout.is_broken
+    port_fanout.close()
+    assert budget.sockets == 2
 
 
 def test_what_pods_answer_takes_no_memory() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as pod:
         pod.bind(("127.0.0.1", 0))
-        egress = Egress(Endpoint(*pod.getsockname()), Room())
+        egress = Egress(Endpoint(*pod.getsockname()), SendBudget())
         egress.send([Segments(b"x", 1, 1)])
         _, source = pod.recvfrom(10)
         for _ in range(10):
@@ -270,9 +274,9 @@ WITHOUT_NEIGHBOUR = """
 import select
 from fanout.protocol.sending.batch import Segments
 from fanout.model import Endpoint
-from fanout.net import egress
+from fanout.relay import egress
 egress.SEND_BUFFER = 0
-pod = egress.Egress(Endpoint("10.9.0.77", 12000), egress.Room())
+pod = egress.Egress(Endpoint("10.9.0.77", 12000), egress.SendBudget())
 for number in range(100):
     pod.send([Segments(bytes(1000), 1000, 1)])
 assert pod.is_blocked
@@ -304,7 +308,7 @@ def test_who_reads_the_counts_never_sees_them_fall() -> None:
     def look() -> None:
         """Read the counts, as another thread does; not while they are held."""
         if counting.acquire(blocking=False):
-            seen.append(sum(egress.sent for egress in spread) + spread.datagrams)
+            seen.append(sum(egress.sent for egress in port_fanout) + port_fanout.datagrams)
             counting.release()
 
     class Watched(Egress):
@@ -317,11 +321,13 @@ def test_who_reads_the_counts_never_sees_them_fall() -> None:
 
     script = [kernel.OK, kernel.ONCE] * 10
     socket_of = on(Kernel(script=deque(script)))
-    spread = Spread(Room(), counting, make_egress=lambda pod, room: Watched(pod, room, make_socket=socket_of))
+    port_fanout = PortFanout(
+        SendBudget(), counting, make_egress=lambda pod, budget: Watched(pod, budget, make_socket=socket_of)
+    )
     with ThreadPoolExecutor(1) as other:
-        spread.aim([POD], lambda host: True)
+        port_fanout.aim([POD], lambda host: True)
         for _ in script:
-            spread.send([Segments(b"x", 1, 1)], may_wait=False)
+            port_fanout.send([Segments(b"x", 1, 1)], may_wait=False)
             other.submit(look).result()
     assert seen == sorted(seen)
     assert seen[-1] == script.count(kernel.OK)
@@ -330,29 +336,31 @@ def test_who_reads_the_counts_never_sees_them_fall() -> None:
 def test_a_socket_whose_own_address_has_gone_is_opened_anew() -> None:
     made: list[Endpoint] = []
 
-    def make(pod: Endpoint, room: Room) -> Egress:
+    def make(pod: Endpoint, budget: SendBudget) -> Egress:
         made.append(pod)
-        return Egress(pod, room, make_socket=on(Kernel()))
+        return Egress(pod, budget, make_socket=on(Kernel()))
 
-    spread = Spread(Room(), make_egress=make)
-    spread.aim([POD], lambda host: True)
-    (egress,) = spread
+    port_fanout = PortFanout(SendBudget(), make_egress=make)
+    port_fanout.aim([POD], lambda host: True)
+    (egress,) = port_fanout
     before = egress.send_now
-    spread.aim([POD], lambda host: True)
+    port_fanout.aim([POD], lambda host: True)
     assert egress.send_now == before
-    spread.aim([POD], lambda host: False)
+    port_fanout.aim([POD], lambda host: False)
     assert egress.send_now != before
     assert made == [POD]
 
 
 def test_pods_that_left_are_given_back_with_their_counts() -> None:
     scripted = Kernel()
-    spread = Spread(Room(), make_egress=lambda pod, room: Egress(pod, room, make_socket=on(scripted)))
-    spread.aim([POD], lambda host: True)
-    spread.send([run_of(100, 4, 100, 1)], may_wait=False)
-    (left,) = spread.aim([], lambda host: True)
+    port_fanout = PortFanout(
+        SendBudget(), make_egress=lambda pod, budget: Egress(pod, budget, make_socket=on(scripted))
+    )
+    port_fanout.aim([POD], lambda host: True)
+    port_fanout.send([run_of(100, 4, 100, 1)], may_wait=False)
+    (left,) = port_fanout.aim([], lambda host: True)
     assert (left.endpoint, left.sent, left.bytes) == (POD, 4, 400)
-    assert not spread
+    assert not port_fanout
     assert left.fileno() == -1
 
 
@@ -363,9 +371,9 @@ def test_real_sockets_take_runs_and_singles_and_tell_of_refusals(host: str) -> N
     with socket.socket(family, socket.SOCK_DGRAM) as pod:
         pod.bind((host, 0))
         pod.settimeout(PATIENCE)
-        spread = Spread(Room())
-        spread.aim([Endpoint(*pod.getsockname()[:2])], lambda host: True)
-        (egress,) = spread
+        port_fanout = PortFanout(SendBudget())
+        port_fanout.aim([Endpoint(*pod.getsockname()[:2])], lambda host: True)
+        (egress,) = port_fanout
         sizes = [
             (100, 3, 50),
             (0, 1, 0),
@@ -376,7 +384,7 @@ def test_real_sockets_take_runs_and_singles_and_tell_of_refusals(host: str) -> N
             (30_000, 2, 1),
             (50, 2, 50),
         ]
-        waits = spread.send([run_of(*each, 1) for each in sizes], may_wait=False)
+        waits = port_fanout.send([run_of(*each, 1) for each in sizes], may_wait=False)
         assert not waits
         expected = [100, 100, 50, 0, 250, 60, 200, 200, 201, 30_000, 1, 50, 50]
         assert [len(pod.recv(65_535)) for _ in expected] == expected
@@ -386,10 +394,10 @@ def test_real_sockets_take_runs_and_singles_and_tell_of_refusals(host: str) -> N
 
     def is_refused() -> bool:
         nonlocal more
-        spread.send([run_of(1, 1, 1, 1)], may_wait=False)
+        port_fanout.send([run_of(1, 1, 1, 1)], may_wait=False)
         more += 1
         return egress.refused > 0
 
     until(is_refused, "nobody listens any more")
-    spread.close()
+    port_fanout.close()
     assert egress.sent == 2 * len(expected) + more

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fanout
-from fanout.discovery.core.answer import Answer
+from fanout.discovery.core.answer import DnsAnswer
 from fanout.model import Endpoint
 from fanout.net.udp import UdpTransport
 from fanout.report import DropReason, Report
@@ -321,10 +321,10 @@ def test_cancelling_while_dns_is_silent() -> None:
     asked, released = threading.Event(), threading.Event()
 
     class Hanging:
-        def resolve(self) -> Answer:
+        def resolve(self) -> DnsAnswer:
             asked.set()
             released.wait()
-            return Answer(())
+            return DnsAnswer(())
 
     async def run() -> None:
         async with AsyncSender("headless-udp", resolver=Hanging()) as sender:

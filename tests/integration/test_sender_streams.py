@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import fanout
-from fanout.discovery.core.answer import Answer
+from fanout.discovery.core.answer import DnsAnswer
 from fanout.protocol.sending.batch import Batch
 from fanout.report import Report
 from fanout.sender.aio import AsyncSender
@@ -161,7 +161,7 @@ class SlowResolver(ScriptedResolver):
         super().__init__(*script)
         self.was_asked, self.may_answer = threading.Event(), threading.Event()
 
-    def resolve(self) -> Answer:
+    def resolve(self) -> DnsAnswer:
         self.was_asked.set()
         self.may_answer.wait()
         return super().resolve()

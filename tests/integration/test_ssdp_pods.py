@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Collection
 import pytest
 
 from fanout.model import Endpoint
-from fanout.ssdp import description_reader, pod_monitor, search_sockets
+from fanout.ssdp import pod_monitor, searches
 from fanout.ssdp.core import message
 from fanout.ssdp.core.drop_reasons import SsdpDrop
 from fanout.ssdp.core.message import Advert
 from fanout.ssdp.core.settings import DescriptionPlace
-from fanout.ssdp.pod_monitor import Pods
+from fanout.ssdp.pod_monitor import PodMonitor
 from tests.support.ssdp_http import OTHER_POD, POD, Asked, Serve
 from tests.support.ssdp_http import Pod as HttpPod
 from tests.support.waiting import PATIENCE, give_turns, until_async
@@ -32,11 +32,11 @@ DESCRIPTION = b"""<?xml version="1.0"?>
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A description may take as long as the machine does."""
-    monkeypatch.setattr(description_reader, "SECONDS", PATIENCE)
+    monkeypatch.setattr(pod_monitor, "SECONDS", PATIENCE)
 
 
 class Found:
-    """What `Pods` tells."""
+    """What `PodMonitor` tells."""
 
     def __init__(self) -> None:
         self.adverts: list[tuple[str, Advert, bool]] = []
@@ -56,9 +56,9 @@ class Found:
 
 
 @contextlib.asynccontextmanager
-async def looking(found: Found, *places: DescriptionPlace) -> AsyncIterator[Pods]:
-    looked = Pods(
-        places, found.heard, found.described, found.is_known, lambda _, interface: interface == LOOPBACK, found.drop
+async def looking(found: Found, *port_map: DescriptionPlace) -> AsyncIterator[PodMonitor]:
+    looked = PodMonitor(
+        port_map, found.heard, found.described, found.is_known, lambda _, interface: interface == LOOPBACK, found.drop
     )
     try:
         yield looked
@@ -270,7 +270,7 @@ def test_a_pod_that_cannot_be_asked_is_tried_again(
     def open_socket(endpoints: Collection[Endpoint]) -> socket.socket:
         if next(fails):
             raise error
-        return search_sockets.open_socket(endpoints)
+        return searches.open_socket(endpoints)
 
     monkeypatch.setattr(pod_monitor, "open_socket", open_socket)
 

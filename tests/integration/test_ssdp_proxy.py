@@ -189,7 +189,7 @@ def test_a_redirect_is_the_clients_to_follow(location: str, expected: str) -> No
             reply = await edge.get()
             assert reply.status == 302
             assert reply.reason == "Found"
-            other = edge.places.known(Origin(POD, 1))
+            other = edge.port_map.known(Origin(POD, 1))
             assert reply.headers["Location"] == expected.format(pod=pod.port, edge=edge.port, other=other)
             assert len(pod.asked) == 1
 
@@ -202,7 +202,7 @@ def test_another_port_of_a_pod_that_a_document_names_is_served() -> None:
             body = f"<a>http://{POD}:{other.port}/x http://{OTHER_POD}:1/y</a>".encode()
             async with Pod(always(http(body, XML))) as pod, relay(pod) as edge:
                 text = (await edge.get()).body.decode()
-                port = edge.places.known(Origin(POD, other.port))
+                port = edge.port_map.known(Origin(POD, other.port))
                 assert text == f"<a>http://{RELAY}:{port}/x http://{OTHER_POD}:1/y</a>"
                 assert edge.counts.left == 1  # a pod that has no place
                 async with client() as session, session.get(f"http://{RELAY}:{port}/x") as answer:
@@ -400,7 +400,7 @@ def test_ipv6_clients_and_pods_are_served() -> None:
             edge.pods.add("::1")
             edge.proxy._is_here = lambda host: host == "::1"
             edge.proxy._is_allowed = lambda host: host == "::1"
-            known = edge.places.claim(Origin("::1", 8200), "uuid:two")
+            known = edge.port_map.claim(Origin("::1", 8200), "uuid:two")
             reader, writer = await asyncio.open_connection("::1", edge.port)
             writer.write(b"GET / HTTP/1.1\r\nHost: [::1]\r\n\r\n")
             assert (await read_reply(reader)).body == f"<a>http://[::1]:{known}/</a>".encode()

@@ -175,7 +175,7 @@ def test_a_head_that_takes_too_long_is_not_waited_for(monkeypatch: pytest.Monkey
             _silent, slow, late = opened = [await edge.connect() for _ in range(3)]
             late[1].write(f"GET / HTTP/1.1\r\nHost: {RELAY}\r\n\r\n".encode())
             assert (await read_reply(late[0])).body == b"ok"  # and its next request is the slow one
-            await until_async(lambda: not any(each.request for each in edge.proxy._door._connections))
+            await until_async(lambda: not any(each.request for each in edge.proxy._server._connections))
             for number, line in enumerate((b"GET / HTTP/1.1\r\n", b"X: y\r\n", b"X: y\r\n"), 1):
                 for _, writer in (slow, late):
                     writer.write(line)

@@ -45,7 +45,7 @@ def test_a_device_whose_pod_is_gone_is_asked_for_later() -> None:
             assert reply.status == 503
             assert int(reply.headers["Retry-After"]) > 0
             edge.pods.add(POD)
-            edge.places.gone(POD)
+            edge.port_map.gone(POD)
             assert (await edge.get()).status == 503
             assert edge.failed(HttpFailure.NO_POD) == 2
             assert not pod.asked

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from fanout.ssdp.core.port_map import Origin
-from fanout.ssdp.http import ports, server
+from fanout.ssdp.core.port_map import Origin, open_first
+from fanout.ssdp.http import server
 from tests.support.ports import bind_both
 from tests.support.ssdp_http import POD, Pod, always, http, relay, run
 
@@ -49,9 +49,9 @@ def said(caplog: pytest.LogCaptureFixture, event: str = "http_port_taken") -> in
 def test_ports_are_asked_for_until_one_can_be_had() -> None:
     refused: list[int] = []
     left = iter([1, 2, 3, None])
-    assert ports.opened(lambda: next(left), lambda port: port == 2, refused.append) == 2
+    assert open_first(lambda: next(left), lambda port: port == 2, refused.append) == 2
     assert refused == [1]
-    assert ports.opened(lambda: next(left), lambda port: port == 2, refused.append) is None
+    assert open_first(lambda: next(left), lambda port: port == 2, refused.append) is None
     assert refused == [1, 3]
 
 
@@ -85,13 +85,13 @@ def test_a_document_cannot_ask_for_ports_without_end(monkeypatch: pytest.MonkeyP
     async def test() -> None:
         async with Pod(always(http(body, XML))) as pod, relay(pod, ports=30) as edge:
             asked: list[Origin] = []
-            other = edge.places.other
+            other = edge.port_map.other
 
             def ask(origin: Origin) -> int | None:
                 asked.append(origin)
                 return other(origin)
 
-            monkeypatch.setattr(edge.places, "other", ask)
+            monkeypatch.setattr(edge.port_map, "other", ask)
             reply = await edge.get()
             assert reply.body.count(b"://127.0.0.20:") == 8  # so many other servers may a pod have
             assert edge.counts.left == 992

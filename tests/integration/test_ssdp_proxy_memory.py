@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from fanout.ssdp.core import urls
-from fanout.ssdp.core.body import DOCUMENT_MAX, MEMBERS_MAX, Gathered
+from fanout.ssdp.core.body import DOCUMENT_MAX, MEMBERS_MAX, BodyBuffer
 from fanout.ssdp.core.drop_reasons import HttpFailure
 from fanout.ssdp.core.urls import URLS_MAX, Rewritten
 from fanout.ssdp.http import body_budget, server, splice, upstream
-from fanout.ssdp.http.body_budget import SMALL, Busy, Room
+from fanout.ssdp.http.body_budget import SMALL, BodyBudget, Busy
 from tests.support.loops import advance
 from tests.support.ssdp_http import (
     BUFFER,
@@ -59,7 +59,7 @@ def test_there_is_room_for_so_many_bytes_and_no_more(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(body_budget, "PATIENCE", 1000.0)
 
     async def test() -> None:
-        shared = Room(size=4 * SMALL, of_one=3 * SMALL)
+        shared = BodyBudget(size=4 * SMALL, of_one=3 * SMALL)
         with shared.for_one("a") as held, shared.for_one("b") as other:
             await held.grow(SMALL)
             assert shared.taken == 0  # what is small needs none
@@ -86,7 +86,7 @@ def test_who_waits_for_room_gets_it_in_its_turn(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(body_budget, "WAITING_MAX", 3)
 
     async def test() -> None:
-        shared = Room(size=2 * SMALL, of_one=2 * SMALL)
+        shared = BodyBudget(size=2 * SMALL, of_one=2 * SMALL)
         order = []
 
         async def take(number: int) -> None:
@@ -113,7 +113,7 @@ def test_who_waits_for_room_gets_it_in_its_turn(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("expected", [0, 1000, 3_000_000])
 def test_there_is_always_room_for_what_was_gathered(expected: int) -> None:
     async def test() -> None:
-        shared, came = Room(), 0
+        shared, came = BodyBudget(), 0
 
         async def read() -> bytes:
             nonlocal came
@@ -122,7 +122,7 @@ def test_there_is_always_room_for_what_was_gathered(expected: int) -> None:
             return bytes(10_000) if came <= 3_000_000 else b""
 
         with shared.for_one("a") as held:
-            assert len(await held.fill(Gathered(DOCUMENT_MAX), expected, read)) == 3_000_000
+            assert len(await held.fill(BodyBuffer(DOCUMENT_MAX), expected, read)) == 3_000_000
             assert shared.taken == 3_000_000
 
     run(test())
@@ -147,7 +147,7 @@ def test_documents_that_nobody_takes_have_their_bounds(framing: str, monkeypatch
 
         packed = gzip.compress(body, 1)
         async with Pod(serve) as pod, relay(pod, keeps=BUFFER) as edge:
-            held = edge.proxy._room = Room(4 * largest, 2 * largest)
+            held = edge.proxy._room = BodyBudget(4 * largest, 2 * largest)
 
             def has_settled(documents_held: int, refused: int) -> bool:
                 return (held.taken, edge.failed(HttpFailure.BUSY)) == (documents_held * largest, refused)

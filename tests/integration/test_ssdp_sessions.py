@@ -16,7 +16,7 @@ from fanout.ssdp import searches
 from fanout.ssdp.core import message
 from fanout.ssdp.core.drop_reasons import SsdpDrop
 from fanout.ssdp.core.message import Advert, Headers, Search
-from fanout.ssdp.searches import Session, Sessions
+from fanout.ssdp.searches import OpenSearch, Searches
 from tests.support.loops import run_scripted
 from tests.support.needs import require_address
 from tests.support.open_files import open_files
@@ -29,18 +29,18 @@ FORGED = "127.0.0.13"
 
 
 class Heard:
-    """What `Sessions` tells."""
+    """What `Searches` tells."""
 
     def __init__(self) -> None:
         self.answers: list[tuple[tuple[str, int], str, str]] = []
         self.missing: list[tuple[tuple[str, int], bool]] = []
         self.dropped: Counter[SsdpDrop] = Counter()
-        self.sessions = Sessions(self._answered, self._missed, self._is_genuine, self._dropped)
+        self.sessions = Searches(self._answered, self._missed, self._is_genuine, self._dropped)
 
-    def _answered(self, session: Session, host: str, advert: Advert) -> None:
+    def _answered(self, session: OpenSearch, host: str, advert: Advert) -> None:
         self.answers.append((session.client, host, advert.usn))
 
-    def _missed(self, session: Session, is_late: bool) -> None:
+    def _missed(self, session: OpenSearch, is_late: bool) -> None:
         self.missing.append((session.client, is_late))
 
     def _is_genuine(self, host: str, interface: int) -> bool:
@@ -158,9 +158,9 @@ def advert(number: int = 0, *, nt: str = ROOT, location: str = "http://127.0.0.1
 
 
 @contextlib.contextmanager
-def session(target: str = ROOT) -> Iterator[Session]:
+def session(target: str = ROOT) -> Iterator[OpenSearch]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
-        yield Session(CLIENT, target, opened, frozenset({"127.0.0.11"}))
+        yield OpenSearch(CLIENT, target, opened, frozenset({"127.0.0.11"}))
 
 
 def test_what_a_client_has_been_told_is_not_told_again() -> None:

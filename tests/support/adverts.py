@@ -6,8 +6,8 @@ import math
 
 from fanout.ssdp.core import message
 from fanout.ssdp.core.drop_reasons import SsdpDrop
-from fanout.ssdp.core.message import ROOT_DEVICE, Advert, Answer, Headers, InvalidSsdp, Notify
-from fanout.ssdp.core.registry import Catalogue
+from fanout.ssdp.core.message import ROOT_DEVICE, Advert, Headers, InvalidSsdp, Notify, SearchResponse
+from fanout.ssdp.core.registry import Registry
 
 POD, OTHER_POD, THIRD_POD = PODS = ["10.60.0.11", "10.60.0.12", "10.60.0.13"]
 U, V = "uuid:00000001-aaaa", "uuid:00000002-bbbb"
@@ -22,9 +22,9 @@ def advert(
     return Advert(nt, usn, f"http://{at}:{port}/rootDesc.xml", max_age, named)
 
 
-def wakeup(catalogue: Catalogue) -> float | None:
+def wakeup(registry: Registry) -> float | None:
     """Return when `due` has something to do; None for never."""
-    return None if catalogue._wake == math.inf else catalogue._wake
+    return None if registry._wake == math.inf else registry._wake
 
 
 def refused(data: bytes) -> SsdpDrop | None:
@@ -37,5 +37,5 @@ def refused(data: bytes) -> SsdpDrop | None:
 
 def advert_of(data: bytes) -> Advert:
     found = message.parse(data)
-    assert isinstance(found, (Answer, Notify))
+    assert isinstance(found, (SearchResponse, Notify))
     return found.advert

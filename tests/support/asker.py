@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from fanout.model import Endpoint
 from fanout.protocol import frame
-from fanout.protocol.frame import ASK, FRAGMENT_OVERHEAD, QUERY, Answer, Cut, Frame, Status
+from fanout.protocol.frame import ASK, FRAGMENT_OVERHEAD, QUERY, Answer, AnswerStatus, Cut, Frame
 from tests.support.waiting import PATIENCE
 
 SENDER = 0x1234_5678_9ABC_DEF0
@@ -44,7 +44,7 @@ class Asker:
         assert isinstance(heard, Answer)
         return heard
 
-    def status(self, number: int) -> Status:
+    def status(self, number: int) -> AnswerStatus:
         """Return what is said of that message."""
         heard = self.answer()
         assert (heard.number, heard.asker) == (number, self.sender)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from unittest import mock
 
 from fanout.protocol.sending.exchange import Exchange
-from fanout.protocol.sending.peer_exchange import Asked
+from fanout.protocol.sending.peer_exchange import PeerExchange
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def without_answers_of(*silent: object, tries: int = 1, says: str = "") -> Itera
     names = {str(endpoint) for endpoint in silent}
     is_over = Exchange.is_over
 
-    def is_decided(pod: Asked) -> bool:
+    def is_decided(pod: PeerExchange) -> bool:
         if pod.status is not None or pod._refusals:
             return True
         return str(pod.endpoint) in names and pod.tries >= tries and says in pod.reason

@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 from fanout.local.launch import launch
-from fanout.local.settings import Settings
+from fanout.local.settings import LocalSettings
 from tests.support.cli import FANOUT, Running, environment, invoke
 from tests.support.limits import PATIENT, Limits, setting, variables
 from tests.support.ports import free_port
@@ -57,7 +57,7 @@ class Local:
     def up(self, replicas: int, *, drain: float = 0.0) -> None:
         """Do as `fanout local up --detach`."""
         with mock.patch.dict(os.environ, environment(**self.variables), clear=True):
-            supervisor, _ = launch(Settings(replicas, self.port, drain, (os.getpid(),)))
+            supervisor, _ = launch(LocalSettings(replicas, self.port, drain, (os.getpid(),)))
         self._stack.callback(_end, supervisor)
 
     def start(self, *arguments: str, **settings: Any) -> subprocess.Popen[str]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 
 from fanout.protocol import frame
-from fanout.protocol.frame import ASK, MESSAGE_MAX, QUERY, Answer, Cut, ReplyFragment, Status
+from fanout.protocol.frame import ASK, MESSAGE_MAX, QUERY, Answer, AnswerStatus, Cut, ReplyFragment
 from fanout.protocol.receiving.reception import Reception, Taken, Ticket
 from tests.support.asker import SENDER, fragments
 from tests.support.sealing import beginning
@@ -60,7 +60,7 @@ def taken_ticket(reception: Reception, *datagrams: bytes) -> Ticket:
     return message.ticket
 
 
-def told(answers: list[bytes]) -> tuple[Status, bytes]:
+def told(answers: list[bytes]) -> tuple[AnswerStatus, bytes]:
     """Return what the one answer says."""
     (datagram,) = answers
     answer = frame.decode(datagram)
@@ -79,7 +79,9 @@ def claim(sender: int, number: int = 1, position: int = 0, size: int = 1200, tot
     """A fragment of a message that claims to be large."""
     payload = bytes(min(size, total - position * size))
     return (
-        frame.header(frame.Kind.FRAGMENT, sender, number) + frame.FRAGMENT.pack(0, 0, size, position, total) + payload
+        frame.header(frame.FrameKind.FRAGMENT, sender, number)
+        + frame.FRAGMENT.pack(0, 0, size, position, total)
+        + payload
     )
 
 
@@ -90,7 +92,7 @@ def good_frames() -> list[bytes]:
         frame.mark(SENDER, 9, 2),
         frame.fragment(cut, SENDER, 3, 1, flags=ASK),
         *fragments(4, b"x", flags=ASK | QUERY, size=300),
-        frame.answer(SENDER, 3, 99, 1, Status.FAILED, detail=b"why"),
+        frame.answer(SENDER, 3, 99, 1, AnswerStatus.FAILED, detail=b"why"),
         frame.reply(cut, SENDER, 3, 99, 0, 1),
         frame.pull(SENDER, 3, [0, 1]),
         beginning(SENDER) + bytes(60),

@@ -8,7 +8,7 @@ import pytest
 
 from fanout.protocol import frame
 from fanout.protocol.drop_reasons import ReceiveDrop
-from fanout.protocol.frame import Refused, Sealed
+from fanout.protocol.frame import InvalidFrame, Sealed
 from fanout.protocol.seal import SEALED_STREAM, Keyring, Opener, Sealer
 
 NOW = 1_800_000_000.0
@@ -45,7 +45,7 @@ def numbered(count: int, made: Sealer | None = None) -> list[Sealed]:
 
 
 def refusal(opener: Opener, what: Sealed, now: float = NOW) -> ReceiveDrop:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(InvalidFrame) as refused:
         opener.open(what, now)
     assert re.fullmatch(r"[^.\n]+", str(refused.value)), "one sentence"
     return refused.value.reason
@@ -55,6 +55,6 @@ def outcome(opener: Opener, what: Sealed, now: float = NOW) -> ReceiveDrop | Non
     """Return why a frame is refused; None where it is opened."""
     try:
         opener.open(what, now)
-    except Refused as error:
+    except InvalidFrame as error:
         return error.reason
     return None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import fanout
-from fanout.discovery.core.answer import Answer
+from fanout.discovery.core.answer import DnsAnswer
 from fanout.model import Endpoint
 from fanout.protocol.sending.batch import Batch
 from fanout.report import Report
@@ -66,7 +66,7 @@ class LaterResolver(ScriptedResolver):
         super().__init__(*script, dns_ttl=0.0)
         self._is_time = is_time
 
-    def resolve(self) -> Answer:
+    def resolve(self) -> DnsAnswer:
         if self.asked:
             until(self._is_time)
         return super().resolve()

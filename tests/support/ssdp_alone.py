@@ -19,7 +19,7 @@ from unittest import mock
 from fanout.ssdp.core import body, urls
 from fanout.ssdp.core.port_map import Origin
 from fanout.ssdp.http import body_budget, server, splice, upstream
-from fanout.ssdp.http.body_budget import Room
+from fanout.ssdp.http.body_budget import BodyBudget
 from tests.support.ssdp_http import BUFFER, POD, Relay, hang_up, relay
 from tests.support.tree import ROOT
 
@@ -91,7 +91,7 @@ class Relays:
 async def _serve(control_port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", control_port)
     async with relay(Origin(POD, int(await reader.readline())), keeps=BUFFER) as edge:
-        edge.proxy._room = Room(body_budget.ROOM // SHARE, body_budget.ROOM_OF_ONE // SHARE)
+        edge.proxy._room = BodyBudget(body_budget.ROOM // SHARE, body_budget.ROOM_OF_ONE // SHARE)
         edge.allowed |= set(CLIENTS)
         writer.write(f"{edge.port}\n".encode())
         while await reader.readline():

@@ -19,7 +19,7 @@ import aiohttp
 from multidict import CIMultiDict
 
 from fanout.ssdp.core.drop_reasons import HttpFailure
-from fanout.ssdp.core.port_map import Origin, Places
+from fanout.ssdp.core.port_map import Origin, PortMap
 from fanout.ssdp.core.stats import HttpCounts
 from fanout.ssdp.http import body_budget, gena, proxy, server, splice, upstream
 from fanout.ssdp.http.proxy import Proxy
@@ -176,7 +176,7 @@ class Relay:
     """A proxy with one place, for one pod, and what the tests count."""
 
     proxy: Proxy
-    places: Places
+    port_map: PortMap
     counts: HttpCounts
     port: int
     pods: set[str]
@@ -253,12 +253,12 @@ async def relay(pod: Pod | Origin | None = None, *, ports: int = 12, keeps: int 
             stack.enter_context(mock.patch.object(server, "Connection", KeepsLittle))
         origin = Origin(pod.host, pod.port) if isinstance(pod, Pod) else pod or Origin(POD, 9)
         first = free_port()
-        places = Places(first, first + ports)
+        port_map = PortMap(first, first + ports)
         counts = HttpCounts()
         pods = {POD, OTHER_POD}
         made: list[Relay] = []
         proxy = Proxy(
-            places,
+            port_map,
             lambda host: host in pods,
             lambda host: host in made[0].allowed,
             lambda host: host == RELAY,
@@ -266,12 +266,12 @@ async def relay(pod: Pod | Origin | None = None, *, ports: int = 12, keeps: int 
         )
         await proxy.open()
         try:
-            port = places.claim(origin, "uuid:one")
+            port = port_map.claim(origin, "uuid:one")
             while port is not None and not proxy.listen(port):
-                places.refuse(port)
-                port = places.claim(origin, "uuid:one")
+                port_map.refuse(port)
+                port = port_map.claim(origin, "uuid:one")
             assert port is not None
-            made.append(Relay(proxy, places, counts, port, pods))
+            made.append(Relay(proxy, port_map, counts, port, pods))
             yield made[0]
         finally:
             await proxy.close()

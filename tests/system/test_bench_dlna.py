@@ -19,7 +19,7 @@ import pytest
 from benchmarks import dlna, ssdp
 from benchmarks import lab as laboratory
 from benchmarks.contenders import player
-from benchmarks.dlna import DIRECT, GIB, MIB, OURS, Run
+from benchmarks.dlna import DIRECT, GIB, MIB, OURS, PlayResult
 from benchmarks.lab import Lab
 from benchmarks.talk import Helper, python
 from tests.support.needs import unavailable
@@ -30,13 +30,17 @@ SECOND = 10**9
 
 def test_the_goals_are_of_medians_and_of_the_peak() -> None:
     runs = {
-        DIRECT: [Run(SECOND // 2, 1, 0), Run(SECOND // 4, 1, 0), Run(SECOND // 2, 1, 0)],
-        OURS: [Run(SECOND, 1, SECOND), Run(9 * SECOND, 1, SECOND), Run(SECOND // 2, 1, 3 * SECOND)],
+        DIRECT: [PlayResult(SECOND // 2, 1, 0), PlayResult(SECOND // 4, 1, 0), PlayResult(SECOND // 2, 1, 0)],
+        OURS: [
+            PlayResult(SECOND, 1, SECOND),
+            PlayResult(9 * SECOND, 1, SECOND),
+            PlayResult(SECOND // 2, 1, 3 * SECOND),
+        ],
     }
     speed, memory = dlna._rows(runs, GIB, 50 * MIB)
     assert (speed.ratio, speed.met, memory.ratio, memory.met) == (0.5, True, 0.5, True)
     assert (speed.measured, speed.against) == ("1.07 GB/s", f"{DIRECT}: 2.15 GB/s")
-    runs[OURS][2] = Run(9 * SECOND, 1, SECOND)
+    runs[OURS][2] = PlayResult(9 * SECOND, 1, SECOND)
     slow, large = dlna._rows(runs, GIB, 100 * MIB)
     assert (slow.met, large.met) == (False, False)
     assert [row[-2:] for row in dlna._table(runs, GIB // 2).rows] == [["", "0.00"], ["2.00", "0.00"]]
@@ -44,7 +48,7 @@ def test_the_goals_are_of_medians_and_of_the_peak() -> None:
 
 def test_the_goals_of_the_lan_are_of_the_worst() -> None:
     changes = {ssdp.BYEBYE: [SECOND, 3 * SECOND], ssdp.ALIVE: [4 * SECOND, SECOND]}
-    runs = [ssdp.Run("one", 9_900.0, 8 * MIB, SECOND), ssdp.Run("other", 10_000.0, 0, SECOND // 2)]
+    runs = [ssdp.FloodResult("one", 9_900.0, 8 * MIB, SECOND), ssdp.FloodResult("other", 10_000.0, 0, SECOND // 2)]
     rows = ssdp._rows(changes, runs)
     assert [(row.measured, row.ratio, row.met) for row in rows] == [
         ("3.00 s", 1.0, True),

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import relay, talk
 from benchmarks.lab import Lab
-from benchmarks.relay import EVEN, LOOP, OURS, TICKS, Run, Source, Stamps
+from benchmarks.relay import EVEN, LOOP, OURS, TICKS, FlowResult, Stamps, TrafficSource
 from benchmarks.talk import LONG_PATIENCE
 from tests.support.needs import require
 from tests.support.ports import free_port
@@ -21,8 +21,8 @@ from tests.support.waiting import until
 SENT = 1_000
 
 
-def run(copies: int, cost: float) -> Run:
-    return Run(SENT, copies, round(copies * cost), 50_000_000, 0)
+def run(copies: int, cost: float) -> FlowResult:
+    return FlowResult(SENT, copies, round(copies * cost), 50_000_000, 0)
 
 
 def test_a_run_tells_what_was_lost_and_what_a_copy_cost() -> None:
@@ -96,7 +96,11 @@ def lab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ports: list[int]) -> La
 
 def test_both_relays_forward_all_of_a_flow_and_their_time_is_taken(lab: Lab) -> None:
     calm = relay.Flow("1,000/s", 1_000, 5)
-    with talk.Counter(lab, relay.PODS) as counter, Source(lab) as source, relay._relays(lab, relay.PODS) as relays:
+    with (
+        talk.Counter(lab, relay.PODS) as counter,
+        TrafficSource(lab) as source,
+        relay._relays(lab, relay.PODS) as relays,
+    ):
         for name, helper in relays.items():
             one = relay._run(source, counter, helper, name, calm, 100, patience=LONG_PATIENCE)
             assert (one.sent, one.lost) == (100, 0)
@@ -106,7 +110,7 @@ def test_both_relays_forward_all_of_a_flow_and_their_time_is_taken(lab: Lab) -> 
 
 
 def test_stamps_tell_when_copies_came_and_in_what_order(lab: Lab, ports: list[int]) -> None:
-    with Stamps(lab, relay.PODS) as stamps, Source(lab) as source, relay._relays(lab, relay.PODS, urgent=True):
+    with Stamps(lab, relay.PODS) as stamps, TrafficSource(lab) as source, relay._relays(lab, relay.PODS, urgent=True):
         for name in (OURS, LOOP):
             found = stamps.time(source, name, relay.Flow("1,000/s", 1_000, 1), 50, patience=LONG_PATIENCE)
             assert found["datagrams"] == 50 * relay.PODS

@@ -18,7 +18,7 @@ from tests.support.waiting import PATIENCE
 LOOK = f"""
 import json, select, sys
 from fanout.net import interfaces
-watch = interfaces.Watch()
+watch = interfaces.InterfaceWatch()
 print("ready", flush=True)
 for line in sys.stdin:
     told = bool(select.select([watch], [], [], {PATIENCE})[0])

@@ -13,7 +13,7 @@ from fanout.daemon.common.rates import Alarm
 from fanout.daemon.relay.ssdp_table import tables
 from fanout.metrics import SsdpCollector
 from fanout.ssdp.core.drop_reasons import HttpFailure, SsdpDrop
-from fanout.ssdp.core.message import Kind
+from fanout.ssdp.core.message import NotifyKind
 from fanout.ssdp.core.stats import DeviceStats, HttpCounts, SsdpStats
 
 UDN = "uuid:4d696e69-444c-164e-9d41-{:012x}"
@@ -172,7 +172,7 @@ def test_metrics_have_all_reasons_and_no_label_of_a_stranger() -> None:
         assert text.count(f'fanout_ssdp_dropped_total{{reason="{reason}"}}') == 1
     for why in HttpFailure:
         assert text.count(f'fanout_ssdp_http_failures_total{{reason="{why}"}}') == 1
-    for kind in Kind:
+    for kind in NotifyKind:
         assert f'kind="{kind.removeprefix("ssdp:")}"' in text
     assert not any(strange in text for strange in ("uuid", "10.60", "10.50", "Films", "2820"))
     stats.answer_age = None

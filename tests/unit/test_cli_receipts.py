@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from fanout.cli.confirm_progress import Live, Watch
+from fanout.cli.confirm_progress import ConfirmProgress, MessageInProgress
 from fanout.cli.options import DATAGRAM_LEAST, DATAGRAM_MOST
-from fanout.cli.receipts import PodTally, Tally, lines, pod_line
+from fanout.cli.receipts import ConfirmTally, PodTally, lines, pod_line
 from fanout.cli.target import find_target
 from fanout.model import Endpoint
 from fanout.protocol.sending.receipt import Confirmation, Receipt, ReceiptStatus
@@ -26,12 +26,12 @@ def receipts(count: int, status: ReceiptStatus) -> Iterator[Receipt]:
 
 @pytest.mark.parametrize(("confirmed", "silent", "height", "rows"), [(3, 2, 40, 6), (90, 4, 40, 5), (9, 90, 12, 11)])
 def test_the_display_is_bounded_by_the_terminal(confirmed: int, silent: int, height: int, rows: int) -> None:
-    watch = Watch()
+    watch = MessageInProgress()
     watch.begin()
     for receipt in (*receipts(confirmed, ReceiptStatus.CONFIRMED), *receipts(silent, ReceiptStatus.SILENT)):
         watch.note(receipt)
     target = find_target("10.0.0.1", "12000", "any", None, False)
-    shown = Live(watch, target, 2.0, 1).picture(60, height).plain.splitlines()
+    shown = ConfirmProgress(watch, target, 2.0, 1).picture(60, height).plain.splitlines()
     assert len(shown) == rows <= height
     assert shown[0].startswith(f"{confirmed} of {confirmed + silent} endpoints confirmed")
     assert max(map(len, shown)) <= 60
@@ -39,7 +39,7 @@ def test_the_display_is_bounded_by_the_terminal(confirmed: int, silent: int, hei
 
 
 def test_pods_that_join_leave_and_fail_over_a_stream() -> None:
-    tally = Tally()
+    tally = ConfirmTally()
     there = Receipt(HERE, ReceiptStatus.CONFIRMED, 0.002, 1)
     late = Endpoint("10.0.0.8", 12000)
     tally.add(Confirmation([there], 3, 0.002, 1.0, False))
@@ -77,14 +77,14 @@ def test_lines(receipt: Receipt, line: str) -> None:
 
 def test_no_time_is_told_of_what_was_cut() -> None:
     receipt = Receipt(HERE, ReceiptStatus.CONFIRMED, 0.0667, 2)
-    tally = Tally()
+    tally = ConfirmTally()
     tally.add(Confirmation([receipt], 300_000, 0.9, 1.0, False), is_cut=True)
     assert pod_line(tally.pods[0], 0.9) == f"confirmed by {HERE} (2 tries)"
-    watch = Watch()
+    watch = MessageInProgress()
     watch.begin(is_cut=True)
     watch.note(receipt)
     target = find_target("10.0.0.1", "12000", "any", None, False)
-    assert Live(watch, target, 2.0, 1).picture(60, 40).plain.endswith(f"  {HERE}  confirmed, 2 tries")
+    assert ConfirmProgress(watch, target, 2.0, 1).picture(60, 40).plain.endswith(f"  {HERE}  confirmed, 2 tries")
     tally.add(Confirmation([receipt], 1, 0.9, 1.0, False))
     assert lines(tally) == [f"confirmed 2 messages by {HERE}"]
 

@@ -10,7 +10,7 @@ import pytest
 
 import fanout.daemon.relay.app
 from fanout.cli.main import main
-from fanout.daemon.relay.app import Settings
+from fanout.daemon.relay.app import RelaySettings
 from fanout.local.state import LocalService
 from fanout.relay.core.ingress import Ingress
 
@@ -18,9 +18,9 @@ MULTICAST = "mcast://224.0.67.67:5001@eth1"
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Settings]]:
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RelaySettings]]:
     """The settings with which the app would have run."""
-    runs: list[Settings] = []
+    runs: list[RelaySettings] = []
     monkeypatch.setattr(fanout.daemon.relay.app, "run", runs.append)
     monkeypatch.setenv("FANOUT_LOCAL_DIR", "/nonexistent")
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
@@ -36,12 +36,12 @@ def relay_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def settings(started: list[Settings], *arguments: str) -> Settings:
+def settings(started: list[RelaySettings], *arguments: str) -> RelaySettings:
     assert main(["relay", *arguments]) == 0
     return started.pop()
 
 
-def ingresses(started: list[Settings], *arguments: str) -> list[tuple[str, str, int | None]]:
+def ingresses(started: list[RelaySettings], *arguments: str) -> list[tuple[str, str, int | None]]:
     return [(str(each), each.service, each.to_port) for each in settings(started, *arguments).ingresses]
 
 
@@ -51,7 +51,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return line
 
 
-def test_to_and_to_port_belong_to_the_listen_before_them(started: list[Settings]) -> None:
+def test_to_and_to_port_belong_to_the_listen_before_them(started: list[RelaySettings]) -> None:
     assert ingresses(
         started,
         "--listen", "udp://:1", "--to-port", "11", "--to", "b",
@@ -64,27 +64,27 @@ def test_to_and_to_port_belong_to_the_listen_before_them(started: list[Settings]
     ]  # fmt: skip
 
 
-def test_the_defaults(started: list[Settings]) -> None:
-    assert settings(started, "-s", "a", "--listen", MULTICAST) == Settings(
+def test_the_defaults(started: list[RelaySettings]) -> None:
+    assert settings(started, "-s", "a", "--listen", MULTICAST) == RelaySettings(
         ingresses=(Ingress.parse(MULTICAST, service="a"),), loop_guard=False, family="any", nameserver=None,
         allow_loopback=False, receive_buffer=4 * 1024 * 1024, interface_timeout=60.0, admin_host=None,
         admin_port=8080, drain=0.0, log_level="info", log_format="auto", log_file=None,
     )  # fmt: skip
 
 
-def test_sources_and_limit_hold_for_all(started: list[Settings]) -> None:
+def test_sources_and_limit_hold_for_all(started: list[RelaySettings]) -> None:
     said = ("--allow-source", "10.0.0.0/8", "--allow-source", "fd00::1", "--limit", "2.5")
     (one, other) = settings(started, *said, "-s", "a", "--listen", MULTICAST, "--listen", "udp://:1").ingresses
     assert (one.limit, one.allow_source) == (other.limit, other.allow_source)
     assert (one.limit, [str(each) for each in one.allow_source]) == (2.5, ["10.0.0.0/8", "fd00::1/128"])
 
 
-def test_signals_wait_for_the_app(started: list[Settings]) -> None:
+def test_signals_wait_for_the_app(started: list[RelaySettings]) -> None:
     settings(started, "-s", "a", "--listen", MULTICAST)
     assert {signal.SIGTERM, signal.SIGINT} <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-def test_the_environment(started: list[Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment(started: list[RelaySettings], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FANOUT_LISTEN", f" {MULTICAST}  udp://:1-2\n")
     monkeypatch.setenv("FANOUT_SERVICE", "a")
     assert ingresses(started) == [(MULTICAST, "a", None), ("udp://:1-2", "a", None)]
@@ -102,7 +102,7 @@ def test_the_environment(started: list[Settings], monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_file_says_it_all(
-    started: list[Settings], relay_yaml: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    started: list[RelaySettings], relay_yaml: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FANOUT_SERVICE", "of-other-commands")
     said = settings(started, "--config", str(relay_yaml), "--drain", "3")
@@ -122,7 +122,7 @@ def test_a_file_says_it_all(
 
 
 def test_the_local_service_is_found_as_a_sender_finds_it(
-    started: list[Settings], monkeypatch: pytest.MonkeyPatch
+    started: list[RelaySettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = LocalService(1, "127.0.0.1:5353", ("local.svc.cluster.local",), 5, "headless-udp", 12_000, "/nonexistent")
     monkeypatch.setattr("fanout.local.state.find", lambda: local)

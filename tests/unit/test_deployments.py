@@ -312,7 +312,7 @@ def test_printed_objects_are_those_processed(capsys: pytest.CaptureFixture[str],
 def test_base_is_written_checked_and_cleaned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(render, "TARGETS", {"Deploy": render.Target(tmp_path / "base")})
+    monkeypatch.setattr(render, "TARGETS", {"Deploy": render.RenderTarget(tmp_path / "base")})
     assert render.main(["--check"]) == 1
     assert "stale in base: kustomization.yaml, " in capsys.readouterr().err
     assert render.main([]) == 0

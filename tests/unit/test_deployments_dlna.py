@@ -24,11 +24,11 @@ def deployed(**parameters: str) -> list[Manifest]:
     return render.render("Dlna", parameters)[0]
 
 
-def relay(objects: list[Manifest]) -> manifests.Pod:
+def relay(objects: list[Manifest]) -> manifests.PodSpec:
     return next(pod for pod in manifests.pods(objects) if pod.is_relay)
 
 
-def servers(objects: list[Manifest]) -> manifests.Pod:
+def servers(objects: list[Manifest]) -> manifests.PodSpec:
     return next(pod for pod in manifests.pods(objects) if not pod.is_relay)
 
 

@@ -1,4 +1,4 @@
-"""The rules of deployments/dlna_rules.py can fail, and the others on what only the overlay dlna has.
+"""The rules of tools/manifests/dlna_rules.py can fail, and the others on what only the overlay dlna has.
 
 `BROKEN` breaks one thing each in what the Template deploys, and names the sentence that must come back.
 """

@@ -38,11 +38,11 @@ def its_namespace(name: str) -> dict[str, str]:
     return {"NAMESPACE": namespace} if namespace else {}
 
 
-def relay(objects: list[Manifest]) -> manifests.Pod:
+def relay(objects: list[Manifest]) -> manifests.PodSpec:
     return next(pod for pod in manifests.pods(objects) if pod.is_relay)
 
 
-def settings(pod: manifests.Pod) -> dict[str, str]:
+def settings(pod: manifests.PodSpec) -> dict[str, str]:
     return manifests.environment(pod.containers[0])
 
 

@@ -1,4 +1,4 @@
-"""The rules of deployments/relay_rules.py can fail, and those of rules.py on what only an overlay has.
+"""The rules of tools/manifests/relay_rules.py can fail, and those of rules.py on what only an overlay has.
 
 `BROKEN` breaks one thing each in what a Template deploys, and names the sentence that must come back.
 """

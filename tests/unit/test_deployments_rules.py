@@ -1,4 +1,4 @@
-"""The rules of deployments/rules.py hold, and each of them can fail.
+"""The rules of tools/manifests/rules.py hold, and each of them can fail.
 
 `BROKEN` breaks one thing each, and names the sentence that must come back.
 """

@@ -8,20 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.discovery.core.answer import Answer, accept
+from fanout.discovery.core.answer import DnsAnswer, accept
 from fanout.discovery.core.endpoints import CONFIRM_AFTER, RETRY_MAX, TTL_MAX, TTL_MIN, EndpointSet
 from fanout.model import Endpoint
 
 PODS = [Endpoint(f"10.0.0.{number}", 12000) for number in range(1, 8)]
-ANSWERS = st.lists(st.sampled_from(PODS), unique=True).map(lambda pods: Answer(tuple(pods), 5.0))
+ANSWERS = st.lists(st.sampled_from(PODS), unique=True).map(lambda pods: DnsAnswer(tuple(pods), 5.0))
 
 
 def names(endpoints: tuple[Endpoint, ...]) -> str:
     return "".join(endpoint.host[-1] for endpoint in endpoints)
 
 
-def answer(text: str, dns_ttl: float | None = 5.0) -> Answer:
-    return Answer(tuple(Endpoint(f"10.0.0.{digit}", 12000) for digit in text), dns_ttl)
+def answer(text: str, dns_ttl: float | None = 5.0) -> DnsAnswer:
+    return DnsAnswer(tuple(Endpoint(f"10.0.0.{digit}", 12000) for digit in text), dns_ttl)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_literal_list_is_never_asked_for_again() -> None:
 
 
 @given(st.lists(ANSWERS | st.none(), max_size=30), st.floats(0, 1))
-def test_any_history(history: list[Answer | None], jitter: float) -> None:
+def test_any_history(history: list[DnsAnswer | None], jitter: float) -> None:
     """Joined and left add up to what is known; nobody leaves who was named by one of the last two answers."""
     known = EndpointSet()
     believed: set[Endpoint] = set()

@@ -7,19 +7,19 @@ from dataclasses import replace
 
 import pytest
 
-from fanout.discovery.core.answer import Answer, Lookup, Refusal
+from fanout.discovery.core.answer import DnsAnswer, Lookup, Refusal
 from fanout.doctor import kernel
 from fanout.doctor.capture import parse_packet
 from fanout.doctor.core import checks, diagnose_ingress
 from fanout.doctor.core.facts import (
     Check,
+    CheckStatus,
     Heard,
     HostFacts,
     IngressFacts,
     Match,
     PodFacts,
     Seen,
-    Status,
     WayFacts,
     match,
 )
@@ -37,7 +37,7 @@ def only(found: list[Check]) -> Check:
     return check
 
 
-def assert_said(check: Check, status: Status, *parts: str) -> None:
+def assert_said(check: Check, status: CheckStatus, *parts: str) -> None:
     """Assert the status, and that sentence and hints say these things."""
     said = "\n".join([check.sentence, *check.hints])
     assert check.status is status, said
@@ -51,30 +51,32 @@ HOST = HostFacts(asked=4_194_304, granted=4_194_304, sysctl=4_194_304, room={200
 def test_a_host_that_is_well() -> None:
     found = checks.host(HOST)
     assert [check.check for check in found] == ["receive buffer", "gso"]
-    assert {check.status for check in found} == {Status.OK}
+    assert {check.status for check in found} == {CheckStatus.OK}
     assert "room for about 6,553 datagrams of 200 bytes" in found[0].sentence
     assert not any(check.hints for check in found)
 
 
 def test_a_small_buffer_is_a_warning_that_names_what_to_change() -> None:
     buffers, _ = checks.host(replace(HOST, granted=212_992, sysctl=212_992))
-    assert_said(buffers, Status.WARNING, "212,992 of the 4,194,304", "net.core.rmem_max=4194304")
+    assert_said(buffers, CheckStatus.WARNING, "212,992 of the 4,194,304", "net.core.rmem_max=4194304")
 
 
 def test_a_kernel_without_gso_is_no_ill() -> None:
     _, gso = checks.host(replace(HOST, has_gso=False))
-    assert_said(gso, Status.OK, "UDP_SEGMENT takes Linux 4.18", "several times the CPU")
+    assert_said(gso, CheckStatus.OK, "UDP_SEGMENT takes Linux 4.18", "several times the CPU")
     assert (gso.hints, gso.details) == ((), {"supported": False})
 
 
 def test_drops_are_a_warning_only_where_they_go_on() -> None:
     never = only(checks.dropped(0, 0))
-    assert_said(never, Status.OK, "no datagram was dropped for want of receive buffer meanwhile")
+    assert_said(never, CheckStatus.OK, "no datagram was dropped for want of receive buffer meanwhile")
     before = only(checks.dropped(17, 17))
-    assert_said(before, Status.OK, "meanwhile (17 since this network namespace was made)")
+    assert_said(before, CheckStatus.OK, "meanwhile (17 since this network namespace was made)")
     assert before.details == {"RcvbufErrors": 17, "meanwhile": 0}
     goes_on = only(checks.dropped(17, 1_018))
-    assert_said(goes_on, Status.WARNING, "cost 1,001 datagrams while this was checked (1,018 since", "kernel_drops")
+    assert_said(
+        goes_on, CheckStatus.WARNING, "cost 1,001 datagrams while this was checked (1,018 since", "kernel_drops"
+    )
     assert goes_on.details == {"RcvbufErrors": 1018, "meanwhile": 1001}
     assert checks.dropped(None, 1) == checks.dropped(1, None) == []
 
@@ -84,89 +86,95 @@ def lookup(name: str, result: str, record: str = "A") -> Lookup:
 
 
 def test_a_name_that_resolves_says_how() -> None:
-    answer = Answer((POD, OTHER_POD), 5.0, FULL_NAME, (), (lookup(FULL_NAME, "2 records"),))
+    answer = DnsAnswer((POD, OTHER_POD), 5.0, FULL_NAME, (), (lookup(FULL_NAME, "2 records"),))
     check = only(checks.resolved(SERVICE, answer))
-    assert_said(check, Status.OK, FULL_NAME, "is 2 pods", NAMESERVER, "2 records of type A", "DNS TTL 5 s")
+    assert_said(check, CheckStatus.OK, FULL_NAME, "is 2 pods", NAMESERVER, "2 records of type A", "DNS TTL 5 s")
     assert not check.hints
     assert check.details["endpoints"] == ["10.0.0.7:12000", "10.0.0.8:12000"]
 
 
 def test_one_address_may_be_a_service_that_is_not_headless() -> None:
-    answer = Answer((POD,), 5.0, FULL_NAME, (), (lookup(FULL_NAME, "1 record"),))
-    assert_said(only(checks.resolved(SERVICE, answer)), Status.OK, "is 1 pod", "clusterIP: None")
+    answer = DnsAnswer((POD,), 5.0, FULL_NAME, (), (lookup(FULL_NAME, "1 record"),))
+    assert_said(only(checks.resolved(SERVICE, answer)), CheckStatus.OK, "is 1 pod", "clusterIP: None")
 
 
 def test_a_literal_list_needs_no_dns() -> None:
     service = Service("10.0.0.7,10.0.0.8")
-    assert_said(only(checks.resolved(service, Answer((POD, OTHER_POD)))), Status.OK, "2 endpoints", "no DNS")
+    assert_said(only(checks.resolved(service, DnsAnswer((POD, OTHER_POD)))), CheckStatus.OK, "2 endpoints", "no DNS")
 
 
 def test_addresses_that_are_refused_beside_others_are_a_warning() -> None:
-    answer = Answer((POD,), 5.0, FULL_NAME, (Refusal("127.0.0.1", "loopback"),), (lookup(FULL_NAME, "2 records"),))
+    answer = DnsAnswer((POD,), 5.0, FULL_NAME, (Refusal("127.0.0.1", "loopback"),), (lookup(FULL_NAME, "2 records"),))
     resolved, refused = checks.resolved(SERVICE, answer)
-    assert resolved.status is Status.OK
-    assert_said(refused, Status.WARNING, "1 address", "127.0.0.1 (loopback)")
+    assert resolved.status is CheckStatus.OK
+    assert_said(refused, CheckStatus.WARNING, "1 address", "127.0.0.1 (loopback)")
 
 
 def test_only_refused_addresses_are_a_problem() -> None:
-    answer = Answer((), 5.0, FULL_NAME, (Refusal("127.0.0.1", "loopback"),), (lookup(FULL_NAME, "1 record"),))
+    answer = DnsAnswer((), 5.0, FULL_NAME, (Refusal("127.0.0.1", "loopback"),), (lookup(FULL_NAME, "1 record"),))
     check = only(checks.resolved(SERVICE, answer))
-    assert_said(check, Status.PROBLEM, "127.0.0.1 (loopback)", "--allow-loopback")
+    assert_said(check, CheckStatus.PROBLEM, "127.0.0.1 (loopback)", "--allow-loopback")
     linked = replace(answer, refused=(Refusal("169.254.0.1", "link-local"),))
     assert not any("--allow-loopback" in hint for hint in only(checks.resolved(SERVICE, linked)).hints)
 
 
 def test_no_such_name_in_a_cluster_is_no_service_or_no_ready_pod() -> None:
-    answer = Answer((), lookups=(lookup(FULL_NAME, "NXDOMAIN"), lookup("headless-udp.", "NXDOMAIN")))
+    answer = DnsAnswer((), lookups=(lookup(FULL_NAME, "NXDOMAIN"), lookup("headless-udp.", "NXDOMAIN")))
     check = only(checks.resolved(SERVICE, answer))
-    assert_said(check, Status.PROBLEM, "no such Service, or none of its pods is ready", FULL_NAME, "endpointslices")
+    assert_said(
+        check, CheckStatus.PROBLEM, "no such Service, or none of its pods is ready", FULL_NAME, "endpointslices"
+    )
     assert not any("ClusterFirstWithHostNet" in hint for hint in check.hints)
 
 
 def test_no_such_name_outside_of_a_cluster() -> None:
-    answer = Answer((), lookups=(lookup("headless-udp.example.", "NXDOMAIN"),))
+    answer = DnsAnswer((), lookups=(lookup("headless-udp.example.", "NXDOMAIN"),))
     check = only(checks.resolved(SERVICE, answer))
-    assert_said(check, Status.PROBLEM, "outside", "--nameserver", "ClusterFirstWithHostNet")
-    assert_said(only(checks.resolved(Service("headless-udp", "rtp"), answer)), Status.PROBLEM, "is rtp the name of")
+    assert_said(check, CheckStatus.PROBLEM, "outside", "--nameserver", "ClusterFirstWithHostNet")
+    assert_said(
+        only(checks.resolved(Service("headless-udp", "rtp"), answer)), CheckStatus.PROBLEM, "is rtp the name of"
+    )
 
 
 def test_a_name_without_records_of_the_type() -> None:
-    answer = Answer((), lookups=(lookup(FULL_NAME, "NODATA"), lookup(FULL_NAME, "NODATA", "AAAA")))
-    assert_said(only(checks.resolved(SERVICE, answer)), Status.PROBLEM, "no record of type A or AAAA", "--family")
+    answer = DnsAnswer((), lookups=(lookup(FULL_NAME, "NODATA"), lookup(FULL_NAME, "NODATA", "AAAA")))
+    assert_said(only(checks.resolved(SERVICE, answer)), CheckStatus.PROBLEM, "no record of type A or AAAA", "--family")
 
 
 def test_no_answer_at_all() -> None:
     check = checks.unresolved(SERVICE, "cannot resolve headless-udp A at 10.96.0.10:53: no answer within 2 s")
-    assert_said(check, Status.PROBLEM, "no answer within 2 s")
+    assert_said(check, CheckStatus.PROBLEM, "no answer within 2 s")
 
 
 def test_pods_that_answer() -> None:
     check = only(checks.reached([PodFacts(POD, 1, 0.0004), PodFacts(OTHER_POD, 2, 0.0012)]))
-    assert_said(check, Status.OK, "2 of 2 pods answer a probe within 1.2 ms")
-    assert_said(only(checks.reached([PodFacts(POD, 1, 0.0004)])), Status.OK, "the pod answers")
+    assert_said(check, CheckStatus.OK, "2 of 2 pods answer a probe within 1.2 ms")
+    assert_said(only(checks.reached([PodFacts(POD, 1, 0.0004)])), CheckStatus.OK, "the pod answers")
     assert checks.reached([]) == []
 
 
 def test_a_pod_that_refuses_has_nothing_on_the_port() -> None:
     answers, refuses = checks.reached([PodFacts(POD, 1, 0.001), PodFacts(OTHER_POD, 1, None, errno.ECONNREFUSED)])
-    assert_said(answers, Status.OK, "1 of 2 pods")
-    assert_said(refuses, Status.PROBLEM, "10.0.0.8:12000: nothing listens on that port there", "the Service's port")
+    assert_said(answers, CheckStatus.OK, "1 of 2 pods")
+    assert_said(
+        refuses, CheckStatus.PROBLEM, "10.0.0.8:12000: nothing listens on that port there", "the Service's port"
+    )
     unreachable = only(checks.reached([PodFacts(POD, 1, None, errno.EHOSTUNREACH)]))
-    assert_said(unreachable, Status.PROBLEM, "no way to that host")
+    assert_said(unreachable, CheckStatus.PROBLEM, "no way to that host")
     assert not unreachable.hints
 
 
 def test_a_silent_pod_is_said_as_far_as_it_is_known() -> None:
     alone = only(checks.reached([PodFacts(POD, 6)]))
     assert_said(
-        alone, Status.PROBLEM, "6 probes left this host", "neither an answer nor an ICMP error",
+        alone, CheckStatus.PROBLEM, "6 probes left this host", "neither an answer nor an ICMP error",
         "whether they arrived is not known", "NetworkPolicy", "UDP 12000", "a receiver with keys",
     )  # fmt: skip
     assert len(alone.hints) == 2
     outside = only(checks.reached([PodFacts(POD, 6)], inside=False))
-    assert_said(outside, Status.PROBLEM, "no pod of a cluster", "cannot be reached from outside")
+    assert_said(outside, CheckStatus.PROBLEM, "no pod of a cluster", "cannot be reached from outside")
     _, beside = checks.reached([PodFacts(POD, 1, 0.001), PodFacts(OTHER_POD, 6)])
-    assert_said(beside, Status.PROBLEM, "10.0.0.8:12000", "other pods of the Service answer")
+    assert_said(beside, CheckStatus.PROBLEM, "10.0.0.8:12000", "other pods of the Service answer")
 
 
 def test_many_pods_are_named_by_example() -> None:
@@ -184,14 +192,16 @@ def test_ways_that_are_alike_are_one_check() -> None:
     ]
     first, second = checks.carried(ways)
     assert_said(
-        first, Status.OK, "by eth0 to 10.0.0.7:12000, 10.0.0.8:12000", "MTU of 1,450", "1,422 bytes", "came back"
+        first, CheckStatus.OK, "by eth0 to 10.0.0.7:12000, 10.0.0.8:12000", "MTU of 1,450", "1,422 bytes", "came back"
     )
-    assert_said(second, Status.OK, "[fd00::1]:12000", "1,402 bytes", "not tried")
+    assert_said(second, CheckStatus.OK, "[fd00::1]:12000", "1,402 bytes", "not tried")
 
 
 def test_a_way_that_swallows_large_datagrams() -> None:
     check = only(checks.carried([WayFacts(POD, "eth0", 1500, 1472, False)]))
-    assert_said(check, Status.PROBLEM, "1,472 bytes", "small ones did", "MTU of the pod network", "--max-datagram 1200")
+    assert_said(
+        check, CheckStatus.PROBLEM, "1,472 bytes", "small ones did", "MTU of the pod network", "--max-datagram 1200"
+    )
 
 
 GROUP = Ingress.parse("mcast://224.0.67.67:5001@eth1", service="pods")
@@ -211,7 +221,7 @@ DROPPED = replace(QUIET, seen={Match.FITS: SEEN}, way_back="eth1")
 def test_an_ingress_that_hears() -> None:
     check = diagnose_ingress.listened(replace(QUIET, heard=Heard(SOURCE, 5001, 1328, 0.21)))
     assert_said(
-        check, Status.OK, "mcast://224.0.67.67:5001@eth1", "1,328 bytes from 10.0.0.12:4000", "joined 224.0.67.67"
+        check, CheckStatus.OK, "mcast://224.0.67.67:5001@eth1", "1,328 bytes from 10.0.0.12:4000", "joined 224.0.67.67"
     )
     assert check.details["heard"] == {"source": "10.0.0.12:4000", "port": 5001, "size": 1328, "seconds": 0.21}
 
@@ -220,16 +230,19 @@ def test_an_ingress_that_cannot_be_listened_to() -> None:
     check = diagnose_ingress.listened(
         replace(QUIET, refused=f"ingress {GROUP}: there is no interface eth1 here", joined=None)
     )
-    assert_said(check, Status.PROBLEM, "mcast://224.0.67.67:5001@eth1: there is no interface eth1 here")
+    assert_said(check, CheckStatus.PROBLEM, "mcast://224.0.67.67:5001@eth1: there is no interface eth1 here")
     assert check.sentence.count("mcast://") == 1
 
 
 def test_a_port_in_use_is_well_where_its_program_is_sent_datagrams() -> None:
     taken = replace(QUIET, ingress=PORTS, refused="cannot listen on UDP 0.0.0.0:5004: the port is in use", in_use=True)
-    assert_said(diagnose_ingress.listened(taken), Status.PROBLEM, "the port is in use", "is it the relay itself?")
+    assert_said(diagnose_ingress.listened(taken), CheckStatus.PROBLEM, "the port is in use", "is it the relay itself?")
     seen = Seen("eth0", SOURCE, Endpoint("10.0.0.7", 5004), 1328, 64)
     assert_said(
-        diagnose_ingress.listened(replace(taken, seen={Match.FITS: seen})), Status.OK, "10.0.0.12:4000", "has the port"
+        diagnose_ingress.listened(replace(taken, seen={Match.FITS: seen})),
+        CheckStatus.OK,
+        "10.0.0.12:4000",
+        "has the port",
     )
 
 
@@ -297,7 +310,7 @@ def test_a_port_in_use_is_well_where_its_program_is_sent_datagrams() -> None:
     ],
 )  # fmt: skip
 def test_why_an_ingress_is_silent(facts: IngressFacts, parts: list[str]) -> None:
-    assert_said(diagnose_ingress.listened(facts), Status.PROBLEM, str(facts.ingress), *parts)
+    assert_said(diagnose_ingress.listened(facts), CheckStatus.PROBLEM, str(facts.ingress), *parts)
 
 
 def test_loose_rp_filter_is_no_advice_where_it_is_loose_already() -> None:

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from fanout.model import Endpoint
 from fanout.protocol import frame
-from fanout.protocol.frame import ASK, Answer, Cut, Fragment, Pull, ReplyFragment, Status
+from fanout.protocol.frame import ASK, Answer, AnswerStatus, Cut, Fragment, Pull, ReplyFragment
 from fanout.protocol.sending import exchange as exchange_module
 from fanout.protocol.sending.exchange import Dispatch, Exchange
 from fanout.protocol.sending.receipt import Confirmation, ReceiptStatus
-from fanout.protocol.sending.rtt import FIRST, LEAST, MOST, RoundTrip
+from fanout.protocol.sending.rtt import FIRST, LEAST, MOST, RttEstimator
 
 A, B, C = (Endpoint(f"10.0.0.{number}", 12000) for number in (1, 2, 3))
 ME, POD, STRANGER = 1, 2, 3
@@ -24,7 +24,7 @@ NUMBER = 7
 
 
 def begin(payload: bytes = b"reload", endpoints: tuple[Endpoint, ...] = (A, B), **settings: Any) -> Exchange:
-    settings = {"timeout": 2.0, "retries": None, "round_trip": RoundTrip(), "fragment_size": 1200} | settings
+    settings = {"timeout": 2.0, "retries": None, "round_trip": RttEstimator(), "fragment_size": 1200} | settings
     return Exchange(payload, endpoints, 0.0, sender=ME, number=NUMBER, jitter=lambda: 0.0, **settings)
 
 
@@ -39,7 +39,9 @@ def asked(dispatches: list[Dispatch]) -> dict[Endpoint, list[Fragment]]:
     return found
 
 
-def answer(status: Status = Status.CONFIRMED, attempt: int = 0, missing: int = 0, detail: bytes = b"") -> Answer:
+def answer(
+    status: AnswerStatus = AnswerStatus.CONFIRMED, attempt: int = 0, missing: int = 0, detail: bytes = b""
+) -> Answer:
     return Answer(POD, NUMBER, ME, attempt, status, missing, detail)
 
 
@@ -112,8 +114,8 @@ def test_where_all_have_left_nothing_is_complete() -> None:
     assert not confirmation.complete
 
 
-@pytest.mark.parametrize("status", [Status.FAILED, Status.REFUSED])
-def test_a_failure_is_told_on_one_harmless_line(status: Status) -> None:
+@pytest.mark.parametrize("status", [AnswerStatus.FAILED, AnswerStatus.REFUSED])
+def test_a_failure_is_told_on_one_harmless_line(status: AnswerStatus) -> None:
     exchange = begin(endpoints=(A,))
     exchange.due(0.0)
     exchange.take(answer(status, detail=b"ValueError: no\r\n\x1b[31m \xff" + b"x" * 999), A, 0.1)
@@ -127,7 +129,7 @@ def test_a_failure_is_told_on_one_harmless_line(status: Status) -> None:
 def test_a_busy_handler_is_waited_for_without_counting_tries() -> None:
     exchange = begin(endpoints=(A,), retries=0, timeout=5.0)
     exchange.due(0.0)
-    exchange.take(answer(Status.PENDING), A, 0.01)
+    exchange.take(answer(AnswerStatus.PENDING), A, 0.01)
     assert exchange.due(0.01 + MOST - 0.001) == []
     assert len(asked(exchange.due(0.01 + MOST))[A]) == 1
     assert "handler has not returned" in exchange.receipts()[0].reason
@@ -156,7 +158,7 @@ def test_refused_by_icmp_for_a_second_is_refused() -> None:
 def test_a_pod_that_has_the_message_is_not_given_up_when_it_stops() -> None:
     exchange = begin(endpoints=(A,), timeout=5.0)
     exchange.due(0.0)
-    exchange.take(answer(Status.PENDING), A, 0.001)
+    exchange.take(answer(AnswerStatus.PENDING), A, 0.001)
     now = 0.001
     while now < 4.0:
         exchange.due(now)
@@ -222,8 +224,8 @@ def test_liars_change_nothing() -> None:
     exchange.take(ReplyFragment(POD, NUMBER, ME, 9, 10, 0, 10, bytes(10)), A, 0.01)
     assert not exchange.is_over(0.01)
     assert exchange.receipts()[0].rtt is None
-    exchange.take(answer(Status.PARTIAL, missing=2**32 - 1, detail=b"\xff" * 100), A, 0.01)
-    exchange.take(answer(Status.PARTIAL, missing=0, detail=b""), A, 0.01)
+    exchange.take(answer(AnswerStatus.PARTIAL, missing=2**32 - 1, detail=b"\xff" * 100), A, 0.01)
+    exchange.take(answer(AnswerStatus.PARTIAL, missing=0, detail=b""), A, 0.01)
     assert not exchange.is_over(0.02)
     assert len(asked(exchange.due(1.0))[A]) == 1
 
@@ -234,11 +236,11 @@ def test_a_large_message_goes_in_bursts_that_grow_and_only_what_is_missing_goes_
     first = asked(exchange.due(0.0))[A]
     assert [one.position for one in first] == list(range(16))
     assert [bool(one.flags & ASK) for one in first] == [False] * 15 + [True]
-    exchange.take(answer(Status.PARTIAL, 0, 16), A, 0.001)
+    exchange.take(answer(AnswerStatus.PARTIAL, 0, 16), A, 0.001)
     second = asked(exchange.due(0.001))[A]
     assert [one.position for one in second] == list(range(16, 48))
     there = [position != 20 for position in range(20, 48)]
-    exchange.take(answer(Status.PARTIAL, 1, 20, frame.bitmap(there)), A, 0.002)
+    exchange.take(answer(AnswerStatus.PARTIAL, 1, 20, frame.bitmap(there)), A, 0.002)
     third = asked(exchange.due(0.002))[A]
     assert [one.position for one in third] == [20, 48, 49]
     assert "47 of 50" in exchange.receipts()[0].reason
@@ -249,9 +251,9 @@ def test_a_large_message_goes_in_bursts_that_grow_and_only_what_is_missing_goes_
 def test_a_pod_that_has_given_up_fragments_gets_them_again() -> None:
     exchange = begin(bytes(300 * 5), (A,), fragment_size=300)
     assert len(asked(exchange.due(0.0))[A]) == 5
-    exchange.take(answer(Status.PARTIAL, 0, 4, frame.bitmap([False])), A, 0.001)
+    exchange.take(answer(AnswerStatus.PARTIAL, 0, 4, frame.bitmap([False])), A, 0.001)
     assert [one.position for one in asked(exchange.due(0.001))[A]] == [4]
-    exchange.take(answer(Status.PARTIAL, 1, 0, frame.bitmap([False] * 4 + [True])), A, 0.002)
+    exchange.take(answer(AnswerStatus.PARTIAL, 1, 0, frame.bitmap([False] * 4 + [True])), A, 0.002)
     assert [one.position for one in asked(exchange.due(0.002))[A]] == [0, 1, 2, 3]
     exchange.take(answer(attempt=2), A, 0.003)
     assert exchange.is_over(0.003)
@@ -260,16 +262,16 @@ def test_a_pod_that_has_given_up_fragments_gets_them_again() -> None:
 def test_an_older_answer_does_not_undo_what_a_newer_one_said() -> None:
     exchange = begin(bytes(300 * 20), (A,), fragment_size=300)
     exchange.due(0.0)
-    exchange.take(answer(Status.PARTIAL, 0, 16), A, 0.001)
+    exchange.take(answer(AnswerStatus.PARTIAL, 0, 16), A, 0.001)
     exchange.due(0.001)
-    exchange.take(answer(Status.PARTIAL, 0, 3), A, 0.002)
+    exchange.take(answer(AnswerStatus.PARTIAL, 0, 3), A, 0.002)
     assert "16 of 20" in exchange.receipts()[0].reason
 
 
 def test_a_lying_answer_drives_nothing() -> None:
     exchange = begin(b"ab", (A,))
     exchange.due(0.0)
-    exchange.take(answer(Status.PARTIAL, 0, 0, bytes(65_000)), A, 0.001)
+    exchange.take(answer(AnswerStatus.PARTIAL, 0, 0, bytes(65_000)), A, 0.001)
     assert exchange.due(0.002) == []
 
 
@@ -286,7 +288,7 @@ def test_a_lost_burst_is_asked_about_with_one_fragment() -> None:
     exchange.due(0.0)
     again = asked(exchange.due(FIRST))[A]
     assert [(one.position, bool(one.flags & ASK)) for one in again] == [(0, True)]
-    exchange.take(answer(Status.PARTIAL, 1, 1), A, FIRST + 0.001)
+    exchange.take(answer(AnswerStatus.PARTIAL, 1, 1), A, FIRST + 0.001)
     assert [one.position for one in asked(exchange.due(FIRST + 0.001))[A]] == list(
         range(1, 5)
     )  # half of half the window
@@ -362,7 +364,7 @@ def test_changes_are_told_once() -> None:
 
 @given(st.lists(st.floats(0, 100), max_size=50), st.integers(0, 1000), st.floats(0, 1))
 def test_patience_is_bounded(measured: list[float], unanswered: int, jitter: float) -> None:
-    round_trip = RoundTrip()
+    round_trip = RttEstimator()
     for seconds in measured:
         round_trip.measured(seconds)
     assert LEAST <= round_trip.patience(unanswered, jitter) <= MOST * 1.25

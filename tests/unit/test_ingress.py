@@ -11,23 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanout.errors import InvalidIngress, InvalidInput
-from fanout.relay.core.ingress import PORTS_MAX, Ingress, Kind, check, parse_network
+from fanout.relay.core.ingress import PORTS_MAX, Ingress, IngressKind, check, parse_network
 
 GOOD = [
-    ("udp://0.0.0.0:5004", Ingress(Kind.UDP, "0.0.0.0", 5004, 5004, service="a")),
-    ("udp://:5004@eth1", Ingress(Kind.UDP, "", 5004, 5004, "eth1", service="a")),
-    ("udp://[::]:32546-32550", Ingress(Kind.UDP, "::", 32546, 32550, service="a")),
-    ("udp://[fe80::1]:5004@eth1", Ingress(Kind.UDP, "fe80::1", 5004, 5004, "eth1", service="a")),
-    ("mcast://224.0.67.67:5001@eth1", Ingress(Kind.MULTICAST, "224.0.67.67", 5001, 5001, "eth1", service="a")),
+    ("udp://0.0.0.0:5004", Ingress(IngressKind.UDP, "0.0.0.0", 5004, 5004, service="a")),
+    ("udp://:5004@eth1", Ingress(IngressKind.UDP, "", 5004, 5004, "eth1", service="a")),
+    ("udp://[::]:32546-32550", Ingress(IngressKind.UDP, "::", 32546, 32550, service="a")),
+    ("udp://[fe80::1]:5004@eth1", Ingress(IngressKind.UDP, "fe80::1", 5004, 5004, "eth1", service="a")),
+    ("mcast://224.0.67.67:5001@eth1", Ingress(IngressKind.MULTICAST, "224.0.67.67", 5001, 5001, "eth1", service="a")),
     (
         "mcast://10.0.0.12,224.0.67.67:5001@eth1",
-        Ingress(Kind.MULTICAST, "224.0.67.67", 5001, 5001, "eth1", "10.0.0.12", "a"),
+        Ingress(IngressKind.MULTICAST, "224.0.67.67", 5001, 5001, "eth1", "10.0.0.12", "a"),
     ),
     (
         "mcast://[fd00::12],[ff35::67]:5001-5002@net1.100",
-        Ingress(Kind.MULTICAST, "ff35::67", 5001, 5002, "net1.100", "fd00::12", "a"),
+        Ingress(IngressKind.MULTICAST, "ff35::67", 5001, 5002, "net1.100", "fd00::12", "a"),
     ),
-    ("broadcast://:9999@eth0", Ingress(Kind.BROADCAST, "", 9999, 9999, "eth0", service="a")),
+    ("broadcast://:9999@eth0", Ingress(IngressKind.BROADCAST, "", 9999, 9999, "eth0", service="a")),
 ]
 INTERFACES = st.sampled_from(["eth1", "net1.100", "lo", "wlan-é", "a" * 15])
 
@@ -38,11 +38,11 @@ def urls(draw: st.DrawFn) -> str:
     last = draw(st.integers(first, min(65_535, first + PORTS_MAX - 1)))
     ports = draw(st.sampled_from([f"{first}", f"{first}-{last}", f"{first:05}"]))
     interface = draw(INTERFACES)
-    kind = draw(st.sampled_from(list(Kind)))
-    if kind is Kind.BROADCAST:
+    kind = draw(st.sampled_from(list(IngressKind)))
+    if kind is IngressKind.BROADCAST:
         return f"broadcast://:{ports}@{interface}"
     version = draw(st.sampled_from([4, 6]))
-    if kind is Kind.MULTICAST:
+    if kind is IngressKind.MULTICAST:
         group = draw(st.ip_addresses(network="224.0.0.0/4" if version == 4 else "ff00::/8"))
         source = draw(st.ip_addresses(network="10.0.0.0/8" if version == 4 else "fd00::/8"))
         with_source = draw(st.booleans())

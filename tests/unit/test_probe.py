@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanout.protocol import probe
-from fanout.protocol.probe import HEADER, MAGIC, NUMBER_LIMIT, REPORT_SIZE, VERSION, Kind, Observed
+from fanout.protocol.probe import HEADER, MAGIC, NUMBER_LIMIT, REPORT_SIZE, VERSION, Observed, ProbeKind
 from fanout.protocol.probe_log import RUNS, WINDOW, ProbeLog
 
 RUN = 0x1234_5678_9ABC_DEF0
@@ -90,12 +90,12 @@ def test_only_pings_and_requests_are_answered(version: int, kind: int, number: i
     log = ProbeLog("1", no_drops)
     datagram = HEADER.pack(MAGIC, version, kind, 0, RUN, number).ljust(size, b"x")
     reply = log.take(datagram, 0.0)
-    if version != VERSION or kind not in (Kind.DATA, Kind.PING, Kind.REQUEST):
+    if version != VERSION or kind not in (ProbeKind.DATA, ProbeKind.PING, ProbeKind.REQUEST):
         assert (reply, log.unknown) == (None, 1)
-    elif kind == Kind.DATA:
+    elif kind == ProbeKind.DATA:
         assert (reply, log.unknown) == (None, int(number >= NUMBER_LIMIT))
-    elif kind == Kind.PING:
-        assert reply == HEADER.pack(MAGIC, version, Kind.PONG, 0, RUN, number).ljust(size, b"x")
+    elif kind == ProbeKind.PING:
+        assert reply == HEADER.pack(MAGIC, version, ProbeKind.PONG, 0, RUN, number).ljust(size, b"x")
     elif size < REPORT_SIZE:
         assert (reply, log.unknown) == (None, 1)
     else:
@@ -109,7 +109,7 @@ def test_a_report_comes_back_as_it_was(counts: tuple[int, ...], version: str) ->
     said = Observed._make((*counts, version[:16]))
     frame = probe.report(RUN, 7, said)
     assert len(frame) == REPORT_SIZE == len(probe.request(RUN, 7))
-    assert probe.parse(frame) == (Kind.REPORT, RUN, 7)
+    assert probe.parse(frame) == (ProbeKind.REPORT, RUN, 7)
     assert probe.parse_report(frame) == said
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fanout.protocol import frame
 from fanout.protocol.drop_reasons import ReceiveDrop
-from fanout.protocol.frame import ASK, ASK_MIN, MESSAGE_MAX, NUMBERED, Answer, Cut, Fragment, Status, bits
+from fanout.protocol.frame import ASK, ASK_MIN, MESSAGE_MAX, NUMBERED, Answer, AnswerStatus, Cut, Fragment, bits
 from fanout.protocol.receiving import reassembly
 from fanout.protocol.receiving.reassembly import BYTES_MAX, PATIENCE, SENDER_BYTES_MAX, Reassembly
 from fanout.protocol.receiving.reception import Reception
@@ -39,7 +39,7 @@ def test_who_asks_is_told_what_is_missing() -> None:
     _, answers = take(reception, *[datagrams[index] for index in come])
     (answer,) = map(frame.decode, answers)
     assert isinstance(answer, Answer)
-    assert (answer.status, answer.first_missing) == (Status.PARTIAL, 3)
+    assert (answer.status, answer.first_missing) == (AnswerStatus.PARTIAL, 3)
     there = [index for index, present in enumerate(bits(answer.detail), answer.first_missing) if present]
     assert there == come[3:]
     messages, _ = take(reception, *[one for index, one in enumerate(datagrams) if index not in come])
@@ -202,7 +202,7 @@ def test_who_asks_while_there_is_no_room_is_told_that_nothing_is_there() -> None
         _, (datagram,) = take(reception, asks)
     answer = frame.decode(datagram)
     assert isinstance(answer, Answer)
-    assert (answer.status, answer.first_missing, answer.detail) == (Status.PARTIAL, 0, b"\0")
+    assert (answer.status, answer.first_missing, answer.detail) == (AnswerStatus.PARTIAL, 0, b"\0")
     assert reception.counts[ReceiveDrop.NO_ROOM] == 2
     assert reception.counts[ReceiveDrop.INCOMPLETE] == 0
 
@@ -227,7 +227,7 @@ def test_the_largest_message_fits_in_the_smallest_fragments() -> None:
 def test_impossible_counts_are_refused(size: int, position: int, total: int) -> None:
     reception = Reception(ME)
     fields = frame.FRAGMENT.pack(ASK, 0, size, position, total)
-    datagram = frame.header(frame.Kind.FRAGMENT, SENDER, 1) + fields + bytes(2000)
+    datagram = frame.header(frame.FrameKind.FRAGMENT, SENDER, 1) + fields + bytes(2000)
     assert take(reception, datagram) == ([], [])
     assert reception.counts[ReceiveDrop.MALFORMED] == 1
     assert len(reception._reassemblies[False]) == 0

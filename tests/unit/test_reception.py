@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fanout.protocol import frame
 from fanout.protocol.drop_reasons import ReceiveDrop
-from fanout.protocol.frame import NUMBER_LIMIT, NUMBERED, Status
+from fanout.protocol.frame import NUMBER_LIMIT, NUMBERED, AnswerStatus
 from fanout.protocol.receiving.dedup import JUMP_MAX, WINDOW
 from fanout.protocol.receiving.reception import Reception, Taken
 from fanout.protocol.receiving.run import is_in_a_row
@@ -148,7 +148,7 @@ def test_a_number_far_behind_is_too_old_and_who_asks_is_told() -> None:
     assert take(reception, numbered(1))[0] == []
     messages, answers = take(reception, *fragments(1, b"x"))
     assert messages == []
-    assert told(answers)[0] is Status.REFUSED
+    assert told(answers)[0] is AnswerStatus.REFUSED
     assert reception.counts[ReceiveDrop.TOO_OLD] == 2
     assert len(take(reception, numbered(3))[0]) == 1
 

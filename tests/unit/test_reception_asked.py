@@ -15,7 +15,7 @@ from fanout.protocol.frame import (
     REPLIES_UNASKED,
     REPLY_OVERHEAD,
     Answer,
-    Status,
+    AnswerStatus,
 )
 from fanout.protocol.receiving import dedup as ledger_module
 from fanout.protocol.receiving.dedup import RESULTS_MAX, SENDERS_MAX, WINDOW
@@ -32,12 +32,12 @@ def test_one_who_asks_is_told_when_the_handler_has_returned_and_whenever_he_asks
     (message,), answers = take(reception, *ask)
     assert (message.payload, answers) == (b"x", [])
     assert message.ticket is not None
-    assert told(take(reception, *ask)[1]) == (Status.PENDING, b"")
-    assert told(reception.confirmed(message.ticket, EPOCH)) == (Status.CONFIRMED, b"")
+    assert told(take(reception, *ask)[1]) == (AnswerStatus.PENDING, b"")
+    assert told(reception.confirmed(message.ticket, EPOCH)) == (AnswerStatus.CONFIRMED, b"")
     assert reception.confirmed(message.ticket, EPOCH) == reception.failed(message.ticket, "late", EPOCH) == []
     again = fragments(1, b"x", attempt=7)
     messages, answers = take(reception, *again)
-    assert (messages, told(answers)) == ([], (Status.CONFIRMED, b""))
+    assert (messages, told(answers)) == ([], (AnswerStatus.CONFIRMED, b""))
     answer = frame.decode(answers[0])
     assert isinstance(answer, Answer)
     assert answer.attempt == 7
@@ -48,9 +48,9 @@ def test_what_became_of_a_message_is_known_however_fast_the_stream_went_on() -> 
     reception = Reception(ME)
     ticket = taken_ticket(reception, *fragments(1, b"x"))
     take(reception, numbered(10 * WINDOW))
-    assert told(take(reception, *fragments(1, b"x"))[1])[0] is Status.PENDING
+    assert told(take(reception, *fragments(1, b"x"))[1])[0] is AnswerStatus.PENDING
     reception.confirmed(ticket, EPOCH)
-    assert told(take(reception, *fragments(1, b"x"))[1])[0] is Status.CONFIRMED
+    assert told(take(reception, *fragments(1, b"x"))[1])[0] is AnswerStatus.CONFIRMED
 
 
 def test_a_failure_says_why_cut_to_the_room_and_to_whole_characters() -> None:
@@ -59,7 +59,7 @@ def test_a_failure_says_why_cut_to_the_room_and_to_whole_characters() -> None:
     room = ASK_MIN - ANSWER_OVERHEAD
     assert room % 2 == 0
     answers = reception.failed(ticket, "x" + "é" * 500, EPOCH)
-    assert told(answers) == (Status.FAILED, ("x" + "é" * (room // 2 - 1)).encode())
+    assert told(answers) == (AnswerStatus.FAILED, ("x" + "é" * (room // 2 - 1)).encode())
     assert len(answers[0]) <= ASK_MIN
     _, answers = take(reception, *fragments(1, b"x", flags=ASK | QUERY, size=1200))
     assert told(answers)[1] == ("x" + "é" * 149).encode(), "a larger question has room for more"
@@ -98,7 +98,7 @@ def test_where_too_many_wait_a_new_one_is_not_taken_and_not_answered_until_there
     waiting = [taken_ticket(reception, *fragments(number, b"x")) for number in (1, 2)]
     assert take(reception, *fragments(3, b"x")) == ([], [])
     assert reception.counts[ReceiveDrop.NO_ROOM] == 1
-    assert told(take(reception, *fragments(2, b"x"))[1])[0] is Status.PENDING
+    assert told(take(reception, *fragments(2, b"x"))[1])[0] is AnswerStatus.PENDING
     assert len(take(reception, numbered(9, sender=7))[0]) == 1, "a stream is no matter of it"
     reception.confirmed(waiting[0], EPOCH)
     assert taken_ticket(reception, *fragments(3, b"x")).is_open
@@ -114,7 +114,7 @@ def test_what_the_queue_dropped_is_taken_again_when_it_comes_again() -> None:
     assert (reception.skipped, reception.reordered, reception.duplicates) == (0, 0, 0)
     assert not reception.has_pending
     take(reception, numbered(WINDOW + 5))
-    assert told(take(reception, *ask)[1])[0] is Status.REFUSED
+    assert told(take(reception, *ask)[1])[0] is AnswerStatus.REFUSED
 
 
 def test_results_are_bounded() -> None:
@@ -128,7 +128,7 @@ def test_results_are_bounded() -> None:
         ledger.settle((1, number), template)
     assert len(ledger._results) == RESULTS_MAX
     assert ledger.result((SENDER, 1)) is None
-    assert told(take(reception, *fragments(1, b"x"))[1])[0] is Status.REFUSED, "it is not handed over again"
+    assert told(take(reception, *fragments(1, b"x"))[1])[0] is AnswerStatus.REFUSED, "it is not handed over again"
 
 
 def test_senders_are_bounded_and_totals_are_never_lost() -> None:
@@ -168,12 +168,12 @@ def test_a_reply_is_as_large_as_the_question_at_most(size: int) -> None:
     assert len(datagram) == len(query[-1])
     ticket = taken_ticket(reception, *fragments(2, b"status", flags=ASK | QUERY, size=size))
     status, detail = told(reception.replied(ticket, bytes(most + 1), EPOCH))
-    assert status is Status.FAILED
+    assert status is AnswerStatus.FAILED
     assert detail.startswith(f"the reply of {most + 1:,} bytes is larger than the question ({most:,})".encode())
     assert ticket.problem
     assert reception.failures == 1
     answers = take(reception, *fragments(1, b"status", flags=ASK | QUERY, size=256))[1]
-    assert told(answers)[0] is Status.FAILED, "whoever asks again has less room"
+    assert told(answers)[0] is AnswerStatus.FAILED, "whoever asks again has less room"
 
 
 def test_a_large_reply_goes_to_anyone_where_that_is_allowed_and_the_rest_is_pulled() -> None:
@@ -208,6 +208,6 @@ def test_kept_replies_are_bounded_and_one_that_made_room_is_said_to_be_gone() ->
         ticket = taken_ticket(reception, *fragments(number, b"status", flags=ASK | QUERY))
         reception.replied(ticket, bytes(8 * 1024 * 1024), EPOCH)
     status, detail = told(take(reception, *fragments(1, b"status", flags=ASK | QUERY))[1])
-    assert (status, detail) == (Status.FAILED, b"its reply had to make room for others")
+    assert (status, detail) == (AnswerStatus.FAILED, b"its reply had to make room for others")
     assert take(reception, frame.pull(SENDER, 1, [0])) == ([], [])
     assert len(take(reception, *fragments(5, b"status", flags=ASK | QUERY))[1]) == REPLIES_UNASKED

@@ -12,7 +12,7 @@ import yaml
 from fanout.net.gro import Run
 from fanout.protocol.frame import ASK, QUERY
 from fanout.protocol.receiving import dedup
-from fanout.protocol.receiving.dedup import PENDING_MAX, REPLIES_MAX, RESULTS_MAX, SENDERS_MAX, Ledger
+from fanout.protocol.receiving.dedup import PENDING_MAX, REPLIES_MAX, RESULTS_MAX, SENDERS_MAX, DedupTable
 from fanout.protocol.receiving.reassembly import BYTES_MAX, SENDER_BYTES_MAX, Reassembly
 from fanout.protocol.receiving.reception import Reception, Ticket
 from fanout.receiver.queue import BYTES_MAX as BYTES_QUEUED
@@ -37,7 +37,7 @@ class Flood:
 
     def __init__(self) -> None:
         self.reception = Reception(ME, reply_to_anyone=True)
-        self.reception._ledgers = Ledger(False, SENDERS_MAX // SHARE), Ledger(True)
+        self.reception._ledgers = DedupTable(False, SENDERS_MAX // SHARE), DedupTable(True)
         self.reception._reassemblies = Reassembly(BYTES_MAX // SHARE, SENDER_BYTES_MAX // SHARE), Reassembly()
         self.senders = count(2**63)
         self.tickets: list[Ticket] = []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fanout.protocol import frame
 from fanout.protocol.drop_reasons import ReceiveDrop
-from fanout.protocol.frame import ASK, QUERY, REPLIES_UNASKED, Sealed, Status
+from fanout.protocol.frame import ASK, QUERY, REPLIES_UNASKED, AnswerStatus, Sealed
 from fanout.protocol.receiving import dedup
 from fanout.protocol.receiving.dedup import SENDERS_MAX
 from fanout.protocol.receiving.reception import Reception
@@ -82,9 +82,9 @@ def test_questions_are_answered_under_seal() -> None:
     ask = sealed(fragments(1, b"x"), by)
     ticket = taken_ticket(reception, *ask)
     answers = reception.confirmed(ticket, EPOCH)
-    assert told(opened(answers)) == (Status.CONFIRMED, b"")
+    assert told(opened(answers)) == (AnswerStatus.CONFIRMED, b"")
     assert len(answers[0]) <= len(ask[0])
-    assert told(opened(take(reception, *sealed(fragments(1, b"x"), by))[1])) == (Status.CONFIRMED, b"")
+    assert told(opened(take(reception, *sealed(fragments(1, b"x"), by))[1])) == (AnswerStatus.CONFIRMED, b"")
     assert take(reception, *ask) == ([], []), "a replay is not answered"
 
 
@@ -149,7 +149,7 @@ def test_while_plaintext_is_accepted_it_is_answered_in_plaintext_and_never_mixed
         b"plain",
         b"s",
     ]
-    assert told(reception.confirmed(taken_ticket(reception, *fragments(5, b"x")), EPOCH))[0] is Status.CONFIRMED
+    assert told(reception.confirmed(taken_ticket(reception, *fragments(5, b"x")), EPOCH))[0] is AnswerStatus.CONFIRMED
     # A stranger who knows the sender's number cannot pass for it.
     whole = fragments(6, bytes(3000), flags=0)
     take(reception, *sealed(whole[:2], by))
@@ -158,7 +158,7 @@ def test_while_plaintext_is_accepted_it_is_answered_in_plaintext_and_never_mixed
     status, _ = told(
         reception.replied(taken_ticket(reception, *fragments(7, b"q", flags=ASK | QUERY)), bytes(5000), EPOCH)
     )
-    assert status is Status.FAILED, "a reply larger than the question needs a seal"
+    assert status is AnswerStatus.FAILED, "a reply larger than the question needs a seal"
 
 
 def test_keys_rotate_while_a_stream_goes_on() -> None:
@@ -191,4 +191,4 @@ def test_strangers_cannot_make_a_receiver_forget_what_was_sealed(monkeypatch: py
     assert len(take(reception, large[-1])[0]) == 1
     messages, answers = take(reception, *sealed(ask, by))
     assert messages == []
-    assert told(opened(answers))[0] is Status.CONFIRMED
+    assert told(opened(answers))[0] is AnswerStatus.CONFIRMED

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fanout.errors import KeyUnavailable
 from fanout.protocol import frame
 from fanout.protocol.drop_reasons import ReceiveDrop
-from fanout.protocol.frame import Refused, Sealed
+from fanout.protocol.frame import InvalidFrame, Sealed
 from fanout.protocol.seal import Keyring, Opener, Sealer, subkey
 from tests.support.sealing import (
     NEW,
@@ -55,7 +55,7 @@ def test_every_kind_of_frame_is_sealed_whole() -> None:
         message(b""),
         frame.mark(SENDER, 9, 2),
         frame.fragment(cut, SENDER, 8, 2, flags=frame.ASK, pad=400),
-        frame.answer(SENDER, 3, 99, 1, frame.Status.FAILED, detail=b"why"),
+        frame.answer(SENDER, 3, 99, 1, frame.AnswerStatus.FAILED, detail=b"why"),
         frame.reply(cut, SENDER, 3, 99, 1, 0),
         frame.pull(SENDER, 3, [1, 2]),
     ]
@@ -104,7 +104,7 @@ def test_every_flipped_bit_is_refused() -> None:
         flipped[bit // 8] ^= 0x80 >> bit % 8
         try:
             what = frame.decode(bytes(flipped))
-        except Refused:
+        except InvalidFrame:
             assert bit < 64 or bit == _TOP_OF_NUMBER
             flips += 1
             continue
@@ -137,7 +137,7 @@ def test_every_truncation_is_refused() -> None:
     datagram = sealer().seal(message(b"x" * 100), NOW)
     opener = Opener(RING, "")
     for size in range(len(datagram)):
-        with pytest.raises(Refused):
+        with pytest.raises(InvalidFrame):
             opener.open(parsed(datagram[:size]), NOW)
     assert refusal(opener, parsed(datagram + b"\0")) is ReceiveDrop.WRONG_KEY
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from fanout.ssdp.core.message import ALL, ROOT_DEVICE, Advert, Kind
-from fanout.ssdp.core.registry import CHANGES_APART, MAX_AGE_MIN, REPEAT_MOST, Announcement, Catalogue
+from fanout.ssdp.core.message import ALL, ROOT_DEVICE, Advert, NotifyKind
+from fanout.ssdp.core.registry import CHANGES_APART, MAX_AGE_MIN, REPEAT_MOST, Announcement, Registry
 from tests.support.adverts import POD, PODS, SERVER, U, V, advert, wakeup
 
 UDNS = st.sampled_from([U, V])
@@ -22,7 +22,7 @@ class AnyHistory(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.catalogue = Catalogue({}, lambda: 0.5)
+        self.registry = Registry({}, lambda: 0.5)
         self.alive: dict[str, tuple[str, Advert]] = {}
         """By USN: whose it is, as the LAN sees it."""
         self.spoken: dict[str, float] = {}
@@ -39,13 +39,13 @@ class AnyHistory(RuleBasedStateMachine):
         """Be a control point on the LAN."""
         for kind, pod, said in announcements:
             self.located[said.usn] = self.now
-            if kind is Kind.ALIVE:
+            if kind is NotifyKind.ALIVE:
                 self.alive[said.usn] = (pod, said)
                 self.spoken[said.usn] = self.now
             else:
                 owner, had = self.alive[said.usn]
                 assert owner == pod, "it is of what is alive"
-                if kind is Kind.BYEBYE:
+                if kind is NotifyKind.BYEBYE:
                     del self.alive[said.usn]
                 else:  # an update names the LOCATION as well (UDA 1.1, 1.2.4)
                     self.alive[said.usn] = pod, replace(had, location=said.location)
@@ -73,14 +73,14 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(hosts=st.sets(st.sampled_from(PODS)))
     def resolve(self, hosts: set[str]) -> None:
         self.hosts = hosts if not self.is_over else set()
-        announcements = self.catalogue.pods(hosts, self.now)
+        announcements = self.registry.pods(hosts, self.now)
         self.forget()
         self.hear(announcements)
 
     @rule(pod=st.sampled_from(PODS), udn=UDNS, nt=NTS, port=st.integers(1, 2), age=AGES)
     def tell(self, pod: str, udn: str, nt: str, port: int, age: int) -> None:
         told = advert(nt, udn, at=pod, port=port, max_age=age)
-        self.hear(self.catalogue.heard(pod, told, self.now))
+        self.hear(self.registry.heard(pod, told, self.now))
         if pod in self.hosts:
             self.told.setdefault((udn, pod), {})[told.usn] = (told, self.now + max(age, MAX_AGE_MIN))
             self.speaking.add((udn, pod))
@@ -88,7 +88,7 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(pod=st.sampled_from(PODS), what=st.sets(st.tuples(UDNS, NTS), min_size=1), port=st.integers(1, 2), age=AGES)
     def describe(self, pod: str, what: set[tuple[str, str]], port: int, age: int) -> None:
         described = [advert(nt, udn, at=pod, port=port, max_age=age) for udn, nt in sorted(what)]
-        self.hear(self.catalogue.described(pod, described, self.now))
+        self.hear(self.registry.described(pod, described, self.now))
         if pod not in self.hosts:
             return
         usns = {each.usn for each in described}
@@ -110,7 +110,7 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(pod=st.sampled_from(PODS), udn=UDNS, nt=NTS, boot=st.integers(1, 3))
     def update(self, pod: str, udn: str, nt: str, boot: int) -> None:
         told = advert(nt, udn, at=pod, port=7, NEXTBOOTID=str(boot))
-        self.hear(self.catalogue.updated(pod, told, self.now))
+        self.hear(self.registry.updated(pod, told, self.now))
         if pod in self.hosts:
             adverts = self.told.setdefault((udn, pod), {})
             had, until = adverts.get(told.usn, (told, self.now + 1800))
@@ -120,30 +120,30 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(pod=st.sampled_from(PODS), udn=UDNS, nt=NTS)
     def leave(self, pod: str, udn: str, nt: str) -> None:
         told = advert(nt, udn, at=pod)
-        self.hear(self.catalogue.left(pod, told, self.now))
+        self.hear(self.registry.left(pod, told, self.now))
         self.told.get((udn, pod), {}).pop(told.usn, None)
         self.forget()
 
     @rule(seconds=st.sampled_from([0.5, 1, 30, 100, 1000, 100_000]))
     def wait(self, seconds: float) -> None:
         until = self.now + seconds
-        while (wake := wakeup(self.catalogue)) is not None and wake <= until:
+        while (wake := wakeup(self.registry)) is not None and wake <= until:
             assert wake >= self.now, "nothing was due already"
             self.now = wake
-            announcements = self.catalogue.due(self.now)
+            announcements = self.registry.due(self.now)
             self.forget()
             self.hear(announcements)
-            assert (wakeup(self.catalogue) or until + 1) > wake, "it is done with what was due"
+            assert (wakeup(self.registry) or until + 1) > wake, "it is done with what was due"
             self.agree()
         self.now = until
-        assert self.catalogue.due(self.now) == []
+        assert self.registry.due(self.now) == []
         # An advert that has changed may have to wait; nothing else has.
         late = [usn for usn, (_, location) in self.owned().items() if self.alive[usn][1].location != location]
         assert all(self.now - self.located[usn] < CHANGES_APART for usn in late)
 
     @rule()
     def end(self) -> None:
-        self.hear(self.catalogue.farewell())
+        self.hear(self.registry.farewell())
         self.is_over, self.hosts, self.told = True, set(), {}
 
     @invariant()
@@ -154,13 +154,13 @@ class AnyHistory(RuleBasedStateMachine):
         for usn, (_, said) in self.alive.items():
             assert self.now - self.spoken[usn] <= min(0.4 * said.max_age, REPEAT_MOST), "nobody has forgotten it"
         for udn in (U, V):
-            owners = {pod for pod in PODS if self.catalogue.is_owner(pod, udn)}
+            owners = {pod for pod in PODS if self.registry.is_owner(pod, udn)}
             assert owners == {pod for usn, (pod, _) in self.alive.items() if usn.startswith(udn)}
             assert len(owners) <= 1
-        answers = self.catalogue.answers(ALL, None)
+        answers = self.registry.answers(ALL, None)
         assert {advert.usn for _, advert in answers} == set(self.alive)
         assert len(answers) == len(self.alive)
-        assert {device.udn for device in self.catalogue.devices} == {advert.udn for _, advert in self.alive.values()}
+        assert {device.udn for device in self.registry.devices} == {advert.udn for _, advert in self.alive.values()}
 
 
 TestAnyHistory = AnyHistory.TestCase

@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from fanout.ssdp.core.body import MEMBERS_MAX, Gathered, TooLarge, Undecodable
+from fanout.ssdp.core.body import MEMBERS_MAX, BodyBuffer, TooLarge, Undecodable
 
 TEXT = b"<a>" + b"x" * 90 + b"</a>"
 PACKED = {
@@ -20,8 +20,8 @@ PACKED = {
 }
 
 
-def gather(encoding: str, body: bytes, size: int, *, most: int = 1000) -> Gathered:
-    gathered = Gathered(most, encoding)
+def gather(encoding: str, body: bytes, size: int, *, most: int = 1000) -> BodyBuffer:
+    gathered = BodyBuffer(most, encoding)
     for start in range(0, len(body), size):
         gathered.add(body[start : start + size])
     return gathered

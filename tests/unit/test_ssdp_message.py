@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fanout.ssdp.core import message
 from fanout.ssdp.core.drop_reasons import SsdpDrop
-from fanout.ssdp.core.message import Advert, Headers, InvalidSsdp, Kind, Notify, Search
+from fanout.ssdp.core.message import Advert, Headers, InvalidSsdp, Notify, NotifyKind, Search
 from tests.support.adverts import advert_of, refused
 
 UDN = "uuid:00000001-aaaa-bbbb-cccc-000000000000"
@@ -70,7 +70,7 @@ def test_what_minidlna_sends() -> None:
     assert advert.headers.get("server") == "Debian DLNADOC/1.50 UPnP/1.0 MiniDLNA/1.3.0"
     found = message.parse(MINIDLNA_ALIVE)
     assert isinstance(found, Notify)
-    assert (found.kind, found.advert.nt) == (Kind.ALIVE, f"{MEDIA_SERVER}:1")
+    assert (found.kind, found.advert.nt) == (NotifyKind.ALIVE, f"{MEDIA_SERVER}:1")
     assert (found.advert.location, found.advert.max_age) == (LOCATION, 30)
 
 
@@ -262,14 +262,14 @@ def test_an_answer_is_read_as_it_was_written(advert: Advert, target: str) -> Non
     assert message.answer(found, target) == data
 
 
-@given(ADVERTS, st.sampled_from(list(Kind)))
-def test_an_announcement_is_read_as_it_was_written(advert: Advert, kind: Kind) -> None:
+@given(ADVERTS, st.sampled_from(list(NotifyKind)))
+def test_an_announcement_is_read_as_it_was_written(advert: Advert, kind: NotifyKind) -> None:
     data = message.notify(kind, advert)
     found = message.parse(data)
     assert isinstance(found, Notify)
     assert (found.kind, found.advert.nt, found.advert.usn) == (kind, advert.nt, advert.usn)
-    assert found.advert.location == ("" if kind is Kind.BYEBYE else advert.location)
-    if kind is Kind.ALIVE:
+    assert found.advert.location == ("" if kind is NotifyKind.BYEBYE else advert.location)
+    if kind is NotifyKind.ALIVE:
         assert found.advert.max_age == advert.max_age
     assert message.notify(kind, found.advert) == data
 
@@ -281,22 +281,28 @@ def test_announcements_have_what_the_architecture_says() -> None:
     advert = Advert("upnp:rootdevice", f"{UDN}::upnp:rootdevice", LOCATION, 60, headers)
     start = ["NOTIFY * HTTP/1.1", "HOST: 239.255.255.250:1900"]
 
-    def expected(kind: Kind, *middle: str) -> list[str]:
+    def expected(kind: NotifyKind, *middle: str) -> list[str]:
         return [*start, *middle, *(line.format(kind) for line in named), "BOOTID.UPNP.ORG: 7"]
 
     more = ["CONFIGID.UPNP.ORG: 3", "X-MORE: y"]
-    alive = expected(Kind.ALIVE, "CACHE-CONTROL: max-age=60", f"LOCATION: {LOCATION}", "SERVER: x")
-    assert lines(message.notify(Kind.ALIVE, advert)) == alive + more
-    assert lines(message.notify(Kind.UPDATE, advert)) == expected(Kind.UPDATE, f"LOCATION: {LOCATION}") + more
-    assert lines(message.notify(Kind.BYEBYE, advert)) == expected(Kind.BYEBYE) + more[:1]
+    alive = expected(NotifyKind.ALIVE, "CACHE-CONTROL: max-age=60", f"LOCATION: {LOCATION}", "SERVER: x")
+    assert lines(message.notify(NotifyKind.ALIVE, advert)) == alive + more
+    assert (
+        lines(message.notify(NotifyKind.UPDATE, advert)) == expected(NotifyKind.UPDATE, f"LOCATION: {LOCATION}") + more
+    )
+    assert lines(message.notify(NotifyKind.BYEBYE, advert)) == expected(NotifyKind.BYEBYE) + more[:1]
 
 
 def test_the_next_boot_id_is_announced_and_then_used() -> None:
     advert = Advert(
         "a", "uuid:1::a", LOCATION, headers=Headers([("bootid.upnp.org", "1"), ("nextbootid.upnp.org", "2")])
     )
-    assert {"BOOTID.UPNP.ORG: 1", "NEXTBOOTID.UPNP.ORG: 2"} <= set(lines(message.notify(Kind.UPDATE, advert)))
-    for data in (message.answer(advert, "a"), message.notify(Kind.ALIVE, advert), message.notify(Kind.BYEBYE, advert)):
+    assert {"BOOTID.UPNP.ORG: 1", "NEXTBOOTID.UPNP.ORG: 2"} <= set(lines(message.notify(NotifyKind.UPDATE, advert)))
+    for data in (
+        message.answer(advert, "a"),
+        message.notify(NotifyKind.ALIVE, advert),
+        message.notify(NotifyKind.BYEBYE, advert),
+    ):
         assert [line for line in lines(data) if "BOOTID" in line] == ["BOOTID.UPNP.ORG: 2"]
 
 
@@ -313,7 +319,11 @@ def test_what_a_relay_cannot_keep_its_word_for_is_left_out() -> None:
     kept = ("CPFN.UPNP.ORG", "a television")
     headers = Headers([*gone, kept])
     advert = Advert("a", "uuid:1::a", LOCATION, headers=headers)
-    for data in (message.search("a", 1, headers), message.answer(advert, "a"), message.notify(Kind.ALIVE, advert)):
+    for data in (
+        message.search("a", 1, headers),
+        message.answer(advert, "a"),
+        message.notify(NotifyKind.ALIVE, advert),
+    ):
         text = data.decode().lower()
         assert "cpfn.upnp.org: a television" in text
         assert not any(f"\r\n{name.lower()}:" in text for name, _ in gone)
@@ -339,7 +349,7 @@ def test_the_largest_that_is_read_can_be_written() -> None:
     headers = f"USN: uuid:{'a' * 1019}\r\nLOCATION: http://{'b' * 1017}\r\nBOOTID.UPNP.ORG: {'9' * 10}\r\n"
     most = f"HTTP/1.1 200 OK\r\nST: {'c' * 512}\r\nSERVER: {long}\r\n{headers}".encode() + b"X: y\r\n" * 50
     advert = advert_of(most)
-    for data in (message.answer(advert, "d" * 512), *(message.notify(kind, advert) for kind in Kind)):
+    for data in (message.answer(advert, "d" * 512), *(message.notify(kind, advert) for kind in NotifyKind)):
         assert len(data) <= message.DATAGRAM_MAX
         assert data.count(b"\r\n") - 2 <= message.HEADERS_MAX
         assert advert_of(data).usn == advert.usn
@@ -353,7 +363,7 @@ def test_the_largest_that_is_read_can_be_written() -> None:
 def test_what_is_no_boot_id_is_left_out(number: str) -> None:
     names = ("BOOTID.UPNP.ORG", "NEXTBOOTID.UPNP.ORG")
     advert = Advert("a", "uuid:1::a", LOCATION, headers=Headers((name, number) for name in names))
-    for data in (message.answer(advert, "a"), *(message.notify(kind, advert) for kind in Kind)):
+    for data in (message.answer(advert, "a"), *(message.notify(kind, advert) for kind in NotifyKind)):
         assert b"BOOTID" not in data
 
 

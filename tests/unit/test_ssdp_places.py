@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from fanout.ssdp.core.port_map import OTHERS_MAX, PLACES_MAX, UDNS_MAX, Origin, Places
+from fanout.ssdp.core.port_map import OTHERS_MAX, PLACES_MAX, UDNS_MAX, Origin, PortMap
 
 FIRST, LAST = 28_200, 28_231
 POD, OTHER_POD, THIRD_POD = "10.60.0.11", "10.60.0.12", "10.60.0.13"
@@ -18,278 +18,278 @@ NOWHERE = Origin("", 0)
 
 
 @pytest.fixture
-def places() -> Places:
-    return Places(FIRST, LAST)
+def port_map() -> PortMap:
+    return PortMap(FIRST, LAST)
 
 
-def claimed(places: Places, origin: Origin, udn: str) -> int:
-    port = places.claim(origin, udn)
+def claimed(port_map: PortMap, origin: Origin, udn: str) -> int:
+    port = port_map.claim(origin, udn)
     assert port is not None
-    assert places.target(port) == origin
+    assert port_map.target(port) == origin
     return port
 
 
-def ports_of(places: Places) -> list[int]:
+def ports_of(port_map: PortMap) -> list[int]:
     """Return those that are claimed, in their order."""
-    return sorted(places._places)
+    return sorted(port_map._port_map)
 
 
-def test_a_port_is_found_by_a_hash_of_the_udn(places: Places) -> None:
+def test_a_port_is_found_by_a_hash_of_the_udn(port_map: PortMap) -> None:
     expected = FIRST + zlib.crc32(A.encode()) % (LAST - FIRST + 1)
-    assert claimed(places, WEB, A) == expected
-    assert claimed(Places(FIRST, LAST), Origin(THIRD_POD, 9), A) == expected, "after a restart of the relay too"
-    assert ports_of(places) == [expected]
-    assert (places.known(WEB), places.known(Origin(POD, 8201))) == (expected, None)
-    assert places.target(expected + 1) is None
+    assert claimed(port_map, WEB, A) == expected
+    assert claimed(PortMap(FIRST, LAST), Origin(THIRD_POD, 9), A) == expected, "after a restart of the relay too"
+    assert ports_of(port_map) == [expected]
+    assert (port_map.known(WEB), port_map.known(Origin(POD, 8201))) == (expected, None)
+    assert port_map.target(expected + 1) is None
 
 
 def test_devices_whose_hashes_are_equal_get_ports_of_their_own() -> None:
-    places = Places(FIRST, FIRST + 2)
-    ports = [claimed(places, Origin(POD, port), f"uuid:{port}") for port in range(3)]
-    assert sorted(ports) == [FIRST, FIRST + 1, FIRST + 2] == ports_of(places)
-    assert places.claim(Origin(OTHER_POD, 1), "uuid:late") is None, "all of them are there"
+    port_map = PortMap(FIRST, FIRST + 2)
+    ports = [claimed(port_map, Origin(POD, port), f"uuid:{port}") for port in range(3)]
+    assert sorted(ports) == [FIRST, FIRST + 1, FIRST + 2] == ports_of(port_map)
+    assert port_map.claim(Origin(OTHER_POD, 1), "uuid:late") is None, "all of them are there"
 
 
-def test_devices_of_one_origin_share_a_port(places: Places) -> None:
-    port = claimed(places, WEB, A)
-    assert [claimed(places, WEB, udn) for udn in (B, C, A)] == [port] * 3
-    assert ports_of(places) == [port]
+def test_devices_of_one_origin_share_a_port(port_map: PortMap) -> None:
+    port = claimed(port_map, WEB, A)
+    assert [claimed(port_map, WEB, udn) for udn in (B, C, A)] == [port] * 3
+    assert ports_of(port_map) == [port]
 
 
-def test_root_devices_on_several_ports_of_a_pod_have_ports_of_their_own(places: Places) -> None:
-    assert claimed(places, WEB, A) != claimed(places, Origin(POD, 8201), B)
+def test_root_devices_on_several_ports_of_a_pod_have_ports_of_their_own(port_map: PortMap) -> None:
+    assert claimed(port_map, WEB, A) != claimed(port_map, Origin(POD, 8201), B)
 
 
-def test_a_pod_that_comes_back_elsewhere_keeps_its_port(places: Places) -> None:
-    port = claimed(places, WEB, A)
-    places.gone(POD)
-    assert (places.target(port), places.known(WEB), ports_of(places)) == (None, None, [port])
-    places.gone(POD)
-    assert claimed(places, Origin(OTHER_POD, 8200), A) == port
+def test_a_pod_that_comes_back_elsewhere_keeps_its_port(port_map: PortMap) -> None:
+    port = claimed(port_map, WEB, A)
+    port_map.gone(POD)
+    assert (port_map.target(port), port_map.known(WEB), ports_of(port_map)) == (None, None, [port])
+    port_map.gone(POD)
+    assert claimed(port_map, Origin(OTHER_POD, 8200), A) == port
 
 
-def test_a_device_that_lives_elsewhere_before_its_pod_is_gone_keeps_its_port(places: Places) -> None:
-    port = claimed(places, WEB, A)
-    assert claimed(places, Origin(OTHER_POD, 8200), A) == port
-    places.gone(POD)
-    assert places.target(port) == Origin(OTHER_POD, 8200)
+def test_a_device_that_lives_elsewhere_before_its_pod_is_gone_keeps_its_port(port_map: PortMap) -> None:
+    port = claimed(port_map, WEB, A)
+    assert claimed(port_map, Origin(OTHER_POD, 8200), A) == port
+    port_map.gone(POD)
+    assert port_map.target(port) == Origin(OTHER_POD, 8200)
 
 
-def test_a_location_whose_port_changes_keeps_the_port_of_the_relay(places: Places) -> None:
-    port = claimed(places, WEB, A)
-    assert claimed(places, Origin(POD, 49_152), A) == port
-    assert places.known(WEB) is None
+def test_a_location_whose_port_changes_keeps_the_port_of_the_relay(port_map: PortMap) -> None:
+    port = claimed(port_map, WEB, A)
+    assert claimed(port_map, Origin(POD, 49_152), A) == port
+    assert port_map.known(WEB) is None
 
 
 @pytest.mark.parametrize("order", [(A, B, C), (C, B, A), (B, A, C)])
-def test_devices_that_shared_a_port_come_back_to_it_in_any_order(places: Places, order: tuple[str, ...]) -> None:
-    (port,) = {claimed(places, WEB, udn) for udn in (A, B, C)}
-    places.gone(POD)
-    assert {claimed(places, Origin(OTHER_POD, 8200), udn) for udn in order} == {port}
+def test_devices_that_shared_a_port_come_back_to_it_in_any_order(port_map: PortMap, order: tuple[str, ...]) -> None:
+    (port,) = {claimed(port_map, WEB, udn) for udn in (A, B, C)}
+    port_map.gone(POD)
+    assert {claimed(port_map, Origin(OTHER_POD, 8200), udn) for udn in order} == {port}
 
 
-def test_devices_that_part_do_not_take_the_port_from_each_other(places: Places) -> None:
-    (port,) = {claimed(places, WEB, udn) for udn in (A, B)}
+def test_devices_that_part_do_not_take_the_port_from_each_other(port_map: PortMap) -> None:
+    (port,) = {claimed(port_map, WEB, udn) for udn in (A, B)}
     elsewhere = Origin(POD, 8201)
-    other = claimed(places, elsewhere, B)
+    other = claimed(port_map, elsewhere, B)
     assert other != port, "the first of them takes it along"
     for _ in range(3):
-        assert (claimed(places, WEB, A), claimed(places, elsewhere, B)) == (port, other)
+        assert (claimed(port_map, WEB, A), claimed(port_map, elsewhere, B)) == (port, other)
 
 
-def test_the_first_of_devices_takes_the_port_along(places: Places) -> None:
-    (port,) = {claimed(places, WEB, udn) for udn in (A, B)}
+def test_the_first_of_devices_takes_the_port_along(port_map: PortMap) -> None:
+    (port,) = {claimed(port_map, WEB, udn) for udn in (A, B)}
     elsewhere = Origin(POD, 8201)
-    assert claimed(places, elsewhere, A) == port
-    other = claimed(places, WEB, B)
+    assert claimed(port_map, elsewhere, A) == port
+    other = claimed(port_map, WEB, B)
     for _ in range(3):
-        assert (claimed(places, WEB, B), claimed(places, elsewhere, A)) == (other, port)
+        assert (claimed(port_map, WEB, B), claimed(port_map, elsewhere, A)) == (other, port)
 
 
-def test_a_device_that_joins_another_gives_its_port_back(places: Places) -> None:
-    port = claimed(places, WEB, A)
-    had = claimed(places, Origin(POD, 8201), B)
-    assert claimed(places, WEB, B) == port
-    assert (places.target(had), ports_of(places)) == (None, [port])
-    assert claimed(places, Origin(POD, 8201), B) == had, "by its hash"
+def test_a_device_that_joins_another_gives_its_port_back(port_map: PortMap) -> None:
+    port = claimed(port_map, WEB, A)
+    had = claimed(port_map, Origin(POD, 8201), B)
+    assert claimed(port_map, WEB, B) == port
+    assert (port_map.target(had), ports_of(port_map)) == (None, [port])
+    assert claimed(port_map, Origin(POD, 8201), B) == had, "by its hash"
 
 
-def test_who_remains_when_the_first_left_takes_the_port_along(places: Places) -> None:
-    (port,) = {claimed(places, WEB, udn) for udn in (A, B)}
-    joined = claimed(places, Origin(POD, 8201), C)
-    assert claimed(places, Origin(POD, 8201), A) == joined
-    assert claimed(places, Origin(POD, 8202), B) == port
+def test_who_remains_when_the_first_left_takes_the_port_along(port_map: PortMap) -> None:
+    (port,) = {claimed(port_map, WEB, udn) for udn in (A, B)}
+    joined = claimed(port_map, Origin(POD, 8201), C)
+    assert claimed(port_map, Origin(POD, 8201), A) == joined
+    assert claimed(port_map, Origin(POD, 8202), B) == port
 
 
-def test_another_server_of_a_pod_follows_it(places: Places) -> None:
-    assert places.other(WEB) is None, "it has no place"
-    port = claimed(places, WEB, A)
-    assert places.other(WEB) == port
-    media = places.other(Origin(POD, 9000))
+def test_another_server_of_a_pod_follows_it(port_map: PortMap) -> None:
+    assert port_map.other(WEB) is None, "it has no place"
+    port = claimed(port_map, WEB, A)
+    assert port_map.other(WEB) == port
+    media = port_map.other(Origin(POD, 9000))
     assert media not in (port, None)
-    assert places.target(media or 0) == Origin(POD, 9000)
-    assert places.other(Origin(POD, 9000)) == media == places.known(Origin(POD, 9000))
-    assert places.other(Origin(OTHER_POD, 9000)) is None
-    places.gone(POD)
-    assert (places.target(media or 0), places.other(Origin(POD, 9000))) == (None, None)
-    claimed(places, Origin(OTHER_POD, 8200), A)
-    assert places.target(media or 0) == Origin(OTHER_POD, 9000)
-    again = Places(FIRST, LAST)
+    assert port_map.target(media or 0) == Origin(POD, 9000)
+    assert port_map.other(Origin(POD, 9000)) == media == port_map.known(Origin(POD, 9000))
+    assert port_map.other(Origin(OTHER_POD, 9000)) is None
+    port_map.gone(POD)
+    assert (port_map.target(media or 0), port_map.other(Origin(POD, 9000))) == (None, None)
+    claimed(port_map, Origin(OTHER_POD, 8200), A)
+    assert port_map.target(media or 0) == Origin(OTHER_POD, 9000)
+    again = PortMap(FIRST, LAST)
     claimed(again, Origin(THIRD_POD, 8200), A)
     assert again.other(Origin(THIRD_POD, 9000)) == media, "it is hashed by the device and the pod's port"
 
 
-def test_a_server_that_a_document_named_and_a_device_claims(places: Places) -> None:
-    claimed(places, WEB, A)
-    named, location = places.other(Origin(POD, 9000)), Origin(POD, 9000)
-    port = claimed(places, location, B)
-    assert places.known(location) == port
-    assert named == port or places.target(named or 0) is None
-    places.gone(POD)
-    claimed(places, Origin(OTHER_POD, 8200), A)
-    assert places.other(Origin(OTHER_POD, 9000)) is not None, "a document names it before its device is heard of"
-    assert claimed(places, Origin(OTHER_POD, 9000), B) == port, "and yet that keeps its port"
+def test_a_server_that_a_document_named_and_a_device_claims(port_map: PortMap) -> None:
+    claimed(port_map, WEB, A)
+    named, location = port_map.other(Origin(POD, 9000)), Origin(POD, 9000)
+    port = claimed(port_map, location, B)
+    assert port_map.known(location) == port
+    assert named == port or port_map.target(named or 0) is None
+    port_map.gone(POD)
+    claimed(port_map, Origin(OTHER_POD, 8200), A)
+    assert port_map.other(Origin(OTHER_POD, 9000)) is not None, "a document names it before its device is heard of"
+    assert claimed(port_map, Origin(OTHER_POD, 9000), B) == port, "and yet that keeps its port"
 
 
-def test_other_servers_are_not_carried_where_a_device_is(places: Places) -> None:
-    claimed(places, WEB, A)
-    media = places.other(Origin(POD, 9000))
-    port = claimed(places, Origin(OTHER_POD, 9000), B)
-    claimed(places, Origin(OTHER_POD, 8200), A)
-    assert (places.target(media or 0), places.known(Origin(OTHER_POD, 9000))) == (None, port)
+def test_other_servers_are_not_carried_where_a_device_is(port_map: PortMap) -> None:
+    claimed(port_map, WEB, A)
+    media = port_map.other(Origin(POD, 9000))
+    port = claimed(port_map, Origin(OTHER_POD, 9000), B)
+    claimed(port_map, Origin(OTHER_POD, 8200), A)
+    assert (port_map.target(media or 0), port_map.known(Origin(OTHER_POD, 9000))) == (None, port)
 
 
-def test_a_pod_has_no_more_than_its_share_of_places(places: Places) -> None:
-    ports = {claimed(places, Origin(POD, port), f"uuid:{port}") for port in range(1, PLACES_MAX + 1)}
+def test_a_pod_has_no_more_than_its_share_of_places(port_map: PortMap) -> None:
+    ports = {claimed(port_map, Origin(POD, port), f"uuid:{port}") for port in range(1, PLACES_MAX + 1)}
     assert len(ports) == PLACES_MAX
-    assert places.claim(Origin(POD, 99), "uuid:99") is None
-    assert claimed(places, Origin(POD, 98), "uuid:1") in ports, "that is none more"
-    others = {places.other(Origin(POD, port)) for port in range(1000, 1000 + OTHERS_MAX)}
+    assert port_map.claim(Origin(POD, 99), "uuid:99") is None
+    assert claimed(port_map, Origin(POD, 98), "uuid:1") in ports, "that is none more"
+    others = {port_map.other(Origin(POD, port)) for port in range(1000, 1000 + OTHERS_MAX)}
     assert len(others - {None}) == OTHERS_MAX
-    assert places.other(Origin(POD, 2000)) is None
-    assert len(ports_of(places)) == PLACES_MAX + OTHERS_MAX
-    places.left("uuid:3")
-    assert claimed(places, Origin(POD, 99), "uuid:99"), "a device that has left makes room"
-    assert places.known(Origin(POD, 3)) is None
-    moved = claimed(places, Origin(OTHER_POD, 8200), A)
-    assert places.claim(Origin(POD, 97), A) is None
-    assert places.target(moved) == Origin(OTHER_POD, 8200)
+    assert port_map.other(Origin(POD, 2000)) is None
+    assert len(ports_of(port_map)) == PLACES_MAX + OTHERS_MAX
+    port_map.left("uuid:3")
+    assert claimed(port_map, Origin(POD, 99), "uuid:99"), "a device that has left makes room"
+    assert port_map.known(Origin(POD, 3)) is None
+    moved = claimed(port_map, Origin(OTHER_POD, 8200), A)
+    assert port_map.claim(Origin(POD, 97), A) is None
+    assert port_map.target(moved) == Origin(OTHER_POD, 8200)
 
 
-def test_a_pod_whose_identity_changes_always_holds_no_more_memory(places: Places) -> None:
+def test_a_pod_whose_identity_changes_always_holds_no_more_memory(port_map: PortMap) -> None:
     for number in range(10 * UDNS_MAX):
-        claimed(places, WEB, f"uuid:{number}")
-    assert ports_of(places) == [claimed(places, WEB, "uuid:0")]
-    assert len(places._by_udn) == UDNS_MAX
+        claimed(port_map, WEB, f"uuid:{number}")
+    assert ports_of(port_map) == [claimed(port_map, WEB, "uuid:0")]
+    assert len(port_map._by_udn) == UDNS_MAX
     for number in range(100):
-        places.left(f"uuid:{number - 1}")
-        claimed(places, Origin(OTHER_POD, 1 + number), f"uuid:{number}")
-    assert len(ports_of(places)) <= 1 + PLACES_MAX
+        port_map.left(f"uuid:{number - 1}")
+        claimed(port_map, Origin(OTHER_POD, 1 + number), f"uuid:{number}")
+    assert len(ports_of(port_map)) <= 1 + PLACES_MAX
 
 
 def test_where_all_are_taken_what_is_gone_longest_makes_room() -> None:
-    places = Places(FIRST, FIRST + 2)
-    ports = [claimed(places, Origin(f"10.0.0.{number}", 8200), f"uuid:{number}") for number in range(3)]
+    port_map = PortMap(FIRST, FIRST + 2)
+    ports = [claimed(port_map, Origin(f"10.0.0.{number}", 8200), f"uuid:{number}") for number in range(3)]
     for number in (1, 0):
-        places.gone(f"10.0.0.{number}")
-    assert claimed(places, Origin(POD, 8200), A) == ports[1]
-    assert claimed(places, Origin("10.0.0.9", 8200), "uuid:0") == ports[0], "the other one has its port still"
-    assert places.claim(Origin("10.0.0.8", 8200), "uuid:1") is None
-    places.left("uuid:2")
-    assert places.target(ports[2]) is not None, "it can still be reached"
-    assert claimed(places, Origin("10.0.0.8", 8200), "uuid:1") == ports[2]
+        port_map.gone(f"10.0.0.{number}")
+    assert claimed(port_map, Origin(POD, 8200), A) == ports[1]
+    assert claimed(port_map, Origin("10.0.0.9", 8200), "uuid:0") == ports[0], "the other one has its port still"
+    assert port_map.claim(Origin("10.0.0.8", 8200), "uuid:1") is None
+    port_map.left("uuid:2")
+    assert port_map.target(ports[2]) is not None, "it can still be reached"
+    assert claimed(port_map, Origin("10.0.0.8", 8200), "uuid:1") == ports[2]
 
 
 def test_a_device_that_is_back_is_not_away() -> None:
-    places = Places(FIRST, FIRST)
-    port = claimed(places, WEB, A)
-    claimed(places, WEB, B)
-    places.left(A)
-    assert places.claim(Origin(OTHER_POD, 1), C) is None, "the other one is there"
-    places.left(B)
-    claimed(places, WEB, A)
-    assert places.claim(Origin(OTHER_POD, 1), C) is None
-    places.left(A)
-    assert claimed(places, Origin(OTHER_POD, 1), C) == port
+    port_map = PortMap(FIRST, FIRST)
+    port = claimed(port_map, WEB, A)
+    claimed(port_map, WEB, B)
+    port_map.left(A)
+    assert port_map.claim(Origin(OTHER_POD, 1), C) is None, "the other one is there"
+    port_map.left(B)
+    claimed(port_map, WEB, A)
+    assert port_map.claim(Origin(OTHER_POD, 1), C) is None
+    port_map.left(A)
+    assert claimed(port_map, Origin(OTHER_POD, 1), C) == port
 
 
 def test_what_is_away_since_it_left_is_away_longer_than_what_is_gone_since() -> None:
-    places = Places(FIRST, FIRST + 1)
-    port = claimed(places, WEB, A)
-    claimed(places, Origin(OTHER_POD, 8200), B)
-    places.left(A)
-    places.gone(OTHER_POD)
-    places.gone(POD)
-    assert claimed(places, Origin(THIRD_POD, 8200), C) == port
+    port_map = PortMap(FIRST, FIRST + 1)
+    port = claimed(port_map, WEB, A)
+    claimed(port_map, Origin(OTHER_POD, 8200), B)
+    port_map.left(A)
+    port_map.gone(OTHER_POD)
+    port_map.gone(POD)
+    assert claimed(port_map, Origin(THIRD_POD, 8200), C) == port
 
 
 def test_devices_that_did_not_come_back_with_the_first_are_away() -> None:
-    places = Places(FIRST, FIRST)
+    port_map = PortMap(FIRST, FIRST)
     for udn in (A, B):
-        claimed(places, WEB, udn)
-    places.gone(POD)
-    claimed(places, Origin(OTHER_POD, 8200), A)
-    places.left(A)
-    assert places.claim(Origin(THIRD_POD, 8200), C) == FIRST
+        claimed(port_map, WEB, udn)
+    port_map.gone(POD)
+    claimed(port_map, Origin(OTHER_POD, 8200), A)
+    port_map.left(A)
+    assert port_map.claim(Origin(THIRD_POD, 8200), C) == FIRST
 
 
 def test_other_servers_make_room_before_devices_do() -> None:
-    places = Places(FIRST, FIRST + 1)
-    port = claimed(places, WEB, A)
-    media = places.other(Origin(POD, 9000))
-    places.gone(POD)
-    assert claimed(places, Origin(OTHER_POD, 8200), B) == media
-    assert claimed(places, Origin(THIRD_POD, 8200), A) == port
+    port_map = PortMap(FIRST, FIRST + 1)
+    port = claimed(port_map, WEB, A)
+    media = port_map.other(Origin(POD, 9000))
+    port_map.gone(POD)
+    assert claimed(port_map, Origin(OTHER_POD, 8200), B) == media
+    assert claimed(port_map, Origin(THIRD_POD, 8200), A) == port
 
 
 def test_other_servers_come_back_and_go_with_their_device() -> None:
-    places = Places(FIRST, FIRST + 1)
-    port = claimed(places, WEB, A)
-    media = places.other(Origin(POD, 9000))
-    places.gone(POD)
-    claimed(places, Origin(OTHER_POD, 8200), A)
-    assert places.claim(Origin(THIRD_POD, 8200), B) is None, "both are there"
-    places.refuse(port)
-    assert (ports_of(places), places.target(media or 0)) == ([], None)
+    port_map = PortMap(FIRST, FIRST + 1)
+    port = claimed(port_map, WEB, A)
+    media = port_map.other(Origin(POD, 9000))
+    port_map.gone(POD)
+    claimed(port_map, Origin(OTHER_POD, 8200), A)
+    assert port_map.claim(Origin(THIRD_POD, 8200), B) is None, "both are there"
+    port_map.refuse(port)
+    assert (ports_of(port_map), port_map.target(media or 0)) == ([], None)
 
 
 def test_a_device_that_left_does_not_make_room_for_a_server_of_its_own() -> None:
-    places = Places(FIRST, FIRST)
-    claimed(places, WEB, A)
-    places.left(A)
-    assert places.other(Origin(POD, 9000)) is None
-    assert places.target(FIRST) == WEB
+    port_map = PortMap(FIRST, FIRST)
+    claimed(port_map, WEB, A)
+    port_map.left(A)
+    assert port_map.other(Origin(POD, 9000)) is None
+    assert port_map.target(FIRST) == WEB
 
 
-def test_other_servers_that_move_are_no_more_than_a_pod_may_have(places: Places) -> None:
-    claimed(places, WEB, A)
+def test_other_servers_that_move_are_no_more_than_a_pod_may_have(port_map: PortMap) -> None:
+    claimed(port_map, WEB, A)
     for port in range(9000, 9000 + OTHERS_MAX):
-        assert places.other(Origin(POD, port))
-    claimed(places, Origin(OTHER_POD, 8200), B)
-    media = places.other(Origin(OTHER_POD, 7000))
-    claimed(places, Origin(POD, 8201), B)
-    assert media not in ports_of(places)
-    assert len(ports_of(places)) == 2 + OTHERS_MAX
+        assert port_map.other(Origin(POD, port))
+    claimed(port_map, Origin(OTHER_POD, 8200), B)
+    media = port_map.other(Origin(OTHER_POD, 7000))
+    claimed(port_map, Origin(POD, 8201), B)
+    assert media not in ports_of(port_map)
+    assert len(ports_of(port_map)) == 2 + OTHERS_MAX
 
 
 def test_a_refused_port_is_gone_around() -> None:
-    places = Places(FIRST, FIRST + 1)
-    port = claimed(places, WEB, A)
-    places.refuse(port)
-    assert (places.target(port), ports_of(places)) == (None, [])
-    second = claimed(places, WEB, A)
+    port_map = PortMap(FIRST, FIRST + 1)
+    port = claimed(port_map, WEB, A)
+    port_map.refuse(port)
+    assert (port_map.target(port), ports_of(port_map)) == (None, [])
+    second = claimed(port_map, WEB, A)
     assert second == FIRST + (port == FIRST)
-    places.refuse(second)
-    assert places.claim(WEB, A) is None
-    assert claimed(places, WEB, A) == port, "whoever had it may be gone by the next time"
-    places.refuse(1)
-    assert ports_of(places) == [port]
+    port_map.refuse(second)
+    assert port_map.claim(WEB, A) is None
+    assert claimed(port_map, WEB, A) == port, "whoever had it may be gone by the next time"
+    port_map.refuse(1)
+    assert ports_of(port_map) == [port]
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 5), (5, 4), (1, 65_536)])
 def test_what_is_no_range_of_ports_is_refused(first: int, last: int) -> None:
     with pytest.raises(ValueError, match="no ports"):
-        Places(first, last)
+        PortMap(first, last)
 
 
 UDNS = st.sampled_from([f"uuid:{letter}" for letter in "abcdef"])
@@ -302,20 +302,20 @@ class AnyHistory(RuleBasedStateMachine):
     @initialize(count=st.integers(1, 5) | st.just(40))
     def begin(self, count: int) -> None:
         self.count = count
-        self.places = Places(FIRST, FIRST + count - 1)
+        self.port_map = PortMap(FIRST, FIRST + count - 1)
         self.had: dict[str, int] = {}
         """By UDN: the port of its last claim."""
 
     @rule(origin=ORIGINS, udn=UDNS)
     def claim(self, origin: Origin, udn: str) -> None:
-        known, port_had = self.places.known(origin), self.had.get(udn)
+        known, port_had = self.port_map.known(origin), self.had.get(udn)
         shares = [other for other, port in self.had.items() if port == port_had and other != udn]
         claims = known in self.had.values()
-        port = self.places.claim(origin, udn)
+        port = self.port_map.claim(origin, udn)
         if port is None:
             assert self.count < 40, "there is room for all"
             return
-        assert (self.places.target(port), self.places.known(origin)) == (origin, port)
+        assert (self.port_map.target(port), self.port_map.known(origin)) == (origin, port)
         if self.count == 40:  # otherwise it may have been given away
             if claims:
                 assert port == known, "one origin, one port"
@@ -325,43 +325,43 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule(origin=ORIGINS)
     def name(self, origin: Origin) -> None:
-        is_there = any(origin.host == (self.places.target(port) or NOWHERE).host for port in self.had.values())
-        port = self.places.other(origin)
+        is_there = any(origin.host == (self.port_map.target(port) or NOWHERE).host for port in self.had.values())
+        port = self.port_map.other(origin)
         if port is not None:
-            assert self.places.target(port) == origin
+            assert self.port_map.target(port) == origin
         if self.count == 40:
             assert (port is not None) >= is_there
 
     @rule(udn=UDNS)
     def leave(self, udn: str) -> None:
-        before = [self.places.target(port) for port in ports_of(self.places)]
-        self.places.left(udn)
-        assert before == [self.places.target(port) for port in ports_of(self.places)]
+        before = [self.port_map.target(port) for port in ports_of(self.port_map)]
+        self.port_map.left(udn)
+        assert before == [self.port_map.target(port) for port in ports_of(self.port_map)]
 
     @rule(host=st.sampled_from([POD, OTHER_POD, THIRD_POD]))
     def end(self, host: str) -> None:
-        before = ports_of(self.places)
-        self.places.gone(host)
-        assert ports_of(self.places) == before
-        assert all((self.places.target(port) or NOWHERE).host != host for port in before)
+        before = ports_of(self.port_map)
+        self.port_map.gone(host)
+        assert ports_of(self.port_map) == before
+        assert all((self.port_map.target(port) or NOWHERE).host != host for port in before)
 
-    @precondition(lambda self: bool(ports_of(self.places)))
+    @precondition(lambda self: bool(ports_of(self.port_map)))
     @rule(data=st.data())
     def refuse(self, data: st.DataObject) -> None:
-        port = data.draw(st.sampled_from(ports_of(self.places)))
-        self.places.refuse(port)
-        assert self.places.target(port) is None
+        port = data.draw(st.sampled_from(ports_of(self.port_map)))
+        self.port_map.refuse(port)
+        assert self.port_map.target(port) is None
         self.had = {udn: had for udn, had in self.had.items() if had != port}
 
     @invariant()
     def one_to_one(self) -> None:
-        ports = ports_of(self.places)
+        ports = ports_of(self.port_map)
         assert len(ports) == len(set(ports)) <= self.count
         assert all(FIRST <= port < FIRST + self.count for port in ports)
-        targets = [target for port in ports if (target := self.places.target(port)) is not None]
+        targets = [target for port in ports if (target := self.port_map.target(port)) is not None]
         assert len(targets) == len(set(targets))
-        assert all(self.places.target(self.places.known(target) or 0) == target for target in targets)
-        assert set(self.places._away) <= set(ports)
+        assert all(self.port_map.target(self.port_map.known(target) or 0) == target for target in targets)
+        assert set(self.port_map._away) <= set(ports)
 
 
 TestAnyHistory = AnyHistory.TestCase

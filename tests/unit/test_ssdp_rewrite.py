@@ -370,13 +370,13 @@ def test_the_work_for_a_document_is_bounded(part: bytes, monkeypatch: pytest.Mon
     monkeypatch.setattr(urls, "URLS_MAX", most)
     looked_at = 0
 
-    class Counted(urls._Places):
+    class Counted(urls._UrlMatches):
         def put(self, match: re.Match[bytes]) -> bytes:
             nonlocal looked_at
             looked_at += 1
             return super().put(match)
 
-    monkeypatch.setattr(urls, "_Places", Counted)
+    monkeypatch.setattr(urls, "_UrlMatches", Counted)
     size = (1 << 20) // len(part) // 8 * 8
     for body in {part * size, (part * min(size, most)).ljust(1 << 20)}:
         looked_at = 0

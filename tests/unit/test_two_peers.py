@@ -19,7 +19,7 @@ from fanout.protocol.receiving.reception import Reception, Taken, Ticket
 from fanout.protocol.seal import Keyring, Opener, Sealer
 from fanout.protocol.sending.exchange import Exchange
 from fanout.protocol.sending.receipt import Receipt, ReceiptStatus, Reply
-from fanout.protocol.sending.rtt import RoundTrip
+from fanout.protocol.sending.rtt import RttEstimator
 
 ME = 1
 EPOCH = 1_700_000_000.0
@@ -97,7 +97,7 @@ class World:
             timeout=timeout,
             retries=None,
             is_query=is_query,
-            round_trip=RoundTrip(),
+            round_trip=RttEstimator(),
             jitter=lambda: 0.5,
         )
         self._fates = fates
@@ -119,7 +119,7 @@ class World:
             assert self._opener is not None
             try:
                 found = frame.decode(self._opener.open(found, EPOCH + self.now))
-            except frame.Refused:
+            except frame.InvalidFrame:
                 return  # a copy of one that was opened
         assert isinstance(found, (frame.Answer, frame.ReplyFragment))
         assert (found.asker, found.number) == (ME, 1)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fanout.protocol import frame
 from fanout.protocol.drop_reasons import ReceiveDrop
-from fanout.protocol.frame import Cut, Refused, Status
+from fanout.protocol.frame import AnswerStatus, Cut, InvalidFrame
 from fanout.protocol.seal import Keyring, Opener, Sealer
 from tests.support import wire_decoder
 from tests.support.tree import ROOT
@@ -39,7 +39,7 @@ def test_the_decoder_is_short_and_independent() -> None:
 
 
 def test_every_kind_has_a_vector() -> None:
-    assert {fields["kind"] for _, _, fields in _VECTORS} == {*frame.Kind, frame.Kind.NUMBERED | frame.SEALED}
+    assert {fields["kind"] for _, _, fields in _VECTORS} == {*frame.FrameKind, frame.FrameKind.NUMBERED | frame.SEALED}
 
 
 @pytest.mark.parametrize(("data", "fields"), [vector[1:] for vector in _VECTORS], ids=[name for name, _, _ in _VECTORS])
@@ -86,14 +86,14 @@ def test_fanout_writes_the_vectors() -> None:
         frame.mark(_SENDER, 9, 1),
         frame.fragment(Cut.of(b"reload", 1200), _SENDER, 8, 0, flags=frame.ASK),
         frame.fragment(Cut.of(payload, 256), _SENDER, 10, 2, flags=frame.NUMBERED),
-        frame.answer(_RECEIVER, 8, _SENDER, 0, Status.CONFIRMED),
-        frame.answer(_RECEIVER, 8, _SENDER, 3, Status.FAILED, detail=b"ValueError: no"),
+        frame.answer(_RECEIVER, 8, _SENDER, 0, AnswerStatus.CONFIRMED),
+        frame.answer(_RECEIVER, 8, _SENDER, 3, AnswerStatus.FAILED, detail=b"ValueError: no"),
         frame.answer(
             _RECEIVER,
             10,
             _SENDER,
             1,
-            Status.PARTIAL,
+            AnswerStatus.PARTIAL,
             first_missing=1,
             detail=frame.bitmap([False, True, False, True]),
         ),
@@ -105,7 +105,7 @@ def test_fanout_writes_the_vectors() -> None:
 
 @given(st.binary(max_size=200))
 def test_what_is_no_frame_is_refused(data: bytes) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(InvalidFrame):
         frame.decode(data)
 
 
@@ -117,7 +117,7 @@ def test_any_body_is_a_frame_or_refused(kind: int, body: bytes) -> None:
     data = _BEGINNING + bytes((kind,)) + body
     try:
         found = frame.decode(data)
-    except Refused as refusal:
+    except InvalidFrame as refusal:
         refused = refusal
     else:
         if not isinstance(found, frame.Sealed):
@@ -129,18 +129,18 @@ def test_any_body_is_a_frame_or_refused(kind: int, body: bytes) -> None:
 
 
 def test_an_answer_of_no_known_status_is_refused() -> None:
-    good = frame.answer(_RECEIVER, 8, _SENDER, 0, Status.CONFIRMED)
+    good = frame.answer(_RECEIVER, 8, _SENDER, 0, AnswerStatus.CONFIRMED)
     at = frame.HEADER.size + 9  # behind whom it answers, and which try
-    assert good[at : at + 3] == bytes((Status.CONFIRMED, 0, 0))
+    assert good[at : at + 3] == bytes((AnswerStatus.CONFIRMED, 0, 0))
     for status in range(256):
         for zero in (0, 1):
             data = good[:at] + bytes((status, 0, zero)) + good[at + 3 :]
-            if status in set(Status) and not zero:
+            if status in set(AnswerStatus) and not zero:
                 found = frame.decode(data)
                 assert isinstance(found, frame.Answer)
                 assert found.status == status
             else:
-                with pytest.raises(Refused, match=f"an answer with status {status}, {zero}"):
+                with pytest.raises(InvalidFrame, match=f"an answer with status {status}, {zero}"):
                     frame.decode(data)
 
 
@@ -168,7 +168,7 @@ def test_a_message_is_cut_and_put_together_again(payload: bytes, size: int, atte
 def test_what_is_not_known_is_refused_by_name(change: tuple[int, int], reason: ReceiveDrop, says: str) -> None:
     data = bytearray(frame.fragment(Cut.of(b"abcd", 1200), 1, 2, 0, flags=frame.ASK))
     data[change[0]] = change[1]
-    with pytest.raises(Refused, match=says) as refusal:
+    with pytest.raises(InvalidFrame, match=says) as refusal:
         frame.decode(bytes(data))
     assert refusal.value.reason is reason
 
@@ -183,4 +183,4 @@ def test_a_bitmap_is_read_as_it_was_written(present: list[bool]) -> None:
 def test_an_answer_is_no_larger_than_the_least_that_asks() -> None:
     question = frame.fragment(Cut.of(b"", 1200), 1, 2, 0, flags=frame.ASK)
     assert len(question) == frame.ASK_MIN
-    assert len(frame.answer(1, 2, 3, 4, Status.FAILED)) < len(question)
+    assert len(frame.answer(1, 2, 3, 4, AnswerStatus.FAILED)) < len(question)

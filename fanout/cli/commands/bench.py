@@ -120,9 +120,9 @@ def _measure(target: Target, endpoints: tuple[Endpoint, ...], plan: Plan) -> Ben
         with on_interrupt(made.interrupt):
             if not sys.stderr.isatty():
                 return made.run()
-            from fanout.cli.bench_view import Live
+            from fanout.cli.bench_view import BenchProgress
 
-            with Live(target) as live:
+            with BenchProgress(target) as live:
                 return made.run(live.look)
     finally:
         made.close()

@@ -16,11 +16,11 @@ from fanout.cli.main import EXIT_ERROR, EXIT_OK
 from fanout.cli.options import FiniteRange, option, output_option
 from fanout.cli.output import errors_as_json, note, print_json
 from fanout.cli.target import Target, find_target, optional_target_options
-from fanout.doctor.core.facts import Check, Status
+from fanout.doctor.core.facts import Check, CheckStatus
 from fanout.relay.core.ingress import Ingress
 from fanout.relay.core.ingress import check as check_ingresses
 
-_COLOURS = {Status.OK: "green", Status.WARNING: "yellow", Status.PROBLEM: "red"}
+_COLOURS = {CheckStatus.OK: "green", CheckStatus.WARNING: "yellow", CheckStatus.PROBLEM: "red"}
 _INDENT = " " * 9
 _WAIT_MAX = 3600
 _CLEAR = "\r\033[K"
@@ -69,10 +69,12 @@ def doctor(
             checks.append(check)
             if output == "text":
                 _show(check)
-    worst = next((each for each in reversed(Status) if any(check.status is each for check in checks)), Status.OK)
+    worst = next(
+        (each for each in reversed(CheckStatus) if any(check.status is each for check in checks)), CheckStatus.OK
+    )
     if output == "json":
         print_json({"status": worst.value, "checks": [_as_json(check) for check in checks]})
-    return EXIT_OK if worst is Status.OK else EXIT_ERROR
+    return EXIT_OK if worst is CheckStatus.OK else EXIT_ERROR
 
 
 def _examine(target: Target | None, ingresses: Sequence[Ingress], wait: float) -> Iterator[Check]:

@@ -14,7 +14,7 @@ import click
 from fanout.cli.options import FiniteRange, option, output_option
 from fanout.cli.output import print_json
 from fanout.cli.target import plural
-from fanout.local.settings import MAX_DRAIN, MAX_REPLICAS, STATUS_TIMEOUT, STOP_TIMEOUT, Settings, ready_timeout
+from fanout.local.settings import MAX_DRAIN, MAX_REPLICAS, STATUS_TIMEOUT, STOP_TIMEOUT, LocalSettings, ready_timeout
 from fanout.local.state import LocalService, LocalServiceError, running
 from fanout.model import DEFAULT_PORT
 
@@ -68,7 +68,7 @@ def up(replicas: int, port: int, drain: float, detach: bool, pid: int | None) ->
         signal.signal(number, _interrupt)
     watched = [] if detach else [os.getpid()]
     watched += [] if pid is None else [pid]
-    supervisor, service = launch(Settings(replicas, port, drain, tuple(watched)))
+    supervisor, service = launch(LocalSettings(replicas, port, drain, tuple(watched)))
     _introduce(service, detach=detach)
     return 0 if detach else _stay(supervisor, service)
 

@@ -14,8 +14,8 @@ from fanout.cli.main import EXIT_INCOMPLETE, EXIT_INTERRUPTED
 from fanout.cli.message import limit_of, read_message
 from fanout.cli.options import is_given, max_datagram_option, option, output_option, patience_options, seal_options
 from fanout.cli.output import errors_as_json, milliseconds, note, print_json, show_library_notes
-from fanout.cli.receipts import Tally, hint, pod_json, pod_line, pods_by_status, seconds, whom
-from fanout.cli.stream import Stream
+from fanout.cli.receipts import ConfirmTally, hint, pod_json, pod_line, pods_by_status, seconds, whom
+from fanout.cli.stream import LineStream
 from fanout.cli.target import Target, find_target, target_options
 from fanout.protocol.frame import FRAGMENT_OVERHEAD, REPLY_OVERHEAD
 from fanout.protocol.sending.receipt import ReceiptStatus, Reply
@@ -73,7 +73,7 @@ def query(
         target = find_target(service, port, family, nameserver, allow_loopback)
         if target.note:
             note(target.note)
-        stream = Stream(limit)
+        stream = LineStream(limit)
         # What a question's datagram may hold is a bit more than what that of a reply may, which is no larger.
         whole = (max_datagram or MAX_DATAGRAM) + FRAGMENT_OVERHEAD - REPLY_OVERHEAD
         replies: list[Reply] = []
@@ -96,7 +96,7 @@ def query(
                         replies.append(reply)
                     else:
                         click.echo(_line(reply, is_cut=max(len(payload), len(reply.payload)) > whole))
-            tally = Tally()
+            tally = ConfirmTally()
             if asked is None:  # interrupted while pods were looked for, as a rule
                 tally.add_interrupted((), len(payload), time.monotonic() - started)
             else:
@@ -137,7 +137,7 @@ def _printable(payload: bytes) -> str | None:
     return text if all(character.isprintable() or character == "\n" for character in text) else None
 
 
-def _show(target: Target, tally: Tally, *, interrupted: bool) -> None:
+def _show(target: Target, tally: ConfirmTally, *, interrupted: bool) -> None:
     for pod in tally.pods:
         if pod.status is not ReceiptStatus.CONFIRMED:
             click.echo(pod_line(pod, tally.elapsed))
@@ -155,7 +155,7 @@ def _show(target: Target, tally: Tally, *, interrupted: bool) -> None:
     )
 
 
-def _as_json(target: Target, size: int, tally: Tally, replies: list[Reply], elapsed: float) -> dict[str, Any]:
+def _as_json(target: Target, size: int, tally: ConfirmTally, replies: list[Reply], elapsed: float) -> dict[str, Any]:
     joined = {pod.endpoint for pod in tally.pods if pod.joined}
     others = [status for status in ReceiptStatus if status is not ReceiptStatus.CONFIRMED]
     return {

@@ -110,6 +110,6 @@ def receive(**settings: Any) -> None:
             raise click.UsageError(f"{flags[0]} says nothing without {flags[1]}: give both")
     # The kernel drops a signal to PID 1 that has no handler yet, but keeps a blocked one until the app takes it.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
-    from fanout.daemon.receiver.app import Settings, run
+    from fanout.daemon.receiver.app import ReceiverSettings, run
 
-    run(Settings(**settings))
+    run(ReceiverSettings(**settings))

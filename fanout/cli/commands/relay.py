@@ -212,12 +212,12 @@ def relay(
     ingresses = _of_local_service(ingresses, settings)
     # The kernel drops a signal to PID 1 that has no handler yet, but keeps a blocked one until the app takes it.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
-    from fanout.daemon.relay.app import Settings, run
+    from fanout.daemon.relay.app import RelaySettings, run
 
-    run(Settings(ingresses=ingresses, loop_guard=loop_guard, **settings))
+    run(RelaySettings(ingresses=ingresses, loop_guard=loop_guard, **settings))
 
 
-class _Place(NamedTuple):
+class _ListenOption(NamedTuple):
     """One --listen, and what belongs to it."""
 
     url: str
@@ -227,26 +227,26 @@ class _Place(NamedTuple):
 
 def _in_order(
     order: Sequence[str], service: str, listen: Sequence[str], to: Sequence[str], to_port: Sequence[int]
-) -> list[_Place]:
+) -> list[_ListenOption]:
     """Give each --to and --to-port to the --listen before it; raise `click.UsageError`."""
     if not listen:
         raise click.UsageError("say where to listen: --listen INGRESS, as often as there are, or --config FILE")
     if "listen" not in order:  # from the environment: whatever is said is said for all
         if to or len(to_port) > 1:
             raise click.UsageError("FANOUT_LISTEN goes to one --service and at most one --to-port: give --listen")
-        return _with_services([_Place(url, service, to_port[0] if to_port else None) for url in listen])
+        return _with_services([_ListenOption(url, service, to_port[0] if to_port else None) for url in listen])
     default_port = None
     if to_port and "to_port" not in order:
         if len(to_port) > 1:
             raise click.UsageError("FANOUT_TO_PORT is one port, for every --listen: give --to-port behind each")
         (default_port,) = to_port
-    places: list[_Place] = []
+    places: list[_ListenOption] = []
     values = {"listen": iter(listen), "to": iter(to), "to_port": iter(to_port)}
     given: set[str] = set()
     for name in order:
         value: Any = next(values[name])
         if name == "listen":
-            places.append(_Place(value, service, default_port))
+            places.append(_ListenOption(value, service, default_port))
             given.clear()
             continue
         flag = f"--{name.replace('_', '-')} {value}"
@@ -259,7 +259,7 @@ def _in_order(
     return _with_services(places)
 
 
-def _with_services(places: list[_Place]) -> list[_Place]:
+def _with_services(places: list[_ListenOption]) -> list[_ListenOption]:
     for place in places:
         if not place.service.strip():
             raise click.UsageError(f"--listen {place.url} goes nowhere: add --to SERVICE, or --service for all")

@@ -15,7 +15,7 @@ from fanout.cli.main import EXIT_NO_ENDPOINTS
 from fanout.cli.options import option, output_option
 from fanout.cli.output import errors_as_json, note, print_json
 from fanout.cli.target import Target, find_target, target_options
-from fanout.discovery.core.answer import Answer, why_no_endpoints
+from fanout.discovery.core.answer import DnsAnswer, why_no_endpoints
 from fanout.discovery.core.endpoints import CONFIRM_AFTER
 from fanout.discovery.refresher import Known, Refresher
 
@@ -66,7 +66,7 @@ def resolve(
     return 0 if answer.endpoints else EXIT_NO_ENDPOINTS
 
 
-def _show(target: Target, answer: Answer) -> None:
+def _show(target: Target, answer: DnsAnswer) -> None:
     name = answer.name or target.service.name
     if answer.endpoints:
         dns_ttl = "" if answer.dns_ttl is None else f", DNS TTL {answer.dns_ttl:g} s"
@@ -85,7 +85,7 @@ def _show(target: Target, answer: Answer) -> None:
             click.echo(f"  {lookup.name} {lookup.record} at {lookup.nameserver} over {lookup.over}: {lookup.result}")
 
 
-def _as_json(target: Target, answer: Answer) -> dict[str, Any]:
+def _as_json(target: Target, answer: DnsAnswer) -> dict[str, Any]:
     return {
         "service": target.service.name,
         "name": answer.name,

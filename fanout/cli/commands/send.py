@@ -25,7 +25,7 @@ from fanout.cli.options import (
     seal_options,
 )
 from fanout.cli.output import errors_as_json, note, print_json, show_library_notes
-from fanout.cli.stream import Stream
+from fanout.cli.stream import LineStream
 from fanout.cli.target import Target, find_target, plural, target_options
 from fanout.errors import FanoutError
 from fanout.model import Endpoint
@@ -129,7 +129,7 @@ def send(
             raise click.UsageError("--interval says how fast, and so do --rate and --bandwidth: give one")
         _check_together(confirm=confirm, bandwidth=bandwidth, sealed=key_file is not None)
         limit = limit_of(framed=bool(confirm or numbered or max_datagram or key_file))
-        stream = Stream(limit, allow_empty=allow_empty)
+        stream = LineStream(limit, allow_empty=allow_empty)
         payload = None if lines else read_message(message, path, limit, allow_empty=allow_empty)
         target = find_target(service, port, family, nameserver, allow_loopback)
         if target.note and not quiet:
@@ -151,11 +151,11 @@ def send(
             shown = not is_typed and not quiet and sys.stderr.isatty()
             if confirm:
                 # Imported when it is needed: a plain message is not to wait for it.
-                from fanout.cli.send_confirmed import Asking, send_confirmed
+                from fanout.cli.send_confirmed import ConfirmOptions, send_confirmed
 
                 pace = 1.0 / rate if rate else interval or 0.0
                 messages = None if payload is None else count
-                asking = Asking(timeout, retries, pace, messages, output, quiet, shown)
+                asking = ConfirmOptions(timeout, retries, pace, messages, output, quiet, shown)
                 if max_datagram is not None:
                     asking = asking._replace(whole=max_datagram)
                 return send_confirmed(sender, target, payloads, stream, asking)
@@ -230,7 +230,7 @@ def _show_dry_run(target: Target, endpoints: tuple[Endpoint, ...], output: str, 
     return 0
 
 
-def _show(target: Target, report: Report, stream: Stream) -> None:
+def _show(target: Target, report: Report, stream: LineStream) -> None:
     if not report.messages:
         left_out = f"; {plural(stream.empty_lines, 'empty line')} left out" if stream.empty_lines else ""
         click.secho(f"sent nothing: no message came{left_out}", fg="yellow")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self
 
 from fanout.daemon.common.logs import LogStream
-from fanout.daemon.common.rates import GAP, Alarm, Table
+from fanout.daemon.common.rates import GAP, Alarm, TextTable
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, Group, RenderResult
@@ -32,14 +32,14 @@ def is_wanted(log_format: str) -> bool:
     return log_format == "auto" and sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown")
 
 
-class Live:
+class LiveTables:
     """Shows tables on standard output while it is entered, by a thread of its own.
 
     `look` returns the tables of this moment, given how many rows there is room for. The screen stays the terminal's
     own and the cursor visible: nothing has to be put right, however the process ends or is suspended.
     """
 
-    def __init__(self, stream: LogStream, look: Callable[[int], Sequence[Table]]) -> None:
+    def __init__(self, stream: LogStream, look: Callable[[int], Sequence[TextTable]]) -> None:
         self._stream = stream
         self._look = look
         self._lines: list[str] = []
@@ -123,7 +123,7 @@ class _Verbatim:
         yield Segment(self._text)
 
 
-def _picture(tables: Sequence[Table]) -> Group:
+def _picture(tables: Sequence[TextTable]) -> Group:
     from rich import table
     from rich.console import Group
     from rich.text import Text

@@ -20,7 +20,7 @@ class Alarm(str):
     __slots__ = ()
 
 
-class Table(NamedTuple):
+class TextTable(NamedTuple):
     """Columns and rows of cells; a column is text, to the left, or numbers, to the right."""
 
     texts: tuple[str, ...]
@@ -32,7 +32,7 @@ class Table(NamedTuple):
     dispensable: tuple[str, ...] = ()
     """Columns that a narrow terminal does without, in this order."""
 
-    def within(self, width: int) -> Table:
+    def within(self, width: int) -> TextTable:
         """Return it with the columns for which there is room."""
         texts, numbers, rows = self.texts, self.numbers, self.rows
         for name in self.dispensable:

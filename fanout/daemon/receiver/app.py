@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from fanout.daemon.common import live, logs
 from fanout.daemon.common.admin import AdminServer
-from fanout.daemon.common.rates import Table, Window
+from fanout.daemon.common.rates import TextTable, Window
 from fanout.daemon.receiver import events, messages
 from fanout.daemon.receiver.handlers import Handler, make_handler
 from fanout.daemon.receiver.handling import Handling
@@ -26,7 +26,7 @@ from fanout.limiter import LineLimiter
 from fanout.metrics import ReceiverCollector
 from fanout.model import Message
 from fanout.receiver.aio import AsyncReceiver
-from fanout.receiver.queue import Batch
+from fanout.receiver.queue import MessageBatch
 from fanout.receiver.sync import ReceiverStats
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -37,7 +37,7 @@ _GRACE = 1.0  # seconds for handlers after the drain
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ReceiverSettings:
     """How to receive and log; the defaults are those of `fanout receive`."""
 
     host: str | None
@@ -68,19 +68,19 @@ class Settings:
     cluster: str
 
 
-def run(settings: Settings) -> None:
+def run(settings: ReceiverSettings) -> None:
     """Receive, handle and log until SIGTERM or SIGINT; raise `FanoutError` where it cannot start."""
     with contextlib.ExitStack() as stack:
         handler = make_handler(settings.exec_, settings.handler, settings.exec_timeout)
         if handler is not None:
             stack.callback(handler.close)
         stream = logs.LogStream(settings.log_file)
-        asyncio.run(_App(settings, stream, handler, stack).run())
+        asyncio.run(_ReceiverApp(settings, stream, handler, stack).run())
 
 
-class _App(Collector):
+class _ReceiverApp(Collector):
     def __init__(
-        self, settings: Settings, stream: logs.LogStream, handler: Handler | None, stack: contextlib.ExitStack
+        self, settings: ReceiverSettings, stream: logs.LogStream, handler: Handler | None, stack: contextlib.ExitStack
     ) -> None:
         self._settings = settings
         self._stream = stream
@@ -126,7 +126,7 @@ class _App(Collector):
                 )
                 self._stream.started()
                 if live.is_wanted(settings.log_format):
-                    self._stack.enter_context(live.Live(self._stream, self._look(str(receiver.address))))
+                    self._stack.enter_context(live.LiveTables(self._stream, self._look(str(receiver.address))))
                 background = [
                     asyncio.create_task(self._keep_house()),
                     asyncio.create_task(self._drain_when_told(settings.drain)),
@@ -179,7 +179,7 @@ class _App(Collector):
 
     async def _take(self, batch: list[Message]) -> None:
         """Log messages; settle one by one where their senders may ask."""
-        if isinstance(batch, Batch) and batch.may_ask:
+        if isinstance(batch, MessageBatch) and batch.may_ask:
             for index, message in enumerate(batch):
                 await self._settle(message)
                 if index % _LINES_A_TURN == _LINES_A_TURN - 1:
@@ -207,10 +207,10 @@ class _App(Collector):
         except Exception as error:
             self._receiver.handler_failed(message, error)  # one message is no reason to receive no more
 
-    def _look(self, address: str) -> Callable[[int], list[Table]]:
+    def _look(self, address: str) -> Callable[[int], list[TextTable]]:
         window: Window[ReceiverStats] = Window()
 
-        def look(room: int) -> list[Table]:
+        def look(room: int) -> list[TextTable]:
             stats = self._receiver.stats
             before, seconds = window.add(time.monotonic(), stats)
             return tables(address, before, stats, seconds, self._receiver.senders, room)

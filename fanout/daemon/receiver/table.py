@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fanout.daemon.common.rates import Alarm, Table, bits_per_second, drops, more, per_second, size
+from fanout.daemon.common.rates import Alarm, TextTable, bits_per_second, drops, more, per_second, size
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.receiving.dedup import SenderCounts
 from fanout.receiver.sync import ReceiverStats
@@ -13,7 +13,7 @@ _DISPENSABLE = ("BYTES", "RATE", "QUEUED")
 
 def tables(
     address: str, before: ReceiverStats, after: ReceiverStats, seconds: float, senders: list[SenderCounts], room: int
-) -> list[Table]:
+) -> list[TextTable]:
     """Return what came to the port, and of which senders of frames most of it, or most trouble."""
     dropped = {
         **after.refused,
@@ -29,7 +29,7 @@ def tables(
         f"{after.queue_depth:,}",
         drops(dropped),
     )
-    port = Table(
+    port = TextTable(
         ("PORT",), ("MESSAGES/S", "RATE", "MESSAGES", "BYTES", "QUEUED", "DROPPED"), [row], dispensable=_DISPENSABLE
     )
     if not senders:
@@ -49,7 +49,7 @@ def tables(
     ]
     names = ("MESSAGES", "SKIPPED", "REORDERED", "DUPLICATES")
     said = more(len(senders) - len(shown), "sender", "senders")
-    return [port, Table(("SENDER", "SEALED"), names, rows, said)]
+    return [port, TextTable(("SENDER", "SEALED"), names, rows, said)]
 
 
 def _alarming(count: int) -> str:

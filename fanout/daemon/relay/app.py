@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
-from fanout.daemon.common.rates import Table
+from fanout.daemon.common.rates import TextTable
 from fanout.daemon.relay import events, life
 from fanout.daemon.relay.life import since
 from fanout.daemon.relay.table import tables
@@ -18,7 +18,7 @@ from fanout.relay.relay import Relay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings(life.ProcessSettings):
+class RelaySettings(life.ProcessSettings):
     """What to forward and how to log; the defaults are those of `fanout relay`."""
 
     ingresses: tuple[Ingress, ...]
@@ -31,7 +31,7 @@ class Settings(life.ProcessSettings):
     """Seconds that interfaces may take to appear."""
 
 
-def run(settings: Settings) -> None:
+def run(settings: RelaySettings) -> None:
     """Forward until SIGTERM or SIGINT; raise `FanoutError` where it cannot start, or cannot go on."""
     life.run(settings, lambda: _Forwarding(settings))
 
@@ -39,7 +39,7 @@ def run(settings: Settings) -> None:
 class _Forwarding(life.Work[RelayStats]):
     started, draining, stopped = events.RELAY_STARTED, events.RELAY_DRAINING, events.RELAY_STOPPED
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: RelaySettings) -> None:
         self._ingresses = settings.ingresses
         self.relay = Relay(
             ingresses=settings.ingresses,
@@ -60,7 +60,7 @@ class _Forwarding(life.Work[RelayStats]):
     def collector(self) -> RelayCollector:
         return RelayCollector(lambda: self.relay.stats)
 
-    def tables(self, before: RelayStats, after: RelayStats, seconds: float, room: int) -> list[Table]:
+    def tables(self, before: RelayStats, after: RelayStats, seconds: float, room: int) -> list[TextTable]:
         return tables(before, after, seconds, room)
 
     def tidy(self, log: FilteringBoundLogger, before: RelayStats, after: RelayStats) -> None:

@@ -19,7 +19,7 @@ from structlog.typing import FilteringBoundLogger
 
 from fanout.daemon.common import live, logs
 from fanout.daemon.common.admin import AdminServer
-from fanout.daemon.common.rates import Table, Window
+from fanout.daemon.common.rates import TextTable, Window
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _Stats = TypeVar("_Stats")
@@ -94,7 +94,7 @@ class Work(ABC, Generic[_Stats]):
         """Return what makes metrics of its counts."""
 
     @abstractmethod
-    def tables(self, before: _Stats, after: _Stats, seconds: float, room: int) -> list[Table]:
+    def tables(self, before: _Stats, after: _Stats, seconds: float, room: int) -> list[TextTable]:
         """Return the live tables."""
 
     @abstractmethod
@@ -113,7 +113,7 @@ def run(settings: ProcessSettings, work: Callable[[], Work[_Stats]]) -> None:
     _allow_sockets()
     stream = logs.LogStream(settings.log_file, patience=_LOG_PATIENCE)
     with contextlib.ExitStack() as stack:
-        _App(settings, work, stream, stack).run()
+        _RelayApp(settings, work, stream, stack).run()
 
 
 def since(before: Mapping[_Reason, int], after: Mapping[_Reason, int]) -> dict[str, int]:
@@ -130,7 +130,7 @@ def _allow_sockets() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
-class _App(Generic[_Stats]):
+class _RelayApp(Generic[_Stats]):
     def __init__(
         self,
         settings: ProcessSettings,
@@ -159,7 +159,7 @@ class _App(Generic[_Stats]):
                 self._log.info(work.started, **work.introduction(), admin=None if admin is None else str(admin.address))
                 self._stream.started()
                 if live.is_wanted(settings.log_format):
-                    self._stack.enter_context(live.Live(self._stream, self._look))
+                    self._stack.enter_context(live.LiveTables(self._stream, self._look))
                 self._thread.start()
                 if self._is_told_to_stop_within(None):
                     self._is_draining = True
@@ -195,7 +195,7 @@ class _App(Generic[_Stats]):
             ready=self._why_unready,
         )
 
-    def _look(self, room: int) -> list[Table]:
+    def _look(self, room: int) -> list[TextTable]:
         stats = self._relay.stats
         before, seconds = self._window.add(time.monotonic(), stats)
         return self._work.tables(before, stats, seconds, room)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from structlog.typing import FilteringBoundLogger
 
-from fanout.daemon.common.rates import Table
+from fanout.daemon.common.rates import TextTable
 from fanout.daemon.relay import events, life
 from fanout.daemon.relay.life import since
 from fanout.daemon.relay.ssdp_table import tables
@@ -69,7 +69,7 @@ class _Presenting(life.Work[SsdpStats]):
     def collector(self) -> SsdpCollector:
         return SsdpCollector(lambda: self.relay.stats)
 
-    def tables(self, before: SsdpStats, after: SsdpStats, seconds: float, room: int) -> list[Table]:
+    def tables(self, before: SsdpStats, after: SsdpStats, seconds: float, room: int) -> list[TextTable]:
         return tables(before, after, seconds, room, self.relay.waiting)
 
     def tidy(self, log: FilteringBoundLogger, before: SsdpStats, after: SsdpStats) -> None:

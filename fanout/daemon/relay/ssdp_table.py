@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fanout.daemon.common.rates import Alarm, Table, bits_per_second, chosen, drops, more, per_second, size
+from fanout.daemon.common.rates import Alarm, TextTable, bits_per_second, chosen, drops, more, per_second, size
 from fanout.ssdp.core.stats import DeviceStats, SsdpStats
 
 _NAME_MAX = 30
 _LOCATION_MAX = 60
 
 
-def tables(before: SsdpStats, after: SsdpStats, seconds: float, room: int, waiting: str | None = None) -> list[Table]:
+def tables(
+    before: SsdpStats, after: SsdpStats, seconds: float, room: int, waiting: str | None = None
+) -> list[TextTable]:
     """Return one row of all that is asked and carried, and the devices; where there are too many, the busy ones."""
     known = {each.udn: each for each in before.devices}
     pairs = [
@@ -20,7 +22,7 @@ def tables(before: SsdpStats, after: SsdpStats, seconds: float, room: int, waiti
     ]
     shown = chosen(pairs, room - 1, lambda pair: pair[0].requests != pair[1].requests or pair[0].bytes != pair[1].bytes)
     return [
-        Table(
+        TextTable(
             ("STATE",),
             ("PODS", "SEARCHES/S", "ANSWERS/S", "CLIENTS", "REQUESTS/S", "RATE", "FAILED", "DROPPED"),
             [_all(before, after, seconds, waiting)],
@@ -28,7 +30,7 @@ def tables(before: SsdpStats, after: SsdpStats, seconds: float, room: int, waiti
             "\n".join(filter(None, (_reasons(after), waiting))),
             dispensable=("CLIENTS", "REQUESTS/S", "RATE", "ANSWERS/S", "PODS"),
         ),
-        Table(
+        TextTable(
             ("DEVICE", "POD", "LOCATION"),
             ("REQUESTS/S", "RATE", "BYTES"),
             [_device(*pair, seconds) for pair in shown],

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from fanout.daemon.common.rates import Alarm, Table, bits_per_second, chosen, drops, more, per_second, size
+from fanout.daemon.common.rates import Alarm, TextTable, bits_per_second, chosen, drops, more, per_second, size
 from fanout.relay.core.stats import IngressStats, PodStats, RelayStats
 
 _SERVICE_MAX = 40
 
 
-def tables(before: RelayStats, after: RelayStats, seconds: float, room: int) -> list[Table]:
+def tables(before: RelayStats, after: RelayStats, seconds: float, room: int) -> list[TextTable]:
     """Return what came to each ingress, and what went to each pod; where there are too many, those with trouble."""
     ingresses = list(zip(before.ingresses, after.ingresses, strict=True))
     shown = chosen(ingresses, max(room // 2, room - len(after.pods)), lambda pair: pair[1].waiting or pair[1].dropped)
@@ -17,7 +17,7 @@ def tables(before: RelayStats, after: RelayStats, seconds: float, room: int) -> 
     pods = chosen(after.pods, room - len(shown), lambda pod: pod.refused or pod.dropped)
     known = {(pod.service, pod.host): pod for pod in before.pods}
     return [
-        Table(
+        TextTable(
             ("INGRESS", "TO", "STATE"),
             ("DATAGRAMS/S", "RATE", "BYTES", "DROPPED"),
             [_ingress(*pair, seconds) for pair in shown],
@@ -25,7 +25,7 @@ def tables(before: RelayStats, after: RelayStats, seconds: float, room: int) -> 
             "\n".join(filter(None, (said, why_waiting))),
             dispensable=("BYTES", "TO", "RATE"),
         ),
-        Table(
+        TextTable(
             ("POD", "OF"),
             ("COPIES/S", "RATE", "BYTES", "REFUSED", "DROPPED"),
             [_pod(known.get((pod.service, pod.host), PodStats(pod.host, pod.service)), pod, seconds) for pod in pods],

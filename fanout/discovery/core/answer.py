@@ -34,7 +34,7 @@ class Refusal(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class DnsAnswer:
     """What DNS (or a literal list) says of a Service at one moment. No endpoints: no such Service, or no ready pod."""
 
     endpoints: tuple[Endpoint, ...]

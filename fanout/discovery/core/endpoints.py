@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fanout.discovery.core.answer import Answer
+from fanout.discovery.core.answer import DnsAnswer
 from fanout.model import Endpoint
 
 TTL_MIN = 1.0
@@ -56,7 +56,7 @@ class EndpointSet:
         self._failures_in_a_row = 0
         self._next: float | None = None
 
-    def answered(self, answer: Answer, now: float, jitter: float = 0.5) -> Change:
+    def answered(self, answer: DnsAnswer, now: float, jitter: float = 0.5) -> Change:
         """Take an answer that came at `now`; `jitter` is a random number from 0 to 1."""
         self.answered_at = now
         self.failure = None

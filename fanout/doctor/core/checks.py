@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Mapping, Sequence
 
-from fanout.discovery.core.answer import Answer, Lookup, why_no_endpoints
-from fanout.doctor.core.facts import Check, HostFacts, PodFacts, Status, WayFacts
+from fanout.discovery.core.answer import DnsAnswer, Lookup, why_no_endpoints
+from fanout.doctor.core.facts import Check, CheckStatus, HostFacts, PodFacts, WayFacts
 from fanout.model import Service
 from fanout.net import errno_text
 
@@ -29,7 +29,7 @@ def host(facts: HostFacts) -> list[Check]:
     if facts.granted < facts.asked:
         buffers = Check(
             "receive buffer",
-            Status.WARNING,
+            CheckStatus.WARNING,
             f"only {facts.granted:,} of the {facts.asked:,} bytes that receivers and relays ask for are granted{holds}"
             ": what a longer burst has is dropped",
             (
@@ -39,7 +39,7 @@ def host(facts: HostFacts) -> list[Check]:
             details,
         )
     else:
-        buffers = Check("receive buffer", Status.OK, f"{facts.granted:,} bytes are granted{holds}", (), details)
+        buffers = Check("receive buffer", CheckStatus.OK, f"{facts.granted:,} bytes are granted{holds}", (), details)
     return [buffers, _gso(facts.has_gso)]
 
 
@@ -51,7 +51,7 @@ def _gso(has_gso: bool) -> Check:
             "the kernel does not send many datagrams in one call (UDP_SEGMENT takes Linux 4.18): "
             "they are sent one by one, which costs several times the CPU"
         )
-    return Check("gso", Status.OK, said, (), {"supported": has_gso})
+    return Check("gso", CheckStatus.OK, said, (), {"supported": has_gso})
 
 
 def dropped(before: int | None, after: int | None) -> list[Check]:
@@ -63,7 +63,7 @@ def dropped(before: int | None, after: int | None) -> list[Check]:
     if after > before:
         check = Check(
             "receive drops",
-            Status.WARNING,
+            CheckStatus.WARNING,
             f"full receive buffers cost {_count(after - before, 'datagram')} while this was checked ({so_far})",
             (
                 "whose? kernel_drops of a receiver, kernel_buffer of a relay, the last column of /proc/net/udp",
@@ -73,11 +73,11 @@ def dropped(before: int | None, after: int | None) -> list[Check]:
         )
     else:
         said = "no datagram was dropped for want of receive buffer meanwhile" + (f" ({so_far})" if after else "")
-        check = Check("receive drops", Status.OK, said, (), details)
+        check = Check("receive drops", CheckStatus.OK, said, (), details)
     return [check]
 
 
-def resolved(service: Service, answer: Answer) -> list[Check]:
+def resolved(service: Service, answer: DnsAnswer) -> list[Check]:
     """Judge what DNS, or a literal list, says of a Service."""
     details = {
         "service": service.name,
@@ -89,7 +89,7 @@ def resolved(service: Service, answer: Answer) -> list[Check]:
     }
     if service.literals is not None:
         number = len(answer.endpoints)
-        return [Check("resolve", Status.OK, f"{_count(number, 'endpoint')} named one by one: no DNS", (), details)]
+        return [Check("resolve", CheckStatus.OK, f"{_count(number, 'endpoint')} named one by one: no DNS", (), details)]
     if not answer.endpoints:
         return [_nothing_resolved(service, answer, details)]
     last = answer.lookups[-1] if answer.lookups else Lookup("", "", "", "", "")
@@ -102,7 +102,7 @@ def resolved(service: Service, answer: Answer) -> list[Check]:
     hints = []
     if len(answer.endpoints) == 1:
         hints.append("one address alone: where there are more pods, the Service is not headless (clusterIP: None)")
-    checks = [Check("resolve", Status.OK, sentence, tuple(hints), details)]
+    checks = [Check("resolve", CheckStatus.OK, sentence, tuple(hints), details)]
     if answer.refused:
         checks.append(_refused(answer))
     return checks
@@ -110,27 +110,27 @@ def resolved(service: Service, answer: Answer) -> list[Check]:
 
 def unresolved(service: Service, why: str) -> Check:
     """Say that no usable answer came."""
-    return Check("resolve", Status.PROBLEM, why, (), {"service": service.name, "error": why})
+    return Check("resolve", CheckStatus.PROBLEM, why, (), {"service": service.name, "error": why})
 
 
-def _refused(answer: Answer) -> Check:
+def _refused(answer: DnsAnswer) -> Check:
     examples = _examples(f"{refusal.address} ({refusal.reason})" for refusal in answer.refused)
     return Check(
         "resolve",
-        Status.WARNING,
+        CheckStatus.WARNING,
         f"{_count(len(answer.refused), 'address', 'addresses')} in the answer are not sent to: {examples}",
         ("is that the Service that was meant, and the nameserver of the cluster?",),
         {"refused": [refusal._asdict() for refusal in answer.refused]},
     )
 
 
-def _nothing_resolved(service: Service, answer: Answer, details: Mapping[str, object]) -> Check:
+def _nothing_resolved(service: Service, answer: DnsAnswer, details: Mapping[str, object]) -> Check:
     if answer.refused:
         hints = ["is that the Service that was meant, and the nameserver of the cluster?"]
         if any(refusal.reason == "loopback" for refusal in answer.refused):
             hints.append("--allow-loopback believes loopback addresses, for a nameserver of your own")
         why = why_no_endpoints(answer.refused)
-        return Check("resolve", Status.PROBLEM, f"{service.name}: {why}", tuple(hints), details)
+        return Check("resolve", CheckStatus.PROBLEM, f"{service.name}: {why}", tuple(hints), details)
     asked = list(dict.fromkeys(lookup.name for lookup in answer.lookups))
     results = {lookup.result for lookup in answer.lookups}
     tried = f" (asked: {_examples(asked)})" if asked else ""
@@ -138,7 +138,7 @@ def _nothing_resolved(service: Service, answer: Answer, details: Mapping[str, ob
         types = " or ".join(dict.fromkeys(lookup.record for lookup in answer.lookups if lookup.result == "NODATA"))
         return Check(
             "resolve",
-            Status.PROBLEM,
+            CheckStatus.PROBLEM,
             f"{service.name} is a name, and has no record of type {types}{tried}",
             ("is it of the other family (--family), or the Service's port of another name (-p)?",),
             details,
@@ -153,7 +153,7 @@ def _nothing_resolved(service: Service, answer: Answer, details: Mapping[str, ob
         )
     return Check(
         "resolve",
-        Status.PROBLEM,
+        CheckStatus.PROBLEM,
         f"{service.name}: there is no such Service, or none of its pods is ready{tried}",
         tuple(hints),
         details,
@@ -169,12 +169,12 @@ def reached(pods: Sequence[PodFacts], *, inside: bool = True) -> list[Check]:
     if answered:
         slowest = max(pod.round_trip or 0.0 for pod in answered) * 1000
         number = "the pod answers" if len(pods) == len(answered) == 1 else f"{len(answered)} of {len(pods)} pods answer"
-        checks.append(Check("reach", Status.OK, f"{number} a probe within {slowest:.1f} ms", (), _pods(answered)))
+        checks.append(Check("reach", CheckStatus.OK, f"{number} a probe within {slowest:.1f} ms", (), _pods(answered)))
     if told:
         said = [errno_text.sending(pod.endpoint, pod.errno) for pod in told]
         refused = any(pod.errno == errno.ECONNREFUSED for pod in told)
         hints = ("compare the Service's port with the one that the program in the pod listens on",) if refused else ()
-        checks.append(Check("reach", Status.PROBLEM, _examples(said, "; "), hints, _pods(told)))
+        checks.append(Check("reach", CheckStatus.PROBLEM, _examples(said, "; "), hints, _pods(told)))
     if silent:
         checks.append(_silent(silent, answered, inside))
     return checks
@@ -197,7 +197,7 @@ def _silent(silent: Sequence[PodFacts], answered: Sequence[PodFacts], inside: bo
         hints.insert(0, "this is no pod of a cluster, and the pods of most clusters cannot be reached from outside")
     if answered:
         hints.insert(0, "other pods of the Service answer: look at the node of this one, and whether it hangs")
-    return Check("reach", Status.PROBLEM, sentence, tuple(hints), _pods(silent))
+    return Check("reach", CheckStatus.PROBLEM, sentence, tuple(hints), _pods(silent))
 
 
 def _pods(pods: Iterable[PodFacts]) -> dict[str, object]:
@@ -227,7 +227,7 @@ def carried(ways: Iterable[WayFacts]) -> list[Check]:
             checks.append(
                 Check(
                     "mtu",
-                    Status.PROBLEM,
+                    CheckStatus.PROBLEM,
                     f"the way {by}to {names} should carry payloads of {payload:,} bytes (MTU {mtu:,}): "
                     "probes of that size got no answer, small ones did",
                     (
@@ -240,7 +240,7 @@ def carried(ways: Iterable[WayFacts]) -> list[Check]:
             )
         else:
             tried = "; a probe of that size came back" if passed else "; not tried, as no probe is answered there"
-            checks.append(Check("mtu", Status.OK, sentence + tried, (), details))
+            checks.append(Check("mtu", CheckStatus.OK, sentence + tried, (), details))
     return checks
 
 

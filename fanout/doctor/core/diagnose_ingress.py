@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fanout.doctor.core.facts import Check, IngressFacts, Match, Seen, Status
-from fanout.relay.core.ingress import Kind
+from fanout.doctor.core.facts import Check, CheckStatus, IngressFacts, Match, Seen
+from fanout.relay.core.ingress import IngressKind
 
 _STRICT, _LOOSE = 1, 2
 
@@ -17,7 +17,7 @@ def listened(facts: IngressFacts) -> Check:
         return _not_open(facts)
     if heard is not None:
         said = f"{heard.size:,} bytes from {heard.source} on port {heard.port} after {heard.seconds:.1f} s"
-        return _check(facts, Status.OK, f"{said}; {facts.described}")
+        return _check(facts, CheckStatus.OK, f"{said}; {facts.described}")
     if not facts.is_up:
         why = f"nothing came within {facts.seconds:.0f} s: {ingress.interface} is down or has no carrier"
         return _problem(
@@ -43,7 +43,9 @@ def _not_open(facts: IngressFacts) -> Check:
         return _problem(facts, why)
     if fits is None:
         return _problem(facts, why, "is it the relay itself? Then its table, log or metrics tell what came")
-    return _check(facts, Status.OK, f"{_datagram(fits)} came in by {fits.interface}, for the program that has the port")
+    return _check(
+        facts, CheckStatus.OK, f"{_datagram(fits)} came in by {fits.interface}, for the program that has the port"
+    )
 
 
 def _dropped_here(facts: IngressFacts, seen: Seen) -> Check:
@@ -105,7 +107,7 @@ def _on_the_wire(facts: IngressFacts) -> str:
 def _causes(facts: IngressFacts) -> Iterator[str]:
     """Yield likely causes, those that were checked first."""
     ingress, grown = facts.ingress, facts.grown
-    is_multicast = ingress.kind is Kind.MULTICAST
+    is_multicast = ingress.kind is IngressKind.MULTICAST
     if ingress.interface and not facts.addresses:
         yield f"{ingress.interface} has no IPv{6 if ingress.is_ipv6 else 4} address: give it one of that network"
     if facts.seen is None:
@@ -140,7 +142,7 @@ def _causes(facts: IngressFacts) -> Iterator[str]:
             "a switch with IGMP or MLD snooping and no querier forwards a group for some minutes at most: "
             "is there a querier in that network?"
         )
-    elif ingress.kind is Kind.BROADCAST:
+    elif ingress.kind is IngressKind.BROADCAST:
         yield "does the source send, and is it in the same network? Routers do not forward broadcasts"
     else:
         yield "does the source send, to an address of this host, and does a firewall or NetworkPolicy let it pass?"
@@ -158,10 +160,10 @@ def _datagram(seen: Seen) -> str:
 
 
 def _problem(facts: IngressFacts, sentence: str, *hints: str) -> Check:
-    return _check(facts, Status.PROBLEM, sentence, *hints)
+    return _check(facts, CheckStatus.PROBLEM, sentence, *hints)
 
 
-def _check(facts: IngressFacts, status: Status, sentence: str, *hints: str) -> Check:
+def _check(facts: IngressFacts, status: CheckStatus, sentence: str, *hints: str) -> Check:
     heard = facts.heard and {
         "source": str(facts.heard.source),
         "port": facts.heard.port,

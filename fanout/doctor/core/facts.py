@@ -8,10 +8,10 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from fanout.model import Endpoint
-from fanout.relay.core.ingress import Ingress, Kind
+from fanout.relay.core.ingress import Ingress, IngressKind
 
 
-class Status(StrEnum):
+class CheckStatus(StrEnum):
     """How a check ended."""
 
     OK = "ok"
@@ -26,7 +26,7 @@ class Check:
     """What one check came to."""
 
     check: str
-    status: Status
+    status: CheckStatus
     sentence: str
     hints: tuple[str, ...] = ()
     """What to look at or to change, a sentence each."""
@@ -154,9 +154,9 @@ def match(ingress: Ingress, seen: Seen) -> Match | None:
     destination = seen.destination
     is_here = not ingress.interface or seen.interface == ingress.interface
     fits_port = destination.port in ingress.ports
-    if ingress.kind is Kind.MULTICAST:
+    if ingress.kind is IngressKind.MULTICAST:
         fits = destination.host == ingress.host
-    elif ingress.kind is Kind.BROADCAST:
+    elif ingress.kind is IngressKind.BROADCAST:
         fits = seen.broadcast
     else:
         # Any port of this host gets what is meant for others: that says nothing.

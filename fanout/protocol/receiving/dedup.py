@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from fanout.protocol.frame import Cut, Status
+from fanout.protocol.frame import AnswerStatus, Cut
 from fanout.protocol.sequence import Arrival, Sequence
 
 WINDOW = 4096
@@ -141,16 +141,16 @@ class SenderCounts(NamedTuple):
     duplicates: int
 
 
-class Result(NamedTuple):
+class HandlingResult(NamedTuple):
     """What became of a message."""
 
-    status: Status
+    status: AnswerStatus
     detail: bytes = b""
     reply: Kept | None = None
 
 
-CONFIRMED = Result(Status.CONFIRMED)
-_GONE = Result(Status.FAILED, b"its reply had to make room for others")
+CONFIRMED = HandlingResult(AnswerStatus.CONFIRMED)
+_GONE = HandlingResult(AnswerStatus.FAILED, b"its reply had to make room for others")
 
 
 class Kept:
@@ -165,7 +165,7 @@ class Kept:
         self.attempt = 0
 
 
-class Ledger:
+class DedupTable:
     """The records of at most `senders` senders, and what became of the messages that were taken lately.
 
     Those who seal, and those who do not, have one each, so that strangers cannot fill the former.
@@ -179,7 +179,7 @@ class Ledger:
         self._peers: dict[int, Peer] = {}
         self._latest: Peer | None = None
         self._has_forgotten = False
-        self._results: dict[Key, Result] = {}
+        self._results: dict[Key, HandlingResult] = {}
         self._replies: dict[Key, Kept] = {}
         self._reply_bytes = 0
         self._released: dict[Key, None] = {}
@@ -267,7 +267,7 @@ class Ledger:
         """Remember a message that was handed over until it is settled."""
         self.pending[key] = ticket
 
-    def settle(self, key: Key, result: Result) -> None:
+    def settle(self, key: Key, result: HandlingResult) -> None:
         """Remember what became of a message."""
         self.pending.pop(key, None)
         if len(self._results) >= RESULTS_MAX:
@@ -288,7 +288,7 @@ class Ledger:
         if kept is not None:
             self._reply_bytes -= len(kept.payload) + _REPLY_OVERHEAD
 
-    def result(self, key: Key) -> Result | None:
+    def result(self, key: Key) -> HandlingResult | None:
         """Return what became of a message; None where it is not settled, or nobody remembers."""
         return self._results.get(key)
 

@@ -19,15 +19,15 @@ from fanout.protocol.frame import (
     SEALED,
     SENDER_AT,
     VERSION,
+    AnswerStatus,
     Fragment,
-    Kind,
+    FrameKind,
+    InvalidFrame,
     Mark,
     Pull,
-    Refused,
     Sealed,
-    Status,
 )
-from fanout.protocol.receiving.dedup import CONFIRMED, Kept, Ledger, Peer, Result, SenderCounts
+from fanout.protocol.receiving.dedup import CONFIRMED, DedupTable, HandlingResult, Kept, Peer, SenderCounts
 from fanout.protocol.receiving.reassembly import Reassembly
 from fanout.protocol.receiving.replies import Answering
 from fanout.protocol.receiving.run import (
@@ -47,7 +47,7 @@ __all__ = ["Parcel", "Reception", "Taken", "Ticket", "Track"]
 
 _HEADER_SIZE = HEADER.size
 _SENDER_AND_NUMBER = struct.Struct(f"!{SENDER_AT}xQQ")
-_NUMBERED_START = MAGIC + bytes((VERSION, Kind.NUMBERED))
+_NUMBERED_START = MAGIC + bytes((VERSION, FrameKind.NUMBERED))
 _KIND_AT = 7
 REASON_MAX = 300
 """Bytes of a failure's reason that are kept for those who ask again."""
@@ -88,7 +88,7 @@ class Reception:
             self._sealer = Sealer(keyring, cluster, identity, counter)
         self._cluster = cluster
         # Of those who do not seal, and of those who do: no stranger makes the receiver forget what was sealed.
-        self._ledgers = (Ledger(False), Ledger(True))
+        self._ledgers = (DedupTable(False), DedupTable(True))
         self._reassemblies = (Reassembly(), Reassembly())
 
     def rename(self, identity: int, counter: int) -> None:
@@ -183,9 +183,9 @@ class Reception:
         try:
             found = frame.decode(datagram)
             if self._opener is None or not isinstance(found, Sealed):
-                raise Refused(ReceiveDrop.NO_KEY, _NO_KEY)
+                raise InvalidFrame(ReceiveDrop.NO_KEY, _NO_KEY)
             inner = self._opener.open(found, epoch)
-        except Refused as refused:
+        except InvalidFrame as refused:
             self._drop(refused.reason, str(refused), taken)
         else:
             self._take_frame(inner, True, route, now, epoch, taken)
@@ -271,7 +271,7 @@ class Reception:
                     taken.parcels.append(Parcel(part, len(part), 1, header, track))
         return True
 
-    def _is_fresh(self, ledger: Ledger, peer: Peer, number: int, numbered: bool, taken: Taken) -> bool:
+    def _is_fresh(self, ledger: DedupTable, peer: Peer, number: int, numbered: bool, taken: Taken) -> bool:
         """Whether a message did not come before; it is counted where it did, or may have."""
         state = peer.state(number)
         if state is Arrival.STALE:
@@ -290,7 +290,7 @@ class Reception:
             return
         try:
             decoded = frame.decode(datagram)
-        except Refused as refused:
+        except InvalidFrame as refused:
             self._drop(refused.reason, str(refused), taken)
             return
         answers: list[bytes] = []
@@ -316,7 +316,7 @@ class Reception:
         if ticket is not None:
             self.drops[ReceiveDrop.DUPLICATE] += 1
             ticket.asked |= asks
-            return [self._answering.answer(fragment, room, Status.PENDING)] if asks else []
+            return [self._answering.answer(fragment, room, AnswerStatus.PENDING)] if asks else []
         result = ledger.result(key)
         if result is not None:
             self.drops[ReceiveDrop.DUPLICATE] += 1
@@ -326,7 +326,7 @@ class Reception:
         # What has begun to come was certainly not handed over before, however late the rest is.
         if key not in reassembly and not self._is_fresh(ledger, peer, fragment.number, numbered, taken):
             why = b"it came so late, or so often, that nobody knows any more whether it was handed over"
-            return [self._answering.answer(fragment, room, Status.REFUSED, why)] if asks else []
+            return [self._answering.answer(fragment, room, AnswerStatus.REFUSED, why)] if asks else []
         if ledger.is_full:
             # No answer: it is asked again, later and later.
             self._drop(ReceiveDrop.NO_ROOM, "too many messages wait for their handlers", taken)
@@ -344,7 +344,7 @@ class Reception:
                 if not asks:
                     return []
                 first, present = partial.gaps(room - ANSWER_OVERHEAD)
-                return [self._answering.answer(fragment, room, Status.PARTIAL, present, first)]
+                return [self._answering.answer(fragment, room, AnswerStatus.PARTIAL, present, first)]
             payload = partial.payload()
             asked = partial.is_asked
             reassembly.remove(key)
@@ -377,7 +377,9 @@ class Reception:
         if not ticket.is_open:
             return []
         self.failures += ticket.asked
-        return self._settle(ticket, Result(Status.FAILED, reason.encode("utf-8", "replace")[:REASON_MAX]), epoch)
+        return self._settle(
+            ticket, HandlingResult(AnswerStatus.FAILED, reason.encode("utf-8", "replace")[:REASON_MAX]), epoch
+        )
 
     def replied(self, ticket: Ticket, payload: bytes, epoch: float) -> list[bytes]:
         """Take note of the reply to a query; return what to send."""
@@ -387,7 +389,7 @@ class Reception:
         if why_not:
             ticket.problem = why_not
             return self.failed(ticket, why_not, epoch)
-        return self._settle(ticket, Result(Status.CONFIRMED, reply=Kept(payload)), epoch)
+        return self._settle(ticket, HandlingResult(AnswerStatus.CONFIRMED, reply=Kept(payload)), epoch)
 
     def release(self, ticket: Ticket) -> None:
         """Take a message back that nobody will get: where it comes again, it is taken again."""
@@ -395,7 +397,7 @@ class Reception:
             ticket.is_open = False
             self._ledgers[ticket.is_sealed].release(ticket.key)
 
-    def _settle(self, ticket: Ticket, result: Result, epoch: float) -> list[bytes]:
+    def _settle(self, ticket: Ticket, result: HandlingResult, epoch: float) -> list[bytes]:
         ticket.is_open = False
         self._ledgers[ticket.is_sealed].settle(ticket.key, result)
         if not ticket.room:

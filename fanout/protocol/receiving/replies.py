@@ -8,12 +8,12 @@ from fanout.protocol.frame import (
     FRAGMENT_MIN,
     REPLIES_UNASKED,
     REPLY_OVERHEAD,
+    AnswerStatus,
     Cut,
     Fragment,
     Pull,
-    Status,
 )
-from fanout.protocol.receiving.dedup import Kept, Result
+from fanout.protocol.receiving.dedup import HandlingResult, Kept
 from fanout.protocol.receiving.run import Ticket
 
 _FRAGMENT_MOST = 0xFFFF
@@ -29,24 +29,24 @@ class Answering:
         """Those that were sent, once or more often."""
 
     def answer(
-        self, asked: Fragment | Ticket, room: int, status: Status, detail: bytes = b"", first_missing: int = 0
+        self, asked: Fragment | Ticket, room: int, status: AnswerStatus, detail: bytes = b"", first_missing: int = 0
     ) -> bytes:
         """Return an answer to a question, its detail cut to the room."""
         detail = detail[: room - ANSWER_OVERHEAD]
-        if status is not Status.PARTIAL:
+        if status is not AnswerStatus.PARTIAL:
             detail = detail.decode("utf-8", "ignore").encode()  # no half character at the end
         return frame.answer(
             self.identity, asked.number, asked.sender, asked.attempt, status, first_missing=first_missing, detail=detail
         )
 
-    def tell(self, result: Result, asked: Fragment | Ticket, is_sealed: bool, room: int) -> list[bytes]:
+    def tell(self, result: HandlingResult, asked: Fragment | Ticket, is_sealed: bool, room: int) -> list[bytes]:
         """Return the answer to a question about a message that was settled."""
         kept = result.reply
         if kept is None:
             return [self.answer(asked, room, result.status, result.detail)]
         why_not = self.why_no_reply(len(kept.payload), is_sealed, room)
         if why_not:
-            return [self.answer(asked, room, Status.FAILED, why_not.encode())]
+            return [self.answer(asked, room, AnswerStatus.FAILED, why_not.encode())]
         if kept.cut is None:
             size = min(max(FRAGMENT_MIN, room - REPLY_OVERHEAD), _FRAGMENT_MOST)
             kept.cut, kept.attempt = Cut.of(kept.payload, size), asked.attempt

@@ -20,7 +20,7 @@ class Segments(NamedTuple):
     datagrams: int
 
 
-class Part(NamedTuple):
+class BatchPart(NamedTuple):
     """Consecutive messages of a batch, from index `first` on.
 
     A merged part is a run of equal payloads (the last may be shorter) for one GSO send a pod. The messages of
@@ -50,7 +50,7 @@ class Batch:
         self.parts = _cut(payloads, gso_limit)
         self._firsts = [part.first for part in self.parts]
 
-    def part_at(self, position: int, pods: int) -> Part:
+    def part_at(self, position: int, pods: int) -> BatchPart:
         """Return the part that the copy at `position` belongs to."""
         return self.parts[bisect_right(self._firsts, position // pods) - 1]
 
@@ -76,8 +76,8 @@ class Batch:
         return position
 
 
-def _cut(payloads: Sequence[bytes], gso_limit: int) -> list[Part]:
-    parts: list[Part] = []
+def _cut(payloads: Sequence[bytes], gso_limit: int) -> list[BatchPart]:
+    parts: list[BatchPart] = []
     total = len(payloads)
     sizes = list(map(len, payloads))
     single = 0  # the first message that is in no part yet
@@ -93,10 +93,10 @@ def _cut(payloads: Sequence[bytes], gso_limit: int) -> list[Part]:
                 end += 1
         if end - index > 1:
             if single < index:
-                parts.append(Part(single, index - single, merged=False))
-            parts.append(Part(index, end - index, merged=True))
+                parts.append(BatchPart(single, index - single, merged=False))
+            parts.append(BatchPart(index, end - index, merged=True))
             single = end
         index = end
     if single < total:
-        parts.append(Part(single, total - single, merged=False))
+        parts.append(BatchPart(single, total - single, merged=False))
     return parts

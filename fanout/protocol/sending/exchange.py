@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from fanout.model import Endpoint
 from fanout.protocol.frame import ASK, FRAGMENT_OVERHEAD, NUMBERED, QUERY, Answer, Cut, ReplyFragment, fragment, pull
-from fanout.protocol.sending.peer_exchange import Asked
+from fanout.protocol.sending.peer_exchange import PeerExchange
 from fanout.protocol.sending.receipt import Receipt, Reply
-from fanout.protocol.sending.rtt import RoundTrip
+from fanout.protocol.sending.rtt import RttEstimator
 
 REPLIES_MAX = 256 * 1024 * 1024
 """Bytes of replies that one query keeps."""
@@ -44,7 +44,7 @@ class Exchange:
         retries: int | None,
         is_query: bool = False,
         is_numbered: bool = False,
-        round_trip: RoundTrip,
+        round_trip: RttEstimator,
         jitter: Callable[[], float],
     ) -> None:
         self.number = number
@@ -61,10 +61,10 @@ class Exchange:
         self._retries = retries
         self._round_trip = round_trip
         self._jitter = jitter
-        self._pods: dict[Endpoint, Asked] = {}
-        self._wakes: list[tuple[float, int, Asked]] = []
+        self._pods: dict[Endpoint, PeerExchange] = {}
+        self._wakes: list[tuple[float, int, PeerExchange]] = []
         self._pushed = 0
-        self._changed: dict[Endpoint, Asked] = {}
+        self._changed: dict[Endpoint, PeerExchange] = {}
         self._replies: list[Reply] = []
         self._reply_bytes = 0
         self._open = 0  # pods that may still answer
@@ -74,7 +74,7 @@ class Exchange:
 
     def _add(self, endpoints: Iterable[Endpoint], now: float, *, joined: bool) -> None:
         for endpoint in endpoints:
-            pod = Asked(
+            pod = PeerExchange(
                 endpoint,
                 self._cut.parts,
                 now,
@@ -88,7 +88,7 @@ class Exchange:
             self._open += 1
             self._wake_later(pod)
 
-    def _wake_later(self, pod: Asked) -> None:
+    def _wake_later(self, pod: PeerExchange) -> None:
         self._pushed += 1
         heapq.heappush(self._wakes, (pod.wake, self._pushed, pod))
 
@@ -117,7 +117,7 @@ class Exchange:
         return min(self._wakes[0][0], self.deadline) if self._wakes else self.deadline
 
     @staticmethod
-    def _is_outdated(wake: float, _: int, pod: Asked) -> bool:
+    def _is_outdated(wake: float, _: int, pod: PeerExchange) -> bool:
         return pod.status is not None or pod.is_gone or wake != pod.wake
 
     def due(self, now: float) -> list[Dispatch]:
@@ -192,7 +192,7 @@ class Exchange:
             pod.dropped(number, now)
             self._note(pod)
 
-    def _note(self, pod: Asked) -> None:
+    def _note(self, pod: PeerExchange) -> None:
         self._changed[pod.endpoint] = pod
         if pod.status is None:
             self._wake_later(pod)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from operator import gt
 
 from fanout.model import Endpoint
-from fanout.protocol.frame import PULLS_MAX, REPLIES_UNASKED, Answer, ReplyFragment, Status, bits
+from fanout.protocol.frame import PULLS_MAX, REPLIES_UNASKED, Answer, AnswerStatus, ReplyFragment, bits
 from fanout.protocol.sending.receipt import Receipt, ReceiptStatus, Reply
-from fanout.protocol.sending.rtt import MOST, RoundTrip
+from fanout.protocol.sending.rtt import MOST, RttEstimator
 
 WINDOW_FIRST, WINDOW_MOST = 16, 128
 """Fragments that are sent before an answer is waited for: at first, and at most."""
@@ -21,7 +21,7 @@ _GIVE_UP_SECONDS = 1.0
 _DETAIL_MAX = 300
 
 
-class Asked:
+class PeerExchange:
     """Sends `parts` fragments to one pod in bursts, each of which ends with a question, until the pod has answered.
 
     A burst's answer says what is missing: that is sent again, with as much that was not sent yet as the window
@@ -69,7 +69,7 @@ class Asked:
         joined: bool,
         is_query: bool,
         retries: int | None,
-        round_trip: RoundTrip,
+        round_trip: RttEstimator,
         jitter: Callable[[], float],
     ) -> None:
         self.endpoint = endpoint
@@ -150,13 +150,13 @@ class Asked:
         """Take what the pod said of the message."""
         if self.status is not None or not self._is_timely(answer.attempt, now):
             return
-        if answer.status is Status.CONFIRMED and self._is_query:
+        if answer.status is AnswerStatus.CONFIRMED and self._is_query:
             self._end(ReceiptStatus.FAILED, "it replied nothing")
-        elif answer.status is Status.CONFIRMED:
+        elif answer.status is AnswerStatus.CONFIRMED:
             self._end(ReceiptStatus.CONFIRMED)
-        elif answer.status in (Status.FAILED, Status.REFUSED):
+        elif answer.status in (AnswerStatus.FAILED, AnswerStatus.REFUSED):
             self._end(ReceiptStatus.FAILED, _text(answer.detail))
-        elif answer.status is Status.PENDING:
+        elif answer.status is AnswerStatus.PENDING:
             self._have[:] = b"\1" * self._parts
             self._waiting = False
             self.wake = now + MOST

@@ -8,7 +8,7 @@ LEAST, MOST = 0.02, 0.5
 """Bounds of the time to wait, in seconds: a handler and a scheduler take milliseconds, and a copy costs little."""
 
 
-class RoundTrip:
+class RttEstimator:
     """The smoothed round trip and the time to wait for an answer (RFC 6298, with bounds for a cluster)."""
 
     __slots__ = ("_smoothed", "_variance")

@@ -1,24 +1,20 @@
-"""What a relay refuses: sources that are not allowed, too many datagrams of one, what comes back in a loop. Pure."""
+"""Which sources a relay refuses: those that are not allowed, and those that send too much. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 from fanout.relay.core.drop_reasons import RelayDrop
 from fanout.relay.core.ingress import Network
 
 SOURCES_MAX = 4096
 """Sources that are remembered, those that were heard last: whoever sends may forge as many as he likes."""
-LOOP_PAYLOADS = 65_536
-"""Payloads that are remembered."""
-LOOP_SECONDS = 5.0
-"""How long."""
 _BURST = 0.1  # seconds' worth of datagrams that a source may send at once
 
 
-class Guard:
+class Acl:
     """Decides whether datagrams of a source are forwarded; `now` is in seconds on a clock that does not go back.
 
     A source is an address, whatever its ports. It may send `limit` datagrams a second, in bursts of `burst` seconds'
@@ -29,7 +25,7 @@ class Guard:
         self._allowed = allowed
         self._limit = limit
         self._burst = max(1.0, (limit or 0.0) * burst)
-        self._sources: OrderedDict[str, _Source] = OrderedDict()
+        self._sources: OrderedDict[str, _SeenSource] = OrderedDict()
 
     def refusal(self, host: str, now: float) -> RelayDrop | None:
         """Return why a datagram of `host` is not forwarded; count it where it is."""
@@ -37,7 +33,7 @@ class Guard:
         if source is None:
             if len(self._sources) >= SOURCES_MAX:
                 self._sources.popitem(last=False)
-            source = self._sources[host] = _Source(self._allows(host), self._burst, now)
+            source = self._sources[host] = _SeenSource(self._allows(host), self._burst, now)
         else:
             self._sources.move_to_end(host)
         if not source.is_allowed:
@@ -57,37 +53,10 @@ class Guard:
         return any(address.version == network.version and address in network for network in self._allowed)
 
 
-class _Source:
+class _SeenSource:
     __slots__ = ("filled_at", "is_allowed", "tokens")
 
     def __init__(self, is_allowed: bool, tokens: float, now: float) -> None:
         self.is_allowed = is_allowed
         self.tokens = tokens
         self.filled_at = now
-
-
-class Recent:
-    """Knows payloads that were forwarded a moment ago, and by whose hand they came.
-
-    What a device repeats comes from the same source again; what another relay sends back comes from that relay.
-    So a payload that is known from another source has gone in a circle, and was forwarded already.
-    """
-
-    def __init__(self) -> None:
-        self._seen: OrderedDict[int, tuple[Hashable, float]] = OrderedDict()
-
-    def is_loop(self, payload: bytes, source: Hashable, now: float) -> bool:
-        """Whether that payload was forwarded when it came from another source; remember it otherwise.
-
-        A source is an address and its port: on one host there may be a device's program and another relay.
-        """
-        seen = self._seen
-        key = hash(payload)  # keyed by a secret of this process: nobody can make two payloads meet
-        known = seen.get(key)
-        if known is not None and known[0] != source and now - known[1] <= LOOP_SECONDS:
-            return True
-        seen[key] = (source, now)
-        seen.move_to_end(key)
-        while len(seen) > LOOP_PAYLOADS or now - next(iter(seen.values()))[1] > LOOP_SECONDS:
-            seen.popitem(last=False)
-        return False

@@ -33,7 +33,7 @@ _FORMS = (
 )
 
 
-class Kind(StrEnum):
+class IngressKind(StrEnum):
     """What an ingress takes."""
 
     UDP = "udp"
@@ -45,7 +45,7 @@ class Kind(StrEnum):
 class Ingress:
     """Where a relay listens (`parse` reads its URL), and where what comes there goes."""
 
-    kind: Kind
+    kind: IngressKind
     host: str
     """The address to listen on, empty for all of both families; of multicast the group; empty for broadcast."""
     first_port: int
@@ -102,19 +102,19 @@ class Ingress:
         if not isinstance(url, str):
             raise InvalidIngress(f"an ingress is a URL, not {type(url).__name__}: write {_FORMS}")
         match = _URL.fullmatch(url)
-        if match is None or match["kind"] not in list(Kind):
+        if match is None or match["kind"] not in list(IngressKind):
             raise InvalidIngress(f"{_named(url)} is none: write {_FORMS}")
-        kind = Kind(match["kind"])
+        kind = IngressKind(match["kind"])
         first, last = _ports(url, match["ports"])
         interface = _interface(url, match["interface"])
         host, source = match["host"], ""
-        if match["source"] is not None and kind is not Kind.MULTICAST:
+        if match["source"] is not None and kind is not IngressKind.MULTICAST:
             raise InvalidIngress(f"{_named(url)}: only mcast:// has a source: use allow_source instead")
-        if kind is not Kind.UDP and not interface:
+        if kind is not IngressKind.UDP and not interface:
             raise InvalidIngress(f"{_named(url)} names no interface: add @eth1")
-        if kind is Kind.MULTICAST:
+        if kind is IngressKind.MULTICAST:
             host, source = _group(url, host, match["source"])
-        elif kind is Kind.BROADCAST and host:
+        elif kind is IngressKind.BROADCAST and host:
             raise InvalidIngress(f"{_named(url)}: broadcast has no address: write broadcast://:{first}@{interface}")
         elif host:
             host = str(_listening(url, host, first, interface))
@@ -188,7 +188,7 @@ def misfit(ingresses: Sequence[Ingress]) -> tuple[int, str] | None:
 
 def _collision(one: Ingress, other: Ingress) -> str | None:
     """Say why two ingresses cannot have the same port, or return None: they can."""
-    if Kind.UDP not in (one.kind, other.kind):
+    if IngressKind.UDP not in (one.kind, other.kind):
         # Sockets for groups and for broadcast share a port, and each gets a copy.
         same = (one.kind, one.host, one.interface) == (other.kind, other.host, other.interface)
         if same and one.service == other.service and (one.source == other.source or not (one.source and other.source)):
@@ -205,9 +205,9 @@ def _collision(one: Ingress, other: Ingress) -> str | None:
 
 def _bound_to(ingress: Ingress) -> tuple[str, str]:
     """Return the address and the interface that its sockets are bound to; empty for all."""
-    if ingress.kind is Kind.MULTICAST:
+    if ingress.kind is IngressKind.MULTICAST:
         return ingress.host, ""
-    return ("0.0.0.0" if ingress.kind is Kind.BROADCAST else ingress.host), ingress.interface
+    return ("0.0.0.0" if ingress.kind is IngressKind.BROADCAST else ingress.host), ingress.interface
 
 
 def _bracketed(host: str) -> str:

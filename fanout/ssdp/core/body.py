@@ -30,7 +30,7 @@ def is_packed(encoding: str) -> bool:
     return encoding.strip().lower() in _WRAPS
 
 
-class Gathered:
+class BodyBuffer:
     """A body that comes in pieces; `size_max` is for what was sent and for what that was unpacked."""
 
     def __init__(self, size_max: int, encoding: str = "") -> None:

@@ -65,8 +65,8 @@ def parse(body: bytes) -> Description:
     return _description(devices)
 
 
-def _read(body: bytes) -> list[_Device]:
-    reader = _Reader()
+def _read(body: bytes) -> list[_ParsedDevice]:
+    reader = _ParserTarget()
     parser = DefusedXMLParser(target=reader, forbid_dtd=True)
     parser.feed(body)
     parser.close()
@@ -74,18 +74,18 @@ def _read(body: bytes) -> list[_Device]:
 
 
 @dataclass(slots=True)
-class _Device:
+class _ParsedDevice:
     texts: dict[str, str] = field(default_factory=dict)
     services: dict[str, None] = field(default_factory=dict)
 
 
-class _Reader:
+class _ParserTarget:
     """Takes what the parser finds, and keeps what is asked for: a tree of a hostile document would be large."""
 
     def __init__(self) -> None:
-        self.devices: list[_Device] = []
+        self.devices: list[_ParsedDevice] = []
         """The root device, and those in it in the order of the document."""
-        self._inside: list[_Device] = []
+        self._inside: list[_ParsedDevice] = []
         self._path: list[str] = []
         self._elements = 0
         self._text: list[str] | None = None
@@ -103,7 +103,7 @@ class _Reader:
         if name == "device":
             if len(self.devices) == DEVICES_MAX:
                 raise InvalidDescription(f"it has more than {DEVICES_MAX} devices")
-            self.devices.append(_Device())
+            self.devices.append(_ParsedDevice())
             self._inside.append(self.devices[-1])
         elif self._inside and self._is_asked_for(name):
             self._text = []
@@ -142,8 +142,8 @@ def _one_line(text: str) -> str:
     return words if words.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in words)
 
 
-def _description(devices: list[_Device]) -> Description:
-    root = devices[0] if devices else _Device()
+def _description(devices: list[_ParsedDevice]) -> Description:
+    root = devices[0] if devices else _ParsedDevice()
     udn = root.texts.get("UDN", "")
     if not _is_udn(udn):
         raise InvalidDescription("it has no device with a UDN")

@@ -122,7 +122,7 @@ class Headers:
 _NONE = Headers()
 
 
-class Kind(StrEnum):
+class NotifyKind(StrEnum):
     """What a NOTIFY says, its NTS."""
 
     ALIVE = "ssdp:alive"
@@ -162,7 +162,7 @@ class Advert:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SearchResponse:
     """An answer to a search."""
 
     advert: Advert
@@ -172,7 +172,7 @@ class Answer:
 class Notify:
     """An announcement. Its advert has a LOCATION unless it is a byebye."""
 
-    kind: Kind
+    kind: NotifyKind
     advert: Advert
 
 
@@ -181,7 +181,7 @@ def udn(usn: str) -> str:
     return usn.partition("::")[0].lower()
 
 
-def parse(data: bytes) -> Search | Answer | Notify:
+def parse(data: bytes) -> Search | SearchResponse | Notify:
     """Return what a datagram says; raise `InvalidSsdp`.
 
     Lines may end without a carriage return, the last without an end, and there may be spaces before a colon.
@@ -197,12 +197,12 @@ def parse(data: bytes) -> Search | Answer | Notify:
     if _NOTIFY_LINE.fullmatch(first):
         text = headers.get("NTS", "")
         try:
-            kind = Kind(text or "")
+            kind = NotifyKind(text or "")
         except ValueError:
             raise _malformed("its NTS is none") from None
-        return Notify(kind, _advert(headers, "NT", is_located=kind is not Kind.BYEBYE))
+        return Notify(kind, _advert(headers, "NT", is_located=kind is not NotifyKind.BYEBYE))
     if _ANSWER_LINE.fullmatch(first):
-        return Answer(_advert(headers, "ST", is_located=True))
+        return SearchResponse(_advert(headers, "ST", is_located=True))
     raise _malformed("its first line is neither a search's, a NOTIFY's nor that of an answer 200")
 
 
@@ -247,14 +247,14 @@ def answer(advert: Advert, target: str) -> bytes:
     return _datagram("HTTP/1.1 200 OK", fields, _carried(advert.headers))
 
 
-def notify(kind: Kind, advert: Advert) -> bytes:
+def notify(kind: NotifyKind, advert: Advert) -> bytes:
     """Return the announcement: what UDA 1.1 (1.2.2 to 1.2.4) has in one of its kind."""
     named = [("NT", advert.nt), ("NTS", kind), ("USN", advert.usn)]
     fields = [("HOST", f"{GROUP}:{PORT}")]
-    if kind is Kind.BYEBYE:
+    if kind is NotifyKind.BYEBYE:
         fields += [*named, *_boot(advert.headers), *_number(advert.headers, "CONFIGID.UPNP.ORG")]
         return _datagram("NOTIFY * HTTP/1.1", fields)
-    if kind is Kind.ALIVE:
+    if kind is NotifyKind.ALIVE:
         fields += [("CACHE-CONTROL", f"max-age={advert.max_age}"), ("LOCATION", advert.location)]
         fields += [("SERVER", _server(advert)), *named, *_boot(advert.headers)]
     else:

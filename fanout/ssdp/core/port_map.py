@@ -15,6 +15,7 @@ The rules:
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 PLACES_MAX = 8
@@ -35,7 +36,7 @@ class Origin:
 
 
 @dataclass(slots=True, eq=False)
-class _Place:
+class _MappedPort:
     """One port, and for whom it is."""
 
     port: int
@@ -45,13 +46,13 @@ class _Place:
     """The UDN that takes it along."""
     udns: dict[str, bool] = field(default_factory=dict)
     """Whether they are there, by their last claim; the others have none."""
-    others: dict[int, _Place] = field(default_factory=dict)
+    others: dict[int, _MappedPort] = field(default_factory=dict)
     """By their ports in the pod."""
-    owner: _Place | None = None
+    owner: _MappedPort | None = None
     """Whose other it is."""
 
 
-class Places:
+class PortMap:
     """The relay's HTTP ports, `first` to `last`. Not thread-safe."""
 
     def __init__(self, first: int, last: int) -> None:
@@ -59,16 +60,16 @@ class Places:
             raise ValueError(f"{first} to {last} are no ports")
         self._first = first
         self._count = last - first + 1
-        self._places: dict[int, _Place] = {}
-        self._by_udn: dict[str, _Place] = {}
-        self._by_origin: dict[Origin, _Place] = {}
+        self._port_map: dict[int, _MappedPort] = {}
+        self._by_udn: dict[str, _MappedPort] = {}
+        self._by_origin: dict[Origin, _MappedPort] = {}
         self._away: dict[int, None] = {}
         """Ports of what is gone, or has left, by when that was."""
         self._refused: set[int] = set()
 
     def target(self, port: int) -> Origin | None:
         """Return what the port stands for; None while that is gone."""
-        place = self._places.get(port)
+        place = self._port_map.get(port)
         return None if place is None else place.origin
 
     def known(self, origin: Origin) -> int | None:
@@ -100,13 +101,13 @@ class Places:
         port = self._free(f"{owner.first} {origin.port}", owner)
         if port is None:
             return None
-        place = _Place(port, origin, owner.first, owner=owner)
-        owner.others[origin.port] = self._places[port] = self._by_origin[origin] = place
+        place = _MappedPort(port, origin, owner.first, owner=owner)
+        owner.others[origin.port] = self._port_map[port] = self._by_origin[origin] = place
         return port
 
     def refuse(self, port: int) -> None:
         """Give a port up that another program of this host has; whose it was gets another one when it is claimed."""
-        place = self._places.get(port)
+        place = self._port_map.get(port)
         if place is not None:
             self._dissolve(place)
         if self._first <= port < self._first + self._count:
@@ -131,13 +132,13 @@ class Places:
             place.udns = dict.fromkeys(place.udns, False)
             self._away.setdefault(place.port)
 
-    def _owners(self, host: str) -> list[_Place]:
+    def _owners(self, host: str) -> list[_MappedPort]:
         return [place for origin, place in self._by_origin.items() if origin.host == host and place.owner is None]
 
     def _others(self, host: str) -> int:
         return sum(len(place.others) for place in self._owners(host))
 
-    def _settle(self, origin: Origin, udn: str) -> _Place | None:
+    def _settle(self, origin: Origin, udn: str) -> _MappedPort | None:
         """Let a place of the device stand for what has none of its own."""
         had = self._by_udn.get(udn)
         if had is not None and had.origin is not None and had.first != udn:
@@ -154,7 +155,7 @@ class Places:
         port = self._free(udn)
         if port is None:
             return None
-        place = self._places[port] = self._by_origin[origin] = _Place(port, origin, udn)
+        place = self._port_map[port] = self._by_origin[origin] = _MappedPort(port, origin, udn)
         return place
 
     def _has_room(self, host: str) -> bool:
@@ -168,7 +169,7 @@ class Places:
         self._dissolve(there[away])
         return True
 
-    def _move(self, place: _Place, origin: Origin) -> None:
+    def _move(self, place: _MappedPort, origin: Origin) -> None:
         """Let a place stand for another device host, and its others for the same ports of that pod."""
         self._unlink(place)
         for other in place.others.values():
@@ -184,7 +185,7 @@ class Places:
             other.origin = follows
             self._away.pop(other.port, None)
 
-    def _join(self, place: _Place, udn: str) -> None:
+    def _join(self, place: _MappedPort, udn: str) -> None:
         """Take note that a device is there."""
         had = self._by_udn.get(udn)
         if had is not None:
@@ -200,34 +201,48 @@ class Places:
         self._by_udn[udn] = place
         self._away.pop(place.port, None)
 
-    def _free(self, key: str, kept: _Place | None = None) -> int | None:
+    def _free(self, key: str, kept: _MappedPort | None = None) -> int | None:
         """Return a port that nobody has, or has any more: the first one from the hash of `key` on."""
         start = zlib.crc32(key.encode("utf-8", "replace")) % self._count
         for step in range(self._count):
             port = self._first + (start + step) % self._count
-            if port not in self._places and port not in self._refused:
+            if port not in self._port_map and port not in self._refused:
                 return port
-        away = next((port for port in self._away if self._places[port] is not kept), None)
+        away = next((port for port in self._away if self._port_map[port] is not kept), None)
         if away is None:
             self._refused.clear()  # whoever had them may be gone by the next time
             return None
-        self._dissolve(self._places[away])
+        self._dissolve(self._port_map[away])
         return away
 
-    def _unlink(self, place: _Place) -> None:
+    def _unlink(self, place: _MappedPort) -> None:
         if place.origin is not None:
             del self._by_origin[place.origin]
             place.origin = None
 
-    def _dissolve(self, place: _Place) -> None:
+    def _dissolve(self, place: _MappedPort) -> None:
         """Forget a place; its port is free."""
         for other in list(place.others.values()):
             self._dissolve(other)
         self._unlink(place)
         for udn in place.udns:
             del self._by_udn[udn]
-        del self._places[place.port]
+        del self._port_map[place.port]
         self._away.pop(place.port, None)
         if place.owner is not None:
             siblings = place.owner.others
             place.owner.others = {port: other for port, other in siblings.items() if other is not place}
+
+
+def open_first(
+    claim: Callable[[], int | None], listen: Callable[[int], bool], refuse: Callable[[int], None]
+) -> int | None:
+    """Return the first port that `claim` gives and that `listen` can open; None once it gives none.
+
+    It is told of the others (`refuse`), which other programs have, so that it gives another one.
+    """
+    while (port := claim()) is not None:
+        if listen(port):
+            return port
+        refuse(port)
+    return None

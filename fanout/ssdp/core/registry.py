@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from fanout.ssdp.core import message, urls
 from fanout.ssdp.core.drop_reasons import SsdpDrop
-from fanout.ssdp.core.message import Advert, Kind
+from fanout.ssdp.core.message import Advert, NotifyKind
 
 ADVERTS_MAX = 256
 """Of one pod."""
@@ -38,7 +38,7 @@ _CONFLICTS_MAX = 64
 class Announcement(NamedTuple):
     """What is to be said on the LAN."""
 
-    kind: Kind
+    kind: NotifyKind
     pod: str
     advert: Advert
     """As the pod has it: its LOCATION leads to the pod."""
@@ -61,7 +61,7 @@ class Device(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Known:
+class _KnownAdvert:
     """An advert, and when it was told of."""
 
     advert: Advert
@@ -72,12 +72,12 @@ class _Known:
 
 
 @dataclass(slots=True, eq=False)
-class _Device:
+class _KnownDevice:
     """One UDN of one pod."""
 
     udn: str
     pod: str
-    adverts: dict[tuple[str, str], _Known] = field(default_factory=dict)
+    adverts: dict[tuple[str, str], _KnownAdvert] = field(default_factory=dict)
     speaks: bool = False
     """Whether it told of itself, by SSDP."""
     repeat_at: float = math.inf
@@ -85,11 +85,11 @@ class _Device:
 
 @dataclass(slots=True)
 class _Pod:
-    devices: dict[str, _Device] = field(default_factory=dict)
+    devices: dict[str, _KnownDevice] = field(default_factory=dict)
     speaks: bool = False
 
 
-class Catalogue:
+class Registry:
     """Knows the devices of all pods. Not thread-safe.
 
     `dropped` counts what is not kept; `jitter` returns random numbers from 0 to 1. What was announced as alive and not
@@ -100,7 +100,7 @@ class Catalogue:
         self._dropped = dropped
         self._jitter = jitter
         self._pods: dict[str, _Pod] = {}
-        self._by_udn: dict[str, list[_Device]] = {}
+        self._by_udn: dict[str, list[_KnownDevice]] = {}
         """The owner first, then those in its shadow by when they came."""
         self._conflicts: list[Conflict] = []
         self._wake = math.inf
@@ -179,7 +179,7 @@ class Catalogue:
             headers = headers.with_("BOOTID.UPNP.ORG", boot_id)
         known.advert = replace(known.advert, location=advert.location, headers=headers)
         known.is_changed = True
-        return self._changed(device, known, Kind.UPDATE, advert, now)
+        return self._changed(device, known, NotifyKind.UPDATE, advert, now)
 
     def left(self, pod: str, advert: Advert, now: float) -> list[Announcement]:
         """Take an `ssdp:byebye`."""
@@ -188,7 +188,7 @@ class Catalogue:
         if device is None or known is None:
             return []
         self._pods[pod].speaks = True
-        said = [Announcement(Kind.BYEBYE, pod, known.advert)] if self.is_owner(pod, device.udn) else []
+        said = [Announcement(NotifyKind.BYEBYE, pod, known.advert)] if self.is_owner(pod, device.udn) else []
         return [*said, *self._settle(device.udn, now)]
 
     def due(self, now: float) -> list[Announcement]:
@@ -209,7 +209,7 @@ class Catalogue:
     def farewell(self) -> list[Announcement]:
         """Revoke everything; nothing is announced any more."""
         said = [
-            Announcement(Kind.BYEBYE, owner.pod, known.advert)
+            Announcement(NotifyKind.BYEBYE, owner.pod, known.advert)
             for owner in self._owners()
             for known in owner.adverts.values()
         ]
@@ -218,7 +218,7 @@ class Catalogue:
         self._wake, self._is_over = math.inf, True
         return said
 
-    def _owners(self) -> Iterator[_Device]:
+    def _owners(self) -> Iterator[_KnownDevice]:
         return (queue[0] for queue in self._by_udn.values())
 
     def _drop(self, reason: SsdpDrop) -> None:
@@ -243,7 +243,7 @@ class Catalogue:
             if sum(len(each.adverts) for each in about.devices.values()) >= ADVERTS_MAX:
                 self._drop(SsdpDrop.TOO_MANY_DEVICES)
                 return []
-            known = device.adverts[_key(advert)] = _Known(advert, now + advert.max_age, is_changed=True)
+            known = device.adverts[_key(advert)] = _KnownAdvert(advert, now + advert.max_age, is_changed=True)
         elif _is_own(pod, known.advert) and not _is_own(pod, advert):
             return []  # it tells where it is found on loopback, or on a network that is its own, as well
         else:
@@ -252,9 +252,9 @@ class Catalogue:
             known.advert = replace(advert, nt=known.advert.nt, usn=known.advert.usn)
             known.expires = now + advert.max_age
         self._wake = min(self._wake, known.expires)
-        return self._changed(device, known, Kind.ALIVE, known.advert, now)
+        return self._changed(device, known, NotifyKind.ALIVE, known.advert, now)
 
-    def _device(self, about: _Pod, pod: str, udn: str) -> _Device | None:
+    def _device(self, about: _Pod, pod: str, udn: str) -> _KnownDevice | None:
         """Return a pod's device, made where it has none; None where it has too many."""
         device = about.devices.get(udn)
         if device is not None:
@@ -262,7 +262,7 @@ class Catalogue:
         if len(about.devices) >= UDNS_MAX or sum(len(each.adverts) for each in about.devices.values()) >= ADVERTS_MAX:
             self._drop(SsdpDrop.TOO_MANY_DEVICES)
             return None
-        device = about.devices[udn] = _Device(udn, pod)
+        device = about.devices[udn] = _KnownDevice(udn, pod)
         queue = self._by_udn.setdefault(udn, [])
         queue.append(device)
         if len(queue) > 1:
@@ -271,7 +271,9 @@ class Catalogue:
                 self._conflicts.append(Conflict(udn, pod, queue[0].pod))
         return device
 
-    def _changed(self, device: _Device, known: _Known, kind: Kind, advert: Advert, now: float) -> list[Announcement]:
+    def _changed(
+        self, device: _KnownDevice, known: _KnownAdvert, kind: NotifyKind, advert: Advert, now: float
+    ) -> list[Announcement]:
         """Say what has changed, now or, where it changes all the time, in a moment."""
         known.is_changed &= self.is_owner(device.pod, device.udn)
         if not known.is_changed:
@@ -283,11 +285,11 @@ class Catalogue:
             return []
         return [self._alive(device, known, now)._replace(kind=kind, advert=advert)]
 
-    def _alive(self, device: _Device, known: _Known, now: float) -> Announcement:
+    def _alive(self, device: _KnownDevice, known: _KnownAdvert, now: float) -> Announcement:
         known.announced_at, known.is_changed = now, False
-        return Announcement(Kind.ALIVE, device.pod, known.advert)
+        return Announcement(NotifyKind.ALIVE, device.pod, known.advert)
 
-    def _interval(self, device: _Device) -> float:
+    def _interval(self, device: _KnownDevice) -> float:
         shortest = min(known.advert.max_age for known in device.adverts.values())
         return min(REPEAT_PART * shortest, REPEAT_MOST) * (0.8 + 0.2 * self._jitter())
 
@@ -304,7 +306,7 @@ class Catalogue:
             if about is not None and not device.adverts:
                 del about.devices[udn]
         said = [
-            Announcement(Kind.BYEBYE, owner.pod, known.advert)
+            Announcement(NotifyKind.BYEBYE, owner.pod, known.advert)
             for key, known in before.items()
             if key not in owner.adverts
         ]
@@ -331,7 +333,7 @@ def _key(advert: Advert) -> tuple[str, str]:
     return advert.nt.lower(), advert.usn.lower()
 
 
-def _find(device: _Device, advert: Advert) -> _Known | None:
+def _find(device: _KnownDevice, advert: Advert) -> _KnownAdvert | None:
     """Return what is known of an advert, or of a higher version of the same type."""
     known = device.adverts.get(_key(advert))
     if known is None and advert.nt[:4].lower() == "urn:":
@@ -351,19 +353,19 @@ def _boot_id(advert: Advert) -> str | None:
     return advert.headers.get("NEXTBOOTID.UPNP.ORG") or advert.headers.get("BOOTID.UPNP.ORG")
 
 
-def _is_late(known: _Known, now: float) -> bool:
+def _is_late(known: _KnownAdvert, now: float) -> bool:
     """Whether an advert has changed, and its last announcement is long enough ago."""
     return known.is_changed and now >= known.announced_at + CHANGES_APART
 
 
-def _wake(device: _Device) -> float:
+def _wake(device: _KnownDevice) -> float:
     """Return when something is to be done for a device."""
     late = (known.announced_at + CHANGES_APART for known in device.adverts.values() if known.is_changed)
     expiries = (known.expires for known in device.adverts.values())
     return min(device.repeat_at, *expiries, *late)
 
 
-def _location(device: _Device) -> str:
+def _location(device: _KnownDevice) -> str:
     """Return where a device is found: its root's LOCATION comes first."""
     locations = {known.advert.nt: known.advert.location for known in device.adverts.values()}
     return locations.get(message.ROOT_DEVICE) or next(iter(locations.values()))

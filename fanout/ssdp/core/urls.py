@@ -84,23 +84,23 @@ def in_text(body: bytes, content_type: str, authority: Authority) -> Rewritten:
     characters or the content type tell. What is declared and is not so does no harm. Raises `TooManyUrls`.
     """
     wide = _wide(body, content_type)
-    places = _Places(authority)
+    port_map = _UrlMatches(authority)
     if wide is None:
-        changed = _rewritten(body, places)
+        changed = _rewritten(body, port_map)
     else:
         whole = len(body) - len(body) % (4 if "32" in wide else 2)
         try:
             text = body[:whole].decode(wide, "surrogatepass").encode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
             return Rewritten(body, 0, 0)
-        text = _rewritten(text, places)
+        text = _rewritten(text, port_map)
         changed = text.decode("utf-8", "surrogatepass").encode(wide, "surrogatepass") + body[whole:]
-    return Rewritten(changed if places.changed else body, places.changed, places.left)
+    return Rewritten(changed if port_map.changed else body, port_map.changed, port_map.left)
 
 
 def in_value(text: str, authority: Authority) -> str:
     """Return a header's value (Location, CaptionInfo.sec, CALLBACK) with the URLs that `authority` has a place for."""
-    return _URL.sub(_Places(authority).put, text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+    return _URL.sub(_UrlMatches(authority).put, text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
 
 
 def location(url: str) -> tuple[str, int] | None:
@@ -113,12 +113,12 @@ def location(url: str) -> tuple[str, int] | None:
     return None if match is None else _host_and_port(match)
 
 
-class _Places:
+class _UrlMatches:
     """What to put into the URLs of one document, looked up once a host and port."""
 
     def __init__(self, authority: Authority) -> None:
         self._authority = authority
-        self._places: dict[bytes, bytes] = {}
+        self._port_map: dict[bytes, bytes] = {}
         self._others: dict[bytes, bool] = {}
         """Whether there should have been a place for it."""
         self.changed = self.left = 0
@@ -126,8 +126,8 @@ class _Places:
     def put(self, match: re.Match[bytes]) -> bytes:
         """Return what stands in the place of a URL's beginning."""
         url = match[0]
-        place = self._places.get(url)
-        if place is None and url not in self._others and len(self._places) + len(self._others) < AUTHORITIES_MAX:
+        place = self._port_map.get(url)
+        if place is None and url not in self._others and len(self._port_map) + len(self._others) < AUTHORITIES_MAX:
             place = self._look_up(match)
         if place is None:
             self.left += self._others.get(url, False)
@@ -141,14 +141,14 @@ class _Places:
         if not place:
             self._others[match[0]] = place is not None
             return None
-        self._places[match[0]] = made = b"://" + place.encode()
+        self._port_map[match[0]] = made = b"://" + place.encode()
         return made
 
 
-def _rewritten(text: bytes, places: _Places) -> bytes:
+def _rewritten(text: bytes, port_map: _UrlMatches) -> bytes:
     if text.count(b"://") > URLS_MAX:
         raise TooManyUrls(f"more than {URLS_MAX} URLs")
-    return _URL.sub(places.put, text)
+    return _URL.sub(port_map.put, text)
 
 
 def _host_and_port(match: re.Match[bytes]) -> tuple[str, int] | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
-from fanout.ssdp.core.body import Gathered
+from fanout.ssdp.core.body import BodyBuffer
 
 SMALL = 64 * 1024
 """Bytes that need no room: those of descriptions and of most answers."""
@@ -28,7 +29,7 @@ class Busy(Exception):
     """There is no room now."""
 
 
-class Room:
+class BodyBudget:
     """Has `size` bytes, of which one client (`who`) gets no more than `of_one`."""
 
     def __init__(self, size: int = ROOM, of_one: int = ROOM_OF_ONE) -> None:
@@ -43,9 +44,9 @@ class Room:
         """Bytes that are held now."""
         return self._of.total()
 
-    def for_one(self, who: str) -> Held:
+    def for_one(self, who: str) -> BodyShare:
         """Return room for one body, to be entered: nothing yet but what a small one needs."""
-        return Held(self, who)
+        return BodyShare(self, who)
 
     async def take(self, who: str, size: int) -> None:
         """Wait for so many bytes more; raise `Busy`."""
@@ -74,10 +75,10 @@ class Room:
                 waiter.set_result(None)
 
 
-class Held:
+class BodyShare:
     """Room for one body, which is given back in the end."""
 
-    def __init__(self, room: Room, who: str) -> None:
+    def __init__(self, room: BodyBudget, who: str) -> None:
         self._room = room
         self._who = who
         self._size = 0
@@ -103,7 +104,7 @@ class Held:
             self._room.give(self._who, self._size - kept)
             self._size = kept
 
-    async def fill(self, gathered: Gathered, size: int, read: Callable[[], Awaitable[bytes]]) -> bytes:
+    async def fill(self, gathered: BodyBuffer, size: int, read: Callable[[], Awaitable[bytes]]) -> bytes:
         """Gather what `read` returns, up to its end, of which `size` bytes are expected; raises `Busy` too."""
         await self.grow(size)
         while piece := await read():
@@ -115,3 +116,22 @@ class Held:
         whole = gathered.whole()
         self.shrink(len(whole))
         return whole
+
+
+READ_MAX = 32 * 1024
+"""Bytes that are taken at a time. Each connection may hold some times as many for somebody who takes no more."""
+HELD = 16 * 1024
+"""Bytes that a connection holds before it is read no further; the library doubles that."""
+
+
+class SmallReadSocket(socket.socket):
+    """A socket of which each `recv` returns no more than `READ_MAX` bytes; an event loop would take 256 KiB."""
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        """Receive."""
+        return super().recv(min(bufsize, READ_MAX), flags)
+
+
+def small_reads(opened: socket.socket) -> SmallReadSocket:
+    """Return the same socket as such a one; the given one is none any more."""
+    return SmallReadSocket(opened.family, opened.type, opened.proto, fileno=opened.detach())

@@ -25,7 +25,7 @@ from fanout.ssdp.core.headers import target
 from fanout.ssdp.core.port_map import Origin
 from fanout.ssdp.core.stats import HttpCounts
 from fanout.ssdp.http.server import Connection
-from fanout.ssdp.http.upstream import Refused, Upstream
+from fanout.ssdp.http.upstream import RequestRefused, Upstream
 
 Header = tuple[str, str]
 SID = "SID"
@@ -170,22 +170,24 @@ class Events:
         self._counts.subscriptions = len(self._subscriptions)
 
     def asked(self, connection: Connection, origin: Origin, headers: list[Header]) -> tuple[Subscription, list[Header]]:
-        """Return the subscription that a SUBSCRIBE begins or renews, and what to tell the pod; raise `Refused`."""
+        """Return the subscription of a SUBSCRIBE, and what to tell the pod. Raises `RequestRefused`."""
         given = CIMultiDict(headers)
         if SID in given:
             if "CALLBACK" in given or "NT" in given:
-                raise Refused(400, HttpFailure.BAD_REQUEST, "SID is for a renewal, CALLBACK and NT are for a beginning")
+                raise RequestRefused(
+                    400, HttpFailure.BAD_REQUEST, "SID is for a renewal, CALLBACK and NT are for a beginning"
+                )
             return self._known(connection, given), headers
         wanted = callbacks(given.get("CALLBACK", ""), connection.peer)
         if not wanted:
             sentence = f"no URL of {connection.peer} in CALLBACK {given.get('CALLBACK', '')[:200]!r}"
-            raise Refused(412, HttpFailure.CALLBACK_REFUSED, sentence)
+            raise RequestRefused(412, HttpFailure.CALLBACK_REFUSED, sentence)
         way = interfaces.route(origin.host)
         if way is None:
-            raise Refused(502, HttpFailure.POD_UNREACHABLE, f"no way to {origin.host}")
+            raise RequestRefused(502, HttpFailure.POD_UNREACHABLE, f"no way to {origin.host}")
         made = self._subscriptions.add(connection.peer, connection.local, connection.port, origin, wanted, monotonic())
         if made is None:
-            raise Refused(503, HttpFailure.TOO_MANY_SUBSCRIPTIONS, "there are as many subscriptions as may be")
+            raise RequestRefused(503, HttpFailure.TOO_MANY_SUBSCRIPTIONS, "there are as many subscriptions as may be")
         self._counts.subscriptions = len(self._subscriptions)
         url = f"<http://{Endpoint(way[1], connection.port)}{PATH}{made.token}>"
         return made, [*(pair for pair in headers if pair[0].upper() != "CALLBACK"), ("CALLBACK", url)]
@@ -201,18 +203,18 @@ class Events:
         return None
 
     def ended(self, connection: Connection, headers: list[Header]) -> None:
-        """Take note of an UNSUBSCRIBE; raise `Refused`."""
+        """Take note of an UNSUBSCRIBE; raise `RequestRefused`."""
         self._forget(self._known(connection, CIMultiDict(headers)))
 
     def expected(self, connection: Connection, path: str) -> Subscription:
-        """Return the subscription that a pod has an event for; raise `Refused`, upon which the pod forgets it."""
+        """Return the subscription that a pod has an event for; raise `RequestRefused`, and the pod forgets it."""
         found = self._subscriptions.by_token(path.removeprefix(PATH), monotonic()) if path.startswith(PATH) else None
         if found is None or found.port != connection.port or found.origin.host != connection.peer:
-            raise Refused(412, None, "there is no such subscription")
+            raise RequestRefused(412, None, "there is no such subscription")
         return found
 
     async def deliver(self, subscription: Subscription, headers: list[Header], body: bytes) -> int:
-        """Hand an event to the first URL of the subscriber that answers; return its status. Raises `Refused`."""
+        """Hand an event to the first URL of the subscriber that answers; return its status. Raises `RequestRefused`."""
         problem = "it has no URL"
         try:
             async with asyncio.timeout(EVENT_TIMEOUT):
@@ -226,7 +228,7 @@ class Events:
                     return self._delivered(subscription, answer.status)
         except TimeoutError:
             problem = f"nothing within {EVENT_TIMEOUT:g} s"
-        raise Refused(504, HttpFailure.EVENT_LOST, f"{subscription.client} took no event: {problem}")
+        raise RequestRefused(504, HttpFailure.EVENT_LOST, f"{subscription.client} took no event: {problem}")
 
     def _delivered(self, subscription: Subscription, status: int) -> int:
         if 200 <= status < 300:
@@ -241,7 +243,7 @@ class Events:
         sid = given.get(SID, "").strip()
         found = self._subscriptions.by_sid(connection.port, sid, connection.peer, monotonic())
         if found is None:  # so that it subscribes anew; the relay may have been restarted
-            raise Refused(412, None, "there is no such subscription")
+            raise RequestRefused(412, None, "there is no such subscription")
         return found
 
     def _forget(self, subscription: Subscription) -> None:

@@ -12,7 +12,7 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from fanout.limiter import LineLimiter
 from fanout.ssdp.core import urls
-from fanout.ssdp.core.body import Gathered, TooLarge
+from fanout.ssdp.core.body import BodyBuffer, TooLarge
 from fanout.ssdp.core.drop_reasons import HttpFailure
 from fanout.ssdp.core.headers import (
     HEAD_MAX,
@@ -25,16 +25,15 @@ from fanout.ssdp.core.headers import (
     target,
     via,
 )
-from fanout.ssdp.core.port_map import Origin, Places
+from fanout.ssdp.core.port_map import Origin, PortMap
 from fanout.ssdp.core.stats import HttpCounts
 from fanout.ssdp.core.urls import TooManyUrls
 from fanout.ssdp.http import gena
-from fanout.ssdp.http.body_budget import Busy, Held, Room
+from fanout.ssdp.http.body_budget import BodyBudget, BodyShare, Busy
 from fanout.ssdp.http.gena import Events
-from fanout.ssdp.http.rewriting import Rewriting
-from fanout.ssdp.http.server import Connection, Door
+from fanout.ssdp.http.server import Connection, HttpServer
 from fanout.ssdp.http.splice import ClientGone, PodBroke, pump
-from fanout.ssdp.http.upstream import DOCUMENT_TIMEOUT, PodAnswer, Refused, Upstream
+from fanout.ssdp.http.upstream import DOCUMENT_TIMEOUT, PodAnswer, RequestRefused, ResponseRewriter, Upstream
 
 log = logging.getLogger("fanout")
 
@@ -55,7 +54,7 @@ _OF_THE_RELAY = ("host", "content-length", "accept-encoding", "expect")  # it ma
 
 
 @dataclass(slots=True)
-class Exchange:
+class ForwardedRequest:
     """A request of a client that goes to a pod."""
 
     request: web.BaseRequest
@@ -67,7 +66,7 @@ class Exchange:
 
 
 class Proxy:
-    """Serves the ports of `places`, each of which stands for one HTTP server of a pod.
+    """Serves the ports of `port_map`, each of which stands for one HTTP server of a pod.
 
     `is_pod` says whether an address is that of a pod of the Service: no other is ever asked anything. `is_allowed` says
     whether a client's address is served, `is_here` whether an address of this host is one that clients may come to.
@@ -82,20 +81,20 @@ class Proxy:
 
     def __init__(
         self,
-        places: Places,
+        port_map: PortMap,
         is_pod: Callable[[str], bool],
         is_allowed: Callable[[str], bool],
         is_here: Callable[[str], bool],
         counts: HttpCounts,
     ) -> None:
-        self._places = places
+        self._port_map = port_map
         self._is_pod = is_pod
         self._is_allowed = is_allowed
         self._is_here = is_here
         self._counts = counts
-        self._door = Door(self._is_client, is_pod, self._serve, counts)
-        self._rewriting = Rewriting(places, is_pod, self._door.listen, counts)
-        self._room = Room()
+        self._server = HttpServer(self._is_client, is_pod, self._serve, counts)
+        self._rewriting = ResponseRewriter(port_map, is_pod, self._server.listen, counts)
+        self._room = BodyBudget()
         self._upstream = Upstream()
         self._events = Events(self._upstream, counts)
         self._lines = LineLimiter(_LINES)
@@ -105,7 +104,7 @@ class Proxy:
     async def open(self) -> None:
         """Begin, in the running event loop."""
         await self._upstream.open()
-        self._door.open()
+        self._server.open()
         self._look_round()
 
     async def close(self) -> None:
@@ -113,12 +112,12 @@ class Proxy:
         self._is_closing = True
         if self._tick is not None:
             self._tick.cancel()
-        await self._door.close()
+        await self._server.close()
         await self._upstream.close()
 
     def listen(self, port: int) -> bool:
         """Serve that port from now on; False where it cannot be had, mostly as another program has it."""
-        return self._door.listen(port)
+        return self._server.listen(port)
 
     def _look_round(self) -> None:
         self._events.expire()
@@ -135,7 +134,7 @@ class Proxy:
         try:
             try:
                 return await self._answer(request, connection)
-            except Refused as refused:
+            except RequestRefused as refused:
                 return await self._refuse(request, connection, refused)
         except PodBroke as error:
             self._fail(HttpFailure.POD_BROKE, connection, str(error))
@@ -154,58 +153,58 @@ class Proxy:
 
     async def _answer(self, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
         if sum(len(name) + len(value) for name, value in request.raw_headers) > HEAD_MAX:
-            raise Refused(431, HttpFailure.REQUEST_TOO_LARGE, f"more than {HEAD_MAX} bytes of headers")
+            raise RequestRefused(431, HttpFailure.REQUEST_TOO_LARGE, f"more than {HEAD_MAX} bytes of headers")
         raw, hosts = request.raw_path, request.headers.getall(hdrs.HOST, [])
         whole = absolute(raw)
         if whole is not None:  # Host means nothing then (RFC 9112, 3.2.2)
             hosts, raw = [whole[0]], whole[1]
         if len(hosts) > 1 or not all(map(is_literal, hosts)):
-            raise Refused(403, HttpFailure.WRONG_HOST, "name the relay by its IP address, in Host too")
+            raise RequestRefused(403, HttpFailure.WRONG_HOST, "name the relay by its IP address, in Host too")
         path = target(raw)
         if raw == "*" and request.method == "OPTIONS":  # it asks about the server as a whole (RFC 9110, 9.3.7)
             head = web.StreamResponse(headers={hdrs.ALLOW: _ALLOWED})
             head.content_length = 0
             return await self._finish(request, connection, head)
         if path is None:
-            raise Refused(400, HttpFailure.BAD_REQUEST, "the target of a request is a path")
+            raise RequestRefused(400, HttpFailure.BAD_REQUEST, "the target of a request is a path")
         if request.method == "NOTIFY" and self._is_pod(connection.peer):
             return await self._notify(request, connection, path)
         if not self._is_client(connection.peer, connection.local):
-            raise Refused(403, HttpFailure.SOURCE_NOT_ALLOWED, "pods tell of events here, and nothing else")
+            raise RequestRefused(403, HttpFailure.SOURCE_NOT_ALLOWED, "pods tell of events here, and nothing else")
         if request.method not in METHODS:
-            raise Refused(405, HttpFailure.WRONG_METHOD, f"there are {_ALLOWED}")
-        origin = self._places.target(connection.port)
+            raise RequestRefused(405, HttpFailure.WRONG_METHOD, f"there are {_ALLOWED}")
+        origin = self._port_map.target(connection.port)
         if origin is None or not self._is_pod(origin.host):
-            raise Refused(503, HttpFailure.NO_POD, "the device is not there now")
+            raise RequestRefused(503, HttpFailure.NO_POD, "the device is not there now")
         with self._room.for_one(connection.peer) as held:
             body = await self._body(request, held)
-            exchange = Exchange(request, connection, origin, path, _carried(request), body)
+            exchange = ForwardedRequest(request, connection, origin, path, _carried(request), body)
             if request.method == "SUBSCRIBE":
                 return await self._subscribe(exchange)
             if request.method == "UNSUBSCRIBE":
                 self._events.ended(connection, exchange.headers)
             return await self._forward(exchange)
 
-    async def _body(self, request: web.BaseRequest, held: Held) -> bytes:
+    async def _body(self, request: web.BaseRequest, held: BodyShare) -> bytes:
         """Return the body of a request; a pod hears of it when it is whole."""
         if (request.content_length or 0) > BODY_MAX:
-            raise Refused(413, HttpFailure.REQUEST_TOO_LARGE, f"more than {BODY_MAX} bytes")
+            raise RequestRefused(413, HttpFailure.REQUEST_TOO_LARGE, f"more than {BODY_MAX} bytes")
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue" and request.version >= HttpVersion11:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0  # the answer is still to come
         try:
             async with asyncio.timeout(BODY_TIMEOUT):
-                return await held.fill(Gathered(BODY_MAX), request.content_length or 0, request.content.readany)
+                return await held.fill(BodyBuffer(BODY_MAX), request.content_length or 0, request.content.readany)
         except Busy as error:
-            raise Refused(503, HttpFailure.BUSY, str(error)) from error
+            raise RequestRefused(503, HttpFailure.BUSY, str(error)) from error
         except TooLarge as error:
-            raise Refused(413, HttpFailure.REQUEST_TOO_LARGE, str(error)) from error
+            raise RequestRefused(413, HttpFailure.REQUEST_TOO_LARGE, str(error)) from error
         except TimeoutError as error:
-            raise Refused(408, HttpFailure.TOO_SLOW, f"the body took more than {BODY_TIMEOUT:g} s") from error
+            raise RequestRefused(408, HttpFailure.TOO_SLOW, f"the body took more than {BODY_TIMEOUT:g} s") from error
         except web.RequestPayloadError as error:
-            raise Refused(400, HttpFailure.BAD_REQUEST, "the body is broken") from error
+            raise RequestRefused(400, HttpFailure.BAD_REQUEST, "the body is broken") from error
 
-    async def _forward(self, exchange: Exchange) -> web.StreamResponse:
+    async def _forward(self, exchange: ForwardedRequest) -> web.StreamResponse:
         answer = await self._ask(exchange)
         try:
             if answer.status == 206 and answer.is_document:
@@ -219,12 +218,12 @@ class Proxy:
         finally:
             answer.close()
 
-    async def _ask(self, exchange: Exchange) -> PodAnswer:
+    async def _ask(self, exchange: ForwardedRequest) -> PodAnswer:
         return await self._upstream.ask(
             exchange.request.method, exchange.origin, exchange.path, exchange.headers, exchange.body
         )
 
-    async def _send_document(self, exchange: Exchange, answer: PodAnswer) -> web.StreamResponse:
+    async def _send_document(self, exchange: ForwardedRequest, answer: PodAnswer) -> web.StreamResponse:
         head = self._head(answer, exchange.connection, *TRANSFORMED)
         if exchange.request.method == "HEAD" or answer.status in _EMPTY:
             return await self._finish(exchange.request, exchange.connection, head)
@@ -237,7 +236,7 @@ class Proxy:
             except TimeoutError as error:
                 raise ClientGone(f"it did not take a document within {DOCUMENT_TIMEOUT:g} s") from error
 
-    async def _document(self, answer: PodAnswer, edge: str, held: Held) -> bytes:
+    async def _document(self, answer: PodAnswer, edge: str, held: BodyShare) -> bytes:
         """Return a pod's document as the client gets it, for which there is room then."""
         whole = await self._upstream.document(answer, held)
         answer.close()
@@ -245,13 +244,15 @@ class Proxy:
             body = await self._rewriting.body(whole, answer.headers.get(hdrs.CONTENT_TYPE, ""), edge)
             await held.grow(len(body))
         except TooManyUrls as error:
-            raise Refused(502, HttpFailure.DOCUMENT_TOO_LARGE, f"{answer.url} has {error}") from error
+            raise RequestRefused(502, HttpFailure.DOCUMENT_TOO_LARGE, f"{answer.url} has {error}") from error
         except Busy as error:
-            raise Refused(503, HttpFailure.BUSY, f"{answer.url}: {error}") from error
+            raise RequestRefused(503, HttpFailure.BUSY, f"{answer.url}: {error}") from error
         held.shrink(len(body))
         return body
 
-    async def _send_stream(self, exchange: Exchange, answer: PodAnswer, head: web.StreamResponse) -> web.StreamResponse:
+    async def _send_stream(
+        self, exchange: ForwardedRequest, answer: PodAnswer, head: web.StreamResponse
+    ) -> web.StreamResponse:
         port = exchange.connection.port
         self._counts.statuses[head.status // 100] += 1
         head.headers.setdefault(hdrs.SERVER, PSEUDONYM)
@@ -266,7 +267,7 @@ class Proxy:
         await head.write_eof()
         return head
 
-    async def _pump(self, exchange: Exchange, answer: PodAnswer, head: web.StreamResponse, rest: int) -> None:
+    async def _pump(self, exchange: ForwardedRequest, answer: PodAnswer, head: web.StreamResponse, rest: int) -> None:
         """Carry a body past the library, which has read the beginning of it already."""
 
         def sent(size: int) -> None:
@@ -296,11 +297,11 @@ class Proxy:
                 await pump(source, sink, rest, sent)
         downstream.set_write_buffer_limits()
 
-    async def _subscribe(self, exchange: Exchange) -> web.StreamResponse:
+    async def _subscribe(self, exchange: ForwardedRequest) -> web.StreamResponse:
         subscription, exchange.headers = self._events.asked(exchange.connection, exchange.origin, exchange.headers)
         try:
             answer = await self._ask(exchange)
-        except Refused:
+        except RequestRefused:
             self._events.answered(subscription, 0, "", None)
             raise
         try:
@@ -323,7 +324,7 @@ class Proxy:
                 try:
                     body = await self._rewriting.body(body, content_type, subscription.edge)
                 except TooManyUrls as error:
-                    raise Refused(413, HttpFailure.DOCUMENT_TOO_LARGE, f"an event with {error}") from error
+                    raise RequestRefused(413, HttpFailure.DOCUMENT_TOO_LARGE, f"an event with {error}") from error
             status = await self._events.deliver(subscription, _carried(request), body)
         head = web.StreamResponse(status=status)
         head.content_length = 0
@@ -350,7 +351,9 @@ class Proxy:
         await head.write_eof()
         return head
 
-    async def _refuse(self, request: web.BaseRequest, connection: Connection, refused: Refused) -> web.StreamResponse:
+    async def _refuse(
+        self, request: web.BaseRequest, connection: Connection, refused: RequestRefused
+    ) -> web.StreamResponse:
         """Answer in the pod's place."""
         if refused.failure is not None:
             self._fail(refused.failure, connection, str(refused))

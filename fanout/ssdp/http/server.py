@@ -21,7 +21,7 @@ from fanout.net import errno_text
 from fanout.ssdp.core.drop_reasons import HttpFailure
 from fanout.ssdp.core.headers import PSEUDONYM
 from fanout.ssdp.core.stats import HttpCounts
-from fanout.ssdp.http.server_sockets import HELD, sipped
+from fanout.ssdp.http.body_budget import HELD, small_reads
 
 log = logging.getLogger("fanout")
 
@@ -52,7 +52,7 @@ TAKEN_TIME = 30.0
 Serve = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-class Door:
+class HttpServer:
     """Listens on TCP ports, and serves whoever `is_client` (its address, and that it came to) or `is_pod`.
 
     What is said about a refused peer is counted in `counts`. A client that vanishes cancels what `serve` does for it.
@@ -152,7 +152,7 @@ class Door:
                 continue
             accepted.setblocking(False)
             connection = self._connection(peer, local, port)
-            task = self._loop.create_task(self._admit(connection, sipped(accepted)))
+            task = self._loop.create_task(self._admit(connection, small_reads(accepted)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

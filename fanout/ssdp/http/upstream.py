@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import aiohttp
 from aiohttp import hdrs
@@ -15,12 +15,13 @@ from yarl import URL
 from fanout.model import Endpoint
 from fanout.net import errno_text
 from fanout.ssdp.core import urls
-from fanout.ssdp.core.body import DOCUMENT_MAX, Gathered, TooLarge, Undecodable, can_unpack, is_packed
+from fanout.ssdp.core.body import DOCUMENT_MAX, BodyBuffer, TooLarge, Undecodable, can_unpack, is_packed
 from fanout.ssdp.core.drop_reasons import HttpFailure
-from fanout.ssdp.core.port_map import Origin
-from fanout.ssdp.http.body_budget import Busy, Held
+from fanout.ssdp.core.port_map import Origin, PortMap, open_first
+from fanout.ssdp.core.stats import HttpCounts
+from fanout.ssdp.core.urls import Authority
+from fanout.ssdp.http.body_budget import HELD, BodyShare, Busy, SmallReadSocket
 from fanout.ssdp.http.server import LINE_MAX
-from fanout.ssdp.http.server_sockets import HELD, Sipped
 from fanout.ssdp.http.splice import PodBroke
 
 CONNECT_TIMEOUT = 3.0
@@ -32,7 +33,7 @@ _PIECE = 64 * 1024  # bytes of a body that are sent at a time: the library has a
 _SKIPPED = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)  # the library would add them
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A request that the relay answers itself, with a sentence; `failure` is None where nothing is wrong with it."""
 
     def __init__(self, status: int, failure: HttpFailure | None, sentence: str) -> None:
@@ -86,49 +87,51 @@ class Upstream:
     async def ask(
         self, method: str, origin: Origin, path: str, headers: Iterable[tuple[str, str]], body: bytes
     ) -> PodAnswer:
-        """Return a pod's answer, of which the head has arrived, to be closed; raise `Refused`."""
+        """Return a pod's answer, of which the head has arrived, to be closed; raise `RequestRefused`."""
         there = str(Endpoint(origin.host, origin.port))
         try:
             response = await self.request(method, origin, path, [*headers, (hdrs.ACCEPT_ENCODING, "identity")], body)
         except aiohttp.ConnectionTimeoutError as error:
             sentence = f"{there} took no connection within {CONNECT_TIMEOUT:g} s"
-            raise Refused(502, HttpFailure.POD_UNREACHABLE, sentence) from error
+            raise RequestRefused(502, HttpFailure.POD_UNREACHABLE, sentence) from error
         except aiohttp.ClientConnectorError as error:
             sentence = f"{there} cannot be reached: {os.strerror(error.os_error.errno or 0)}"
-            raise Refused(502, HttpFailure.POD_UNREACHABLE, sentence) from error
+            raise RequestRefused(502, HttpFailure.POD_UNREACHABLE, sentence) from error
         except TimeoutError as error:
             sentence = f"{there} said nothing for {ANSWER_TIMEOUT:g} s"
-            raise Refused(504, HttpFailure.POD_BROKE, sentence) from error
+            raise RequestRefused(504, HttpFailure.POD_BROKE, sentence) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Refused(502, HttpFailure.POD_BROKE, f"{there}: {errno_text.exception(error)}") from error
+            raise RequestRefused(502, HttpFailure.POD_BROKE, f"{there}: {errno_text.exception(error)}") from error
         if response.status < 200:
             response.close()
-            raise Refused(502, HttpFailure.POD_BROKE, f"{there} answers {response.status}, which nobody asked for")
+            raise RequestRefused(
+                502, HttpFailure.POD_BROKE, f"{there} answers {response.status}, which nobody asked for"
+            )
         answer = PodAnswer(response)
         if not answer.codings <= {"chunked"}:
             answer.close()
-            raise Refused(502, HttpFailure.POD_BROKE, f"{there} packs what it sends, which nobody asked for")
+            raise RequestRefused(502, HttpFailure.POD_BROKE, f"{there} packs what it sends, which nobody asked for")
         return answer
 
-    async def document(self, answer: PodAnswer, held: Held) -> bytes:
-        """Return the whole of a document, unpacked, for which there is room then; raise `Refused`."""
+    async def document(self, answer: PodAnswer, held: BodyShare) -> bytes:
+        """Return the whole of a document, unpacked, for which there is room then; raise `RequestRefused`."""
         try:
             if answer.size is not None and answer.size > DOCUMENT_MAX:
                 raise TooLarge(f"{answer.size} bytes")
             # What is packed can be of any size.
             size = DOCUMENT_MAX if is_packed(answer.encoding) else answer.size or 0
             async with asyncio.timeout(DOCUMENT_TIMEOUT):
-                return await held.fill(Gathered(DOCUMENT_MAX, answer.encoding), size, answer.piece)
+                return await held.fill(BodyBuffer(DOCUMENT_MAX, answer.encoding), size, answer.piece)
         except Busy as error:
-            raise Refused(503, HttpFailure.BUSY, f"{answer.url}: {error}") from error
+            raise RequestRefused(503, HttpFailure.BUSY, f"{answer.url}: {error}") from error
         except TooLarge as error:
             sentence = f"{answer.url} is a document of {error}, of which no more than {DOCUMENT_MAX} are read"
-            raise Refused(502, HttpFailure.DOCUMENT_TOO_LARGE, sentence) from error
+            raise RequestRefused(502, HttpFailure.DOCUMENT_TOO_LARGE, sentence) from error
         except (Undecodable, PodBroke) as error:
-            raise Refused(502, HttpFailure.POD_BROKE, f"{answer.url}: {error}") from error
+            raise RequestRefused(502, HttpFailure.POD_BROKE, f"{answer.url}: {error}") from error
         except TimeoutError as error:
             sentence = f"{answer.url} took more than {DOCUMENT_TIMEOUT:g} s"
-            raise Refused(504, HttpFailure.POD_BROKE, sentence) from error
+            raise RequestRefused(504, HttpFailure.POD_BROKE, sentence) from error
 
 
 class PodAnswer:
@@ -199,5 +202,62 @@ def _length(body: bytes) -> list[tuple[str, str]]:
     return [(hdrs.CONTENT_LENGTH, str(len(body)))] if body else []
 
 
-def _socket(address: tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, object]) -> Sipped:
-    return Sipped(*address[:3])
+def _socket(address: tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, object]) -> SmallReadSocket:
+    return SmallReadSocket(*address[:3])
+
+
+_CLAIMS_MAX = 16  # servers of pods that one document can add; a look for a port of theirs takes its time
+
+
+class ResponseRewriter:
+    """Rewrites headers and documents for a client that came to the address `edge`.
+
+    `listen` opens a port that a document makes necessary, and says whether it could.
+    """
+
+    def __init__(
+        self, port_map: PortMap, is_pod: Callable[[str], bool], listen: Callable[[int], bool], counts: HttpCounts
+    ) -> None:
+        self._port_map = port_map
+        self._is_pod = is_pod
+        self._listen = listen
+        self._counts = counts
+        self._turn = asyncio.Lock()
+
+    def headers(self, pairs: Iterable[tuple[str, str]], edge: str) -> CIMultiDict[str]:
+        """Return them as they are for the client."""
+        authority = self._authority(edge)
+        made: CIMultiDict[str] = CIMultiDict()
+        for name, value in pairs:
+            rewritten = urls.in_value(value, authority)
+            self._counts.rewritten += rewritten != value
+            made.add(name, rewritten)
+        return made
+
+    async def body(self, whole: bytes, content_type: str, edge: str) -> bytes:
+        """Return a document; raise `TooManyUrls`. One at a time: others have a turn in between."""
+        async with self._turn:
+            rewritten = urls.in_text(whole, content_type, self._authority(edge))
+            await asyncio.sleep(0)
+        self._counts.rewritten += rewritten.changed
+        self._counts.left += rewritten.left
+        return rewritten.body
+
+    def _authority(self, edge: str) -> Authority:
+        claims = 0
+
+        def instead(host: str, port: int) -> str | None:
+            nonlocal claims
+            if not self._is_pod(host):
+                return None
+            origin = Origin(host, port)
+            found = self._port_map.known(origin)
+            if found is None and claims < _CLAIMS_MAX:
+                claims += 1
+                found = self._claim(origin)
+            return "" if found is None else str(Endpoint(edge, found))
+
+        return instead
+
+    def _claim(self, origin: Origin) -> int | None:
+        return open_first(lambda: self._port_map.other(origin), self._listen, self._port_map.refuse)

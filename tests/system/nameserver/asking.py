@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fanout.discovery.core.answer import Answer, Lookup
+from fanout.discovery.core.answer import DnsAnswer, Lookup
 from fanout.discovery.dns import DnsResolver
 from fanout.errors import ResolverUnavailable
 from fanout.model import Service
@@ -55,7 +55,7 @@ class Asker:
         self._used = self._resolver(lifetime=PATIENT)
         self._question = threading.Lock()
 
-    def resolve(self) -> Answer:
+    def resolve(self) -> DnsAnswer:
         with self._question:
             return self._used.resolve()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fanout.discovery.core.answer import Answer
+from fanout.discovery.core.answer import DnsAnswer
 from fanout.discovery.dns import DnsResolver
 from fanout.errors import NoEndpoints
 from fanout.model import Service
@@ -36,7 +36,7 @@ class Witness:
         self._answers: list[Hosts] = []
         self.known: Callable[[], Hosts] = frozenset
 
-    def resolve(self) -> Answer:
+    def resolve(self) -> DnsAnswer:
         self._before.append(self.known())
         answer = self._resolver.resolve()
         self._answers.append(frozenset(endpoint.host for endpoint in answer.endpoints))

@@ -42,14 +42,14 @@ while True:
 _TELLING = """
 import logging
 from fanout.__main__ import main
-from fanout.net import listening
-from fanout.relay import entry
-deafen = entry.Port.deafen
+from fanout.net import bind
+from fanout.relay import port as relay_port
+deafen = relay_port.Port.deafen
 def tell(port):
     deafen(port)
-    said = {"held": listening.held(port.socket), "taken": port.entry.datagrams}
+    said = {"held": bind.held(port.socket), "taken": port.counts.datagrams}
     logging.getLogger("fanout").warning("deafened: %(held)d, %(taken)d", said)
-entry.Port.deafen = tell
+relay_port.Port.deafen = tell
 main()
 """
 

@@ -1,12 +1,12 @@
 """`oc process` without a cluster: renders the Templates of deployments for any Kubernetes.
 
-    python deployments/render.py                                     write base and overlays (make manifests)
-    python deployments/render.py --check                             exit 1 where one of them is stale
-    python deployments/render.py -p REPLICAS=5 --stdout              print the objects (| kubectl apply -f -)
-    python deployments/render.py Rtp -p ALLOW_SOURCE=10.0.0.12 --stdout    those of another Template
+    python tools/manifests/render.py                                     write base and overlays (make manifests)
+    python tools/manifests/render.py --check                             exit 1 where one of them is stale
+    python tools/manifests/render.py -p REPLICAS=5 --stdout              print the objects (| kubectl apply -f -)
+    python tools/manifests/render.py Rtp -p ALLOW_SOURCE=10.0.0.12 --stdout    those of another Template
 
 A Secret whose value the cluster would generate is left out, unless the value is given: no file is the place for it.
-What is rendered is held against deployments/rules.py, an overlay together with its base, so that parameters that do
+What is rendered is held against tools/manifests/rules.py, an overlay together with its base, so that parameters that do
 not go together are refused here and not discovered in the cluster. Exit codes: 0 done, 1 stale or against a rule,
 2 usage.
 """
@@ -28,10 +28,10 @@ import yaml
 from manifests import Manifest
 from rules import problems
 
-HERE = Path(__file__).resolve().parent
+DEPLOYMENTS = Path(__file__).resolve().parents[2] / "deployments"
 
 
-class Target(NamedTuple):
+class RenderTarget(NamedTuple):
     """Where the objects of a Template are written, and beside which others they run."""
 
     folder: Path
@@ -42,10 +42,10 @@ class Target(NamedTuple):
 
 
 TARGETS = {
-    "Deploy": Target(HERE / "base"),
-    "Multicast": Target(HERE / "overlays" / "multus-multicast", base="Deploy"),
-    "Rtp": Target(HERE / "overlays" / "hostnetwork-rtp", namespace="udp"),
-    "Dlna": Target(HERE / "overlays" / "dlna", namespace="media"),
+    "Deploy": RenderTarget(DEPLOYMENTS / "base"),
+    "Multicast": RenderTarget(DEPLOYMENTS / "overlays" / "multus-multicast", base="Deploy"),
+    "Rtp": RenderTarget(DEPLOYMENTS / "overlays" / "hostnetwork-rtp", namespace="udp"),
+    "Dlna": RenderTarget(DEPLOYMENTS / "overlays" / "dlna", namespace="media"),
 }
 HEADER = "# Rendered from deployments/{}.yaml by `make manifests`: change that file, not this one.\n"
 
@@ -189,7 +189,7 @@ def load_template(name: str = "Deploy") -> Manifest:
 @functools.cache
 def _read_template(name: str) -> Manifest:
     """Read it once: to parse it takes longer than all that is done with it."""
-    template: Manifest = yaml.safe_load((HERE / f"{name}.yaml").read_text(encoding="utf-8"))
+    template: Manifest = yaml.safe_load((DEPLOYMENTS / f"{name}.yaml").read_text(encoding="utf-8"))
     return template
 
 

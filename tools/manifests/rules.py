@@ -16,7 +16,7 @@ from manifests import (
     DNS_PORTS,
     HOST_NETWORK_GROUP,
     Manifest,
-    Pod,
+    PodSpec,
     clients,
     declared,
     declared_udp,
@@ -306,7 +306,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _sending(objects: list[Manifest], pod: Pod, receivers: list[Pod]) -> Iterator[str]:
+def _sending(objects: list[Manifest], pod: PodSpec, receivers: list[PodSpec]) -> Iterator[str]:
     """Yield what keeps a pod from its receivers, and where else it may go beside DNS."""
     if not matches(SENDER_LABEL, pod.labels):
         yield f"{pod.owner}: lacks the label {SENDER_LABEL}, so no receiver takes its datagrams"

@@ -13,7 +13,7 @@ HOST_NETWORK_GROUP = {"policy-group.network.openshift.io/host-network": ""}
 DNS_PORTS = {("UDP", 53), ("TCP", 53), ("UDP", 5353), ("TCP", 5353)}
 
 
-class Pod(NamedTuple):
+class PodSpec(NamedTuple):
     """A pod, or the template of one, and the object that it stands in."""
 
     item: Manifest
@@ -68,14 +68,14 @@ def of_kind(objects: list[Manifest], kind: str) -> list[Manifest]:
     return [item for item in objects if item["kind"] == kind]
 
 
-def pods(objects: list[Manifest]) -> Iterator[Pod]:
+def pods(objects: list[Manifest]) -> Iterator[PodSpec]:
     """Yield every pod, and every template of pods."""
     for item in objects:
         if item["kind"] == "Pod":
-            yield Pod(item, item["metadata"], item["spec"])
+            yield PodSpec(item, item["metadata"], item["spec"])
         elif "template" in item.get("spec", {}):
             template = item["spec"]["template"]
-            yield Pod(item, template["metadata"], template["spec"])
+            yield PodSpec(item, template["metadata"], template["spec"])
 
 
 def matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
@@ -83,12 +83,12 @@ def matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
     return selector.items() <= labels.items()
 
 
-def selected(objects: list[Manifest], service: Manifest) -> list[Pod]:
+def selected(objects: list[Manifest], service: Manifest) -> list[PodSpec]:
     """Return the pods of a Service."""
     return [pod for pod in pods(objects) if matches(service["spec"]["selector"], pod.labels)]
 
 
-def clients(objects: list[Manifest], service: Manifest) -> Iterator[tuple[Pod, Manifest]]:
+def clients(objects: list[Manifest], service: Manifest) -> Iterator[tuple[PodSpec, Manifest]]:
     """Yield the containers that send to a Service, each with its pod."""
     for pod in pods(objects):
         for container in pod.containers:
@@ -121,7 +121,7 @@ def declared_udp(container: Manifest) -> list[Any]:
     return [port for protocol, port in declared(container) if protocol == "UDP"]
 
 
-def policies_of(objects: list[Manifest], pod: Pod) -> list[Manifest]:
+def policies_of(objects: list[Manifest], pod: PodSpec) -> list[Manifest]:
     """Return the NetworkPolicies that select a pod."""
     return [
         policy
@@ -130,7 +130,7 @@ def policies_of(objects: list[Manifest], pod: Pod) -> list[Manifest]:
     ]
 
 
-def rules_of(objects: list[Manifest], pod: Pod, direction: str, protocol: str | None = None) -> Iterator[Manifest]:
+def rules_of(objects: list[Manifest], pod: PodSpec, direction: str, protocol: str | None = None) -> Iterator[Manifest]:
     """Yield the rules of a direction that hold a pod; those with a port of `protocol` where one is given."""
     for policy in policies_of(objects, pod):
         for rule in policy["spec"].get(direction, []):
@@ -138,7 +138,7 @@ def rules_of(objects: list[Manifest], pod: Pod, direction: str, protocol: str | 
                 yield rule
 
 
-def policy_ports(objects: list[Manifest], pod: Pod, protocol: str, *directions: str) -> list[tuple[str, list[Any]]]:
+def policy_ports(objects: list[Manifest], pod: PodSpec, protocol: str, *directions: str) -> list[tuple[str, list[Any]]]:
     """Return, with the name of each policy of a pod, the ports of a protocol in it, those of DNS left out."""
     mentions = []
     for policy in policies_of(objects, pod):

@@ -12,7 +12,7 @@ from typing import Any
 
 from fanout.errors import InvalidIngress
 from fanout.relay.core.ingress import Ingress
-from manifests import Manifest, Pod, declared_udp, environment, is_fanout, name_of, of_kind, pods, policies_of
+from manifests import Manifest, PodSpec, declared_udp, environment, is_fanout, name_of, of_kind, pods, policies_of
 
 NETWORKS = "k8s.v1.cni.cncf.io/networks"
 SCC_ROLE = {
@@ -177,7 +177,7 @@ RULES: tuple[Callable[[list[Manifest]], Iterator[str]], ...] = (
 )
 
 
-def _relays(objects: list[Manifest]) -> Iterator[tuple[Pod, Manifest]]:
+def _relays(objects: list[Manifest]) -> Iterator[tuple[PodSpec, Manifest]]:
     for pod in pods(objects):
         for container in pod.containers:
             if "FANOUT_LISTEN" in environment(container):

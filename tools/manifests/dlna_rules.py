@@ -14,7 +14,7 @@ from fanout.ssdp.core.settings import DescriptionPlace, parse_ports
 from manifests import (
     HOST_NETWORK_GROUP,
     Manifest,
-    Pod,
+    PodSpec,
     declared_udp,
     environment,
     is_block,
@@ -34,14 +34,14 @@ EPHEMERAL = (32_768, 60_999)
 ACCESS_MODES = ("ReadWriteMany", "ReadOnlyMany", "ReadWriteOnce")
 
 
-class Relay(NamedTuple):
+class RelayPod(NamedTuple):
     """A container that runs `fanout relay ssdp`."""
 
-    pod: Pod
+    pod: PodSpec
     container: Manifest
     service: Manifest | None
     """None where there is no such Service."""
-    servers: list[Pod]
+    servers: list[PodSpec]
 
     @property
     def settings(self) -> dict[str, str]:
@@ -198,12 +198,12 @@ RULES: tuple[Callable[[list[Manifest]], Iterator[str]], ...] = (
 )
 
 
-def _relays(objects: list[Manifest]) -> Iterator[Relay]:
+def _relays(objects: list[Manifest]) -> Iterator[RelayPod]:
     services = {service["metadata"]["name"]: service for service in of_kind(objects, "Service")}
     for pod in pods(objects):
         for container in filter(is_ssdp_relay, pod.containers):
             service = services.get(environment(container).get("FANOUT_SERVICE", ""))
-            yield Relay(pod, container, service, [] if service is None else selected(objects, service))
+            yield RelayPod(pod, container, service, [] if service is None else selected(objects, service))
 
 
 def _ports(service: Manifest, protocol: str) -> set[Any]:
