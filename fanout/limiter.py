@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 
 class LineLimiter:
     """A token bucket of `per_second` lines that holds one second's worth; 0 lets every line through.
@@ -33,3 +36,25 @@ class LineLimiter:
         """Return how many lines were left out since the last call."""
         suppressed, self._suppressed = self._suppressed, 0
         return suppressed
+
+
+class LimitedLogger:
+    """Writes at most `per_second` lines by `write` (a logger's `warning`, for one); each tells how many were left out.
+
+    A line's message refers to its values by name, as `logging` has it.
+    """
+
+    def __init__(self, write: Callable[..., object], per_second: float) -> None:
+        self._write = write
+        self._limiter = LineLimiter(per_second)
+
+    def __call__(self, now: float, message: str, values: Mapping[str, object], **options: Any) -> None:
+        """Write a line, if one may be written at `now`; `options` are the logger's own."""
+        if self._limiter.allow(now):
+            suppressed = self._limiter.take_suppressed()
+            self._write(
+                f"{message} (%(suppressed)d such lines left out before)",
+                {**values, "suppressed": suppressed},
+                stacklevel=2,
+                **options,
+            )

@@ -16,7 +16,7 @@ from fanout.doctor import kernel
 from fanout.doctor.core.facts import Heard, IngressFacts, Match, Seen, match
 from fanout.errors import SocketUnavailable
 from fanout.model import Endpoint, unmapped
-from fanout.net import interfaces
+from fanout.net import interfaces, pktinfo
 from fanout.net.bind import RECEIVE_BUFFER, set_buffer
 from fanout.relay import multicast
 from fanout.relay.core.ingress import Ingress, IngressKind
@@ -132,7 +132,7 @@ def _take(owner: _Listened, descriptor: int, started: float) -> bool:
         datagram, ancillary, _, address = opened.recvmsg(_READ_MAX, 64)
     except OSError:
         return False
-    if owner.ingress.kind is IngressKind.BROADCAST and not multicast.is_broadcast(ancillary):
+    if owner.ingress.kind is IngressKind.BROADCAST and not pktinfo.is_broadcast(ancillary):
         return False  # to this host alone
     host = str(unmapped(ipaddress.ip_address(address[0].partition("%")[0])))
     owner.heard = Heard(Endpoint(host, address[1]), port, len(datagram), time.monotonic() - started)

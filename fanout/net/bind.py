@@ -12,7 +12,7 @@ import sys
 
 from fanout.errors import InvalidService, SocketUnavailable
 from fanout.model import Endpoint, parse_port
-from fanout.net import errno_text
+from fanout.net import errno_text, sockaddr
 
 log = logging.getLogger("fanout")
 
@@ -23,8 +23,6 @@ _SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h: nine counters of the sock
 _MEMINFO = struct.Struct("=9I")
 _MEMINFO_HELD, _MEMINFO_DROPS = 0, 8
 UDP_GRO = 104  # include/uapi/linux/udp.h, Linux 5.0
-_IP_PKTINFO = (socket.IPPROTO_IP, 8)  # include/uapi/linux/in.h
-_IPV6_RECVPKTINFO = (socket.IPPROTO_IPV6, 49)  # include/uapi/linux/in6.h
 _INT_MAX = 2**31 - 1
 _SO_ATTACH_FILTER = 26  # include/uapi/asm-generic/socket.h
 _DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # struct sock_filter: return 0 bytes of each packet
@@ -85,18 +83,6 @@ def is_on_all_addresses(listening: socket.socket) -> bool:
     return host in ("::", "0.0.0.0")
 
 
-def tell_destinations(listening: socket.socket, wanted: bool) -> None:
-    """Let the kernel say of each datagram to which address of this host it came, or not.
-
-    It does in one control message, the last one; an IPv6 socket's also for what came over IPv4 (man 7 ip, man 7
-    ipv6). Where the system cannot, nothing is said.
-    """
-    if sys.platform == "linux":
-        option = _IPV6_RECVPKTINFO if listening.family == socket.AF_INET6 else _IP_PKTINFO
-        with contextlib.suppress(OSError):
-            listening.setsockopt(*option, wanted)
-
-
 def deafen(listening: socket.socket) -> None:
     """Let the socket keep what it has and get nothing more; its port stays taken, and senders are told (ICMP).
 
@@ -109,7 +95,7 @@ def deafen(listening: socket.socket) -> None:
     address = ipaddress.ip_address(host)
     peers = [host]
     if address.is_unspecified or address.is_multicast:
-        peers = ["127.0.0.1"] if address.version == 4 else ["::ffff:127.0.0.1", "::1"]
+        peers = ["127.0.0.1"] if address.version == 4 else [sockaddr.mapped("127.0.0.1"), "::1"]
     for peer in peers:
         with contextlib.suppress(OSError):
             listening.connect((peer, _DISCARD_PORT))

@@ -15,6 +15,7 @@ from itertools import repeat
 from typing import Any, NamedTuple
 
 from fanout.model import Endpoint, FramedMessage, Message, Question
+from fanout.net import pktinfo, sockaddr
 from fanout.net.bind import UDP_GRO
 from fanout.protocol.receiving.run import Track
 
@@ -22,8 +23,7 @@ BUFFER = 65_535
 """Bytes that one call may give: more than any datagram, and any run of them, has."""
 SIZE = struct.Struct("=i")
 """The control message of a merged run: the size of its datagrams."""
-_PKTINFO = 20  # struct in6_pktinfo, the larger one
-CONTROL = socket.CMSG_SPACE(SIZE.size) + socket.CMSG_SPACE(_PKTINFO)
+CONTROL = socket.CMSG_SPACE(SIZE.size) + pktinfo.SPACE
 _FIRST = 0xFF  # what frames and probes begin with
 _SOURCES_MAX = 4096
 
@@ -103,7 +103,7 @@ class Sources(dict[tuple[Any, ...], Endpoint]):
     def __missing__(self, address: tuple[Any, ...]) -> Endpoint:
         if len(self) >= _SOURCES_MAX:
             self.clear()
-        self[address] = endpoint = Endpoint(address[0].removeprefix("::ffff:"), address[1])
+        self[address] = endpoint = Endpoint(sockaddr.plain(address[0]), address[1])
         return endpoint
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import os
-import socket
 import struct
 import sys
 from collections.abc import Callable, Sequence
 
 from fanout.model import Endpoint
+from fanout.net import sockaddr
 
 _ENTRIES = 1024  # in one call: the kernel takes no more (UIO_MAXIOV)
 _SLOTS = 64
 _HEADER = struct.Struct("@PIPNPNi0P")  # struct msghdr: name, its length, iov, its length, control, its length, flags
 _ENTRY = struct.Struct(f"@{_HEADER.format.removeprefix('@')}I0P")  # struct mmsghdr: and the bytes sent
-_IPV4 = struct.Struct("@H2s4s8x")  # struct sockaddr_in
-_IPV6 = struct.Struct("@H2s4x16s4x")  # struct sockaddr_in6
 
 SendMany = Callable[[int, int, int], int]
 """Sends so many entries at an address through a file descriptor; returns how many were taken, or raises OSError."""
@@ -39,7 +37,7 @@ class MessageHeaders:
         self.most = _ENTRIES
         """Entries that one call takes."""
         self.slots = max(1, min(_SLOTS, _ENTRIES // pods))
-        names = b"".join(map(_socket_address, endpoints))
+        names = b"".join(sockaddr.pack(*endpoint) for endpoint in endpoints)
         size = len(names) // pods
         self._names = ctypes.create_string_buffer(names, len(names))
         vectors = (_Vector * self.slots)()
@@ -64,13 +62,6 @@ class MessageHeaders:
     def address(self, entry: int) -> int:
         """Return where an entry begins in memory."""
         return self.start + entry * _ENTRY.size
-
-
-def _socket_address(endpoint: Endpoint) -> bytes:
-    family = socket.AF_INET6 if endpoint.is_ipv6 else socket.AF_INET
-    port = endpoint.port.to_bytes(2, "big")
-    layout = _IPV6 if endpoint.is_ipv6 else _IPV4
-    return layout.pack(family, port, socket.inet_pton(family, endpoint.host))
 
 
 def system_sendmmsg() -> SendMany | None:

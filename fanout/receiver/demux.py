@@ -11,7 +11,8 @@ import weakref
 from typing import Any, NamedTuple
 
 from fanout.errors import InvalidInput, MessageTooLarge
-from fanout.limiter import LineLimiter
+from fanout.limiter import LimitedLogger
+from fanout.net import sockaddr
 from fanout.net.gro import BUFFER, Run
 from fanout.net.key_file import KeyFile
 from fanout.protocol import frame, probe
@@ -105,8 +106,8 @@ class Demux:
         self._lock = threading.Lock()
         self.answering = threading.RLock()
         """Held while it is settled what a sender is told and until that has left, and while the sockets are closed."""
-        self._refused_lines = LineLimiter(_LINES)
-        self._reply_lines = LineLimiter(_LINES)
+        self._warn_refused = LimitedLogger(log.warning, _LINES)
+        self._warn_not_sent = LimitedLogger(log.warning, _LINES)
         _desks.add(self)
 
     def start_anew(self) -> None:
@@ -168,17 +169,12 @@ class Demux:
 
     def _tell(self, taken: Taken, address: tuple[Any, ...], now: float) -> None:
         for reason, sentence in taken.refusals.items():
-            if self._refused_lines.allow(now):
-                log.warning(
-                    "frame_refused: %(reason)s, from %(source)s: %(sentence)s "
-                    "(%(suppressed)d such lines left out before)",
-                    {
-                        "reason": str(reason),
-                        "source": f"{address[0].removeprefix('::ffff:')} port {address[1]}",
-                        "sentence": sentence,
-                        "suppressed": self._refused_lines.take_suppressed(),
-                    },
-                )
+            source = f"{sockaddr.plain(address[0])} port {address[1]}"
+            self._warn_refused(
+                now,
+                "frame_refused: %(reason)s, from %(source)s: %(sentence)s",
+                {"reason": str(reason), "source": source, "sentence": sentence},
+            )
 
     def confirmed(self, ticket: Ticket) -> None:
         """Answer that the message was handled."""
@@ -202,11 +198,8 @@ class Demux:
                     return False
                 answers = self._reception.replied(ticket, payload, time.time())
             _send(ticket, answers)
-        if ticket.problem and self._reply_lines.allow(time.monotonic()):
-            log.warning(
-                "reply_not_sent: %(problem)s (%(suppressed)d such lines left out before)",
-                {"problem": ticket.problem, "suppressed": self._reply_lines.take_suppressed()},
-            )
+        if ticket.problem:
+            self._warn_not_sent(time.monotonic(), "reply_not_sent: %(problem)s", {"problem": ticket.problem})
         return True
 
     def release(self, ticket: Ticket) -> None:

@@ -8,7 +8,6 @@ import threading
 import time
 from typing import NamedTuple
 
-from fanout.errors import InvalidInput
 from fanout.model import Endpoint
 from fanout.net import bind
 from fanout.net.key_file import KeyFile
@@ -24,20 +23,6 @@ WORKERS_MAX = 64
 _ROUNDS = 64
 _ROUNDS_PRESSED = 8  # 2,048 datagrams, where nothing is merged: what is handed over at a time must not be more
 _IN_FLIGHT = 0.002  # seconds for what the kernel was delivering on another CPU when the sockets were deafened
-
-
-def check_workers(workers: object) -> int:
-    """Return the number of workers; raise `InvalidInput` where it is none from 1 to 64."""
-    if isinstance(workers, int) and not isinstance(workers, bool) and 1 <= workers <= WORKERS_MAX:
-        return workers
-    raise InvalidInput(f"workers {workers!r} is not a number from 1 to {WORKERS_MAX}")
-
-
-def check_receive_buffer(size: object) -> int:
-    """Return the bytes of receive buffer to ask for; raise `InvalidInput` where it is no number of at least 1."""
-    if isinstance(size, int) and not isinstance(size, bool) and size >= 1:
-        return size
-    raise InvalidInput(f"receive_buffer {size!r} is not a number of bytes of at least 1")
 
 
 class FrameSettings(NamedTuple):

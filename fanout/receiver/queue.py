@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import NamedTuple
 
+from fanout import options
 from fanout.errors import InvalidInput
 from fanout.model import FramedMessage, Message, Question
 from fanout.net.gro import BUFFER, Gaps, Run, Sources, split
@@ -75,15 +76,13 @@ class MessageQueue:
     """
 
     def __init__(self, capacity: int, overflow: Overflow, takers: int = 1) -> None:
-        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
-            raise InvalidInput(f"capacity {capacity!r} is not a number of messages of at least 1")
         self.datagrams = 0
         self.bytes = 0
         self.drops = 0
         self.is_full = False
         self.depth = 0
         self.may_drop = overflow is not Overflow.WAIT
-        self._capacity = capacity
+        self._capacity = options.whole_number("capacity", capacity, least=1, unit="messages")
         self._overflow = overflow
         self._takers = takers
         self._reserved = NO_ROOM

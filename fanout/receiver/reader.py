@@ -6,7 +6,7 @@ import contextlib
 import socket
 import time
 
-from fanout.net import bind
+from fanout.net import bind, pktinfo
 from fanout.net.gro import Run, receive
 from fanout.receiver.demux import Demux
 from fanout.receiver.queue import MessageQueue, Reservation
@@ -81,7 +81,7 @@ class Reader:
 
     def _tell(self, wanted: bool) -> None:
         if self._tells is not wanted:
-            bind.tell_destinations(self.socket, wanted)
+            pktinfo.tell_destinations(self.socket, wanted)
             self._tells = wanted
 
     def _merge(self, wanted: bool) -> None:

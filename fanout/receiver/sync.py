@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import length_hint
-from os import PathLike, fspath
 from typing import Self
 
+from fanout import options
 from fanout.errors import Closed, InvalidInput
-from fanout.limiter import LineLimiter
+from fanout.limiter import LimitedLogger
 from fanout.model import DEFAULT_PORT, Endpoint, FramedMessage, Message, Question
 from fanout.net import errno_text
 from fanout.net.bind import RECEIVE_BUFFER
@@ -23,7 +23,7 @@ from fanout.net.key_file import KeyFile
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.receiving.dedup import SenderCounts
 from fanout.receiver.demux import NOTHING
-from fanout.receiver.listener import FrameSettings, Listener, check_receive_buffer, check_workers
+from fanout.receiver.listener import WORKERS_MAX, FrameSettings, Listener
 from fanout.receiver.queue import MessageBatch, MessageQueue, Overflow
 
 log = logging.getLogger("fanout")
@@ -100,9 +100,14 @@ class ReceiverBase:
         accept_plaintext: bool = False,
         reply_to_anyone: bool = False,
     ) -> None:
-        self._settings = (host, port, check_receive_buffer(receive_buffer), workers)
+        self._settings = (
+            host,
+            port,
+            options.whole_number("receive_buffer", receive_buffer, least=1, unit="bytes"),
+            options.whole_number("workers", workers, least=1, most=WORKERS_MAX),
+        )
         self._framing = _framing(key_file, cluster, accept_plaintext, reply_to_anyone)
-        self._queue = MessageQueue(capacity, Overflow.parse(overflow), takers=check_workers(workers))
+        self._queue = MessageQueue(capacity, Overflow.parse(overflow), takers=workers)
         self._listener: Listener | None = None
         self._stopped = False
         self._rest: Iterator[Message] = iter(())  # of the batch that is being handed over message by message
@@ -111,7 +116,7 @@ class ReceiverBase:
         self._handing = threading.RLock()
         """Held while messages change hands: `close` in another thread comes before or after, and misses none."""
         self._handler_errors = 0
-        self._error_lines = LineLimiter(10)
+        self._log_failure = LimitedLogger(log.error, 10)
 
     @property
     def address(self) -> Endpoint:
@@ -188,16 +193,12 @@ class ReceiverBase:
         reason = errno_text.exception(error)
         if isinstance(message, FramedMessage) and message.question is not None:
             message.question.fail(reason)
-        if self._error_lines.allow(time.monotonic()):
-            log.error(
-                "handler_failed: message from %(source)s: %(error)s (%(suppressed)d such lines left out before)",
-                {
-                    "source": str(message.source),
-                    "error": reason,
-                    "suppressed": self._error_lines.take_suppressed(),
-                },
-                exc_info=error,
-            )
+        self._log_failure(
+            time.monotonic(),
+            "handler_failed: message from %(source)s: %(error)s",
+            {"source": str(message.source), "error": reason},
+            exc_info=error,
+        )
 
     def _handled(self, message: Message, result: object) -> None:
         """Tell a sender that asked that `serve`'s handler has returned, and what a query's reply is."""
@@ -235,28 +236,17 @@ def conclude(message: Message, result: object) -> str:
 
 
 def _framing(key_file: str | None, cluster: str, accept_plaintext: bool, reply_to_anyone: bool) -> FrameSettings:
-    if key_file is not None and not isinstance(key_file, (str, PathLike)):
-        raise InvalidInput(f"key_file {key_file!r} is no path: name the file that holds the keys")
-    if not isinstance(cluster, str) or not _is_encodable(cluster):
-        raise InvalidInput(f"cluster {cluster!r} is no text: give the label that senders have")
-    for name, value in (("cluster", cluster), ("accept_plaintext", accept_plaintext)):
-        if value and key_file is None:
-            raise InvalidInput(f"{name} says nothing without key_file: give both")
-    if reply_to_anyone and key_file is None:
+    path = options.key_path(key_file)
+    label = options.cluster_label(cluster, key_file)
+    if accept_plaintext and path is None:
+        raise InvalidInput("accept_plaintext says nothing without key_file: give both")
+    if reply_to_anyone and path is None:
         log.warning(
             "reply_to_anyone: replies go to whoever asks, however large they are: "
             "with a forged source address they hit others. Seal queries instead (key_file)"
         )
-    keys = None if key_file is None else KeyFile(fspath(key_file))
-    return FrameSettings(keys, cluster, bool(accept_plaintext), bool(reply_to_anyone))
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    keys = None if path is None else KeyFile(path)
+    return FrameSettings(keys, label, bool(accept_plaintext), bool(reply_to_anyone))
 
 
 class Receiver(ReceiverBase):

@@ -9,15 +9,12 @@ import struct
 
 from fanout.errors import SocketUnavailable
 from fanout.model import Endpoint
-from fanout.net import bind, errno_text, interfaces
+from fanout.net import bind, errno_text, interfaces, pktinfo, sockaddr
 from fanout.relay.core.ingress import Ingress, IngressKind
 
 # include/uapi/linux/in.h and in6.h; the protocol-independent requests of RFC 3678, 5.1.
 _MCAST_JOIN_GROUP, _MCAST_JOIN_SOURCE_GROUP = 42, 46
 _IP_MULTICAST_ALL, _IPV6_MULTICAST_ALL = 49, 29
-_PKTINFO = struct.Struct("=i4s4s")  # struct in_pktinfo: interface, local address, destination
-_IPV4_ADDRESS = struct.Struct("=H2x4s")  # struct sockaddr_in
-_IPV6_ADDRESS = struct.Struct("=H2x4x16s")  # struct sockaddr_in6
 _STORAGE = 128  # sizeof(struct sockaddr_storage)
 _REQUEST = struct.Struct(f"@I0Q{_STORAGE}s")  # struct group_req
 _SOURCE_REQUEST = struct.Struct(f"@I0Q{_STORAGE}s{_STORAGE}s")  # struct group_source_req
@@ -53,15 +50,6 @@ def open_port(ingress: Ingress, port: int) -> socket.socket:
         if opened.family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_ALL, 0)
     return opened
-
-
-def is_broadcast(control: list[tuple[int, int, bytes]]) -> bool:
-    """Whether a datagram came to another address than the one of this host by which it came in (man 7 ip)."""
-    for level, _, data in control:
-        if level == socket.IPPROTO_IP and len(data) >= _PKTINFO.size:
-            _, local, destination = _PKTINFO.unpack_from(data)
-            return bool(local != destination)
-    return False
 
 
 def describe(ingress: Ingress) -> str:
@@ -104,7 +92,7 @@ def _shared(ingress: Ingress, port: int) -> socket.socket:
             # Of an IPv6 group the kernel looks at the membership, and not at the interface (net/ipv6/mcast.c).
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, ingress.interface.encode())
         if ingress.kind is IngressKind.BROADCAST:
-            bind.tell_destinations(opened, True)
+            pktinfo.tell_destinations(opened, True)
         # Bound to the group itself: what comes to the same port of this host, or for another group, is not for it.
         opened.bind((*endpoint, 0, device) if family == socket.AF_INET6 else endpoint)
     except OSError as error:
@@ -121,15 +109,9 @@ def _shared(ingress: Ingress, port: int) -> socket.socket:
 
 def _join(opened: socket.socket, ingress: Ingress, device: int) -> None:
     level = socket.IPPROTO_IPV6 if ingress.is_ipv6 else socket.IPPROTO_IP
-    group = _socket_address(ingress.host)
+    group = sockaddr.pack(ingress.host)
     if ingress.source:
-        request = _SOURCE_REQUEST.pack(device, group, _socket_address(ingress.source))
+        request = _SOURCE_REQUEST.pack(device, group, sockaddr.pack(ingress.source))
         opened.setsockopt(level, _MCAST_JOIN_SOURCE_GROUP, request)
     else:
         opened.setsockopt(level, _MCAST_JOIN_GROUP, _REQUEST.pack(device, group))
-
-
-def _socket_address(host: str) -> bytes:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    layout = _IPV6_ADDRESS if family == socket.AF_INET6 else _IPV4_ADDRESS
-    return layout.pack(family, socket.inet_pton(family, host))

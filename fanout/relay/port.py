@@ -7,20 +7,18 @@ import socket
 from time import monotonic
 from typing import Any
 
-from fanout.net import bind, gro
+from fanout.net import bind, gro, pktinfo, sockaddr
 from fanout.relay.core.acl import Acl
 from fanout.relay.core.drop_reasons import RelayDrop
 from fanout.relay.core.ingress import Ingress, IngressKind
 from fanout.relay.core.loop_guard import LoopGuard
 from fanout.relay.core.runs import Piece
-from fanout.relay.multicast import is_broadcast
 from fanout.relay.self_filter import SelfFilter
 
 TURN = 64
 """Datagrams, or runs of them, that one port may give before it is another's turn."""
 ARENA = 256 * 1024
 """Bytes of the buffer into which a turn is read."""
-_MAPPED = "::ffff:"
 _NO_PORTS: frozenset[int] = frozenset()
 
 
@@ -104,9 +102,9 @@ class Port:
     ) -> RelayDrop | None:
         if self._self_filter.has_sent(address[0], address[1]):
             return RelayDrop.OWN
-        if self._is_broadcast and not is_broadcast(control):
+        if self._is_broadcast and not pktinfo.is_broadcast(control):
             return RelayDrop.NOT_BROADCAST
-        host: str = address[0].removeprefix(_MAPPED)
+        host: str = sockaddr.plain(address[0])
         if self._acl is not None and (reason := self._acl.refusal(host, now)) is not None:
             return reason
         if self._loop_guard is not None and self._loop_guard.is_loop(bytes(payload), address, now):

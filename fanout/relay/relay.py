@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import select
 import socket
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Self
 
+from fanout import options
 from fanout.discovery.refresher import Resolver, resolver_for
 from fanout.errors import Closed, InvalidIngress, InvalidInput, SocketUnavailable
 from fanout.model import Family, Service
@@ -80,12 +82,10 @@ class Relay:
             for each in ingresses
         ]
         check(parsed)
-        if not isinstance(receive_buffer, int) or receive_buffer < 1:
-            raise InvalidInput(f"receive_buffer {receive_buffer!r} is no number of bytes above 0")
-        if not isinstance(interface_timeout, (int, float)) or not interface_timeout >= 0:
-            raise InvalidInput(f"interface_timeout {interface_timeout!r} is no number of seconds")
-        self._receive_buffer = receive_buffer
-        self._interface_timeout = interface_timeout
+        self._receive_buffer = options.whole_number("receive_buffer", receive_buffer, least=1, unit="bytes")
+        self._interface_timeout = options.positive_number(
+            "interface_timeout", interface_timeout, most=math.inf, unit="seconds", allow_zero=True
+        )
         self._pods: dict[str, ServicePods] = {}
         for each in parsed:
             if each.service in self._pods:

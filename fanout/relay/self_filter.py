@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from fanout.model import Endpoint
-from fanout.net import interfaces
+from fanout.net import interfaces, sockaddr
 from fanout.relay.core.ingress import Ingress, IngressKind
 
 _ALL = ("", "0.0.0.0", "::")
@@ -40,7 +40,7 @@ class SelfFilter:
 
     def has_sent(self, host: str, port: int) -> bool:
         """Whether a datagram with that source is the relay's own."""
-        return (host.removeprefix("::ffff:"), port) in self._sends_from
+        return (sockaddr.plain(host), port) in self._sends_from
 
     def is_here(self, host: str) -> bool:
         """Whether that is an address of this host."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import struct
 import threading
@@ -12,6 +11,7 @@ from itertools import repeat
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from fanout import options
 from fanout.errors import InvalidInput, MessageTooLarge
 from fanout.model import MAX_PAYLOAD, Endpoint
 from fanout.protocol import frame
@@ -34,10 +34,10 @@ _NUMBER = struct.Struct("!Q")
 
 
 def check_max_datagram(size: int | None) -> int | None:
-    """Return the bytes of payload in a framed datagram; raise `InvalidInput` where it can be none."""
-    if size is None or (isinstance(size, int) and not isinstance(size, bool) and frame.FRAGMENT_MIN <= size <= _MOST):
-        return size
-    raise InvalidInput(f"max_datagram {size!r} is not a number of bytes from {frame.FRAGMENT_MIN} to {_MOST:,}")
+    """Return the bytes of payload in a framed datagram, if they are given; raise `InvalidInput`."""
+    if size is None:
+        return None
+    return options.whole_number("max_datagram", size, least=frame.FRAGMENT_MIN, most=_MOST, unit="bytes")
 
 
 class Encoder:
@@ -65,12 +65,13 @@ class Encoder:
         self._keys: KeyFile | None = None
         self._sealer: Sealer | None = None
         self._opener: Opener | None = None
-        check_seal(key_file, cluster)
-        if key_file is not None:
+        path = options.key_path(key_file)
+        options.cluster_label(cluster, key_file)
+        if path is not None:
             from fanout.net.key_file import KeyFile
             from fanout.protocol.seal import Opener, Sealer
 
-            self._keys = KeyFile(key_file)
+            self._keys = KeyFile(path)
             keyring = self._keys.keyring()
             self._sealer = Sealer(keyring, cluster, self._identity, time.time_ns())
             self._opener = Opener(keyring, cluster)
@@ -204,20 +205,6 @@ class Encoder:
         return found
 
 
-def check_seal(key_file: object, cluster: object) -> None:
-    """Raise `InvalidInput` for a path or a label that is none, or a label without a key."""
-    if key_file is not None and not isinstance(key_file, (str, os.PathLike)):
-        raise InvalidInput(f"key_file {key_file!r} is no path")
-    if not isinstance(cluster, str):
-        raise InvalidInput(f"cluster {cluster!r} is no text")
-    if cluster and key_file is None:
-        raise InvalidInput(f"cluster {cluster!r} is a label for sealed messages: give a key_file as well")
-    try:
-        cluster.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        raise InvalidInput(f"cluster {cluster!r} has characters that are none") from None
-
-
 def check_message(payload: object) -> bytes:
     """Return the payload of a framed message as bytes; raise `InvalidInput` or `MessageTooLarge`."""
     if type(payload) is bytes and len(payload) <= frame.MESSAGE_MAX:
@@ -235,8 +222,7 @@ def check_message(payload: object) -> bytes:
 def check_patience(timeout: object, retries: object, on_receipt: object) -> None:
     """Raise `InvalidInput` where the time or the number of tries is none, or what is to be called is no function."""
     if on_receipt is not None and not callable(on_receipt):
-        raise InvalidInput(f"on_receipt {on_receipt!r} cannot be called")
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= 86_400:
-        raise InvalidInput(f"timeout {timeout!r} is not a number of seconds above 0, up to a day")
-    if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or retries < 0):
-        raise InvalidInput(f"retries {retries!r} is not a number of at least 0")
+        raise InvalidInput(f"on_receipt must be callable; got {on_receipt!r}")
+    options.positive_number("timeout", timeout, most=86_400, unit="seconds")
+    if retries is not None:
+        options.whole_number("retries", retries, least=0)

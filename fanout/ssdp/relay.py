@@ -14,6 +14,7 @@ from dataclasses import replace
 from time import monotonic
 from typing import Self
 
+from fanout import options
 from fanout.discovery.refresher import Refresher, Resolver, resolver_for
 from fanout.errors import Closed, InvalidInput, SocketUnavailable
 from fanout.model import Endpoint, Family, Service
@@ -87,9 +88,9 @@ class SsdpRelay:
         else:
             resolver = resolver_for(self._service, nameserver=nameserver, allow_loopback=allow_loopback)
         self._refresher = Refresher(resolver, self._service.name)
-        if not isinstance(interface_timeout, (int, float)) or not interface_timeout >= 0:
-            raise InvalidInput(f"interface_timeout {interface_timeout!r} is no number of seconds")
-        self._interface_timeout = interface_timeout
+        self._interface_timeout = options.positive_number(
+            "interface_timeout", interface_timeout, most=math.inf, unit="seconds", allow_zero=True
+        )
         allowed = tuple(map(parse_network, allow_source))
         if not allowed:
             raise InvalidInput("allow_source names no network: nobody would be served")

@@ -7,24 +7,19 @@ import contextlib
 import random
 import resource
 import socket
-import struct
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fanout.model import Endpoint
-from fanout.net import bind
+from fanout.net import pktinfo, sockaddr
 from fanout.ssdp.core import message
 from fanout.ssdp.core.drop_reasons import SsdpDrop
 from fanout.ssdp.core.message import DATAGRAM_MAX, Advert, InvalidSsdp, Search, SearchResponse
 
 _TURN = 32
 """Datagrams that one socket may give before it is another's turn."""
-_ROOM = 64  # bytes for one control message
-_IP_PKTINFO, _IPV6_PKTINFO = 8, 50  # include/uapi/linux/in.h and in6.h
-_INDEX = struct.Struct("=i")  # struct in_pktinfo begins with it
-_INDEX6 = struct.Struct("=16xi")  # struct in6_pktinfo ends with it
 
 
 class PodDatagram(NamedTuple):
@@ -43,7 +38,7 @@ def open_socket(pods: Collection[Endpoint]) -> socket.socket:
     opened.setblocking(False)
     if is_ipv6:
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    bind.tell_destinations(opened, True)
+    pktinfo.tell_destinations(opened, True)
     return opened
 
 
@@ -51,9 +46,9 @@ def ask(opened: socket.socket, data: bytes, pods: Collection[Endpoint]) -> int:
     """Send a question to each pod; return to how many the kernel did not take it."""
     failed = 0
     for host, port in pods:
-        mapped = f"::ffff:{host}" if opened.family == socket.AF_INET6 and ":" not in host else host
+        address = sockaddr.mapped(host) if opened.family == socket.AF_INET6 else host
         try:
-            opened.sendto(data, (mapped, port))
+            opened.sendto(data, (address, port))
         except OSError:
             failed += 1
     return failed
@@ -65,8 +60,8 @@ def receive(opened: socket.socket) -> list[PodDatagram]:
     with contextlib.suppress(OSError):
         for _ in range(_TURN):
             # One byte more than may be: larger ones are known by that.
-            data, control, _, source = opened.recvmsg(DATAGRAM_MAX + 1, _ROOM)
-            replies.append(PodDatagram(data, source[0].removeprefix("::ffff:"), _interface(control)))
+            data, control, _, source = opened.recvmsg(DATAGRAM_MAX + 1, pktinfo.SPACE)
+            replies.append(PodDatagram(data, sockaddr.plain(source[0]), pktinfo.interface(control)))
     return replies
 
 
@@ -91,15 +86,6 @@ def answers(
             yield host, answer.advert
         else:
             drop(SsdpDrop.NOT_ASKED)
-
-
-def _interface(control: list[tuple[int, int, bytes]]) -> int:
-    for level, kind, data in control:
-        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
-            return int(_INDEX.unpack_from(data)[0])
-        if (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO):
-            return int(_INDEX6.unpack_from(data)[0])
-    return 0
 
 
 SESSIONS_MAX = 2048

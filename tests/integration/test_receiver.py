@@ -129,7 +129,7 @@ def test_a_clamped_buffer_is_warned_of_with_the_sysctl(caplog: pytest.LogCapture
 @pytest.mark.parametrize("size", [-1, 0, "x", 1.5, None, True])
 def test_bad_receive_buffers(size: object) -> None:
     for kind in (Receiver, AsyncReceiver):
-        with pytest.raises(fanout.InvalidInput, match="is not a number of bytes") as caught:
+        with pytest.raises(fanout.InvalidInput, match="receive_buffer must be a number of bytes") as caught:
             kind(0, receive_buffer=size)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
 

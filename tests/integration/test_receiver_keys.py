@@ -83,11 +83,11 @@ def test_a_reply_that_is_too_large_is_told_to_both_sides(caplog: pytest.LogCaptu
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"key_file": 5}, "key_file 5 is no path: name the file that holds the keys"),
-        ({"key_file": b"key"}, "key_file b'key' is no path: name the file that holds the keys"),
-        ({"cluster": 5}, "cluster 5 is no text: give the label that senders have"),
-        ({"cluster": "\ud800"}, "cluster '\\ud800' is no text: give the label that senders have"),
-        ({"cluster": "east"}, "cluster says nothing without key_file: give both"),
+        ({"key_file": 5}, "key_file must be the path of the file that holds the keys; got 5"),
+        ({"key_file": b"key"}, "key_file must be the path of the file that holds the keys; got b'key'"),
+        ({"cluster": 5}, "cluster must be text, the label that senders have, too; got 5"),
+        ({"cluster": "\ud800"}, "cluster must be text, the label that senders have, too; got '\\ud800'"),
+        ({"cluster": "east"}, "cluster is a label of sealed messages: give a key_file as well; got 'east' alone"),
         ({"accept_plaintext": True}, "accept_plaintext says nothing without key_file: give both"),
     ],
 )
@@ -98,6 +98,18 @@ def test_wrong_settings_are_one_sentence(
     with pytest.raises(fanout.InvalidInput) as raised:
         kind(0, **settings)  # type: ignore[arg-type]
     assert str(raised.value) == sentence
+
+
+def test_a_label_that_came_in_as_bytes_of_no_utf8_is_the_same_at_both_ends(tmp_path: Path) -> None:
+    key_file = tmp_path / "key"
+    key_file.write_text("00" * 32)
+    label = b"e\xffst".decode("utf-8", "surrogateescape")
+    with (
+        Receiver(0, host="127.0.0.1", key_file=str(key_file), cluster=label) as receiver,
+        fanout.Sender(f"{receiver.address},", key_file=str(key_file), cluster=label) as sender,
+    ):
+        sender.send(b"reload")
+        assert next(iter(receiver)).payload == b"reload"
 
 
 def test_a_key_file_may_be_a_path(tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_bad_workers(workers: int) -> None:
 def test_bad_policies_and_capacities() -> None:
     with pytest.raises(fanout.InvalidInput, match="wait, drop_oldest, drop_newest"):
         Receiver(0, overflow="drop")
-    with pytest.raises(fanout.InvalidInput, match="capacity 0"):
+    with pytest.raises(fanout.InvalidInput, match="capacity must be a number of messages of at least 1; got 0"):
         Receiver(0, capacity=0)
     Receiver(0, overflow="drop_oldest")
 

@@ -287,10 +287,17 @@ def test_an_address_that_nobody_has_here() -> None:
         (("a b", ["nonsense"]), "ingress 'nonsense'"),
         (("10.0.0.1", "udp://:1"), "a list of URLs"),
         (("10.0.0.1", ["udp://:1"], {"allow_source": "10.0.0.0/8"}), "a list of networks"),
-        (("10.0.0.1", ["udp://:1"], {"receive_buffer": 0}), "receive_buffer 0"),
-        (("10.0.0.1", ["udp://:1"], {"receive_buffer": "4M"}), "receive_buffer '4M'"),
-        (("10.0.0.1", ["udp://:1"], {"interface_timeout": "x"}), "interface_timeout 'x'"),
-        (("10.0.0.1", ["udp://:1"], {"interface_timeout": float("nan")}), "interface_timeout nan"),
+        (
+            ("10.0.0.1", ["udp://:1"], {"receive_buffer": 0}),
+            "receive_buffer must be a number of bytes of at least 1; got 0",
+        ),
+        (("10.0.0.1", ["udp://:1"], {"receive_buffer": "4M"}), "receive_buffer must be .*; got '4M'"),
+        (("10.0.0.1", ["udp://:1"], {"receive_buffer": True}), "receive_buffer must be .*; got True"),
+        (
+            ("10.0.0.1", ["udp://:1"], {"interface_timeout": "x"}),
+            "interface_timeout must be a number of seconds of at least 0; got 'x'",
+        ),
+        (("10.0.0.1", ["udp://:1"], {"interface_timeout": float("nan")}), "interface_timeout must be .*; got nan"),
     ],
 )
 def test_nonsense_is_refused_before_anything_is_opened(arguments: tuple[Any, ...], says: str) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.limiter import LineLimiter
+from fanout.limiter import LimitedLogger, LineLimiter
 
 
 @given(st.integers(1, 100), st.lists(st.floats(0, 0.5), max_size=300))
@@ -32,3 +32,15 @@ def test_no_limit() -> None:
     limiter = LineLimiter(0)
     assert all(limiter.allow(0) for _ in range(1000))
     assert limiter.take_suppressed() == 0
+
+
+def test_a_limited_logger_tells_how_many_lines_it_left_out() -> None:
+    said: list[str] = []
+    warn = LimitedLogger(lambda message, values, **options: said.append(message % values), 2)
+    for second in (0.0, 0.1, 0.2, 0.3, 5.0):
+        warn(second, "refused: %(why)s", {"why": "full"})
+    assert said == [
+        "refused: full (0 such lines left out before)",
+        "refused: full (0 such lines left out before)",
+        "refused: full (2 such lines left out before)",
+    ]

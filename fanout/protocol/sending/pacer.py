@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fanout import options
 from fanout.errors import InvalidInput
 
 BURST = 256
@@ -24,9 +25,8 @@ class Pacer:
 
     def __init__(self, now: float, *, rate: float | None, bandwidth: float | None, burst: int = BURST) -> None:
         for name, value in (("rate", rate), ("bandwidth", bandwidth), ("burst", burst)):
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if value is not None and not (is_number and 0 < value < float("inf")):
-                raise InvalidInput(f"{name} {value!r} is not a number above zero")
+            if value is not None:
+                options.positive_number(name, value)
         self._rate = rate
         self._bandwidth = bandwidth
         self._burst = float(burst)

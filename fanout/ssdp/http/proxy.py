@@ -10,7 +10,7 @@ from time import monotonic
 
 from aiohttp import HttpVersion11, hdrs, web
 
-from fanout.limiter import LineLimiter
+from fanout.limiter import LimitedLogger
 from fanout.ssdp.core import urls
 from fanout.ssdp.core.body import BodyBuffer, TooLarge
 from fanout.ssdp.core.drop_reasons import HttpFailure
@@ -97,7 +97,7 @@ class Proxy:
         self._room = BodyBudget()
         self._upstream = Upstream()
         self._events = Events(self._upstream, counts)
-        self._lines = LineLimiter(_LINES)
+        self._warn_failed = LimitedLogger(log.warning, _LINES)
         self._tick: asyncio.TimerHandle | None = None
         self._is_closing = False
 
@@ -371,18 +371,11 @@ class Proxy:
 
     def _fail(self, failure: HttpFailure, connection: Connection, sentence: str) -> None:
         self._counts.failures[failure] += 1
-        if self._lines.allow(monotonic()):
-            log.warning(
-                "http_failed: %(reason)s, from %(source)s to port %(port)d: %(sentence)s "
-                "(%(suppressed)d such lines left out before)",
-                {
-                    "reason": str(failure),
-                    "source": connection.peer,
-                    "port": connection.port,
-                    "sentence": sentence,
-                    "suppressed": self._lines.take_suppressed(),
-                },
-            )
+        self._warn_failed(
+            monotonic(),
+            "http_failed: %(reason)s, from %(source)s to port %(port)d: %(sentence)s",
+            {"reason": str(failure), "source": connection.peer, "port": connection.port, "sentence": sentence},
+        )
 
 
 def _carried(request: web.BaseRequest) -> list[tuple[str, str]]:

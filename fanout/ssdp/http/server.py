@@ -15,7 +15,7 @@ from time import monotonic
 from aiohttp import hdrs, web
 
 from fanout.errors import Closed
-from fanout.limiter import LineLimiter
+from fanout.limiter import LimitedLogger
 from fanout.model import Endpoint, unmapped
 from fanout.net import errno_text
 from fanout.ssdp.core.drop_reasons import HttpFailure
@@ -71,9 +71,9 @@ class HttpServer:
         self._of_client: Counter[str] = Counter()
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._lines = LineLimiter(_LINES)
-        self._taken_lines = LineLimiter(_LINES)
-        self._broken_lines = LineLimiter(_LINES)
+        self._warn_refused = LimitedLogger(log.warning, _LINES)
+        self._warn_taken = LimitedLogger(log.warning, _LINES)
+        self._log_broken = LimitedLogger(log.error, _LINES)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: web.Server | None = None
         self._look: asyncio.TimerHandle | None = None
@@ -118,11 +118,7 @@ class HttpServer:
         except OSError as error:
             self._taken[port] = now + TAKEN_TIME
             sentence = errno_text.binding(Endpoint("::", port), error.errno or 0, protocol="TCP")
-            if self._taken_lines.allow(now):
-                log.warning(
-                    "http_port_taken: %(sentence)s (%(suppressed)d such lines left out before)",
-                    {"sentence": sentence, "suppressed": self._taken_lines.take_suppressed()},
-                )
+            self._warn_taken(now, "http_port_taken: %(sentence)s", {"sentence": sentence})
             return False
         self._taken.pop(port, None)
         self._listeners[port] = listener
@@ -169,17 +165,11 @@ class HttpServer:
         return None
 
     def _tell(self, refusal: HttpFailure, peer: str, port: int) -> None:
-        if self._lines.allow(monotonic()):
-            log.warning(
-                "http_refused: %(reason)s, from %(source)s to port %(port)d "
-                "(%(suppressed)d such lines left out before)",
-                {
-                    "reason": str(refusal),
-                    "source": peer,
-                    "port": port,
-                    "suppressed": self._lines.take_suppressed(),
-                },
-            )
+        self._warn_refused(
+            monotonic(),
+            "http_refused: %(reason)s, from %(source)s to port %(port)d",
+            {"reason": str(refusal), "source": peer, "port": port},
+        )
 
     def _connection(self, peer: str, local: str, port: int) -> Connection:
         assert self._server is not None  # noqa: S101 - narrows the type
@@ -188,7 +178,7 @@ class HttpServer:
         self._counts.connections = self._of_client.total()
         is_pod = self._is_pod(peer)
         connection = Connection(
-            self._server, self._loop, peer, local, port, is_pod, self._gone, self._counts, self._broken_lines
+            self._server, self._loop, peer, local, port, is_pod, self._gone, self._counts, self._log_broken
         )
         self._connections.add(connection)
         return connection
@@ -235,7 +225,7 @@ class Connection(web.RequestHandler):
         is_pod: bool,
         gone: Callable[[Connection], None],
         counts: HttpCounts,
-        lines: LineLimiter,
+        log_broken: LimitedLogger,
     ) -> None:
         super().__init__(
             server,
@@ -264,7 +254,7 @@ class Connection(web.RequestHandler):
         self._now = loop.time
         self._gone = gone
         self._counts = counts
-        self._lines = lines
+        self._log_broken = log_broken
 
     def data_received(self, data: bytes) -> None:
         """Take note of when a head began, and of how much comes that nobody waits for."""
@@ -298,14 +288,14 @@ class Connection(web.RequestHandler):
             raise exc
         if status == 400:
             self._counts.failures[HttpFailure.BAD_REQUEST] += 1
-        elif self._lines.allow(monotonic()):
-            log.error(
-                "http_broke: %(error)s, for %(source)s at port %(port)d (%(suppressed)d such lines left out before)",
+        else:
+            self._log_broken(
+                monotonic(),
+                "http_broke: %(error)s, for %(source)s at port %(port)d",
                 {
                     "error": errno_text.exception(exc) if exc is not None else status,
                     "source": self.peer,
                     "port": self.port,
-                    "suppressed": self._lines.take_suppressed(),
                 },
             )
         if request.writer.output_size > 0:

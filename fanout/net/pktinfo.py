@@ -1,0 +1,86 @@
+"""Which address of this host a datagram came to, and from which one an answer leaves (man 7 ip, IP_PKTINFO)."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import sys
+from functools import lru_cache
+from typing import Any
+
+from fanout.net import sockaddr
+
+Control = list[tuple[int, int, bytes]]
+"""Control messages, as `recvmsg` gives them and `sendmsg` takes them."""
+
+# include/uapi/linux/in.h and in6.h; asked for by one number over IPv6, and told by another.
+_IPV4 = (socket.IPPROTO_IP, 8)
+_IPV6 = (socket.IPPROTO_IPV6, 50)
+_IPV6_RECV = (socket.IPPROTO_IPV6, 49)
+_INFO = struct.Struct("=i4s4s")  # struct in_pktinfo: interface, local address, destination
+_INFO6 = struct.Struct("=16si")  # struct in6_pktinfo: destination, interface
+SPACE = socket.CMSG_SPACE(_INFO6.size)
+"""Bytes of the one control message that tells it, of either family."""
+_ANY_SOURCE = [(*_IPV4, bytes(_INFO.size))]  # no interface, no source: the route chooses
+
+
+def tell_destinations(listening: socket.socket, wanted: bool) -> None:
+    """Let the kernel say of each datagram to which address of this host it came, or not.
+
+    It does in one control message, the last one; an IPv6 socket's also for what came over IPv4. Where the system
+    cannot, nothing is said.
+    """
+    if sys.platform == "linux":
+        option = _IPV6_RECV if listening.family == socket.AF_INET6 else _IPV4
+        with contextlib.suppress(OSError):
+            listening.setsockopt(*option, wanted)
+
+
+def interface(control: Control) -> int:
+    """Return the number of the interface that a datagram came by; 0 where the system does not tell."""
+    for level, kind, data in control:
+        if (level, kind) == _IPV4 and len(data) == _INFO.size:
+            return int(_INFO.unpack(data)[0])
+        if (level, kind) == _IPV6 and len(data) == _INFO6.size:
+            return int(_INFO6.unpack(data)[1])
+    return 0
+
+
+def is_broadcast(control: Control) -> bool:
+    """Whether a datagram came over IPv4 to another address than the one of this host by which it came in."""
+    for level, kind, data in control:
+        if (level, kind) == _IPV4 and len(data) == _INFO.size:
+            _, local, destination = _INFO.unpack(data)
+            return bool(local != destination)
+    return False
+
+
+def answer_from(control: Control | None) -> Control:
+    """Return how `sendmsg` is told to send from the address that a datagram came to; nothing where that is unknown."""
+    return _answer_from(*control[-1]) if control else []
+
+
+@lru_cache(256)
+def _answer_from(level: int, kind: int, data: bytes) -> Control:
+    # By any interface: the way back need not be the way that the question came.
+    if (level, kind) == _IPV4 and len(data) == _INFO.size:
+        _, local, destination = _INFO.unpack(data)
+        # Without a local address it came before the kernel was asked to tell.
+        return [(level, kind, _INFO.pack(0, local if any(local) else destination, bytes(4)))]
+    if (level, kind) == _IPV6 and len(data) == _INFO6.size:
+        return [(level, kind, _INFO6.pack(data[:16], 0))]
+    return []
+
+
+def answer_from_any(address: tuple[Any, ...]) -> Control:
+    """Return how `sendmsg` is told to let the route to `address` choose the source, whatever the socket is bound to.
+
+    Raises OSError where there is no route.
+    """
+    if sockaddr.is_ipv4(address[0]):
+        return _ANY_SOURCE
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as asked:
+        asked.connect(address)
+        source = socket.inet_pton(socket.AF_INET6, asked.getsockname()[0].partition("%")[0])
+    return [(*_IPV6, _INFO6.pack(source, 0))]
