@@ -18,7 +18,7 @@ WHEELS ?= wheels
 # Modules are compiled once, and not by each of the processes that the tests start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo check unit test soak lint bench fuzz images wheels manifests clean
+.PHONY: help demo check fmt unit test soak lint bench fuzz images wheels manifests clean
 
 help: ## Show the targets
 	@grep -E '^[a-z]+:.*##' Makefile | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ demo: .venv/.fanout ## The whole story in ten seconds: 2 receivers, send, logs, 
 	@echo '  fanout local up --detach            # a headless Service with receivers; `fanout local down` ends it'
 	@echo '  fanout send -s headless-udp -m hi'
 	@echo '  fanout --help'
+
+fmt: .venv/.dev ## Format, and mend what the linter can mend
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
 check: lint unit ## Lint and the tests of the pure parts: at each save
 
