@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import pygal  # type: ignore[import-untyped]
+from pygal.style import Style  # type: ignore[import-untyped]
+
 from benchmarks.rows import si
-from fanout.cli.charts import Style, pygal, svg
+from fanout.cli.bench_plot import svg
 
 # Legible on white and on dark pages alike.
 _TEXT = "#768390"

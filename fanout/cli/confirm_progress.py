@@ -6,8 +6,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Self
 
-from fanout.cli.output import milliseconds
-from fanout.cli.target import Target, plural
+from fanout.cli.output import milliseconds, plural
+from fanout.cli.target import Target
 from fanout.model import Endpoint
 from fanout.protocol.sending.receipt import Receipt, ReceiptStatus
 

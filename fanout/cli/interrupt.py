@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
@@ -15,9 +18,45 @@ def on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         stop()
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def hold_signals() -> None:
+    """Block SIGINT and SIGTERM until a program takes them.
+
+    The kernel drops a signal to PID 1 that has no handler yet, but keeps a blocked one.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+class Interruption:
+    """An interrupt that a command waits for: `came` and `stopped` are set, and what may be cut ends at once."""
+
+    def __init__(self) -> None:
+        self.came = False
+        self.stopped = threading.Event()
+        self._may_be_cut = False
+
+    def set(self) -> None:
+        """Interrupt what goes on."""
+        self.came = True
+        self.stopped.set()
+        if self._may_be_cut:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def may_be_cut(self) -> Iterator[None]:
+        """Let an interrupt end what is done inside at once."""
+        try:
+            self._may_be_cut = True
+            yield
+        except KeyboardInterrupt:
+            if not self.came:
+                raise
+        finally:
+            self._may_be_cut = False

@@ -16,14 +16,16 @@ from typing import NoReturn
 import click
 
 import fanout
-from fanout.errors import FanoutError, InvalidInput, NoEndpoints
-
-EXIT_OK = 0
-EXIT_ERROR = 1
-EXIT_USAGE = 2
-EXIT_NO_ENDPOINTS = 3
-EXIT_INCOMPLETE = 4
-EXIT_INTERRUPTED = 130
+from fanout.cli.output import (
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USAGE,
+    color,
+    complain,
+    exit_code,
+)
+from fanout.errors import FanoutError
 
 _COMMANDS = {
     "send": "Send a message to every pod of a headless Service.",
@@ -69,17 +71,10 @@ def cli() -> None:
     """
 
 
-def exit_code(error: BaseException) -> int:
-    """Return the documented exit code of an error."""
-    if isinstance(error, (click.UsageError, InvalidInput)):
-        return EXIT_USAGE
-    return EXIT_NO_ENDPOINTS if isinstance(error, NoEndpoints) else EXIT_ERROR
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: each error is one sentence on standard error, no traceback."""
     try:
-        code = cli.main(arguments, prog_name="fanout", standalone_mode=False, color=_color())
+        code = cli.main(arguments, prog_name="fanout", standalone_mode=False, color=color())
         sys.stdout.flush()
     except click.exceptions.Exit as request:
         code = request.exit_code
@@ -131,13 +126,3 @@ def _open_standard_streams() -> None:
     os.close(descriptor)
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
-
-
-def complain(sentence: str) -> None:
-    """Say what went wrong on standard error, on one line."""
-    click.echo(f"{click.style('fanout:', fg='red', bold=True)} {sentence}", err=True, color=_color())
-
-
-def _color() -> bool | None:
-    """Return False where the user wants none (no-color.org), None to let click look for a terminal."""
-    return False if os.environ.get("NO_COLOR") else None

@@ -1,13 +1,20 @@
-"""Options that several commands share, and the rule that each has its environment variable."""
+"""Options that several commands have: what they are called, what may be given, and what the help says, once.
+
+Those that belong together are added by one decorator, and reach the command as one value: its argument `target` is
+a `TargetOptions`. (Named tuples: a dataclass would take six times as long to be made at each start.)
+"""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
 
 import click
+
+from fanout.model import DEFAULT_PORT, Family
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _BANDWIDTH_LIMIT = 1e15
@@ -24,71 +31,6 @@ def option(*declarations: str, **settings: Any) -> Callable[[Command], Command]:
     return click.option(*declarations, **settings)
 
 
-output_option = option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="What to print: lines for people, or JSON.",
-)
-
-
-def seal_options(command: Command) -> Command:
-    """Add --key-file and --cluster: the arguments `key_file` and `cluster`.
-
-    An empty path is none: a manifest can set FANOUT_KEY_FILE to nothing.
-    """
-    for each in (
-        option(
-            "--cluster",
-            default="",
-            metavar="LABEL",
-            help="With keys: what is sealed for one label is not opened under another.",
-        ),
-        option(
-            "--key-file",
-            metavar="PATH",
-            callback=lambda _context, _parameter, path: path or None,
-            help="Seal messages with the first key of this file, and open with all of them (fanout keygen).",
-        ),
-    ):
-        command = each(command)
-    return command
-
-
-admin_port_option = option(
-    "--admin-port",
-    type=click.IntRange(0, 65_535),
-    default=8080,
-    show_default=True,
-    help="TCP port of /livez, /readyz and /metrics; 0 for none.",
-)
-
-
-def log_options(command: Command) -> Command:
-    """Add --log-level, --log-format and --log-file."""
-    for each in (
-        option("--log-file", metavar="PATH", help="Append the log to this file instead of standard output."),
-        option(
-            "--log-format",
-            type=click.Choice(["auto", "json", "console"]),
-            default="auto",
-            show_default=True,
-            help="auto is console lines above a live table on a terminal, JSON elsewhere.",
-        ),
-        option(
-            "--log-level",
-            type=click.Choice(["debug", "info", "warning", "error"]),
-            default="info",
-            show_default=True,
-            help="Least level to log.",
-        ),
-    ):
-        command = each(command)
-    return command
-
-
 class FiniteRange(click.FloatRange):
     """A `click.FloatRange` without NaN and the infinities."""
 
@@ -98,42 +40,6 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
-
-
-def patience_options(command: Command) -> Command:
-    """Add --timeout and --retries."""
-    for each in (
-        option(
-            "--retries",
-            type=click.IntRange(min=0),
-            metavar="N",
-            help="Send it again to a silent pod at most N times; answers are awaited until the time is up. "
-            "[default: as often as there is time]",
-        ),
-        option(
-            "--timeout",
-            type=FiniteRange(0, 86_400, min_open=True),
-            default=2.0,
-            show_default=True,
-            metavar="SECONDS",
-            help="Wait so long for the answers of all pods.",
-        ),
-    ):
-        command = each(command)
-    return command
-
-
-max_datagram_option = option(
-    "--max-datagram",
-    type=click.IntRange(DATAGRAM_LEAST, DATAGRAM_MOST),
-    metavar="BYTES",
-    help="Cut larger messages into datagrams of so many bytes of payload, which fanout receivers put together.",
-)
-
-
-def is_given(name: str) -> bool:
-    """Return whether an argument was given on the command line: the environment's are for several commands."""
-    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 class Bandwidth(click.types.FloatParamType):
@@ -155,17 +61,226 @@ class Bandwidth(click.types.FloatParamType):
         return bits
 
 
-def datagrams_per_second(bandwidth: float, size: int) -> float:
-    """Return how many datagrams of `size` bytes of payload a second make `bandwidth` bits a second.
+def is_given(name: str) -> bool:
+    """Return whether an argument was given on the command line: the environment's are for several commands."""
+    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
-    Headers are not counted (iperf does not either). Raises `click.UsageError` where it is less than one a second.
-    """
-    if size == 0:
-        raise click.UsageError("empty datagrams have no bits to pace by --bandwidth: give --rate")
-    rate = bandwidth / (8 * size)
-    if rate < 1.0:
-        raise click.UsageError(
-            f"--bandwidth of {bandwidth:,.0f} bits a second is under one datagram of {size:,} bytes a second "
-            f"({8 * size:,} bits): raise it, send smaller datagrams, or give --rate"
-        )
-    return rate
+
+def gathered(kind: type[NamedTuple], name: str) -> Callable[[Command], Command]:
+    """Return a decorator by which a command gets the values that `kind` has fields for as one, its argument `name`."""
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def gather(**values: Any) -> Any:
+            fields = {field: values.pop(field) for field in kind._fields}
+            values[name] = kind(**fields)  # type: ignore[call-overload]
+            return command(**values)
+
+        return gather  # type: ignore[return-value]
+
+    return decorate
+
+
+def _added(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Return a decorator that adds these, in this order."""
+
+    def decorate(command: Command) -> Command:
+        for each in reversed(options):
+            command = each(command)
+        return command
+
+    return decorate
+
+
+class TargetOptions(NamedTuple):
+    """A Service, and how its pods are found."""
+
+    service: str
+    port: str = str(DEFAULT_PORT)
+    family: str = Family.ANY.value
+    nameserver: str | None = None
+    allow_loopback: bool = False
+
+
+class SealOptions(NamedTuple):
+    """With which keys messages are sealed."""
+
+    key_file: str | None
+    cluster: str
+
+    def check(self) -> None:
+        """Raise `click.UsageError` for a label without keys."""
+        if is_given("cluster") and self.key_file is None:
+            raise click.UsageError("--cluster is a label for sealed messages: give --key-file as well")
+
+    @property
+    def label(self) -> str:
+        """The cluster, if there are keys: that of the environment is for those who have some."""
+        return self.cluster if self.key_file else ""
+
+
+class PatienceOptions(NamedTuple):
+    """How long answers are waited for."""
+
+    timeout: float
+    """Seconds."""
+    retries: int | None
+    """None for as many as there is time for."""
+
+
+dns_options = _added(
+    option(
+        "--family",
+        type=click.Choice(list(Family), case_sensitive=False),
+        default=Family.ANY.value,
+        show_default=True,
+        help="Addresses to send to: any is IPv4, and IPv6 where there is none.",
+    ),
+    option("--nameserver", metavar="HOST[:PORT]", help="Ask this nameserver instead of those in resolv.conf."),
+    option("--allow-loopback", is_flag=True, help="Believe loopback addresses in answers of DNS."),
+)
+
+
+def _target_options(*, required: bool) -> Callable[[Command], Command]:
+    return _added(
+        option(
+            "-s",
+            "--service",
+            required=required,
+            metavar="NAME",
+            help="Headless Service (short name or FQDN), or a list of endpoints: 10.0.0.7,10.0.0.8:13000.",
+        ),
+        option(
+            "-p",
+            "--port",
+            default=str(DEFAULT_PORT),
+            show_default=True,
+            metavar="PORT",
+            help="UDP port, or the name of a port of the Service.",
+        ),
+        dns_options,
+    )
+
+
+def _none_without_service(command: Command) -> Command:
+    @wraps(command)
+    def check(target: TargetOptions, **values: Any) -> Any:
+        return command(target=target if target.service is not None else None, **values)
+
+    return check  # type: ignore[return-value]
+
+
+target_options = _added(gathered(TargetOptions, "target"), _target_options(required=True))
+optional_target_options = _added(
+    gathered(TargetOptions, "target"), _none_without_service, _target_options(required=False)
+)
+"""The same where a Service may be left out: the argument `target` is None then."""
+
+output_option = option(
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="What to print: lines for people, or JSON.",
+)
+
+# An empty path of keys is none: a manifest can set FANOUT_KEY_FILE to nothing.
+key_options = _added(
+    option(
+        "--key-file",
+        metavar="PATH",
+        callback=lambda _context, _parameter, path: path or None,
+        help="Seal messages with the first key of this file, and open with all of them (fanout keygen).",
+    ),
+    option(
+        "--cluster",
+        default="",
+        metavar="LABEL",
+        help="With keys: what is sealed for one label is not opened under another.",
+    ),
+)
+seal_options = _added(gathered(SealOptions, "seal"), key_options)
+
+admin_port_option = option(
+    "--admin-port",
+    type=click.IntRange(0, 65_535),
+    default=8080,
+    show_default=True,
+    help="TCP port of /livez, /readyz and /metrics; 0 for none.",
+)
+admin_host_option = option(
+    "--admin-host", metavar="ADDRESS", help="Serve the admin port on this address only. [default: all addresses]"
+)
+
+log_options = _added(
+    option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        default="info",
+        show_default=True,
+        help="Least level to log.",
+    ),
+    option(
+        "--log-format",
+        type=click.Choice(["auto", "json", "console"]),
+        default="auto",
+        show_default=True,
+        help="auto is console lines above a live table on a terminal, JSON elsewhere.",
+    ),
+    option("--log-file", metavar="PATH", help="Append the log to this file instead of standard output."),
+)
+
+patience_options = _added(
+    gathered(PatienceOptions, "patience"),
+    option(
+        "--timeout",
+        type=FiniteRange(0, 86_400, min_open=True),
+        default=2.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Wait so long for the answers of all pods.",
+    ),
+    option(
+        "--retries",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Send it again to a silent pod at most N times; answers are awaited until the time is up. "
+        "[default: as often as there is time]",
+    ),
+)
+
+max_datagram_option = option(
+    "--max-datagram",
+    type=click.IntRange(DATAGRAM_LEAST, DATAGRAM_MOST),
+    metavar="BYTES",
+    help="Cut larger messages into datagrams of so many bytes of payload, which fanout receivers put together.",
+)
+
+interface_timeout_option = option(
+    "--interface-timeout",
+    type=FiniteRange(0, 86_400),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Wait so long at the start for an interface that appears late.",
+)
+
+bandwidth_option = option(
+    "--bandwidth",
+    type=Bandwidth(),
+    metavar="BITS",
+    help="Send so many bits of payload a second to each pod: 64k, 10M, 1.5G.",
+)
+
+
+def drain_option(default: float, goes_on: str) -> Callable[[Command], Command]:
+    """Return --drain of a program that `goes_on` so long after it was told to stop."""
+    return option(
+        "--drain",
+        type=FiniteRange(0, 3600),
+        default=default,
+        show_default=True,
+        metavar="SECONDS",
+        help=f"Go on {goes_on} so long after SIGTERM.",
+    )

@@ -1,30 +1,39 @@
-"""What commands print beside their results: notes, warnings of the library, JSON."""
+"""How commands speak and end: exit codes, errors, notes, JSON, and values in words."""
 
 from __future__ import annotations
 
-import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from fanout.cli.main import exit_code
-from fanout.errors import FanoutError
+from fanout.errors import FanoutError, InvalidInput, NoEndpoints
+
+EXIT_OK = 0
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_NO_ENDPOINTS = 3
+EXIT_INCOMPLETE = 4
+EXIT_INTERRUPTED = 130
 
 
-class _Notes(logging.Handler):
-    """Shows what the library has to say on standard error, a line each."""
+def exit_code(error: BaseException) -> int:
+    """Return the documented exit code of an error."""
+    if isinstance(error, (click.UsageError, InvalidInput)):
+        return EXIT_USAGE
+    return EXIT_NO_ENDPOINTS if isinstance(error, NoEndpoints) else EXIT_ERROR
 
-    def emit(self, record: logging.LogRecord) -> None:
-        note(record.getMessage())
+
+def color() -> bool | None:
+    """Return False where the user wants none (no-color.org), None to let click look for a terminal."""
+    return False if os.environ.get("NO_COLOR") else None
 
 
-def show_library_notes() -> None:
-    """Show the library's warnings."""
-    logger = logging.getLogger("fanout")
-    logger.setLevel(logging.WARNING)
-    logger.addHandler(_Notes())
+def complain(sentence: str) -> None:
+    """Say what went wrong on standard error, on one line."""
+    click.echo(f"{click.style('fanout:', fg='red', bold=True)} {sentence}", err=True, color=color())
 
 
 def note(sentence: str) -> None:
@@ -32,19 +41,24 @@ def note(sentence: str) -> None:
     click.echo(f"{click.style('fanout:', fg='yellow')} {sentence}", err=True)
 
 
+def show_library_notes() -> None:
+    """Show the library's warnings on standard error, a line each."""
+    import logging
+
+    class Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            note(record.getMessage())
+
+    logger = logging.getLogger("fanout")
+    logger.setLevel(logging.WARNING)
+    logger.addHandler(Notes())
+
+
 def print_json(value: dict[str, Any]) -> None:
     """Print one JSON object on one line."""
     import json
 
     click.echo(json.dumps(value, allow_nan=False))
-
-
-def milliseconds(seconds: float | None) -> str:
-    """Return seconds as milliseconds with three digits that count."""
-    if seconds is None:
-        return "-"
-    value = seconds * 1000
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 @contextmanager
@@ -56,3 +70,16 @@ def errors_as_json(output: str, **what: str) -> Iterator[None]:
         if output == "json":
             print_json({**what, "error": str(error), "exit_code": exit_code(error)})
         raise
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Return seconds as milliseconds with three digits that count."""
+    if seconds is None:
+        return "-"
+    value = seconds * 1000
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return `1 pod` or `2 pods`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import click
 
 from fanout.cli.confirm_progress import ConfirmProgress, MessageInProgress
+from fanout.cli.confirm_report import ConfirmTally, lines, pod_json, pods_by_status, seconds
 from fanout.cli.interrupt import on_interrupt
-from fanout.cli.main import EXIT_INCOMPLETE, EXIT_INTERRUPTED
-from fanout.cli.output import print_json
-from fanout.cli.receipts import ConfirmTally, lines, pod_json, pods_by_status, seconds, whom
-from fanout.cli.stream import LineStream
-from fanout.cli.target import Target, plural
+from fanout.cli.message_input import MessageStream
+from fanout.cli.options import PatienceOptions
+from fanout.cli.output import plural, print_json
+from fanout.cli.target import Target
 from fanout.errors import FanoutError
 from fanout.protocol.sending.receipt import ReceiptStatus
 from fanout.sender.encoder import MAX_DATAGRAM
@@ -25,8 +25,7 @@ from fanout.sender.sync import Sender
 class ConfirmOptions(NamedTuple):
     """How to ask for confirmations."""
 
-    timeout: float
-    retries: int | None
+    patience: PatienceOptions
     interval: float
     """Seconds from one message to the next, at least."""
     messages: int | None
@@ -39,13 +38,17 @@ class ConfirmOptions(NamedTuple):
 
 
 def send_confirmed(
-    sender: Sender, target: Target, payloads: Iterable[bytes], stream: LineStream, asking: ConfirmOptions
+    sender: Sender, target: Target, payloads: Iterable[bytes], stream: MessageStream, asking: ConfirmOptions
 ) -> int:
     """Send messages and have them confirmed; say what became of them, and return the exit code."""
     tally, watch = ConfirmTally(), MessageInProgress()
     started = time.monotonic()
-    shown = ConfirmProgress(watch, target, asking.timeout, asking.messages) if asking.live else contextlib.nullcontext()
-    with shown, on_interrupt(stream.interrupt):
+    shown = (
+        ConfirmProgress(watch, target, asking.patience.timeout, asking.messages)
+        if asking.live
+        else contextlib.nullcontext()
+    )
+    with shown, on_interrupt(stream.interruption.set):
         try:
             _send_all(sender, payloads, stream, asking, tally, watch)
         except FanoutError as error:
@@ -57,32 +60,33 @@ def send_confirmed(
         print_json(_as_json(target, tally, elapsed))
     elif not asking.quiet:
         _show(target, tally, stream, elapsed)
-    if stream.failure is not None:
-        raise stream.failure
-    if stream.interrupted:
-        return EXIT_INTERRUPTED
-    return 0 if tally.complete else EXIT_INCOMPLETE
+    return stream.exit_code(complete=tally.complete)
 
 
 def _send_all(
     sender: Sender,
     payloads: Iterable[bytes],
-    stream: LineStream,
+    stream: MessageStream,
     asking: ConfirmOptions,
     tally: ConfirmTally,
     watch: MessageInProgress,
 ) -> None:
+    interruption, (timeout, retries) = stream.interruption, asking.patience
     due = 0.0
     for payload in payloads:
-        if stream.stopped.wait(max(0.0, due - time.monotonic())):
+        if interruption.stopped.wait(max(0.0, due - time.monotonic())):
             return
         due = time.monotonic() + asking.interval
         is_cut = len(payload) > asking.whole
         watch.begin(is_cut=is_cut)
         confirmation = None
-        with stream.may_be_cut():
+        with interruption.may_be_cut():
             confirmation = sender.send(
-                payload, confirm=True, timeout=asking.timeout, retries=asking.retries, on_receipt=watch.note
+                payload,
+                confirm=True,
+                timeout=timeout,
+                retries=retries,
+                on_receipt=watch.note,
             )
         if confirmation is None:  # interrupted: what is known of it counts
             elapsed = time.monotonic() - watch.started
@@ -91,10 +95,11 @@ def _send_all(
             tally.add(confirmation, is_cut=is_cut)
 
 
-def _show(target: Target, tally: ConfirmTally, stream: LineStream, elapsed: float) -> None:
-    left_out = f"; {plural(stream.empty_lines, 'empty line')} left out" if stream.empty_lines else ""
+def _show(target: Target, tally: ConfirmTally, stream: MessageStream, elapsed: float) -> None:
+    left_out = stream.left_out and f"; {stream.left_out}"
+    interrupted = stream.interruption.came
     if not tally.messages:
-        what = "interrupted: nothing is known of any pod" if stream.interrupted else "sent nothing: no message came"
+        what = "interrupted: nothing is known of any pod" if interrupted else "sent nothing: no message came"
         click.secho(f"{what}{left_out}", fg="yellow")
         return
     for line in lines(tally):
@@ -105,9 +110,9 @@ def _show(target: Target, tally: ConfirmTally, stream: LineStream, elapsed: floa
     became = ", ".join(f"{count} {status}" for status, count in by_status.items() if count)
     if by_status[ReceiptStatus.CONFIRMED] == len(pods):
         became = "confirmed" if len(pods) == 1 else "all confirmed"
-    left_out += "; interrupted" * stream.interrupted
+    left_out += "; interrupted" * interrupted
     click.secho(
-        f"sent {plural(tally.messages, 'message')} ({size}) to {whom(target, len(pods))}: {became}, "
+        f"sent {plural(tally.messages, 'message')} ({size}) to {target.whom(len(pods))}: {became}, "
         f"in {seconds(tally.elapsed if tally.messages == 1 else elapsed)}{left_out}{tally.dns}",
         fg="green" if tally.complete else "yellow",
     )

@@ -169,7 +169,7 @@ def on_a_terminal(*arguments: str, columns: int = 120, **variables: str) -> tupl
 
 
 def test_a_live_table_on_a_terminal(receivers: list[tuple[Running, str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fanout.cli.bench_view._REFRESH", 0.0)
+    monkeypatch.setattr("fanout.cli.bench_output._REFRESH", 0.0)
 
     def going_on(bench: Bench) -> bool:
         # What follows is held back until it was drawn again and again.

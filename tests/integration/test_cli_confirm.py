@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from fanout.cli.confirm_progress import MessageInProgress
-from fanout.cli.message import limit_of
+from fanout.cli.message_input import MessageStream, limit_of
+from fanout.cli.options import PatienceOptions, TargetOptions
 from fanout.cli.send_confirmed import ConfirmOptions, send_confirmed
-from fanout.cli.stream import LineStream
 from fanout.cli.target import find_target
 from fanout.discovery.refresher import Known, Refresher
 from fanout.model import Message
@@ -274,9 +274,9 @@ def test_an_outage_in_the_middle_of_a_stream_is_reported_with_what_was_confirmed
     receive: Callable[..., Receiving], capsys: pytest.CaptureFixture[str]
 ) -> None:
     well = receive()
-    target = find_target(well.endpoint, "12000", "any", None, False)
-    stream = LineStream(limit_of(framed=True))
-    asking = ConfirmOptions(3600.0, None, 0.0, None, "json", quiet=False, live=False)
+    target = find_target(TargetOptions(well.endpoint))
+    stream = MessageStream(limit_of(framed=True))
+    asking = ConfirmOptions(PatienceOptions(3600.0, None), 0.0, None, "json", quiet=False, live=False)
 
     def payloads() -> Iterator[bytes]:
         yield b"x"

@@ -29,7 +29,7 @@ SOON: Limits = {
     "fanout.discovery.core.endpoints:RETRY_MIN": 0.02,
     "fanout.discovery.core.endpoints:RETRY_MAX": 0.05,
     "fanout.discovery.core.endpoints:CONFIRM_AFTER": 0.02,
-    "fanout.cli.commands.resolve:CONFIRM_AFTER": 0.02,
+    "fanout.cli.target:CONFIRM_AFTER": 0.02,
 }
 """DNS is asked again soon, where its TTL is 0: a change is followed without a wait of a second."""
 UNHURRIED: Limits = {"fanout.relay.relay:_LAST_TURNS": 3600.0, "fanout.relay.core.loop_guard:LOOP_SECONDS": 3600.0}

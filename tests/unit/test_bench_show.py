@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.cli.bench_chart import draw
-from fanout.cli.bench_view import quiet_for, troubles
+from fanout.cli.bench_output import quiet_for, troubles
+from fanout.cli.bench_plot import draw
 from fanout.measure.result import BenchResult, PodResult, PodStatus, is_plausible
 from fanout.model import Endpoint
 from fanout.protocol.probe import Observed

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from fanout.cli.confirm_progress import ConfirmProgress, MessageInProgress
-from fanout.cli.options import DATAGRAM_LEAST, DATAGRAM_MOST
-from fanout.cli.receipts import ConfirmTally, PodTally, lines, pod_line
+from fanout.cli.confirm_report import ConfirmTally, PodTally, lines, pod_line
+from fanout.cli.options import DATAGRAM_LEAST, DATAGRAM_MOST, TargetOptions
 from fanout.cli.target import find_target
 from fanout.model import Endpoint
 from fanout.protocol.sending.receipt import Confirmation, Receipt, ReceiptStatus
@@ -30,7 +30,7 @@ def test_the_display_is_bounded_by_the_terminal(confirmed: int, silent: int, hei
     watch.begin()
     for receipt in (*receipts(confirmed, ReceiptStatus.CONFIRMED), *receipts(silent, ReceiptStatus.SILENT)):
         watch.note(receipt)
-    target = find_target("10.0.0.1", "12000", "any", None, False)
+    target = find_target(TargetOptions("10.0.0.1"))
     shown = ConfirmProgress(watch, target, 2.0, 1).picture(60, height).plain.splitlines()
     assert len(shown) == rows <= height
     assert shown[0].startswith(f"{confirmed} of {confirmed + silent} endpoints confirmed")
@@ -83,7 +83,7 @@ def test_no_time_is_told_of_what_was_cut() -> None:
     watch = MessageInProgress()
     watch.begin(is_cut=True)
     watch.note(receipt)
-    target = find_target("10.0.0.1", "12000", "any", None, False)
+    target = find_target(TargetOptions("10.0.0.1"))
     assert ConfirmProgress(watch, target, 2.0, 1).picture(60, 40).plain.endswith(f"  {HERE}  confirmed, 2 tries")
     tally.add(Confirmation([receipt], 1, 0.9, 1.0, False))
     assert lines(tally) == [f"confirmed 2 messages by {HERE}"]

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import click
 
 from fanout.cli.interrupt import on_interrupt
-from fanout.cli.main import EXIT_INCOMPLETE, EXIT_INTERRUPTED
-from fanout.cli.options import Bandwidth, FiniteRange, datagrams_per_second, option, output_option
-from fanout.cli.output import errors_as_json, note, print_json, show_library_notes
-from fanout.cli.target import Target, find_target, target_options
+from fanout.cli.options import (
+    FiniteRange,
+    TargetOptions,
+    bandwidth_option,
+    gathered,
+    option,
+    output_option,
+    target_options,
+)
+from fanout.cli.output import (
+    EXIT_INCOMPLETE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    errors_as_json,
+    note,
+    print_json,
+    show_library_notes,
+)
+from fanout.cli.target import Target, find_target
 from fanout.errors import FanoutError
 from fanout.measure.result import BenchResult, PodStatus
 from fanout.measure.session import Bench, Plan, planned, silent
@@ -24,10 +39,47 @@ _RATE = 1000.0
 _SECONDS = 5.0
 
 
+class PlanOptions(NamedTuple):
+    """How much to send."""
+
+    rate: float | None
+    bandwidth: float | None
+    size: int
+    seconds: float | None
+    messages: int | None
+
+    def plan(self) -> Plan:
+        """Return what to send; raise `click.UsageError` for options that say nothing together."""
+        rate = self.rate
+        if rate is not None and self.bandwidth is not None:
+            raise click.UsageError("--rate and --bandwidth are two ways to say one thing: give one")
+        if self.seconds is not None and self.messages is not None:
+            raise click.UsageError("--seconds and --count are two ways to say one thing: give one")
+        if self.bandwidth is not None:
+            rate = _datagrams_per_second(self.bandwidth, self.size)
+        return planned(rate or _RATE, self.size, self.seconds or _SECONDS, self.messages)
+
+
+def _datagrams_per_second(bandwidth: float, size: int) -> float:
+    """Return how many datagrams of `size` bytes of payload a second make `bandwidth` bits a second.
+
+    Headers are not counted (iperf does not either). Raises `click.UsageError` where it is less than one a second.
+    """
+    if size == 0:
+        raise click.UsageError("empty datagrams have no bits to pace by --bandwidth: give --rate")
+    rate = bandwidth / (8 * size)
+    if rate < 1.0:
+        raise click.UsageError(
+            f"--bandwidth of {bandwidth:,.0f} bits a second is under one datagram of {size:,} bytes a second "
+            f"({8 * size:,} bits): raise it, send smaller datagrams, or give --rate"
+        )
+    return rate
+
+
 @click.command()
 @target_options
 @option("--rate", type=FiniteRange(0.001, 1e7), metavar="N", help="Send N messages a second. [default: 1000]")
-@option("--bandwidth", type=Bandwidth(), metavar="BITS", help="Send so many bits a second to each pod: 64k, 10M, 1.5G.")
+@bandwidth_option
 @option(
     "--size",
     type=click.IntRange(HEADER.size, MAX_PAYLOAD),
@@ -37,7 +89,7 @@ _SECONDS = 5.0
     help="Payload of each message.",
 )
 @option("--seconds", type=FiniteRange(0.1, 86_400), metavar="S", help="Send for so long. [default: 5]")
-@option("--count", type=click.IntRange(min=1), metavar="N", help="Send N messages instead.")
+@option("--count", "messages", type=click.IntRange(min=1), metavar="N", help="Send N messages instead.")
 @option(
     "--max-loss",
     type=FiniteRange(0, 100),
@@ -46,21 +98,8 @@ _SECONDS = 5.0
 )
 @option("--plot", metavar="FILE", help="Draw latency and loss of each pod as SVG; - is standard output.")
 @output_option
-def bench(
-    service: str,
-    port: str,
-    family: str,
-    nameserver: str | None,
-    allow_loopback: bool,
-    rate: float | None,
-    bandwidth: float | None,
-    size: int,
-    seconds: float | None,
-    count: int | None,
-    max_loss: float | None,
-    plot: str | None,
-    output: str,
-) -> int:
+@gathered(PlanOptions, "load")
+def bench(target: TargetOptions, load: PlanOptions, max_loss: float | None, plot: str | None, output: str) -> int:
     """Measure the way to every pod of a headless Service: rate, loss, order, and round-trip latency.
 
     A numbered, paced stream goes to each pod, as `fanout send` would send it. The pods' fanout receivers count it
@@ -75,40 +114,30 @@ def bench(
     fanout bench -s headless-udp --bandwidth 10M --size 1200 --seconds 30 --plot bench.svg
     """
     show_library_notes()
-    with errors_as_json(output, service=service):
-        plan = _plan(rate, bandwidth, size, seconds, count)
+    with errors_as_json(output, service=target.service):
+        plan = load.plan()
         if plot == "-" and output == "json":
             raise click.UsageError("standard output takes one of --plot - and --output json")
-        target = find_target(service, port, family, nameserver, allow_loopback)
+        found = find_target(target)
         picture = None if plot is None else _Picture(plot)
         try:
-            if target.note:
-                note(target.note)
-            with Sender(target.service, resolver=target.resolver) as sender:
+            if found.note:
+                note(found.note)
+            with Sender(found.service, resolver=found.resolver) as sender:
                 endpoints = sender.resolve()
-            result = _measure(target, endpoints, plan)
+            result = _measure(found, endpoints, plan)
             if picture is not None:
-                picture.draw(result, target)
+                picture.draw(result, found)
         finally:
             if picture is not None:
                 picture.close()
     if output == "json":
-        print_json(_as_json(target, plan, result))
+        print_json(_as_json(found, plan, result))
     else:
-        from fanout.cli.bench_view import show
+        from fanout.cli.bench_output import show
 
-        show(result, target, plan, err=plot == "-")
+        show(result, found, plan, err=plot == "-")
     return _judge(result, max_loss)
-
-
-def _plan(rate: float | None, bandwidth: float | None, size: int, seconds: float | None, count: int | None) -> Plan:
-    if rate is not None and bandwidth is not None:
-        raise click.UsageError("--rate and --bandwidth are two ways to say one thing: give one")
-    if seconds is not None and count is not None:
-        raise click.UsageError("--seconds and --count are two ways to say one thing: give one")
-    if bandwidth is not None:
-        rate = datagrams_per_second(bandwidth, size)
-    return planned(rate or _RATE, size, seconds or _SECONDS, count)
 
 
 def _measure(target: Target, endpoints: tuple[Endpoint, ...], plan: Plan) -> BenchResult:
@@ -120,7 +149,7 @@ def _measure(target: Target, endpoints: tuple[Endpoint, ...], plan: Plan) -> Ben
         with on_interrupt(made.interrupt):
             if not sys.stderr.isatty():
                 return made.run()
-            from fanout.cli.bench_view import BenchProgress
+            from fanout.cli.bench_output import BenchProgress
 
             with BenchProgress(target) as live:
                 return made.run(live.look)
@@ -136,7 +165,7 @@ def _judge(result: BenchResult, max_loss: float | None) -> int:
     if max_loss is not None and worst is not None and (worst.loss or 0.0) > max_loss:
         note(f"{worst.endpoint} lost {worst.loss:.4g} %, more than --max-loss {max_loss:g}")
         return EXIT_INCOMPLETE
-    return 0 if len(result.having(PodStatus.MEASURED)) == len(result.pods) else EXIT_INCOMPLETE
+    return EXIT_OK if len(result.having(PodStatus.MEASURED)) == len(result.pods) else EXIT_INCOMPLETE
 
 
 def _as_json(target: Target, plan: Plan, result: BenchResult) -> dict[str, Any]:
@@ -166,10 +195,9 @@ class _Picture:
 
     def draw(self, result: BenchResult, target: Target) -> None:
         """Write the plot in the place of what the file held."""
-        from fanout.cli.bench_chart import draw
-        from fanout.cli.bench_view import pods_of
+        from fanout.cli.bench_plot import draw
 
-        picture = draw(result, pods_of(target, result))
+        picture = draw(result, target.whom(len(result.pods)))
         try:
             if not self._is_output and self._file.seekable():
                 self._file.truncate(0)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import click
 
-from fanout.cli.main import EXIT_ERROR, EXIT_OK
-from fanout.cli.options import FiniteRange, option, output_option
-from fanout.cli.output import errors_as_json, note, print_json
-from fanout.cli.target import Target, find_target, optional_target_options
+from fanout.cli.options import FiniteRange, TargetOptions, option, optional_target_options, output_option
+from fanout.cli.output import EXIT_ERROR, EXIT_OK, errors_as_json, note, print_json
+from fanout.cli.target import Target, find_target
 from fanout.doctor.core.facts import Check, CheckStatus
 from fanout.relay.core.ingress import Ingress
 from fanout.relay.core.ingress import check as check_ingresses
@@ -43,29 +41,20 @@ _CLEAR = "\r\033[K"
     help="Listen for so long at most.",
 )
 @output_option
-def doctor(
-    service: str | None,
-    port: str,
-    family: str,
-    nameserver: str | None,
-    allow_loopback: bool,
-    listen: tuple[str, ...],
-    wait: float,
-    output: str,
-) -> int:
+def doctor(target: TargetOptions | None, listen: tuple[str, ...], wait: float, output: str) -> int:
     """Check this host, the pods of a Service (-s), and what a relay would hear (--listen); say what to change.
 
     Exit codes: 0 all is well, 1 a problem or a warning, 2 usage.
     """
-    with errors_as_json(output, service=service or ""):
-        target = None if service is None else find_target(service, port, family, nameserver, allow_loopback)
+    with errors_as_json(output, service="" if target is None else target.service):
+        found = None if target is None else find_target(target)
         ingresses = [Ingress.parse(url, service="unused") for url in listen]
         if ingresses:
             check_ingresses(ingresses)
-        if target is not None and target.note:
-            note(target.note)
+        if found is not None and found.note:
+            note(found.note)
         checks: list[Check] = []
-        for check in _examine(target, ingresses, wait):
+        for check in _examine(found, ingresses, wait):
             checks.append(check)
             if output == "text":
                 _show(check)
@@ -105,17 +94,12 @@ def _examine(target: Target | None, ingresses: Sequence[Ingress], wait: float) -
 
 def _examine_service(target: Target) -> list[Check]:
     """Resolve, probe each pod, and look at the ways to them."""
-    from fanout.discovery.core.endpoints import CONFIRM_AFTER
     from fanout.doctor import probes
     from fanout.doctor.core import checks
     from fanout.errors import ResolverUnavailable
 
     try:
-        answer = target.resolver.resolve()
-        if not answer.endpoints and not answer.refused:
-            # The rule of every sender: an empty answer is believed after one confirmation.
-            time.sleep(CONFIRM_AFTER)
-            answer = target.resolver.resolve()
+        answer = target.resolve()
     except ResolverUnavailable as error:
         return [checks.unresolved(target.service, str(error))]
     found = probes.reach(answer.endpoints) if answer.endpoints else []

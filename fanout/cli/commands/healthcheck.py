@@ -6,8 +6,8 @@ from contextlib import closing
 
 import click
 
-from fanout.cli.main import EXIT_ERROR
 from fanout.cli.options import FiniteRange, option
+from fanout.cli.output import EXIT_ERROR, EXIT_OK
 from fanout.model import Endpoint
 
 
@@ -45,7 +45,7 @@ def healthcheck(host: str, admin_port: int, live: bool, timeout: float) -> int:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise click.ClickException(f"no receiver or relay answers at {url}: {_one_line(reason)}") from None
     click.echo(_one_line(text))
-    return 0 if response.status == 200 else EXIT_ERROR
+    return EXIT_OK if response.status == 200 else EXIT_ERROR
 
 
 def _one_line(text: str) -> str:

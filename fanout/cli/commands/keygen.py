@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from fanout.cli.output import EXIT_OK
 from fanout.protocol.seal import KEY_SIZE
 
 
@@ -26,7 +27,7 @@ def keygen(path: str | None) -> int:
     line = base64.b64encode(secrets.token_bytes(KEY_SIZE)).decode("ascii")
     if path is None:
         click.echo(line)
-        return 0
+        return EXIT_OK
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
@@ -43,7 +44,7 @@ def keygen(path: str | None) -> int:
         Path(path).unlink()
         raise _unwritable(path, error) from None
     click.echo(f"wrote a new key to {path}", err=True)
-    return 0
+    return EXIT_OK
 
 
 def _unwritable(path: str, error: OSError) -> click.ClickException:

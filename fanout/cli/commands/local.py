@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fanout.cli.options import FiniteRange, option, output_option
-from fanout.cli.output import print_json
-from fanout.cli.target import plural
+from fanout.cli.output import EXIT_OK, plural, print_json
 from fanout.local.settings import MAX_DRAIN, MAX_REPLICAS, STATUS_TIMEOUT, STOP_TIMEOUT, LocalSettings, ready_timeout
 from fanout.local.state import LocalService, LocalServiceError, running
 from fanout.model import DEFAULT_PORT
@@ -70,7 +69,7 @@ def up(replicas: int, port: int, drain: float, detach: bool, pid: int | None) ->
     watched += [] if pid is None else [pid]
     supervisor, service = launch(LocalSettings(replicas, port, drain, tuple(watched)))
     _introduce(service, detach=detach)
-    return 0 if detach else _stay(supervisor, service)
+    return EXIT_OK if detach else _stay(supervisor, service)
 
 
 @local.command()
@@ -200,7 +199,7 @@ def _stay(supervisor: subprocess.Popen[bytes], service: LocalService) -> int:
             "its receivers have ended with it"
         )
     click.echo(f"{service.service} is down")
-    return 0
+    return EXIT_OK
 
 
 def _introduce(service: LocalService, *, detach: bool) -> None:

@@ -5,18 +5,36 @@ from __future__ import annotations
 import base64
 import json
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import click
 
-from fanout.cli.interrupt import on_interrupt
-from fanout.cli.main import EXIT_INCOMPLETE, EXIT_INTERRUPTED
-from fanout.cli.message import limit_of, read_message
-from fanout.cli.options import is_given, max_datagram_option, option, output_option, patience_options, seal_options
-from fanout.cli.output import errors_as_json, milliseconds, note, print_json, show_library_notes
-from fanout.cli.receipts import ConfirmTally, hint, pod_json, pod_line, pods_by_status, seconds, whom
-from fanout.cli.stream import LineStream
-from fanout.cli.target import Target, find_target, target_options
+from fanout.cli.confirm_report import ConfirmTally, hint, pod_json, pod_line, pods_by_status, seconds
+from fanout.cli.interrupt import Interruption, on_interrupt
+from fanout.cli.message_input import limit_of, read_message
+from fanout.cli.options import (
+    PatienceOptions,
+    SealOptions,
+    TargetOptions,
+    max_datagram_option,
+    option,
+    output_option,
+    patience_options,
+    seal_options,
+    target_options,
+)
+from fanout.cli.output import (
+    EXIT_INCOMPLETE,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    errors_as_json,
+    milliseconds,
+    note,
+    print_json,
+    show_library_notes,
+)
+from fanout.cli.target import Target, find_target
 from fanout.protocol.frame import FRAGMENT_OVERHEAD, REPLY_OVERHEAD
 from fanout.protocol.sending.receipt import ReceiptStatus, Reply
 from fanout.sender.encoder import MAX_DATAGRAM
@@ -36,18 +54,12 @@ _SHOWN = 24
 @option("--allow-empty", is_flag=True, help="Ask an empty question, too.")
 @output_option
 def query(
-    service: str,
-    port: str,
-    family: str,
-    nameserver: str | None,
-    allow_loopback: bool,
+    target: TargetOptions,
     message: str | None,
     path: str | None,
-    timeout: float,
-    retries: int | None,
+    patience: PatienceOptions,
     max_datagram: int | None,
-    key_file: str | None,
-    cluster: str,
+    seal: SealOptions,
     allow_empty: bool,
     output: str,
 ) -> int:
@@ -63,54 +75,67 @@ def query(
     fanout query -s headless-udp -m info -o json
     """
     show_library_notes()
-    with errors_as_json(output, service=service):
+    with errors_as_json(output, service=target.service):
         if (message is not None) + (path is not None) != 1:
             raise click.UsageError("give one of --message and --file")
-        if is_given("cluster") and key_file is None:
-            raise click.UsageError("--cluster is a label for sealed messages: give --key-file as well")
-        limit = limit_of(framed=True)
-        payload = read_message(message, path, limit, allow_empty=allow_empty)
-        target = find_target(service, port, family, nameserver, allow_loopback)
-        if target.note:
-            note(target.note)
-        stream = LineStream(limit)
-        # What a question's datagram may hold is a bit more than what that of a reply may, which is no larger.
-        whole = (max_datagram or MAX_DATAGRAM) + FRAGMENT_OVERHEAD - REPLY_OVERHEAD
-        replies: list[Reply] = []
-        started = time.monotonic()
-        with (
-            Sender(
-                target.service,
-                resolver=target.resolver,
-                max_datagram=max_datagram,
-                key_file=key_file,
-                cluster=cluster if key_file else "",  # the environment's label is for those who have keys
-            ) as sender,
-            on_interrupt(stream.interrupt),
-        ):
-            asked = None
-            with stream.may_be_cut():
-                asked = sender.query(payload, timeout=timeout, retries=retries)
-                for reply in asked:
-                    if output == "json":
-                        replies.append(reply)
-                    else:
-                        click.echo(_line(reply, is_cut=max(len(payload), len(reply.payload)) > whole))
-            tally = ConfirmTally()
-            if asked is None:  # interrupted while pods were looked for, as a rule
-                tally.add_interrupted((), len(payload), time.monotonic() - started)
-            else:
-                tally.add(asked.confirmation)
-        elapsed = time.monotonic() - started
+        seal.check()
+        payload = read_message(message, path, limit_of(framed=True), allow_empty=allow_empty)
+        found = find_target(target)
+        if found.note:
+            note(found.note)
+        with Sender(
+            found.service,
+            resolver=found.resolver,
+            max_datagram=max_datagram,
+            key_file=seal.key_file,
+            cluster=seal.label,
+        ) as sender:
+            # What a question's datagram may hold is a bit more than what that of a reply may, which is no larger.
+            whole = (max_datagram or MAX_DATAGRAM) + FRAGMENT_OVERHEAD - REPLY_OVERHEAD
+            result = _ask(sender, payload, patience, whole, None if output == "json" else click.echo)
     if output == "json":
-        print_json(_as_json(target, len(payload), tally, replies, elapsed))
-    elif asked is None:
-        click.secho("interrupted: nothing is known of any pod", fg="yellow")
+        print_json(_as_json(found, len(payload), result))
+    elif result.is_known:
+        _show(found, result)
     else:
-        _show(target, tally, interrupted=stream.interrupted)
-    if stream.interrupted:
+        click.secho("interrupted: nothing is known of any pod", fg="yellow")
+    if result.interrupted:
         return EXIT_INTERRUPTED
-    return 0 if tally.complete else EXIT_INCOMPLETE
+    return EXIT_OK if result.tally.complete else EXIT_INCOMPLETE
+
+
+class _QueryResult(NamedTuple):
+    """What came of a question."""
+
+    tally: ConfirmTally
+    replies: list[Reply]
+    elapsed: float
+    """Seconds."""
+    interrupted: bool
+    is_known: bool
+    """Whether anything is known of any pod."""
+
+
+def _ask(
+    sender: Sender, payload: bytes, patience: PatienceOptions, whole: int, show: Callable[[str], None] | None
+) -> _QueryResult:
+    """Ask every pod, and show each reply as it comes; one of over `whole` bytes has come in fragments."""
+    interruption, tally = Interruption(), ConfirmTally()
+    replies: list[Reply] = []
+    asked = None
+    started = time.monotonic()
+    with on_interrupt(interruption.set):
+        with interruption.may_be_cut():
+            asked = sender.query(payload, timeout=patience.timeout, retries=patience.retries)
+            for reply in asked:
+                replies.append(reply)
+                if show is not None:
+                    show(_line(reply, is_cut=max(len(payload), len(reply.payload)) > whole))
+        if asked is None:  # interrupted while pods were looked for, as a rule
+            tally.add_interrupted((), len(payload), time.monotonic() - started)
+        else:
+            tally.add(asked.confirmation)
+    return _QueryResult(tally, replies, time.monotonic() - started, interruption.came, asked is not None)
 
 
 def _line(reply: Reply, *, is_cut: bool = False) -> str:
@@ -137,7 +162,8 @@ def _printable(payload: bytes) -> str | None:
     return text if all(character.isprintable() or character == "\n" for character in text) else None
 
 
-def _show(target: Target, tally: ConfirmTally, *, interrupted: bool) -> None:
+def _show(target: Target, result: _QueryResult) -> None:
+    tally = result.tally
     for pod in tally.pods:
         if pod.status is not ReceiptStatus.CONFIRMED:
             click.echo(pod_line(pod, tally.elapsed))
@@ -147,21 +173,22 @@ def _show(target: Target, tally: ConfirmTally, *, interrupted: bool) -> None:
     by_status = pods_by_status(pods)
     replied = by_status.pop(ReceiptStatus.CONFIRMED)
     troubles = "".join(f"; {count} {status}" for status, count in by_status.items() if count)
-    whole = whom(target, len(pods))
+    whole = target.whom(len(pods))
     who = whole if replied == len(pods) else f"{replied} of {whole}"
-    troubles += "; interrupted" * interrupted
+    troubles += "; interrupted" * result.interrupted
     click.secho(
         f"{who} replied in {seconds(tally.elapsed)}{troubles}{tally.dns}", fg="green" if tally.complete else "yellow"
     )
 
 
-def _as_json(target: Target, size: int, tally: ConfirmTally, replies: list[Reply], elapsed: float) -> dict[str, Any]:
+def _as_json(target: Target, size: int, result: _QueryResult) -> dict[str, Any]:
+    tally = result.tally
     joined = {pod.endpoint for pod in tally.pods if pod.joined}
     others = [status for status in ReceiptStatus if status is not ReceiptStatus.CONFIRMED]
     return {
         "service": target.service.name,
         "bytes": size,
-        "elapsed": round(elapsed, 6),
+        "elapsed": round(result.elapsed, 6),
         **tally.dns_json,
         "complete": tally.complete,
         "replies": [
@@ -171,7 +198,7 @@ def _as_json(target: Target, size: int, tally: ConfirmTally, replies: list[Reply
                 "joined": reply.endpoint in joined,
                 **_payload_json(reply.payload),
             }
-            for reply in replies
+            for reply in result.replies
         ],
         **{status.value: [pod_json(pod) for pod in tally.pods if pod.status is status] for status in others},
     }

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Any
 
 import click
 
-from fanout.cli.options import FiniteRange, admin_port_option, is_given, log_options, option, seal_options
+from fanout.cli.interrupt import hold_signals
+from fanout.cli.options import (
+    FiniteRange,
+    admin_port_option,
+    drain_option,
+    is_given,
+    key_options,
+    log_options,
+    option,
+)
 from fanout.model import DEFAULT_PORT, MAX_PAYLOAD
 from fanout.net.bind import RECEIVE_BUFFER
 from fanout.receiver.listener import WORKERS_MAX
@@ -48,14 +56,7 @@ from fanout.receiver.queue import Overflow
     show_default=True,
     help="When the queue is full: leave datagrams to the kernel's buffer, or drop.",
 )
-@option(
-    "--drain",
-    type=FiniteRange(0, 3600),
-    default=5.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Go on receiving so long after SIGTERM.",
-)
+@drain_option(5.0, "receiving")
 @log_options
 @option(
     "--log-rate",
@@ -93,7 +94,7 @@ from fanout.receiver.queue import Overflow
     help="Call this for each message; the bytes that it returns are a query's reply.",
 )
 @option("--reply-to-anyone", is_flag=True, help="Send replies that are larger than the question, unsealed ones too.")
-@seal_options
+@key_options
 @option("--accept-plaintext", is_flag=True, help="With keys: take what is not sealed as well, while senders change.")
 def receive(**settings: Any) -> None:
     """Receive datagrams and log each one: the receiver that runs in the pods.
@@ -108,8 +109,7 @@ def receive(**settings: Any) -> None:
         if is_given(name) and settings[needed] is None:
             flags = [f"--{each.rstrip('_').replace('_', '-')}" for each in (name, needed)]
             raise click.UsageError(f"{flags[0]} says nothing without {flags[1]}: give both")
-    # The kernel drops a signal to PID 1 that has no handler yet, but keeps a blocked one until the app takes it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    hold_signals()
     from fanout.daemon.receiver.app import ReceiverSettings, run
 
     run(ReceiverSettings(**settings))

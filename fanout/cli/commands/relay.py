@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -11,8 +9,19 @@ from typing import Any, NamedTuple, NoReturn
 
 import click
 
-from fanout.cli.options import FiniteRange, admin_port_option, log_options, option
-from fanout.cli.target import dns_options
+from fanout.cli.interrupt import hold_signals
+from fanout.cli.options import (
+    FiniteRange,
+    admin_host_option,
+    admin_port_option,
+    dns_options,
+    drain_option,
+    gathered,
+    interface_timeout_option,
+    log_options,
+    option,
+)
+from fanout.cli.target import find_local_service
 from fanout.net.bind import RECEIVE_BUFFER
 from fanout.relay.core.ingress import LIMIT_MAX, Ingress, check
 
@@ -20,18 +29,6 @@ _ORDER = "fanout.cli.commands.relay.order"
 _OF_AN_INGRESS = ("listen", "to", "to_port")
 _SUBCOMMANDS = {"ssdp": "Media server pods (DLNA, UPnP), found and played from the LAN."}
 _OF_THE_FILE = (*_OF_AN_INGRESS, "allow_source", "limit")
-
-interface_timeout_option = option(
-    "--interface-timeout",
-    type=FiniteRange(0, 86_400),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Wait so long at the start for an interface that appears late.",
-)
-admin_host_option = option(
-    "--admin-host", metavar="ADDRESS", help="Serve the admin port on this address only. [default: all addresses]"
-)
 
 
 class _Relay(click.Group):
@@ -83,6 +80,49 @@ class _Relay(click.Group):
         if any(flag in each.opts for each in command.params):
             ctx.fail(f"{flag} belongs behind {name}: {ctx.command_path} {name} {flag} ...")
         ctx.fail(f"{flag} is none of {ctx.command_path} {name}: it belongs to {ctx.command_path} without {name}")
+
+
+class IngressOptions(NamedTuple):
+    """Where to listen, and where what comes goes to."""
+
+    service: str
+    listen: Sequence[str]
+    to: Sequence[str]
+    to_port: Sequence[int]
+    config: str | None
+    allow_source: Sequence[str]
+    limit: float | None
+    loop_guard: bool
+
+    def ingresses(self) -> tuple[tuple[Ingress, ...], bool]:
+        """Return the ingresses, and whether loops are guarded against; raise `click.UsageError` or `InvalidInput`."""
+        context = click.get_current_context()
+        if self.config is not None:
+            return self._of_file(self.config, context)
+        ingresses = tuple(
+            Ingress.parse(
+                each.url,
+                service=each.service,
+                to_port=each.to_port,
+                allow_source=self.allow_source,
+                limit=self.limit,
+            )
+            for each in _in_order(context.meta.get(_ORDER, []), self)
+        )
+        check(ingresses)
+        return ingresses, self.loop_guard
+
+    def _of_file(self, path: str, context: click.Context) -> tuple[tuple[Ingress, ...], bool]:
+        for name in _OF_THE_FILE:
+            if context.params[name] not in ((), None):
+                flag = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"{flag} (FANOUT_{name.upper()}) is what the file of --config says: give one")
+        if context.get_parameter_source("service") is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError("--service is what the file of --config says: give one")
+        from fanout.relay.config import load
+
+        ingresses, guarded = load(path)
+        return ingresses, self.loop_guard or guarded
 
 
 def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -156,26 +196,10 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: b
 )
 @admin_host_option
 @admin_port_option
-@option(
-    "--drain",
-    type=FiniteRange(0, 3600),
-    default=0.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Go on forwarding so long after SIGTERM.",
-)
+@drain_option(0.0, "forwarding")
 @log_options
-def relay(
-    service: str,
-    listen: Sequence[str],
-    to: Sequence[str],
-    to_port: Sequence[int],
-    config: str | None,
-    allow_source: Sequence[str],
-    limit: float | None,
-    loop_guard: bool,
-    **settings: Any,
-) -> None:
+@gathered(IngressOptions, "options")
+def relay(options: IngressOptions, **settings: Any) -> None:
     """Bring multicast, broadcast and port ranges from outside to every pod of a headless Service.
 
     Each datagram that comes to an ingress goes, byte for byte, to every pod, to the port that it came to. It
@@ -190,31 +214,24 @@ def relay(
     fanout relay -s cameras --listen udp://0.0.0.0:32546-32549 --listen broadcast://:9999@eth0 --to probes
     fanout relay --config relay.yaml
     """
-    context = click.get_current_context()
-    ingresses: tuple[Ingress, ...]
-    if config is not None:
-        for name in _OF_THE_FILE:
-            if context.params[name] not in ((), None):
-                flag = f"--{name.replace('_', '-')}"
-                raise click.UsageError(f"{flag} (FANOUT_{name.upper()}) is what the file of --config says: give one")
-        if context.get_parameter_source("service") is click.core.ParameterSource.COMMANDLINE:
-            raise click.UsageError("--service is what the file of --config says: give one")
-        from fanout.relay.config import load
-
-        ingresses, guarded = load(config)
-        loop_guard = loop_guard or guarded
-    else:
-        ingresses = tuple(
-            Ingress.parse(each.url, service=each.service, to_port=each.to_port, allow_source=allow_source, limit=limit)
-            for each in _in_order(context.meta.get(_ORDER, []), service, listen, to, to_port)
-        )
-        check(ingresses)
-    ingresses = _of_local_service(ingresses, settings)
-    # The kernel drops a signal to PID 1 that has no handler yet, but keeps a blocked one until the app takes it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    ingresses, loop_guard = options.ingresses()
+    nameserver, allow_loopback = settings.pop("nameserver"), settings.pop("allow_loopback")
+    local = find_local_service(nameserver, [each.service for each in ingresses])
+    if local is not None:
+        ingresses = tuple(replace(each, service=local.name) for each in ingresses)
+        nameserver, allow_loopback = local.nameserver, True
+    hold_signals()
     from fanout.daemon.relay.app import RelaySettings, run
 
-    run(RelaySettings(ingresses=ingresses, loop_guard=loop_guard, **settings))
+    run(
+        RelaySettings(
+            ingresses=ingresses,
+            loop_guard=loop_guard,
+            nameserver=nameserver,
+            allow_loopback=allow_loopback,
+            **settings,
+        )
+    )
 
 
 class _ListenOption(NamedTuple):
@@ -225,10 +242,9 @@ class _ListenOption(NamedTuple):
     to_port: int | None
 
 
-def _in_order(
-    order: Sequence[str], service: str, listen: Sequence[str], to: Sequence[str], to_port: Sequence[int]
-) -> list[_ListenOption]:
+def _in_order(order: Sequence[str], options: IngressOptions) -> list[_ListenOption]:
     """Give each --to and --to-port to the --listen before it; raise `click.UsageError`."""
+    service, listen, to, to_port = options.service, options.listen, options.to, options.to_port
     if not listen:
         raise click.UsageError("say where to listen: --listen INGRESS, as often as there are, or --config FILE")
     if "listen" not in order:  # from the environment: whatever is said is said for all
@@ -264,15 +280,3 @@ def _with_services(places: list[_ListenOption]) -> list[_ListenOption]:
         if not place.service.strip():
             raise click.UsageError(f"--listen {place.url} goes nowhere: add --to SERVICE, or --service for all")
     return places
-
-
-def _of_local_service(ingresses: tuple[Ingress, ...], settings: dict[str, Any]) -> tuple[Ingress, ...]:
-    """Return the ingresses as they are; outside a cluster, where they go to the local Service, with its full name."""
-    if settings["nameserver"] is None and "KUBERNETES_SERVICE_HOST" not in os.environ:
-        from fanout.local.state import find
-
-        local = find()
-        if local is not None and all(each.service.rstrip(".") in (local.service, local.name) for each in ingresses):
-            settings.update(nameserver=local.nameserver, allow_loopback=True)
-            return tuple(replace(each, service=local.name) for each in ingresses)
-    return ingresses

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
-from fanout.cli.commands.relay import admin_host_option, interface_timeout_option
-from fanout.cli.options import admin_port_option, log_options, option
-from fanout.cli.target import dns_options
+from fanout.cli.interrupt import hold_signals
+from fanout.cli.options import (
+    admin_host_option,
+    admin_port_option,
+    dns_options,
+    interface_timeout_option,
+    log_options,
+    option,
+)
 from fanout.errors import InvalidInput
 from fanout.relay.core.ingress import parse_network
 from fanout.ssdp.core.settings import DESCRIPTIONS, HTTP_PORTS, PRIVATE, DescriptionPlace, parse_ports
@@ -111,8 +116,7 @@ def ssdp(**settings: Any) -> None:
     """
     if settings["admin_port"] in parse_ports(settings["http_ports"]):
         raise click.UsageError(f"the admin port {settings['admin_port']} is one of --http-ports: give another")
-    # The kernel drops a signal to PID 1 that has no handler yet, but keeps a blocked one until the app takes it.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    hold_signals()
     try:
         from fanout.daemon.relay.ssdp import SsdpSettings, run
     except ModuleNotFoundError as error:

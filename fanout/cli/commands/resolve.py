@@ -11,12 +11,10 @@ from typing import Any
 
 import click
 
-from fanout.cli.main import EXIT_NO_ENDPOINTS
-from fanout.cli.options import option, output_option
-from fanout.cli.output import errors_as_json, note, print_json
-from fanout.cli.target import Target, find_target, target_options
+from fanout.cli.options import TargetOptions, option, output_option, target_options
+from fanout.cli.output import EXIT_NO_ENDPOINTS, EXIT_OK, errors_as_json, note, print_json
+from fanout.cli.target import Target, find_target
 from fanout.discovery.core.answer import DnsAnswer, why_no_endpoints
-from fanout.discovery.core.endpoints import CONFIRM_AFTER
 from fanout.discovery.refresher import Known, Refresher
 
 _LOOK_INTERVAL = 0.1
@@ -35,35 +33,23 @@ _WORDS = {
 @target_options
 @option("-w", "--watch", is_flag=True, help="Go on, and print each pod that joins or leaves.")
 @output_option
-def resolve(
-    service: str,
-    port: str,
-    family: str,
-    nameserver: str | None,
-    allow_loopback: bool,
-    watch: bool,
-    output: str,
-) -> int:
+def resolve(target: TargetOptions, watch: bool, output: str) -> int:
     """Show the pods of a headless Service, how its name was expanded, and what was refused and why.
 
     Exit codes: 0 pods found, 1 no usable answer, 2 usage, 3 no endpoints.
     """
-    with errors_as_json(output, service=service):
-        target = find_target(service, port, family, nameserver, allow_loopback)
-        if target.note:
-            note(target.note)
+    with errors_as_json(output, service=target.service):
+        found = find_target(target)
+        if found.note:
+            note(found.note)
         if watch:
-            return _watch(target, output)
-        answer = target.resolver.resolve()
-        if not answer.endpoints and not answer.refused:
-            # The rule of every sender: an empty answer is believed after one confirmation.
-            time.sleep(CONFIRM_AFTER)
-            answer = target.resolver.resolve()
+            return _watch(found, output)
+        answer = found.resolve()
     if output == "json":
-        print_json(_as_json(target, answer))
+        print_json(_as_json(found, answer))
     else:
-        _show(target, answer)
-    return 0 if answer.endpoints else EXIT_NO_ENDPOINTS
+        _show(found, answer)
+    return EXIT_OK if answer.endpoints else EXIT_NO_ENDPOINTS
 
 
 def _show(target: Target, answer: DnsAnswer) -> None:
@@ -112,7 +98,7 @@ def _watch(target: Target, output: str) -> int:
             sys.stdout.flush()
             shown = known
     refresher.stop()
-    return 0
+    return EXIT_OK
 
 
 def _show_change(change: dict[str, str], output: str) -> None:

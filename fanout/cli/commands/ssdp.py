@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fanout.cli.main import EXIT_NO_ENDPOINTS, EXIT_OK
 from fanout.cli.options import FiniteRange, is_given, option, output_option
-from fanout.cli.output import errors_as_json, note, print_json
-from fanout.cli.target import plural
+from fanout.cli.output import EXIT_NO_ENDPOINTS, EXIT_OK, errors_as_json, note, plural, print_json
 from fanout.errors import FanoutError
 
 if TYPE_CHECKING:

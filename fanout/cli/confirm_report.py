@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from fanout.cli.output import milliseconds
-from fanout.cli.target import Target, plural
+from fanout.cli.output import milliseconds, plural
 from fanout.model import Endpoint
 from fanout.net.errno_text import sending
 from fanout.protocol.sending.receipt import Confirmation, Receipt, ReceiptStatus
@@ -191,11 +190,6 @@ def pods_by_status(pods: list[PodTally]) -> dict[ReceiptStatus, int]:
     for pod in pods:
         counts[pod.status] += 1
     return counts
-
-
-def whom(target: Target, pods: int) -> str:
-    """Return `2 pods of NAME`, or `2 endpoints` where they were named one by one."""
-    return target.pods(pods) + ("" if target.is_literal else f" of {target.service.name}")
 
 
 def seconds(elapsed: float) -> str:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Self
 
 import click
 
-from fanout.cli.output import milliseconds
-from fanout.cli.target import Target, plural
+from fanout.cli.output import milliseconds, plural
+from fanout.cli.target import Target
 from fanout.measure.probe import REQUEST_RATE
 from fanout.measure.result import PERCENTILES, BenchResult, PodResult, PodStatus, worst_first
 from fanout.model import Endpoint
@@ -66,7 +66,7 @@ class BenchProgress:
         done = min(1.0, result.elapsed / plan.seconds if plan.count is None else result.messages / plan.count)
         head = Table.grid(padding=(0, 1))
         head.add_row(
-            pods_of(self._target, result),
+            self._target.whom(len(result.pods)),
             ProgressBar(1.0, done, width=max(10, min(40, self._console.width - 60))),
             f"{done:.0%}  {result.messages:,} sent",
         )
@@ -246,7 +246,7 @@ def _why_lost(pod: PodResult) -> str:
 
 def _summary(result: BenchResult, target: Target) -> list[str]:
     measured = result.having(PodStatus.MEASURED)
-    pods = pods_of(target, result)
+    pods = target.whom(len(result.pods))
     if not result.messages:
         return [f"sent nothing to {pods}"]
     parts = []
@@ -265,11 +265,6 @@ def _summary(result: BenchResult, target: Target) -> list[str]:
         f"{result.rate:,.0f}/s, {bits(result.rate * result.size * 8)}/s",
         "; ".join(parts),
     ]
-
-
-def pods_of(target: Target, result: BenchResult) -> str:
-    """Return `2 pods of NAME`, or `2 endpoints` where they were named one by one."""
-    return target.pods(len(result.pods)) + ("" if target.is_literal else f" of {target.service.name}")
 
 
 def bits(number: float) -> str:
