@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import click
 
-from fanout.daemon.receiver.events import MESSAGE_RECEIVED
+from fanout.daemon.common.events import MESSAGE_RECEIVED
 from fanout.errors import SocketUnavailable
 from fanout.local import logs
 from fanout.local.directory import has_room

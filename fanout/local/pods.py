@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from fanout.daemon.receiver.events import RECEIVER_DRAINING, RECEIVER_STARTED
+from fanout.daemon.common.events import RECEIVER_DRAINING, RECEIVER_STARTED
 from fanout.errors import SocketUnavailable
 from fanout.local.launch import describe_end, python_command
 from fanout.local.logs import LogFile, parse, render

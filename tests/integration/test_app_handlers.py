@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from fanout.daemon.receiver.builtin_queries import BuiltinQueries
 from fanout.daemon.receiver.handlers import CommandHandler, FunctionHandler, make_handler
-from fanout.daemon.receiver.questions import Answerer
 from fanout.errors import FanoutError, InvalidInput
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.frame import AnswerStatus
@@ -170,7 +170,7 @@ def test_info_fits_into_what_an_unsealed_question_allows(monkeypatch: pytest.Mon
     monkeypatch.setenv("POD_IP", "fd00:1111:2222:3333:4444:5555:6666:7777")
     numbers: dict[str, Any] = {one.name: 10**8 for one in fields(ReceiverStats) if one.name != "refused"}
     many = ReceiverStats(**numbers, refused=dict.fromkeys(ReceiveDrop, 10**5))
-    info = Answerer().answer(b"info", many)
+    info = BuiltinQueries().answer(b"info", many)
     assert info is not None
     assert len(info) <= 1192
     assert json.loads(info)["counters"]["refused"]["unsealed"] == 10**5

@@ -18,9 +18,18 @@ from rich.live import Live as RichLive
 
 from fanout.daemon.common.live import LiveTables, is_wanted
 from fanout.daemon.common.logs import LogStream
-from fanout.daemon.common.rates import Alarm, TextTable, Window, bits_per_second, chosen, drops, more, per_second, size
-from fanout.daemon.receiver import table as receiver_table
-from fanout.daemon.relay import table as relay_table
+from fanout.daemon.core import receiver_table, relay_table
+from fanout.daemon.core.text_table import (
+    Alarm,
+    TextTable,
+    Window,
+    bits_per_second,
+    chosen,
+    drops,
+    more,
+    per_second,
+    size,
+)
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.receiving.dedup import SenderCounts
 from fanout.receiver.sync import ReceiverStats

@@ -25,8 +25,8 @@ from tests.support.terminal import terminal
 from tests.support.waiting import PATIENCE, until
 
 HOUR = "3600"
-_RESTLESS = variables({**UNHURRIED, "fanout.daemon.relay.life:_HOUSEKEEPING": 0.001})
-"""A relay keeps house all the time, and forwards what it holds at its end, however long that takes."""
+_RESTLESS = variables({**UNHURRIED, "fanout.daemon.relay.runner:CHECK_INTERVAL": 0.001})
+"""A relay is checked all the time, and forwards what it holds at its end, however long that takes."""
 
 
 @pytest.fixture

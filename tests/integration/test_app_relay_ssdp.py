@@ -52,8 +52,8 @@ class Scripted:
 
 # In the place of the real one, for which aiohttp is imported.
 sys.modules["fanout.ssdp.relay"] = types.SimpleNamespace(SsdpRelay=Scripted)
-from fanout.daemon.relay import life
-life._HOUSEKEEPING = 0.02
+from fanout.daemon.relay import runner
+runner.CHECK_INTERVAL = 0.02
 run()
 """
 NEEDED = ("relay", "ssdp", "-s", "media", "--interface", "eth0", "--http-ports", "1-2")

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fanout.__main__
-from fanout.daemon.receiver.messages import payload_field
+from fanout.daemon.core.log_fields import payload_field
 from fanout.model import Endpoint
 from tests.support.admin import get
 from tests.support.cli import FANOUT, environment, invoke, receiving, running, strict_json
@@ -269,7 +269,7 @@ def test_messages_that_cannot_be_logged_are_counted_and_the_next_one_is_logged(t
     (tmp_path / "sitecustomize.py").write_text(
         """
 from fanout.daemon.common import logs
-from fanout.daemon.receiver import messages
+from fanout.daemon.core import log_fields
 
 def breaking(whole, what):
     def break_it(*arguments):
@@ -278,7 +278,7 @@ def breaking(whole, what):
         return whole(*arguments)
     return break_it
 
-messages.message_fields = breaking(messages.message_fields, "odd")
+log_fields.message_fields = breaking(log_fields.message_fields, "odd")
 line = logs._LineLogger
 line.msg = line.info = line.error = breaking(line.msg, "worse")
 """

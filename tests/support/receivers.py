@@ -61,8 +61,8 @@ def receive(*arguments: str) -> Run:
     """Run `fanout receive` in this process, where it cannot start."""
     opened: list[LogStream] = []
 
-    def open_log(path: str | None) -> LogStream:
-        opened.append(LogStream(path))
+    def open_log(path: str | None, *, patience: float | None) -> LogStream:
+        opened.append(LogStream(path, patience=patience))
         return opened[-1]
 
     try:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from fanout.daemon.common.rates import Alarm
-from fanout.daemon.relay.ssdp_table import tables
+from fanout.daemon.core.ssdp_table import tables
+from fanout.daemon.core.text_table import Alarm
 from fanout.metrics import SsdpCollector
 from fanout.ssdp.core.drop_reasons import HttpFailure, SsdpDrop
 from fanout.ssdp.core.message import NotifyKind

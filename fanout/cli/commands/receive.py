@@ -112,4 +112,4 @@ def receive(**settings: Any) -> None:
     hold_signals()
     from fanout.daemon.receiver.app import ReceiverSettings, run
 
-    run(ReceiverSettings(**settings))
+    run(ReceiverSettings(admin_host=settings["host"], **settings))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Self
 
 from fanout.daemon.common.logs import LogStream
-from fanout.daemon.common.rates import GAP, Alarm, TextTable
+from fanout.daemon.core.text_table import GAP, Alarm, TextTable
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, Group, RenderResult

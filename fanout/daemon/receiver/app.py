@@ -1,61 +1,56 @@
-"""The receiver's life: listen, log, be ready, drain, stop."""
+"""`fanout receive`: listen, log, handle, drain, stop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
+from structlog.typing import FilteringBoundLogger
 
-from fanout.daemon.common import live, logs
-from fanout.daemon.common.admin import AdminServer
-from fanout.daemon.common.rates import TextTable, Window
-from fanout.daemon.receiver import events, messages
+from fanout.daemon.common import events
+from fanout.daemon.common.logs import LogStream
+from fanout.daemon.common.process import (
+    CHECK_INTERVAL,
+    STOP_SIGNALS,
+    Process,
+    ProcessSettings,
+    Program,
+    open_log,
+)
+from fanout.daemon.core.receiver_table import tables
+from fanout.daemon.core.text_table import TextTable
+from fanout.daemon.receiver.builtin_queries import counters
+from fanout.daemon.receiver.dispatcher import Dispatcher
 from fanout.daemon.receiver.handlers import Handler, make_handler
-from fanout.daemon.receiver.handling import Handling
-from fanout.daemon.receiver.questions import counters
-from fanout.daemon.receiver.table import tables
-from fanout.limiter import LineLimiter
+from fanout.daemon.receiver.message_log import LINES_A_TURN, MessageLog
 from fanout.metrics import ReceiverCollector
 from fanout.model import Message
 from fanout.receiver.aio import AsyncReceiver
 from fanout.receiver.queue import MessageBatch
 from fanout.receiver.sync import ReceiverStats
 
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_HEARTBEAT = 1.0
-_HEARTBEAT_OVERDUE = 10.0
-_LINES_A_TURN = 32  # of the event loop: some milliseconds
-_GRACE = 1.0  # seconds for handlers after the drain
+_GRACE = 1.0
+"""Seconds for handlers after the drain."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReceiverSettings:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiverSettings(ProcessSettings):
     """How to receive and log; the defaults are those of `fanout receive`."""
 
     host: str | None
     port: int
-    admin_port: int
-    """0 for none."""
     receive_buffer: int
     workers: int
     overflow: str
-    log_level: str
-    log_format: str
-    log_file: str | None
     log_rate: float
     """Lines a second for messages; 0 for all."""
     log_payload: int
     """Bytes of each payload to log."""
-    drain: float
-    """Seconds to go on receiving after SIGTERM: as long as senders may still have this pod's address."""
     exec_: str | None
     """A command that is run for each message."""
     exec_timeout: float
@@ -74,19 +69,22 @@ def run(settings: ReceiverSettings) -> None:
         handler = make_handler(settings.exec_, settings.handler, settings.exec_timeout)
         if handler is not None:
             stack.callback(handler.close)
-        stream = logs.LogStream(settings.log_file)
-        asyncio.run(_ReceiverApp(settings, stream, handler, stack).run())
+        stream, log = open_log(settings)
+        program = _ReceiverProgram(settings, handler, stream, log)
+        process = stack.enter_context(Process(settings, program, stream, log))
+        asyncio.run(program.run(process))
 
 
-class _ReceiverApp(Collector):
+class _ReceiverProgram(Program[ReceiverStats]):
+    started, draining, stopped = events.RECEIVER_STARTED, events.RECEIVER_DRAINING, events.RECEIVER_STOPPED
+    is_stuck = "the event loop has been stuck"
+
     def __init__(
-        self, settings: ReceiverSettings, stream: logs.LogStream, handler: Handler | None, stack: contextlib.ExitStack
+        self, settings: ReceiverSettings, handler: Handler | None, stream: LogStream, log: FilteringBoundLogger
     ) -> None:
         self._settings = settings
         self._stream = stream
-        self._stack = stack
-        self._log = logs.configure(stream, settings.log_format, settings.log_level)
-        self._receiver = AsyncReceiver(
+        self._receiver = receiver = AsyncReceiver(
             settings.port,
             host=settings.host,
             receive_buffer=settings.receive_buffer,
@@ -97,165 +95,114 @@ class _ReceiverApp(Collector):
             accept_plaintext=settings.accept_plaintext,
             reply_to_anyone=settings.reply_to_anyone,
         )
+        self._address = ""
         self._has_handler = handler is not None
-        self._handling = Handling(self._receiver, handler)
-        self._limiter = LineLimiter(settings.log_rate)
-        self._suppressed = 0
-        self._unasked = 0  # messages since the last look that the limiter need not be asked about
-        self._kernel_drops = 0
-        self._queue_drops = 0
-        self._is_ready = False
-        self._beat = time.monotonic()
+        self._dispatcher = Dispatcher(receiver, handler)
+        self._messages = MessageLog(
+            log, receiver.handler_failed, rate=settings.log_rate, payload_limit=settings.log_payload
+        )
         self._terminate = asyncio.Event()
 
-    async def run(self) -> None:
-        settings = self._settings
+    async def run(self, process: Process[ReceiverStats]) -> None:
+        """Receive until a signal comes, and through the drain time."""
         loop = asyncio.get_running_loop()
-        for number in _STOP_SIGNALS:
+        for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._on_signal)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         async with self._receiver as receiver:
-            admin = self._open_admin()
-            try:
-                self._is_ready = True
-                self._log.info(
-                    events.RECEIVER_STARTED,
-                    address=str(receiver.address),
-                    admin=None if admin is None else str(admin.address),
-                    receive_buffer=receiver.stats.receive_buffer,
-                )
-                self._stream.started()
-                if live.is_wanted(settings.log_format):
-                    self._stack.enter_context(live.LiveTables(self._stream, self._look(str(receiver.address))))
+            self._address = str(receiver.address)
+            with process.running():
                 background = [
-                    asyncio.create_task(self._keep_house()),
-                    asyncio.create_task(self._drain_when_told(settings.drain)),
+                    asyncio.create_task(_check_regularly(process)),
+                    asyncio.create_task(self._drain_when_told(process)),
                 ]
                 if self._has_handler:
                     async for message in receiver:
-                        await self._settle(message)
+                        await self._dispatch(message)
                 else:
                     async for batch in receiver.batches():
                         await self._take(batch)
                 for task in background:
                     task.cancel()
                 await asyncio.gather(*background, return_exceptions=True)
-            finally:
-                if admin is not None:
-                    admin.close()
-            self._tidy()
-            self._log.info(
-                events.RECEIVER_STOPPED,
-                **counters(receiver.stats),
-                unhandled=self._handling.unhandled,
-                suppressed_lines=self._suppressed,
-                lost_lines=self._stream.lost_lines,
-            )
+
+    async def _take(self, batch: list[Message]) -> None:
+        """Log messages; one by one where their senders may ask."""
+        if not isinstance(batch, MessageBatch) or not batch.may_ask:
+            await self._messages.write_batch(batch)
+            return
+        for index, message in enumerate(batch):
+            await self._dispatch(message)
+            if index % LINES_A_TURN == LINES_A_TURN - 1:
+                await asyncio.sleep(0)
+
+    async def _dispatch(self, message: Message) -> None:
+        self._messages.write(message, await self._dispatcher.dispatch(message))
+
+    def _on_signal(self) -> None:
+        if self._terminate.is_set():
+            self._receiver.stop()  # the second signal: do not wait for the drain
+            self._dispatcher.give_up()
+        self._terminate.set()
+
+    async def _drain_when_told(self, process: Process[ReceiverStats]) -> None:
+        await self._terminate.wait()
+        process.drain()
+        await asyncio.sleep(self._settings.drain)
+        self._receiver.stop()
+        await asyncio.sleep(_GRACE)
+        self._dispatcher.give_up()
+
+    @property
+    def stats(self) -> ReceiverStats:
+        return self._receiver.stats
+
+    def introduction(self, admin: str | None) -> dict[str, object]:
+        return {"address": self._address, "admin": admin, "receive_buffer": self._receiver.stats.receive_buffer}
+
+    def collectors(self) -> Iterable[Collector]:
+        return ReceiverCollector(lambda: self._receiver.stats), _LogCollector(self._messages, self._stream)
+
+    def tables(self, before: ReceiverStats, after: ReceiverStats, seconds: float, room: int) -> list[TextTable]:
+        return tables(self._address, before, after, seconds, self._receiver.senders, room)
+
+    def log_changes(self, log: FilteringBoundLogger, before: ReceiverStats, after: ReceiverStats) -> None:
+        """Log how many lines were left out, and how many datagrams were dropped."""
+        self._messages.log_suppressed()
+        for event, count in (
+            (events.KERNEL_DROPPED, after.kernel_drops - before.kernel_drops),
+            (events.QUEUE_DROPPED, after.queue_drops - before.queue_drops),
+        ):
+            if count > 0:
+                log.warning(event, count=count)
+
+    def totals(self, stats: ReceiverStats) -> dict[str, object]:
+        return {
+            **counters(stats),
+            "unhandled": self._dispatcher.unhandled,
+            "suppressed_lines": self._messages.suppressed,
+        }
+
+
+class _LogCollector(Collector):
+    """Exposes what the log left out, and what it lost."""
+
+    def __init__(self, messages: MessageLog, stream: LogStream) -> None:
+        self._messages = messages
+        self._stream = stream
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the app's own metrics."""
         yield CounterMetricFamily(
             "fanout_receiver_log_lines_suppressed",
             "Message lines left out by the rate limit.",
-            self._suppressed,
+            self._messages.suppressed,
         )
         yield CounterMetricFamily(
             "fanout_receiver_log_lines_lost", "Lines that could not be written.", self._stream.lost_lines
         )
 
-    def _open_admin(self) -> AdminServer | None:
-        if self._settings.admin_port == 0:
-            return None
-        registry = CollectorRegistry()
-        registry.register(ReceiverCollector(lambda: self._receiver.stats))
-        registry.register(self)
-        return AdminServer(
-            self._settings.host,
-            self._settings.admin_port,
-            registry,
-            alive=self._why_dead,
-            ready=self._why_unready,
-        )
 
-    async def _take(self, batch: list[Message]) -> None:
-        """Log messages; settle one by one where their senders may ask."""
-        if isinstance(batch, MessageBatch) and batch.may_ask:
-            for index, message in enumerate(batch):
-                await self._settle(message)
-                if index % _LINES_A_TURN == _LINES_A_TURN - 1:
-                    await asyncio.sleep(0)
-            return
-        now = time.monotonic()
-        for index, message in enumerate(batch):
-            if not self._limiter.allow(now):
-                # Nor are the others, at the same time: under a flood a message must not cost more than its count.
-                self._unasked += len(batch) - index - 1
-                return
-            self._log_message(message, {})
-            if index % _LINES_A_TURN == _LINES_A_TURN - 1:
-                await asyncio.sleep(0)
-
-    async def _settle(self, message: Message) -> None:
-        said = await self._handling.settle(message)
-        if self._limiter.allow(time.monotonic()):
-            self._log_message(message, said)
-
-    def _log_message(self, message: Message, said: dict[str, Any]) -> None:
-        try:
-            fields = messages.message_fields(message, self._settings.log_payload)
-            self._log.info(events.MESSAGE_RECEIVED, **fields, **said)
-        except Exception as error:
-            self._receiver.handler_failed(message, error)  # one message is no reason to receive no more
-
-    def _look(self, address: str) -> Callable[[int], list[TextTable]]:
-        window: Window[ReceiverStats] = Window()
-
-        def look(room: int) -> list[TextTable]:
-            stats = self._receiver.stats
-            before, seconds = window.add(time.monotonic(), stats)
-            return tables(address, before, stats, seconds, self._receiver.senders, room)
-
-        return look
-
-    def _why_dead(self) -> str | None:
-        silence = time.monotonic() - self._beat
-        return f"the event loop has been stuck for {silence:.0f} s" if silence > _HEARTBEAT_OVERDUE else None
-
-    def _why_unready(self) -> str | None:
-        return None if self._is_ready else "draining"
-
-    def _on_signal(self) -> None:
-        if self._terminate.is_set():
-            self._receiver.stop()  # told twice: do not wait for the drain
-            self._handling.give_up()
-        self._terminate.set()
-
-    async def _drain_when_told(self, seconds: float) -> None:
-        await self._terminate.wait()
-        self._is_ready = False
-        self._log.info(events.RECEIVER_DRAINING, seconds=seconds)
-        await asyncio.sleep(seconds)
-        self._receiver.stop()
-        await asyncio.sleep(_GRACE)
-        self._handling.give_up()
-
-    async def _keep_house(self) -> None:
-        while True:
-            await asyncio.sleep(_HEARTBEAT)
-            self._beat = time.monotonic()
-            self._tidy()
-
-    def _tidy(self) -> None:
-        """Log how many lines were left out, and how many datagrams were dropped, since the last time."""
-        suppressed = self._limiter.take_suppressed() + self._unasked
-        self._unasked = 0
-        if suppressed:
-            self._suppressed += suppressed
-            self._log.warning(events.MESSAGES_SUPPRESSED, count=suppressed)
-        stats = self._receiver.stats
-        if stats.kernel_drops > self._kernel_drops:
-            self._log.warning(events.KERNEL_DROPPED, count=stats.kernel_drops - self._kernel_drops)
-            self._kernel_drops = stats.kernel_drops
-        if stats.queue_drops > self._queue_drops:
-            self._log.warning(events.QUEUE_DROPPED, count=stats.queue_drops - self._queue_drops)
-            self._queue_drops = stats.queue_drops
+async def _check_regularly(process: Process[ReceiverStats]) -> None:
+    while True:
+        await asyncio.sleep(CHECK_INTERVAL)
+        process.check()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
-from fanout.daemon.common.rates import TextTable
-from fanout.daemon.relay import events, life
-from fanout.daemon.relay.life import since
-from fanout.daemon.relay.table import tables
+from fanout.daemon.common import events
+from fanout.daemon.common.process import ProcessSettings
+from fanout.daemon.core.relay_table import tables
+from fanout.daemon.core.text_table import TextTable
+from fanout.daemon.relay import runner
+from fanout.daemon.relay.runner import since
 from fanout.metrics import RelayCollector
 from fanout.relay.core.ingress import Ingress
 from fanout.relay.core.stats import RelayStats
@@ -18,7 +22,7 @@ from fanout.relay.relay import Relay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RelaySettings(life.ProcessSettings):
+class RelaySettings(ProcessSettings):
     """What to forward and how to log; the defaults are those of `fanout relay`."""
 
     ingresses: tuple[Ingress, ...]
@@ -33,10 +37,10 @@ class RelaySettings(life.ProcessSettings):
 
 def run(settings: RelaySettings) -> None:
     """Forward until SIGTERM or SIGINT; raise `FanoutError` where it cannot start, or cannot go on."""
-    life.run(settings, lambda: _Forwarding(settings))
+    runner.run(settings, lambda: _ForwardingProgram(settings))
 
 
-class _Forwarding(life.Work[RelayStats]):
+class _ForwardingProgram(runner.RelayProgram[RelayStats]):
     started, draining, stopped = events.RELAY_STARTED, events.RELAY_DRAINING, events.RELAY_STOPPED
 
     def __init__(self, settings: RelaySettings) -> None:
@@ -51,19 +55,20 @@ class _Forwarding(life.Work[RelayStats]):
             interface_timeout=settings.interface_timeout,
         )
 
-    def introduction(self) -> dict[str, object]:
+    def introduction(self, admin: str | None) -> dict[str, object]:
         return {
             "ingresses": [str(ingress) for ingress in self._ingresses],
             "services": sorted({ingress.service for ingress in self._ingresses}),
+            "admin": admin,
         }
 
-    def collector(self) -> RelayCollector:
-        return RelayCollector(lambda: self.relay.stats)
+    def collectors(self) -> Iterable[Collector]:
+        return (RelayCollector(lambda: self.relay.stats),)
 
     def tables(self, before: RelayStats, after: RelayStats, seconds: float, room: int) -> list[TextTable]:
         return tables(before, after, seconds, room)
 
-    def tidy(self, log: FilteringBoundLogger, before: RelayStats, after: RelayStats) -> None:
+    def log_changes(self, log: FilteringBoundLogger, before: RelayStats, after: RelayStats) -> None:
         """Log what was dropped since the last time, by ingress and reason."""
         known = {(each.ingress, each.service): each.dropped for each in before.ingresses}
         for each in after.ingresses:

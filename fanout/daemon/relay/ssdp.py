@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
-from fanout.daemon.common.rates import TextTable
-from fanout.daemon.relay import events, life
-from fanout.daemon.relay.life import since
-from fanout.daemon.relay.ssdp_table import tables
+from fanout.daemon.common import events
+from fanout.daemon.common.process import ProcessSettings
+from fanout.daemon.core.ssdp_table import tables
+from fanout.daemon.core.text_table import TextTable
+from fanout.daemon.relay import runner
+from fanout.daemon.relay.runner import since
 from fanout.metrics import SsdpCollector
 from fanout.ssdp.core.drop_reasons import HttpFailure
 from fanout.ssdp.core.stats import SsdpStats
@@ -17,7 +21,7 @@ from fanout.ssdp.relay import SsdpRelay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SsdpSettings(life.ProcessSettings):
+class SsdpSettings(ProcessSettings):
     """Whose devices to bring where, and how to log; the defaults are those of `fanout relay ssdp`."""
 
     service: str
@@ -36,10 +40,10 @@ class SsdpSettings(life.ProcessSettings):
 
 def run(settings: SsdpSettings) -> None:
     """Answer and carry until SIGTERM or SIGINT; raise `FanoutError` where it cannot start, or cannot go on."""
-    life.run(settings, lambda: _Presenting(settings))
+    runner.run(settings, lambda: _SsdpProgram(settings))
 
 
-class _Presenting(life.Work[SsdpStats]):
+class _SsdpProgram(runner.RelayProgram[SsdpStats]):
     started, draining, stopped = events.SSDP_RELAY_STARTED, events.SSDP_RELAY_DRAINING, events.SSDP_RELAY_STOPPED
 
     def __init__(self, settings: SsdpSettings) -> None:
@@ -56,7 +60,7 @@ class _Presenting(life.Work[SsdpStats]):
             interface_timeout=settings.interface_timeout,
         )
 
-    def introduction(self) -> dict[str, object]:
+    def introduction(self, admin: str | None) -> dict[str, object]:
         settings = self._settings
         return {
             "service": settings.service,
@@ -64,15 +68,16 @@ class _Presenting(life.Work[SsdpStats]):
             "http_ports": settings.http_ports,
             "descriptions": list(settings.descriptions),
             "allow_source": list(settings.allow_source),
+            "admin": admin,
         }
 
-    def collector(self) -> SsdpCollector:
-        return SsdpCollector(lambda: self.relay.stats)
+    def collectors(self) -> Iterable[Collector]:
+        return (SsdpCollector(lambda: self.relay.stats),)
 
     def tables(self, before: SsdpStats, after: SsdpStats, seconds: float, room: int) -> list[TextTable]:
         return tables(before, after, seconds, room, self.relay.waiting)
 
-    def tidy(self, log: FilteringBoundLogger, before: SsdpStats, after: SsdpStats) -> None:
+    def log_changes(self, log: FilteringBoundLogger, before: SsdpStats, after: SsdpStats) -> None:
         """Log what was dropped and what failed since the last time, by reason."""
         if dropped := since(before.dropped, after.dropped):
             log.warning(events.SEARCHES_DROPPED, dropped=dropped)

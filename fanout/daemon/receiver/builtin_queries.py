@@ -1,4 +1,4 @@
-"""The queries that the app answers by itself: `ping` and `info`."""
+"""The queries that a receiver answers by itself: `ping` and `info`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PING, PONG = b"ping", b"pong"
 INFO = b"info"
 
 
-class Answerer:
+class BuiltinQueries:
     """Knows who this receiver is, and since when."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
 
     def answer(self, question: bytes, stats: ReceiverStats) -> bytes | None:
-        """Return the reply; None for a query that the app does not know."""
+        """Return the reply; None for a query that is none of these."""
         if question == PING:
             return PONG
         return self._info(stats) if question == INFO else None

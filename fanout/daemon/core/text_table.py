@@ -1,4 +1,4 @@
-"""What a live table shows: counts, and rates from the difference of two snapshots of them. Pure."""
+"""What a live table shows: counts, and rates from the difference of two snapshots of them."""
 
 from __future__ import annotations
 

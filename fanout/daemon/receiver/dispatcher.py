@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Literal
 
+from fanout.daemon.receiver.builtin_queries import BuiltinQueries
 from fanout.daemon.receiver.handlers import Handler, HandlerFailed
-from fanout.daemon.receiver.questions import Answerer
 from fanout.model import FramedMessage, Message
 from fanout.net import errno_text
 from fanout.receiver.aio import AsyncReceiver
@@ -19,15 +19,15 @@ _ONLY_PING_AND_INFO = "without a handler (--exec, --handler) this receiver answe
 _KILLED_WITHIN = 1.0
 
 
-class Handling:
-    """Settles messages one by one: by the handler, if there is one, and queries of the app's own by itself."""
+class Dispatcher:
+    """Has messages handled one by one: by the handler, if there is one, and built-in queries by itself."""
 
     def __init__(self, receiver: AsyncReceiver, handler: Handler | None) -> None:
         self.unhandled = 0
         """Messages that the handler did not get, or had not returned from, when the receiver was stopped."""
         self._receiver = receiver
         self._handler = handler
-        self._answerer = Answerer()
+        self._builtin_queries = BuiltinQueries()
         self._given_up = asyncio.Event()
         self._giving_up: asyncio.Task[Literal[True]] | None = None
 
@@ -35,11 +35,11 @@ class Handling:
         """Wait for the handler no longer: what is not handled by now fails."""
         self._given_up.set()
 
-    async def settle(self, message: Message) -> dict[str, Any]:
+    async def dispatch(self, message: Message) -> dict[str, Any]:
         """Handle a message, and answer its sender; return what the log should say of it."""
         is_query = message.wants_reply
         try:
-            if is_query and (reply := self._answerer.answer(message.payload, self._receiver.stats)) is not None:
+            if is_query and (reply := self._builtin_queries.answer(message.payload, self._receiver.stats)) is not None:
                 message.reply(reply)
             elif is_query and self._handler is None:
                 _tell(message, _ONLY_PING_AND_INFO)

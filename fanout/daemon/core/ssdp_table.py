@@ -1,10 +1,10 @@
-"""The SSDP relay's live table. Pure."""
+"""The SSDP relay's live table."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fanout.daemon.common.rates import Alarm, TextTable, bits_per_second, chosen, drops, more, per_second, size
+from fanout.daemon.core.text_table import Alarm, TextTable, bits_per_second, chosen, drops, more, per_second, size
 from fanout.ssdp.core.stats import DeviceStats, SsdpStats
 
 _NAME_MAX = 30

@@ -1,8 +1,8 @@
-"""The relay's live table. Pure."""
+"""The relay's live table."""
 
 from __future__ import annotations
 
-from fanout.daemon.common.rates import Alarm, TextTable, bits_per_second, chosen, drops, more, per_second, size
+from fanout.daemon.core.text_table import Alarm, TextTable, bits_per_second, chosen, drops, more, per_second, size
 from fanout.relay.core.stats import IngressStats, PodStats, RelayStats
 
 _SERVICE_MAX = 40

@@ -1,4 +1,12 @@
-"""The names of the relay apps' log events, for whoever writes or reads them."""
+"""The names of the programs' log events, for whoever writes or reads them."""
+
+RECEIVER_STARTED = "receiver_started"
+MESSAGE_RECEIVED = "message_received"
+MESSAGES_SUPPRESSED = "messages_suppressed"
+KERNEL_DROPPED = "kernel_dropped"
+QUEUE_DROPPED = "queue_dropped"
+RECEIVER_DRAINING = "receiver_draining"
+RECEIVER_STOPPED = "receiver_stopped"
 
 RELAY_STARTED = "relay_started"
 DATAGRAMS_DROPPED = "datagrams_dropped"

@@ -1,8 +1,8 @@
-"""The receiver's live table. Pure."""
+"""The receiver's live table."""
 
 from __future__ import annotations
 
-from fanout.daemon.common.rates import Alarm, TextTable, bits_per_second, drops, more, per_second, size
+from fanout.daemon.core.text_table import Alarm, TextTable, bits_per_second, drops, more, per_second, size
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.receiving.dedup import SenderCounts
 from fanout.receiver.sync import ReceiverStats

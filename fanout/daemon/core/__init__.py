@@ -1,0 +1,1 @@
+"""What the programs show: tables and the values of log lines. Pure."""
