@@ -11,9 +11,9 @@ import json
 import sys
 import time
 
-from fanout.local import zone
+from fanout.local.core import zone
+from fanout.local.core.zone import Pod, Zone
 from fanout.local.nameserver import Nameserver
-from fanout.local.zone import Pod, Zone
 
 NAME = f"{Zone().name}."
 

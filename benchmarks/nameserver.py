@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from fanout.local.core.zone import Pod, Zone
 from fanout.local.nameserver import Nameserver
-from fanout.local.zone import Pod, Zone
 
 
 async def _serve(count: int) -> None:

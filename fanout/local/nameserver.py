@@ -7,7 +7,7 @@ import socket
 from contextlib import suppress
 
 from fanout.errors import SocketUnavailable
-from fanout.local.zone import Zone, respond
+from fanout.local.core.zone import Zone, respond
 from fanout.model import Endpoint
 
 HOST = "127.0.0.1"

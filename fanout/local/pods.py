@@ -21,7 +21,7 @@ from fanout.daemon.common.events import RECEIVER_DRAINING, RECEIVER_STARTED
 from fanout.errors import SocketUnavailable
 from fanout.local.launch import describe_end, python_command
 from fanout.local.logs import LogFile, parse, render
-from fanout.local.settings import STOP_GRACE
+from fanout.local.settings import STOP_GRACE, LocalSettings
 
 POD_RESTARTING = "pod_restarting"
 
@@ -41,8 +41,7 @@ class PodProcess:
         name: str,
         *,
         namespace: str,
-        port: int,
-        drain: float,
+        settings: LocalSettings,
         directory: str,
         pick_address: Callable[[], str],
         on_change: Callable[[], None],
@@ -56,8 +55,7 @@ class PodProcess:
         self.problem: str | None = None
         """What went wrong last, as the receiver wrote it to standard error."""
         self._namespace = namespace
-        self._port = port
-        self._drain = drain
+        self._settings = settings
         self._pick_address = pick_address
         self._on_change = on_change
         self._log = LogFile(directory, name)
@@ -86,7 +84,7 @@ class PodProcess:
         self._set_ready(False)
         self._signal(signal.SIGTERM)
         if self._task is not None:
-            _, pending = await asyncio.wait({self._task}, timeout=self._drain + STOP_GRACE)
+            _, pending = await asyncio.wait({self._task}, timeout=self._settings.drain + STOP_GRACE)
             if pending:
                 self._signal(signal.SIGKILL)
             await self._task
@@ -144,10 +142,10 @@ class PodProcess:
     def _arguments(self) -> tuple[str, ...]:
         return (
             *("--host", self.address),
-            *("--port", str(self._port)),
+            *("--port", str(self._settings.port)),
             *("--admin-port", "0"),
             *("--log-format", "json"),
-            *("--drain", str(self._drain)),
+            *("--drain", str(self._settings.drain)),
         )
 
     def _environment(self) -> dict[str, str]:

@@ -18,12 +18,12 @@ from contextlib import suppress
 
 from fanout.errors import FanoutError, InvalidInput
 from fanout.local import control, state
+from fanout.local.core.zone import Pod, Zone
 from fanout.local.directory import StateDirectory
 from fanout.local.nameserver import Nameserver
 from fanout.local.pods import PodProcess, free_address
 from fanout.local.settings import MAX_REPLICAS, LocalSettings, ready_timeout
 from fanout.local.state import LocalService, LocalServiceError
-from fanout.local.zone import Pod, Zone
 
 _STATEFULSET = "statefulset-udp-server"
 _NDOTS = 5
@@ -92,8 +92,7 @@ class Supervisor:
         pod = PodProcess(
             f"{_STATEFULSET}-{len(self._pods)}",
             namespace=self._zone.namespace,
-            port=self._settings.port,
-            drain=self._settings.drain,
+            settings=self._settings,
             directory=self._directory.path,
             pick_address=lambda: free_address(self._settings.port, {pod.address for pod in self._pods}),
             on_change=self._pods_changed,

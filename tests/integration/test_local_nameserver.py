@@ -14,8 +14,8 @@ import dns.rcode
 import pytest
 
 from fanout.discovery.dns import DnsResolver
+from fanout.local.core.zone import Pod, Zone
 from fanout.local.nameserver import Nameserver
-from fanout.local.zone import Pod, Zone
 from fanout.model import Service
 from tests.support.waiting import PATIENCE, until_async
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import fanout.daemon.relay.app
+import fanout.daemon.relay.program
 from fanout.cli.main import main
-from fanout.daemon.relay.app import RelaySettings
+from fanout.daemon.relay.program import RelaySettings
 from fanout.local.state import LocalService
 from fanout.relay.core.ingress import Ingress
 
@@ -21,7 +21,7 @@ MULTICAST = "mcast://224.0.67.67:5001@eth1"
 def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RelaySettings]]:
     """The settings with which the app would have run."""
     runs: list[RelaySettings] = []
-    monkeypatch.setattr(fanout.daemon.relay.app, "run", runs.append)
+    monkeypatch.setattr(fanout.daemon.relay.program, "run", runs.append)
     monkeypatch.setenv("FANOUT_LOCAL_DIR", "/nonexistent")
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield runs

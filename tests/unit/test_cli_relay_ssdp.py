@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-import fanout.daemon.relay.app
-import fanout.daemon.relay.ssdp
+import fanout.daemon.relay.program
+import fanout.daemon.relay.ssdp_program
 from fanout.cli.main import main
-from fanout.daemon.relay.ssdp import SsdpSettings
+from fanout.daemon.relay.ssdp_program import SsdpSettings
 from fanout.ssdp.core.settings import DESCRIPTIONS, HTTP_PORTS, PRIVATE
 
 NEEDED = ("-s", "media", "--interface", "eth0")
@@ -21,8 +21,10 @@ NEEDED = ("-s", "media", "--interface", "eth0")
 def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[SsdpSettings]]:
     """The settings with which the app would have run."""
     runs: list[SsdpSettings] = []
-    monkeypatch.setattr(fanout.daemon.relay.ssdp, "run", runs.append)
-    monkeypatch.setattr(fanout.daemon.relay.app, "run", lambda settings: pytest.fail(f"the other relay: {settings}"))
+    monkeypatch.setattr(fanout.daemon.relay.ssdp_program, "run", runs.append)
+    monkeypatch.setattr(
+        fanout.daemon.relay.program, "run", lambda settings: pytest.fail(f"the other relay: {settings}")
+    )
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield runs
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.local.zone import MAX_TCP_SIZE, MAX_UDP_SIZE, Pod, Zone, respond
+from fanout.local.core.zone import MAX_TCP_SIZE, MAX_UDP_SIZE, Pod, Zone, respond
 
 SERVICE = "headless-udp.local.svc.cluster.local."
 SRV_NAME = f"_udp._udp.{SERVICE}"

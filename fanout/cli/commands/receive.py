@@ -110,6 +110,6 @@ def receive(**settings: Any) -> None:
             flags = [f"--{each.rstrip('_').replace('_', '-')}" for each in (name, needed)]
             raise click.UsageError(f"{flags[0]} says nothing without {flags[1]}: give both")
     hold_signals()
-    from fanout.daemon.receiver.app import ReceiverSettings, run
+    from fanout.daemon.receiver.program import ReceiverSettings, run
 
     run(ReceiverSettings(admin_host=settings["host"], **settings))

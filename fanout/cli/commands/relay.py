@@ -221,7 +221,7 @@ def relay(options: IngressOptions, **settings: Any) -> None:
         ingresses = tuple(replace(each, service=local.name) for each in ingresses)
         nameserver, allow_loopback = local.nameserver, True
     hold_signals()
-    from fanout.daemon.relay.app import RelaySettings, run
+    from fanout.daemon.relay.program import RelaySettings, run
 
     run(
         RelaySettings(

@@ -118,7 +118,7 @@ def ssdp(**settings: Any) -> None:
         raise click.UsageError(f"the admin port {settings['admin_port']} is one of --http-ports: give another")
     hold_signals()
     try:
-        from fanout.daemon.relay.ssdp import SsdpSettings, run
+        from fanout.daemon.relay.ssdp_program import SsdpSettings, run
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in _EXTRA:

@@ -13,8 +13,8 @@ import pytest
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
-from fanout.local import zone
-from fanout.local.zone import Pod, Zone, respond
+from fanout.local.core import zone
+from fanout.local.core.zone import Pod, Zone, respond
 from tests.support.waiting import until
 from tests.system.containers.cluster import events, exit_code, is_ready, restricted, run, started
 

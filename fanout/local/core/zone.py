@@ -1,6 +1,6 @@
 """What the embedded nameserver answers: one headless Service, as the kubernetes plugin of CoreDNS serves it.
 
-Pure: no socket, no clock, no logging. `respond` takes a query as it came off the wire, and never raises.
+`respond` takes a query as it came off the wire, and never raises.
 
 Three kinds of names are in the zone, for the Service `headless-udp` in the namespace `local`::
 

@@ -37,10 +37,10 @@ class RelaySettings(ProcessSettings):
 
 def run(settings: RelaySettings) -> None:
     """Forward until SIGTERM or SIGINT; raise `FanoutError` where it cannot start, or cannot go on."""
-    runner.run(settings, lambda: _ForwardingProgram(settings))
+    runner.run(settings, lambda: _DatagramProgram(settings))
 
 
-class _ForwardingProgram(runner.RelayProgram[RelayStats]):
+class _DatagramProgram(runner.RelayProgram[RelayStats]):
     started, draining, stopped = events.RELAY_STARTED, events.RELAY_DRAINING, events.RELAY_STOPPED
 
     def __init__(self, settings: RelaySettings) -> None:

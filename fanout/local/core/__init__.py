@@ -1,0 +1,1 @@
+"""What the embedded nameserver answers. Pure."""
