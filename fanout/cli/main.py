@@ -16,15 +16,7 @@ from typing import NoReturn
 import click
 
 import fanout
-from fanout.cli.output import (
-    EXIT_ERROR,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    EXIT_USAGE,
-    color,
-    complain,
-    exit_code,
-)
+from fanout.cli.output import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, color, complain, exit_code
 from fanout.errors import FanoutError
 
 _COMMANDS = {

@@ -81,7 +81,7 @@ def gathered(kind: type[NamedTuple], name: str) -> Callable[[Command], Command]:
     return decorate
 
 
-def _added(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def _group(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Return a decorator that adds these, in this order."""
 
     def decorate(command: Command) -> Command:
@@ -128,7 +128,7 @@ class PatienceOptions(NamedTuple):
     """None for as many as there is time for."""
 
 
-dns_options = _added(
+dns_options = _group(
     option(
         "--family",
         type=click.Choice(list(Family), case_sensitive=False),
@@ -142,7 +142,7 @@ dns_options = _added(
 
 
 def _target_options(*, required: bool) -> Callable[[Command], Command]:
-    return _added(
+    return _group(
         option(
             "-s",
             "--service",
@@ -170,8 +170,8 @@ def _none_without_service(command: Command) -> Command:
     return check  # type: ignore[return-value]
 
 
-target_options = _added(gathered(TargetOptions, "target"), _target_options(required=True))
-optional_target_options = _added(
+target_options = _group(gathered(TargetOptions, "target"), _target_options(required=True))
+optional_target_options = _group(
     gathered(TargetOptions, "target"), _none_without_service, _target_options(required=False)
 )
 """The same where a Service may be left out: the argument `target` is None then."""
@@ -186,7 +186,7 @@ output_option = option(
 )
 
 # An empty path of keys is none: a manifest can set FANOUT_KEY_FILE to nothing.
-key_options = _added(
+key_options = _group(
     option(
         "--key-file",
         metavar="PATH",
@@ -200,7 +200,7 @@ key_options = _added(
         help="With keys: what is sealed for one label is not opened under another.",
     ),
 )
-seal_options = _added(gathered(SealOptions, "seal"), key_options)
+seal_options = _group(gathered(SealOptions, "seal"), key_options)
 
 admin_port_option = option(
     "--admin-port",
@@ -213,7 +213,7 @@ admin_host_option = option(
     "--admin-host", metavar="ADDRESS", help="Serve the admin port on this address only. [default: all addresses]"
 )
 
-log_options = _added(
+log_options = _group(
     option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"]),
@@ -231,7 +231,7 @@ log_options = _added(
     option("--log-file", metavar="PATH", help="Append the log to this file instead of standard output."),
 )
 
-patience_options = _added(
+patience_options = _group(
     gathered(PatienceOptions, "patience"),
     option(
         "--timeout",

@@ -88,7 +88,7 @@ class Bench:
         return self.result()
 
     def interrupt(self) -> None:
-        """End the stream; told twice, end without a result."""
+        """End the stream; the second time, end without a result."""
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True

@@ -95,7 +95,7 @@ def query(
             result = _ask(sender, payload, patience, whole, None if output == "json" else click.echo)
     if output == "json":
         print_json(_as_json(found, len(payload), result))
-    elif result.is_known:
+    elif result.tally.messages:
         _show(found, result)
     else:
         click.secho("interrupted: nothing is known of any pod", fg="yellow")
@@ -112,8 +112,6 @@ class _QueryResult(NamedTuple):
     elapsed: float
     """Seconds."""
     interrupted: bool
-    is_known: bool
-    """Whether anything is known of any pod."""
 
 
 def _ask(
@@ -135,7 +133,7 @@ def _ask(
             tally.add_interrupted((), len(payload), time.monotonic() - started)
         else:
             tally.add(asked.confirmation)
-    return _QueryResult(tally, replies, time.monotonic() - started, interruption.came, asked is not None)
+    return _QueryResult(tally, replies, time.monotonic() - started, interruption.came)
 
 
 def _line(reply: Reply, *, is_cut: bool = False) -> str:

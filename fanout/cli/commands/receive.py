@@ -7,15 +7,7 @@ from typing import Any
 import click
 
 from fanout.cli.interrupt import hold_signals
-from fanout.cli.options import (
-    FiniteRange,
-    admin_port_option,
-    drain_option,
-    is_given,
-    key_options,
-    log_options,
-    option,
-)
+from fanout.cli.options import FiniteRange, admin_port_option, drain_option, is_given, key_options, log_options, option
 from fanout.model import DEFAULT_PORT, MAX_PAYLOAD
 from fanout.net.bind import RECEIVE_BUFFER
 from fanout.receiver.listener import WORKERS_MAX

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
@@ -24,6 +24,7 @@ CHECK_INTERVAL = 1.0
 """Seconds between two checks of a process that runs."""
 _CHECK_OVERDUE = 10.0
 _Stats = TypeVar("_Stats")
+_StatsOut = TypeVar("_StatsOut", covariant=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,30 +42,32 @@ class ProcessSettings:
     log_file: str | None
 
 
-class Program(ABC, Generic[_Stats]):
-    """What a process runs, as far as operators are told of it."""
-
-    started: str
-    """The names of the events, as in `fanout.daemon.common.events`."""
-    draining: str
-    stopped: str
-    is_stuck: str
-    """What is said of it where nobody has checked it, or it does not go round: `... for 12 s`."""
+class ProgramState(Protocol[_StatsOut]):
+    """How that stands which a process runs."""
 
     @property
-    @abstractmethod
-    def stats(self) -> _Stats:
+    def stats(self) -> _StatsOut:
         """Counts since it was opened, as they are now: those of the next look are others."""
 
     @property
     def waiting(self) -> str | None:
         """What it waits for, as one sentence; None where it is ready."""
-        return None
 
     @property
     def silence(self) -> float:
         """Seconds since it last went round."""
-        return 0.0
+
+
+class Program(ABC, Generic[_Stats]):
+    """What a process runs, as far as operators are told of it."""
+
+    state: ProgramState[_Stats]
+    started: str
+    """The names of the events, as in `fanout.daemon.common.events`."""
+    draining: str
+    stopped: str
+    when_stuck: str
+    """What is said of it where nobody has checked it, or it does not go round: `... for 12 s`."""
 
     @abstractmethod
     def introduction(self, admin: str | None) -> dict[str, object]:
@@ -109,7 +112,7 @@ class Process(Generic[_Stats]):
         self._log = log
         self._stack = contextlib.ExitStack()
         self._is_draining = False
-        self._last = program.stats
+        self._last = program.state.stats
         self._window: Window[_Stats] = Window()
         self._checked_at = time.monotonic()
 
@@ -142,7 +145,7 @@ class Process(Generic[_Stats]):
     def check(self) -> _Stats:
         """Log what went wrong since the last time, and say that the process lives; return the counts."""
         self._checked_at = time.monotonic()
-        stats = self._program.stats
+        stats = self._program.state.stats
         self._program.log_changes(self._log, self._last, stats)
         self._last = stats
         return stats
@@ -164,13 +167,13 @@ class Process(Generic[_Stats]):
         )
 
     def _look(self, room: int) -> list[TextTable]:
-        stats = self._program.stats
+        stats = self._program.state.stats
         before, seconds = self._window.add(time.monotonic(), stats)
         return self._program.tables(before, stats, seconds, room)
 
     def _why_dead(self) -> str | None:
-        silence = max(time.monotonic() - self._checked_at, self._program.silence)
-        return f"{self._program.is_stuck} for {silence:.0f} s" if silence > _CHECK_OVERDUE else None
+        silence = max(time.monotonic() - self._checked_at, self._program.state.silence)
+        return f"{self._program.when_stuck} for {silence:.0f} s" if silence > _CHECK_OVERDUE else None
 
     def _why_unready(self) -> str | None:
-        return "draining" if self._is_draining else self._program.waiting
+        return "draining" if self._is_draining else self._program.state.waiting

@@ -14,14 +14,7 @@ from structlog.typing import FilteringBoundLogger
 
 from fanout.daemon.common import events
 from fanout.daemon.common.logs import LogStream
-from fanout.daemon.common.process import (
-    CHECK_INTERVAL,
-    STOP_SIGNALS,
-    Process,
-    ProcessSettings,
-    Program,
-    open_log,
-)
+from fanout.daemon.common.process import CHECK_INTERVAL, STOP_SIGNALS, Process, ProcessSettings, Program, open_log
 from fanout.daemon.core.receiver_table import tables
 from fanout.daemon.core.text_table import TextTable
 from fanout.daemon.receiver.builtin_queries import counters
@@ -75,13 +68,15 @@ def run(settings: ReceiverSettings) -> None:
         asyncio.run(program.run(process))
 
 
-class _ReceiverProgram(Program[ReceiverStats]):
+class _ReceiverProgram(Program[ReceiverStats], Collector):
     started, draining, stopped = events.RECEIVER_STARTED, events.RECEIVER_DRAINING, events.RECEIVER_STOPPED
-    is_stuck = "the event loop has been stuck"
+    when_stuck = "the event loop has been stuck"
+    waiting, silence = None, 0.0
 
     def __init__(
         self, settings: ReceiverSettings, handler: Handler | None, stream: LogStream, log: FilteringBoundLogger
     ) -> None:
+        self.state = self
         self._settings = settings
         self._stream = stream
         self._receiver = receiver = AsyncReceiver(
@@ -114,7 +109,7 @@ class _ReceiverProgram(Program[ReceiverStats]):
             with process.running():
                 background = [
                     asyncio.create_task(_check_regularly(process)),
-                    asyncio.create_task(self._drain_when_told(process)),
+                    asyncio.create_task(self._drain_on_signal(process)),
                 ]
                 if self._has_handler:
                     async for message in receiver:
@@ -145,7 +140,7 @@ class _ReceiverProgram(Program[ReceiverStats]):
             self._dispatcher.give_up()
         self._terminate.set()
 
-    async def _drain_when_told(self, process: Process[ReceiverStats]) -> None:
+    async def _drain_on_signal(self, process: Process[ReceiverStats]) -> None:
         await self._terminate.wait()
         process.drain()
         await asyncio.sleep(self._settings.drain)
@@ -157,11 +152,22 @@ class _ReceiverProgram(Program[ReceiverStats]):
     def stats(self) -> ReceiverStats:
         return self._receiver.stats
 
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of the log."""
+        yield CounterMetricFamily(
+            "fanout_receiver_log_lines_suppressed",
+            "Message lines left out by the rate limit.",
+            self._messages.suppressed,
+        )
+        yield CounterMetricFamily(
+            "fanout_receiver_log_lines_lost", "Lines that could not be written.", self._stream.lost_lines
+        )
+
     def introduction(self, admin: str | None) -> dict[str, object]:
         return {"address": self._address, "admin": admin, "receive_buffer": self._receiver.stats.receive_buffer}
 
     def collectors(self) -> Iterable[Collector]:
-        return ReceiverCollector(lambda: self._receiver.stats), _LogCollector(self._messages, self._stream)
+        return ReceiverCollector(lambda: self._receiver.stats), self
 
     def tables(self, before: ReceiverStats, after: ReceiverStats, seconds: float, room: int) -> list[TextTable]:
         return tables(self._address, before, after, seconds, self._receiver.senders, room)
@@ -182,24 +188,6 @@ class _ReceiverProgram(Program[ReceiverStats]):
             "unhandled": self._dispatcher.unhandled,
             "suppressed_lines": self._messages.suppressed,
         }
-
-
-class _LogCollector(Collector):
-    """Exposes what the log left out, and what it lost."""
-
-    def __init__(self, messages: MessageLog, stream: LogStream) -> None:
-        self._messages = messages
-        self._stream = stream
-
-    def collect(self) -> Iterator[Metric]:
-        yield CounterMetricFamily(
-            "fanout_receiver_log_lines_suppressed",
-            "Message lines left out by the rate limit.",
-            self._messages.suppressed,
-        )
-        yield CounterMetricFamily(
-            "fanout_receiver_log_lines_lost", "Lines that could not be written.", self._stream.lost_lines
-        )
 
 
 async def _check_regularly(process: Process[ReceiverStats]) -> None:

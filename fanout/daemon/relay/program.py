@@ -45,7 +45,7 @@ class _DatagramProgram(runner.RelayProgram[RelayStats]):
 
     def __init__(self, settings: RelaySettings) -> None:
         self._ingresses = settings.ingresses
-        self.relay = Relay(
+        self.state = Relay(
             ingresses=settings.ingresses,
             loop_guard=settings.loop_guard,
             family=settings.family,
@@ -63,7 +63,7 @@ class _DatagramProgram(runner.RelayProgram[RelayStats]):
         }
 
     def collectors(self) -> Iterable[Collector]:
-        return (RelayCollector(lambda: self.relay.stats),)
+        return (RelayCollector(lambda: self.state.stats),)
 
     def tables(self, before: RelayStats, after: RelayStats, seconds: float, room: int) -> list[TextTable]:
         return tables(before, after, seconds, room)

@@ -16,6 +16,7 @@ from fanout.daemon.common.process import (
     Process,
     ProcessSettings,
     Program,
+    ProgramState,
     open_log,
 )
 
@@ -27,20 +28,8 @@ _LOG_PATIENCE = 1.0
 """Seconds: a log that nobody reads must not stop what is forwarded."""
 
 
-class RelayService(Protocol[_StatsOut]):
+class RelayService(ProgramState[_StatsOut], Protocol[_StatsOut]):
     """What a relay of the library is to its program."""
-
-    @property
-    def stats(self) -> _StatsOut:
-        """Counts since it was opened, as they are now: those of the next look are others."""
-
-    @property
-    def waiting(self) -> str | None:
-        """What it waits for, as one sentence; None where it is ready."""
-
-    @property
-    def silence(self) -> float:
-        """Seconds since it last went round."""
 
     def __enter__(self) -> Self:
         """Open it."""
@@ -58,25 +47,10 @@ class RelayService(Protocol[_StatsOut]):
 
 
 class RelayProgram(Program[_Stats]):
-    """A program whose counts are those of its `relay`."""
+    """A program that is a relay."""
 
-    relay: RelayService[_Stats]
-    is_stuck = "nobody has looked after it"
-
-    @property
-    def stats(self) -> _Stats:
-        """Those of the relay."""
-        return self.relay.stats
-
-    @property
-    def waiting(self) -> str | None:
-        """What the relay waits for."""
-        return self.relay.waiting
-
-    @property
-    def silence(self) -> float:
-        """Seconds since the relay last went round."""
-        return self.relay.silence
+    state: RelayService[_Stats]
+    when_stuck = "nobody has looked after it"
 
 
 def run(settings: ProcessSettings, make_program: Callable[[], RelayProgram[_Stats]]) -> None:
@@ -87,7 +61,7 @@ def run(settings: ProcessSettings, make_program: Callable[[], RelayProgram[_Stat
     stream, log = open_log(settings, _LOG_PATIENCE)
     program = make_program()
     with Process(settings, program, stream, log) as process:
-        _Runner(program.relay, process).run(settings.drain)
+        _Runner(program.state, process).run(settings.drain)
 
 
 def since(before: Mapping[_Reason, int], after: Mapping[_Reason, int]) -> dict[str, int]:
@@ -114,9 +88,9 @@ class _Runner(Generic[_Stats]):
     def run(self, drain: float) -> None:
         with self._relay, self._process.running():
             self._thread.start()
-            if self._is_told_to_stop_within(None):
+            if self._signal_comes_within(None):
                 self._process.drain()
-                self._is_told_to_stop_within(drain)
+                self._signal_comes_within(drain)
             self._relay.stop()
             self._thread.join()
         if self._error is not None:
@@ -128,15 +102,15 @@ class _Runner(Generic[_Stats]):
         except BaseException as error:
             self._error = error
 
-    def _is_told_to_stop_within(self, seconds: float | None) -> bool:
+    def _signal_comes_within(self, seconds: float | None) -> bool:
         """Check the process until a signal comes, the time is up, or the relay has ended by itself."""
         deadline = None if seconds is None else time.monotonic() + seconds
         while self._thread.is_alive():
             left = CHECK_INTERVAL if deadline is None else min(CHECK_INTERVAL, deadline - time.monotonic())
-            told = signal.sigtimedwait(STOP_SIGNALS, max(left, 0.0))
+            caught = signal.sigtimedwait(STOP_SIGNALS, max(left, 0.0))
             # Interrupted at the end of its time (SIGSTOP and SIGCONT, for one), Python 3.11 tells of a signal that
             # was none, with whatever number.
-            if told is not None and told.si_signo in STOP_SIGNALS:
+            if caught is not None and caught.si_signo in STOP_SIGNALS:
                 return True
             if deadline is not None and time.monotonic() >= deadline:
                 break

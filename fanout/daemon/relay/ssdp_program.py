@@ -48,7 +48,7 @@ class _SsdpProgram(runner.RelayProgram[SsdpStats]):
 
     def __init__(self, settings: SsdpSettings) -> None:
         self._settings = settings
-        self.relay = SsdpRelay(
+        self.state = SsdpRelay(
             settings.service,
             settings.interface,
             http_ports=settings.http_ports,
@@ -72,10 +72,10 @@ class _SsdpProgram(runner.RelayProgram[SsdpStats]):
         }
 
     def collectors(self) -> Iterable[Collector]:
-        return (SsdpCollector(lambda: self.relay.stats),)
+        return (SsdpCollector(lambda: self.state.stats),)
 
     def tables(self, before: SsdpStats, after: SsdpStats, seconds: float, room: int) -> list[TextTable]:
-        return tables(before, after, seconds, room, self.relay.waiting)
+        return tables(before, after, seconds, room, self.state.waiting)
 
     def log_changes(self, log: FilteringBoundLogger, before: SsdpStats, after: SsdpStats) -> None:
         """Log what was dropped and what failed since the last time, by reason."""
