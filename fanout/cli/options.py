@@ -1,7 +1,7 @@
 """Options that several commands have: what they are called, what may be given, and what the help says, once.
 
-Those that belong together are added by one decorator, and reach the command as one value: its argument `target` is
-a `TargetOptions`. (Named tuples: a dataclass would take six times as long to be made at each start.)
+Those that belong together are added by one decorator, and reach the command as one value: its argument `seal` is a
+`SealOptions`. (Named tuples: a dataclass would take six times as long to be made at each start.)
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from functools import wraps
 from typing import Any, NamedTuple, TypeVar
 
 import click
-
-from fanout.model import DEFAULT_PORT, Family
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _BANDWIDTH_LIMIT = 1e15
@@ -81,7 +79,7 @@ def gathered(kind: type[NamedTuple], name: str) -> Callable[[Command], Command]:
     return decorate
 
 
-def _group(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def group(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Return a decorator that adds these, in this order."""
 
     def decorate(command: Command) -> Command:
@@ -90,16 +88,6 @@ def _group(*options: Callable[[Command], Command]) -> Callable[[Command], Comman
         return command
 
     return decorate
-
-
-class TargetOptions(NamedTuple):
-    """A Service, and how its pods are found."""
-
-    service: str
-    port: str = str(DEFAULT_PORT)
-    family: str = Family.ANY.value
-    nameserver: str | None = None
-    allow_loopback: bool = False
 
 
 class SealOptions(NamedTuple):
@@ -128,54 +116,6 @@ class PatienceOptions(NamedTuple):
     """None for as many as there is time for."""
 
 
-dns_options = _group(
-    option(
-        "--family",
-        type=click.Choice(list(Family), case_sensitive=False),
-        default=Family.ANY.value,
-        show_default=True,
-        help="Addresses to send to: any is IPv4, and IPv6 where there is none.",
-    ),
-    option("--nameserver", metavar="HOST[:PORT]", help="Ask this nameserver instead of those in resolv.conf."),
-    option("--allow-loopback", is_flag=True, help="Believe loopback addresses in answers of DNS."),
-)
-
-
-def _target_options(*, required: bool) -> Callable[[Command], Command]:
-    return _group(
-        option(
-            "-s",
-            "--service",
-            required=required,
-            metavar="NAME",
-            help="Headless Service (short name or FQDN), or a list of endpoints: 10.0.0.7,10.0.0.8:13000.",
-        ),
-        option(
-            "-p",
-            "--port",
-            default=str(DEFAULT_PORT),
-            show_default=True,
-            metavar="PORT",
-            help="UDP port, or the name of a port of the Service.",
-        ),
-        dns_options,
-    )
-
-
-def _none_without_service(command: Command) -> Command:
-    @wraps(command)
-    def check(target: TargetOptions, **values: Any) -> Any:
-        return command(target=target if target.service is not None else None, **values)
-
-    return check  # type: ignore[return-value]
-
-
-target_options = _group(gathered(TargetOptions, "target"), _target_options(required=True))
-optional_target_options = _group(
-    gathered(TargetOptions, "target"), _none_without_service, _target_options(required=False)
-)
-"""The same where a Service may be left out: the argument `target` is None then."""
-
 output_option = option(
     "-o",
     "--output",
@@ -186,7 +126,7 @@ output_option = option(
 )
 
 # An empty path of keys is none: a manifest can set FANOUT_KEY_FILE to nothing.
-key_options = _group(
+key_options = group(
     option(
         "--key-file",
         metavar="PATH",
@@ -200,7 +140,7 @@ key_options = _group(
         help="With keys: what is sealed for one label is not opened under another.",
     ),
 )
-seal_options = _group(gathered(SealOptions, "seal"), key_options)
+seal_options = group(gathered(SealOptions, "seal"), key_options)
 
 admin_port_option = option(
     "--admin-port",
@@ -213,7 +153,7 @@ admin_host_option = option(
     "--admin-host", metavar="ADDRESS", help="Serve the admin port on this address only. [default: all addresses]"
 )
 
-log_options = _group(
+log_options = group(
     option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"]),
@@ -231,7 +171,7 @@ log_options = _group(
     option("--log-file", metavar="PATH", help="Append the log to this file instead of standard output."),
 )
 
-patience_options = _group(
+patience_options = group(
     gathered(PatienceOptions, "patience"),
     option(
         "--timeout",

@@ -41,20 +41,11 @@ class PaceOptions(NamedTuple):
         return 1.0 / self.rate if self.rate else self.interval or 0.0
 
 
-class PlainResult(NamedTuple):
-    """What became of the stream."""
-
-    report: Report
-    elapsed: float
-    """Seconds that it took."""
-
-
-def send_plain(sender: Sender, payloads: Iterator[bytes], stream: MessageStream, pace: PaceOptions) -> PlainResult:
-    """Send messages until they end, or are ended: what was sent until then is the result.
+def send_plain(sender: Sender, payloads: Iterator[bytes], stream: MessageStream, pace: PaceOptions) -> Report:
+    """Send messages until they end, or are ended; return what became of those that were sent until then.
 
     Raises `FanoutError` where nothing was sent.
     """
-    started = time.monotonic()
     rate, burst = (1.0 / pace.interval, 1) if pace.interval else (pace.rate, pace.burst)
     try:
         with on_interrupt(stream.interruption.set):
@@ -70,7 +61,7 @@ def send_plain(sender: Sender, payloads: Iterator[bytes], stream: MessageStream,
         if error.report is None or not error.report.messages:
             raise
         report, stream.failure = error.report, error
-    return PlainResult(report, time.monotonic() - started)
+    return report
 
 
 def with_progress(payloads: Iterator[bytes], length: int | None) -> Iterator[bytes]:
@@ -116,14 +107,13 @@ def _line(outcome: Outcome, messages: int) -> str:
     return click.style(f"{how}: {sending(outcome.endpoint, outcome.errno)}", fg="red")
 
 
-def report_json(target: Target, result: PlainResult) -> dict[str, Any]:
+def report_json(target: Target, report: Report, elapsed: float) -> dict[str, Any]:
     """Return what became of all copies."""
-    report = result.report
     return {
         "service": target.service.name,
         "messages": report.messages,
         "bytes": report.size,
-        "elapsed": round(result.elapsed, 6),
+        "elapsed": round(elapsed, 6),
         "answer_age": round(report.age, 3),
         "stale": report.stale,
         "sent": len(report.sent),

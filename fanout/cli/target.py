@@ -1,20 +1,34 @@
-"""The Service that a command is about, and the way to its pods: literals, DNS, or the local headless Service."""
+"""The options that name a Service, and the way to its pods: literals, DNS, or the local headless Service."""
 
 from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fanout.cli.options import TargetOptions
+import click
+
+from fanout.cli.options import Command, gathered, group, option
 from fanout.cli.output import plural
 from fanout.discovery.core.endpoints import CONFIRM_AFTER
 from fanout.discovery.refresher import Resolver, resolver_for
-from fanout.model import Family, Service
+from fanout.model import DEFAULT_PORT, Family, Service
 
 if TYPE_CHECKING:
     from fanout.discovery.core.answer import DnsAnswer
     from fanout.local.state import LocalService
+
+
+class TargetOptions(NamedTuple):
+    """A Service, and how its pods are found."""
+
+    service: str
+    port: str = str(DEFAULT_PORT)
+    family: str = Family.ANY.value
+    nameserver: str | None = None
+    allow_loopback: bool = False
 
 
 class Target(NamedTuple):
@@ -45,6 +59,55 @@ class Target(NamedTuple):
             time.sleep(CONFIRM_AFTER)
             answer = self.resolver.resolve()
         return answer
+
+
+dns_options = group(
+    option(
+        "--family",
+        type=click.Choice(list(Family), case_sensitive=False),
+        default=Family.ANY.value,
+        show_default=True,
+        help="Addresses to send to: any is IPv4, and IPv6 where there is none.",
+    ),
+    option("--nameserver", metavar="HOST[:PORT]", help="Ask this nameserver instead of those in resolv.conf."),
+    option("--allow-loopback", is_flag=True, help="Believe loopback addresses in answers of DNS."),
+)
+
+
+def _target_options(*, required: bool) -> Callable[[Command], Command]:
+    return group(
+        option(
+            "-s",
+            "--service",
+            required=required,
+            metavar="NAME",
+            help="Headless Service (short name or FQDN), or a list of endpoints: 10.0.0.7,10.0.0.8:13000.",
+        ),
+        option(
+            "-p",
+            "--port",
+            default=str(DEFAULT_PORT),
+            show_default=True,
+            metavar="PORT",
+            help="UDP port, or the name of a port of the Service.",
+        ),
+        dns_options,
+    )
+
+
+def _none_without_service(command: Command) -> Command:
+    @wraps(command)
+    def check(target: TargetOptions, **values: Any) -> Any:
+        return command(target=target if target.service is not None else None, **values)
+
+    return check  # type: ignore[return-value]
+
+
+target_options = group(gathered(TargetOptions, "target"), _target_options(required=True))
+optional_target_options = group(
+    gathered(TargetOptions, "target"), _none_without_service, _target_options(required=False)
+)
+"""The same where a Service may be left out: the argument `target` is None then."""
 
 
 def find_target(options: TargetOptions) -> Target:

@@ -16,9 +16,9 @@ import pytest
 
 from fanout.cli.confirm_progress import MessageInProgress
 from fanout.cli.message_input import MessageStream, limit_of
-from fanout.cli.options import PatienceOptions, TargetOptions
+from fanout.cli.options import PatienceOptions
 from fanout.cli.send_confirmed import ConfirmOptions, send_confirmed
-from fanout.cli.target import find_target
+from fanout.cli.target import TargetOptions, find_target
 from fanout.discovery.refresher import Known, Refresher
 from fanout.model import Message
 from fanout.protocol.sending.receipt import Receipt, ReceiptStatus

@@ -10,8 +10,8 @@ import pytest
 
 from fanout.cli.confirm_progress import ConfirmProgress, MessageInProgress
 from fanout.cli.confirm_report import ConfirmTally, PodTally, lines, pod_line
-from fanout.cli.options import DATAGRAM_LEAST, DATAGRAM_MOST, TargetOptions
-from fanout.cli.target import find_target
+from fanout.cli.options import DATAGRAM_LEAST, DATAGRAM_MOST
+from fanout.cli.target import TargetOptions, find_target
 from fanout.model import Endpoint
 from fanout.protocol.sending.receipt import Confirmation, Receipt, ReceiptStatus
 from fanout.sender.encoder import check_max_datagram

@@ -9,15 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 import click
 
 from fanout.cli.interrupt import on_interrupt
-from fanout.cli.options import (
-    FiniteRange,
-    TargetOptions,
-    bandwidth_option,
-    gathered,
-    option,
-    output_option,
-    target_options,
-)
+from fanout.cli.options import FiniteRange, bandwidth_option, gathered, option, output_option
 from fanout.cli.output import (
     EXIT_INCOMPLETE,
     EXIT_INTERRUPTED,
@@ -27,7 +19,7 @@ from fanout.cli.output import (
     print_json,
     show_library_notes,
 )
-from fanout.cli.target import Target, find_target
+from fanout.cli.target import Target, TargetOptions, find_target, target_options
 from fanout.errors import FanoutError
 from fanout.measure.result import BenchResult, PodStatus
 from fanout.measure.session import Bench, Plan, planned, silent

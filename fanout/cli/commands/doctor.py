@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from fanout.cli.options import FiniteRange, TargetOptions, option, optional_target_options, output_option
+from fanout.cli.options import FiniteRange, option, output_option
 from fanout.cli.output import EXIT_ERROR, EXIT_OK, errors_as_json, note, print_json
-from fanout.cli.target import Target, find_target
+from fanout.cli.target import Target, TargetOptions, find_target, optional_target_options
 from fanout.doctor.core.facts import Check, CheckStatus
 from fanout.relay.core.ingress import Ingress
 from fanout.relay.core.ingress import check as check_ingresses

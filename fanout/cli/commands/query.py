@@ -16,13 +16,11 @@ from fanout.cli.message_input import limit_of, read_message
 from fanout.cli.options import (
     PatienceOptions,
     SealOptions,
-    TargetOptions,
     max_datagram_option,
     option,
     output_option,
     patience_options,
     seal_options,
-    target_options,
 )
 from fanout.cli.output import (
     EXIT_INCOMPLETE,
@@ -34,7 +32,7 @@ from fanout.cli.output import (
     print_json,
     show_library_notes,
 )
-from fanout.cli.target import Target, find_target
+from fanout.cli.target import Target, TargetOptions, find_target, target_options
 from fanout.protocol.frame import FRAGMENT_OVERHEAD, REPLY_OVERHEAD
 from fanout.protocol.sending.receipt import ReceiptStatus, Reply
 from fanout.sender.encoder import MAX_DATAGRAM

@@ -14,14 +14,13 @@ from fanout.cli.options import (
     FiniteRange,
     admin_host_option,
     admin_port_option,
-    dns_options,
     drain_option,
     gathered,
     interface_timeout_option,
     log_options,
     option,
 )
-from fanout.cli.target import find_local_service
+from fanout.cli.target import dns_options, find_local_service
 from fanout.net.bind import RECEIVE_BUFFER
 from fanout.relay.core.ingress import LIMIT_MAX, Ingress, check
 

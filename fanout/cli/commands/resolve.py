@@ -11,9 +11,9 @@ from typing import Any
 
 import click
 
-from fanout.cli.options import TargetOptions, option, output_option, target_options
+from fanout.cli.options import option, output_option
 from fanout.cli.output import EXIT_NO_ENDPOINTS, EXIT_OK, errors_as_json, note, print_json
-from fanout.cli.target import Target, find_target
+from fanout.cli.target import Target, TargetOptions, find_target, target_options
 from fanout.discovery.core.answer import DnsAnswer, why_no_endpoints
 from fanout.discovery.refresher import Known, Refresher
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -14,7 +15,6 @@ from fanout.cli.options import (
     FiniteRange,
     PatienceOptions,
     SealOptions,
-    TargetOptions,
     bandwidth_option,
     gathered,
     is_given,
@@ -23,11 +23,10 @@ from fanout.cli.options import (
     output_option,
     patience_options,
     seal_options,
-    target_options,
 )
 from fanout.cli.output import EXIT_OK, errors_as_json, note, print_json, show_library_notes
 from fanout.cli.send_plain import PaceOptions, report_json, send_plain, show_report, with_progress
-from fanout.cli.target import Target, find_target
+from fanout.cli.target import Target, TargetOptions, find_target, target_options
 from fanout.model import Endpoint
 from fanout.protocol.sending.pacer import BURST
 from fanout.sender.sync import Sender
@@ -171,12 +170,14 @@ def send(**values: Any) -> int:
                 return _confirm(sender, target, payloads, stream, options)
             if options.shows_progress and options.messages != 1:
                 payloads = with_progress(payloads, options.messages)
-            result = send_plain(sender, payloads, stream, options.pace)
+            started = time.monotonic()
+            report = send_plain(sender, payloads, stream, options.pace)
+            elapsed = time.monotonic() - started
     if options.output == "json":
-        print_json(report_json(target, result))
+        print_json(report_json(target, report, elapsed))
     elif not options.quiet:
-        show_report(target, result.report, stream)
-    return stream.exit_code(complete=result.report.complete)
+        show_report(target, report, stream)
+    return stream.exit_code(complete=report.complete)
 
 
 def _confirm(
