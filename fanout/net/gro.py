@@ -2,7 +2,7 @@
 
 With UDP_GRO (man 7 udp; Linux 5.0) one `recvmsg` gives up to 64 KiB: datagrams of one source and of equal size, the
 last of which may be shorter, and that size as a control message. Datagrams of different sources are never merged.
-A socket on all addresses also tells to which of them they came, in a control message behind that one.
+On a socket on all addresses, a control message behind that one says to which of them they came.
 """
 
 from __future__ import annotations

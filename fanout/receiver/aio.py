@@ -10,7 +10,7 @@ from typing import Self
 from fanout.model import DEFAULT_PORT, Endpoint, Message
 from fanout.net.bind import RECEIVE_BUFFER
 from fanout.protocol.receiving.dedup import SenderCounts
-from fanout.receiver.engine import BATCH, CAPACITY, TURN, ReceiverEngine, ReceiverStats
+from fanout.receiver.engine import BATCH, CAPACITY, TURN, ReceiverEngine, ReceiverStats, frame_settings
 from fanout.receiver.listener import Listener
 from fanout.receiver.queue import MessageBatch, Overflow
 
@@ -36,18 +36,8 @@ class AsyncReceiver:
         accept_plaintext: bool = False,
         reply_to_anyone: bool = False,
     ) -> None:
-        self._engine = ReceiverEngine(
-            port,
-            host,
-            receive_buffer,
-            capacity,
-            overflow,
-            workers,
-            key_file,
-            cluster,
-            accept_plaintext,
-            reply_to_anyone,
-        )
+        framing = frame_settings(key_file, cluster, accept_plaintext, reply_to_anyone)
+        self._engine = ReceiverEngine(port, host, receive_buffer, capacity, overflow, workers, framing)
         self._loop: asyncio.AbstractEventLoop | None = None
         """The loop that opened it or iterates over it: the last one, where there were several."""
         self._is_watching = False

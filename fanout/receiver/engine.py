@@ -93,10 +93,7 @@ class ReceiverEngine:
         capacity: int,
         overflow: Overflow | str,
         workers: int,
-        key_file: str | None,
-        cluster: str,
-        accept_plaintext: bool,
-        reply_to_anyone: bool,
+        framing: FrameSettings,
     ) -> None:
         self._settings = (
             host,
@@ -104,7 +101,7 @@ class ReceiverEngine:
             options.whole_number("receive_buffer", receive_buffer, least=1, unit="bytes"),
             options.whole_number("workers", workers, least=1, most=WORKERS_MAX),
         )
-        self.framing = _framing(key_file, cluster, accept_plaintext, reply_to_anyone)
+        self.framing = framing
         self.queue = MessageQueue(capacity, Overflow.parse(overflow), takers=workers)
         self.listener: Listener | None = None
         self.is_stopped = False
@@ -271,7 +268,8 @@ def conclude(message: Message, result: object) -> str:
     return problem
 
 
-def _framing(key_file: str | None, cluster: str, accept_plaintext: bool, reply_to_anyone: bool) -> FrameSettings:
+def frame_settings(key_file: str | None, cluster: str, accept_plaintext: bool, reply_to_anyone: bool) -> FrameSettings:
+    """Return what a receiver's options say of frames; raise `InvalidInput` or `KeyUnavailable`."""
     path = options.key_path(key_file)
     label = options.cluster_label(cluster, key_file)
     if accept_plaintext and path is None:

@@ -1,4 +1,4 @@
-"""How datagrams arrive: listening sockets, and the queue that what they hold is taken into."""
+"""How datagrams arrive: listening sockets and their threads, which fill the queue."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ class Listener:
         framing: FrameSettings | None = None,
     ) -> None:
         self._queue = queue
+        self._may_drop = queue.overflow is not Overflow.WAIT
         self._readers: list[Reader] = []
         self._workers: Workers | None = None
         self._arrived: Waker | None = None
@@ -122,8 +123,7 @@ class Listener:
             return
         (reader,) = self._readers
         # What the queue may drop must not wait in the kernel, which drops the newest: look until nothing waits.
-        may_drop = self._queue.overflow is not Overflow.WAIT
-        for _ in range(_ROUNDS if may_drop else _ROUNDS_PRESSED if reader.is_pressed else 1):
+        for _ in range(_ROUNDS if self._may_drop else _ROUNDS_PRESSED if reader.is_pressed else 1):
             if not reader.fill():
                 return
 

@@ -115,11 +115,12 @@ class MessageQueue:
             self._reserved = Reservation(
                 self._reserved.messages - reserved.messages, self._reserved.calls - reserved.calls
             )
+            drops_newest = self.overflow is Overflow.DROP_NEWEST
             for run in runs:
                 size = _size(run)
                 self.datagrams += run.messages
                 self.bytes += size - run.header * run.messages
-                if self.overflow is Overflow.DROP_NEWEST and self._is_over(self.depth, self._size):
+                if drops_newest and self._is_over(self.depth, self._size):
                     self.drops += run.messages
                     if run.question is not None:
                         dropped.append(run.question)

@@ -26,9 +26,9 @@ class Reader:
     while merging is on, or its boundaries would be lost, and what comes meanwhile is merged as well: a part of the
     buffer is kept for that, which the kernel may fill only then.
 
-    Who asked one address of several wants the answer from there, so the kernel is to tell to which address a datagram
-    came. It costs a tenth of the time that one takes: under a flood of plain ones it is not asked, and the first
-    question after that is answered from the address that the route chooses. Who is asked again knows better.
+    A question to one address of several is answered from there, so the kernel is to report to which address a datagram
+    came. That costs a tenth of the time that a datagram takes: under a flood of plain ones it does not, and the first
+    question after that is answered from the address that the route chooses; the next one is not.
     """
 
     def __init__(self, opened: socket.socket, queue: MessageQueue, demux: Demux, receive_buffer: int) -> None:

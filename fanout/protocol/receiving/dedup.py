@@ -18,7 +18,7 @@ PENDING_MAX = 16_384
 REPLIES_MAX = 16 * 1024 * 1024
 """Bytes of replies that are kept, so that what is lost of them can be sent again; the newest is, however large."""
 JUMP_MAX = 2**32
-"""Numbers that one frame may tell to be missing: after a longer leap a stream begins anew."""
+"""Numbers that one frame may show to be missing: after a longer leap a stream begins anew."""
 REASON_MAX = 300
 """Bytes of a failure's reason that are kept for those who ask again."""
 _REPLY_OVERHEAD = 500

@@ -253,8 +253,7 @@ class ReceiveState:
             answers = self._pulled(decoded, taken)
         else:
             taken.refuse(ReceiveDrop.UNEXPECTED, f"nobody asked for this {type(decoded).__name__.lower()}")
-        if answers:
-            taken.answers += self._sealed(answers, run.received_at)
+        taken.answers += answers if self.sealer is None else self.sealer.seal_many(answers, run.received_at)
 
     def _take_fragment(self, fragment: Fragment, run: Run, now: float, taken: Taken) -> list[bytes]:
         """Take a part of a message, or all of it; return what to answer."""
@@ -341,13 +340,11 @@ class ReceiveState:
         self.table.settle((pending.sender, pending.number), result)
         if not pending.size:
             return []
-        return self._sealed(self.builder.result(result, pending, pending.size), epoch)
+        answers = self.builder.result(result, pending, pending.size)
+        return answers if self.sealer is None else self.sealer.seal_many(answers, epoch)
 
     def release(self, pending: PendingReply) -> None:
         """Take a message back that nobody will get: where it comes again, it is taken again."""
         if pending.is_open:
             pending.is_open = False
             self.table.release((pending.sender, pending.number))
-
-    def _sealed(self, answers: list[bytes], epoch: float) -> list[bytes]:
-        return answers if self.sealer is None else self.sealer.seal_many(answers, epoch)
