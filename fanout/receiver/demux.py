@@ -11,7 +11,7 @@ import weakref
 from typing import Any, NamedTuple
 
 from fanout.limiter import LimitedLogger
-from fanout.net import sockaddr
+from fanout.net import pktinfo, sockaddr
 from fanout.net.gro import BUFFER
 from fanout.net.key_file import KeyFile
 from fanout.protocol import frame, probe
@@ -110,11 +110,11 @@ class Demux:
         with self._lock:
             taken = self._reception.take(run, now)
         if taken.answers or taken.pending:
-            send = reply_path.to(run.address, run.control)
+            source = pktinfo.answer_from(run.control) if run.control else []
             if taken.answers:
-                send(taken.answers)
+                reply_path.send(taken.answers, run.address, source)
             for pending in taken.pending:
-                pending.settler, pending.send = self, send
+                pending.settler, pending.reply_path, pending.source = self, reply_path, source
         if taken.refusals:
             self._log_refusals(taken.refusals, run.address, now)
         kept += taken.runs
@@ -136,7 +136,7 @@ class Demux:
                     return False
                 answers = pending.state.settle(pending, result, time.time())
             if answers:
-                pending.send(answers)
+                pending.reply_path.send(answers, pending.address, pending.source)
         if pending.problem:
             self._warn_not_sent(time.monotonic(), "reply_not_sent: %(problem)s", {"problem": pending.problem})
         return True

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from fanout.net import pktinfo
 from fanout.protocol.probe import MAGIC
 from fanout.protocol.probe_log import ProbeLog
 from fanout.protocol.receiving.run import Run
@@ -49,7 +50,7 @@ class ProbeFilter:
                     elif (reply := self._log.take(datagram, now)) is not None:
                         replies.append(reply)
             if replies:
-                reply_path.to(run.address, run.control)(replies)
+                reply_path.send(replies, run.address, pktinfo.answer_from(run.control))
             if len(messages) == run.messages or not run.data:
                 kept.append(run)
             elif messages:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from fanout.net import bind, pktinfo
@@ -25,15 +23,11 @@ class ReplyPath:
         bind.deafen(self.socket)
         self._is_deaf = self._is_any
 
-    def to(self, address: tuple[Any, ...], control: Control | None) -> Callable[[list[bytes]], None]:
-        """Return what sends answers to `address`, whose datagram came with these control messages: see `send`."""
-        return partial(self.send, address, pktinfo.answer_from(control) if control else [])
-
-    def send(self, address: tuple[Any, ...], source: Control, datagrams: list[bytes]) -> None:
+    def send(self, datagrams: list[bytes], address: tuple[Any, ...], source: Control) -> None:
         """Send answers, as far as there is room: whoever asks and hears nothing asks again.
 
-        `source` is the address that was asked, as `sendmsg` takes it; nothing where the socket has but one, or it is
-        unknown.
+        `source` is the address that was asked, as `pktinfo.answer_from` gives it; nothing where the socket has but
+        one, or it is unknown.
         """
         with contextlib.suppress(OSError):
             if self._is_deaf and not source:

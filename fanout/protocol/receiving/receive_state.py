@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from fanout.errors import InvalidInput, MessageTooLarge
 from fanout.protocol import frame
@@ -32,7 +31,15 @@ from fanout.protocol.frame import (
 from fanout.protocol.receiving.dedup import CONFIRMED, DedupTable, HandlingResult, Key, Peer
 from fanout.protocol.receiving.reassembly import Partial, Reassembly
 from fanout.protocol.receiving.replies import AnswerBuilder
-from fanout.protocol.receiving.run import Run, Track, all_begin_alike, in_a_row, is_in_a_row, outer_numbers
+from fanout.protocol.receiving.run import (
+    ControlMessages,
+    Run,
+    Track,
+    all_begin_alike,
+    in_a_row,
+    is_in_a_row,
+    outer_numbers,
+)
 from fanout.protocol.seal import OpenedRun, Sealer
 from fanout.protocol.sequence import Arrival
 
@@ -55,29 +62,40 @@ class Settler(Protocol):
         """Take a message back that nobody will get."""
 
 
+class AnswerSocket(Protocol):
+    """The socket by which a question came, as far as its answer leaves by it."""
+
+    def send(self, datagrams: list[bytes], address: tuple[Any, ...], source: ControlMessages) -> None:
+        """Send datagrams to `address`, from the address that `source` says."""
+
+
 class PendingReply:
     """A message whose sender may ask what became of it, until it is settled: see `Question`. Any thread may use it."""
 
     __slots__ = (
+        "address",
         "attempt",
         "is_open",
         "is_query",
         "number",
         "problem",
-        "send",
+        "reply_path",
         "sender",
         "settler",
         "size",
+        "source",
         "state",
         "wants_answer",
     )
 
+    # How to answer is the shell's matter, which sets these.
     settler: Settler
-    send: Callable[[list[bytes]], object]
-    """Sends datagrams to where the question came from. It is the shell's, as `settler` is, which sets both."""
+    reply_path: AnswerSocket
+    source: ControlMessages
 
-    def __init__(self, state: ReceiveState, fragment: Fragment, wants_answer: bool) -> None:
+    def __init__(self, state: ReceiveState, fragment: Fragment, address: tuple[Any, ...], wants_answer: bool) -> None:
         self.state = state
+        self.address = address
         self.sender, self.number = fragment.sender, fragment.number
         self.is_query = bool(fragment.flags & QUERY)
         self.wants_answer = wants_answer
@@ -291,7 +309,7 @@ class ReceiveState:
                 return [answer(fragment, size, AnswerStatus.PARTIAL, present, first)]
             payload, wants_answer = partial.payload(), partial.is_asked
         table.arrived(peer, fragment.number, numbered)
-        table.pending[key] = pending = PendingReply(self, fragment, wants_answer)
+        table.pending[key] = pending = PendingReply(self, fragment, run.address, wants_answer)
         if asks:
             pending.attempt, pending.size = fragment.attempt, size
         track = Track(peer.hand_over, fragment.number) if numbered else None

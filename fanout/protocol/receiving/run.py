@@ -11,6 +11,9 @@ from fanout.model import Question
 from fanout.protocol.frame import HEADER, NUMBER_AT
 from fanout.protocol.receiving.dedup import Order
 
+ControlMessages = list[tuple[int, int, bytes]]
+"""As `recvmsg` gives them and `sendmsg` takes them: level, type and data."""
+
 
 class Track(NamedTuple):
     """Where messages stand in their sender's stream: what is missing before them is known when they are handed over."""
@@ -44,7 +47,7 @@ class Run(NamedTuple):
     """Where they stand in their sender's stream."""
     question: Question | None = None
     """What settles the message, where its sender may ask what became of it."""
-    control: list[tuple[int, int, bytes]] | None = None
+    control: ControlMessages | None = None
     """As `recvmsg` gave it, where the run may have to be answered: the last one may say to which address it came."""
     payloads: list[bytes] | None = None
     """Of messages that were opened one by one, in the place of `data`."""
