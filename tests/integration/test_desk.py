@@ -145,6 +145,7 @@ def test_ordinary_messages_and_those_with_a_gap_are_alike() -> None:
     plain, framed = Message(b"x", SOURCE, 1.0), FramedMessage(b"x", SOURCE, 1.0, 3)
     assert (framed.payload, framed.source, framed.received_at) == (plain.payload, plain.source, plain.received_at)
     assert (plain.gap, framed.gap) == (0, 3)
+    assert plain.question is framed.question is None
     for message in (plain, framed):
         assert not message.wants_reply
         with pytest.raises(fanout.InvalidInput, match="no query"):

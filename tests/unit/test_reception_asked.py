@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fanout.errors import InvalidInput, MessageTooLarge
 from fanout.protocol import frame
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.frame import (
@@ -18,10 +19,11 @@ from fanout.protocol.frame import (
     AnswerStatus,
 )
 from fanout.protocol.receiving import dedup
-from fanout.protocol.receiving.dedup import RESULTS_MAX, SENDERS_MAX, WINDOW
+from fanout.protocol.receiving.dedup import RESULTS_MAX, SENDERS_MAX, WINDOW, HandlingResult
+from fanout.protocol.receiving.receive_state import PendingReply
 from fanout.protocol.receiving.reception import Reception
 from tests.support.asker import SENDER, fragments
-from tests.support.reception import ME, confirmed, failed, numbered, replied, reply_of, take, taken_pending, told
+from tests.support.reception import EPOCH, ME, confirmed, failed, numbered, replied, reply_of, take, taken_pending, told
 
 # Confirmed messages.
 
@@ -140,6 +142,62 @@ def test_senders_are_bounded_and_totals_are_never_lost() -> None:
     assert (reception.skipped, reception.duplicates) == (SENDERS_MAX + 100, SENDERS_MAX + 100)
     take(reception, numbered(5, sender=1), frame.mark(1, 5, 1))
     assert reception.skipped == SENDERS_MAX + 100, "what came before it was forgotten is not held against a sender"
+
+
+class Shell:
+    """Settles messages, and remembers what was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def settle(self, pending: PendingReply, result: HandlingResult) -> bool:
+        was_open = pending.is_open
+        self.sent += pending.state.settle(pending, result, EPOCH)
+        return was_open
+
+    def release(self, pending: PendingReply) -> None:
+        pending.state.release(pending)
+
+
+def asked_by(shell: Shell, reception: Reception, number: int, flags: int = ASK) -> PendingReply:
+    pending = taken_pending(reception, *fragments(number, b"x", flags=flags))
+    pending.settler = shell
+    return pending
+
+
+def test_a_pending_message_is_settled_once_whatever_is_said_of_it_later() -> None:
+    reception = Reception(ME)
+    for number, settle in enumerate((PendingReply.confirm, lambda each: each.fail("no"), PendingReply.release), 1):
+        shell = Shell()
+        pending = asked_by(shell, reception, number)
+        with pytest.raises(InvalidInput, match="no query"):
+            pending.reply(b"")
+        settle(pending)
+        sent = list(shell.sent)
+        pending.confirm()
+        pending.fail("late")
+        pending.release()
+        assert shell.sent == sent
+        assert len(sent) == (number < 3)
+        assert (pending.is_open, pending.wants_reply, pending.problem) == (False, False, "")
+    assert (reception.confirmations, reception.failures, reception.has_pending) == (1, 1, False)
+
+
+def test_a_pending_query_has_one_reply_or_fails() -> None:
+    reception, shell = Reception(ME), Shell()
+    query = asked_by(shell, reception, 1, ASK | QUERY)
+    with pytest.raises(InvalidInput, match="bytes, not str"):
+        query.reply("text")  # type: ignore[arg-type]
+    with pytest.raises(MessageTooLarge):
+        query.reply(bytes(frame.MESSAGE_MAX + 1))
+    assert query.wants_reply
+    query.reply(memoryview(b"fine"))  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="answered before"):
+        query.reply(b"again")
+    assert [reply.payload for reply in reply_of(shell.sent)] == [b"fine"]
+    shell.sent.clear()
+    asked_by(shell, reception, 2, ASK | QUERY).confirm()
+    assert told(shell.sent) == (AnswerStatus.FAILED, b"the handler did not reply")
 
 
 # Queries.
