@@ -1,34 +1,38 @@
-"""`AsyncSender`: the shell for asyncio; what it does is in `engine` and `confirming`."""
+"""`AsyncSender`: the shell for asyncio; what it does is in `engine` and `confirming`, and awaited here."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from functools import partial
 from itertools import groupby
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, overload
 
+from fanout.discovery.refresher import Resolver
 from fanout.errors import FanoutError, InvalidInput
-from fanout.model import Endpoint
+from fanout.model import DEFAULT_PORT, Endpoint, Family, Service
+from fanout.net.transport import Transport
 from fanout.protocol.sending.pacer import BURST, Pacer
 from fanout.report import Fault, Report, Tally
-from fanout.sender import engine
+from fanout.sender import engine as engine_module
 from fanout.sender.aio_queue import SENDS_A_TURN, AioQueue, Call, Queued, set_done
 from fanout.sender.coalescer import BATCH, DELAY
-from fanout.sender.confirming import Confirming
-from fanout.sender.engine import Copies, check_stream, make_pacer
+from fanout.sender.engine import Engine, SenderStats, check_stream, make_pacer
+from fanout.sender.steps import Copies, Sleep, WaitReadable, WaitWritable
 from fanout.sender.sync import TIMEOUT
 
 if TYPE_CHECKING:
     from fanout.protocol.sending.exchange import Exchange
     from fanout.protocol.sending.receipt import Confirmation, Reply
-    from fanout.sender.confirming import OnReceipt
+    from fanout.sender.confirming import Conversation, OnReceipt
+    from fanout.sender.steps import Flow
 
 
-class AsyncSender(Confirming):
+class AsyncSender:
     """`Sender` for asyncio: the same arguments, guarantees and reports; nothing blocks the event loop.
 
     What several tasks send in one turn of the event loop leaves together, as runs of equal sizes where the kernel
@@ -36,14 +40,61 @@ class AsyncSender(Confirming):
     takes them back.
     """
 
-    _outbox_of_loop: AioQueue | None = None
+    def __init__(
+        self,
+        service: str | Service,
+        port: int | str = DEFAULT_PORT,
+        *,
+        family: Family | str = Family.ANY,
+        nameserver: str | None = None,
+        allow_loopback: bool = False,
+        resolver: Resolver | None = None,
+        transport: Transport | None = None,
+        numbered: bool = False,
+        max_datagram: int | None = None,
+        key_file: str | None = None,
+        cluster: str = "",
+    ) -> None:
+        self._engine = Engine(
+            service,
+            port,
+            family=family,
+            nameserver=nameserver,
+            allow_loopback=allow_loopback,
+            resolver=resolver,
+            transport=transport,
+            numbered=numbered,
+            max_datagram=max_datagram,
+            key_file=key_file,
+            cluster=cluster,
+            sends_a_turn=SENDS_A_TURN,
+        )
+        self._queue_of_loop: AioQueue | None = None
 
     @property
-    def _outbox(self) -> AioQueue:
+    def service(self) -> Service:
+        """See `Sender.service`."""
+        return self._engine.service
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """See `Sender.endpoints`."""
+        return self._engine.known.endpoints
+
+    @property
+    def stats(self) -> SenderStats:
+        """See `Sender.stats`."""
+        return self._engine.stats
+
+    def __repr__(self) -> str:
+        return self._engine.describe(type(self).__name__)
+
+    @property
+    def _queue(self) -> AioQueue:
         loop = asyncio.get_running_loop()
-        if self._outbox_of_loop is None or self._outbox_of_loop.loop is not loop:
-            self._outbox_of_loop = AioQueue(loop, self._send_batch)
-        return self._outbox_of_loop
+        if self._queue_of_loop is None or self._queue_of_loop.loop is not loop:
+            self._queue_of_loop = AioQueue(loop, self._send_batch)
+        return self._queue_of_loop
 
     @overload
     async def send(self, payload: bytes, *, settle: float = 0.0, confirm: Literal[False] = False) -> Report: ...
@@ -71,29 +122,35 @@ class AsyncSender(Confirming):
     ) -> Report | Confirmation:
         """See `Sender.send`."""
         if confirm:
-            exchange = await self._ask(payload, timeout, retries, on_receipt, is_query=False)
-            async for _ in self._converse(exchange, on_receipt):
+            conversation = await self._ask(payload, timeout, retries, on_receipt, is_query=False)
+            async for _ in self._converse(conversation):
                 pass
-            return self._confirmation(exchange)
-        data = self._check(payload)
-        endpoints = self._open().known.endpoints
-        outbox = self._outbox
+            return conversation.confirmation
+        engine = self._engine
+        data = engine.check(payload)
+        endpoints = engine.open().known.endpoints
+        queue = self._queue
         if self._is_large(data):
             tally = Tally()
-            await self._send_large(data, tally)
-        elif endpoints and outbox.may_send_now():
+            await self._send([data], await self.resolve(), tally)
+        elif endpoints and queue.may_send_now():
             tally = Tally()
-            async with self._in_order():
-                for copies in self._copies((data,), endpoints):
-                    await self._finish(copies, outbox)
-                    self._tell(tally, copies)
-            await outbox.give_way(len(endpoints))
+            await self._send([data], endpoints, tally)
+            await queue.give_way(len(endpoints))
         else:
             call = Call()
-            outbox.put(data, call)
+            queue.put(data, call)
             await call.wait()
             tally = call.tally
         return await self._settled(tally, settle)
+
+    def _is_large(self, payload: bytes) -> bool:
+        """Whether a message has to be cut."""
+        return self._engine.is_framed and self._engine.encoder.is_large(payload)
+
+    async def _send(self, payloads: list[bytes], endpoints: tuple[Endpoint, ...], tally: Tally) -> None:
+        async with self._in_order():
+            await self._run(self._engine.send(payloads, endpoints, partial(self._engine.record, tally)))
 
     async def send_many(
         self,
@@ -110,25 +167,26 @@ class AsyncSender(Confirming):
         The event loop's timers are not finer than a millisecond: a pace above some 100,000 messages a second keeps
         a core busy.
         """
-        self._open()
+        engine = self._engine
+        engine.open()
         check_stream(payloads)
         call = Call()
         pacer = make_pacer(rate, bandwidth, burst)
-        outbox = self._outbox
+        queue = self._queue
         flush_by = 0.0
 
         async def put(payload: bytes) -> bool:
             nonlocal flush_by
-            data = self._check(payload)
+            data = engine.check(payload)
             if pacer is not None:
                 await _admitted(pacer, len(data), call, stop)
             if stop is not None and stop.is_set():
                 return False
             if self._is_large(data):
                 await call.wait()
-                await self._send_large(data, call.tally)
+                await self._send([data], await self.resolve(), call.tally)
                 return True
-            outbox.put(data, call)
+            queue.put(data, call)
             if call.queued >= BATCH or monotonic() >= flush_by:
                 await call.wait()
                 flush_by = monotonic() + DELAY
@@ -151,36 +209,32 @@ class AsyncSender(Confirming):
                 call.is_cancelled = True
                 raise
             await call.wait()
-            self._close_stream()
+            engine.end_stream()
         except FanoutError as error:
-            error.report = self._report(call.tally)
+            error.report = engine.report(call.tally)
             raise
-        self._hear(call.tally)
+        engine.hear(call.tally)
         return await self._settled(call.tally, settle)
 
     async def _settled(self, tally: Tally, settle: float) -> Report:
         if settle > 0:
             await asyncio.sleep(settle)
-            self._hear(tally)
-        return self._report(tally)
+            self._engine.hear(tally)
+        return self._engine.report(tally)
 
     async def _send_batch(self, batch: list[Queued]) -> None:
         endpoints = await self.resolve()
         batch = [queued for queued in batch if not queued.call.is_cancelled]
         if not batch:
             return
+        payloads = [queued.payload for queued in batch]
         async with self._in_order():
             # One datagram a message: what has to be cut does not come here.
-            (copies,) = self._copies([queued.payload for queued in batch], endpoints)
-            await self._finish(copies, self._outbox)
-        self._tell_calls(batch, copies)
-        if self._transport.has_heard:
-            self._hear(batch[0].call.tally)
+            await self._run(self._engine.send(payloads, endpoints, partial(self._record, batch)))
         await asyncio.sleep(0)
 
-    @staticmethod
-    def _tell_calls(batch: list[Queued], copies: Copies) -> None:
-        """Let each call know what became of its messages."""
+    def _record(self, batch: list[Queued], copies: Copies) -> None:
+        """Record in the tally of each call what became of its messages."""
         faults: dict[Call, list[Fault]] = {}
         for fault in copies.faults:
             faults.setdefault(batch[fault.message].call, []).append(fault)
@@ -188,18 +242,12 @@ class AsyncSender(Confirming):
             sizes = [len(queued.payload) for queued in group]
             call.tally.attempted(copies.endpoints, sum(sizes), len(sizes))
             call.tally.dropped(faults.pop(call, ()))
-
-    async def _send_large(self, payload: bytes, tally: Tally) -> None:
-        endpoints = await self.resolve()
-        async with self._in_order():
-            for copies in self._copies([payload], endpoints):
-                await asyncio.sleep(copies.pause)
-                await self._finish(copies, self._outbox)
-                self._tell(tally, copies)
+        if self._engine.transport.has_heard:
+            self._engine.hear(batch[0].call.tally)
 
     def _in_order(self) -> contextlib.AbstractAsyncContextManager[object]:
         """Hold what gives numbers in the order in which messages leave: a task's large message takes a while."""
-        return self._outbox.order if self._is_framed else contextlib.nullcontext()
+        return self._queue.order if self._engine.is_framed else contextlib.nullcontext()
 
     def query(
         self,
@@ -210,112 +258,123 @@ class AsyncSender(Confirming):
         on_receipt: OnReceipt = None,
     ) -> AsyncQuery:
         """See `Sender.query`; the pods are asked when the iteration begins."""
-        return AsyncQuery(self, payload, timeout, retries, on_receipt)
+        ask = partial(self._ask, payload, timeout, retries, on_receipt, is_query=True)
+        return AsyncQuery(ask, self._converse)
 
     async def _ask(
         self, payload: bytes, patience: float, retries: int | None, on_receipt: OnReceipt, *, is_query: bool
-    ) -> Exchange:
-        """Return an exchange whose first copies have left."""
-        from fanout.sender.encoder import check_message, check_patience
+    ) -> Conversation:
+        """Return a conversation whose first copies have left."""
+        from fanout.sender.confirming import Conversation, Request
 
-        data = check_message(payload)
-        check_patience(patience, retries, on_receipt)
+        request = Request.checked(payload, patience, retries, on_receipt, is_query=is_query)
         endpoints = await self.resolve()
         async with self._in_order():
-            exchange = self._begin(data, endpoints, patience, retries, is_query=is_query)
-            try:
-                for copies in self._asking_now(exchange):
-                    await self._finish(copies, self._outbox)
-                    self._asked(exchange, copies)
-            except BaseException:
-                self._end(exchange)
-                raise
-        return exchange
+            conversation = Conversation(self._engine, request, endpoints)
+            await self._run(conversation.ask())
+        return conversation
 
-    async def _converse(self, exchange: Exchange, on_receipt: OnReceipt) -> AsyncIterator[Reply]:
-        """Yield replies, and send what is due, until the exchange is over."""
-        outbox = self._outbox
-        told = outbox.told[exchange.number] = asyncio.Event()
+    async def _converse(self, conversation: Conversation) -> AsyncIterator[Reply]:
+        """Yield the replies of a conversation; what comes back is read until its end."""
+        queue, number, flow = self._queue, conversation.exchange.number, conversation.converse()
+        queue.waiting[number] = asyncio.Event()
         try:
-            while True:
-                due, replies, is_over = self._turn(exchange, on_receipt)
-                for copies in due:
-                    await self._finish(copies, outbox)
-                    self._asked(exchange, copies)
-                for reply in replies:
-                    yield reply
-                if is_over:
-                    self._end(exchange)
-                    return
-                outbox.listen(self._readable(), self._answers_came)
-                with self._framing.answers:
-                    wakeup, has_news = exchange.next_wakeup, exchange.has_news
-                if not has_news:
-                    timer = outbox.loop.call_later(wakeup - monotonic(), told.set)
-                    await told.wait()
-                    timer.cancel()
-                told.clear()
+            while (reply := await self._run(flow)) is not None:
+                yield reply
         finally:
-            outbox.told.pop(exchange.number)
-            if not outbox.told:
-                outbox.listen([], self._answers_came)
-            self._abandon(exchange)
+            flow.close()
+            queue.waiting.pop(number)
+            if not queue.waiting:
+                queue.listen([], self._take_answers)
 
-    def _answers_came(self) -> None:
-        with self._framing.answers:
-            exchanges = self._take_answers()
-        for exchange in exchanges:
-            if exchange.number in self._outbox.told:
-                self._outbox.told[exchange.number].set()
+    async def _run(self, flow: Flow) -> Reply | None:
+        """Run a flow until it hands out a reply, and return that; None once it has ended."""
+        try:
+            step = next(flow)
+            while isinstance(step, (Sleep, WaitWritable, WaitReadable)):
+                try:
+                    has_room = await self._wait(step)
+                except BaseException as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(has_room)
+        except StopIteration:
+            return None
+        return step
 
-    async def _finish(self, copies: Copies, outbox: AioQueue) -> None:
-        while not self._step(copies, SENDS_A_TURN):
-            if not copies.blocked:
-                await asyncio.sleep(0)
-            elif not await self._wait_writable(copies.next_endpoint, outbox):
-                self._give_up(copies)
-                return
+    async def _wait(self, step: Sleep | WaitWritable | WaitReadable) -> bool:
+        if isinstance(step, WaitWritable):
+            return await self._wait_writable(step.endpoint)
+        if isinstance(step, WaitReadable):
+            await self._wait_readable(step.exchange)
+        else:
+            await asyncio.sleep(step.seconds)
+        return True
 
-    async def _wait_writable(self, endpoint: Endpoint, outbox: AioQueue) -> bool:
+    async def _wait_writable(self, endpoint: Endpoint) -> bool:
         """Wait until the socket has room; return False where it stayed full, raise `Closed` where it was closed."""
-        async with outbox.waiting:
-            descriptor = self._writable(endpoint)
+        queue = self._queue
+        async with queue.writing:
+            descriptor = self._engine.writable(endpoint)
             if descriptor is None:
                 await asyncio.sleep(0)
                 return True
-            full = outbox.full = outbox.loop.create_future()
-            outbox.loop.add_writer(descriptor, set_done, full)
+            full = queue.full = queue.loop.create_future()
+            queue.loop.add_writer(descriptor, set_done, full)
             try:
-                await asyncio.wait_for(full, engine.STALL)
+                await asyncio.wait_for(full, engine_module.STALL)
             except TimeoutError:
                 return False
             finally:
-                outbox.full = None
-                outbox.loop.remove_writer(descriptor)
+                queue.full = None
+                queue.loop.remove_writer(descriptor)
                 os.close(descriptor)
-        self._open()
+        self._engine.open()
         return True
+
+    async def _wait_readable(self, exchange: Exchange) -> None:
+        """Wait until the exchange has news, or something to send."""
+        queue = self._queue
+        awaited = queue.waiting[exchange.number]
+        queue.listen(self._engine.readable(), self._take_answers)
+        with self._engine.exchanges.answers:
+            wakeup, has_news = exchange.next_wakeup, exchange.has_news
+        if not has_news:
+            timer = queue.loop.call_later(wakeup - monotonic(), awaited.set)
+            try:
+                await awaited.wait()
+            finally:
+                timer.cancel()
+        awaited.clear()
+
+    def _take_answers(self) -> None:
+        table, waiting = self._engine.exchanges, self._queue.waiting
+        with table.answers:
+            exchanges = table.take(self._engine)
+        for exchange in exchanges:
+            if exchange.number in waiting:
+                waiting[exchange.number].set()
 
     async def resolve(self) -> tuple[Endpoint, ...]:
         """See `Sender.resolve`."""
-        refresher = self._open()
+        refresher = self._engine.open()
         return refresher.known.endpoints or (await asyncio.to_thread(refresher.endpoints)).endpoints
 
     async def open(self) -> Self:
         """Start to resolve, and return at once."""
-        self._open()
+        self._engine.open()
         return self
 
     async def close(self) -> None:
         """Stop to resolve and close the sockets. Closing twice is fine."""
-        self._close_stream()
-        outbox = self._outbox
-        outbox.listen([], self._answers_came)
-        self._close()
-        if outbox.full is not None:
-            set_done(outbox.full)
-        for told in outbox.told.values():
-            told.set()
+        queue = self._queue
+        self._engine.end_stream()
+        queue.listen([], self._take_answers)
+        self._engine.close()
+        if queue.full is not None:
+            set_done(queue.full)
+        for awaited in queue.waiting.values():
+            awaited.set()
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -331,22 +390,18 @@ class AsyncQuery:
 
     def __init__(
         self,
-        sender: AsyncSender,
-        payload: bytes,
-        timeout: float,
-        retries: int | None,
-        on_receipt: OnReceipt,
+        ask: Callable[[], Awaitable[Conversation]],
+        converse: Callable[[Conversation], AsyncIterator[Reply]],
     ) -> None:
-        self._sender = sender
-        self._question = (payload, timeout, retries, on_receipt)
-        self._exchange: Exchange | None = None
-        self._replies = self._ask()
+        self._ask = ask
+        self._converse = converse
+        self._conversation: Conversation | None = None
+        self._replies = self._begin()
 
-    async def _ask(self) -> AsyncIterator[Reply]:
-        payload, timeout, retries, on_receipt = self._question
-        self._exchange = await self._sender._ask(payload, timeout, retries, on_receipt, is_query=True)
-        self._sender._end_with(self, self._exchange)
-        async for reply in self._sender._converse(self._exchange, on_receipt):
+    async def _begin(self) -> AsyncIterator[Reply]:
+        self._conversation = await self._ask()
+        self._conversation.end_with(self)
+        async for reply in self._converse(self._conversation):
             yield reply
 
     def __aiter__(self) -> AsyncIterator[Reply]:
@@ -359,9 +414,9 @@ class AsyncQuery:
     @property
     def confirmation(self) -> Confirmation:
         """What is known of each pod: those that may still reply are silent. Raises `InvalidInput` before that."""
-        if self._exchange is None:
+        if self._conversation is None:
             raise InvalidInput("nobody was asked yet: iterate over the query first")
-        return self._sender._confirmation(self._exchange)
+        return self._conversation.confirmation
 
 
 async def _admitted(pacer: Pacer, size: int, call: Call, stop: asyncio.Event | None) -> None:

@@ -63,13 +63,13 @@ class AioQueue:
         self, loop: asyncio.AbstractEventLoop, send_batch: Callable[[list[Queued]], Coroutine[Any, Any, None]]
     ) -> None:
         self.loop = loop
-        self.waiting = asyncio.Lock()
+        self.writing = asyncio.Lock()
         """An event loop has one callback a descriptor: tasks wait for a full socket in turn."""
         self.order = asyncio.Lock()
         """Held while framed messages get their numbers and leave."""
         self.full: asyncio.Future[None] | None = None
         """What they wait for."""
-        self.told: dict[int, asyncio.Event] = {}
+        self.waiting: dict[int, asyncio.Event] = {}
         """Of each exchange that is waited for: set when it has news, or something to send."""
         self._listening: list[int] = []
         self._send_batch = send_batch
