@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
-from itertools import groupby
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, overload
@@ -17,19 +14,16 @@ from fanout.errors import FanoutError, InvalidInput
 from fanout.model import DEFAULT_PORT, Endpoint, Family, Service
 from fanout.net.transport import Transport
 from fanout.protocol.sending.pacer import BURST, Pacer
-from fanout.report import Fault, Report, Tally
-from fanout.sender import engine as engine_module
-from fanout.sender.aio_queue import SENDS_A_TURN, AioQueue, Call, Queued, set_done
+from fanout.report import Report, Tally
+from fanout.sender.aio_driver import AioDriver
+from fanout.sender.aio_queue import SENDS_A_TURN, AioQueue, Call, Queued, record
 from fanout.sender.coalescer import BATCH, DELAY
 from fanout.sender.engine import Engine, SenderStats, check_stream, make_pacer
-from fanout.sender.steps import Copies, Sleep, WaitReadable, WaitWritable
 from fanout.sender.sync import TIMEOUT
 
 if TYPE_CHECKING:
-    from fanout.protocol.sending.exchange import Exchange
     from fanout.protocol.sending.receipt import Confirmation, Reply
     from fanout.sender.confirming import Conversation, OnReceipt
-    from fanout.sender.steps import Flow
 
 
 class AsyncSender:
@@ -69,7 +63,7 @@ class AsyncSender:
             cluster=cluster,
             sends_a_turn=SENDS_A_TURN,
         )
-        self._queue_of_loop: AioQueue | None = None
+        self._driver_of_loop: AioDriver | None = None
 
     @property
     def service(self) -> Service:
@@ -90,11 +84,11 @@ class AsyncSender:
         return self._engine.describe(type(self).__name__)
 
     @property
-    def _queue(self) -> AioQueue:
+    def _driver(self) -> AioDriver:
         loop = asyncio.get_running_loop()
-        if self._queue_of_loop is None or self._queue_of_loop.loop is not loop:
-            self._queue_of_loop = AioQueue(loop, self._send_batch)
-        return self._queue_of_loop
+        if self._driver_of_loop is None or self._driver_of_loop.loop is not loop:
+            self._driver_of_loop = AioDriver(loop, self._engine, AioQueue(loop, self._send_batch))
+        return self._driver_of_loop
 
     @overload
     async def send(self, payload: bytes, *, settle: float = 0.0, confirm: Literal[False] = False) -> Report: ...
@@ -123,14 +117,14 @@ class AsyncSender:
         """See `Sender.send`."""
         if confirm:
             conversation = await self._ask(payload, timeout, retries, on_receipt, is_query=False)
-            async for _ in self._converse(conversation):
+            async for _ in self._driver.converse(conversation):
                 pass
             return conversation.confirmation
         engine = self._engine
         data = engine.check(payload)
         endpoints = engine.open().known.endpoints
-        queue = self._queue
-        if self._is_large(data):
+        queue = self._driver.queue
+        if len(data) > engine.datagram_max:
             tally = Tally()
             await self._send([data], await self.resolve(), tally)
         elif endpoints and queue.may_send_now():
@@ -144,13 +138,10 @@ class AsyncSender:
             tally = call.tally
         return await self._settled(tally, settle)
 
-    def _is_large(self, payload: bytes) -> bool:
-        """Whether a message has to be cut."""
-        return self._engine.is_framed and self._engine.encoder.is_large(payload)
-
     async def _send(self, payloads: list[bytes], endpoints: tuple[Endpoint, ...], tally: Tally) -> None:
-        async with self._in_order():
-            await self._run(self._engine.send(payloads, endpoints, partial(self._engine.record, tally)))
+        driver, engine = self._driver, self._engine
+        async with driver.in_order():
+            await driver.run(engine.send(payloads, endpoints, partial(engine.record, tally)))
 
     async def send_many(
         self,
@@ -172,7 +163,7 @@ class AsyncSender:
         check_stream(payloads)
         call = Call()
         pacer = make_pacer(rate, bandwidth, burst)
-        queue = self._queue
+        queue = self._driver.queue
         flush_by = 0.0
 
         async def put(payload: bytes) -> bool:
@@ -182,7 +173,7 @@ class AsyncSender:
                 await _admitted(pacer, len(data), call, stop)
             if stop is not None and stop.is_set():
                 return False
-            if self._is_large(data):
+            if len(data) > engine.datagram_max:
                 await call.wait()
                 await self._send([data], await self.resolve(), call.tally)
                 return True
@@ -228,26 +219,13 @@ class AsyncSender:
         if not batch:
             return
         payloads = [queued.payload for queued in batch]
-        async with self._in_order():
+        driver, engine = self._driver, self._engine
+        async with driver.in_order():
             # One datagram a message: what has to be cut does not come here.
-            await self._run(self._engine.send(payloads, endpoints, partial(self._record, batch)))
+            await driver.run(engine.send(payloads, endpoints, partial(record, batch)))
+        if engine.transport.has_heard:
+            engine.hear(batch[0].call.tally)
         await asyncio.sleep(0)
-
-    def _record(self, batch: list[Queued], copies: Copies) -> None:
-        """Record in the tally of each call what became of its messages."""
-        faults: dict[Call, list[Fault]] = {}
-        for fault in copies.faults:
-            faults.setdefault(batch[fault.message].call, []).append(fault)
-        for call, group in groupby(batch, key=lambda queued: queued.call):
-            sizes = [len(queued.payload) for queued in group]
-            call.tally.attempted(copies.endpoints, sum(sizes), len(sizes))
-            call.tally.dropped(faults.pop(call, ()))
-        if self._engine.transport.has_heard:
-            self._engine.hear(batch[0].call.tally)
-
-    def _in_order(self) -> contextlib.AbstractAsyncContextManager[object]:
-        """Hold what gives numbers in the order in which messages leave: a task's large message takes a while."""
-        return self._queue.order if self._engine.is_framed else contextlib.nullcontext()
 
     def query(
         self,
@@ -259,7 +237,7 @@ class AsyncSender:
     ) -> AsyncQuery:
         """See `Sender.query`; the pods are asked when the iteration begins."""
         ask = partial(self._ask, payload, timeout, retries, on_receipt, is_query=True)
-        return AsyncQuery(ask, self._converse)
+        return AsyncQuery(ask, lambda conversation: self._driver.converse(conversation))
 
     async def _ask(
         self, payload: bytes, patience: float, retries: int | None, on_receipt: OnReceipt, *, is_query: bool
@@ -269,91 +247,11 @@ class AsyncSender:
 
         request = Request.checked(payload, patience, retries, on_receipt, is_query=is_query)
         endpoints = await self.resolve()
-        async with self._in_order():
+        driver = self._driver
+        async with driver.in_order():
             conversation = Conversation(self._engine, request, endpoints)
-            await self._run(conversation.ask())
+            await driver.run(conversation.ask())
         return conversation
-
-    async def _converse(self, conversation: Conversation) -> AsyncIterator[Reply]:
-        """Yield the replies of a conversation; what comes back is read until its end."""
-        queue, number, flow = self._queue, conversation.exchange.number, conversation.converse()
-        queue.waiting[number] = asyncio.Event()
-        try:
-            while (reply := await self._run(flow)) is not None:
-                yield reply
-        finally:
-            flow.close()
-            queue.waiting.pop(number)
-            if not queue.waiting:
-                queue.listen([], self._take_answers)
-
-    async def _run(self, flow: Flow) -> Reply | None:
-        """Run a flow until it hands out a reply, and return that; None once it has ended."""
-        try:
-            step = next(flow)
-            while isinstance(step, (Sleep, WaitWritable, WaitReadable)):
-                try:
-                    has_room = await self._wait(step)
-                except BaseException as error:
-                    step = flow.throw(error)
-                else:
-                    step = flow.send(has_room)
-        except StopIteration:
-            return None
-        return step
-
-    async def _wait(self, step: Sleep | WaitWritable | WaitReadable) -> bool:
-        if isinstance(step, WaitWritable):
-            return await self._wait_writable(step.endpoint)
-        if isinstance(step, WaitReadable):
-            await self._wait_readable(step.exchange)
-        else:
-            await asyncio.sleep(step.seconds)
-        return True
-
-    async def _wait_writable(self, endpoint: Endpoint) -> bool:
-        """Wait until the socket has room; return False where it stayed full, raise `Closed` where it was closed."""
-        queue = self._queue
-        async with queue.writing:
-            descriptor = self._engine.writable(endpoint)
-            if descriptor is None:
-                await asyncio.sleep(0)
-                return True
-            full = queue.full = queue.loop.create_future()
-            queue.loop.add_writer(descriptor, set_done, full)
-            try:
-                await asyncio.wait_for(full, engine_module.STALL)
-            except TimeoutError:
-                return False
-            finally:
-                queue.full = None
-                queue.loop.remove_writer(descriptor)
-                os.close(descriptor)
-        self._engine.open()
-        return True
-
-    async def _wait_readable(self, exchange: Exchange) -> None:
-        """Wait until the exchange has news, or something to send."""
-        queue = self._queue
-        awaited = queue.waiting[exchange.number]
-        queue.listen(self._engine.readable(), self._take_answers)
-        with self._engine.exchanges.answers:
-            wakeup, has_news = exchange.next_wakeup, exchange.has_news
-        if not has_news:
-            timer = queue.loop.call_later(wakeup - monotonic(), awaited.set)
-            try:
-                await awaited.wait()
-            finally:
-                timer.cancel()
-        awaited.clear()
-
-    def _take_answers(self) -> None:
-        table, waiting = self._engine.exchanges, self._queue.waiting
-        with table.answers:
-            exchanges = table.take(self._engine)
-        for exchange in exchanges:
-            if exchange.number in waiting:
-                waiting[exchange.number].set()
 
     async def resolve(self) -> tuple[Endpoint, ...]:
         """See `Sender.resolve`."""
@@ -367,14 +265,8 @@ class AsyncSender:
 
     async def close(self) -> None:
         """Stop to resolve and close the sockets. Closing twice is fine."""
-        queue = self._queue
         self._engine.end_stream()
-        queue.listen([], self._take_answers)
-        self._engine.close()
-        if queue.full is not None:
-            set_done(queue.full)
-        for awaited in queue.waiting.values():
-            awaited.set()
+        self._driver.close()
 
     async def __aenter__(self) -> Self:
         return await self.open()

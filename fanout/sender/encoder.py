@@ -85,10 +85,6 @@ class Encoder:
             self._origins = {endpoint: self._origins.get(endpoint, first) for endpoint in endpoints}
         return first
 
-    def is_large(self, payload: bytes) -> bool:
-        """Whether a message has to be cut."""
-        return len(payload) > self.fragment_size
-
     def copies(self, payloads: Sequence[bytes], endpoints: tuple[Endpoint, ...], gso_limit: int) -> Iterator[Copies]:
         """Return the copies of messages that ask for nothing: all at once, unless some have to be cut."""
         if max(map(len, payloads)) <= self.fragment_size:
@@ -116,7 +112,7 @@ class Encoder:
 
     def _fragments(self, payload: bytes, endpoints: tuple[Endpoint, ...]) -> Sequence[bytes]:
         """Return the datagrams of a message of any size."""
-        if not self.is_large(payload):
+        if len(payload) <= self.fragment_size:
             return self._frames([payload], endpoints)
         cut = Cut.of(payload, self.fragment_size)
         number = self.take_numbers(1, endpoints)

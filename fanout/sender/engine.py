@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fanout.discovery.refresher import Known, Refresher, Resolver, resolver_for
 from fanout.errors import Closed, InvalidInput
-from fanout.model import Endpoint, Family, Service, check_payload
+from fanout.model import MAX_PAYLOAD, Endpoint, Family, Service, check_payload
 from fanout.net.transport import Transport
 from fanout.net.udp import UdpTransport
 from fanout.protocol.drop_reasons import ReceiveDrop
@@ -104,11 +104,13 @@ class Engine:
         self._exchanges: ExchangeTable | None = None
         self.check: Callable[[object], bytes] = check_payload
         """Returns a payload as bytes; raises `InvalidInput` or `MessageTooLarge`."""
+        self.datagram_max = MAX_PAYLOAD
+        """Bytes of the largest message that need not be cut."""
         if self.is_framed:
             from fanout.sender.encoder import check_message
 
             self.check = check_message
-            _ = self.encoder
+            self.datagram_max = self.encoder.fragment_size
         _engines.add(self)
 
     def start_anew(self) -> None:

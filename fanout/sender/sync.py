@@ -8,7 +8,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Literal, Self, overload
@@ -82,6 +82,7 @@ class Sender:
             key_file=key_file,
             cluster=cluster,
         )
+        self._driver = BlockingDriver(self._engine)
 
     @property
     def service(self) -> Service:
@@ -141,7 +142,7 @@ class Sender:
         if confirm:
             conversation = self._ask(payload, timeout, retries, on_receipt, is_query=False)
             flow = conversation.converse()
-            while self._run(flow):
+            while self._driver.run(flow):
                 pass
             return conversation.confirmation
         engine = self._engine
@@ -173,7 +174,7 @@ class Sender:
             engine.count_faults(faults)
         copies = Copies((payload,), endpoints, 0, position, faults)
         if position < stop:
-            self._run(engine.finish(copies))
+            self._driver.run(engine.finish(copies))
         tally = Tally()
         engine.record(tally, copies)
         return self._settled(tally, settle)
@@ -181,7 +182,7 @@ class Sender:
     def _send(self, payloads: list[bytes], endpoints: tuple[Endpoint, ...], tally: Tally) -> None:
         engine = self._engine
         with engine.encoder.order if engine.is_framed else contextlib.nullcontext():
-            self._run(engine.send(payloads, endpoints, partial(engine.record, tally)))
+            self._driver.run(engine.send(payloads, endpoints, partial(engine.record, tally)))
 
     def send_many(
         self,
@@ -239,7 +240,7 @@ class Sender:
         Each pod's handler replies (`Message.reply`, or by what it returns). What is said of `send` with `confirm` holds
         for a query, too: it is handed over once, and asked again of the silent. Raises what `send` raises.
         """
-        return Query(self._ask(payload, timeout, retries, on_receipt, is_query=True), self._run)
+        return Query(self._ask(payload, timeout, retries, on_receipt, is_query=True), self._driver)
 
     def _ask(
         self, payload: bytes, timeout: float, retries: int | None, on_receipt: OnReceipt, *, is_query: bool
@@ -251,10 +252,44 @@ class Sender:
         endpoints = self.resolve()
         with self._engine.encoder.order:
             conversation = Conversation(self._engine, request, endpoints)
-            self._run(conversation.ask())
+            self._driver.run(conversation.ask())
         return conversation
 
-    def _run(self, flow: Flow) -> Reply | None:
+    def _settled(self, tally: Tally, settle: float) -> Report:
+        if settle > 0:
+            time.sleep(settle)
+            self._engine.hear(tally)
+        return self._engine.report(tally)
+
+    def resolve(self) -> tuple[Endpoint, ...]:
+        """Return the pods; wait where there never was an answer. Raises `NoEndpoints` or `ResolverUnavailable`."""
+        refresher = self._engine.opened or self._engine.open()
+        return refresher.known.endpoints or refresher.endpoints().endpoints
+
+    def open(self) -> Self:
+        """Start to resolve, and return at once; `send` does it where it was not done."""
+        self._engine.open()
+        return self
+
+    def close(self) -> None:
+        """Stop to resolve and close the sockets. Closing twice is fine."""
+        self._engine.end_stream()
+        self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class BlockingDriver:
+    """Runs a sender's flows, and blocks for what they wait for; several threads may, each with a flow of its own."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def run(self, flow: Flow) -> Reply | None:
         """Run a flow until it hands out a reply, and return that; None once it has ended."""
         try:
             step = next(flow)
@@ -322,33 +357,6 @@ class Sender:
                 table.take(self._engine)
                 answers.notify_all()
 
-    def _settled(self, tally: Tally, settle: float) -> Report:
-        if settle > 0:
-            time.sleep(settle)
-            self._engine.hear(tally)
-        return self._engine.report(tally)
-
-    def resolve(self) -> tuple[Endpoint, ...]:
-        """Return the pods; wait where there never was an answer. Raises `NoEndpoints` or `ResolverUnavailable`."""
-        refresher = self._engine.opened or self._engine.open()
-        return refresher.known.endpoints or refresher.endpoints().endpoints
-
-    def open(self) -> Self:
-        """Start to resolve, and return at once; `send` does it where it was not done."""
-        self._engine.open()
-        return self
-
-    def close(self) -> None:
-        """Stop to resolve and close the sockets. Closing twice is fine."""
-        self._engine.end_stream()
-        self._engine.close()
-
-    def __enter__(self) -> Self:
-        return self.open()
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
 
 class Query:
     """The replies of all pods: iterate over them as they come, or `gather` them. Ends with the last that is expected.
@@ -356,17 +364,17 @@ class Query:
     Pods are asked again only while somebody iterates. `confirmation` names who did not reply.
     """
 
-    def __init__(self, conversation: Conversation, run: Callable[[Flow], Reply | None]) -> None:
+    def __init__(self, conversation: Conversation, driver: BlockingDriver) -> None:
         self._conversation = conversation
         self._flow = conversation.converse()
-        self._run = run
+        self._driver = driver
         conversation.end_with(self)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Reply:
-        reply = self._run(self._flow)
+        reply = self._driver.run(self._flow)
         if reply is None:
             raise StopIteration
         return reply
