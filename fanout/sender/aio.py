@@ -249,7 +249,7 @@ class AsyncSender:
         endpoints = await self.resolve()
         driver = self._driver
         async with driver.in_order():
-            conversation = Conversation(self._engine, request, endpoints)
+            conversation = Conversation(self._engine, self._engine.exchanges, request, endpoints)
             await driver.run(conversation.ask())
         return conversation
 

@@ -18,7 +18,7 @@ from fanout.sender.steps import Sleep, WaitReadable, WaitWritable
 if TYPE_CHECKING:
     from fanout.protocol.sending.exchange import Exchange
     from fanout.protocol.sending.receipt import Reply
-    from fanout.sender.confirming import Conversation
+    from fanout.sender.confirming import Conversation, ExchangeTable
     from fanout.sender.steps import Flow
 
 
@@ -73,7 +73,7 @@ class AioDriver:
         if isinstance(step, WaitWritable):
             return await self._wait_writable(step.endpoint)
         if isinstance(step, WaitReadable):
-            await self._wait_readable(step.exchange)
+            await self._wait_readable(step.exchange, step.table)
         else:
             await asyncio.sleep(step.seconds)
         return True
@@ -98,11 +98,11 @@ class AioDriver:
         self._engine.open()
         return True
 
-    async def _wait_readable(self, exchange: Exchange) -> None:
+    async def _wait_readable(self, exchange: Exchange, table: ExchangeTable) -> None:
         """Wait until the exchange has news, or something to send."""
         awaited = self._waiting[exchange.number]
         self._listen(self._engine.readable())
-        with self._engine.exchanges.answers:
+        with table.answers:
             wakeup, has_news = exchange.next_wakeup, exchange.has_news
         if not has_news:
             timer = self.loop.call_later(wakeup - monotonic(), awaited.set)

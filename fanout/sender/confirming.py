@@ -15,7 +15,7 @@ from fanout.errors import InvalidInput
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.frame import InvalidFrame
 from fanout.protocol.sending.exchange import Dispatch, Exchange
-from fanout.protocol.sending.receipt import Confirmation, Receipt, ReceiptStatus
+from fanout.protocol.sending.receipt import Confirmation, Receipt
 from fanout.protocol.sending.rtt import RttEstimator
 from fanout.sender.encoder import Encoder, check_message
 from fanout.sender.steps import Copies, WaitReadable
@@ -95,10 +95,9 @@ class ExchangeTable:
         with self.answers:
             if self._under_way.pop(exchange.number, None) is None:
                 return
-            statuses = [receipt.status for receipt in exchange.receipts()]
-            confirmed = statuses.count(ReceiptStatus.CONFIRMED)
+            confirmed = exchange.confirmed
             self._counts.confirmed += confirmed
-            self._counts.unconfirmed += len(statuses) - confirmed
+            self._counts.unconfirmed += exchange.pods - confirmed
 
     def abandon(self, exchange: Exchange) -> None:
         """Have it ended soon. It may be called in the middle of anything, with locks held, as by the collector."""
@@ -142,12 +141,13 @@ class ExchangeTable:
 class Conversation:
     """One confirmed message or query; both senders run its flows: `ask` first, and then `converse`."""
 
-    def __init__(self, engine: Engine, request: Request, endpoints: tuple[Endpoint, ...]) -> None:
+    def __init__(self, engine: Engine, table: ExchangeTable, request: Request, endpoints: tuple[Endpoint, ...]) -> None:
         """Hold `order` of the encoder until `ask` has ended: the message has its number now."""
         self._engine = engine
-        self._table = engine.exchanges
+        self._table = table
+        self._refresher = engine.opened or engine.open()
         self._on_receipt = request.on_receipt
-        self.exchange = self._table.begin(request, endpoints)
+        self.exchange = table.begin(request, endpoints)
         with engine.lock:
             engine.counts.messages += 1
 
@@ -168,7 +168,7 @@ class Conversation:
         try:
             while True:
                 with table.answers:
-                    turn = exchange.advance(self._engine.known.endpoints, monotonic())
+                    turn = exchange.advance(self._refresher.known.endpoints, monotonic())
                     receipts = [] if on_receipt is None else [pod.receipt() for pod in turn.changed]
                 if on_receipt is not None:
                     for receipt in receipts:
@@ -179,7 +179,7 @@ class Conversation:
                 if turn.is_over:
                     table.end(exchange)
                     return
-                yield WaitReadable(exchange)
+                yield WaitReadable(exchange, table)
         except BaseException:
             # Not ended here: the collector of garbage may close a generator while this very thread holds a lock.
             table.abandon(exchange)
@@ -193,7 +193,8 @@ class Conversation:
         engine, table = self._engine, self._table
         for frames, endpoints in due:
             gso_limit = engine.transport.gso_limit if len(frames) > 1 else 0
-            copies = Copies(table.encoder.seal(frames), endpoints, gso_limit, messages=0)
+            datagrams = table.encoder.seal(frames) if table.encoder.is_sealed else frames
+            copies = Copies(datagrams, endpoints, gso_limit, messages=0)
             if not engine.step(copies):
                 yield from engine.finish(copies)
             if copies.faults:
@@ -204,12 +205,12 @@ class Conversation:
     @property
     def confirmation(self) -> Confirmation:
         """What is known of each pod."""
-        known, now = self._engine.known, monotonic()
+        known, now = self._refresher.known, monotonic()
         with self._table.answers:
             return Confirmation(
                 self.exchange.receipts(),
                 self.exchange.size,
                 self.exchange.elapsed(now),
-                known.age(now) or 0.0,
+                now - (known.answered_at or now),
                 known.failure is not None,
             )

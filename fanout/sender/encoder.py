@@ -61,6 +61,7 @@ class Encoder:
         self._sealer: Sealer | None = None
         self._opener: Opener | None = None
         path = options.key_path(key_file)
+        self.is_sealed = path is not None
         options.cluster_label(cluster, key_file)
         if path is not None:
             from fanout.net.key_file import KeyFile
@@ -70,11 +71,6 @@ class Encoder:
             keyring = self._keys.keyring()
             self._sealer = Sealer(keyring, cluster, self.identity, time.time_ns())
             self._opener = Opener(keyring, cluster)
-
-    @property
-    def is_sealed(self) -> bool:
-        """Whether there is a key."""
-        return self._sealer is not None
 
     def take_numbers(self, messages: int, endpoints: tuple[Endpoint, ...]) -> int:
         """Return the first of N numbers in a row, for N messages that leave to these pods."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fanout.model import Endpoint
     from fanout.protocol.sending.exchange import Exchange
     from fanout.protocol.sending.receipt import Reply
+    from fanout.sender.confirming import ExchangeTable
 
 
 class Sleep(NamedTuple):
@@ -31,9 +32,10 @@ class WaitWritable(NamedTuple):
 
 
 class WaitReadable(NamedTuple):
-    """Wait until the exchange has news, or something is due; meanwhile take what comes back."""
+    """Wait until the exchange has news, or something is due; meanwhile give those of its table what comes back."""
 
     exchange: Exchange
+    table: ExchangeTable
 
 
 if TYPE_CHECKING:

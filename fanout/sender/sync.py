@@ -27,7 +27,7 @@ from fanout.sender.steps import Copies, Sleep, WaitReadable, WaitWritable
 if TYPE_CHECKING:
     from fanout.protocol.sending.exchange import Exchange
     from fanout.protocol.sending.receipt import Confirmation, Reply
-    from fanout.sender.confirming import Conversation, OnReceipt
+    from fanout.sender.confirming import Conversation, ExchangeTable, OnReceipt
     from fanout.sender.steps import Flow
 
 TIMEOUT = 2.0
@@ -249,9 +249,9 @@ class Sender:
         from fanout.sender.confirming import Conversation, Request
 
         request = Request.checked(payload, timeout, retries, on_receipt, is_query=is_query)
-        endpoints = self.resolve()
-        with self._engine.encoder.order:
-            conversation = Conversation(self._engine, request, endpoints)
+        endpoints, table = self.resolve(), self._engine.exchanges
+        with table.encoder.order:
+            conversation = Conversation(self._engine, table, request, endpoints)
             self._driver.run(conversation.ask())
         return conversation
 
@@ -308,7 +308,7 @@ class BlockingDriver:
         if isinstance(step, WaitWritable):
             return self._wait_writable(step.endpoint)
         if isinstance(step, WaitReadable):
-            self._wait_readable(step.exchange)
+            self._wait_readable(step.exchange, step.table)
         else:
             time.sleep(step.seconds)
         return True
@@ -332,9 +332,8 @@ class BlockingDriver:
             engine.open()
         return False
 
-    def _wait_readable(self, exchange: Exchange) -> None:
+    def _wait_readable(self, exchange: Exchange, table: ExchangeTable) -> None:
         """Wait until the exchange has news, or something to send: one of the threads that wait reads for all."""
-        table = self._engine.exchanges
         answers = table.answers
         with answers:
             while True:

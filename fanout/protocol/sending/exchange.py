@@ -83,10 +83,10 @@ class Exchange:
         self._add(endpoints, now, joined=False)
 
     def _add(self, endpoints: Iterable[Endpoint], now: float, *, joined: bool) -> None:
-        parts = self._message.cut.parts
+        message, cut = self._message, self._message.cut
         for endpoint in endpoints:
-            window = SendWindow(parts) if parts > 1 else None
-            pod = self._pods[endpoint] = PeerExchange(endpoint, joined, now, self._message, window)
+            window = SendWindow(cut.parts) if self.size > cut.size else None
+            pod = self._pods[endpoint] = PeerExchange(endpoint, joined, now, message, window)
             self._open += 1
             heapq.heappush(self._wakes, (now, next(self._order), pod))
 
@@ -215,6 +215,16 @@ class Exchange:
     def elapsed(self, now: float) -> float:
         """Return how many seconds it has taken, or did take."""
         return (now if self._ended is None else self._ended) - self._started
+
+    @property
+    def confirmed(self) -> int:
+        """Pods that have confirmed the message, or replied to it."""
+        return [pod.status for pod in self._pods.values()].count(ReceiptStatus.CONFIRMED)
+
+    @property
+    def pods(self) -> int:
+        """Pods that were asked, or are to be."""
+        return len(self._pods)
 
     def receipts(self) -> tuple[Receipt, ...]:
         """Return what is known of each pod."""
