@@ -6,7 +6,7 @@ import random
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -14,7 +14,7 @@ from fanout import options
 from fanout.errors import InvalidInput
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.frame import InvalidFrame
-from fanout.protocol.sending.exchange import Dispatch, Exchange
+from fanout.protocol.sending.exchange import Exchange, Turn
 from fanout.protocol.sending.receipt import Confirmation, Receipt
 from fanout.protocol.sending.rtt import RttEstimator
 from fanout.sender.encoder import Encoder, check_message
@@ -23,7 +23,7 @@ from fanout.sender.steps import Copies, WaitReadable
 if TYPE_CHECKING:
     from fanout.model import Endpoint
     from fanout.sender.engine import Engine, SenderStats
-    from fanout.sender.steps import Flow
+    from fanout.sender.steps import Flow, Step
 
 OnReceipt = Callable[[Receipt], object] | None
 _ANSWERS = 1024
@@ -95,9 +95,9 @@ class ExchangeTable:
         with self.answers:
             if self._under_way.pop(exchange.number, None) is None:
                 return
-            confirmed = exchange.confirmed
+            confirmed, unconfirmed = exchange.count()
             self._counts.confirmed += confirmed
-            self._counts.unconfirmed += exchange.pods - confirmed
+            self._counts.unconfirmed += unconfirmed
 
     def abandon(self, exchange: Exchange) -> None:
         """Have it ended soon. It may be called in the middle of anything, with locks held, as by the collector."""
@@ -147,51 +147,47 @@ class Conversation:
         self._table = table
         self._refresher = engine.opened or engine.open()
         self._on_receipt = request.on_receipt
+        self._first: Turn | None = None
         self.exchange = table.begin(request, endpoints)
         with engine.lock:
             engine.counts.messages += 1
 
     def ask(self) -> Flow:
         """Send the first copies."""
-        table, exchange = self._table, self.exchange
         try:
-            with table.answers:
-                due = exchange.due(monotonic())
-            yield from self._send(due)
+            self._first = yield from self._turn()
         except BaseException:
-            table.abandon(exchange)
+            self._table.abandon(self.exchange)
             raise
 
     def converse(self) -> Flow:
         """Hand out replies, and send what is due, until the exchange is over."""
         table, exchange, on_receipt = self._table, self.exchange, self._on_receipt
         try:
+            turn = self._first or (yield from self._turn())
             while True:
-                with table.answers:
-                    turn = exchange.advance(self._refresher.known.endpoints, monotonic())
-                    receipts = [] if on_receipt is None else [pod.receipt() for pod in turn.changed]
                 if on_receipt is not None:
-                    for receipt in receipts:
+                    for receipt in turn.receipts:
                         on_receipt(receipt)
-                if turn.due:
-                    yield from self._send(turn.due)
                 yield from turn.replies
                 if turn.is_over:
                     table.end(exchange)
                     return
                 yield WaitReadable(exchange, table)
+                turn = yield from self._turn()
         except BaseException:
             # Not ended here: the collector of garbage may close a generator while this very thread holds a lock.
             table.abandon(exchange)
             raise
 
-    def end_with(self, owner: object) -> None:
-        """Have it ended once its owner is gone, whether or not it was waited for."""
-        weakref.finalize(owner, self._table.abandon, self.exchange)
-
-    def _send(self, due: list[Dispatch]) -> Flow:
-        engine, table = self._engine, self._table
-        for frames, endpoints in due:
+    def _turn(self) -> Generator[Step, bool, Turn]:
+        """Send what is due; return what else there is."""
+        engine, table, exchange = self._engine, self._table, self.exchange
+        with table.answers:
+            turn = exchange.advance(
+                self._refresher.known.endpoints, monotonic(), is_watched=self._on_receipt is not None
+            )
+        for frames, endpoints in turn.due:
             gso_limit = engine.transport.gso_limit if len(frames) > 1 else 0
             datagrams = table.encoder.seal(frames) if table.encoder.is_sealed else frames
             copies = Copies(datagrams, endpoints, gso_limit, messages=0)
@@ -200,7 +196,12 @@ class Conversation:
             if copies.faults:
                 with table.answers:
                     for endpoint, number in {fault.endpoint: fault.errno for fault in copies.faults}.items():
-                        self.exchange.dropped(endpoint, number, monotonic())
+                        exchange.dropped(endpoint, number, monotonic())
+        return turn
+
+    def end_with(self, owner: object) -> None:
+        """Have it ended once its owner is gone, whether or not it was waited for."""
+        weakref.finalize(owner, self._table.abandon, self.exchange)
 
     @property
     def confirmation(self) -> Confirmation:

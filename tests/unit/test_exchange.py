@@ -355,7 +355,7 @@ def test_changes_are_told_once() -> None:
     exchange = begin()
 
     def changed() -> list[Receipt]:
-        return [pod.receipt() for pod in exchange.advance((A, B), 0.0).changed]
+        return exchange.advance((A, B), 0.0).receipts
 
     assert [receipt.tries for receipt in changed()] == [1, 1]
     assert not exchange.has_news
@@ -363,6 +363,8 @@ def test_changes_are_told_once() -> None:
     assert exchange.has_news
     assert [receipt.endpoint for receipt in changed()] == [A]
     assert changed() == []
+    exchange.take(answer(), B, 0.01)
+    assert exchange.advance((A, B), 0.01, is_watched=False).receipts == []
     assert not exchange.has_news
 
 

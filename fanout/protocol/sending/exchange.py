@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterable
 from itertools import count
 from typing import NamedTuple
@@ -30,8 +31,8 @@ class Turn(NamedTuple):
 
     is_over: bool
     due: list[Dispatch]
-    changed: Iterable[PeerExchange]
-    """The pods whose receipts have changed since the last turn."""
+    receipts: list[Receipt]
+    """Those that have changed since the last turn; none where nobody watches them."""
     replies: list[Reply]
     """Those that have become whole since."""
 
@@ -73,6 +74,7 @@ class Exchange:
         self._ended: float | None = None
         self._pods: dict[Endpoint, PeerExchange] = {}
         self._wakes: list[tuple[float, int, PeerExchange]] = []
+        """When to look at which pod; outdated where that pod's `wake` is another by now."""
         self._order = count()
         self._changed: dict[Endpoint, PeerExchange] = {}
         self._replies: list[Reply] = []
@@ -90,25 +92,27 @@ class Exchange:
             self._open += 1
             heapq.heappush(self._wakes, (now, next(self._order), pod))
 
-    def advance(self, endpoints: tuple[Endpoint, ...], now: float) -> Turn:
+    def advance(self, endpoints: tuple[Endpoint, ...], now: float, *, is_watched: bool = True) -> Turn:
         """Follow the pods as they are now, and return what to do."""
         if endpoints is not self._endpoints:
             self.follow(endpoints, now)
         is_over = self.is_over(now)
         due = [] if is_over else self.due(now)
-        changed, self._changed = self._changed, {}
+        receipts = [pod.receipt() for pod in self._changed.values()] if is_watched else []
+        self._changed.clear()
         replies, self._replies = self._replies, []
-        return Turn(is_over, due, changed.values(), replies)
+        return Turn(is_over, due, receipts, replies)
 
     def follow(self, endpoints: tuple[Endpoint, ...], now: float) -> None:
         """Record which pods there are now."""
         self._endpoints = endpoints
         named = set(endpoints)
         for endpoint, pod in self._pods.items():
-            came_back = pod.is_gone and endpoint in named
-            pod.is_gone = endpoint not in named
+            was_gone, pod.is_gone = pod.is_gone, endpoint not in named
             self._some_left |= pod.is_gone
-            if came_back and pod.status is None:
+            if pod.is_gone:
+                pod.wake = math.inf
+            elif was_gone and pod.status is None:
                 pod.wake = now
                 heapq.heappush(self._wakes, (now, next(self._order), pod))
         self._add((endpoint for endpoint in endpoints if endpoint not in self._pods), now, joined=True)
@@ -118,13 +122,10 @@ class Exchange:
         """When something is due next, or the exchange is over."""
         if not self._open:
             return self._started
-        while self._wakes and self._is_outdated(*self._wakes[0]):
-            heapq.heappop(self._wakes)
-        return min(self._wakes[0][0], self.deadline) if self._wakes else self.deadline
-
-    @staticmethod
-    def _is_outdated(wake: float, _: int, pod: PeerExchange) -> bool:
-        return pod.status is not None or pod.is_gone or wake != pod.wake
+        wakes = self._wakes
+        while wakes and wakes[0][0] != wakes[0][2].wake:
+            heapq.heappop(wakes)
+        return min(wakes[0][0], self.deadline) if wakes else self.deadline
 
     @property
     def has_news(self) -> bool:
@@ -137,10 +138,9 @@ class Exchange:
         bursts: dict[tuple[int, tuple[int, ...]], list[Endpoint]] = {}
         dispatches: list[Dispatch] = []
         while self._wakes and self._wakes[0][0] <= now:
-            entry = heapq.heappop(self._wakes)
-            if self._is_outdated(*entry):
+            wake, _, pod = heapq.heappop(self._wakes)
+            if wake != pod.wake:
                 continue
-            pod = entry[2]
             if pod.reply is not None:
                 if positions := pod.pulls(now):
                     dispatches.append(Dispatch([pull(message.sender, self.number, positions)], (pod.endpoint,)))
@@ -190,10 +190,12 @@ class Exchange:
 
     def _note(self, pod: PeerExchange) -> None:
         self._changed[pod.endpoint] = pod
-        if pod.status is None:
-            heapq.heappush(self._wakes, (pod.wake, next(self._order), pod))
-        else:
+        if pod.status is not None:
             self._open -= 1
+        elif pod.is_gone:
+            pod.wake = math.inf
+        else:
+            heapq.heappush(self._wakes, (pod.wake, next(self._order), pod))
 
     def is_over(self, now: float) -> bool:
         """Whether every pod that has not left has answered, or the time is up: the rest is then given up."""
@@ -216,15 +218,10 @@ class Exchange:
         """Return how many seconds it has taken, or did take."""
         return (now if self._ended is None else self._ended) - self._started
 
-    @property
-    def confirmed(self) -> int:
-        """Pods that have confirmed the message, or replied to it."""
-        return [pod.status for pod in self._pods.values()].count(ReceiptStatus.CONFIRMED)
-
-    @property
-    def pods(self) -> int:
-        """Pods that were asked, or are to be."""
-        return len(self._pods)
+    def count(self) -> tuple[int, int]:
+        """Return how many pods have confirmed the message or replied to it, and how many have not."""
+        confirmed = [pod.status for pod in self._pods.values()].count(ReceiptStatus.CONFIRMED)
+        return confirmed, len(self._pods) - confirmed
 
     def receipts(self) -> tuple[Receipt, ...]:
         """Return what is known of each pod."""

@@ -69,7 +69,7 @@ class PeerExchange:
     endpoint: Endpoint
     joined: bool
     wake: float
-    """When there is something to do next."""
+    """When there is something to do next; infinite where there is not."""
     _message: OutgoingMessage
     _window: SendWindow | None
     """None for a message of one fragment."""
@@ -219,6 +219,7 @@ class PeerExchange:
         """Have it answer, or be asked, no more."""
         self.status = status
         self.reason = reason
+        self.wake = math.inf
         if status is not ReceiptStatus.CONFIRMED and status is not ReceiptStatus.FAILED:
             self.rtt = None
 
