@@ -10,7 +10,6 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from fanout.model import Endpoint
-from fanout.sender import engine as engine_module
 from fanout.sender.aio_queue import AioQueue, set_done
 from fanout.sender.engine import Engine
 from fanout.sender.steps import Sleep, WaitReadable, WaitWritable
@@ -71,14 +70,14 @@ class AioDriver:
 
     async def _wait(self, step: Sleep | WaitWritable | WaitReadable) -> bool:
         if isinstance(step, WaitWritable):
-            return await self._wait_writable(step.endpoint)
+            return await self._wait_writable(step.endpoint, step.seconds)
         if isinstance(step, WaitReadable):
             await self._wait_readable(step.exchange, step.table)
         else:
             await asyncio.sleep(step.seconds)
         return True
 
-    async def _wait_writable(self, endpoint: Endpoint) -> bool:
+    async def _wait_writable(self, endpoint: Endpoint, seconds: float) -> bool:
         """Wait until the socket has room; return False where it stayed full, raise `Closed` where it was closed."""
         async with self._writing:
             descriptor = self._engine.writable(endpoint)
@@ -88,7 +87,7 @@ class AioDriver:
             full = self._full = self.loop.create_future()
             self.loop.add_writer(descriptor, set_done, full)
             try:
-                await asyncio.wait_for(full, engine_module.STALL)
+                await asyncio.wait_for(full, seconds)
             except TimeoutError:
                 return False
             finally:

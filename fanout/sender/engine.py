@@ -217,7 +217,7 @@ class Engine:
         while True:
             if not copies.is_blocked:
                 yield Sleep(0.0)
-            elif not (yield WaitWritable(copies.next_endpoint)):
+            elif not (yield WaitWritable(copies.next_endpoint, STALL)):
                 with self.lock:
                     start, known = copies.position, len(copies.faults)
                     copies.give_up()

@@ -26,9 +26,10 @@ class Sleep(NamedTuple):
 
 
 class WaitWritable(NamedTuple):
-    """Wait until a copy to `endpoint` can be attempted; the flow is sent False where the socket stayed full."""
+    """Wait until a copy to `endpoint` can be attempted; the flow is sent False where that is not within `seconds`."""
 
     endpoint: Endpoint
+    seconds: float
 
 
 class WaitReadable(NamedTuple):

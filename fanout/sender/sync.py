@@ -19,7 +19,6 @@ from fanout.model import DEFAULT_PORT, MAX_PAYLOAD, Endpoint, Family, Service, c
 from fanout.net.transport import Transport
 from fanout.protocol.sending.pacer import BURST
 from fanout.report import Fault, Report, Tally
-from fanout.sender import engine as engine_module
 from fanout.sender.coalescer import Coalescer
 from fanout.sender.engine import Engine, SenderStats, check_stream, make_pacer
 from fanout.sender.steps import Copies, Sleep, WaitReadable, WaitWritable
@@ -129,7 +128,7 @@ class Sender:
         """Send one copy of `payload` to each pod and report on each.
 
         A plain message has up to 65,507 bytes. ICMP errors come a round trip later: `settle` is how many seconds to
-        wait for them. Those that come after this call are told by a later report.
+        wait for them. Those that come after this call are in a later report.
 
         With `confirm`, the message is framed, and each pod acknowledges it after its handler has returned. It is sent
         again to those that are silent, up to `retries` times, until all have answered or `timeout` (seconds) is over;
@@ -306,14 +305,14 @@ class BlockingDriver:
 
     def _wait(self, step: Sleep | WaitWritable | WaitReadable) -> bool:
         if isinstance(step, WaitWritable):
-            return self._wait_writable(step.endpoint)
+            return self._wait_writable(step.endpoint, step.seconds)
         if isinstance(step, WaitReadable):
             self._wait_readable(step.exchange, step.table)
         else:
             time.sleep(step.seconds)
         return True
 
-    def _wait_writable(self, endpoint: Endpoint) -> bool:
+    def _wait_writable(self, endpoint: Endpoint, seconds: float) -> bool:
         """Wait until the socket has room; return False where it stayed full, raise `Closed` where it was closed."""
         engine = self._engine
         descriptor = engine.writable(endpoint)
@@ -322,7 +321,7 @@ class BlockingDriver:
         try:
             poll = select.poll()
             poll.register(descriptor, select.POLLOUT)
-            deadline = monotonic() + engine_module.STALL
+            deadline = monotonic() + seconds
             while monotonic() < deadline and not engine.is_closed:
                 if poll.poll(_LOOK_AGAIN * 1000):
                     return True
