@@ -206,12 +206,12 @@ class Conversation:
     @property
     def confirmation(self) -> Confirmation:
         """What is known of each pod."""
-        known, now = self._refresher.known, monotonic()
+        known, now, exchange = self._refresher.known, monotonic(), self.exchange
         with self._table.answers:
             return Confirmation(
-                self.exchange.receipts(),
-                self.exchange.size,
-                self.exchange.elapsed(now),
+                exchange.receipts(),
+                exchange.size,
+                exchange.elapsed(now),
                 now - (known.answered_at or now),
                 known.failure is not None,
             )

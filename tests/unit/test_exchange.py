@@ -216,6 +216,18 @@ def test_a_pod_that_comes_back_is_asked_again() -> None:
     assert not any(receipt.status is ReceiptStatus.LEFT for receipt in exchange.receipts())
 
 
+def test_a_pod_that_has_left_may_answer_and_is_not_asked() -> None:
+    exchange = begin(timeout=60.0)
+    exchange.due(0.0)
+    exchange.follow((B,), 0.01)
+    exchange.take(answer(AnswerStatus.PENDING), A, 0.02)
+    assert set(asked(exchange.due(30.0))) == {B}
+    exchange.follow((A, B), 30.0)
+    assert set(asked(exchange.due(30.0))) == {A}
+    exchange.take(answer(attempt=1), A, 30.1)
+    assert statuses(exchange)[A] is ReceiptStatus.CONFIRMED
+
+
 def test_liars_change_nothing() -> None:
     exchange = begin(endpoints=(A,))
     exchange.due(0.0)
