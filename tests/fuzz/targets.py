@@ -104,10 +104,7 @@ def asker() -> Target:
             assert isinstance(found, (Answer, ReplyFragment))
             exchange = state["exchange"]
             exchange.take(found, POD, now)
-            exchange.due(now)
-            exchange.changed()
-            exchange.replies()
-            if exchange.is_over(now):
+            if exchange.advance((POD,), now).is_over:
                 state["exchange"] = _exchange(now)
 
     return take

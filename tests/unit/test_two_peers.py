@@ -128,10 +128,13 @@ class World:
     def run(self) -> tuple[dict[Endpoint, Receipt], list[Reply]]:
         """Let it go on until the exchange is over."""
         by_endpoint = {pod.endpoint: pod for pod in self.pods}
+        replies: list[Reply] = []
         for _ in range(100_000):
-            if self.exchange.is_over(self.now):
-                return {receipt.endpoint: receipt for receipt in self.exchange.receipts()}, self.exchange.replies()
-            for dispatch in self.exchange.due(self.now):
+            turn = self.exchange.advance(tuple(by_endpoint), self.now)
+            replies += turn.replies
+            if turn.is_over:
+                return {receipt.endpoint: receipt for receipt in self.exchange.receipts()}, replies
+            for dispatch in turn.due:
                 frames = dispatch.frames if self._sealer is None else self._sealer.seal_many(dispatch.frames, EPOCH)
                 for endpoint in dispatch.endpoints:
                     for datagram in frames:
