@@ -1,7 +1,4 @@
-"""Bounds the memory for clients: a budget for bodies that are held whole, and sockets that are read little at a time.
-
-A body counts from its first byte that is read to the last that is sent.
-"""
+"""Shares out the memory for bodies that are held whole, from the first byte that is read to the last that is sent."""
 
 from __future__ import annotations
 
@@ -15,31 +12,27 @@ from typing import Self
 from fanout.ssdp.core.body import BodyBuffer
 
 SMALL = 64 * 1024
-"""Bytes that count for nothing: those of descriptions and of most answers."""
+"""Bytes that need no room: those of descriptions and of most answers."""
 MEDIUM = 1024 * 1024
-"""Bytes that are reserved for a larger one, as long as nobody knows how large it is."""
-BUDGET = 32 * 1024 * 1024
+"""Bytes for one that is larger, as long as nobody knows how large it is."""
+ROOM = 32 * 1024 * 1024
 """Bytes of all larger ones together."""
-BUDGET_OF_ONE = 16 * 1024 * 1024
+ROOM_OF_ONE = 16 * 1024 * 1024
 """Bytes of those for one client."""
 PATIENCE = 3.0
-"""Seconds that a reservation is waited for."""
+"""Seconds that room is waited for."""
 WAITING_MAX = 32
 """How many may wait; what a pod has begun to send is held meanwhile."""
-READ_MAX = 32 * 1024
-"""Bytes that are taken at a time. Each connection may hold some times as many for somebody who takes no more."""
-CONNECTION_BUFFER = 16 * 1024
-"""Bytes that a connection holds before it is read no further; the library doubles that."""
 
 
 class Busy(Exception):
-    """There is not enough memory now."""
+    """There is no room now."""
 
 
 class BodyBudget:
     """Has `size` bytes, of which one client (`who`) gets no more than `of_one`."""
 
-    def __init__(self, size: int = BUDGET, of_one: int = BUDGET_OF_ONE) -> None:
+    def __init__(self, size: int = ROOM, of_one: int = ROOM_OF_ONE) -> None:
         self._size = size
         self._of_one = of_one
         self._of: Counter[str] = Counter()
@@ -51,29 +44,29 @@ class BodyBudget:
         """Bytes that are held now."""
         return self._of.total()
 
-    def for_one(self, who: str) -> BodyReservation:
-        """Return a reservation for one body, to be entered: nothing yet but what a small one needs."""
-        return BodyReservation(self, who)
+    def for_one(self, who: str) -> BodyShare:
+        """Return room for one body, to be entered: nothing yet but what a small one needs."""
+        return BodyShare(self, who)
 
     async def take(self, who: str, size: int) -> None:
-        """Wait for `size` bytes more; raise `Busy`."""
+        """Wait for so many bytes more; raise `Busy`."""
         deadline = asyncio.get_running_loop().time() + PATIENCE
         while self.taken + size > self._size or self._of[who] + size > self._of_one:
             if len(self._waiting) >= WAITING_MAX:
-                raise Busy("too many wait for memory already")
+                raise Busy("too many wait for room already")
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting[waiter] = None
             try:
                 async with asyncio.timeout_at(deadline):
                     await waiter
             except TimeoutError as error:
-                raise Busy(f"no memory for {size} bytes within {PATIENCE:g} s") from error
+                raise Busy(f"no room for {size} bytes within {PATIENCE:g} s") from error
             finally:
                 del self._waiting[waiter]
         self._of[who] += size
 
     def give(self, who: str, size: int) -> None:
-        """Take `size` bytes back."""
+        """Have so many bytes back."""
         self._of[who] -= size
         if not self._of[who]:
             del self._of[who]
@@ -82,11 +75,11 @@ class BodyBudget:
                 waiter.set_result(None)
 
 
-class BodyReservation:
-    """Memory for one body, which is given back in the end."""
+class BodyShare:
+    """Room for one body, which is given back in the end."""
 
-    def __init__(self, budget: BodyBudget, who: str) -> None:
-        self._budget = budget
+    def __init__(self, room: BodyBudget, who: str) -> None:
+        self._room = room
         self._who = who
         self._size = 0
 
@@ -99,16 +92,16 @@ class BodyReservation:
         self.shrink(0)
 
     async def grow(self, size: int) -> None:
-        """Reserve `size` bytes in all, or more; raise `Busy`."""
+        """Have room for so many bytes in all, or for more; raise `Busy`."""
         if size > max(self._size, SMALL):
-            await self._budget.take(self._who, size - self._size)
+            await self._room.take(self._who, size - self._size)
             self._size = size
 
     def shrink(self, size: int) -> None:
-        """Need no more than `size` bytes from now on."""
+        """Need no more than so many bytes from now on."""
         kept = size if size > SMALL else 0
         if kept < self._size:
-            self._budget.give(self._who, self._size - kept)
+            self._room.give(self._who, self._size - kept)
             self._size = kept
 
     async def fill(self, gathered: BodyBuffer, size: int, read: Callable[[], Awaitable[bytes]]) -> bytes:
@@ -123,6 +116,12 @@ class BodyReservation:
         whole = gathered.whole()
         self.shrink(len(whole))
         return whole
+
+
+READ_MAX = 32 * 1024
+"""Bytes that are taken at a time. Each connection may hold some times as many for somebody who takes no more."""
+HELD = 16 * 1024
+"""Bytes that a connection holds before it is read no further; the library doubles that."""
 
 
 class SmallReadSocket(socket.socket):

@@ -29,7 +29,7 @@ from fanout.ssdp.core.port_map import Origin, PortMap
 from fanout.ssdp.core.stats import HttpCounts
 from fanout.ssdp.core.urls import TooManyUrls
 from fanout.ssdp.http import gena
-from fanout.ssdp.http.body_budget import BodyBudget, BodyReservation, Busy
+from fanout.ssdp.http.body_budget import BodyBudget, BodyShare, Busy
 from fanout.ssdp.http.gena import Events
 from fanout.ssdp.http.server import Connection, HttpServer
 from fanout.ssdp.http.splice import ClientGone, PodBroke, pump
@@ -176,8 +176,8 @@ class Proxy:
         origin = self._port_map.target(connection.port)
         if origin is None or not self._is_pod(origin.host):
             raise RequestRefused(503, HttpFailure.NO_POD, "the device is not there now")
-        with self._room.for_one(connection.peer) as reservation:
-            body = await self._body(request, reservation)
+        with self._room.for_one(connection.peer) as held:
+            body = await self._body(request, held)
             exchange = ForwardedRequest(request, connection, origin, path, _carried(request), body)
             if request.method == "SUBSCRIBE":
                 return await self._subscribe(exchange)
@@ -185,7 +185,7 @@ class Proxy:
                 self._events.ended(connection, exchange.headers)
             return await self._forward(exchange)
 
-    async def _body(self, request: web.BaseRequest, reservation: BodyReservation) -> bytes:
+    async def _body(self, request: web.BaseRequest, held: BodyShare) -> bytes:
         """Return the body of a request; a pod hears of it when it is whole."""
         if (request.content_length or 0) > BODY_MAX:
             raise RequestRefused(413, HttpFailure.REQUEST_TOO_LARGE, f"more than {BODY_MAX} bytes")
@@ -194,7 +194,7 @@ class Proxy:
             request.writer.output_size = 0  # the answer is still to come
         try:
             async with asyncio.timeout(BODY_TIMEOUT):
-                return await reservation.fill(BodyBuffer(BODY_MAX), request.content_length or 0, request.content.readany)
+                return await held.fill(BodyBuffer(BODY_MAX), request.content_length or 0, request.content.readany)
         except Busy as error:
             raise RequestRefused(503, HttpFailure.BUSY, str(error)) from error
         except TooLarge as error:
@@ -227,8 +227,8 @@ class Proxy:
         head = self._head(answer, exchange.connection, *TRANSFORMED)
         if exchange.request.method == "HEAD" or answer.status in _EMPTY:
             return await self._finish(exchange.request, exchange.connection, head)
-        with self._room.for_one(exchange.connection.peer) as reservation:
-            body = await self._document(answer, exchange.connection.local, reservation)
+        with self._room.for_one(exchange.connection.peer) as held:
+            body = await self._document(answer, exchange.connection.local, held)
             head.content_length = len(body)
             try:
                 async with asyncio.timeout(DOCUMENT_TIMEOUT):
@@ -236,18 +236,18 @@ class Proxy:
             except TimeoutError as error:
                 raise ClientGone(f"it did not take a document within {DOCUMENT_TIMEOUT:g} s") from error
 
-    async def _document(self, answer: PodAnswer, edge: str, reservation: BodyReservation) -> bytes:
-        """Return a pod's document as the client gets it, for which memory is reserved then."""
-        whole = await self._upstream.document(answer, reservation)
+    async def _document(self, answer: PodAnswer, edge: str, held: BodyShare) -> bytes:
+        """Return a pod's document as the client gets it, for which there is room then."""
+        whole = await self._upstream.document(answer, held)
         answer.close()
         try:
             body = await self._rewriting.body(whole, answer.headers.get(hdrs.CONTENT_TYPE, ""), edge)
-            await reservation.grow(len(body))
+            await held.grow(len(body))
         except TooManyUrls as error:
             raise RequestRefused(502, HttpFailure.DOCUMENT_TOO_LARGE, f"{answer.url} has {error}") from error
         except Busy as error:
             raise RequestRefused(503, HttpFailure.BUSY, f"{answer.url}: {error}") from error
-        reservation.shrink(len(body))
+        held.shrink(len(body))
         return body
 
     async def _send_stream(
@@ -317,8 +317,8 @@ class Proxy:
     async def _notify(self, request: web.BaseRequest, connection: Connection, path: str) -> web.StreamResponse:
         """Carry a pod's event to its subscriber."""
         subscription = self._events.expected(connection, path)
-        with self._room.for_one(connection.peer) as reservation:
-            body = await self._body(request, reservation)
+        with self._room.for_one(connection.peer) as held:
+            body = await self._body(request, held)
             content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
             if urls.is_document(content_type):
                 try:
