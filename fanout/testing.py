@@ -94,28 +94,36 @@ class MemoryTransport:
 
     def send(self, payload: bytes, endpoints: Sequence[Endpoint], start: int, stop: int, faults: list[Fault]) -> int:
         """See `Transport`."""
-        return self.send_batch(Batch((payload,), 0), endpoints, start, stop, faults)
+        reached = self._reach(start, stop)
+        for endpoint in endpoints[start:reached]:
+            self._attempt(payload, endpoint, 0, faults)
+        return reached
 
     def send_batch(
         self, batch: Batch, endpoints: Sequence[Endpoint], start: int, stop: int, faults: list[Fault]
     ) -> int:
         """See `Transport`."""
-        self._check_open()
-        reached = min(stop, start + self._room.popleft()) if self._room else stop
+        reached = self._reach(start, stop)
         for position in range(start, reached):
             message, pod = batch.copy_at(position, len(endpoints))
-            endpoint = endpoints[pod]
-            self.attempted.append(endpoint)
-            if endpoint in self.faults:
-                faults.append(Fault(endpoint, self.faults[endpoint], message))
-                continue
-            self.sent.append((endpoint, batch.payloads[message]))
-            if self._pods is not None:
-                for datagram in self._pods(batch.payloads[message], endpoint):
-                    self.answer(datagram, endpoint)
-            if endpoint in self.refusals:
-                self._heard.append(Fault(endpoint, self.refusals[endpoint]))
+            self._attempt(batch.payloads[message], endpoints[pod], message, faults)
         return reached
+
+    def _reach(self, start: int, stop: int) -> int:
+        self._check_open()
+        return min(stop, start + self._room.popleft()) if self._room else stop
+
+    def _attempt(self, payload: bytes, endpoint: Endpoint, message: int, faults: list[Fault]) -> None:
+        self.attempted.append(endpoint)
+        if endpoint in self.faults:
+            faults.append(Fault(endpoint, self.faults[endpoint], message))
+            return
+        self.sent.append((endpoint, payload))
+        if self._pods is not None:
+            for datagram in self._pods(payload, endpoint):
+                self.answer(datagram, endpoint)
+        if endpoint in self.refusals:
+            self._heard.append(Fault(endpoint, self.refusals[endpoint]))
 
     def heard(self) -> list[Fault]:
         """See `Transport`."""

@@ -18,7 +18,8 @@ from benchmarks.talk import KEY_FILE
 from fanout.net import udp
 from fanout.net.udp import UdpTransport
 from fanout.protocol import probe
-from fanout.sender.engine import FanOut
+from fanout.sender.aio import AsyncSender
+from fanout.sender.sync import Sender
 
 DISTINCT = 1024
 """Different payloads that a stream goes through again and again: more than one batch, so that none can be reused."""
@@ -75,7 +76,7 @@ def literal(addresses: list[Address]) -> str:
     return ",".join(f"{host}:{port}" for host, port in addresses) + ("," if len(addresses) == 1 else "")
 
 
-def _failed(sender: FanOut) -> int:
+def _failed(sender: Sender | AsyncSender) -> int:
     stats = sender.stats
     return stats.refused + sum(stats.dropped.values())
 

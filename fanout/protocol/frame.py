@@ -20,6 +20,8 @@ HEADER = struct.Struct("!6sBBQQ")
 SENDER_AT, NUMBER_AT = 8, 16
 FRAGMENT = struct.Struct("!BBHII")
 """Flags, try, bytes of each fragment, index, bytes of the whole message."""
+_FRAGMENT_START = struct.Struct(HEADER.format + FRAGMENT.format.removeprefix("!"))
+"""Both: what a fragment begins with."""
 _ANSWER = struct.Struct("!QBBHI")
 _MARK = struct.Struct("!Q")
 _ASKER = struct.Struct("!Q")
@@ -331,7 +333,12 @@ class Cut(NamedTuple):
 
 def fragment(cut: Cut, sender: int, number: int, index: int, *, flags: int, attempt: int = 0, pad: int = 0) -> bytes:
     """Return one fragment of a message, padded to `pad` bytes; to the least that is needed where it asks."""
-    frame = header(FrameKind.FRAGMENT, sender, number) + cut.body(index, flags, attempt)
+    payload, size = cut
+    start = index * size
+    fields = _FRAGMENT_START.pack(
+        MAGIC, VERSION, FrameKind.FRAGMENT, sender, number, flags, attempt & 0xFF, size, index, len(payload)
+    )
+    frame = fields + payload[start : start + size]
     return frame.ljust(max(pad, ASK_MIN) if flags & ASK else pad, b"\0")
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from fanout.errors import Closed
-from fanout.report import Tally
+from fanout.report import Fault, Tally
 from fanout.sender.coalescer import BATCH
+from fanout.sender.steps import Copies
 
 SENDS_A_TURN = 128
 """Sends between two turns of the event loop: a millisecond's worth."""
@@ -63,15 +65,8 @@ class AioQueue:
         self, loop: asyncio.AbstractEventLoop, send_batch: Callable[[list[Queued]], Coroutine[Any, Any, None]]
     ) -> None:
         self.loop = loop
-        self.waiting = asyncio.Lock()
-        """An event loop has one callback a descriptor: tasks wait for a full socket in turn."""
         self.order = asyncio.Lock()
         """Held while framed messages get their numbers and leave."""
-        self.full: asyncio.Future[None] | None = None
-        """What they wait for."""
-        self.told: dict[int, asyncio.Event] = {}
-        """Of each exchange that is waited for: set when it has news, or something to send."""
-        self._listening: list[int] = []
         self._send_batch = send_batch
         self._queue: deque[Queued] = deque()
         self._first: asyncio.Task[Any] | None = None
@@ -102,15 +97,6 @@ class AioQueue:
         if self._sends >= SENDS_A_TURN:
             self._sends = 0
             await asyncio.sleep(0)
-
-    def listen(self, descriptors: list[int], came: Callable[[], None]) -> None:
-        """Call `came` whenever one of these can be read, and no other from now on."""
-        if descriptors != self._listening:
-            for descriptor in self._listening:
-                self.loop.remove_reader(descriptor)
-            for descriptor in descriptors:
-                self.loop.add_reader(descriptor, came)
-            self._listening = descriptors
 
     def _end_turn_later(self) -> None:
         if not self._turn_ends:
@@ -153,3 +139,14 @@ def set_done(future: asyncio.Future[None]) -> None:
     """Let those who wait for the future go on."""
     if not future.done():
         future.set_result(None)
+
+
+def record(batch: list[Queued], copies: Copies) -> None:
+    """Record in the tally of each call what became of its messages."""
+    faults: dict[Call, list[Fault]] = {}
+    for fault in copies.faults:
+        faults.setdefault(batch[fault.message].call, []).append(fault)
+    for call, group in groupby(batch, key=lambda queued: queued.call):
+        sizes = [len(queued.payload) for queued in group]
+        call.tally.attempted(copies.endpoints, sum(sizes), len(sizes))
+        call.tally.dropped(faults.pop(call, ()))

@@ -1,135 +1,217 @@
-"""Confirmed messages and queries, as far as `Sender` and `AsyncSender` share them: everything but the waiting."""
+"""Confirmed messages and queries: the flow of one, for both senders, and the table of those under way."""
 
 from __future__ import annotations
 
+import random
+import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Generator
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Self
 
-from fanout.sender.engine import Copies, FanOut, SenderStats
+from fanout import options
+from fanout.errors import InvalidInput
+from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.protocol.frame import InvalidFrame
+from fanout.protocol.sending.exchange import Exchange, Turn
+from fanout.protocol.sending.receipt import Confirmation, Receipt
+from fanout.protocol.sending.rtt import RttEstimator
+from fanout.sender.encoder import Encoder, check_message
+from fanout.sender.steps import Copies, WaitReadable
 
 if TYPE_CHECKING:
     from fanout.model import Endpoint
-    from fanout.protocol.sending.exchange import Dispatch, Exchange
-    from fanout.protocol.sending.receipt import Confirmation, Receipt, Reply
+    from fanout.sender.engine import Engine, SenderStats
+    from fanout.sender.steps import Flow, Step
 
-    OnReceipt = Callable[[Receipt], object] | None
-
+OnReceipt = Callable[[Receipt], object] | None
 _ANSWERS = 1024
 """Answers that are taken at a time."""
 
 
-class Confirming(FanOut):
-    """A fan-out whose messages may be confirmed or replied to; the state of each is an `Exchange`."""
+class Request(NamedTuple):
+    """What a sender is asked to have confirmed, or replied to."""
 
-    @cached_property
-    def _abandoned(self) -> deque[Exchange]:
-        """Exchanges that nobody waits for any more, and that were not ended."""
-        return deque()
+    payload: bytes
+    timeout: float
+    retries: int | None
+    on_receipt: OnReceipt
+    is_query: bool
 
-    def _begin(
-        self,
-        payload: bytes,
-        endpoints: tuple[Endpoint, ...],
-        timeout: float,
-        retries: int | None,
-        *,
-        is_query: bool = False,
-    ) -> Exchange:
-        """Return a new exchange; hold `order` until its first copies have left."""
-        self._end_abandoned()
-        exchange = self._framing.begin(payload, endpoints, timeout=timeout, retries=retries, is_query=is_query)
-        with self._lock:
-            self._stats.messages += 1
+    @classmethod
+    def checked(
+        cls, payload: object, timeout: float, retries: int | None, on_receipt: OnReceipt, *, is_query: bool
+    ) -> Self:
+        """Return the request; raise `InvalidInput` or `MessageTooLarge`."""
+        data = check_message(payload)
+        if on_receipt is not None and not callable(on_receipt):
+            raise InvalidInput(f"on_receipt must be callable; got {on_receipt!r}")
+        options.positive_number("timeout", timeout, most=86_400, unit="seconds")
+        if retries is not None:
+            options.whole_number("retries", retries, least=0)
+        return cls(data, timeout, retries, on_receipt, is_query)
+
+
+class ExchangeTable:
+    """A sender's exchanges under way: what comes back is given to the one that it answers. Any thread may call it."""
+
+    def __init__(self, encoder: Encoder, counts: SenderStats) -> None:
+        self.encoder = encoder
+        self.answers = threading.Condition()
+        """Held while exchanges are changed, or looked at."""
+        self.is_reading = False
+        """Whether a thread waits for what comes back: it reads for all that wait for answers."""
+        self._counts = counts
+        self._under_way: dict[int, Exchange] = {}
+        self._abandoned: deque[Exchange] = deque()
+        self._round_trip = RttEstimator()
+
+    def begin(self, request: Request, endpoints: tuple[Endpoint, ...]) -> Exchange:
+        """Return a new exchange, which is given its answers until `end`; hold `order` until it was first sent."""
+        if self._abandoned:
+            self.end_abandoned()
+        encoder = self.encoder
+        exchange = Exchange(
+            request.payload,
+            endpoints,
+            monotonic(),
+            sender=encoder.identity,
+            number=encoder.take_numbers(1, endpoints),
+            fragment_size=encoder.fragment_size,
+            timeout=request.timeout,
+            retries=request.retries,
+            is_query=request.is_query,
+            is_numbered=encoder.is_numbered,
+            round_trip=self._round_trip,
+            jitter=random.random,
+        )
+        with self.answers:
+            self._under_way[exchange.number] = exchange
         return exchange
 
-    def _turn(self, exchange: Exchange, on_receipt: OnReceipt) -> tuple[list[Copies], list[Reply], bool]:
-        """Return what to send now, the replies that have come, and whether the exchange is over."""
-        with self._framing.answers:
-            now = monotonic()
-            exchange.follow(self._known().endpoints, now)
-            is_over = exchange.is_over(now)
-            due = [] if is_over else exchange.due(now)
-            changed, replies = exchange.changed(), exchange.replies()
-        if on_receipt is not None:
-            for receipt in changed:
-                on_receipt(receipt)
-        return [self._asking(dispatch) for dispatch in due], replies, is_over
+    def end(self, exchange: Exchange) -> None:
+        """Give it no more answers, and count what became of it. Ending twice is fine."""
+        with self.answers:
+            if self._under_way.pop(exchange.number, None) is None:
+                return
+            confirmed, unconfirmed = exchange.count()
+            self._counts.confirmed += confirmed
+            self._counts.unconfirmed += unconfirmed
 
-    def _asking_now(self, exchange: Exchange) -> list[Copies]:
-        """Return what a new exchange has to send."""
-        with self._framing.answers:
-            due = exchange.due(monotonic())
-        return [self._asking(dispatch) for dispatch in due]
-
-    def _asking(self, dispatch: Dispatch) -> Copies:
-        frames = self._framing.seal(dispatch.frames)
-        return Copies(frames, dispatch.endpoints, self._transport.gso_limit, messages=0)
-
-    def _asked(self, exchange: Exchange, copies: Copies) -> None:
-        """Let the exchange know what the kernel did not take."""
-        if copies.faults:
-            with self._framing.answers:
-                for endpoint, number in {fault.endpoint: fault.errno for fault in copies.faults}.items():
-                    exchange.dropped(endpoint, number, monotonic())
-
-    def _take_answers(self) -> list[Exchange]:
-        """Take what came back; return the exchanges that have news. Hold `answers` of the framing."""
-        with self._lock:
-            if self._closed:
-                return []
-            datagrams = self._transport.receive(_ANSWERS)
-            heard = self._transport.heard() if self._transport.has_heard else []
-            self._stats.refused += len(heard)
-        return self._framing.came(datagrams, heard, monotonic())
-
-    def _readable(self) -> list[int]:
-        """Return what to wait on for answers; raise `Closed`."""
-        self._open()
-        with self._lock:
-            return self._transport.readable()
-
-    def _end(self, exchange: Exchange) -> None:
-        """Let an exchange be told no more, and count what became of it. Ending twice is fine."""
-        if not self._framing.end(exchange):
-            return
-        confirmation = self._confirmation(exchange)
-        with self._lock:
-            confirmed = len(confirmation.confirmed)
-            self._stats.confirmed += confirmed
-            self._stats.unconfirmed += len(confirmation.receipts) - confirmed
-
-    def _end_with(self, owner: object, exchange: Exchange) -> None:
-        """Have an exchange ended once its owner is gone, whether or not it was waited for."""
-        # Not at once: that may be in the middle of anything, with locks held.
-        weakref.finalize(owner, self._abandoned.append, exchange)
-
-    def _abandon(self, exchange: Exchange) -> None:
-        """Have an exchange ended soon, from wherever: nothing where it was ended."""
+    def abandon(self, exchange: Exchange) -> None:
+        """Have it ended soon. It may be called in the middle of anything, with locks held, as by the collector."""
         self._abandoned.append(exchange)
 
-    def _end_abandoned(self) -> None:
+    def end_abandoned(self) -> None:
+        """End the exchanges that nobody waits for any more."""
         while self._abandoned:
-            self._end(self._abandoned.popleft())
+            self.end(self._abandoned.popleft())
+
+    def take(self, engine: Engine) -> list[Exchange]:
+        """Take what came back; return the exchanges that have news. Hold `answers`."""
+        datagrams, heard = engine.receive(_ANSWERS)
+        now = monotonic()
+        changed: dict[int, Exchange] = {}
+        encoder = self.encoder
+        if encoder.is_sealed:
+            encoder.follow_keys()
+        for datagram, source in datagrams:
+            try:
+                answer = encoder.open(datagram)
+            except InvalidFrame as refusal:
+                self._refuse(refusal.reason)
+                continue
+            exchange = self._under_way.get(answer.number)
+            if exchange is None or not exchange.take(answer, source, now):
+                self._refuse(ReceiveDrop.UNEXPECTED)
+            else:
+                changed[exchange.number] = exchange
+        for fault in heard:
+            for exchange in self._under_way.values():
+                exchange.refused(fault.endpoint, fault.errno, now)
+                changed[exchange.number] = exchange
+        return list(changed.values())
+
+    def _refuse(self, reason: ReceiveDrop) -> None:
+        unexpected = self._counts.unexpected
+        unexpected[reason] = unexpected.get(reason, 0) + 1
+
+
+class Conversation:
+    """One confirmed message or query; both senders run its flows: `ask` first, and then `converse`."""
+
+    def __init__(self, engine: Engine, table: ExchangeTable, request: Request, endpoints: tuple[Endpoint, ...]) -> None:
+        """Hold `order` of the encoder until `ask` has ended: the message has its number now."""
+        self._engine = engine
+        self._table = table
+        self._refresher = engine.opened or engine.open()
+        self._on_receipt = request.on_receipt
+        self._first: Turn | None = None
+        self.exchange = table.begin(request, endpoints)
+        with engine.lock:
+            engine.counts.messages += 1
+
+    def ask(self) -> Flow:
+        """Send the first copies."""
+        try:
+            self._first = yield from self._turn()
+        except BaseException:
+            self._table.abandon(self.exchange)
+            raise
+
+    def converse(self) -> Flow:
+        """Hand out replies, and send what is due, until the exchange is over."""
+        table, exchange, on_receipt = self._table, self.exchange, self._on_receipt
+        try:
+            turn = self._first or (yield from self._turn())
+            while True:
+                if on_receipt is not None:
+                    for receipt in turn.receipts:
+                        on_receipt(receipt)
+                yield from turn.replies
+                if turn.is_over:
+                    table.end(exchange)
+                    return
+                yield WaitReadable(exchange, table)
+                turn = yield from self._turn()
+        except BaseException:
+            # Not ended here: the collector of garbage may close a generator while this very thread holds a lock.
+            table.abandon(exchange)
+            raise
+
+    def _turn(self) -> Generator[Step, bool, Turn]:
+        """Send what is due; return what else there is."""
+        engine, table, exchange = self._engine, self._table, self.exchange
+        with table.answers:
+            turn = exchange.advance(
+                self._refresher.known.endpoints, monotonic(), is_watched=self._on_receipt is not None
+            )
+        for frames, endpoints in turn.due:
+            gso_limit = engine.transport.gso_limit if len(frames) > 1 else 0
+            datagrams = table.encoder.seal(frames) if table.encoder.is_sealed else frames
+            copies = Copies(datagrams, endpoints, gso_limit, messages=0)
+            if not engine.step(copies):
+                yield from engine.finish(copies)
+            if copies.faults:
+                with table.answers:
+                    for endpoint, number in {fault.endpoint: fault.errno for fault in copies.faults}.items():
+                        exchange.dropped(endpoint, number, monotonic())
+        return turn
+
+    def end_with(self, owner: object) -> None:
+        """Have it ended once its owner is gone, whether or not it was waited for."""
+        weakref.finalize(owner, self._table.abandon, self.exchange)
 
     @property
-    def stats(self) -> SenderStats:
-        """Counts since the sender was made, for metrics; a copy."""
-        self._end_abandoned()
-        return super().stats
-
-    def _confirmation(self, exchange: Exchange) -> Confirmation:
-        from fanout.protocol.sending.receipt import Confirmation
-
-        known = self._known()
-        with self._framing.answers:
+    def confirmation(self) -> Confirmation:
+        """What is known of each pod."""
+        known, now, exchange = self._refresher.known, monotonic(), self.exchange
+        with self._table.answers:
             return Confirmation(
                 exchange.receipts(),
                 exchange.size,
-                exchange.elapsed(monotonic()),
-                known.age(monotonic()) or 0.0,
+                exchange.elapsed(now),
+                now - (known.answered_at or now),
                 known.failure is not None,
             )

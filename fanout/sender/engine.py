@@ -1,37 +1,32 @@
-"""The fan-out that `Sender` and `AsyncSender` share: they differ in how they wait and in nothing else."""
+"""The engine that `Sender` and `AsyncSender` hold: they differ in how they wait and in nothing else."""
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from fanout.discovery.refresher import Known, Refresher, Resolver, resolver_for
 from fanout.errors import Closed, InvalidInput
-from fanout.model import DEFAULT_PORT, Endpoint, Family, Service, check_payload
+from fanout.model import MAX_PAYLOAD, Endpoint, Family, Service, check_payload
 from fanout.net.transport import Transport
 from fanout.net.udp import UdpTransport
 from fanout.protocol.drop_reasons import ReceiveDrop
-from fanout.protocol.sending.batch import Batch
 from fanout.protocol.sending.pacer import Pacer
 from fanout.report import DropReason, Fault, Report, Tally
+from fanout.sender.steps import Copies, Sleep, WaitWritable
 
 if TYPE_CHECKING:
+    from fanout.sender.confirming import ExchangeTable
     from fanout.sender.encoder import Encoder
+    from fanout.sender.steps import Flow
 
 STALL = 5.0
 """Seconds that a full socket is waited for before the rest of a message's copies count as dropped."""
-LOOK_AGAIN = 0.05
-"""Seconds between two looks at whether the sender was closed meanwhile."""
-_FRAGMENTS = 32
-"""Fragments of a large message that leave at once where nobody confirms them: a default receive buffer holds them."""
-_PAUSE = 0.001
-"""Seconds between two such."""
 
 
 @dataclass(slots=True)
@@ -57,285 +52,269 @@ class SenderStats:
     """Datagrams that came back and were no answer that was waited for, by reason: late ones are `UNEXPECTED`."""
 
 
-_senders: weakref.WeakSet[FanOut] = weakref.WeakSet()
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 def _forked() -> None:
-    for sender in list(_senders):
-        sender._start_anew()
+    for engine in list(_engines):
+        engine.start_anew()
 
 
 os.register_at_fork(after_in_child=_forked)
 
 
-class Copies:
-    """The copies of a batch: what is still to be attempted, and what failed. Those before `position` were attempted."""
+class Engine:
+    """Knows the pods, owns the transport and the counts; its flows say what to send and what to wait for.
 
-    __slots__ = ("_pods", "_total", "batch", "blocked", "endpoints", "faults", "messages", "pause", "position", "size")
-
-    def __init__(
-        self,
-        payloads: Sequence[bytes],
-        endpoints: tuple[Endpoint, ...],
-        gso_limit: int,
-        position: int = 0,
-        faults: list[Fault] | None = None,
-        *,
-        messages: int | None = None,
-        size: int | None = None,
-        pause: float = 0.0,
-    ) -> None:
-        self.batch = Batch(payloads, gso_limit)
-        self.endpoints = endpoints
-        self.faults: list[Fault] = faults or []
-        self.blocked = False
-        self.position = position
-        self.size = sum(map(len, payloads)) if size is None else size
-        """Bytes of the messages, each counted once."""
-        self.messages = len(payloads) if messages is None else messages
-        """Messages that begin with these datagrams."""
-        self.pause = pause
-        """Seconds to wait before they are sent."""
-        self._pods = len(endpoints)
-        self._total = len(payloads) * self._pods
-
-    def step(self, transport: Transport, sends: int | None = None) -> bool:
-        """Attempt what can be attempted now, in at most so many sends; return whether all have been attempted.
-
-        `blocked` then says whether the socket is full.
-        """
-        stop = self._total if sends is None else self.batch.after(self.position, self._pods, sends)
-        self.position = transport.send_batch(self.batch, self.endpoints, self.position, stop, self.faults)
-        self.blocked = self.position < stop
-        return self.position >= self._total
-
-    @property
-    def next_endpoint(self) -> Endpoint:
-        """The endpoint of the first copy that was not attempted."""
-        _, pod = self.batch.copy_at(self.position, self._pods)
-        return self.endpoints[pod]
-
-    def give_up(self) -> None:
-        """Count what was not attempted as dropped: the socket stayed full."""
-        for position in range(self.position, self._total):
-            message, pod = self.batch.copy_at(position, self._pods)
-            self.faults.append(Fault(self.endpoints[pod], errno.EAGAIN, message))
-        self.position = self._total
-
-
-class FanOut:
-    """What both senders are made of: everything but the waiting."""
+    `sends_a_turn` bounds what leaves before a flow lets others have a turn. Any thread may call anything.
+    """
 
     def __init__(
         self,
         service: str | Service,
-        port: int | str = DEFAULT_PORT,
+        port: int | str,
         *,
-        family: Family | str = Family.ANY,
-        nameserver: str | None = None,
-        allow_loopback: bool = False,
-        resolver: Resolver | None = None,
-        transport: Transport | None = None,
-        numbered: bool = False,
-        max_datagram: int | None = None,
-        key_file: str | None = None,
-        cluster: str = "",
+        family: Family | str,
+        nameserver: str | None,
+        allow_loopback: bool,
+        resolver: Resolver | None,
+        transport: Transport | None,
+        numbered: bool,
+        max_datagram: int | None,
+        key_file: str | None,
+        cluster: str,
+        sends_a_turn: int | None = None,
     ) -> None:
         self.service = service if isinstance(service, Service) else Service(service, port, Family.parse(family))
         self._resolver = resolver or resolver_for(self.service, nameserver=nameserver, allow_loopback=allow_loopback)
-        self._transport = transport or UdpTransport()
-        self._refresher: Refresher | None = None
-        self._opened: Refresher | None = None
-        """The same, until the sender is closed."""
-        self._closed = False
-        self._lock = threading.Lock()
+        self.transport = transport or UdpTransport()
+        self.refresher: Refresher | None = None
+        self.opened: Refresher | None = None
+        """The same, until the engine is closed."""
+        self.is_closed = False
+        self.lock = threading.Lock()
         """Held while the transport is called, and while what is counted changes."""
-        self._stats = SenderStats()
-        _senders.add(self)
-        self._is_framed = bool(numbered or key_file is not None or max_datagram is not None or cluster)
+        self.counts = SenderStats()
+        """Of what `stats` tells, all that is counted."""
+        self._sends_a_turn = sends_a_turn
+        self.is_framed = bool(numbered or key_file is not None or max_datagram is not None or cluster)
         """Whether messages that ask for no answer are framed, too."""
-        self._settings = (numbered, max_datagram, key_file, cluster)
-        self._framing_made: Encoder | None = None
-        self._check: Callable[[object], bytes] = check_payload
+        self._framing = (numbered, max_datagram, key_file, cluster)
+        self._encoder: Encoder | None = None
+        self._exchanges: ExchangeTable | None = None
+        self.check: Callable[[object], bytes] = check_payload
         """Returns a payload as bytes; raises `InvalidInput` or `MessageTooLarge`."""
-        if self._is_framed:
+        self.datagram_max = MAX_PAYLOAD
+        """Bytes of the largest message that need not be cut."""
+        if self.is_framed:
             from fanout.sender.encoder import check_message
 
-            self._check = check_message
-            _ = self._framing
+            self.check = check_message
+            self.datagram_max = self.encoder.fragment_size
+        _engines.add(self)
 
-    def _start_anew(self) -> None:
-        """Be a sender of its own in a process that was forked: no thread came along, and nothing may be shared.
+    def start_anew(self) -> None:
+        """Be an engine of its own in a process that was forked: no thread came along, and nothing may be shared.
 
         Two senders with one identity would seal with the same nonces, and confirm each other's messages.
         """
-        self._lock = threading.Lock()
-        self._refresher = self._opened = None
-        self._framing_made = None
-        if isinstance(self._transport, UdpTransport):
-            self._transport.start_anew()
+        self.lock = threading.Lock()
+        self.refresher = self.opened = None
+        self._encoder = self._exchanges = None
+        if isinstance(self.transport, UdpTransport):
+            self.transport.start_anew()
 
     @property
-    def _framing(self) -> Encoder:
-        if self._framing_made is None:
+    def encoder(self) -> Encoder:
+        """What makes frames."""
+        if self._encoder is None:
             # Imported when first needed: a plain message is not to wait for it.
             from fanout.sender.encoder import Encoder
 
-            numbered, max_datagram, key_file, cluster = self._settings
+            numbered, max_datagram, key_file, cluster = self._framing
             made = Encoder(is_numbered=numbered, max_datagram=max_datagram, key_file=key_file, cluster=cluster)
-            with self._lock:
-                self._framing_made = self._framing_made or made
-        return self._framing_made
+            with self.lock:
+                self._encoder = self._encoder or made
+        return self._encoder
 
     @property
-    def endpoints(self) -> tuple[Endpoint, ...]:
-        """The pods as they are known now; empty before the first answer."""
-        return self._known().endpoints
+    def exchanges(self) -> ExchangeTable:
+        """The confirmed messages and queries under way."""
+        if self._exchanges is None:
+            from fanout.sender.confirming import ExchangeTable
+
+            made = ExchangeTable(self.encoder, self.counts)
+            with self.lock:
+                self._exchanges = self._exchanges or made
+        return self._exchanges
+
+    @property
+    def known(self) -> Known:
+        """What is known of the pods; nothing before the first answer."""
+        return Known() if self.refresher is None else self.refresher.known
 
     @property
     def stats(self) -> SenderStats:
-        """Counts since the sender was made, for metrics; a copy."""
-        known = self._known()
-        with self._lock:
-            return SenderStats(
-                self._stats.messages,
-                self._stats.sent,
-                self._stats.refused,
-                dict(self._stats.dropped),
-                len(known.endpoints),
-                known.age(monotonic()),
-                known.failures,
-                self._stats.confirmed,
-                self._stats.unconfirmed,
-                {} if self._framing_made is None else dict(self._framing_made.refused),
+        """Counts since the sender was made; a copy."""
+        if self._exchanges is not None:
+            self._exchanges.end_abandoned()
+        known = self.known
+        with self.lock:
+            return replace(
+                self.counts,
+                dropped=dict(self.counts.dropped),
+                unexpected=dict(self.counts.unexpected),
+                endpoints=len(known.endpoints),
+                answer_age=known.age(monotonic()),
+                resolver_failures=known.failures,
             )
 
-    def _known(self) -> Known:
-        return Known() if self._refresher is None else self._refresher.known
-
-    def _open(self) -> Refresher:
-        with self._lock:
-            if self._closed:
+    def open(self) -> Refresher:
+        """Start to resolve, where that was not done; raise `Closed`."""
+        with self.lock:
+            if self.is_closed:
                 raise Closed(f"the sender to {self.service.name!r} is closed: make a new one")
-            if self._refresher is None:
-                self._refresher = Refresher(self._resolver, self.service.name)
-                self._refresher.start()
-                # The thread does not know the sender: one that is forgotten without close() must not keep it busy.
-                weakref.finalize(self, self._refresher.stop)
-            self._opened = self._refresher
-            return self._refresher
+            if self.refresher is None:
+                self.refresher = Refresher(self._resolver, self.service.name)
+                self.refresher.start()
+                # The thread does not know the engine: one that is forgotten without close() must not keep it busy.
+                weakref.finalize(self, self.refresher.stop)
+            self.opened = self.refresher
+            return self.refresher
 
-    def _close(self) -> None:
-        with self._lock:
-            if self._closed:
+    def close(self) -> None:
+        """Stop to resolve and close the sockets. Closing twice is fine."""
+        with self.lock:
+            if self.is_closed:
                 return
-            self._closed = True
-            self._opened = None
-            self._transport.close()
-        if self._refresher is not None:
-            self._refresher.stop()
+            self.is_closed = True
+            self.opened = None
+            self.transport.close()
+        if self.refresher is not None:
+            self.refresher.stop()
 
-    def _step(self, copies: Copies, sends: int | None = None) -> bool:
-        """See `Copies.step`; counts what was attempted, whatever becomes of the rest."""
-        with self._lock:
-            before, faults = copies.position, len(copies.faults)
-            done = copies.step(self._transport, sends)
-            self._add(copies.position - before, copies.faults[faults:])
-            if done:
-                self._stats.messages += copies.messages
-            return done
+    def send(
+        self, payloads: Sequence[bytes], endpoints: tuple[Endpoint, ...], record: Callable[[Copies], None]
+    ) -> Flow:
+        """Send messages that ask for nothing, and have recorded what became of them.
 
-    def _give_up(self, copies: Copies) -> None:
-        with self._lock:
-            before, faults = copies.position, len(copies.faults)
-            copies.give_up()
-            self._add(copies.position - before, copies.faults[faults:])
-            self._stats.messages += copies.messages
+        Hold what keeps frames in their order meanwhile, where they are framed.
+        """
+        gso_limit = self.transport.gso_limit
+        if self.is_framed:
+            parts = self.encoder.copies(payloads, endpoints, gso_limit)
+        else:
+            parts = iter((Copies(payloads, endpoints, gso_limit),))
+        for copies in parts:
+            if copies.pause:
+                yield Sleep(copies.pause)
+            if not self.step(copies):
+                yield from self.finish(copies)
+            record(copies)
 
-    def _add(self, attempted: int, faults: Sequence[Fault]) -> None:
-        self._stats.sent += attempted - len(faults)
+    def finish(self, copies: Copies) -> Flow:
+        """Attempt what is left once there is room for it; give it up where the socket stays full."""
+        while True:
+            if not copies.is_blocked:
+                yield Sleep(0.0)
+            elif not (yield WaitWritable(copies.next_endpoint, STALL)):
+                with self.lock:
+                    start, known = copies.position, len(copies.faults)
+                    copies.give_up()
+                    self.counts.sent += copies.total - start
+                    self.count_faults(copies.faults[known:])
+                    self.counts.messages += copies.messages
+                return
+            if self.step(copies):
+                return
+
+    def step(self, copies: Copies) -> bool:
+        """Attempt what can be attempted now; return whether all copies have been. Counts, whatever becomes of the rest.
+
+        Where there are some left, `finish` sees to them.
+        """
+        with self.lock:
+            start, known = copies.position, len(copies.faults)
+            sends, endpoints = self._sends_a_turn, copies.endpoints
+            stop = copies.total if sends is None else copies.after(sends)
+            if copies.batch is None:
+                reached = self.transport.send(copies.payloads[0], endpoints, start, stop, copies.faults)
+            else:
+                reached = self.transport.send_batch(copies.batch, endpoints, start, stop, copies.faults)
+            copies.position = reached
+            copies.is_blocked = reached < stop
+            self.counts.sent += reached - start
+            if len(copies.faults) > known:
+                self.count_faults(copies.faults[known:])
+            is_done = reached == copies.total
+            if is_done:
+                self.counts.messages += copies.messages
+            return is_done
+
+    def count_faults(self, faults: Sequence[Fault]) -> None:
+        """Count copies as dropped that were counted as sent. Hold `lock`."""
+        self.counts.sent -= len(faults)
         for fault in faults:
             reason = DropReason.of(fault.errno)
-            self._stats.dropped[reason] = self._stats.dropped.get(reason, 0) + 1
+            self.counts.dropped[reason] = self.counts.dropped.get(reason, 0) + 1
 
-    def _tell(self, tally: Tally, copies: Copies) -> None:
-        """Let a tally know what became of a batch, and of ICMP errors that are known by now."""
-        tally.attempted(copies.endpoints, copies.size, copies.messages, len(copies.batch.payloads))
+    def record(self, tally: Tally, copies: Copies) -> None:
+        """Record in a tally what became of the copies, and ICMP errors that are known by now."""
+        tally.attempted(copies.endpoints, copies.size, copies.messages, len(copies.payloads))
         tally.dropped(copies.faults)
-        if self._transport.has_heard:
-            self._hear(tally)
+        if self.transport.has_heard:
+            self.hear(tally)
 
-    def _hear(self, tally: Tally) -> None:
-        """Take the ICMP errors that have come."""
-        with self._lock:
-            if self._closed:
+    def hear(self, tally: Tally) -> None:
+        """Count the ICMP errors that have come."""
+        with self.lock:
+            if self.is_closed:
                 return
-            heard = self._transport.heard()
-            self._stats.refused += len(heard)
+            heard = self.transport.heard()
+            self.counts.refused += len(heard)
         tally.refused(heard)
 
-    def _writable(self, endpoint: Endpoint) -> int | None:
+    def report(self, tally: Tally) -> Report:
+        """Return what was counted, with what is known of DNS."""
+        known = self.known
+        return Report.of(tally, known.age(monotonic()) or 0.0, known.failure is not None)
+
+    def writable(self, endpoint: Endpoint) -> int | None:
         """Return a descriptor to wait on before a copy to `endpoint` can be attempted: to be closed by the caller.
 
         It is of the caller's own, for the socket may be closed meanwhile, and its number given to another.
         """
-        with self._lock:
-            fileno = self._transport.fileno(endpoint)
+        with self.lock:
+            fileno = self.transport.fileno(endpoint)
             return None if fileno is None else os.dup(fileno)
 
-    def _report(self, tally: Tally) -> Report:
-        known = self._known()
-        return Report.of(tally, known.age(monotonic()) or 0.0, known.failure is not None)
+    def readable(self) -> list[int]:
+        """Return what to wait on for answers; raise `Closed`."""
+        if self.opened is None:
+            self.open()
+        with self.lock:
+            return self.transport.readable()
 
-    def _is_large(self, payload: bytes) -> bool:
-        """Whether a message has to be cut."""
-        return self._is_framed and len(payload) > self._framing.fragment_size
+    def receive(self, limit: int) -> tuple[list[tuple[bytes, Endpoint]], list[Fault]]:
+        """Return up to `limit` datagrams that came back, and the ICMP errors that are known by now."""
+        with self.lock:
+            if self.is_closed:
+                return [], []
+            datagrams = self.transport.receive(limit)
+            heard = self.transport.heard() if self.transport.has_heard else []
+            self.counts.refused += len(heard)
+        return datagrams, heard
 
-    def _copies(self, payloads: Sequence[bytes], endpoints: tuple[Endpoint, ...]) -> Iterator[Copies]:
-        """Return the copies of messages that ask for nothing.
-
-        Hold `order` of the framing meanwhile, if they are framed.
-        """
-        gso_limit = self._transport.gso_limit
-        if not self._is_framed:
-            yield Copies(payloads, endpoints, gso_limit)
-            return
-        framing = self._framing
-        largest = max(map(len, payloads))
-        if largest > framing.fragment_size:
-            for payload in payloads:
-                frames = framing.fragments(payload, endpoints)
-                for start in range(0, len(frames), _FRAGMENTS):
-                    part = frames[start : start + _FRAGMENTS]
-                    if start:
-                        yield Copies(part, endpoints, gso_limit, messages=0, size=0, pause=_PAUSE)
-                    else:
-                        yield Copies(part, endpoints, gso_limit, messages=1, size=len(payload))
-            return
-        frames = framing.frames(payloads, endpoints)
-        yield Copies(frames, endpoints, gso_limit, size=sum(map(len, payloads)))
-
-    def _marks(self) -> list[Copies]:
-        """Return the copies that tell each pod how far the stream has come."""
-        if self._framing_made is None:
-            return []
-        from fanout.sender.encoder import MARKS
-
-        marks = []
-        for frame, endpoints in self._framing_made.marks():
-            frames = self._framing_made.seal([frame] * MARKS)
-            marks.append(Copies(frames, endpoints, 0, messages=0, size=0))
-        return marks
-
-    def _close_stream(self) -> None:
+    def end_stream(self) -> None:
         """Tell the pods how far the stream has come, as far as the socket has room."""
-        if self._opened is not None:
-            for copies in self._marks():
-                self._step(copies)
+        if self.opened is not None and self._encoder is not None:
+            for copies in self._encoder.marks():
+                self.step(copies)
 
-    def __repr__(self) -> str:
-        state = "closed" if self._closed else "open" if self._refresher is not None else "not opened"
-        return f"<{type(self).__name__} {self.service.name} ({len(self.endpoints)} endpoints, {state})>"
+    def describe(self, kind: str) -> str:
+        """Return the line that a sender of this kind shows of itself."""
+        state = "closed" if self.is_closed else "open" if self.refresher is not None else "not opened"
+        return f"<{kind} {self.service.name} ({len(self.known.endpoints)} endpoints, {state})>"
 
 
 def check_stream(payloads: object) -> None:

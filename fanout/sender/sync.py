@@ -1,4 +1,4 @@
-"""`Sender`: the shell that blocks; what it does is in `engine` and `confirming`."""
+"""`Sender`: the shell that blocks; what it does is in `engine` and `confirming`, and waited for here."""
 
 from __future__ import annotations
 
@@ -8,29 +8,34 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Literal, Self, overload
 
+from fanout.discovery.refresher import Resolver
 from fanout.errors import FanoutError
-from fanout.model import MAX_PAYLOAD, Endpoint, check_payload
+from fanout.model import DEFAULT_PORT, MAX_PAYLOAD, Endpoint, Family, Service, check_payload
+from fanout.net.transport import Transport
 from fanout.protocol.sending.pacer import BURST
 from fanout.report import Fault, Report, Tally
-from fanout.sender import engine
 from fanout.sender.coalescer import Coalescer
-from fanout.sender.confirming import Confirming
-from fanout.sender.engine import LOOK_AGAIN, Copies, check_stream, make_pacer
+from fanout.sender.engine import Engine, SenderStats, check_stream, make_pacer
+from fanout.sender.steps import Copies, Sleep, WaitReadable, WaitWritable
 
 if TYPE_CHECKING:
     from fanout.protocol.sending.exchange import Exchange
     from fanout.protocol.sending.receipt import Confirmation, Reply
-    from fanout.sender.confirming import OnReceipt
+    from fanout.sender.confirming import Conversation, ExchangeTable, OnReceipt
+    from fanout.sender.steps import Flow
 
 TIMEOUT = 2.0
 """Seconds to wait for the answers of all pods."""
+_LOOK_AGAIN = 0.05
+"""Seconds between two looks at whether the sender was closed meanwhile."""
 
 
-class Sender(Confirming):
+class Sender:
     """Sends each message to every pod of a headless Service.
 
     `service` is a short name, an FQDN (with a trailing dot it is taken as it is) or a literal list of endpoints
@@ -48,8 +53,53 @@ class Sender(Confirming):
     `KeyUnavailable`.
     """
 
-    _is_reading = False
-    """Whether a thread waits for answers: it reads for all that do."""
+    def __init__(
+        self,
+        service: str | Service,
+        port: int | str = DEFAULT_PORT,
+        *,
+        family: Family | str = Family.ANY,
+        nameserver: str | None = None,
+        allow_loopback: bool = False,
+        resolver: Resolver | None = None,
+        transport: Transport | None = None,
+        numbered: bool = False,
+        max_datagram: int | None = None,
+        key_file: str | None = None,
+        cluster: str = "",
+    ) -> None:
+        self._engine = Engine(
+            service,
+            port,
+            family=family,
+            nameserver=nameserver,
+            allow_loopback=allow_loopback,
+            resolver=resolver,
+            transport=transport,
+            numbered=numbered,
+            max_datagram=max_datagram,
+            key_file=key_file,
+            cluster=cluster,
+        )
+        self._driver = BlockingDriver(self._engine)
+
+    @property
+    def service(self) -> Service:
+        """The Service that is sent to."""
+        return self._engine.service
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The pods as they are known now; empty before the first answer."""
+        return self._engine.known.endpoints
+
+    @property
+    def stats(self) -> SenderStats:
+        """Counts since the sender was made, for metrics; a copy."""
+        return self._engine.stats
+
+    def __repr__(self) -> str:
+        return self._engine.describe(type(self).__name__)
 
     @overload
     def send(self, payload: bytes, *, settle: float = 0.0, confirm: Literal[False] = False) -> Report: ...
@@ -78,7 +128,7 @@ class Sender(Confirming):
         """Send one copy of `payload` to each pod and report on each.
 
         A plain message has up to 65,507 bytes. ICMP errors come a round trip later: `settle` is how many seconds to
-        wait for them. Those that come after this call are told by a later report.
+        wait for them. Those that come after this call are in a later report.
 
         With `confirm`, the message is framed, and each pod acknowledges it after its handler has returned. It is sent
         again to those that are silent, up to `retries` times, until all have answered or `timeout` (seconds) is over;
@@ -89,16 +139,20 @@ class Sender(Confirming):
         then (but for a sender that is closed while it sends).
         """
         if confirm:
-            exchange = self._ask(payload, timeout, retries, on_receipt, is_query=False)
-            for _ in self._converse(exchange, on_receipt):
+            conversation = self._ask(payload, timeout, retries, on_receipt, is_query=False)
+            flow = conversation.converse()
+            while self._driver.run(flow):
                 pass
-            return self._confirmation(exchange)
-        if self._is_framed:
-            return self._send_framed(payload, settle)
+            return conversation.confirmation
+        engine = self._engine
+        if engine.is_framed:
+            data, tally = engine.check(payload), Tally()
+            self._send([data], self.resolve(), tally)
+            return self._settled(tally, settle)
         # Written out, and not a stream of one: to two pods, this function must cost next to nothing.
         if type(payload) is not bytes or len(payload) > MAX_PAYLOAD:
             payload = check_payload(payload)
-        refresher = self._opened or self._open()
+        refresher = engine.opened or engine.open()
         known = refresher.known
         endpoints = known.endpoints
         if not endpoints:
@@ -106,62 +160,28 @@ class Sender(Confirming):
             endpoints = known.endpoints
         stop = len(endpoints)
         faults: list[Fault] = []
-        transport = self._transport
-        with self._lock:
+        transport = engine.transport
+        with engine.lock:
             position = transport.send(payload, endpoints, 0, stop, faults)
-            stats = self._stats
-            if position == stop and not (faults or settle or transport.has_heard):
-                stats.messages += 1
-                stats.sent += stop
-                age = monotonic() - (known.answered_at or 0.0)
-                return Report(1, len(payload), ((endpoints, 1),), age, known.failure is not None)
-            self._add(position, faults)
-            stats.messages += position == stop
+            counts = engine.counts
+            counts.sent += position
+            if position == stop:
+                counts.messages += 1
+                if not (faults or settle or transport.has_heard):
+                    age = monotonic() - (known.answered_at or 0.0)
+                    return Report(1, len(payload), ((endpoints, 1),), age, known.failure is not None)
+            engine.count_faults(faults)
         copies = Copies((payload,), endpoints, 0, position, faults)
         if position < stop:
-            self._finish(copies)
+            self._driver.run(engine.finish(copies))
         tally = Tally()
-        self._tell(tally, copies)
+        engine.record(tally, copies)
         return self._settled(tally, settle)
 
-    def _send_framed(self, payload: bytes, settle: float) -> Report:
-        data = self._check(payload)
-        endpoints = self.resolve()
-        tally = Tally()
-        self._flush([data], endpoints, tally)
-        return self._settled(tally, settle)
-
-    def _flush(self, payloads: list[bytes], endpoints: tuple[Endpoint, ...], tally: Tally) -> None:
-        with self._framing.order if self._is_framed else contextlib.nullcontext():
-            for copies in self._copies(payloads, endpoints):
-                if copies.pause:
-                    time.sleep(copies.pause)
-                self._finish(copies)
-                self._tell(tally, copies)
-
-    def _finish(self, copies: Copies) -> None:
-        while not self._step(copies):
-            if not self._wait_writable(copies.next_endpoint):
-                self._give_up(copies)
-                return
-
-    def _wait_writable(self, endpoint: Endpoint) -> bool:
-        """Wait until the socket has room; return False where it stayed full, raise `Closed` where it was closed."""
-        descriptor = self._writable(endpoint)
-        if descriptor is None:
-            return True
-        try:
-            poll = select.poll()
-            poll.register(descriptor, select.POLLOUT)
-            deadline = monotonic() + engine.STALL
-            while monotonic() < deadline and not self._closed:
-                if poll.poll(LOOK_AGAIN * 1000):
-                    return True
-        finally:
-            os.close(descriptor)
-        if self._closed:
-            self._open()
-        return False
+    def _send(self, payloads: list[bytes], endpoints: tuple[Endpoint, ...], tally: Tally) -> None:
+        engine = self._engine
+        with engine.encoder.order if engine.is_framed else contextlib.nullcontext():
+            self._driver.run(engine.send(payloads, endpoints, partial(engine.record, tally)))
 
     def send_many(
         self,
@@ -183,26 +203,27 @@ class Sender(Confirming):
         An error raised by the iterable, or by one of its payloads, ends the stream: what came before it was sent.
         Raises what `send` raises, with the `report` of what was sent.
         """
-        refresher = self._open()
+        engine = self._engine
+        refresher = engine.open()
         tally = Tally()
 
         def flush(ready: list[bytes]) -> None:
-            self._flush(ready, refresher.endpoints().endpoints, tally)
+            self._send(ready, refresher.endpoints().endpoints, tally)
 
         check_stream(payloads)
         pacer = make_pacer(rate, bandwidth, burst)
-        check = self._check
+        check = engine.check
         never_pauses = type(payloads) in (list, tuple)
         try:
             with Coalescer(flush, pacer=pacer, stop=stop, never_pauses=never_pauses) as coalescer:
                 for payload in payloads:
                     if not coalescer.put(check(payload)):
                         break
-            self._close_stream()
+            engine.end_stream()
         except FanoutError as error:
-            error.report = self._report(tally)
+            error.report = engine.report(tally)
             raise
-        self._hear(tally)
+        engine.hear(tally)
         return self._settled(tally, settle)
 
     def query(
@@ -218,91 +239,41 @@ class Sender(Confirming):
         Each pod's handler replies (`Message.reply`, or by what it returns). What is said of `send` with `confirm` holds
         for a query, too: it is handed over once, and asked again of the silent. Raises what `send` raises.
         """
-        exchange = self._ask(payload, timeout, retries, on_receipt, is_query=True)
-        query = Query(self._converse(exchange, on_receipt), lambda: self._confirmation(exchange))
-        self._end_with(query, exchange)
-        return query
+        return Query(self._ask(payload, timeout, retries, on_receipt, is_query=True), self._driver)
 
     def _ask(
         self, payload: bytes, timeout: float, retries: int | None, on_receipt: OnReceipt, *, is_query: bool
-    ) -> Exchange:
-        """Return an exchange whose first copies have left."""
-        from fanout.sender.encoder import check_message, check_patience
+    ) -> Conversation:
+        """Return a conversation whose first copies have left."""
+        from fanout.sender.confirming import Conversation, Request
 
-        data = check_message(payload)
-        check_patience(timeout, retries, on_receipt)
-        endpoints = self.resolve()
-        with self._framing.order:
-            exchange = self._begin(data, endpoints, timeout, retries, is_query=is_query)
-            try:
-                for copies in self._asking_now(exchange):
-                    self._finish(copies)
-                    self._asked(exchange, copies)
-            except BaseException:
-                self._end(exchange)
-                raise
-        return exchange
-
-    def _converse(self, exchange: Exchange, on_receipt: OnReceipt) -> Iterator[Reply]:
-        """Yield replies, and send what is due, until the exchange is over."""
-        try:
-            while True:
-                due, replies, is_over = self._turn(exchange, on_receipt)
-                for copies in due:
-                    self._finish(copies)
-                    self._asked(exchange, copies)
-                yield from replies
-                if is_over:
-                    self._end(exchange)
-                    return
-                self._await_answers(exchange)
-        finally:
-            # Not ended here: the collector of garbage may close a generator while this very thread holds a lock.
-            self._abandon(exchange)
-
-    def _await_answers(self, exchange: Exchange) -> None:
-        """Wait until the exchange has news, or something to send: one of the threads that wait reads for all."""
-        answers = self._framing.answers
-        with answers:
-            while True:
-                seconds = exchange.next_wakeup - monotonic()
-                if exchange.has_news or seconds <= 0:
-                    return
-                if not self._is_reading:
-                    break
-                answers.wait(seconds)
-            self._is_reading = True
-        try:
-            poll = select.poll()
-            for descriptor in self._readable():
-                poll.register(descriptor, select.POLLIN)
-            # A bit later than asked for, never earlier: poll counts milliseconds.
-            poll.poll(math.ceil(min(seconds, LOOK_AGAIN) * 1000))
-        finally:
-            with answers:
-                self._is_reading = False
-                self._take_answers()
-                answers.notify_all()
+        request = Request.checked(payload, timeout, retries, on_receipt, is_query=is_query)
+        endpoints, table = self.resolve(), self._engine.exchanges
+        with table.encoder.order:
+            conversation = Conversation(self._engine, table, request, endpoints)
+            self._driver.run(conversation.ask())
+        return conversation
 
     def _settled(self, tally: Tally, settle: float) -> Report:
         if settle > 0:
             time.sleep(settle)
-            self._hear(tally)
-        return self._report(tally)
+            self._engine.hear(tally)
+        return self._engine.report(tally)
 
     def resolve(self) -> tuple[Endpoint, ...]:
         """Return the pods; wait where there never was an answer. Raises `NoEndpoints` or `ResolverUnavailable`."""
-        return self._open().endpoints().endpoints
+        refresher = self._engine.opened or self._engine.open()
+        return refresher.known.endpoints or refresher.endpoints().endpoints
 
     def open(self) -> Self:
         """Start to resolve, and return at once; `send` does it where it was not done."""
-        self._open()
+        self._engine.open()
         return self
 
     def close(self) -> None:
         """Stop to resolve and close the sockets. Closing twice is fine."""
-        self._close_stream()
-        self._close()
+        self._engine.end_stream()
+        self._engine.close()
 
     def __enter__(self) -> Self:
         return self.open()
@@ -311,27 +282,106 @@ class Sender(Confirming):
         self.close()
 
 
+class BlockingDriver:
+    """Runs a sender's flows, and blocks for what they wait for; several threads may, each with a flow of its own."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def run(self, flow: Flow) -> Reply | None:
+        """Run a flow until it hands out a reply, and return that; None once it has ended."""
+        try:
+            step = next(flow)
+            while isinstance(step, (Sleep, WaitWritable, WaitReadable)):
+                try:
+                    has_room = self._wait(step)
+                except BaseException as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(has_room)
+        except StopIteration:
+            return None
+        return step
+
+    def _wait(self, step: Sleep | WaitWritable | WaitReadable) -> bool:
+        if isinstance(step, WaitWritable):
+            return self._wait_writable(step.endpoint, step.seconds)
+        if isinstance(step, WaitReadable):
+            self._wait_readable(step.exchange, step.table)
+        else:
+            time.sleep(step.seconds)
+        return True
+
+    def _wait_writable(self, endpoint: Endpoint, seconds: float) -> bool:
+        """Wait until the socket has room; return False where it stayed full, raise `Closed` where it was closed."""
+        engine = self._engine
+        descriptor = engine.writable(endpoint)
+        if descriptor is None:
+            return True
+        try:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            deadline = monotonic() + seconds
+            while monotonic() < deadline and not engine.is_closed:
+                if poll.poll(_LOOK_AGAIN * 1000):
+                    return True
+        finally:
+            os.close(descriptor)
+        if engine.is_closed:
+            engine.open()
+        return False
+
+    def _wait_readable(self, exchange: Exchange, table: ExchangeTable) -> None:
+        """Wait until the exchange has news, or something to send: one of the threads that wait reads for all."""
+        answers = table.answers
+        with answers:
+            while True:
+                seconds = exchange.next_wakeup - monotonic()
+                if exchange.has_news or seconds <= 0:
+                    return
+                if not table.is_reading:
+                    break
+                answers.wait(seconds)
+            table.is_reading = True
+        try:
+            poll = select.poll()
+            for descriptor in self._engine.readable():
+                poll.register(descriptor, select.POLLIN)
+            # A bit later than asked for, never earlier: poll counts milliseconds.
+            poll.poll(math.ceil(min(seconds, _LOOK_AGAIN) * 1000))
+        finally:
+            with answers:
+                table.is_reading = False
+                table.take(self._engine)
+                answers.notify_all()
+
+
 class Query:
     """The replies of all pods: iterate over them as they come, or `gather` them. Ends with the last that is expected.
 
     Pods are asked again only while somebody iterates. `confirmation` names who did not reply.
     """
 
-    def __init__(self, replies: Iterator[Reply], confirm: Callable[[], Confirmation]) -> None:
-        self._replies = replies
-        self._confirm = confirm
+    def __init__(self, conversation: Conversation, driver: BlockingDriver) -> None:
+        self._conversation = conversation
+        self._flow = conversation.converse()
+        self._driver = driver
+        conversation.end_with(self)
 
-    def __iter__(self) -> Iterator[Reply]:
-        return self._replies
+    def __iter__(self) -> Self:
+        return self
 
     def __next__(self) -> Reply:
-        return next(self._replies)
+        reply = self._driver.run(self._flow)
+        if reply is None:
+            raise StopIteration
+        return reply
 
     def gather(self) -> list[Reply]:
         """Return all replies that have not been taken yet, once the last has come or the time is up."""
-        return list(self._replies)
+        return list(self)
 
     @property
     def confirmation(self) -> Confirmation:
         """What is known of each pod: those that may still reply are silent."""
-        return self._confirm()
+        return self._conversation.confirmation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from fanout.testing import MemoryTransport
 from tests.support import sealing
 from tests.support.confirming import without_answers_of
 from tests.support.serving import Ask, by_status, literal, pods
-from tests.support.shells import LaterResolver
+from tests.support.shells import A, B, LaterResolver
 from tests.support.waiting import until
 
 HOUR = 3600.0
@@ -212,6 +213,23 @@ def test_answers_to_other_questions_confirm_nothing(ask: Ask, changes: dict[str,
     with without_answers_of("10.0.0.1:12000", tries=2):
         confirmation = ask("10.0.0.1,", "send", b"x", confirm=True, timeout=HOUR, sender={"transport": transport})
     assert by_status(confirmation) == {"silent": [Endpoint("10.0.0.1", 12000)]}
+
+
+def test_a_pod_whose_copies_the_kernel_does_not_take_is_dropped(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fanout.protocol.sending.peer_exchange._GIVE_UP_SECONDS", 0.01)
+    transport = MemoryTransport(pods=_confirming(), faults={A: errno.EPERM})
+    confirmation = ask("10.0.0.1,10.0.0.2", "send", b"x", confirm=True, timeout=HOUR, sender={"transport": transport})
+    assert by_status(confirmation) == {"dropped": [A], "confirmed": [B]}
+    assert confirmation.dropped[0].reason == "Operation not permitted"
+
+
+def test_a_question_that_could_not_be_asked_is_not_confirmed() -> None:
+    transport = MemoryTransport()
+    with fanout.Sender("10.0.0.1,", transport=transport) as sender:
+        transport.close()
+        with pytest.raises(fanout.Closed):
+            sender.send(b"x", confirm=True, timeout=HOUR)
+        assert (sender.stats.confirmed, sender.stats.unconfirmed) == (0, 1)
 
 
 def test_what_comes_back_and_is_no_answer_is_counted() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import socket
 import threading
 import warnings
 from collections.abc import Iterator
@@ -15,9 +16,10 @@ from contextlib import contextmanager
 import pytest
 
 import fanout
+from fanout.protocol import frame
 from fanout.testing import MemoryTransport
 from tests.support.serving import Served, by_status, literal, pods
-from tests.support.waiting import give_turns, until, until_async
+from tests.support.waiting import PATIENCE, give_turns, until, until_async
 
 HOUR = 3600.0
 """Those who answer are waited for, however long they take."""
@@ -59,6 +61,54 @@ def test_a_forked_child_is_a_sender_of_its_own(key_file: str) -> None:
         sender.close()
         assert len(receivers[0].receiver.senders) == 3
     assert sorted(got) == [b"after", b"before", b"child 0", b"child 1"]
+
+
+def test_a_child_that_is_forked_while_a_thread_waits_for_answers_reads_its_own() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as pod:
+        pod.settimeout(PATIENCE)
+        pod.bind(("127.0.1.1", 0))
+        host, port = pod.getsockname()
+        sender = fanout.Sender(f"{host}:{port},")
+        held: list[fanout.Confirmation] = []
+        waiting = threading.Thread(target=lambda: held.append(sender.send(b"held", confirm=True, timeout=HOUR)))
+        waiting.start()
+        until(lambda: sender._engine.exchanges.is_reading)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: there are threads
+            child = os.fork()
+        if child == 0:
+            code = 1
+            with contextlib.suppress(BaseException):
+                code = not sender.send(b"child", confirm=True, timeout=HOUR).complete
+            os._exit(code)
+        for payload in (b"child", b"held"):
+            _confirm(pod, payload)
+        assert os.waitpid(child, 0)[1] == 0
+        waiting.join()
+        sender.close()
+    assert held[0].complete
+
+
+def _confirm(pod: socket.socket, payload: bytes) -> None:
+    """Let a pod confirm a message once it comes, and say nothing to others."""
+    while True:
+        datagram, asker = pod.recvfrom(65_535)
+        found = frame.decode(datagram)
+        assert isinstance(found, frame.Fragment)
+        if found.payload == payload:
+            answer = frame.answer(9, found.number, found.sender, found.attempt, frame.AnswerStatus.CONFIRMED)
+            pod.sendto(answer, asker)
+            return
+
+
+def test_a_query_that_only_its_iteration_holds_goes_on() -> None:
+    with one_that_replies_and_one_that_does_not() as (receivers, released), fanout.Sender(literal(receivers)) as sender:
+        replies = []
+        for reply in sender.query(b"x", timeout=HOUR):
+            replies.append(reply.payload)
+            assert sender.stats.unconfirmed == 0
+            released.set()
+        assert replies == [b"1", b"2"]
 
 
 def test_a_query_is_collected_while_its_sender_is_busy() -> None:
@@ -113,17 +163,18 @@ def test_tasks_share_one_sender() -> None:
 
 
 @contextmanager
-def one_that_replies_and_one_that_does_not() -> Iterator[list[Served]]:
+def one_that_replies_and_one_that_does_not() -> Iterator[tuple[list[Served], threading.Event]]:
+    """Once the event is set, the other one replies as well."""
     released = threading.Event()
-    with pods(lambda message: b"1", lambda message: released.wait()) as receivers:
+    with pods(lambda message: b"1", lambda message: released.wait() and b"2") as receivers:
         try:
-            yield receivers
+            yield receivers, released
         finally:
             released.set()
 
 
 def test_a_query_is_an_iterator_and_can_be_left() -> None:
-    with one_that_replies_and_one_that_does_not() as receivers:
+    with one_that_replies_and_one_that_does_not() as (receivers, _):
         sender = fanout.Sender(literal(receivers))
         query = sender.query(b"x", timeout=HOUR)
         assert next(query).payload == b"1"
@@ -146,7 +197,7 @@ def test_an_async_query_is_an_iterator_and_can_be_left() -> None:
                 return reply.payload
         return b""
 
-    with one_that_replies_and_one_that_does_not() as receivers:
+    with one_that_replies_and_one_that_does_not() as (receivers, _):
         assert asyncio.run(first()) == b"1"
 
 

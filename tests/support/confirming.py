@@ -21,7 +21,7 @@ def without_answers_of(*silent: object, tries: int = 1, says: str = "") -> Itera
     is_over = Exchange.is_over
 
     def is_decided(pod: PeerExchange) -> bool:
-        if pod.status is not None or pod._refusals:
+        if pod.status is not None or (pod._failures is not None and pod._failures.refusals):
             return True
         return str(pod.endpoint) in names and pod.tries >= tries and says in pod.reason
 

@@ -90,6 +90,10 @@ class Calls(MemoryTransport):
         super().__init__(**settings)
         self.calls: list[list[bytes]] = []
 
+    def send(self, payload: bytes, *arguments: Any) -> int:
+        self.calls.append([payload])
+        return super().send(payload, *arguments)
+
     def send_batch(self, batch: Batch, *arguments: Any) -> int:
         self.calls.append(list(batch.payloads))
         return super().send_batch(batch, *arguments)

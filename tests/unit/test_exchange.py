@@ -15,7 +15,7 @@ from fanout.protocol import frame
 from fanout.protocol.frame import ASK, Answer, AnswerStatus, Cut, Fragment, Pull, ReplyFragment
 from fanout.protocol.sending import exchange as exchange_module
 from fanout.protocol.sending.exchange import Dispatch, Exchange
-from fanout.protocol.sending.receipt import Confirmation, ReceiptStatus
+from fanout.protocol.sending.receipt import Confirmation, Receipt, ReceiptStatus
 from fanout.protocol.sending.rtt import FIRST, LEAST, MOST, RttEstimator
 
 A, B, C = (Endpoint(f"10.0.0.{number}", 12000) for number in (1, 2, 3))
@@ -216,6 +216,18 @@ def test_a_pod_that_comes_back_is_asked_again() -> None:
     assert not any(receipt.status is ReceiptStatus.LEFT for receipt in exchange.receipts())
 
 
+def test_a_pod_that_has_left_may_answer_and_is_not_asked() -> None:
+    exchange = begin(timeout=60.0)
+    exchange.due(0.0)
+    exchange.follow((B,), 0.01)
+    exchange.take(answer(AnswerStatus.PENDING), A, 0.02)
+    assert set(asked(exchange.due(30.0))) == {B}
+    exchange.follow((A, B), 30.0)
+    assert set(asked(exchange.due(30.0))) == {A}
+    exchange.take(answer(attempt=1), A, 30.1)
+    assert statuses(exchange)[A] is ReceiptStatus.CONFIRMED
+
+
 def test_liars_change_nothing() -> None:
     exchange = begin(endpoints=(A,))
     exchange.due(0.0)
@@ -299,11 +311,11 @@ def test_a_query_ends_with_the_last_reply() -> None:
     (dispatch,) = exchange.due(0.0)
     assert [len(one) for one in dispatch.frames] == [1236]
     exchange.take(ReplyFragment(POD, NUMBER, ME, 0, 4, 0, 4, b"pong"), A, 0.01)
-    (reply,) = exchange.replies()
+    (reply,) = exchange.advance((A, B), 0.01).replies
     assert (reply.endpoint, reply.payload, reply.rtt) == (A, b"pong", 0.01)
     exchange.take(ReplyFragment(POD, NUMBER, ME, 0, 1, 0, 0, b""), B, 0.02)
     assert exchange.is_over(0.02)
-    assert [reply.payload for reply in exchange.replies()] == [b""]
+    assert [reply.payload for reply in exchange.advance((A, B), 0.02).replies] == [b""]
 
 
 def _reply(payload: bytes, position: int) -> ReplyFragment:
@@ -336,7 +348,7 @@ def test_a_large_reply_is_pulled() -> None:
     assert _pulled(exchange.due(later)) == (40, 96, 97, 98, 99)
     for position in (99, 98, 40, 40, 97, 96):
         exchange.take(_reply(payload, position), A, later)
-    assert [reply.payload for reply in exchange.replies()] == [payload]
+    assert [reply.payload for reply in exchange.advance((A,), later).replies] == [payload]
     assert exchange.is_over(later)
 
 
@@ -353,13 +365,19 @@ def test_the_replies_of_all_pods_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_changes_are_told_once() -> None:
     exchange = begin()
-    exchange.due(0.0)
-    assert [receipt.tries for receipt in exchange.changed()] == [1, 1]
+
+    def changed() -> list[Receipt]:
+        return exchange.advance((A, B), 0.0).receipts
+
+    assert [receipt.tries for receipt in changed()] == [1, 1]
     assert not exchange.has_news
     exchange.take(answer(), A, 0.01)
     assert exchange.has_news
-    assert [receipt.endpoint for receipt in exchange.changed()] == [A]
-    assert exchange.changed() == []
+    assert [receipt.endpoint for receipt in changed()] == [A]
+    assert changed() == []
+    exchange.take(answer(), B, 0.01)
+    assert exchange.advance((A, B), 0.01, is_watched=False).receipts == []
+    assert not exchange.has_news
 
 
 @given(st.lists(st.floats(0, 100), max_size=50), st.integers(0, 1000), st.floats(0, 1))

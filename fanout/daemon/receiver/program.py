@@ -24,8 +24,8 @@ from fanout.daemon.receiver.message_log import LINES_A_TURN, MessageLog
 from fanout.metrics import ReceiverCollector
 from fanout.model import Message
 from fanout.receiver.aio import AsyncReceiver
+from fanout.receiver.engine import ReceiverStats
 from fanout.receiver.queue import MessageBatch
-from fanout.receiver.sync import ReceiverStats
 
 _GRACE = 1.0
 """Seconds for handlers after the drain."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterable
+from itertools import count
 from typing import NamedTuple
 
 from fanout.model import Endpoint
-from fanout.protocol.frame import ASK, FRAGMENT_OVERHEAD, NUMBERED, QUERY, Answer, Cut, ReplyFragment, fragment, pull
-from fanout.protocol.sending.peer_exchange import PeerExchange
-from fanout.protocol.sending.receipt import Receipt, Reply
+from fanout.protocol.frame import FRAGMENT_OVERHEAD, NUMBERED, QUERY, Answer, Cut, ReplyFragment, pull
+from fanout.protocol.sending.fragments import SendWindow
+from fanout.protocol.sending.peer_exchange import OutgoingMessage, PeerExchange
+from fanout.protocol.sending.receipt import Receipt, ReceiptStatus, Reply
 from fanout.protocol.sending.rtt import RttEstimator
 
 REPLIES_MAX = 256 * 1024 * 1024
@@ -23,12 +26,23 @@ class Dispatch(NamedTuple):
     endpoints: tuple[Endpoint, ...]
 
 
+class Turn(NamedTuple):
+    """What is to be done for an exchange now."""
+
+    is_over: bool
+    due: list[Dispatch]
+    receipts: list[Receipt]
+    """Those that have changed since the last turn; none where nobody watches them."""
+    replies: list[Reply]
+    """Those that have become whole since."""
+
+
 class Exchange:
     """Brings one message to every pod and gathers their answers, until all have answered or the time is up.
 
-    `due` says what to send now, `next_wakeup` when to ask for that again; `take`, `refused` and `dropped` are told
-    what was heard. `now` is in seconds on a clock that does not go back; nothing here waits. A pod that joins is
-    asked as well, one that leaves is asked no more.
+    `advance` says what to do now, `next_wakeup` when to ask for that again, unless it `has_news` before; `take`,
+    `refused` and `dropped` record what was heard. `now` is in seconds on a clock that does not go back; nothing here
+    waits. A pod that joins is asked as well, one that leaves is asked no more.
     """
 
     def __init__(
@@ -50,20 +64,18 @@ class Exchange:
         self.number = number
         self.size = len(payload)
         """Bytes of the message."""
+        self.deadline = now + timeout
+        flags = (QUERY if is_query else 0) | (NUMBERED if is_numbered else 0)
+        # A reply without a seal is never larger than the question: so the question takes all the space there is.
+        pad = FRAGMENT_OVERHEAD + fragment_size if is_query else 0
+        cut = Cut.of(payload, fragment_size)
+        self._message = OutgoingMessage(sender, number, cut, flags, pad, retries, round_trip, jitter)
         self._started = now
         self._ended: float | None = None
-        self.deadline = now + timeout
-        self._sender = sender
-        self._cut = Cut.of(payload, fragment_size)
-        self._flags = (QUERY if is_query else 0) | (NUMBERED if is_numbered else 0)
-        # A reply without a seal is never larger than the question: so the question takes all the room there is.
-        self._pad = FRAGMENT_OVERHEAD + fragment_size if is_query else 0
-        self._retries = retries
-        self._round_trip = round_trip
-        self._jitter = jitter
         self._pods: dict[Endpoint, PeerExchange] = {}
         self._wakes: list[tuple[float, int, PeerExchange]] = []
-        self._pushed = 0
+        """When to look at which pod; outdated where that pod's `wake` is another by now."""
+        self._order = count()
         self._changed: dict[Endpoint, PeerExchange] = {}
         self._replies: list[Reply] = []
         self._reply_bytes = 0
@@ -73,65 +85,65 @@ class Exchange:
         self._add(endpoints, now, joined=False)
 
     def _add(self, endpoints: Iterable[Endpoint], now: float, *, joined: bool) -> None:
+        message, cut = self._message, self._message.cut
         for endpoint in endpoints:
-            pod = PeerExchange(
-                endpoint,
-                self._cut.parts,
-                now,
-                joined=joined,
-                is_query=bool(self._flags & QUERY),
-                retries=self._retries,
-                round_trip=self._round_trip,
-                jitter=self._jitter,
-            )
-            self._pods[endpoint] = pod
+            window = SendWindow(cut.parts) if self.size > cut.size else None
+            pod = self._pods[endpoint] = PeerExchange(endpoint, joined, now, message, window)
             self._open += 1
-            self._wake_later(pod)
+            heapq.heappush(self._wakes, (now, next(self._order), pod))
 
-    def _wake_later(self, pod: PeerExchange) -> None:
-        self._pushed += 1
-        heapq.heappush(self._wakes, (pod.wake, self._pushed, pod))
+    def advance(self, endpoints: tuple[Endpoint, ...], now: float, *, is_watched: bool = True) -> Turn:
+        """Follow the pods as they are now, and return what to do."""
+        if endpoints is not self._endpoints:
+            self.follow(endpoints, now)
+        is_over = self.is_over(now)
+        due = [] if is_over else self.due(now)
+        receipts = [pod.receipt() for pod in self._changed.values()] if is_watched else []
+        self._changed.clear()
+        replies, self._replies = self._replies, []
+        return Turn(is_over, due, receipts, replies)
 
     def follow(self, endpoints: tuple[Endpoint, ...], now: float) -> None:
-        """Let it know the pods as they are now."""
-        if endpoints is self._endpoints:
-            return
+        """Record which pods there are now."""
         self._endpoints = endpoints
         named = set(endpoints)
         for endpoint, pod in self._pods.items():
-            came_back = pod.is_gone and endpoint in named
-            pod.is_gone = endpoint not in named
+            was_gone, pod.is_gone = pod.is_gone, endpoint not in named
             self._some_left |= pod.is_gone
-            if came_back and pod.status is None:
+            if pod.is_gone:
+                pod.wake = math.inf
+            elif was_gone and pod.status is None:
                 pod.wake = now
-                self._wake_later(pod)
+                heapq.heappush(self._wakes, (now, next(self._order), pod))
         self._add((endpoint for endpoint in endpoints if endpoint not in self._pods), now, joined=True)
 
     @property
     def next_wakeup(self) -> float:
-        """When `due` has something next, or the exchange is over."""
+        """When something is due next, or the exchange is over."""
         if not self._open:
             return self._started
-        while self._wakes and self._is_outdated(*self._wakes[0]):
-            heapq.heappop(self._wakes)
-        return min(self._wakes[0][0], self.deadline) if self._wakes else self.deadline
+        wakes = self._wakes
+        while wakes and wakes[0][0] != wakes[0][2].wake:
+            heapq.heappop(wakes)
+        return min(wakes[0][0], self.deadline) if wakes else self.deadline
 
-    @staticmethod
-    def _is_outdated(wake: float, _: int, pod: PeerExchange) -> bool:
-        return pod.status is not None or pod.is_gone or wake != pod.wake
+    @property
+    def has_news(self) -> bool:
+        """Whether the next turn has changes or replies."""
+        return bool(self._changed or self._replies)
 
     def due(self, now: float) -> list[Dispatch]:
         """Return what to send now."""
+        message = self._message
         bursts: dict[tuple[int, tuple[int, ...]], list[Endpoint]] = {}
         dispatches: list[Dispatch] = []
         while self._wakes and self._wakes[0][0] <= now:
-            entry = heapq.heappop(self._wakes)
-            if self._is_outdated(*entry):
+            wake, _, pod = heapq.heappop(self._wakes)
+            if wake != pod.wake:
                 continue
-            pod = entry[2]
-            if pod.is_pulling:
+            if pod.reply is not None:
                 if positions := pod.pulls(now):
-                    dispatches.append(Dispatch([pull(self._sender, self.number, positions)], (pod.endpoint,)))
+                    dispatches.append(Dispatch([pull(message.sender, self.number, positions)], (pod.endpoint,)))
             else:
                 attempt, positions = pod.burst(now)
                 if positions:
@@ -140,23 +152,8 @@ class Exchange:
         for (attempt, positions), endpoints in bursts.items():
             # The very tuple where it is all pods: what was prepared for them is used again.
             to = self._endpoints if len(endpoints) == len(self._endpoints) else tuple(endpoints)
-            dispatches.append(Dispatch(self._frames(attempt, positions), to))
+            dispatches.append(Dispatch(message.frames(attempt, positions), to))
         return dispatches
-
-    def _frames(self, attempt: int, positions: tuple[int, ...]) -> list[bytes]:
-        last = len(positions) - 1
-        return [
-            fragment(
-                self._cut,
-                self._sender,
-                self.number,
-                position,
-                flags=self._flags | (ASK if index == last else 0),
-                attempt=attempt,
-                pad=self._pad if index == last else 0,
-            )
-            for index, position in enumerate(positions)
-        ]
 
     def take(self, frame: Answer | ReplyFragment, source: Endpoint, now: float) -> bool:
         """Take a frame that names this message; return whether it is of a pod that was asked and has not answered."""
@@ -167,26 +164,25 @@ class Exchange:
             pod.answered(frame, now)
         else:
             before = pod.reply_bytes
-            pod.replied(frame, now)
+            reply = pod.replied(frame, now)
             self._reply_bytes += pod.reply_bytes - before
-            if pod.reply is not None:
-                self._replies.append(pod.reply)
-                pod.reply = None
+            if reply is not None:
+                self._replies.append(reply)
             elif self._reply_bytes > REPLIES_MAX:
                 self._reply_bytes -= pod.reply_bytes
-                pod.fail(f"the replies have more than {REPLIES_MAX:,} bytes together")
+                pod.end(ReceiptStatus.FAILED, f"the replies have more than {REPLIES_MAX:,} bytes together")
         self._note(pod)
         return True
 
     def refused(self, endpoint: Endpoint, number: int, now: float) -> None:
-        """Let it know of an ICMP error that concerns a pod."""
+        """Record an ICMP error that concerns a pod."""
         pod = self._pods.get(endpoint)
         if pod is not None and pod.status is None:
             pod.refused(number, now)
             self._note(pod)
 
     def dropped(self, endpoint: Endpoint, number: int, now: float) -> None:
-        """Let it know that the kernel did not take what was to be sent to a pod."""
+        """Record that the kernel did not take what was to be sent to a pod."""
         pod = self._pods[endpoint]
         if pod.status is None:
             pod.dropped(number, now)
@@ -194,10 +190,12 @@ class Exchange:
 
     def _note(self, pod: PeerExchange) -> None:
         self._changed[pod.endpoint] = pod
-        if pod.status is None:
-            self._wake_later(pod)
-        else:
+        if pod.status is not None:
             self._open -= 1
+        elif pod.is_gone:
+            pod.wake = math.inf
+        else:
+            heapq.heappush(self._wakes, (pod.wake, next(self._order), pod))
 
     def is_over(self, now: float) -> bool:
         """Whether every pod that has not left has answered, or the time is up: the rest is then given up."""
@@ -206,12 +204,9 @@ class Exchange:
             is_over = all(pod.status is not None or pod.is_gone for pod in self._pods.values())
         if is_over and self._ended is None:
             self._ended = now
-            self._give_up()
+            if self._open:
+                self._give_up()
         return is_over
-
-    def elapsed(self, now: float) -> float:
-        """Return how long it has taken, or did take."""
-        return (now if self._ended is None else self._ended) - self._started
 
     def _give_up(self) -> None:
         for pod in self._pods.values():
@@ -219,21 +214,15 @@ class Exchange:
                 pod.give_up()
                 self._note(pod)
 
-    @property
-    def has_news(self) -> bool:
-        """Whether `changed` or `replies` has something."""
-        return bool(self._changed or self._replies)
+    def elapsed(self, now: float) -> float:
+        """Return how many seconds it has taken, or did take."""
+        return (now if self._ended is None else self._ended) - self._started
 
-    def changed(self) -> list[Receipt]:
-        """Return the receipts that have changed since the last call: those of pods that may still answer are silent."""
-        changed, self._changed = self._changed, {}
-        return [pod.receipt() for pod in changed.values()]
+    def count(self) -> tuple[int, int]:
+        """Return how many pods have confirmed the message or replied to it, and how many have not."""
+        confirmed = [pod.status for pod in self._pods.values()].count(ReceiptStatus.CONFIRMED)
+        return confirmed, len(self._pods) - confirmed
 
-    def replies(self) -> list[Reply]:
-        """Return the replies that have become whole since the last call."""
-        replies, self._replies = self._replies, []
-        return replies
-
-    def receipts(self) -> list[Receipt]:
+    def receipts(self) -> tuple[Receipt, ...]:
         """Return what is known of each pod."""
-        return [pod.receipt() for pod in self._pods.values()]
+        return tuple(map(PeerExchange.receipt, self._pods.values()))

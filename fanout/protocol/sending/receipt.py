@@ -116,5 +116,5 @@ class Confirmation:
 
     def __repr__(self) -> str:
         counts = [(status, len(self.having(status))) for status in ReceiptStatus]
-        told = ", ".join(f"{count} {status}" for status, count in counts if count)
-        return f"<Confirmation of {self.size} bytes: {told}; {self.elapsed:.3f} s>"
+        text = ", ".join(f"{count} {status}" for status, count in counts if count)
+        return f"<Confirmation of {self.size} bytes: {text}; {self.elapsed:.3f} s>"
