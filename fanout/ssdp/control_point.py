@@ -178,8 +178,8 @@ async def _read(reader: DescriptionReader, location: str, host: str) -> Descript
     Only from a literal address, which is not this host's loopback unless the answer came from there: whoever answers
     a search could name anything, and make this host ask for it.
     """
-    origin = urls.location(location)
-    if origin is None or (_is_loopback(origin[0]) and not _is_loopback(host)):
+    url = urls.split(location)
+    if url is None or (_is_loopback(url.origin.host) and not _is_loopback(host)):
         return None
     try:
         found = await reader.read(location)

@@ -40,7 +40,7 @@ def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cl
         return None
     made = Clock(request.getfixturevalue("device"))
     monkeypatch.setattr(looking, "asyncio", made)
-    monkeypatch.setattr(pod_monitor, "SECONDS", PATIENCE)
+    monkeypatch.setattr(pod_monitor, "READ_TIMEOUT", PATIENCE)
     return made
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from fanout.ssdp.core.drop_reasons import SsdpDrop
@@ -155,11 +155,11 @@ class Advert:
     """Seconds."""
     headers: Headers = _NONE
     """All that came with it, those included that the other fields hold."""
+    udn: str = field(init=False, repr=False, compare=False)
+    """The device that it belongs to, as the USN has it: `uuid:...` in lower case."""
 
-    @property
-    def udn(self) -> str:
-        """The device that it belongs to: `uuid:...` in lower case."""
-        return self.usn.partition("::")[0].lower()
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "udn", self.usn.partition("::")[0].lower())
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +200,14 @@ def parse(data: bytes) -> Search | SearchResponse | Notify:
     if _ANSWER_LINE.fullmatch(first):
         return SearchResponse(_advert(headers, "st", is_located=True))
     raise _malformed("its first line is neither a search's, a NOTIFY's nor that of an answer 200")
+
+
+def parse_answer(data: bytes) -> Advert:
+    """Return what an answer to a search says; raise `InvalidSsdp`, for what is no answer too."""
+    found = parse(data)
+    if isinstance(found, SearchResponse):
+        return found.advert
+    raise InvalidSsdp(SsdpDrop.NOT_ASKED, "it does not answer a search")
 
 
 def search(target: str, mx: int, headers: Headers = _NONE) -> bytes:

@@ -35,6 +35,10 @@ CHANGES_APART = 1.0
 _CONFLICTS_MAX = 64
 
 
+_Content = tuple[object, ...]
+"""What makes an advert another one: not its DATE, nor the order of its headers."""
+
+
 class Announcement(NamedTuple):
     """What is to be said on the LAN."""
 
@@ -62,9 +66,10 @@ class Device(NamedTuple):
 
 @dataclass(slots=True)
 class _KnownAdvert:
-    """An advert, and when it was told of."""
+    """An advert, and when it was heard of."""
 
     advert: Advert
+    content: _Content
     expires: float
     announced_at: float = -math.inf
     is_changed: bool = False
@@ -147,9 +152,40 @@ class Registry:
             self._pods[pod] = _Pod()
         return [each for udn in left for each in self._settle(udn, now)]
 
-    def heard(self, pod: str, advert: Advert, now: float) -> list[Announcement]:
-        """Take an advert of a pod itself: an answer, or an `ssdp:alive`."""
-        return self._take(pod, advert, now)
+    def heard(self, pod: str, advert: Advert, now: float, *, from_description: bool = False) -> list[Announcement]:
+        """Take an advert of a pod itself, an answer or an `ssdp:alive`, or one that a description makes."""
+        about = self._pods.get(pod)
+        if about is None:
+            return []
+        about.speaks |= not from_description
+        if advert.max_age < MAX_AGE_MIN:
+            advert = replace(advert, max_age=MAX_AGE_MIN)
+        udn = advert.udn
+        device = about.devices.get(udn) or self._add_device(about, pod, udn)
+        if device is None:
+            return []
+        key, content = _key(advert), _content(advert)
+        known = device.adverts.get(key) or _higher_version(device, advert)
+        if from_description and device.speaks:
+            if known is not None:
+                known.expires = max(known.expires, now + known.advert.max_age)
+            return []
+        device.speaks |= not from_description
+        if known is None:
+            if sum(len(each.adverts) for each in about.devices.values()) >= ADVERTS_MAX:
+                self._drop(SsdpDrop.TOO_MANY_DEVICES)
+                return []
+            known = device.adverts[key] = _KnownAdvert(advert, content, now + advert.max_age, is_changed=True)
+        elif not _is_own(pod, advert) and _is_own(pod, known.advert):
+            return []  # it tells where it is found on loopback, or on a network that is its own, as well
+        else:
+            known.is_changed |= content != known.content
+            if (advert.nt, advert.usn) != (known.advert.nt, known.advert.usn):
+                # A device of version 2 is asked for version 1, too, and answers as such.
+                advert = replace(advert, nt=known.advert.nt, usn=known.advert.usn)
+            known.advert, known.content, known.expires = advert, content, now + advert.max_age
+        self._wake = min(self._wake, known.expires)
+        return self._changed(device, known, NotifyKind.ALIVE, known.advert, now) if known.is_changed else []
 
     def described(self, pod: str, adverts: Collection[Advert], now: float) -> list[Announcement]:
         """Take all that one description says: what it said before, and says no more, has ended."""
@@ -165,7 +201,7 @@ class Registry:
                 if known.advert.location in locations and key not in kept:
                     known.expires = now
             said += self._settle(device.udn, now)
-        return [*said, *(each for advert in adverts for each in self._take(pod, advert, now, from_description=True))]
+        return [*said, *(each for advert in adverts for each in self.heard(pod, advert, now, from_description=True))]
 
     def updated(self, pod: str, advert: Advert, now: float) -> list[Announcement]:
         """Take an `ssdp:update`: the pod's device is about to have another BOOTID (UDA 1.1, 1.2.4)."""
@@ -178,6 +214,7 @@ class Registry:
         if boot_id:
             headers = headers.with_("BOOTID.UPNP.ORG", boot_id)
         known.advert = replace(known.advert, location=advert.location, headers=headers)
+        known.content = _content(known.advert)
         known.is_changed = True
         return self._changed(device, known, NotifyKind.UPDATE, advert, now)
 
@@ -224,41 +261,8 @@ class Registry:
     def _drop(self, reason: SsdpDrop) -> None:
         self._dropped[reason] = self._dropped.get(reason, 0) + 1
 
-    def _take(self, pod: str, advert: Advert, now: float, *, from_description: bool = False) -> list[Announcement]:
-        about = self._pods.get(pod)
-        if about is None:
-            return []
-        about.speaks |= not from_description
-        advert = replace(advert, max_age=max(advert.max_age, MAX_AGE_MIN))
-        device = self._device(about, pod, advert.udn)
-        if device is None:
-            return []
-        known = _find(device, advert)
-        if from_description and device.speaks:
-            if known is not None:
-                known.expires = max(known.expires, now + known.advert.max_age)
-            return []
-        device.speaks |= not from_description
-        if known is None:
-            if sum(len(each.adverts) for each in about.devices.values()) >= ADVERTS_MAX:
-                self._drop(SsdpDrop.TOO_MANY_DEVICES)
-                return []
-            known = device.adverts[_key(advert)] = _KnownAdvert(advert, now + advert.max_age, is_changed=True)
-        elif _is_own(pod, known.advert) and not _is_own(pod, advert):
-            return []  # it tells where it is found on loopback, or on a network that is its own, as well
-        else:
-            known.is_changed |= _gist(advert) != _gist(known.advert)
-            # A device of version 2 is asked for version 1, too, and answers as such.
-            known.advert = replace(advert, nt=known.advert.nt, usn=known.advert.usn)
-            known.expires = now + advert.max_age
-        self._wake = min(self._wake, known.expires)
-        return self._changed(device, known, NotifyKind.ALIVE, known.advert, now)
-
-    def _device(self, about: _Pod, pod: str, udn: str) -> _KnownDevice | None:
-        """Return a pod's device, made where it has none; None where it has too many."""
-        device = about.devices.get(udn)
-        if device is not None:
-            return device
+    def _add_device(self, about: _Pod, pod: str, udn: str) -> _KnownDevice | None:
+        """Return a new device of a pod; None where it has too many."""
         if len(about.devices) >= UDNS_MAX or sum(len(each.adverts) for each in about.devices.values()) >= ADVERTS_MAX:
             self._drop(SsdpDrop.TOO_MANY_DEVICES)
             return None
@@ -325,32 +329,29 @@ class Registry:
 
 def _is_own(pod: str, advert: Advert) -> bool:
     """Whether a LOCATION leads to the pod itself."""
-    found = urls.location(advert.location)
-    return found is not None and found[0] == pod
+    url = urls.split(advert.location)
+    return url is not None and url.origin.host == pod
 
 
 def _key(advert: Advert) -> tuple[str, str]:
     return advert.nt.lower(), advert.usn.lower()
 
 
-def _find(device: _KnownDevice, advert: Advert) -> _KnownAdvert | None:
-    """Return what is known of an advert, or of a higher version of the same type."""
-    known = device.adverts.get(_key(advert))
-    if known is None and advert.nt[:4].lower() == "urn:":
-        return next(
-            (each for each in device.adverts.values() if message.matches(advert.nt, each.advert.nt, each.advert.usn)),
-            None,
-        )
-    return known
+def _higher_version(device: _KnownDevice, advert: Advert) -> _KnownAdvert | None:
+    """Return what is known of a higher version of an advert's type."""
+    if advert.nt[:4].lower() != "urn:":
+        return None
+    adverts = device.adverts.values()
+    return next((each for each in adverts if message.matches(advert.nt, each.advert.nt, each.advert.usn)), None)
 
 
-def _gist(advert: Advert) -> tuple[object, ...]:
-    """Return what makes an advert another one: not its DATE, nor the order of its headers."""
-    return advert.location, advert.max_age, _boot_id(advert), advert.headers.get("CONFIGID.UPNP.ORG")
+def _content(advert: Advert) -> _Content:
+    return advert.location, advert.max_age, _boot_id(advert), advert.headers.by_name.get("configid.upnp.org")
 
 
 def _boot_id(advert: Advert) -> str | None:
-    return advert.headers.get("NEXTBOOTID.UPNP.ORG") or advert.headers.get("BOOTID.UPNP.ORG")
+    value_of = advert.headers.by_name.get
+    return value_of("nextbootid.upnp.org") or value_of("bootid.upnp.org")
 
 
 def _is_late(known: _KnownAdvert, now: float) -> bool:
