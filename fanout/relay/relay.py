@@ -172,9 +172,10 @@ class Relay:
             self._watch = interfaces.InterfaceWatch()
             self._poll.register(self._watch, select.EPOLLIN)
         self._poll.register(self._wake[0], select.EPOLLIN)
-        self._check_literals()
         for source in self._sources:
-            self._try_to_open(source, monotonic())
+            source.check_literals()
+        for source in self._sources:
+            source.try_to_open(self._receive_buffer, monotonic())
         for pods in self._pods.values():
             pods.refresher.start()
 
@@ -184,26 +185,23 @@ class Relay:
         assert self._poll is not None  # noqa: S101 - narrows the type
         with self._serving:
             try:
-                self._serve(self._poll)
+                wakeup = 0.0
+                while not self._stopped:
+                    now = self._serving.goes_round()
+                    if now >= wakeup:
+                        wakeup = now + self._tend(now)
+                    for descriptor, _ in self._poll.poll(max(0.0, wakeup - now)):
+                        found = self._ports.get(descriptor)
+                        if found is not None:
+                            self._turn(*found)
+                        elif not self._egress_set.flush(descriptor, self._poll) and self._watch is not None:
+                            self._watch.drain()
+                            self._has_news = True
+                            # On a node, pods' interfaces come and go in swarms: one look is for all of them.
+                            wakeup = min(wakeup, now + _LOOK_SOON)
+                self._finish()
             finally:
                 self._close()
-
-    def _serve(self, poll: select.epoll) -> None:
-        wakeup = 0.0
-        while not self._stopped:
-            now = self._serving.goes_round()
-            if now >= wakeup:
-                wakeup = now + self._tend(now)
-            for descriptor, _ in poll.poll(max(0.0, wakeup - now)):
-                found = self._ports.get(descriptor)
-                if found is not None:
-                    self._turn(*found)
-                elif not self._egress_set.flush(descriptor, poll) and self._watch is not None:
-                    self._watch.drain()
-                    self._has_news = True
-                    # On a node, pods' interfaces come and go in swarms: one look is for all of them.
-                    wakeup = min(wakeup, now + _LOOK_SOON)
-        self._finish()
 
     def stop(self) -> None:
         """Take what the kernel holds, forward it, and let `serve` return. Any thread or signal handler may call it."""
@@ -246,17 +244,6 @@ class Relay:
         self._egress_set.send(port_fanout, runs, self._poll)
         source.counts.forwarded += datagrams
 
-    def _check_literals(self) -> None:
-        """Raise `InvalidIngress` for an ingress that was told to forward to this very relay."""
-        for source in self._sources:
-            for port in source.ingress.ports:
-                for endpoint in source.pods.literals(source.ingress.port_at_pods(port)):
-                    if self._self_filter.is_ingress(endpoint):
-                        raise InvalidIngress(
-                            f"ingress {source.ingress}: {endpoint} is this relay itself: "
-                            "name the pods, or another port for them (to_port)"
-                        )
-
     def _tend(self, now: float) -> float:
         """See to interfaces, pods and ports; return how many seconds until it is time again."""
         assert self._poll is not None  # noqa: S101 - narrows the type
@@ -267,7 +254,7 @@ class Relay:
             if source.is_stale:
                 self._lose(source)
             if not source.ports:
-                self._try_to_open(source, now)
+                source.try_to_open(self._receive_buffer, now)
             source.look_at_interface()
             if not self._is_read(source):
                 # Until DNS has said something, the kernel keeps what comes.
@@ -292,14 +279,6 @@ class Relay:
         for port in source.ports:
             self._ports[port.socket.fileno()] = (source, port)
             self._poll.register(port.socket, select.EPOLLIN)
-
-    def _try_to_open(self, source: Source, now: float) -> None:
-        """Listen where the interface is there; raise `SocketUnavailable` where it is no use to wait for it."""
-        try:
-            source.open(self._receive_buffer)
-        except SocketUnavailable as error:
-            if source.state.failed(error, now):
-                log.warning("ingress_waiting: %(reason)s", {"reason": str(error), "ingress": str(source.ingress)})
 
     def _lose(self, source: Source) -> None:
         """Take what came by an interface that is gone, and close its sockets."""

@@ -7,6 +7,7 @@ import logging
 from contextlib import AbstractContextManager
 
 from fanout.acl import Acl
+from fanout.errors import InvalidIngress, SocketUnavailable
 from fanout.net import bind, interfaces
 from fanout.net.multicast import InterfaceState
 from fanout.relay.core.drop_reasons import RelayDrop
@@ -53,6 +54,24 @@ class Source:
         """Whether its interface was, the last time that this was said."""
         self._said: set[str] = set()
         """Hosts of which it was said that they are the relay itself."""
+
+    def check_literals(self) -> None:
+        """Raise `InvalidIngress` where it is to forward to this very relay, by a literal list."""
+        for port in self.ingress.ports:
+            for endpoint in self.pods.literals(self.ingress.port_at_pods(port)):
+                if self._self_filter.is_ingress(endpoint):
+                    raise InvalidIngress(
+                        f"ingress {self.ingress}: {endpoint} is this relay itself: "
+                        "name the pods, or another port for them (to_port)"
+                    )
+
+    def try_to_open(self, receive_buffer: int, now: float) -> None:
+        """Listen where the interface is there; raise `SocketUnavailable` where it is no use to wait for it."""
+        try:
+            self.open(receive_buffer)
+        except SocketUnavailable as error:
+            if self.state.failed(error, now):
+                log.warning("ingress_waiting: %(reason)s", {"reason": str(error), "ingress": str(self.ingress)})
 
     def open(self, receive_buffer: int) -> None:
         """Listen on all its ports or none; raise `InterfaceNotReady` or `SocketUnavailable`."""
