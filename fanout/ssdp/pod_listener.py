@@ -32,7 +32,7 @@ class PodListener:
         self._sockets: dict[str, socket.socket] = {}
 
     def follow(self, hosts: Iterable[str]) -> None:
-        """Listen where these pods can be heard."""
+        """Listen on the interfaces that lead to these pods."""
         routes = (interfaces.route(host) for host in islice(hosts, _PODS_MAX) if ":" not in host)
         wanted = {route[0] for route in routes if route is not None} - {self._lan, "lo"}
         for gone in self._sockets.keys() - wanted:

@@ -115,7 +115,7 @@ class Searches:
         """Take what came to one of the LAN's sockets."""
         lan, directory = self._lan, self._directory
         for data, client, to_group in lan.receive(opened):
-            if data.startswith(b"NOTIFY"):  # a LAN is full of them; pods are heard where they are
+            if data.startswith(b"NOTIFY"):  # a LAN is full of them; those of pods come elsewhere
                 continue
             self.count += 1
             if not lan.may_answer(client):

@@ -135,7 +135,7 @@ class Directory:
         self.hosts: frozenset[str] = frozenset()
         """Addresses of the pods of the Service."""
         self.known: set[str] = set()
-        """Those that have told of some device."""
+        """Those that have announced or described some device, or answered."""
         self.port_map = PortMap(ports[0], ports[-1])
         self.announcer = Announcer()
         self._registry = Registry(self.dropped, jitter)

@@ -2,12 +2,12 @@
 
 The rules:
 
-* What a pod tells of is announced at once; again when it changes; and again and again before it would be forgotten.
-* It is revoked when the pod says so or leaves the Service, and when nobody has told of it for as long as it holds.
-* Two pods with one UDN: the first one owns it. The others wait in its shadow, and when it is gone the next one is
+* What a pod has is announced at once; again when it changes; and again and again before it would be forgotten.
+* It is revoked when the pod says so or leaves the Service, and when nothing was heard of it for as long as it holds.
+* Two pods with one UDN: the first one owns it. The others wait behind it, and when it is gone the next one is
   announced in its place: byebye for all that was, then alive for all that is.
 * What a device says by SSDP comes before what its description says: that adds nothing to it then.
-* Only pods that `pods` has named are heard.
+* Only adverts of pods that `pods` has named are taken.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class _KnownDevice:
     pod: str
     adverts: dict[tuple[str, str], _KnownAdvert] = field(default_factory=dict)
     speaks: bool = False
-    """Whether it told of itself, by SSDP."""
+    """Whether it announced itself or answered, by SSDP."""
     repeat_at: float = math.inf
 
 
@@ -98,7 +98,7 @@ class Registry:
     """Knows the devices of all pods. Not thread-safe.
 
     `dropped` counts what is not kept; `jitter` returns random numbers from 0 to 1. What was announced as alive and not
-    revoked since is at any time what the owners of all UDNs have told of.
+    revoked since is at any time what the owners of all UDNs have.
     """
 
     def __init__(self, dropped: MutableMapping[SsdpDrop, int], jitter: Callable[[], float]) -> None:
@@ -106,7 +106,7 @@ class Registry:
         self._jitter = jitter
         self._pods: dict[str, _Pod] = {}
         self._by_udn: dict[str, list[_KnownDevice]] = {}
-        """The owner first, then those in its shadow by when they came."""
+        """The owner first, then those that wait behind it by when they came."""
         self._conflicts: list[Conflict] = []
         self._wake = math.inf
         """When `due` has something to do."""
@@ -122,11 +122,11 @@ class Registry:
         return udn in self._by_udn and self._by_udn[udn][0].pod == pod
 
     def speaks(self, pod: str) -> bool:
-        """Whether a pod has told of a device by itself since it joined, by SSDP."""
+        """Whether a pod has announced a device or answered since it joined, by SSDP."""
         return pod in self._pods and self._pods[pod].speaks
 
     def take_conflicts(self) -> list[Conflict]:
-        """Return which pods came into the shadow of others since the last call."""
+        """Return which pods came with the UDN of another since the last call."""
         conflicts, self._conflicts = self._conflicts, []
         return conflicts
 
@@ -192,7 +192,7 @@ class Registry:
         about = self._pods.get(pod)
         if about is None:
             return []
-        said = []
+        changes = []
         kept, locations = {_key(advert) for advert in adverts}, {advert.location for advert in adverts}
         for device in list(about.devices.values()):
             if device.speaks:
@@ -200,8 +200,8 @@ class Registry:
             for key, known in device.adverts.items():
                 if known.advert.location in locations and key not in kept:
                     known.expires = now
-            said += self._settle(device.udn, now)
-        return [*said, *(each for advert in adverts for each in self.heard(pod, advert, now, from_description=True))]
+            changes += self._settle(device.udn, now)
+        return [*changes, *(each for advert in adverts for each in self.heard(pod, advert, now, from_description=True))]
 
     def updated(self, pod: str, advert: Advert, now: float) -> list[Announcement]:
         """Take an `ssdp:update`: the pod's device is about to have another BOOTID (UDA 1.1, 1.2.4)."""
@@ -225,27 +225,27 @@ class Registry:
         if device is None or known is None:
             return []
         self._pods[pod].speaks = True
-        said = [Announcement(NotifyKind.BYEBYE, pod, known.advert)] if self.is_owner(pod, device.udn) else []
-        return [*said, *self._settle(device.udn, now)]
+        announcements = [Announcement(NotifyKind.BYEBYE, pod, known.advert)] if self.is_owner(pod, device.udn) else []
+        return [*announcements, *self._settle(device.udn, now)]
 
     def due(self, now: float) -> list[Announcement]:
-        """Return what is to be repeated now, or revoked because nobody has told of it any more."""
+        """Return what is to be repeated now, or revoked because nothing was heard of it any more."""
         if now < self._wake:
             return []
-        said = [each for udn in list(self._by_udn) for each in self._settle(udn, now)]
+        announcements = [each for udn in list(self._by_udn) for each in self._settle(udn, now)]
         for owner in self._owners():
             repeated = list(owner.adverts.values())
             if now < owner.repeat_at:
                 repeated = [known for known in repeated if _is_late(known, now)]
             else:
                 owner.repeat_at = now + self._interval(owner)
-            said += [self._alive(owner, known, now) for known in repeated]
+            announcements += [self._alive(owner, known, now) for known in repeated]
         self._wake = min((_wake(device) for queue in self._by_udn.values() for device in queue), default=math.inf)
-        return said
+        return announcements
 
     def farewell(self) -> list[Announcement]:
         """Revoke everything; nothing is announced any more."""
-        said = [
+        announcements = [
             Announcement(NotifyKind.BYEBYE, owner.pod, known.advert)
             for owner in self._owners()
             for known in owner.adverts.values()
@@ -253,7 +253,7 @@ class Registry:
         self._pods.clear()
         self._by_udn.clear()
         self._wake, self._is_over = math.inf, True
-        return said
+        return announcements
 
     def _owners(self) -> Iterator[_KnownDevice]:
         return (queue[0] for queue in self._by_udn.values())
@@ -298,7 +298,7 @@ class Registry:
         return min(REPEAT_PART * shortest, REPEAT_MOST) * (0.8 + 0.2 * self._jitter())
 
     def _settle(self, udn: str, now: float) -> list[Announcement]:
-        """Revoke what a UDN's owner has no more, and let the next one come out of its shadow where that is all."""
+        """Revoke what a UDN's owner has no more, and let the next one own it where that is all."""
         queue = self._by_udn[udn]
         owner = queue[0]
         before = owner.adverts
@@ -309,7 +309,7 @@ class Registry:
             }
             if about is not None and not device.adverts:
                 del about.devices[udn]
-        said = [
+        announcements = [
             Announcement(NotifyKind.BYEBYE, owner.pod, known.advert)
             for key, known in before.items()
             if key not in owner.adverts
@@ -317,14 +317,14 @@ class Registry:
         living = [device for device in queue if device.adverts]
         if not living:
             del self._by_udn[udn]
-            return said
+            return announcements
         self._by_udn[udn] = living
         heir = living[0]
         if heir is not owner:
             heir.repeat_at = now + self._interval(heir)
             self._wake = min(self._wake, heir.repeat_at)
-            said += [self._alive(heir, known, now) for known in heir.adverts.values()]
-        return said
+            announcements += [self._alive(heir, known, now) for known in heir.adverts.values()]
+        return announcements
 
 
 def _is_own(pod: str, advert: Advert) -> bool:
