@@ -71,8 +71,11 @@ check: lint unit ## Lint and the tests of the pure parts: at each save
 unit: .venv/.dev
 	@$(BIN)/python -m pytest --quiet --numprocesses 2 tests/unit
 
+# What runs the tests; `.ci/run` measures with it what they reach.
+RUN_TESTS ?= $(BIN)/python -m pytest
+
 test: .venv/.dev ## All tests that this machine can run; at the end it says which it could not, and why
-	@$(BIN)/python -m pytest --numprocesses $(TESTS_AT_A_TIME) $(PYTEST_ARGS)
+	@$(RUN_TESTS) --numprocesses $(TESTS_AT_A_TIME) $(PYTEST_ARGS)
 
 soak: .venv/.dev ## All tests again and again on a machine that is kept busy; RUNS=10
 	@$(BIN)/python -m tests.soak --runs $(RUNS) $(PYTEST_ARGS)

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from fanout.protocol.receiving.dedup import SenderCounts
     from fanout.protocol.sending.receipt import Confirmation, Receipt, ReceiptStatus, Reply
     from fanout.receiver.aio import AsyncReceiver
+    from fanout.receiver.engine import ReceiverStats
     from fanout.receiver.queue import Overflow
-    from fanout.receiver.sync import Receiver, ReceiverStats
+    from fanout.receiver.sync import Receiver
     from fanout.relay.core.drop_reasons import RelayDrop
     from fanout.relay.core.ingress import Ingress
     from fanout.relay.core.stats import IngressStats, PodStats, RelayStats
@@ -100,6 +101,7 @@ _ROOMS = (
     "fanout.protocol.receiving.dedup",
     "fanout.sender.engine",
     "fanout.sender.sync",
+    "fanout.receiver.engine",
     "fanout.receiver.sync",
     "fanout.sender.aio",
     "fanout.receiver.aio",

@@ -197,13 +197,22 @@ class Message:
         return 0
 
     @property
+    def question(self) -> Question | None:
+        """What settles a message whose sender may ask what became of it; None for all other messages."""
+        return None
+
+    @property
     def wants_reply(self) -> bool:
         """Whether it is a query that was not answered yet."""
-        return False
+        question = self.question
+        return question is not None and question.wants_reply
 
     def reply(self, payload: bytes) -> None:
         """Answer a query, at once; raise `InvalidInput` for a message that asks for no reply, or no more."""
-        raise InvalidInput("the message asks for no reply: it is no query")
+        question = self.question
+        if question is None:
+            raise InvalidInput("the message asks for no reply: it is no query")
+        question.reply(payload)
 
 
 class Question(Protocol):
@@ -212,6 +221,10 @@ class Question(Protocol):
     @property
     def wants_reply(self) -> bool:
         """Whether it is a query that was not answered yet."""
+
+    @property
+    def problem(self) -> str:
+        """Why its reply was not sent; empty where it was, or there is none."""
 
     def reply(self, payload: bytes) -> None:
         """Answer it."""
@@ -226,31 +239,9 @@ class Question(Protocol):
         """Say that nobody will get it: where it comes again, it is taken again."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class FramedMessage(Message):
     """A message that came in frames, and has a gap before it or may be asked for."""
 
-    __slots__ = ("_gap", "question")
-
-    def __init__(
-        self, payload: bytes, source: Endpoint, received_at: float, gap: int, question: Question | None = None
-    ) -> None:
-        super().__init__(payload, source, received_at)
-        self._gap = gap
-        self.question = question
-
-    @property
-    def gap(self) -> int:
-        """See `Message.gap`."""
-        return self._gap
-
-    @property
-    def wants_reply(self) -> bool:
-        """See `Message.wants_reply`."""
-        return self.question is not None and self.question.wants_reply
-
-    def reply(self, payload: bytes) -> None:
-        """See `Message.reply`."""
-        if self.question is None:
-            super().reply(payload)
-        else:
-            self.question.reply(payload)
+    gap: int = 0
+    question: Question | None = None

@@ -1,4 +1,4 @@
-"""`AsyncReceiver`: the shell for asyncio; what it does is in `receiver`."""
+"""`AsyncReceiver`: the driver for asyncio."""
 
 from __future__ import annotations
 
@@ -7,29 +7,69 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Self
 
-from fanout.model import FramedMessage, Message
+from fanout.model import DEFAULT_PORT, Endpoint, Message
+from fanout.net.bind import RECEIVE_BUFFER
+from fanout.protocol.receiving.dedup import SenderCounts
+from fanout.receiver.engine import BATCH, CAPACITY, TURN, ReceiverEngine, ReceiverStats, frame_settings
 from fanout.receiver.listener import Listener
-from fanout.receiver.queue import MessageBatch
-from fanout.receiver.sync import BATCH, TURN, ReceiverBase
+from fanout.receiver.queue import MessageBatch, Overflow
 
 
-class AsyncReceiver(ReceiverBase):
+class AsyncReceiver:
     """`Receiver` for asyncio: the same arguments and guarantees.
 
     While a handler awaits, datagrams are taken from the kernel into the queue. One event loop at a time uses it:
     where a loop has ended, iterating in the next one goes on.
     """
 
-    _loop: asyncio.AbstractEventLoop | None = None
-    """The loop that opened it or iterates over it: the last one, where there were several."""
-    _is_watching = False
-    _arrived: asyncio.Event | None = None
-    """Of that loop: set when it is worth another look."""
+    def __init__(
+        self,
+        port: int = DEFAULT_PORT,
+        *,
+        host: str | None = None,
+        receive_buffer: int = RECEIVE_BUFFER,
+        capacity: int = CAPACITY,
+        overflow: Overflow | str = Overflow.WAIT,
+        workers: int = 1,
+        key_file: str | None = None,
+        cluster: str = "",
+        accept_plaintext: bool = False,
+        reply_to_anyone: bool = False,
+    ) -> None:
+        framing = frame_settings(key_file, cluster, accept_plaintext, reply_to_anyone)
+        self._engine = ReceiverEngine(port, host, receive_buffer, capacity, overflow, workers, framing)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The loop that opened it or iterates over it: the last one, where there were several."""
+        self._is_watching = False
+        self._arrived: asyncio.Event | None = None
+        """Of that loop: set when it is worth another look."""
+
+    @property
+    def address(self) -> Endpoint:
+        """Where it listens; raises `Closed` before it was opened and after it stopped."""
+        return self._engine.address
+
+    @property
+    def stats(self) -> ReceiverStats:
+        """Counts since it was opened."""
+        return self._engine.stats
+
+    @property
+    def senders(self) -> list[SenderCounts]:
+        """What came of each sender of frames, at most 1,024: the one that was heard last at the end."""
+        return self._engine.senders
+
+    def handler_failed(self, message: Message, error: Exception) -> None:
+        """Count one message's failure, answer a sender that asked, and log a few a second.
+
+        `serve` does it, and who iterates may, before the next message is asked for.
+        """
+        self._engine.handler_failed(message, error)
 
     async def open(self) -> Self:
         """Listen; `async with` and iterating do it too."""
         self._enter_loop()
-        self._watch(self._listen())
+        self._watch(self._engine.listen())
         return self
 
     def stop(self) -> None:
@@ -38,59 +78,60 @@ class AsyncReceiver(ReceiverBase):
         It holds the loop up for some 2 ms, the time that the kernel may need to deliver what is under way: 7 ms
         with 64 workers.
         """
-        if self._stopped:
+        engine = self._engine
+        if engine.is_stopped:
             return
         self._unwatch()
-        if self._listener is not None:
-            self._listener.drain()
-            if not self._listener.has_pending:  # otherwise answers leave by its sockets
-                self._listener.close()
-        self._stopped = True
+        if engine.listener is not None:
+            engine.listener.drain()
+            if not engine.listener.has_pending:  # otherwise answers leave by its sockets
+                engine.listener.close()
+        engine.is_stopped = True
         if self._arrived is not None:
             self._arrived.set()
 
     async def close(self) -> None:
         """Stop listening and drop what was not handed over; see `Receiver.close`. Closing twice is fine."""
         self.stop()
-        if self._listener is not None:
-            self._forget()
-            self._listener.close()
+        self._engine.close()
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         """Yield messages until `stop`."""
-        async for batch in self._batches(TURN):
-            self._rest, self._rest_may_ask = iter(batch), batch.may_ask
-            for message in self._rest:
-                if batch.may_ask and isinstance(message, FramedMessage) and message.question is not None:
-                    self._handed = (message.question,)
-                yield message
-                if self._handed:
-                    self._settle_handed()
+        engine = self._engine
+        async for batch in self._batches(TURN, engine.keep_rest):
+            rest = engine.rest
+            if not batch.may_ask:
+                for message in rest:
+                    yield message
+                continue
+            while (next_one := engine.next_of(rest)) is not None:
+                yield next_one
+                engine.settle_handed()
 
     async def batches(self) -> AsyncIterator[list[Message]]:
         """Yield what is there, as lists of 1 to 1,024 messages, until `stop`: the fastest way to have them."""
-        async for batch in self._batches(BATCH):
-            if batch.may_ask:
-                self._handed = batch.questions
+        async for batch in self._batches(BATCH, self._engine.keep_handed):
             yield batch
-            self._settle_handed()
+            self._engine.settle_handed()
 
-    async def _batches(self, limit: int) -> AsyncIterator[MessageBatch]:
-        self._settle_handed()  # of an iteration that was broken out of
-        listener = self._listen()
+    async def _batches(self, limit: int, keep: Callable[[MessageBatch], None]) -> AsyncIterator[MessageBatch]:
+        """Yield what is there; `keep` keeps a batch before that is yielded."""
+        engine = self._engine
+        engine.settle_handed()  # of an iteration that was broken out of
+        listener = engine.listen()
         arrived = self._enter_loop()
-        if rest := self._take_rest():
+        if rest := engine.take_rest(keep):
             yield rest
         while True:
-            if not self._stopped:
+            if not engine.is_stopped:
                 listener.fill()
-                if not self._queue.is_full:
+                if not engine.queue.is_full:
                     self._watch(listener)
-            if batch := listener.take(limit):
+            if batch := engine.take(limit, keep):
                 yield batch
                 # A consumer that never awaits must not keep the loop from timers, signals and other tasks.
                 await asyncio.sleep(0)
-            elif self._stopped:
+            elif engine.is_stopped:
                 listener.close()
                 return
             else:
@@ -103,16 +144,17 @@ class AsyncReceiver(ReceiverBase):
         One message at a time; what it raises is counted and logged. A query's reply is what it returns: bytes, or
         None for an empty one, unless it called `message.reply`.
         """
+        engine = self._engine
         async for message in self:
             try:
                 result = handler(message)
                 if inspect.isawaitable(result):
                     result = await result
             except Exception as error:
-                self.handler_failed(message, error)
+                engine.handler_failed(message, error)
             else:
                 if type(message) is not Message:
-                    self._handled(message, result)
+                    engine.handled(message, result)
 
     def _enter_loop(self) -> asyncio.Event:
         loop = asyncio.get_running_loop()
@@ -128,14 +170,15 @@ class AsyncReceiver(ReceiverBase):
             self._is_watching = True
 
     def _unwatch(self) -> None:
-        if self._loop is not None and self._listener is not None and self._is_watching:
+        listener = self._engine.listener
+        if self._loop is not None and listener is not None and self._is_watching:
             if not self._loop.is_closed():
-                self._loop.remove_reader(self._listener.readable)
+                self._loop.remove_reader(listener.readable)
             self._is_watching = False
 
     def _readable(self, listener: Listener) -> None:
         listener.fill()
-        if self._queue.is_full:
+        if self._engine.queue.is_full:
             self._unwatch()  # the iterator watches again when it has made room
         if self._arrived is not None:
             self._arrived.set()
@@ -145,3 +188,6 @@ class AsyncReceiver(ReceiverBase):
 
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._engine}>"

@@ -10,81 +10,37 @@ import time
 import weakref
 from typing import Any, NamedTuple
 
-from fanout.errors import InvalidInput, MessageTooLarge
 from fanout.limiter import LimitedLogger
-from fanout.net import sockaddr
-from fanout.net.gro import BUFFER, Run
+from fanout.net import pktinfo, sockaddr
+from fanout.net.gro import BUFFER
 from fanout.net.key_file import KeyFile
 from fanout.protocol import frame, probe
 from fanout.protocol.drop_reasons import ReceiveDrop
-from fanout.protocol.receiving.dedup import SenderCounts
+from fanout.protocol.receiving.dedup import HandlingResult, SenderCounts
+from fanout.protocol.receiving.receive_state import PendingReply
 from fanout.protocol.receiving.reception import Reception
-from fanout.protocol.receiving.run import Taken, Ticket
+from fanout.protocol.receiving.run import Run
 from fanout.protocol.seal import SEALED_STREAM
 from fanout.receiver.probe_filter import ProbeFilter
-from fanout.receiver.reply_path import ReplyPath, Route
+from fanout.receiver.reply_path import ReplyPath
 
 log = logging.getLogger("fanout")
 
 _FIRST = 0xFF
 """What frames and probes begin with."""
-_TELLS_AT = 2
-_TELLS_FRAME, _TELLS_PROBE = frame.MAGIC[_TELLS_AT], probe.MAGIC[_TELLS_AT]
+_MARK_AT = 2
+_FRAME_MARK, _PROBE_MARK = frame.MAGIC[_MARK_AT], probe.MAGIC[_MARK_AT]
+"""What distinguishes them."""
 _STREAMS = (frame.MAGIC + bytes((frame.VERSION, frame.FrameKind.NUMBERED)), SEALED_STREAM)
 _MERGED_MOST = 256
 _LINES = 5  # a second
-_NO_REPLY = "the handler did not reply"
 
 
-class OpenQuestion:
-    """A message whose sender may ask what became of it, until it is settled; safe to use from any thread."""
-
-    __slots__ = ("_demux", "ticket")
-
-    def __init__(self, demux: Demux, ticket: Ticket) -> None:
-        self._demux = demux
-        self.ticket = ticket
-
-    @property
-    def wants_reply(self) -> bool:
-        """Whether it is a query that was not answered yet."""
-        return self.ticket.wants_reply and self.ticket.is_open
-
-    def reply(self, payload: bytes) -> None:
-        """Answer a query; see `Message.reply`."""
-        if not isinstance(payload, (bytes, bytearray, memoryview)):
-            raise InvalidInput(f"a reply is bytes, not {type(payload).__name__}: encode it first")
-        data = bytes(payload)
-        if len(data) > frame.MESSAGE_MAX:
-            raise MessageTooLarge(f"the reply has {len(data):,} bytes; at most {frame.MESSAGE_MAX:,} can be sent")
-        if not self.ticket.wants_reply:
-            raise InvalidInput("the message asks for no reply: it is no query")
-        if not self._demux.replied(self.ticket, data):
-            raise InvalidInput(
-                "the query was answered before: it has one reply, and none once the next one is asked for"
-            )
-
-    def confirm(self) -> None:
-        """Say that the message was handled, or of a query that it was not replied to; nothing where it is settled."""
-        if self.ticket.wants_reply:
-            self._demux.failed(self.ticket, _NO_REPLY)
-        else:
-            self._demux.confirmed(self.ticket)
-
-    def fail(self, reason: str) -> None:
-        """Say that the handler failed; nothing where it is settled."""
-        self._demux.failed(self.ticket, reason)
-
-    def release(self) -> None:
-        """Say that nobody will get the message: where it comes again, it is taken again."""
-        self._demux.release(self.ticket)
-
-
-_desks: weakref.WeakSet[Demux] = weakref.WeakSet()
+_demuxes: weakref.WeakSet[Demux] = weakref.WeakSet()
 
 
 def _forked() -> None:
-    for demux in list(_desks):
+    for demux in list(_demuxes):
         demux.start_anew()
 
 
@@ -105,10 +61,10 @@ class Demux:
         self._keys = keys
         self._lock = threading.Lock()
         self.answering = threading.RLock()
-        """Held while it is settled what a sender is told and until that has left, and while the sockets are closed."""
+        """Held while a message is settled, until its answer has left, and while the sockets are closed."""
         self._warn_refused = LimitedLogger(log.warning, _LINES)
         self._warn_not_sent = LimitedLogger(log.warning, _LINES)
-        _desks.add(self)
+        _demuxes.add(self)
 
     def start_anew(self) -> None:
         """Be one of its own in a process that was forked: two of one identity would seal with the same nonces."""
@@ -130,45 +86,41 @@ class Demux:
                     break
             else:
                 return runs
+        if self._keys is not None:
+            with self._lock:
+                self._reception.use(self._keys.keyring())
         kept: list[Run] = []
         now = time.monotonic()
-        with self._lock:
-            self._reception.give_up(now)
-            if self._keys is not None:
-                self._reception.use(self._keys.keyring())
-        for run in _merged(runs):
+        for run in _merged(runs) if len(runs) > 1 else runs:
             self._sift(run, reply_path, now, kept)
         return kept
 
     def _sift(self, run: Run, reply_path: ReplyPath, now: float, kept: list[Run]) -> None:
-        reception = self._reception
-        if reception.takes_plaintext:
-            tells = run.data[_TELLS_AT :: run.segment or 1]
-            if _TELLS_PROBE in tells:
+        if self._reception.takes_plaintext:
+            marks = run.data[_MARK_AT :: run.segment or 1]
+            if _PROBE_MARK in marks:
                 for rest in self._probe_filter.sift([run], reply_path):
                     run = rest
                     break
                 else:
                     return
-            if _TELLS_FRAME not in tells:
+            if _FRAME_MARK not in marks:
                 kept.append(run)
                 return
         with self._lock:
-            taken = reception.take(run.data, run.segment, run.messages, None, now, run.received_at)
-        if taken.answers:
-            reply_path.route(run.address, run.control).send(taken.answers)
+            taken = self._reception.take(run, now)
+        if taken.answers or taken.pending:
+            source = pktinfo.answer_from(run.control) if run.control else []
+            if taken.answers:
+                reply_path.send(taken.answers, run.address, source)
+            for pending in taken.pending:
+                pending.settler, pending.reply_path, pending.source = self, reply_path, source
         if taken.refusals:
-            self._tell(taken, run.address, now)
-        for data, segment, messages, header, track, ticket, payloads in taken.parcels:
-            question = None
-            if ticket is not None:
-                ticket.route = reply_path.route(run.address, run.control)
-                question = OpenQuestion(self, ticket)
-            made = (data, segment, messages, run.address, run.received_at, header, track, question, None, payloads)
-            kept.append(tuple.__new__(Run, made))  # see `gro.receive`
+            self._log_refusals(taken.refusals, run.address, now)
+        kept += taken.runs
 
-    def _tell(self, taken: Taken, address: tuple[Any, ...], now: float) -> None:
-        for reason, sentence in taken.refusals.items():
+    def _log_refusals(self, refusals: dict[ReceiveDrop, str], address: tuple[Any, ...], now: float) -> None:
+        for reason, sentence in refusals.items():
             source = f"{sockaddr.plain(address[0])} port {address[1]}"
             self._warn_refused(
                 now,
@@ -176,36 +128,23 @@ class Demux:
                 {"reason": str(reason), "source": source, "sentence": sentence},
             )
 
-    def confirmed(self, ticket: Ticket) -> None:
-        """Answer that the message was handled."""
+    def settle(self, pending: PendingReply, result: HandlingResult) -> bool:
+        """Record what became of a message, and answer; False, and nothing is done, where it was settled before."""
         with self.answering:
             with self._lock:
-                answers = self._reception.confirmed(ticket, time.time())
-            _send(ticket, answers)
-
-    def failed(self, ticket: Ticket, reason: str) -> None:
-        """Answer that its handler failed."""
-        with self.answering:
-            with self._lock:
-                answers = self._reception.failed(ticket, reason, time.time())
-            _send(ticket, answers)
-
-    def replied(self, ticket: Ticket, payload: bytes) -> bool:
-        """Answer a query; False where it was answered before."""
-        with self.answering:
-            with self._lock:
-                if not ticket.is_open:
+                if not pending.is_open:
                     return False
-                answers = self._reception.replied(ticket, payload, time.time())
-            _send(ticket, answers)
-        if ticket.problem:
-            self._warn_not_sent(time.monotonic(), "reply_not_sent: %(problem)s", {"problem": ticket.problem})
+                answers = pending.state.settle(pending, result, time.time())
+            if answers:
+                pending.reply_path.send(answers, pending.address, pending.source)
+        if pending.problem:
+            self._warn_not_sent(time.monotonic(), "reply_not_sent: %(problem)s", {"problem": pending.problem})
         return True
 
-    def release(self, ticket: Ticket) -> None:
+    def release(self, pending: PendingReply) -> None:
         """Take a message back that nobody will get."""
         with self._lock:
-            self._reception.release(ticket)
+            pending.state.release(pending)
 
     @property
     def has_pending(self) -> bool:
@@ -264,13 +203,6 @@ def _joined(alike: list[Run]) -> list[Run]:
     return [
         alike[0]._replace(data=b"".join([run.data for run in alike]), messages=sum([run.messages for run in alike]))
     ]
-
-
-def _send(ticket: Ticket, answers: list[bytes]) -> None:
-    """Send what is answered about a message to where the question came from."""
-    if answers:
-        route: Route = ticket.route
-        route.send(answers)
 
 
 class DemuxCounts(NamedTuple):

@@ -1,4 +1,4 @@
-"""How datagrams arrive: listening sockets, and the queue that what they hold is taken into."""
+"""How datagrams arrive: listening sockets and their threads, which fill the queue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fanout.protocol.receiving.dedup import SenderCounts
 from fanout.protocol.receiving.reception import Reception
 from fanout.receiver.demux import Demux, DemuxCounts
 from fanout.receiver.probe_filter import ProbeFilter
-from fanout.receiver.queue import MessageBatch, MessageQueue
+from fanout.receiver.queue import MessageQueue, Overflow
 from fanout.receiver.reader import Reader
 from fanout.receiver.workers import Waker, Workers
 
@@ -46,10 +46,10 @@ class FrameSettings(NamedTuple):
 
 
 class Listener:
-    """Listening sockets on one port, and the queue of messages taken from them that nobody has handled yet.
+    """Listening sockets on one port, which fill the queue of messages that nobody has handled yet.
 
-    `fill` moves what the kernel holds into the queue, without blocking and some milliseconds' work at a time; `take`
-    hands it over; `readable` is what to wait on in between. With one worker the caller's thread does it all. With
+    `fill` moves what the kernel holds into the queue, without blocking and some milliseconds' work at a time;
+    `readable` is what to wait on until it has something to do. With one worker the caller's thread does it all. With
     more there is a socket and a thread for each, and `fill` has nothing to do but to clear `readable`. The kernel
     maps a source to one socket (SO_REUSEPORT, man 7 socket), so each source's order is kept. Probes of `fanout bench`
     and frames are answered on the way (`framing`); what was in frames is handed over.
@@ -68,6 +68,7 @@ class Listener:
         framing: FrameSettings | None = None,
     ) -> None:
         self._queue = queue
+        self._may_drop = queue.overflow is not Overflow.WAIT
         self._readers: list[Reader] = []
         self._workers: Workers | None = None
         self._arrived: Waker | None = None
@@ -122,13 +123,9 @@ class Listener:
             return
         (reader,) = self._readers
         # What the queue may drop must not wait in the kernel, which drops the newest: look until nothing waits.
-        for _ in range(_ROUNDS if self._queue.may_drop else _ROUNDS_PRESSED if reader.is_pressed else 1):
+        for _ in range(_ROUNDS if self._may_drop else _ROUNDS_PRESSED if reader.is_pressed else 1):
             if not reader.fill():
                 return
-
-    def take(self, limit: int) -> MessageBatch:
-        """Return the oldest queued messages, at most `limit`."""
-        return self._queue.take(limit)
 
     @property
     def kernel_drops(self) -> int:

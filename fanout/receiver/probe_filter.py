@@ -6,9 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from fanout.net.gro import Run
+from fanout.net import pktinfo
 from fanout.protocol.probe import MAGIC
 from fanout.protocol.probe_log import ProbeLog
+from fanout.protocol.receiving.run import Run
 from fanout.receiver.reply_path import ReplyPath
 from fanout.version import __version__
 
@@ -49,7 +50,7 @@ class ProbeFilter:
                     elif (reply := self._log.take(datagram, now)) is not None:
                         replies.append(reply)
             if replies:
-                reply_path.route(run.address, run.control).send(replies)
+                reply_path.send(replies, run.address, pktinfo.answer_from(run.control))
             if len(messages) == run.messages or not run.data:
                 kept.append(run)
             elif messages:

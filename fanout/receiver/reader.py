@@ -7,7 +7,8 @@ import socket
 import time
 
 from fanout.net import bind, pktinfo
-from fanout.net.gro import Run, receive
+from fanout.net.gro import receive
+from fanout.protocol.receiving.run import Run
 from fanout.receiver.demux import Demux
 from fanout.receiver.queue import MessageQueue, Reservation
 from fanout.receiver.reply_path import ReplyPath
@@ -21,13 +22,13 @@ class Reader:
     """Moves datagrams from one socket into the queue, without blocking. One thread at a time uses it.
 
     The kernel counts a merged run as one drop, however long it is. So it does not merge while it may drop: from where
-    the backlog is full until the socket was found empty, the intake `is_pressed`. What was merged before must be read
+    the queue is full until the socket was found empty, it `is_pressed`. What was merged before must be read
     while merging is on, or its boundaries would be lost, and what comes meanwhile is merged as well: a part of the
     buffer is kept for that, which the kernel may fill only then.
 
-    Who asked one address of several wants the answer from there, so the kernel is to tell to which address a datagram
-    came. It costs a tenth of the time that one takes: under a flood of plain ones it is not asked, and the first
-    question after that is answered from the address that the route chooses. Who is asked again knows better.
+    A question to one address of several is answered from there, so the kernel is to report to which address a datagram
+    came. That costs a tenth of the time that a datagram takes: under a flood of plain ones it does not, and the first
+    question after that is answered from the address that the route chooses; the next one is not.
     """
 
     def __init__(self, opened: socket.socket, queue: MessageQueue, demux: Demux, receive_buffer: int) -> None:
@@ -40,49 +41,52 @@ class Reader:
         self._merges = bind.merge(opened, False)  # until somebody takes: see `fill`
         self.is_pressed = False
         self._drops_at_close = 0
-        self._may_tell = bind.is_on_all_addresses(opened)
-        self._tells = False
-        self._tell(self._may_tell)
+        self._is_on_all = bind.is_on_all_addresses(opened)
+        self._has_destinations = False
+        self._ask_destinations(self._is_on_all)
 
     def fill(self) -> bool:
         """Take what waits, as far as there is room and some milliseconds' work; return whether more may wait."""
         room = self._queue.reserve()
         more = False
         if room.calls:
-            self._merge(True)
+            if not self._merges:
+                self._merge(True)
             runs = receive(self.socket, *room, time.time())
             more = len(runs) == room.calls
             if self.is_pressed:  # still, unless nothing waits and there is room left
                 self.is_pressed = more or sum(run.messages for run in runs) >= room.messages
                 self._merge(not self.is_pressed)
             self._put(runs, room)
-        self._rest_if_full()
+        if self._queue.is_full:
+            self._rest()
         return more
 
     def wait_for_room(self) -> None:
         """Block while the queue is full."""
-        self._rest_if_full()
-        self._queue.wait_for_room()
-
-    def _rest_if_full(self) -> None:
         if self._queue.is_full:
-            self.is_pressed = True
-            self._merge(False)
+            self._rest()
+            self._queue.wait_for_room()
+
+    def _rest(self) -> None:
+        """Let the kernel count each datagram: the queue is full."""
+        self.is_pressed = True
+        self._merge(False)
 
     def _put(self, runs: list[Run], room: Reservation) -> None:
         kept = self._demux.sift(runs, self._reply_path)
-        if self._may_tell:
+        if self._is_on_all:
             if kept is not runs:
-                self._tell(True)
+                self._ask_destinations(True)
             elif len(runs) >= _FLOOD:
-                self._tell(False)
+                self._ask_destinations(False)
         for question in self._queue.put(kept, room):
             question.release()
 
-    def _tell(self, wanted: bool) -> None:
-        if self._tells is not wanted:
+    def _ask_destinations(self, wanted: bool) -> None:
+        if self._has_destinations is not wanted:
             pktinfo.tell_destinations(self.socket, wanted)
-            self._tells = wanted
+            self._has_destinations = wanted
 
     def _merge(self, wanted: bool) -> None:
         if self._merges is wanted or not self._can_merge:

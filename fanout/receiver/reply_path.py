@@ -4,23 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from typing import Any, NamedTuple
+from typing import Any
 
 from fanout.net import bind, pktinfo
 from fanout.net.pktinfo import Control
-
-
-class Route(NamedTuple):
-    """Where a question came from, and by which socket its answer leaves."""
-
-    reply_path: ReplyPath
-    address: tuple[Any, ...]
-    source: Control
-    """The address that was asked, as `sendmsg` takes it; nothing where the socket has but one, or it is unknown."""
-
-    def send(self, datagrams: list[bytes]) -> None:
-        """Send answers: see `ReplyPath.send`."""
-        self.reply_path.send(datagrams, self.address, self.source)
 
 
 class ReplyPath:
@@ -36,12 +23,12 @@ class ReplyPath:
         bind.deafen(self.socket)
         self._is_deaf = self._is_any
 
-    def route(self, address: tuple[Any, ...], control: Control | None) -> Route:
-        """Return the way back to `address`, whose datagram came with these control messages."""
-        return Route(self, address, pktinfo.answer_from(control))
-
     def send(self, datagrams: list[bytes], address: tuple[Any, ...], source: Control) -> None:
-        """Send answers, as far as there is room: whoever asks and hears nothing asks again."""
+        """Send answers, as far as there is room: whoever asks and hears nothing asks again.
+
+        `source` is the address that was asked, as `pktinfo.answer_from` gives it; nothing where the socket has but
+        one, or it is unknown.
+        """
         with contextlib.suppress(OSError):
             if self._is_deaf and not source:
                 source = pktinfo.answer_from_any(address)

@@ -11,7 +11,10 @@ from fanout.model import Endpoint
 from fanout.protocol import frame, probe
 from fanout.protocol.frame import Answer, InvalidFrame, ReplyFragment
 from fanout.protocol.probe_log import ProbeLog
+from fanout.protocol.receiving.dedup import CONFIRMED, HandlingResult
+from fanout.protocol.receiving.receive_state import PendingReply
 from fanout.protocol.receiving.reception import Reception
+from fanout.protocol.receiving.run import Run
 from fanout.protocol.seal import Keyring, Opener, Sealer
 from fanout.protocol.sending.exchange import Exchange
 from fanout.protocol.sending.rtt import RttEstimator
@@ -73,16 +76,16 @@ def _reception(receiver: Reception) -> Target:
             if not run:
                 continue
             parts = -(-len(run) // segment)
-            taken = receiver.take(run, min(segment, len(run)), parts, None, now, EPOCH + now)
-            for parcel in taken.parcels:
-                if parcel.ticket is None:
+            taken = receiver.take(Run(run, min(segment, len(run)), parts, ("10.0.0.7", 1), EPOCH + now), now)
+            for each in taken.runs:
+                pending = each.question
+                if not isinstance(pending, PendingReply):
                     continue
-                if parcel.ticket.wants_reply:
-                    receiver.replied(parcel.ticket, parcel.data * 3, EPOCH + now)
-                elif len(parcel.data) % 2:
-                    receiver.confirmed(parcel.ticket, EPOCH + now)
+                if pending.wants_reply:
+                    result = HandlingResult.replied(each.data * 3)
                 else:
-                    receiver.failed(parcel.ticket, "no", EPOCH + now)
+                    result = CONFIRMED if len(each.data) % 2 else HandlingResult.failed("no")
+                pending.state.settle(pending, result, EPOCH + now)
 
     return take
 

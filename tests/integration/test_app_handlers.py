@@ -17,7 +17,7 @@ from fanout.errors import FanoutError, InvalidInput
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.frame import AnswerStatus
 from fanout.protocol.sending.receipt import ReceiptStatus
-from fanout.receiver.sync import ReceiverStats
+from fanout.receiver.engine import ReceiverStats
 from fanout.sender.sync import Sender
 from tests.support.admin import get
 from tests.support.cli import receiving

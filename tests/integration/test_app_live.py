@@ -23,7 +23,7 @@ from fanout.daemon.receiver import table as receiver_table
 from fanout.daemon.relay import table as relay_table
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.receiving.dedup import SenderCounts
-from fanout.receiver.sync import ReceiverStats
+from fanout.receiver.engine import ReceiverStats
 from fanout.relay.core.drop_reasons import RelayDrop
 from fanout.relay.core.stats import IngressStats, PodStats, RelayStats
 from fanout.report import DropReason

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 import fanout
 from fanout.model import Endpoint, FramedMessage, Message
-from fanout.net.gro import Run, split
 from fanout.protocol import frame, probe
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.frame import AnswerStatus
 from fanout.protocol.receiving.reception import Reception
+from fanout.protocol.receiving.run import Run
 from fanout.receiver.demux import Demux
 from fanout.receiver.probe_filter import ProbeFilter
-from fanout.receiver.queue import MessageQueue
+from fanout.receiver.queue import MessageQueue, split
 from fanout.receiver.reply_path import ReplyPath
 from fanout.receiver.sync import Receiver
 from tests.support.asker import asking
@@ -32,7 +32,7 @@ def demux() -> Demux:
 
 
 def reply_path() -> ReplyPath:
-    """Return a door through which nothing leaves: the socket is closed."""
+    """Return one by which nothing leaves: the socket is closed."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
         opened.bind(("127.0.0.1", 0))
         return ReplyPath(opened)
@@ -145,6 +145,7 @@ def test_ordinary_messages_and_those_with_a_gap_are_alike() -> None:
     plain, framed = Message(b"x", SOURCE, 1.0), FramedMessage(b"x", SOURCE, 1.0, 3)
     assert (framed.payload, framed.source, framed.received_at) == (plain.payload, plain.source, plain.received_at)
     assert (plain.gap, framed.gap) == (0, 3)
+    assert plain.question is framed.question is None
     for message in (plain, framed):
         assert not message.wants_reply
         with pytest.raises(fanout.InvalidInput, match="no query"):

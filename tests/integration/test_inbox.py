@@ -16,10 +16,10 @@ import fanout
 from fanout.model import Endpoint, Message
 from fanout.net import bind, gro
 from fanout.net.bind import RECEIVE_BUFFER
-from fanout.net.gro import Run, Sources
+from fanout.protocol.receiving.run import Run
+from fanout.receiver.engine import CAPACITY
 from fanout.receiver.listener import Listener
-from fanout.receiver.queue import BYTES_MAX, MessageQueue, Reservation
-from fanout.receiver.sync import CAPACITY
+from fanout.receiver.queue import BYTES_MAX, MessageQueue, Reservation, Sources
 from fanout.receiver.workers import Waker, Workers
 from tests.support.datagrams import gso_sender, send_run
 from tests.support.open_files import open_files
@@ -41,11 +41,11 @@ def inbox_of(
         listener.close()
 
 
-def drain(listener: Listener, limit: int) -> list[Message]:
+def drain(listener: Listener, queue: MessageQueue, limit: int) -> list[Message]:
     """Take all that is there, by batches of at most `limit`."""
     got: list[Message] = []
     listener.fill()
-    while batch := listener.take(limit):
+    while batch := queue.take(limit):
         assert len(batch) <= limit
         got += batch
         listener.fill()
@@ -77,31 +77,33 @@ def test_boundaries_are_kept_whatever_the_kernel_merged(
     expected = [datagram for payload, segment in sends for datagram in cut(payload, segment)]
     got: list[Message] = []
     waiting = 0
+    queue = backlog_of()
     with (
-        inbox_of(backlog_of(), host=host) as listener,
+        inbox_of(queue, host=host) as listener,
         gso_sender(Endpoint("127.0.0.1", listener.address.port)) as sender,
     ):
         listener.fill()
         for payload, segment in sends:
             waiting += len(payload)
             if waiting > 100_000:  # any kernel's receive buffer holds so much
-                got += drain(listener, limit)
+                got += drain(listener, queue, limit)
                 waiting = len(payload)
             send_run(sender, payload, segment)
-        got += drain(listener, limit)
+        got += drain(listener, queue, limit)
         source = Endpoint(*sender.getsockname())
     assert [message.payload for message in got] == expected
     assert {message.source for message in got} == {source}
 
 
 def test_sources_are_told_apart_however_their_runs_interleave() -> None:
-    with inbox_of(backlog_of()) as listener, gso_sender(listener.address) as one, gso_sender(listener.address) as other:
+    queue = backlog_of()
+    with inbox_of(queue) as listener, gso_sender(listener.address) as one, gso_sender(listener.address) as other:
         got: list[Message] = []
         for _ in range(4):  # the kernel merges from the second time on
             for number in range(8):
                 send_run(one, bytes([number]) * 200, 10)
                 send_run(other, bytes([number]) * 300, 10)
-            got += drain(listener, 1000)
+            got += drain(listener, queue, 1000)
     by_source = {
         Endpoint(*sender): b"".join(message.payload for message in got if message.source == sender)
         for sender in {message.source for message in got}
@@ -120,10 +122,11 @@ def test_runs_are_taken_with_one_call_each() -> None:
 
 def test_a_system_that_does_not_merge_receives_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bind, "UDP_GRO", 9999)
-    with inbox_of(backlog_of()) as listener, gso_sender(listener.address) as sender:
+    queue = backlog_of()
+    with inbox_of(queue) as listener, gso_sender(listener.address) as sender:
         send_run(sender, bytes(1000), 100)
         listener.fill()
-        assert [message.payload for message in listener.take(100)] == [bytes(100)] * 10
+        assert [message.payload for message in queue.take(100)] == [bytes(100)] * 10
     monkeypatch.setattr(sys, "platform", "darwin")
     with inbox_of(backlog_of()) as listener:
         assert listener.kernel_drops == 0
@@ -158,7 +161,7 @@ def test_the_kernel_counts_each_datagram_while_nobody_takes() -> None:
         listener.close()
         assert listener.kernel_drops > 5000
         assert queue.datagrams + listener.kernel_drops == 2 * 50 * 64
-        assert len(listener.take(10_000)) == queue.datagrams
+        assert len(queue.take(10_000)) == queue.datagrams
 
 
 def test_the_kernel_counts_each_datagram_until_its_buffer_was_found_empty() -> None:
@@ -181,11 +184,11 @@ def test_the_kernel_counts_each_datagram_until_its_buffer_was_found_empty() -> N
                 flood(1)
         for _ in range(20):
             while queue.is_full:
-                listener.take(300)
+                queue.take(300)
             listener.fill()
             flood(50)
         assert listener.kernel_drops > 10_000
-        drain(listener, 1000)
+        drain(listener, queue, 1000)
         assert queue.datagrams + listener.kernel_drops == sent
         before = listener.kernel_drops
         flood(1)
@@ -344,10 +347,10 @@ def test_a_full_queue_holds_the_workers_up_until_there_is_room() -> None:
             assert queue.is_waited_for.wait(PATIENCE)
             queue.is_waited_for.clear()
             assert queue.depth == 10
-            got += [message.payload for message in listener.take(5)]
+            got += [message.payload for message in queue.take(5)]
             assert not queue.is_full
         until(lambda: queue.datagrams == 100)
-        got += [message.payload for message in listener.take(100)]
+        got += [message.payload for message in queue.take(100)]
     assert got == [b"%d" % number for number in range(100)]
 
 

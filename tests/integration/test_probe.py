@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 import fanout
 from fanout.model import Endpoint, Message
-from fanout.net.gro import Run, split
 from fanout.protocol import probe
 from fanout.protocol.probe import MAGIC, Observed, ProbeKind
+from fanout.protocol.receiving.run import Run
 from fanout.receiver.probe_filter import ProbeFilter
+from fanout.receiver.queue import split
 from fanout.receiver.reply_path import ReplyPath
 from tests.support.waiting import PATIENCE
 

@@ -14,10 +14,11 @@ from types import SimpleNamespace
 import pytest
 
 import fanout
-import fanout.receiver.sync
+import fanout.receiver.engine
 from fanout.model import Message
 from fanout.receiver.aio import AsyncReceiver
-from fanout.receiver.sync import BATCH, CAPACITY, Receiver
+from fanout.receiver.engine import BATCH, CAPACITY
+from fanout.receiver.sync import Receiver
 from tests.support.datagrams import FLOOD, send_to
 from tests.support.needs import require_address
 from tests.support.waiting import PATIENCE, Turns, give_turns, until, until_async
@@ -203,7 +204,7 @@ def test_a_flood_of_handler_errors_does_not_flood_the_log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 5.0
-    monkeypatch.setattr(fanout.receiver.sync, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(fanout.receiver.engine, "time", SimpleNamespace(monotonic=lambda: now))
 
     def handler(message: Message) -> None:
         nonlocal now

@@ -12,6 +12,7 @@ import pytest
 
 import fanout
 from fanout.model import Message
+from fanout.net import pktinfo
 from fanout.protocol import frame, probe
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.frame import AnswerStatus, ReplyFragment
@@ -131,7 +132,7 @@ def test_what_was_asked_of_an_address_that_cannot_answer_is_answered_from_anothe
         address = asker.socket.getsockname()
         broadcast = struct.pack("=I4s4s", 1, bytes(4), bytes([255] * 4))
         for control in ([(socket.IPPROTO_IP, 8, broadcast)], [(0, 99, b"?")], [(socket.IPPROTO_IP, 8, b"short")], []):
-            exits.route(address, control).send([b"answer"])
+            exits.send([b"answer"], address, pktinfo.answer_from(control))
             datagram, source = asker.socket.recvfrom(100)
             assert (datagram, source) == (b"answer", ("127.0.0.1", opened.getsockname()[1]))
 

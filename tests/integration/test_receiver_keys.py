@@ -115,7 +115,7 @@ def test_a_label_that_came_in_as_bytes_of_no_utf8_is_the_same_at_both_ends(tmp_p
 def test_a_key_file_may_be_a_path(tmp_path: Path) -> None:
     key_file = tmp_path / "key"
     key_file.write_text("00" * 32)
-    assert Receiver(0, key_file=key_file, cluster="æøå")._framing.keys is not None  # type: ignore[arg-type]
+    assert Receiver(0, key_file=key_file, cluster="æøå")._engine.framing.keys is not None  # type: ignore[arg-type]
 
 
 def test_a_forked_child_answers_under_an_identity_of_its_own(tmp_path: Path) -> None:

@@ -165,9 +165,9 @@ def reads_all(receiver: AsyncReceiver, sent: int) -> bool:
 
 def reads_nothing(receiver: AsyncReceiver) -> bool:
     """Whether nobody reads before the next batch is asked for, and the kernel was told not to merge meanwhile."""
-    listener = receiver._listener
+    listener = receiver._engine.listener
     assert listener is not None
-    rests = receiver._queue.is_full or (listener._workers is None and not receiver._is_watching)
+    rests = receiver._engine.queue.is_full or (listener._workers is None and not receiver._is_watching)
     return rests and not any(reader._merges for reader in listener._readers)
 
 

@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 
 from fanout.protocol import frame
 from fanout.protocol.frame import ASK, MESSAGE_MAX, QUERY, Answer, AnswerStatus, Cut, ReplyFragment
-from fanout.protocol.receiving.reception import Reception, Taken, Ticket
+from fanout.protocol.receiving.dedup import CONFIRMED, HandlingResult
+from fanout.protocol.receiving.receive_state import PendingReply, Taken
+from fanout.protocol.receiving.reception import Reception
+from fanout.protocol.receiving.run import Run
 from tests.support.asker import SENDER, fragments
 from tests.support.sealing import beginning
 
@@ -21,7 +24,7 @@ class Handed(NamedTuple):
 
     payload: bytes
     gap: int
-    ticket: Ticket | None
+    pending: PendingReply | None
 
 
 def numbered(number: int, payload: bytes = b"", sender: int = SENDER) -> bytes:
@@ -30,7 +33,8 @@ def numbered(number: int, payload: bytes = b"", sender: int = SENDER) -> bytes:
 
 def take_run(reception: Reception, datagrams: list[bytes], now: float = 0.0) -> Taken:
     """Take datagrams as the kernel merges them: of equal size, but for a shorter last one."""
-    return reception.take(b"".join(datagrams), len(datagrams[0]), len(datagrams), "route", now, EPOCH + now)
+    run = Run(b"".join(datagrams), len(datagrams[0]), len(datagrams), ("10.0.0.7", 1), EPOCH + now)
+    return reception.take(run, now)
 
 
 def take(reception: Reception, *datagrams: bytes, now: float = 0.0) -> tuple[list[Handed], list[bytes]]:
@@ -39,25 +43,41 @@ def take(reception: Reception, *datagrams: bytes, now: float = 0.0) -> tuple[lis
     answers: list[bytes] = []
     for datagram in datagrams:
         taken = take_run(reception, [datagram], now)
-        handed_over += handed(taken)
+        handed_over += handed(taken.runs)
         answers += taken.answers
     return handed_over, answers
 
 
-def handed(taken: Taken) -> list[Handed]:
+def handed(runs: list[Run]) -> list[Handed]:
     messages = []
-    for data, segment, count, header, track, ticket, payloads in taken.parcels:
+    for data, segment, count, _, _, header, track, question, _, payloads in runs:
+        assert question is None or isinstance(question, PendingReply)
         gaps: dict[int, int] = {} if track is None else dict(track.handed(0, count))
         for index in range(count):
             payload = payloads[index] if payloads else data[index * segment : (index + 1) * segment][header:]
-            messages.append(Handed(payload, gaps.get(index, 0), ticket))
+            messages.append(Handed(payload, gaps.get(index, 0), question))
     return messages
 
 
-def taken_ticket(reception: Reception, *datagrams: bytes) -> Ticket:
+def taken_pending(reception: Reception, *datagrams: bytes) -> PendingReply:
     (message,), _ = take(reception, *datagrams)
-    assert message.ticket is not None
-    return message.ticket
+    assert message.pending is not None
+    return message.pending
+
+
+def confirmed(pending: PendingReply) -> list[bytes]:
+    """Say that the handler has returned; return what is sent."""
+    return pending.state.settle(pending, CONFIRMED, EPOCH)
+
+
+def failed(pending: PendingReply, reason: str) -> list[bytes]:
+    """Say that the handler failed; return what is sent."""
+    return pending.state.settle(pending, HandlingResult.failed(reason), EPOCH)
+
+
+def replied(pending: PendingReply, payload: bytes) -> list[bytes]:
+    """Reply to a query; return what is sent."""
+    return pending.state.settle(pending, HandlingResult.replied(payload), EPOCH)
 
 
 def told(answers: list[bytes]) -> tuple[AnswerStatus, bytes]:

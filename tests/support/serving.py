@@ -13,11 +13,13 @@ import pytest
 import fanout
 from fanout.model import Endpoint
 from fanout.protocol.sending.receipt import Confirmation
-from fanout.receiver.sync import ReceiverBase
+from fanout.receiver.aio import AsyncReceiver
+from fanout.receiver.sync import Receiver
 from tests.support.ports import free_port
 from tests.support.waiting import PATIENCE, give_turns
 
 Handler = Callable[[fanout.Message], object]
+AnyReceiver = Receiver | AsyncReceiver
 
 
 class Served(NamedTuple):
@@ -92,17 +94,16 @@ def serving_async(handler: Handler, host: str | None = "127.0.0.1", **settings: 
         loop.close()
 
 
-def stop(receiver: ReceiverBase) -> None:
+def stop(receiver: AnyReceiver) -> None:
     """Stop a receiver that another thread serves."""
     if isinstance(receiver, fanout.Receiver):
         receiver.stop()
     else:
-        assert isinstance(receiver, fanout.AsyncReceiver)
         assert receiver._loop is not None
         receiver._loop.call_soon_threadsafe(receiver.stop)
 
 
-Serving = Callable[..., AbstractContextManager[ReceiverBase]]
+Serving = Callable[..., AbstractContextManager[AnyReceiver]]
 SHELLS = pytest.mark.parametrize("serving", [serving_sync, serving_async], ids=["Receiver", "AsyncReceiver"])
 
 

@@ -28,8 +28,8 @@ def test_a_message_is_whole_whatever_the_order_of_its_parts(total: int, size: in
     messages, answers = take(reception, *arriving)
     assert [message.payload for message in messages] == [payload]
     assert answers == []
-    assert len(reception._reassemblies[False]) == 0
-    assert reception._reassemblies[False].bytes == 0
+    assert len(reception.plain.reassembly.partial) == 0
+    assert reception.plain.reassembly.bytes == 0
 
 
 def test_who_asks_is_told_what_is_missing() -> None:
@@ -63,7 +63,7 @@ def test_what_is_missing_fits_the_question_and_is_true(positions: list[int], roo
 
 def test_a_merged_run_of_fragments_is_one_message() -> None:
     reception = Reception(ME)
-    (message,) = handed(take_run(reception, fragments(1, bytes(60_000), flags=0)))
+    (message,) = handed(take_run(reception, fragments(1, bytes(60_000), flags=0)).runs)
     assert message.payload == bytes(60_000)
 
 
@@ -108,7 +108,7 @@ def test_a_thousand_who_claim_16_mib_cost_what_they_sent() -> None:
         used, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(reception._reassemblies[False]) == 1000
+    assert len(reception.plain.reassembly.partial) == 1000
     assert peak < 16 * 1024 * 1024
     assert used < 16 * 1024 * 1024
 
@@ -130,10 +130,10 @@ def test_fragments_are_bounded_in_all_and_of_each_sender(size: int, flags: int) 
     finally:
         tracemalloc.stop()
     assert used < 1.3 * limit
-    assert len(kept) == 100
-    assert kept.given_up == 4 * count - len(kept)
-    assert (4, count - 1) in kept, "the oldest make room"
-    assert (1, 0) not in kept
+    assert len(kept.partial) == 100
+    assert kept.given_up == 4 * count - len(kept.partial)
+    assert (4, count - 1) in kept.partial, "the oldest make room"
+    assert (1, 0) not in kept.partial
 
 
 def cost(size: int) -> int:
@@ -158,9 +158,9 @@ def test_what_nobody_asks_for_makes_room_for_what_somebody_does() -> None:
     for number in (1, 2, 3):
         assert keep(kept, part(number, 0, flags=ASK if number == 2 else 0), 0.0)
         assert keep(kept, part(number, 1, flags=0), 0.0)
-    assert [number for _, number in kept._partial] == [1, 2, 3]
+    assert [number for _, number in kept.partial] == [1, 2, 3]
     assert keep(kept, part(4, 0), 0.1)
-    assert [number for _, number in kept._partial] == [2, 3, 4]
+    assert [number for _, number in kept.partial] == [2, 3, 4]
     assert kept.given_up == 1
 
 
@@ -171,16 +171,16 @@ def test_of_messages_that_go_on_one_becomes_whole_however_many_there_are(limits:
     now = 0.0
     for _ in range(40):
         for number in {1, 2, 3, 4, 5, 6} - whole:
-            partial = kept._partial.get((SENDER, number))
+            partial = kept.partial.get((SENDER, number))
             position = 0 if partial is None else partial.gaps(1)[0]
             now += 0.01
             keep(kept, part(number, position), now)
-            partial = kept._partial.get((SENDER, number))
+            partial = kept.partial.get((SENDER, number))
             if partial is not None and not partial.missing:
                 kept.remove((SENDER, number))
                 whole.add(number)
     assert len(whole) == 6
-    assert len(kept) == kept.bytes == 0
+    assert len(kept.partial) == kept.bytes == 0
 
 
 def test_a_message_that_goes_on_is_not_given_up_for_a_new_one() -> None:
@@ -195,7 +195,7 @@ def test_a_message_that_goes_on_is_not_given_up_for_a_new_one() -> None:
 
 def test_who_asks_while_there_is_no_room_is_told_that_nothing_is_there() -> None:
     reception = Reception(ME)
-    reception._reassemblies = (Reassembly(limit=15_000), Reassembly())
+    reception.plain.reassembly = Reassembly(limit=15_000)
     for sender in (1, 2):
         take(reception, claim(sender, size=6000))
         asks = frame.fragment(Cut(bytes(MESSAGE_MAX), 6000), sender, 1, 0, flags=ASK)
@@ -230,4 +230,4 @@ def test_impossible_counts_are_refused(size: int, position: int, total: int) -> 
     datagram = frame.header(frame.FrameKind.FRAGMENT, SENDER, 1) + fields + bytes(2000)
     assert take(reception, datagram) == ([], [])
     assert reception.counts[ReceiveDrop.MALFORMED] == 1
-    assert len(reception._reassemblies[False]) == 0
+    assert len(reception.plain.reassembly.partial) == 0

@@ -12,10 +12,10 @@ from fanout.protocol import frame
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.frame import NUMBER_LIMIT, NUMBERED, AnswerStatus
 from fanout.protocol.receiving.dedup import JUMP_MAX, WINDOW
-from fanout.protocol.receiving.reception import Reception, Taken
+from fanout.protocol.receiving.reception import Reception
 from fanout.protocol.receiving.run import is_in_a_row
 from tests.support.asker import SENDER, fragments
-from tests.support.reception import EPOCH, ME, handed, mutated, numbered, take, take_run, told
+from tests.support.reception import ME, handed, mutated, numbered, replied, take, take_run, told
 
 # Numbered streams.
 
@@ -62,7 +62,7 @@ def test_a_stream_is_handed_over_once_and_its_loss_is_exact(numbers: list[int], 
     for run in runs_of(numbers, lengths, lambda number: numbered(number, b"%019d" % number)):
         taken = take_run(reception, run)
         assert taken.answers == []
-        messages += handed(taken)
+        messages += handed(taken.runs)
     kept, duplicates, lost = truth(numbers)
     assert [int(message.payload) for message in messages] == kept
     assert sum(message.gap for message in messages) == lost
@@ -77,15 +77,13 @@ def test_a_stream_is_handed_over_once_and_its_loss_is_exact(numbers: list[int], 
 def test_gaps_tell_what_the_queue_dropped_as_well(numbers: list[int], lengths: list[int], kept: int) -> None:
     reception = Reception(ME)
     messages = []
-    parcels = 0
-    for run in runs_of(numbers, lengths, numbered):
-        for parcel in take_run(reception, run).parcels:
-            parcels += 1
-            if kept >> parcels & 1:
-                one = Taken()
-                one.parcels.append(parcel)
-                assert parcel.track is not None
-                messages += [(parcel.track.first + index, each.gap) for index, each in enumerate(handed(one))]
+    count = 0
+    for datagrams in runs_of(numbers, lengths, numbered):
+        for run in take_run(reception, datagrams).runs:
+            count += 1
+            if kept >> count & 1:
+                assert run.track is not None
+                messages += [(run.track.first + index, each.gap) for index, each in enumerate(handed([run]))]
     if messages:
         got = [number for number, _ in messages]
         first, after = min([*got, numbers[0]]), max(max(got) + 1, numbers[0])
@@ -108,7 +106,7 @@ def test_a_run_of_everything_is_taken_apart_in_its_order(kinds: list[str], last:
     datagrams = [made[kind](at).ljust(size, b"\0") for at, kind in enumerate(kinds)]
     datagrams[-1] = datagrams[-1][:last]
     reception = Reception(ME)
-    messages = handed(take_run(reception, datagrams))
+    messages = handed(take_run(reception, datagrams).runs)
     cut_off = kinds[-1] == "ask"
     expected = [
         kind[0].encode() + b"%d" % at
@@ -230,7 +228,7 @@ def test_whatever_comes_is_counted_and_never_answered_with_more(runs: list[list[
         taken = take_run(reception, datagrams)
         assert len(taken.answers) <= len(datagrams)
         assert all(len(answer) <= size for answer in taken.answers)
-        assert sum(reception.counts.values()) - before + sum(each.messages for each in taken.parcels) <= len(datagrams)
-        for message in handed(taken):
-            if message.ticket is not None and settle:
-                assert sum(map(len, reception.replied(message.ticket, b"reply", EPOCH))) <= size
+        assert sum(reception.counts.values()) - before + sum(each.messages for each in taken.runs) <= len(datagrams)
+        for message in handed(taken.runs):
+            if message.pending is not None and settle:
+                assert sum(map(len, replied(message.pending, b"reply"))) <= size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fanout.errors import InvalidInput, MessageTooLarge
 from fanout.protocol import frame
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.frame import (
@@ -17,11 +18,12 @@ from fanout.protocol.frame import (
     Answer,
     AnswerStatus,
 )
-from fanout.protocol.receiving import dedup as ledger_module
-from fanout.protocol.receiving.dedup import RESULTS_MAX, SENDERS_MAX, WINDOW
+from fanout.protocol.receiving import dedup
+from fanout.protocol.receiving.dedup import RESULTS_MAX, SENDERS_MAX, WINDOW, HandlingResult
+from fanout.protocol.receiving.receive_state import PendingReply
 from fanout.protocol.receiving.reception import Reception
 from tests.support.asker import SENDER, fragments
-from tests.support.reception import EPOCH, ME, numbered, reply_of, take, taken_ticket, told
+from tests.support.reception import EPOCH, ME, confirmed, failed, numbered, replied, reply_of, take, taken_pending, told
 
 # Confirmed messages.
 
@@ -31,10 +33,10 @@ def test_one_who_asks_is_told_when_the_handler_has_returned_and_whenever_he_asks
     ask = fragments(1, b"x")
     (message,), answers = take(reception, *ask)
     assert (message.payload, answers) == (b"x", [])
-    assert message.ticket is not None
+    assert message.pending is not None
     assert told(take(reception, *ask)[1]) == (AnswerStatus.PENDING, b"")
-    assert told(reception.confirmed(message.ticket, EPOCH)) == (AnswerStatus.CONFIRMED, b"")
-    assert reception.confirmed(message.ticket, EPOCH) == reception.failed(message.ticket, "late", EPOCH) == []
+    assert told(confirmed(message.pending)) == (AnswerStatus.CONFIRMED, b"")
+    assert confirmed(message.pending) == failed(message.pending, "late") == []
     again = fragments(1, b"x", attempt=7)
     messages, answers = take(reception, *again)
     assert (messages, told(answers)) == ([], (AnswerStatus.CONFIRMED, b""))
@@ -46,19 +48,19 @@ def test_one_who_asks_is_told_when_the_handler_has_returned_and_whenever_he_asks
 
 def test_what_became_of_a_message_is_known_however_fast_the_stream_went_on() -> None:
     reception = Reception(ME)
-    ticket = taken_ticket(reception, *fragments(1, b"x"))
+    pending = taken_pending(reception, *fragments(1, b"x"))
     take(reception, numbered(10 * WINDOW))
     assert told(take(reception, *fragments(1, b"x"))[1])[0] is AnswerStatus.PENDING
-    reception.confirmed(ticket, EPOCH)
+    confirmed(pending)
     assert told(take(reception, *fragments(1, b"x"))[1])[0] is AnswerStatus.CONFIRMED
 
 
 def test_a_failure_says_why_cut_to_the_room_and_to_whole_characters() -> None:
     reception = Reception(ME)
-    ticket = taken_ticket(reception, *fragments(1, b"x"))
+    pending = taken_pending(reception, *fragments(1, b"x"))
     room = ASK_MIN - ANSWER_OVERHEAD
     assert room % 2 == 0
-    answers = reception.failed(ticket, "x" + "é" * 500, EPOCH)
+    answers = failed(pending, "x" + "é" * 500)
     assert told(answers) == (AnswerStatus.FAILED, ("x" + "é" * (room // 2 - 1)).encode())
     assert len(answers[0]) <= ASK_MIN
     _, answers = take(reception, *fragments(1, b"x", flags=ASK | QUERY, size=1200))
@@ -69,48 +71,47 @@ def test_nobody_is_told_who_did_not_ask() -> None:
     reception = Reception(ME)
     (message,), answers = take(reception, *fragments(1, b"x", flags=0))
     assert answers == []
-    assert message.ticket is not None
-    assert reception.confirmed(message.ticket, EPOCH) == []
+    assert message.pending is not None
+    assert confirmed(message.pending) == []
     assert reception.confirmations == 0
     assert take(reception, *fragments(1, b"x", flags=0)) == ([], [])
 
 
 def test_only_what_somebody_was_told_is_counted() -> None:
     reception = Reception(ME)
-    for number, settle in enumerate((reception.confirmed, lambda *both: reception.failed(both[0], "no", EPOCH)), 1):
-        ticket = taken_ticket(reception, *fragments(number, b"x", flags=0))
-        assert settle(ticket, EPOCH) == []
-    assert reception.replied(taken_ticket(reception, *fragments(3, b"x", flags=QUERY)), b"reply", EPOCH) == []
+    assert confirmed(taken_pending(reception, *fragments(1, b"x", flags=0))) == []
+    assert failed(taken_pending(reception, *fragments(2, b"x", flags=0)), "no") == []
+    assert replied(taken_pending(reception, *fragments(3, b"x", flags=QUERY)), b"reply") == []
     assert (reception.confirmations, reception.failures, reception.replies) == (0, 0, 0)
     assert len(take(reception, *fragments(3, b"x", flags=ASK | QUERY))[1]) == 1
     assert reception.replies == 1, "it is sent now"
     first, last = fragments(4, bytes(2000))
     take(reception, last)
-    reception.confirmed(taken_ticket(reception, first), EPOCH)
+    confirmed(taken_pending(reception, first))
     assert reception.confirmations == 1, "its sender asked before it was whole"
 
 
 def test_where_too_many_wait_a_new_one_is_not_taken_and_not_answered_until_there_is_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ledger_module, "PENDING_MAX", 2)
+    monkeypatch.setattr(dedup, "PENDING_MAX", 2)
     reception = Reception(ME)
-    waiting = [taken_ticket(reception, *fragments(number, b"x")) for number in (1, 2)]
+    waiting = [taken_pending(reception, *fragments(number, b"x")) for number in (1, 2)]
     assert take(reception, *fragments(3, b"x")) == ([], [])
     assert reception.counts[ReceiveDrop.NO_ROOM] == 1
     assert told(take(reception, *fragments(2, b"x"))[1])[0] is AnswerStatus.PENDING
     assert len(take(reception, numbered(9, sender=7))[0]) == 1, "a stream is no matter of it"
-    reception.confirmed(waiting[0], EPOCH)
-    assert taken_ticket(reception, *fragments(3, b"x")).is_open
+    confirmed(waiting[0])
+    assert taken_pending(reception, *fragments(3, b"x")).is_open
 
 
 def test_what_the_queue_dropped_is_taken_again_when_it_comes_again() -> None:
     reception = Reception(ME)
     ask = fragments(1, b"x", flags=ASK | NUMBERED)
     for _ in range(3):
-        ticket = taken_ticket(reception, *ask)
-        reception.release(ticket)
-        assert reception.confirmed(ticket, EPOCH) == []
+        pending = taken_pending(reception, *ask)
+        pending.state.release(pending)
+        assert confirmed(pending) == []
     assert (reception.skipped, reception.reordered, reception.duplicates) == (0, 0, 0)
     assert not reception.has_pending
     take(reception, numbered(WINDOW + 5))
@@ -120,14 +121,14 @@ def test_what_the_queue_dropped_is_taken_again_when_it_comes_again() -> None:
 def test_results_are_bounded() -> None:
     reception = Reception(ME)
     for number in range(1, 300):
-        reception.confirmed(taken_ticket(reception, *fragments(number, b"x")), EPOCH)
-    ledger = reception._ledgers[False]
-    template = ledger.result((SENDER, 1))
+        confirmed(taken_pending(reception, *fragments(number, b"x")))
+    table = reception.plain.table
+    template = table.result((SENDER, 1))
     assert template is not None
     for number in range(1, RESULTS_MAX):
-        ledger.settle((1, number), template)
-    assert len(ledger._results) == RESULTS_MAX
-    assert ledger.result((SENDER, 1)) is None
+        table.settle((1, number), template)
+    assert len(table._results) == RESULTS_MAX
+    assert table.result((SENDER, 1)) is None
     assert told(take(reception, *fragments(1, b"x"))[1])[0] is AnswerStatus.REFUSED, "it is not handed over again"
 
 
@@ -143,20 +144,76 @@ def test_senders_are_bounded_and_totals_are_never_lost() -> None:
     assert reception.skipped == SENDERS_MAX + 100, "what came before it was forgotten is not held against a sender"
 
 
+class Shell:
+    """Settles messages, and remembers what was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+
+    def settle(self, pending: PendingReply, result: HandlingResult) -> bool:
+        was_open = pending.is_open
+        self.sent += pending.state.settle(pending, result, EPOCH)
+        return was_open
+
+    def release(self, pending: PendingReply) -> None:
+        pending.state.release(pending)
+
+
+def asked_by(shell: Shell, reception: Reception, number: int, flags: int = ASK) -> PendingReply:
+    pending = taken_pending(reception, *fragments(number, b"x", flags=flags))
+    pending.settler = shell
+    return pending
+
+
+def test_a_pending_message_is_settled_once_whatever_is_said_of_it_later() -> None:
+    reception = Reception(ME)
+    for number, settle in enumerate((PendingReply.confirm, lambda each: each.fail("no"), PendingReply.release), 1):
+        shell = Shell()
+        pending = asked_by(shell, reception, number)
+        with pytest.raises(InvalidInput, match="no query"):
+            pending.reply(b"")
+        settle(pending)
+        sent = list(shell.sent)
+        pending.confirm()
+        pending.fail("late")
+        pending.release()
+        assert shell.sent == sent
+        assert len(sent) == (number < 3)
+        assert (pending.is_open, pending.wants_reply, pending.problem) == (False, False, "")
+    assert (reception.confirmations, reception.failures, reception.has_pending) == (1, 1, False)
+
+
+def test_a_pending_query_has_one_reply_or_fails() -> None:
+    reception, shell = Reception(ME), Shell()
+    query = asked_by(shell, reception, 1, ASK | QUERY)
+    with pytest.raises(InvalidInput, match="bytes, not str"):
+        query.reply("text")  # type: ignore[arg-type]
+    with pytest.raises(MessageTooLarge):
+        query.reply(bytes(frame.MESSAGE_MAX + 1))
+    assert query.wants_reply
+    query.reply(memoryview(b"fine"))  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="answered before"):
+        query.reply(b"again")
+    assert [reply.payload for reply in reply_of(shell.sent)] == [b"fine"]
+    shell.sent.clear()
+    asked_by(shell, reception, 2, ASK | QUERY).confirm()
+    assert told(shell.sent) == (AnswerStatus.FAILED, b"the handler did not reply")
+
+
 # Queries.
 
 
 def test_a_reply_answers_the_query_and_whoever_asks_again() -> None:
     reception = Reception(ME)
     query = fragments(1, b"status", flags=ASK | QUERY)
-    ticket = taken_ticket(reception, *query)
-    assert ticket.wants_reply
-    (reply,) = reply_of(reception.replied(ticket, b"fine", EPOCH))
+    pending = taken_pending(reception, *query)
+    assert pending.wants_reply
+    (reply,) = reply_of(replied(pending, b"fine"))
     assert (reply.sender, reply.asker, reply.number, reply.payload) == (ME, SENDER, 1, b"fine")
     (again,) = reply_of(take(reception, *fragments(1, b"status", flags=ASK | QUERY, attempt=3))[1])
     assert again == reply._replace(attempt=3)
     assert (reception.replies, reception.confirmations) == (1, 0)
-    assert reception.replied(ticket, b"again", EPOCH) == []
+    assert replied(pending, b"again") == []
 
 
 @pytest.mark.parametrize("size", [300, 1200])
@@ -164,13 +221,13 @@ def test_a_reply_is_as_large_as_the_question_at_most(size: int) -> None:
     reception = Reception(ME)
     query = fragments(1, b"status", flags=ASK | QUERY, size=size)
     most = len(query[-1]) - REPLY_OVERHEAD
-    (datagram,) = reception.replied(taken_ticket(reception, *query), bytes(most), EPOCH)
+    (datagram,) = replied(taken_pending(reception, *query), bytes(most))
     assert len(datagram) == len(query[-1])
-    ticket = taken_ticket(reception, *fragments(2, b"status", flags=ASK | QUERY, size=size))
-    status, detail = told(reception.replied(ticket, bytes(most + 1), EPOCH))
+    pending = taken_pending(reception, *fragments(2, b"status", flags=ASK | QUERY, size=size))
+    status, detail = told(replied(pending, bytes(most + 1)))
     assert status is AnswerStatus.FAILED
     assert detail.startswith(f"the reply of {most + 1:,} bytes is larger than the question ({most:,})".encode())
-    assert ticket.problem
+    assert pending.problem
     assert reception.failures == 1
     answers = take(reception, *fragments(1, b"status", flags=ASK | QUERY, size=256))[1]
     assert told(answers)[0] is AnswerStatus.FAILED, "whoever asks again has less room"
@@ -180,7 +237,7 @@ def test_a_large_reply_goes_to_anyone_where_that_is_allowed_and_the_rest_is_pull
     reception = Reception(ME, reply_to_anyone=True)
     query = fragments(1, b"status", flags=ASK | QUERY)
     payload = bytes(range(256)) * 400
-    first = reply_of(reception.replied(taken_ticket(reception, *query), payload, EPOCH))
+    first = reply_of(replied(taken_pending(reception, *query), payload))
     assert len(first) == REPLIES_UNASKED
     parts = {reply.position: reply.payload for reply in first}
     rest = range(len(parts), first[0].parts)
@@ -197,7 +254,7 @@ def test_a_large_reply_goes_to_anyone_where_that_is_allowed_and_the_rest_is_pull
 
 def test_a_pull_by_a_stranger_is_not_answered() -> None:
     reception = Reception(ME)
-    reception.replied(taken_ticket(reception, *fragments(1, b"status", flags=ASK | QUERY)), b"x", EPOCH)
+    replied(taken_pending(reception, *fragments(1, b"status", flags=ASK | QUERY)), b"x")
     assert take(reception, frame.pull(SENDER, 1, [0])) == ([], [])
     assert reception.counts[ReceiveDrop.UNEXPECTED] == 1
 
@@ -205,8 +262,8 @@ def test_a_pull_by_a_stranger_is_not_answered() -> None:
 def test_kept_replies_are_bounded_and_one_that_made_room_is_said_to_be_gone() -> None:
     reception = Reception(ME, reply_to_anyone=True)
     for number in range(1, 6):
-        ticket = taken_ticket(reception, *fragments(number, b"status", flags=ASK | QUERY))
-        reception.replied(ticket, bytes(8 * 1024 * 1024), EPOCH)
+        pending = taken_pending(reception, *fragments(number, b"status", flags=ASK | QUERY))
+        replied(pending, bytes(8 * 1024 * 1024))
     status, detail = told(take(reception, *fragments(1, b"status", flags=ASK | QUERY))[1])
     assert (status, detail) == (AnswerStatus.FAILED, b"its reply had to make room for others")
     assert take(reception, frame.pull(SENDER, 1, [0])) == ([], [])

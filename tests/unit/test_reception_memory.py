@@ -9,16 +9,17 @@ from itertools import count, islice
 import pytest
 import yaml
 
-from fanout.net.gro import Run
 from fanout.protocol.frame import ASK, QUERY
 from fanout.protocol.receiving import dedup
 from fanout.protocol.receiving.dedup import PENDING_MAX, REPLIES_MAX, RESULTS_MAX, SENDERS_MAX, DedupTable
 from fanout.protocol.receiving.reassembly import BYTES_MAX, SENDER_BYTES_MAX, Reassembly
-from fanout.protocol.receiving.reception import Reception, Ticket
+from fanout.protocol.receiving.receive_state import PendingReply
+from fanout.protocol.receiving.reception import Reception
+from fanout.protocol.receiving.run import Run
+from fanout.receiver.engine import CAPACITY
 from fanout.receiver.queue import BYTES_MAX as BYTES_QUEUED
-from fanout.receiver.sync import CAPACITY
 from tests.support.asker import fragments
-from tests.support.reception import EPOCH, ME, claim, numbered, take, take_run
+from tests.support.reception import ME, claim, failed, numbered, replied, take, take_run
 from tests.support.tree import ROOT
 
 MIB = 1024 * 1024
@@ -37,10 +38,10 @@ class Flood:
 
     def __init__(self) -> None:
         self.reception = Reception(ME, reply_to_anyone=True)
-        self.reception._ledgers = DedupTable(False, SENDERS_MAX // SHARE), DedupTable(True)
-        self.reception._reassemblies = Reassembly(BYTES_MAX // SHARE, SENDER_BYTES_MAX // SHARE), Reassembly()
+        self.reception.plain.table = DedupTable(False, SENDERS_MAX // SHARE)
+        self.reception.plain.reassembly = Reassembly(BYTES_MAX // SHARE, SENDER_BYTES_MAX // SHARE)
         self.senders = count(2**63)
-        self.tickets: list[Ticket] = []
+        self.pending: list[PendingReply] = []
 
     def claims(self, each: int) -> None:
         """Begin large messages, and go on with none of them; they ask, so that each is kept for a while."""
@@ -54,25 +55,22 @@ class Flood:
             take_run(self.reception, fragments(2**40 + 9, b"", flags=0, sender=sender))
 
     def failures(self, each: int) -> None:
-        for ticket in self.asked(each):
-            self.reception.failed(ticket, "x" * 5000, EPOCH)
+        for pending in self.asked(each):
+            failed(pending, "x" * 5000)
 
     def replies(self, each: int) -> None:
-        for ticket in self.asked(each, QUERY):
-            self.reception.replied(ticket, bytes(2000), EPOCH)
+        for pending in self.asked(each, QUERY):
+            replied(pending, bytes(2000))
 
-    def asked(self, each: int, flags: int = 0) -> Iterator[Ticket]:
+    def asked(self, each: int, flags: int = 0) -> Iterator[PendingReply]:
         """Ask, and let each message be handled."""
         sender = next(self.senders)
         for number in range(2**40, 2**40 + each):
-            taken = take_run(self.reception, fragments(number, b"", flags=ASK | flags, sender=sender))
-            for parcel in taken.parcels:
-                assert parcel.ticket is not None
-                yield parcel.ticket
+            yield from take_run(self.reception, fragments(number, b"", flags=ASK | flags, sender=sender)).pending
 
     def waiting(self, each: int) -> None:
         """Ask, and let no message be handled."""
-        self.tickets += self.asked(each)
+        self.pending += self.asked(each)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +103,8 @@ def test_the_queue_costs_no_more_than_is_said() -> None:
     tracemalloc.start()
     try:
         for number in range(1, CAPACITY // SHARE + 1):
-            for data, segment, count_, header, track, *_ in take_run(reception, [numbered(number, b"x")]).parcels:
-                runs.append(Run(data, segment, count_, (f"10.1.{number}", number), float(number), header, track))
+            (run,) = take_run(reception, [numbered(number, b"x")]).runs
+            runs.append(run._replace(address=(f"10.1.{number}", number), received_at=float(number)))
         used, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

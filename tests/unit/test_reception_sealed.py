@@ -19,13 +19,16 @@ from tests.support.asker import SENDER, fragments
 from tests.support.reception import (
     EPOCH,
     ME,
+    confirmed,
+    failed,
     handed,
     mutated,
     numbered,
+    replied,
     reply_of,
     take,
     take_run,
-    taken_ticket,
+    taken_pending,
     told,
 )
 
@@ -62,9 +65,9 @@ def test_a_sealed_stream_is_a_stream_again() -> None:
     first, *datagrams = sealed([numbered(number, payload) for number, payload in enumerate(payloads, 1)])
     take(reception, first)
     taken = take_run(reception, datagrams)
-    assert [parcel.messages for parcel in taken.parcels] == [64], "one parcel, split when it is handed over"
-    assert [message.payload for message in handed(taken)] == payloads[1:]
-    assert handed(take_run(reception, datagrams)) == []
+    assert [run.messages for run in taken.runs] == [64], "one run, split when it is handed over"
+    assert [message.payload for message in handed(taken.runs)] == payloads[1:]
+    assert handed(take_run(reception, datagrams).runs) == []
     assert reception.counts == {ReceiveDrop.REPLAYED: 64}
 
 
@@ -72,7 +75,7 @@ def test_a_sealed_stream_is_a_stream_again() -> None:
 def test_sealed_numbers_that_are_none_are_malformed(number: int) -> None:
     reception, by = receiver(), sealer()
     take(reception, by.seal_stream(5, [b"first"], EPOCH)[0])
-    assert handed(take_run(reception, by.seal_stream(number, [b"x", b"y"], EPOCH))) == []
+    assert handed(take_run(reception, by.seal_stream(number, [b"x", b"y"], EPOCH)).runs) == []
     assert reception.counts == {ReceiveDrop.MALFORMED: 2}
 
 
@@ -80,8 +83,8 @@ def test_questions_are_answered_under_seal() -> None:
     reception = receiver()
     by = sealer()
     ask = sealed(fragments(1, b"x"), by)
-    ticket = taken_ticket(reception, *ask)
-    answers = reception.confirmed(ticket, EPOCH)
+    pending = taken_pending(reception, *ask)
+    answers = confirmed(pending)
     assert told(opened(answers)) == (AnswerStatus.CONFIRMED, b"")
     assert len(answers[0]) <= len(ask[0])
     assert told(opened(take(reception, *sealed(fragments(1, b"x"), by))[1])) == (AnswerStatus.CONFIRMED, b"")
@@ -92,7 +95,7 @@ def test_sealed_queries_get_replies_of_any_size() -> None:
     reception = receiver()
     by = sealer()
     query = sealed(fragments(1, b"status", flags=ASK | QUERY), by)
-    replies = reply_of(opened(reception.replied(taken_ticket(reception, *query), bytes(100_000), EPOCH)))
+    replies = reply_of(opened(replied(taken_pending(reception, *query), bytes(100_000))))
     assert len(replies) == REPLIES_UNASKED
     pulled = take(reception, *sealed([frame.pull(SENDER, 1, [50, 51])], by))[1]
     assert [reply.position for reply in reply_of(opened(pulled))] == [50, 51]
@@ -110,7 +113,7 @@ def test_what_is_not_sealed_is_dropped_and_not_answered(datagram: bytes) -> None
 @pytest.mark.parametrize("by", [sealer(OTHER, counter=9), sealer(cluster="west", counter=9), sealer(OTHER, sender=7)])
 def test_another_key_or_cluster_is_dropped_and_not_answered(by: Sealer) -> None:
     reception = receiver(accept_plaintext=True, reply_to_anyone=True)
-    taken_ticket(reception, *sealed(fragments(1, b"x")))
+    taken_pending(reception, *sealed(fragments(1, b"x")))
     assert take(reception, *sealed(fragments(1, b"x"), by), *sealed([frame.pull(SENDER, 1, [0])], by)) == ([], [])
     assert reception.counts[ReceiveDrop.WRONG_KEY] == 2
 
@@ -121,17 +124,17 @@ def test_nobody_who_has_no_key_gets_an_answer(datagrams: list[bytes]) -> None:
     size = len(datagrams[0])
     for run in ([one] for one in datagrams):
         taken = take_run(reception, run)
-        assert (taken.parcels, taken.answers) == ([], [])
+        assert (taken.runs, taken.answers) == ([], [])
     if size:
         taken = take_run(reception, [one.ljust(size, b"\0")[:size] for one in datagrams])
-        assert (taken.parcels, taken.answers) == ([], [])
+        assert (taken.runs, taken.answers) == ([], [])
     assert sum(reception.counts.values()) == len(datagrams) * (2 if size else 1)
 
 
 def test_what_is_sealed_is_dropped_where_there_is_no_key() -> None:
     reception = Reception(ME)
     assert take(reception, *sealed(fragments(1, b"x"))) == ([], [])
-    assert handed(take_run(reception, sealed([numbered(1), numbered(2)]))) == []
+    assert handed(take_run(reception, sealed([numbered(1), numbered(2)])).runs) == []
     assert reception.counts[ReceiveDrop.NO_KEY] == 3
 
 
@@ -149,15 +152,13 @@ def test_while_plaintext_is_accepted_it_is_answered_in_plaintext_and_never_mixed
         b"plain",
         b"s",
     ]
-    assert told(reception.confirmed(taken_ticket(reception, *fragments(5, b"x")), EPOCH))[0] is AnswerStatus.CONFIRMED
+    assert told(confirmed(taken_pending(reception, *fragments(5, b"x"))))[0] is AnswerStatus.CONFIRMED
     # A stranger who knows the sender's number cannot pass for it.
     whole = fragments(6, bytes(3000), flags=0)
     take(reception, *sealed(whole[:2], by))
     assert take(reception, *whole[2:]) == ([], [])
     assert len(take(reception, *sealed(whole[2:], by))[0]) == 1
-    status, _ = told(
-        reception.replied(taken_ticket(reception, *fragments(7, b"q", flags=ASK | QUERY)), bytes(5000), EPOCH)
-    )
+    status, _ = told(replied(taken_pending(reception, *fragments(7, b"q", flags=ASK | QUERY)), bytes(5000)))
     assert status is AnswerStatus.FAILED, "a reply larger than the question needs a seal"
 
 
@@ -181,13 +182,13 @@ def test_strangers_cannot_make_a_receiver_forget_what_was_sealed(monkeypatch: py
     reception = receiver(accept_plaintext=True)
     by = sealer()
     ask = fragments(1, b"x", flags=ASK)
-    reception.confirmed(taken_ticket(reception, *sealed(ask, by)), EPOCH)
+    confirmed(taken_pending(reception, *sealed(ask, by)))
     large = sealed(fragments(2, bytes(3000), flags=ASK), by)
     take(reception, *large[:-1])
     for sender in range(1, SENDERS_MAX + 2):
         take(reception, *fragments(1, b"x", flags=0, sender=sender), fragments(2, bytes(3000), sender=sender)[0])
     for number in range(3, 1004):
-        reception.failed(taken_ticket(reception, *fragments(number, b"", flags=0)), "no", EPOCH)
+        failed(taken_pending(reception, *fragments(number, b"", flags=0)), "no")
     assert len(take(reception, large[-1])[0]) == 1
     messages, answers = take(reception, *sealed(ask, by))
     assert messages == []

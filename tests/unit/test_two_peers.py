@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 
 from fanout.model import Endpoint
 from fanout.protocol import frame
-from fanout.protocol.receiving.reception import Reception, Taken, Ticket
+from fanout.protocol.receiving.dedup import CONFIRMED, HandlingResult
+from fanout.protocol.receiving.receive_state import PendingReply
+from fanout.protocol.receiving.reception import Reception
+from fanout.protocol.receiving.run import Run
 from fanout.protocol.seal import Keyring, Opener, Sealer
 from fanout.protocol.sending.exchange import Exchange
 from fanout.protocol.sending.receipt import Receipt, ReceiptStatus, Reply
@@ -46,23 +49,20 @@ class Pod:
         mishap = next(self._world.mishaps)
         if mishap == "forgets":
             self._reception.give_up(math.inf)
-        taken: Taken = self._reception.take(datagram, len(datagram), 1, None, now, EPOCH + now)
+        taken = self._reception.take(Run(datagram, len(datagram), 1, ("10.0.0.9", 1), EPOCH + now), now)
         self._answer(taken.answers)
-        for parcel in taken.parcels:
-            assert parcel.ticket is not None
+        for run, pending in zip(taken.runs, taken.pending, strict=True):
+            assert run.question is pending
             if mishap == "drops":
-                self._reception.release(parcel.ticket)
+                pending.state.release(pending)
                 continue
-            self.handed.append(parcel.data)
-            self._world.later(self._seconds, partial(self._handle, parcel.ticket, parcel.data))
+            self.handed.append(run.data)
+            self._world.later(self._seconds, partial(self._handle, pending, run.data))
 
-    def _handle(self, ticket: Ticket, data: bytes) -> None:
+    def _handle(self, pending: PendingReply, data: bytes) -> None:
         self.is_done = True
-        epoch = EPOCH + self._world.now
-        if ticket.wants_reply:
-            self._answer(self._reception.replied(ticket, data[::-1], epoch))
-        else:
-            self._answer(self._reception.confirmed(ticket, epoch))
+        result = HandlingResult.replied(data[::-1]) if pending.wants_reply else CONFIRMED
+        self._answer(pending.state.settle(pending, result, EPOCH + self._world.now))
 
     def _answer(self, answers: list[bytes]) -> None:
         for datagram in answers:

@@ -26,8 +26,8 @@ from fanout.limiter import LineLimiter
 from fanout.metrics import ReceiverCollector
 from fanout.model import Message
 from fanout.receiver.aio import AsyncReceiver
+from fanout.receiver.engine import ReceiverStats
 from fanout.receiver.queue import MessageBatch
-from fanout.receiver.sync import ReceiverStats
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _HEARTBEAT = 1.0

@@ -7,11 +7,10 @@ from typing import Any, Literal
 
 from fanout.daemon.receiver.handlers import Handler, HandlerFailed
 from fanout.daemon.receiver.questions import Answerer
-from fanout.model import FramedMessage, Message
+from fanout.model import Message
 from fanout.net import errno_text
 from fanout.receiver.aio import AsyncReceiver
-from fanout.receiver.demux import OpenQuestion
-from fanout.receiver.sync import conclude
+from fanout.receiver.engine import conclude
 
 HANDLED, REPLIED, FAILED = "handled", "replied", "failed"
 _STOPPED = "the receiver was stopped before its handler had returned"
@@ -42,7 +41,7 @@ class Handling:
             if is_query and (reply := self._answerer.answer(message.payload, self._receiver.stats)) is not None:
                 message.reply(reply)
             elif is_query and self._handler is None:
-                _tell(message, _ONLY_PING_AND_INFO)
+                _fail(message, _ONLY_PING_AND_INFO)
                 return {"outcome": FAILED, "reason": _ONLY_PING_AND_INFO}
             elif self._handler is not None:
                 result = await self._call(self._handler, message)
@@ -52,7 +51,7 @@ class Handling:
         except Exception as error:
             is_known = isinstance(error, HandlerFailed)
             reason = str(error) if is_known else errno_text.exception(error)
-            _tell(message, reason)  # first: the sender is told nothing more once it has been told
+            _fail(message, reason)  # first: the sender is told nothing more once it has been told
             self._receiver.handler_failed(message, error.with_traceback(None) if is_known else error)
             return {"outcome": FAILED, "reason": reason}
 
@@ -73,16 +72,16 @@ class Handling:
         raise HandlerFailed(_STOPPED)
 
     def _done(self, message: Message, *, is_query: bool) -> dict[str, Any]:
-        question = message.question if isinstance(message, FramedMessage) else None
+        question = message.question
         if question is not None:
             question.confirm()
-            if isinstance(question, OpenQuestion) and question.ticket.problem:
-                return {"outcome": FAILED, "reason": question.ticket.problem}
+            if question.problem:
+                return {"outcome": FAILED, "reason": question.problem}
         if is_query:
             return {"outcome": REPLIED}
         return {} if question is None and self._handler is None else {"outcome": HANDLED}
 
 
-def _tell(message: Message, reason: str) -> None:
-    if isinstance(message, FramedMessage) and message.question is not None:
+def _fail(message: Message, reason: str) -> None:
+    if message.question is not None:
         message.question.fail(reason)

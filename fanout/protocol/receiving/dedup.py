@@ -18,7 +18,9 @@ PENDING_MAX = 16_384
 REPLIES_MAX = 16 * 1024 * 1024
 """Bytes of replies that are kept, so that what is lost of them can be sent again; the newest is, however large."""
 JUMP_MAX = 2**32
-"""Numbers that one frame may tell to be missing: after a longer leap a stream begins anew."""
+"""Numbers that one frame may show to be missing: after a longer leap a stream begins anew."""
+REASON_MAX = 300
+"""Bytes of a failure's reason that are kept for those who ask again."""
 _REPLY_OVERHEAD = 500
 
 Key = tuple[int, int]
@@ -43,7 +45,7 @@ class Order:
         self.first = self.next = number
 
     def met(self, number: int, count: int) -> list[tuple[int, int]]:
-        """Take note of `count` numbers in a row; return those that are not just the next: their index, and the gap.
+        """Record `count` numbers in a row; return those that are not just the next: their index, and the gap.
 
         That is how many are missing directly before it, or -1 for a late one, which was counted as missing.
         """
@@ -76,7 +78,7 @@ class Order:
         return missing - 1
 
     def marked(self, number: int, origin: int) -> int:
-        """Take note that the numbers from `origin` to `number` were sent; return how many more are missing."""
+        """Record that the numbers from `origin` to `number` were sent; return how many more are missing."""
         missing = 0
         if not self.next:
             self.begin(origin)
@@ -148,6 +150,16 @@ class HandlingResult(NamedTuple):
     detail: bytes = b""
     reply: Kept | None = None
 
+    @classmethod
+    def failed(cls, reason: str) -> HandlingResult:
+        """Return that its handler failed."""
+        return cls(AnswerStatus.FAILED, reason.encode("utf-8", "replace")[:REASON_MAX])
+
+    @classmethod
+    def replied(cls, payload: bytes) -> HandlingResult:
+        """Return that a query was replied to."""
+        return cls(AnswerStatus.CONFIRMED, reply=Kept(payload))
+
 
 CONFIRMED = HandlingResult(AnswerStatus.CONFIRMED)
 _GONE = HandlingResult(AnswerStatus.FAILED, b"its reply had to make room for others")
@@ -175,6 +187,7 @@ class DedupTable:
         self.is_sealed = is_sealed
         self.totals = Counts()
         self.pending: dict[Key, Any] = {}
+        """The messages that were taken and are not settled."""
         self._senders = senders
         self._peers: dict[int, Peer] = {}
         self._latest: Peer | None = None
@@ -200,7 +213,7 @@ class DedupTable:
         return peer
 
     def arrived(self, peer: Peer, number: int, numbered: bool) -> None:
-        """Take note of a message that is new, or late."""
+        """Record a message that is new, or late."""
         peer.sequence.arrived(number)
         key = (peer.sender, number)
         if key in self._released:
@@ -212,7 +225,7 @@ class DedupTable:
             self._met(peer, number, 1)
 
     def run_arrived(self, peer: Peer, number: int, count: int) -> None:
-        """Take note of numbered messages in a row, the first of which is no lower than what is expected."""
+        """Record numbered messages in a row, the first of which is no lower than what is expected."""
         if number > peer.sequence.expected:
             peer.sequence.skip(number - peer.sequence.expected)
             peer.sequence.expected = number
@@ -244,12 +257,12 @@ class DedupTable:
         self.totals.reordered += 1
 
     def duplicated(self, peer: Peer) -> None:
-        """Take note of a numbered message that came before."""
+        """Record a numbered message that came before."""
         peer.counts.duplicates += 1
         self.totals.duplicates += 1
 
     def marked(self, peer: Peer, number: int, origin: int) -> None:
-        """Take note of how far a stream has come; of where it began only where nothing can have been forgotten."""
+        """Record how far a stream has come; of where it began only where nothing can have been forgotten."""
         sequence = peer.sequence
         if not peer.is_new:
             origin = max(origin, peer.arrivals.first or number + 1)
@@ -262,10 +275,6 @@ class DedupTable:
     def is_full(self) -> bool:
         """Whether as many messages are unsettled as may be."""
         return len(self.pending) >= PENDING_MAX
-
-    def expect(self, key: Key, ticket: object) -> None:
-        """Remember a message that was handed over until it is settled."""
-        self.pending[key] = ticket
 
     def settle(self, key: Key, result: HandlingResult) -> None:
         """Remember what became of a message."""

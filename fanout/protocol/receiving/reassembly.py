@@ -51,13 +51,13 @@ class Partial:
         """Return the whole message."""
         return b"".join(map(self._fragments.__getitem__, range(len(self._fragments))))
 
-    def gaps(self, room: int) -> tuple[int, bytes]:
-        """Return the first fragment that is missing, and a bitmap of those from there on, of at most `room` bytes."""
+    def gaps(self, size: int) -> tuple[int, bytes]:
+        """Return the first fragment that is missing, and a bitmap of those from there on, of at most `size` bytes."""
         first = self._first_missing
         while first in self._fragments:
             first += 1
         self._first_missing = first
-        last = min(self._highest + 1, first + 8 * room)
+        last = min(self._highest + 1, first + 8 * size)
         if len(self._fragments) > (last - first) // 4:
             return first, bitmap([position in self._fragments for position in range(first, last)])
         # Few of many: it costs no more than what has come.
@@ -130,22 +130,17 @@ class Reassembly:
         self._all = _Pool(limit)
         self._of_sender: dict[int, _Pool] = {}
         self._sender_limit = sender_limit
-        self._partial: dict[Key, Partial] = {}
+        self.partial: dict[Key, Partial] = {}
+        """What is there of each; the one that got nothing new for longest is the first. Nobody else changes it."""
 
     @property
     def bytes(self) -> int:
         """What the fragments cost."""
         return self._all.bytes
 
-    def __len__(self) -> int:
-        return len(self._partial)
-
-    def __contains__(self, key: Key) -> bool:
-        return key in self._partial
-
     def find(self, key: Key, fragment: Fragment) -> Partial | None:
         """Return the message that a fragment is a part of, a new one where none is there; None where it is no part."""
-        partial = self._partial.get(key)
+        partial = self.partial.get(key)
         if partial is None:
             return Partial(fragment)
         return partial if partial.kind == _kind(fragment) else None
@@ -161,7 +156,7 @@ class Reassembly:
                 for pool in pools:
                     pool.add(key, partial)
             return True
-        is_there = key in self._partial
+        is_there = key in self.partial
         # What makes it whole needs no room.
         if partial.missing > 1 and not self._make_room(key, partial, fragment, is_there, now):
             return False
@@ -175,7 +170,7 @@ class Reassembly:
         return True
 
     def _add(self, key: Key, partial: Partial) -> None:
-        self._partial[key] = partial
+        self.partial[key] = partial
         self._all.add(key, partial)
         sender = key[0]
         if sender not in self._of_sender:
@@ -183,7 +178,7 @@ class Reassembly:
         self._of_sender[sender].add(key, partial)
 
     def _remove(self, key: Key, partial: Partial) -> None:
-        del self._partial[key]
+        del self.partial[key]
         self._all.remove(key, partial)
         self._of_sender[key[0]].remove(key, partial)
 
@@ -204,14 +199,14 @@ class Reassembly:
     def remove(self, key: Key) -> None:
         """Forget a message: it is whole."""
         sender = key[0]
-        self._remove(key, self._partial[key])
+        self._remove(key, self.partial[key])
         if not self._of_sender[sender].bytes:
             del self._of_sender[sender]
 
     def expire(self, now: float) -> None:
         """Give up what got nothing new for long."""
-        while self._partial:
-            key, partial = next(iter(self._partial.items()))
+        while self.partial:
+            key, partial = next(iter(self.partial.items()))
             if now - partial.heard < PATIENCE:
                 return
             self._give_up(key)

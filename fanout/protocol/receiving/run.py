@@ -1,4 +1,4 @@
-"""What passes between a receiver's sockets and its `Reception`, and how runs of frames are read at once. Pure."""
+"""Runs of messages, as they pass from the sockets to the queue, and how runs of frames are read at once. Pure."""
 
 from __future__ import annotations
 
@@ -7,83 +7,54 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.model import Question
 from fanout.protocol.frame import HEADER, NUMBER_AT
 from fanout.protocol.receiving.dedup import Order
 
+ControlMessages = list[tuple[int, int, bytes]]
+"""As `recvmsg` gives them and `sendmsg` takes them: level, type and data."""
+
 
 class Track(NamedTuple):
-    """Where messages stand in their sender's stream: what is missing before them is told when they are handed over."""
+    """Where messages stand in their sender's stream: what is missing before them is known when they are handed over."""
 
     order: Order
     first: int
 
     def handed(self, start: int, count: int) -> list[tuple[int, int]]:
-        """Take note that `count` are handed over, from the one at index `start` on; see `Order.met`."""
+        """Record that `count` are handed over, from the one at index `start` on; see `Order.met`."""
         return self.order.met(self.first + start, count)
 
 
-class Ticket:
-    """A message that was handed over and whose sender may ask what became of it."""
+class Run(NamedTuple):
+    """Datagrams of one source in a row, or the messages that were in them: one, or several of equal size.
 
-    __slots__ = (
-        "asked",
-        "attempt",
-        "is_open",
-        "is_sealed",
-        "number",
-        "problem",
-        "room",
-        "route",
-        "sender",
-        "wants_reply",
-    )
-
-    def __init__(self, sender: int, is_sealed: bool, number: int, route: Any) -> None:
-        self.sender, self.is_sealed, self.number = sender, is_sealed, number
-        self.route = route
-        """How to answer; the shell's matter."""
-        self.wants_reply = False
-        self.asked = False
-        """Whether the sender wants to know."""
-        self.attempt = self.room = 0
-        """Of the question that waits for an answer: what it is to repeat, and its bytes; 0 where none waits."""
-        self.is_open = True
-        """Whether it waits to be settled."""
-        self.problem = ""
-        """Why its reply was not sent."""
-
-    @property
-    def key(self) -> tuple[int, int]:
-        """What the ledger knows it by."""
-        return self.sender, self.number
-
-
-class Parcel(NamedTuple):
-    """Messages to hand over: so many in a row, each `segment` bytes (the last may have fewer)."""
+    The kernel hands them over in one buffer; the queue keeps them so until they are handed over.
+    """
 
     data: bytes
     segment: int
+    """Bytes of each datagram but the last, which has the rest."""
     messages: int
+    """Datagrams in it, at least 1: each is a message."""
+    address: tuple[Any, ...]
+    """The source, as the socket reported it."""
+    received_at: float
+    """Seconds since the epoch."""
     header: int = 0
-    """Bytes at the beginning of each that are not for the user."""
+    """Bytes at the beginning of each datagram that are not for the user."""
     track: Track | None = None
-    ticket: Ticket | None = None
+    """Where they stand in their sender's stream."""
+    question: Question | None = None
+    """What settles the message, where its sender may ask what became of it."""
+    control: ControlMessages | None = None
+    """As `recvmsg` gave it, where the run may have to be answered: the last one may say to which address it came."""
     payloads: list[bytes] | None = None
     """Of messages that were opened one by one, in the place of `data`."""
 
-
-class Taken:
-    """What became of a run of datagrams."""
-
-    __slots__ = ("answers", "parcels", "refusals")
-
-    def __init__(self) -> None:
-        self.parcels: list[Parcel] = []
-        self.answers: list[bytes] = []
-        """To be sent to the source at once."""
-        self.refusals: dict[ReceiveDrop, str] = {}
-        """Why some were not handed over, for the log: a sentence for each reason."""
+    def of(self, datagram: bytes) -> Run:
+        """Return one datagram of the run."""
+        return Run(datagram, len(datagram), 1, self.address, self.received_at)
 
 
 @lru_cache(256)

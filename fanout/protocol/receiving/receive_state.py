@@ -1,0 +1,368 @@
+"""What a receiver knows of messages in frames, from their first fragment to what became of them. Pure, bounded."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fanout.errors import InvalidInput, MessageTooLarge
+from fanout.protocol import frame
+from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.protocol.frame import (
+    ANSWER_OVERHEAD,
+    ASK,
+    HEADER,
+    MAGIC,
+    MESSAGE_MAX,
+    NUMBER_LIMIT,
+    NUMBERED,
+    QUERY,
+    SENDER_AT,
+    VERSION,
+    AnswerStatus,
+    Fragment,
+    FrameKind,
+    InvalidFrame,
+    Mark,
+    Pull,
+)
+from fanout.protocol.receiving.dedup import CONFIRMED, DedupTable, HandlingResult, Key, Peer
+from fanout.protocol.receiving.reassembly import Partial, Reassembly
+from fanout.protocol.receiving.replies import AnswerBuilder
+from fanout.protocol.receiving.run import (
+    ControlMessages,
+    Run,
+    Track,
+    all_begin_alike,
+    in_a_row,
+    is_in_a_row,
+    outer_numbers,
+)
+from fanout.protocol.seal import OpenedRun, Sealer
+from fanout.protocol.sequence import Arrival
+
+NUMBERED_START = MAGIC + bytes((VERSION, FrameKind.NUMBERED))
+"""What each message of a numbered stream begins with."""
+_HEADER_SIZE = HEADER.size
+_SENDER_AND_NUMBER = struct.Struct(f"!{SENDER_AT}xQQ")
+_FRESH = (Arrival.NEW, Arrival.LATE)
+_NO_REPLY = HandlingResult.failed("the handler did not reply")
+_FORGOTTEN = b"it came so late, or so often, that nobody knows any more whether it was handed over"
+
+
+class Settler(Protocol):
+    """The shell, as far as messages are settled by it; any thread may call it."""
+
+    def settle(self, pending: PendingReply, result: HandlingResult) -> bool:
+        """Record what became of a message and send the answer; False where it was settled before."""
+
+    def release(self, pending: PendingReply) -> None:
+        """Take a message back that nobody will get."""
+
+
+class AnswerSocket(Protocol):
+    """The socket by which a question came, as far as its answer leaves by it."""
+
+    def send(self, datagrams: list[bytes], address: tuple[Any, ...], source: ControlMessages) -> None:
+        """Send datagrams to `address`, from the address that `source` says."""
+
+
+class PendingReply:
+    """A message whose sender may ask what became of it, until it is settled: see `Question`. Any thread may use it."""
+
+    __slots__ = (
+        "address",
+        "attempt",
+        "is_open",
+        "is_query",
+        "number",
+        "problem",
+        "reply_path",
+        "sender",
+        "settler",
+        "size",
+        "source",
+        "state",
+        "wants_answer",
+    )
+
+    # How to answer is the shell's matter, which sets these.
+    settler: Settler
+    reply_path: AnswerSocket
+    source: ControlMessages
+
+    def __init__(self, state: ReceiveState, fragment: Fragment, address: tuple[Any, ...], wants_answer: bool) -> None:
+        self.state = state
+        self.address = address
+        self.sender, self.number = fragment.sender, fragment.number
+        self.is_query = bool(fragment.flags & QUERY)
+        self.wants_answer = wants_answer
+        """Whether the sender has asked so far."""
+        self.attempt = self.size = 0
+        """Of the question that waits for an answer: what it is to repeat, and its bytes; 0 where none waits."""
+        self.is_open = True
+        """Whether it waits to be settled."""
+        self.problem = ""
+        """Why its reply was not sent."""
+
+    @property
+    def wants_reply(self) -> bool:
+        """Whether it is a query that was not answered yet."""
+        return self.is_query and self.is_open
+
+    def reply(self, payload: bytes) -> None:
+        """Answer a query; see `Message.reply`."""
+        if not isinstance(payload, (bytes, bytearray, memoryview)):
+            raise InvalidInput(f"a reply is bytes, not {type(payload).__name__}: encode it first")
+        data = bytes(payload)
+        if len(data) > MESSAGE_MAX:
+            raise MessageTooLarge(f"the reply has {len(data):,} bytes; at most {MESSAGE_MAX:,} can be sent")
+        if not self.is_query:
+            raise InvalidInput("the message asks for no reply: it is no query")
+        if not self.settler.settle(self, HandlingResult.replied(data)):
+            raise InvalidInput(
+                "the query was answered before: it has one reply, and none once the next one is asked for"
+            )
+
+    def confirm(self) -> None:
+        """Say that the message was handled, or of a query that it was not replied to; nothing where it is settled."""
+        if self.is_open:
+            self.settler.settle(self, _NO_REPLY if self.is_query else CONFIRMED)
+
+    def fail(self, reason: str) -> None:
+        """Say that the handler failed; nothing where it is settled."""
+        if self.is_open:
+            self.settler.settle(self, HandlingResult.failed(reason))
+
+    def release(self) -> None:
+        """Say that nobody will get the message: where it comes again, it is taken again."""
+        self.settler.release(self)
+
+
+@dataclass(slots=True)
+class Taken:
+    """What became of a run of datagrams."""
+
+    drops: Counter[ReceiveDrop]
+    """What was not handed over since the receiver began, by reason."""
+    runs: list[Run] = field(default_factory=list)
+    """To hand over."""
+    pending: list[PendingReply] = field(default_factory=list)
+    """Of the messages in them whose senders may ask what became of them."""
+    answers: list[bytes] = field(default_factory=list)
+    """To be sent to the source at once."""
+    refusals: dict[ReceiveDrop, str] = field(default_factory=dict)
+    """Why some were not handed over, for the log: a sentence for each reason."""
+
+    def refuse(self, reason: ReceiveDrop, sentence: str, count: int = 1) -> None:
+        """Hand some not over."""
+        self.drops[reason] += count
+        self.refusals[reason] = sentence
+
+
+class ReceiveState:
+    """What is known of the messages of those who do not seal, or of those who do.
+
+    They have one each: no stranger makes the receiver forget what was sealed, nor passes for who sealed it. `sealer`
+    seals the answers. Replies are larger than their question only where they are sealed, or `replies_to_anyone`.
+    """
+
+    def __init__(self, identity: int, replies_to_anyone: bool, sealer: Sealer | None = None) -> None:
+        self.table = DedupTable(is_sealed=sealer is not None)
+        self.reassembly = Reassembly()
+        self.builder = AnswerBuilder(identity, replies_to_anyone or sealer is not None)
+        self.sealer = sealer
+        self.confirmations = self.failures = 0
+
+    # What arrives.
+
+    def take_stream(self, run: Run, taken: Taken) -> bool:
+        """Take numbered messages of one sender; False where they are not all such."""
+        data, segment, count = run[:3]
+        if min(segment, len(data) - (count - 1) * segment) < _HEADER_SIZE:
+            return False
+        sender, first = _SENDER_AND_NUMBER.unpack_from(data)
+        is_row = count == 1 or is_in_a_row(data, segment, count)
+        if is_row and (track := self._go_on(sender, first, count)):
+            taken.runs.append(Run(data, segment, count, run.address, run.received_at, _HEADER_SIZE, track))
+            return True
+        if not all_begin_alike(data, segment, count):
+            return False
+        return self._take_numbers(run, sender, outer_numbers(segment, count).unpack_from(data), _HEADER_SIZE, taken)
+
+    def take_opened_stream(self, opened: OpenedRun, run: Run, taken: Taken) -> bool:
+        """Take numbered messages of one sender, which were sealed; False where one can be none."""
+        numbers, bodies = opened.numbers, opened.bodies
+        first, count, size = numbers[0], len(numbers), len(bodies[0])
+        if numbers == tuple(range(first, first + count)) and (track := self._go_on(opened.sender, first, count)):
+            taken.runs.append(Run(b"", size, count, run.address, run.received_at, track=track, payloads=bodies))
+            return True
+        joined = Run(b"".join(bodies), size, count, run.address, run.received_at)
+        return self._take_numbers(joined, opened.sender, numbers, 0, taken)
+
+    def _go_on(self, sender: int, first: int, count: int) -> Track | None:
+        """Record numbers in a row above all that came; None, and nothing is recorded, where they are none such."""
+        if not 1 <= first < NUMBER_LIMIT - count:
+            return None
+        peer = self.table.peer(sender, first)
+        if first < peer.sequence.expected:
+            return None
+        self.table.run_arrived(peer, first, count)
+        return Track(peer.hand_over, first)
+
+    def _take_numbers(self, run: Run, sender: int, numbers: tuple[int, ...], header: int, taken: Taken) -> bool:
+        """Take messages that have these numbers, `header` bytes into each; False where one can be none."""
+        data, segment, count = run[:3]
+        first, table = numbers[0], self.table
+        if numbers == tuple(range(first, first + count)) and 1 <= first < NUMBER_LIMIT - count:
+            cuts = [(0, count)]
+        elif all(1 <= number < NUMBER_LIMIT for number in numbers):
+            cuts = in_a_row(numbers)
+        else:
+            return False
+
+        def hand_over(start: int, stop: int) -> None:
+            part = data if stop - start == count else data[start * segment : stop * segment]
+            track = Track(peer.hand_over, numbers[start])
+            size = min(segment, len(part))
+            taken.runs.append(Run(part, size, stop - start, run.address, run.received_at, header, track))
+
+        for start, stop in cuts:
+            peer = table.peer(sender, numbers[start])
+            if numbers[start] >= peer.sequence.expected:
+                table.run_arrived(peer, numbers[start], stop - start)
+                hand_over(start, stop)
+                continue
+            for index in range(start, stop):
+                arrival = peer.state(numbers[index])
+                if arrival in _FRESH:
+                    table.arrived(peer, numbers[index], True)
+                    hand_over(index, index + 1)
+                else:
+                    self._came_before(peer, numbers[index], arrival, True, taken)
+        return True
+
+    def _came_before(self, peer: Peer, number: int, arrival: Arrival, numbered: bool, taken: Taken) -> None:
+        """Count a message that came before, or may have."""
+        if arrival is Arrival.STALE:
+            taken.refuse(ReceiveDrop.TOO_OLD, f"number {number} is far behind")
+            return
+        taken.drops[ReceiveDrop.DUPLICATE] += 1
+        if numbered:
+            self.table.duplicated(peer)
+
+    def take_frame(self, run: Run, now: float, taken: Taken) -> None:
+        """Take a run of one datagram: a frame that was not sealed, or that was opened."""
+        if run.data.startswith(NUMBERED_START) and self.take_stream(run, taken):
+            return
+        try:
+            decoded = frame.decode(run.data)
+        except InvalidFrame as refused:
+            taken.refuse(refused.reason, str(refused))
+            return
+        answers: list[bytes] = []
+        if isinstance(decoded, Fragment):
+            answers = self._take_fragment(decoded, run, now, taken)
+        elif isinstance(decoded, Mark):
+            self.table.marked(self.table.peer(decoded.sender, decoded.number), *decoded[1:])
+        elif isinstance(decoded, Pull) and self.builder.replies_to_anyone:
+            answers = self._pulled(decoded, taken)
+        else:
+            taken.refuse(ReceiveDrop.UNEXPECTED, f"nobody asked for this {type(decoded).__name__.lower()}")
+        taken.answers += answers if self.sealer is None else self.sealer.seal_many(answers, run.received_at)
+
+    def _take_fragment(self, fragment: Fragment, run: Run, now: float, taken: Taken) -> list[bytes]:
+        """Take a part of a message, or all of it; return what to answer."""
+        table, answer, size = self.table, self.builder.answer, len(run.data)
+        key = (fragment.sender, fragment.number)
+        asks = bool(fragment.flags & ASK)
+        pending: PendingReply | None = table.pending.get(key)
+        if pending is not None:
+            taken.drops[ReceiveDrop.DUPLICATE] += 1
+            pending.wants_answer |= asks
+            return [answer(fragment, size, AnswerStatus.PENDING)] if asks else []
+        result = table.result(key)
+        if result is not None:
+            taken.drops[ReceiveDrop.DUPLICATE] += 1
+            return self.builder.result(result, fragment, size) if asks else []
+        peer = table.peer(fragment.sender, fragment.number)
+        numbered = bool(fragment.flags & NUMBERED)
+        # What has begun to come was certainly not handed over before, however late the rest is.
+        if key not in self.reassembly.partial and (arrival := peer.state(fragment.number)) not in _FRESH:
+            self._came_before(peer, fragment.number, arrival, numbered, taken)
+            return [answer(fragment, size, AnswerStatus.REFUSED, _FORGOTTEN)] if asks else []
+        if table.is_full:
+            # No answer: it is asked again, later and later.
+            taken.refuse(ReceiveDrop.NO_ROOM, "too many messages wait for their handlers")
+            return []
+        payload, wants_answer = fragment.payload, asks
+        if fragment.total > fragment.size:
+            partial = self._keep_part(key, fragment, now, taken)
+            if partial is None:
+                return []
+            if partial.missing:
+                if not asks:
+                    return []
+                first, present = partial.gaps(size - ANSWER_OVERHEAD)
+                return [answer(fragment, size, AnswerStatus.PARTIAL, present, first)]
+            payload, wants_answer = partial.payload(), partial.is_asked
+        table.arrived(peer, fragment.number, numbered)
+        table.pending[key] = pending = PendingReply(self, fragment, run.address, wants_answer)
+        if asks:
+            pending.attempt, pending.size = fragment.attempt, size
+        track = Track(peer.hand_over, fragment.number) if numbered else None
+        taken.pending.append(pending)
+        taken.runs.append(Run(payload, len(payload), 1, run.address, run.received_at, 0, track, pending))
+        return []
+
+    def _keep_part(self, key: Key, fragment: Fragment, now: float, taken: Taken) -> Partial | None:
+        """Return the message that a fragment is a part of, with that; None where it is no part of it.
+
+        Once it is whole, it is kept no longer.
+        """
+        partial = self.reassembly.find(key, fragment)
+        if partial is None:
+            taken.refuse(ReceiveDrop.MALFORMED, "its sizes are not those of the message's other fragments")
+            return None
+        if not self.reassembly.take(key, partial, fragment, now):
+            taken.refuse(ReceiveDrop.NO_ROOM, "other large messages are coming, and there is no room for it")
+        if not partial.missing:
+            self.reassembly.remove(key)
+        return partial
+
+    def _pulled(self, pull: Pull, taken: Taken) -> list[bytes]:
+        """Return the fragments of a reply that are asked for."""
+        result = self.table.result((pull.sender, pull.number))
+        if result is None or result.reply is None:
+            taken.refuse(ReceiveDrop.UNEXPECTED, "it asks for a reply that is not kept")
+            return []
+        return self.builder.parts(result.reply, pull)
+
+    # What becomes of it.
+
+    def settle(self, pending: PendingReply, result: HandlingResult, epoch: float) -> list[bytes]:
+        """Record what became of a message; return what to send, which is nothing where it was settled before."""
+        if not pending.is_open:
+            return []
+        if result.reply is not None and pending.size:
+            pending.problem = self.builder.why_no_reply(len(result.reply.payload), pending.size)
+            if pending.problem:
+                result = HandlingResult.failed(pending.problem)
+        if result.status is AnswerStatus.FAILED:
+            self.failures += pending.wants_answer
+        elif result.reply is None:
+            self.confirmations += pending.wants_answer
+        pending.is_open = False
+        self.table.settle((pending.sender, pending.number), result)
+        if not pending.size:
+            return []
+        answers = self.builder.result(result, pending, pending.size)
+        return answers if self.sealer is None else self.sealer.seal_many(answers, epoch)
+
+    def release(self, pending: PendingReply) -> None:
+        """Take a message back that nobody will get: where it comes again, it is taken again."""
+        if pending.is_open:
+            pending.is_open = False
+            self.table.release((pending.sender, pending.number))

@@ -1,0 +1,283 @@
+"""What both receivers are made of: everything but the waiting."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import length_hint
+
+from fanout import options
+from fanout.errors import Closed, InvalidInput
+from fanout.limiter import LimitedLogger
+from fanout.model import Endpoint, Message, Question
+from fanout.net import errno_text
+from fanout.net.key_file import KeyFile
+from fanout.protocol.drop_reasons import ReceiveDrop
+from fanout.protocol.receiving.dedup import SenderCounts
+from fanout.receiver.demux import NOTHING
+from fanout.receiver.listener import WORKERS_MAX, FrameSettings, Listener
+from fanout.receiver.queue import MessageBatch, MessageQueue, Overflow
+
+log = logging.getLogger("fanout")
+
+CAPACITY = 65_536
+"""Messages that are queued for a busy handler before they are left to the kernel's buffer."""
+BATCH = 1024
+"""Messages in a batch, at most."""
+TURN = 32
+"""Messages handed over one by one between two looks at the socket: the kernel's buffer stays short."""
+_CLOSED = "the receiver was closed"
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverStats:
+    """What a receiver has done since it was opened: counts that only grow, and its queue now."""
+
+    datagrams: int = 0
+    """Taken from the kernel: handed over, queued, or dropped by the queue. A message in fragments counts once."""
+    bytes: int = 0
+    """Of their payloads."""
+    kernel_drops: int = 0
+    """Datagrams that the kernel dropped because the receive buffer was full.
+
+    Exact for datagrams that came one by one. A run of them that the kernel keeps merged (UDP_GRO: it came from a
+    sender on this host that coalesces, or was merged by the network card) counts as one where it was dropped while
+    nobody looked at the socket: at least so many were lost. From where the queue is full (`Overflow.WAIT`) until the
+    kernel's buffer was found empty again, nothing is merged and each counts.
+    """
+    queue_drops: int = 0
+    """Messages that the queue dropped because it was full (`Overflow`), or that were in it at `close`."""
+    handler_errors: int = 0
+    queue_depth: int = 0
+    """Messages taken from the kernel and not handed over yet."""
+    receive_buffer: int = 0
+    """Bytes of receive buffer that the kernel granted, of all workers' sockets together."""
+    bench_probes: int = 0
+    """Datagrams of `fanout bench`, which it answers by itself: they are not among `datagrams`."""
+    skipped: int = 0
+    """Messages of numbered streams that had not come when a later one did."""
+    reordered: int = 0
+    """Those of them that came all the same, late."""
+    duplicates: int = 0
+    """Messages of numbered streams that came again, and were not handed over again."""
+    refused: Mapping[ReceiveDrop, int] = field(default_factory=dict)
+    """Frames, and messages in several of them, that were not handed over, by reason; only reasons that occurred."""
+    confirmed: int = 0
+    """Messages whose senders were told, or would be, that their handler has returned."""
+    failed: int = 0
+    """Messages whose senders asked, and were told that they failed."""
+    replied: int = 0
+    """Replies that were sent, each counted once or more often."""
+
+    @property
+    def lost(self) -> int:
+        """Messages of numbered streams that have not come."""
+        return self.skipped - self.reordered
+
+
+class ReceiverEngine:
+    """The listener and its queue, and the messages that are being handed over.
+
+    Handed over are batches, or the messages of a batch one by one; they are settled when the next is asked for. The
+    `rest` of a batch is what was not handed over yet: the next iteration begins with it where one was broken out of.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        host: str | None,
+        receive_buffer: int,
+        capacity: int,
+        overflow: Overflow | str,
+        workers: int,
+        framing: FrameSettings,
+    ) -> None:
+        self._settings = (
+            host,
+            port,
+            options.whole_number("receive_buffer", receive_buffer, least=1, unit="bytes"),
+            options.whole_number("workers", workers, least=1, most=WORKERS_MAX),
+        )
+        self.framing = framing
+        self.queue = MessageQueue(capacity, Overflow.parse(overflow), takers=workers)
+        self.listener: Listener | None = None
+        self.is_stopped = False
+        self.handing = threading.RLock()
+        """Held while messages change hands: `close` in another thread comes before or after, and misses none."""
+        self.rest: Iterator[Message] = iter(())
+        self._rest_may_ask = False
+        self._handed: Sequence[Question] = ()  # over, and not settled before the next messages are asked for
+        self._handler_errors = 0
+        self._log_failure = LimitedLogger(log.error, 10)
+
+    @property
+    def address(self) -> Endpoint:
+        """Where it listens; raises `Closed` before it was opened and after it stopped."""
+        if self.listener is None or self.is_stopped:
+            raise Closed("the receiver does not listen: open it first")
+        return self.listener.address
+
+    @property
+    def stats(self) -> ReceiverStats:
+        """Counts since it was opened."""
+        listener, queue = self.listener, self.queue
+        framed = NOTHING if listener is None else listener.counts
+        return ReceiverStats(
+            datagrams=queue.datagrams,
+            bytes=queue.bytes,
+            kernel_drops=0 if listener is None else listener.kernel_drops,
+            queue_drops=queue.drops,
+            handler_errors=self._handler_errors,
+            queue_depth=queue.depth + length_hint(self.rest),
+            receive_buffer=0 if listener is None else listener.receive_buffer,
+            bench_probes=0 if listener is None else listener.probes,
+            **framed._asdict(),
+        )
+
+    @property
+    def senders(self) -> list[SenderCounts]:
+        """What came of each sender of frames, at most 1,024: the one that was heard last at the end."""
+        return [] if self.listener is None else self.listener.senders()
+
+    def __str__(self) -> str:
+        if self.listener is None:
+            return "not opened"
+        return "stopped" if self.is_stopped else f"on {self.listener.address}"
+
+    def listen(self) -> Listener:
+        """Open the sockets, unless they are."""
+        if self.is_stopped:
+            raise Closed("the receiver was stopped: make a new one")
+        if self.listener is None:
+            host, port, receive_buffer, workers = self._settings
+            self.listener = Listener(
+                host, port, self.queue, receive_buffer=receive_buffer, workers=workers, framing=self.framing
+            )
+        return self.listener
+
+    def close(self) -> None:
+        """Drop what was not handed over, fail what is not settled, and give the port back."""
+        with self.handing:
+            if self.listener is None:
+                return
+            self.listener.drain()
+            rest = self._unhanded()
+            questions = [*self._handed, *rest.questions, *self.queue.clear(len(rest))]
+            self._handed = ()
+            for question in questions:  # the answers leave by the sockets that are closed next
+                question.fail(_CLOSED)
+            self.listener.close()
+
+    # Messages change hands.
+
+    def take(self, limit: int, keep: Callable[[MessageBatch], None], listener: Listener | None = None) -> MessageBatch:
+        """Take the next messages, at most `limit`, which `keep` keeps: `keep_rest` or `keep_handed`.
+
+        Where there is a listener, it fills the queue first, unless the receiver was stopped.
+        """
+        with self.handing:
+            if listener is not None and not self.is_stopped:
+                listener.fill()
+            batch = self.queue.take(limit)
+            keep(batch)
+            return batch
+
+    def take_rest(self, keep: Callable[[MessageBatch], None]) -> MessageBatch:
+        """Take what an iteration over messages did not hand over: it was broken out of."""
+        with self.handing:
+            batch = self._unhanded()
+            keep(batch)
+            return batch
+
+    def _unhanded(self) -> MessageBatch:
+        batch = MessageBatch(self.rest)
+        batch.may_ask = self._rest_may_ask
+        return batch
+
+    def keep_rest(self, batch: MessageBatch) -> None:
+        """Hand this batch over message by message."""
+        self.rest, self._rest_may_ask = iter(batch), batch.may_ask
+
+    def keep_handed(self, batch: MessageBatch) -> None:
+        """Hand this batch over as a whole."""
+        if batch.may_ask:
+            self._handed = batch.questions
+
+    def next_of(self, rest: Iterator[Message]) -> Message | None:
+        """Return the next message, which is handed over now; None where there is none."""
+        with self.handing:
+            message = next(rest, None)
+            if message is not None and (question := message.question) is not None:
+                self._handed = (question,)
+            return message
+
+    def settle_handed(self) -> None:
+        """Confirm what was handed over: the next messages are asked for."""
+        if not self._handed:
+            return
+        with self.handing:
+            questions, self._handed = self._handed, ()
+            for question in questions:
+                question.confirm()
+
+    # What becomes of them.
+
+    def handler_failed(self, message: Message, error: Exception) -> None:
+        """Count one message's failure, answer a sender that asked, and log a few a second."""
+        self._handler_errors += 1
+        reason = errno_text.exception(error)
+        if message.question is not None:
+            message.question.fail(reason)
+        self._log_failure(
+            time.monotonic(),
+            "handler_failed: message from %(source)s: %(error)s",
+            {"source": str(message.source), "error": reason},
+            exc_info=error,
+        )
+
+    def handled(self, message: Message, result: object) -> None:
+        """Answer a sender that asked: `serve`'s handler has returned, and `result` is a query's reply."""
+        if problem := conclude(message, result):
+            self.handler_failed(message, InvalidInput(problem))
+
+
+def conclude(message: Message, result: object) -> str:
+    """Answer a sender that asked: the handler has returned `result`, a query's reply. Return why not, where it failed.
+
+    A message that has no reply and was not failed is confirmed, whatever was returned.
+    """
+    question = message.question
+    if question is None:
+        return ""
+    problem = ""
+    if not question.wants_reply:
+        question.confirm()
+    elif result is None or isinstance(result, (bytes, bytearray, memoryview)):
+        try:
+            message.reply(b"" if result is None else bytes(result))
+        except Exception as error:
+            if question.wants_reply:  # otherwise another thread has replied in this very moment
+                problem = str(error) if isinstance(error, InvalidInput) else errno_text.exception(error)
+    else:
+        problem = f"the handler returned {type(result).__name__}, not bytes or None"
+    if problem:
+        question.fail(problem)
+    return problem
+
+
+def frame_settings(key_file: str | None, cluster: str, accept_plaintext: bool, reply_to_anyone: bool) -> FrameSettings:
+    """Return what a receiver's options say of frames; raise `InvalidInput` or `KeyUnavailable`."""
+    path = options.key_path(key_file)
+    label = options.cluster_label(cluster, key_file)
+    if accept_plaintext and path is None:
+        raise InvalidInput("accept_plaintext says nothing without key_file: give both")
+    if reply_to_anyone and path is None:
+        log.warning(
+            "reply_to_anyone: replies go to whoever asks, however large they are: "
+            "with a forged source address they hit others. Seal queries instead (key_file)"
+        )
+    keys = None if path is None else KeyFile(path)
+    return FrameSettings(keys, label, bool(accept_plaintext), bool(reply_to_anyone))
