@@ -7,6 +7,9 @@ import sys
 
 from fanout.errors import InvalidInput
 
+_SHOWN_MAX = 120  # characters of what is refused; what is right is shorter
+_INTERFACE_MAX = 15  # bytes: IFNAMSIZ less the zero (include/uapi/linux/if.h)
+
 
 def whole_number(name: str, value: object, *, least: int, most: int | None = None, unit: str = "") -> int:
     """Return a whole number within its bounds; raise `InvalidInput`. A bool is none."""
@@ -56,3 +59,17 @@ def cluster_label(value: object, key_file: object) -> str:
     if value and key_file is None:
         raise InvalidInput(f"cluster is a label of sealed messages: give a key_file as well; got {value!r} alone")
     return value
+
+
+def is_interface_name(text: str) -> bool:
+    """Whether an interface may have that name (net/core/dev.c, dev_valid_name); `ip link` writes eth1 as eth1@if7."""
+    is_name = text.isprintable() and text not in ("", ".", "..") and not any(c in "/:@" or c.isspace() for c in text)
+    return is_name and len(text.encode()) <= _INTERFACE_MAX
+
+
+def shown(value: object) -> str:
+    """Return what is refused as a sentence has it, however long it is."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= _SHOWN_MAX else f"{value[:_SHOWN_MAX]}...")
+    is_short = isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= 64)
+    return repr(value) if is_short else f"of type {type(value).__name__}"

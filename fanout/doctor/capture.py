@@ -18,8 +18,8 @@ from fanout.errors import SocketUnavailable
 from fanout.model import Endpoint, unmapped
 from fanout.net import interfaces, pktinfo
 from fanout.net.bind import RECEIVE_BUFFER, set_buffer
-from fanout.relay import multicast
 from fanout.relay.core.ingress import Ingress, IngressKind
+from fanout.relay.ingress_socket import describe, open_port
 
 _LOOK = 0.2
 """Seconds between two words on how far it is."""
@@ -50,7 +50,7 @@ class _Listened:
         self.before = kernel.counters(ingress.interface)
         try:
             for port in ingress.ports:
-                opened = multicast.open_port(ingress, port)
+                opened = open_port(ingress, port)
                 set_buffer(opened, RECEIVE_BUFFER)  # so that a flood does not make it drop what the doctor then counts
                 self.sockets[opened.fileno()] = (opened, port)
         except SocketUnavailable as error:
@@ -218,7 +218,7 @@ def _facts(each: _Listened, seconds: float) -> IngressFacts:
         is_up=not name or interfaces.is_up(name),
         addresses=tuple(str(own) for own in interfaces.addresses(name or None) if own.version == family),
         own_addresses=tuple(map(str, interfaces.addresses())),
-        described=multicast.describe(ingress) if each.sockets else "",
+        described=describe(ingress) if each.sockets else "",
         refused=each.refused,
         in_use=each.in_use,
         joined=ingress.host in groups if is_multicast and each.sockets else None,

@@ -7,8 +7,8 @@ import socket
 from time import monotonic
 from typing import Any
 
+from fanout.acl import Acl
 from fanout.net import bind, gro, pktinfo, sockaddr
-from fanout.relay.core.acl import Acl
 from fanout.relay.core.drop_reasons import RelayDrop
 from fanout.relay.core.ingress import Ingress, IngressKind
 from fanout.relay.core.loop_guard import LoopGuard
@@ -106,7 +106,7 @@ class Port:
             return RelayDrop.NOT_BROADCAST
         host: str = sockaddr.plain(address[0])
         if self._acl is not None and (reason := self._acl.refusal(host, now)) is not None:
-            return reason
+            return RelayDrop(reason)
         if self._loop_guard is not None and self._loop_guard.is_loop(bytes(payload), address, now):
             return RelayDrop.LOOP
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import select
 import socket
 import threading
@@ -15,10 +14,11 @@ from typing import Self
 
 from fanout import options
 from fanout.discovery.refresher import Resolver, resolver_for
-from fanout.errors import Closed, InvalidIngress, InvalidInput, SocketUnavailable
+from fanout.errors import Closed, InvalidIngress, SocketUnavailable
 from fanout.model import Family, Service
 from fanout.net import errno_text, interfaces
 from fanout.net.bind import RECEIVE_BUFFER
+from fanout.net.multicast import INTERFACE_TIMEOUT
 from fanout.relay.core.drop_reasons import RelayDrop
 from fanout.relay.core.ingress import Ingress, check
 from fanout.relay.core.loop_guard import LoopGuard
@@ -26,15 +26,14 @@ from fanout.relay.core.runs import join
 from fanout.relay.core.stats import RelayStats
 from fanout.relay.egress import SendBudget
 from fanout.relay.egress_set import EgressSet
-from fanout.relay.multicast import InterfaceNotReady
 from fanout.relay.port import ARENA, Port
 from fanout.relay.self_filter import SelfFilter
 from fanout.relay.service_pods import ServicePods
+from fanout.relay.serving import ServingThread
 from fanout.relay.source import Source
 
 log = logging.getLogger("fanout")
 
-INTERFACE_TIMEOUT = 60.0
 _LOOK = 1.0  # seconds between two looks at interfaces and answers, where nothing tells of a change
 _LOOK_SOON = 0.05  # the same while something is awaited
 _LAST_WORDS = 1.0  # seconds when the relay stops, for a first answer of DNS, and for full sockets
@@ -83,9 +82,6 @@ class Relay:
         ]
         check(parsed)
         self._receive_buffer = options.whole_number("receive_buffer", receive_buffer, least=1, unit="bytes")
-        self._interface_timeout = options.positive_number(
-            "interface_timeout", interface_timeout, most=math.inf, unit="seconds", allow_zero=True
-        )
         self._pods: dict[str, ServicePods] = {}
         for each in parsed:
             if each.service in self._pods:
@@ -102,7 +98,8 @@ class Relay:
         guard = LoopGuard() if loop_guard else None
         budget = SendBudget()
         self._sources = [
-            Source(each, self._pods[each.service], guard, self._self_filter, budget, self._counting) for each in parsed
+            Source(each, self._pods[each.service], guard, self._self_filter, budget, self._counting, interface_timeout)
+            for each in parsed
         ]
         self._egress_set = EgressSet(self._pods, self._sources, self._self_filter, self._counting)
         self._ports: dict[int, tuple[Source, Port]] = {}
@@ -110,15 +107,10 @@ class Relay:
         self._poll: select.epoll | None = None
         self._watch: interfaces.InterfaceWatch | None = None
         self._wake: tuple[socket.socket, socket.socket] | None = None
-        self._opened_at = 0.0
-        self._went_round_at = 0.0
+        self._serving = ServingThread()
         self._arena = memoryview(bytearray(ARENA))
         self._has_news = False
         """Whether the kernel has told of a change at some interface."""
-        self._is_idle = threading.Event()
-        self._is_idle.set()
-        """Whether `serve` does not run."""
-        self._server: int | None = None
         self._stopped = False
         self._is_closed = False
 
@@ -146,14 +138,14 @@ class Relay:
     def waiting(self) -> str | None:
         """What it waits for, as one sentence: an interface, or an answer of DNS; None where it is ready."""
         for source in self._sources:
-            if source.waiting is not None:
-                return source.waiting
+            if source.state.waiting is not None:
+                return source.state.waiting
         return next(filter(None, (pods.refresher.waiting for pods in self._pods.values())), None)
 
     @property
     def silence(self) -> float:
         """Seconds since `serve` last went round: about 1 at most, however little comes; 0 before it began."""
-        return monotonic() - self._went_round_at if self._went_round_at else 0.0
+        return self._serving.silence
 
     def open(self) -> Self:
         """Resolve in the background and listen; `with` and `serve` do it too."""
@@ -161,7 +153,6 @@ class Relay:
             raise Closed("the relay was stopped: make a new one")
         if self._poll is not None:
             return self
-        self._opened_at = monotonic()
         try:
             self._open()
         except OSError as error:
@@ -181,9 +172,10 @@ class Relay:
             self._watch = interfaces.InterfaceWatch()
             self._poll.register(self._watch, select.EPOLLIN)
         self._poll.register(self._wake[0], select.EPOLLIN)
-        self._check_literals()
         for source in self._sources:
-            self._try_to_open(source)
+            source.check_literals()
+        for source in self._sources:
+            source.try_to_open(self._receive_buffer, monotonic())
         for pods in self._pods.values():
             pods.refresher.start()
 
@@ -191,29 +183,25 @@ class Relay:
         """Forward until `stop`, or until it cannot go on."""
         self.open()
         assert self._poll is not None  # noqa: S101 - narrows the type
-        if not self._is_idle.is_set():
-            raise InvalidInput("the relay is served already, by another thread: one is enough")
-        self._server = threading.get_ident()
-        self._is_idle.clear()
-        try:
-            wakeup = 0.0
-            while not self._stopped:
-                self._went_round_at = now = monotonic()
-                if now >= wakeup:
-                    wakeup = now + self._tend(now)
-                for descriptor, _ in self._poll.poll(max(0.0, wakeup - now)):
-                    found = self._ports.get(descriptor)
-                    if found is not None:
-                        self._turn(*found)
-                    elif not self._egress_set.flush(descriptor, self._poll) and self._watch is not None:
-                        self._watch.drain()
-                        self._has_news = True
-                        # On a node, pods' interfaces come and go in swarms: one look is for all of them.
-                        wakeup = min(wakeup, now + _LOOK_SOON)
-            self._finish()
-        finally:
-            self._close()
-            self._is_idle.set()
+        with self._serving:
+            try:
+                wakeup = 0.0
+                while not self._stopped:
+                    now = self._serving.goes_round()
+                    if now >= wakeup:
+                        wakeup = now + self._tend(now)
+                    for descriptor, _ in self._poll.poll(max(0.0, wakeup - now)):
+                        found = self._ports.get(descriptor)
+                        if found is not None:
+                            self._turn(*found)
+                        elif not self._egress_set.flush(descriptor, self._poll) and self._watch is not None:
+                            self._watch.drain()
+                            self._has_news = True
+                            # On a node, pods' interfaces come and go in swarms: one look is for all of them.
+                            wakeup = min(wakeup, now + _LOOK_SOON)
+                self._finish()
+            finally:
+                self._close()
 
     def stop(self) -> None:
         """Take what the kernel holds, forward it, and let `serve` return. Any thread or signal handler may call it."""
@@ -225,8 +213,7 @@ class Relay:
     def close(self) -> None:
         """Give everything back; where another thread is in `serve`, `stop` it and wait. Closing twice is fine."""
         self.stop()
-        if self._server != threading.get_ident():
-            self._is_idle.wait()
+        self._serving.wait()
         self._close()
 
     def __enter__(self) -> Self:
@@ -257,17 +244,6 @@ class Relay:
         self._egress_set.send(port_fanout, runs, self._poll)
         source.counts.forwarded += datagrams
 
-    def _check_literals(self) -> None:
-        """Raise `InvalidIngress` for an ingress that was told to forward to this very relay."""
-        for source in self._sources:
-            for port in source.ingress.ports:
-                for endpoint in source.pods.literals(source.ingress.port_at_pods(port)):
-                    if self._self_filter.is_ingress(endpoint):
-                        raise InvalidIngress(
-                            f"ingress {source.ingress}: {endpoint} is this relay itself: "
-                            "name the pods, or another port for them (to_port)"
-                        )
-
     def _tend(self, now: float) -> float:
         """See to interfaces, pods and ports; return how many seconds until it is time again."""
         assert self._poll is not None  # noqa: S101 - narrows the type
@@ -278,7 +254,7 @@ class Relay:
             if source.is_stale:
                 self._lose(source)
             if not source.ports:
-                self._try_to_open(source)
+                source.try_to_open(self._receive_buffer, now)
             source.look_at_interface()
             if not self._is_read(source):
                 # Until DNS has said something, the kernel keeps what comes.
@@ -286,8 +262,6 @@ class Relay:
                     self._take_from(source)
                 else:
                     is_soon = True
-            if not source.ports and not source.has_listened and now - self._opened_at > self._interface_timeout:
-                raise SocketUnavailable(f"{source.waiting} (waited {self._interface_timeout:g} s)")
         return _LOOK_SOON if is_soon else _LOOK
 
     def _is_read(self, source: Source) -> bool:
@@ -305,17 +279,6 @@ class Relay:
         for port in source.ports:
             self._ports[port.socket.fileno()] = (source, port)
             self._poll.register(port.socket, select.EPOLLIN)
-
-    def _try_to_open(self, source: Source) -> None:
-        """Listen where the interface is there; raise `SocketUnavailable` where that never worked for another reason."""
-        try:
-            source.open(self._receive_buffer)
-        except SocketUnavailable as error:
-            if not isinstance(error, InterfaceNotReady) and not source.has_listened:
-                raise
-            if source.waiting != str(error):
-                source.waiting = str(error)
-                log.warning("ingress_waiting: %(reason)s", {"reason": str(error), "ingress": str(source.ingress)})
 
     def _lose(self, source: Source) -> None:
         """Take what came by an interface that is gone, and close its sockets."""

@@ -6,14 +6,16 @@ import contextlib
 import logging
 from contextlib import AbstractContextManager
 
+from fanout.acl import Acl
+from fanout.errors import InvalidIngress, SocketUnavailable
 from fanout.net import bind, interfaces
-from fanout.relay.core.acl import Acl
+from fanout.net.multicast import InterfaceState
 from fanout.relay.core.drop_reasons import RelayDrop
 from fanout.relay.core.ingress import Ingress
 from fanout.relay.core.loop_guard import LoopGuard
 from fanout.relay.core.stats import IngressStats
 from fanout.relay.egress import Egress, SendBudget
-from fanout.relay.multicast import describe, open_port
+from fanout.relay.ingress_socket import describe, open_port
 from fanout.relay.port import Port, PortCounts
 from fanout.relay.port_fanout import PortFanout
 from fanout.relay.self_filter import SelfFilter
@@ -33,14 +35,13 @@ class Source:
         self_filter: SelfFilter,
         budget: SendBudget,
         counting: AbstractContextManager[object],
+        interface_timeout: float,
     ) -> None:
         self.ingress = ingress
         self.pods = pods
         """Of its Service."""
         self.counts = PortCounts()
-        self.waiting: str | None = "not opened yet"
-        """Why it does not listen; None where it does."""
-        self.has_listened = False
+        self.state = InterfaceState(interface_timeout)
         self.ports: list[Port] = []
         self.port_fanouts = {port: PortFanout(budget, counting) for port in ingress.ports}
         """Where what comes to each port goes to."""
@@ -53,6 +54,24 @@ class Source:
         """Whether its interface was, the last time that this was said."""
         self._said: set[str] = set()
         """Hosts of which it was said that they are the relay itself."""
+
+    def check_literals(self) -> None:
+        """Raise `InvalidIngress` where it is to forward to this very relay, by a literal list."""
+        for port in self.ingress.ports:
+            for endpoint in self.pods.literals(self.ingress.port_at_pods(port)):
+                if self._self_filter.is_ingress(endpoint):
+                    raise InvalidIngress(
+                        f"ingress {self.ingress}: {endpoint} is this relay itself: "
+                        "name the pods, or another port for them (to_port)"
+                    )
+
+    def try_to_open(self, receive_buffer: int, now: float) -> None:
+        """Listen where the interface is there; raise `SocketUnavailable` where it is no use to wait for it."""
+        try:
+            self.open(receive_buffer)
+        except SocketUnavailable as error:
+            if self.state.failed(error, now):
+                log.warning("ingress_waiting: %(reason)s", {"reason": str(error), "ingress": str(self.ingress)})
 
     def open(self, receive_buffer: int) -> None:
         """Listen on all its ports or none; raise `InterfaceNotReady` or `SocketUnavailable`."""
@@ -78,7 +97,7 @@ class Source:
         for port in ports[1:]:
             bind.set_buffer(port.socket, receive_buffer)
         self.ports = ports
-        self.has_listened = True
+        self.state.has_listened = True
         self._is_up = None
         self.look_at_interface()
 
@@ -108,12 +127,13 @@ class Source:
         self._is_up = is_up
         name, values = str(self.ingress), {"ingress": str(self.ingress), "service": self.ingress.service}
         if is_up:
-            self.waiting = None
+            self.state.opened()
             log.info("ingress_listening: %(ingress)s %(where)s", {**values, "where": describe(self.ingress)})
         else:
             device = self.ingress.interface
-            self.waiting = f"ingress {name}: {device} is down: `ip link set {device} up`, or of a macvlan its parent"
-            log.warning("ingress_waiting: %(reason)s", {**values, "reason": self.waiting})
+            reason = f"ingress {name}: {device} is down: `ip link set {device} up`, or of a macvlan its parent"
+            self.state.waiting = reason
+            log.warning("ingress_waiting: %(reason)s", {**values, "reason": reason})
 
     @property
     def is_stale(self) -> bool:
@@ -136,7 +156,7 @@ class Source:
         return IngressStats(
             str(self.ingress),
             self.ingress.service,
-            self.waiting,
+            self.state.waiting,
             counts.datagrams,
             counts.bytes,
             counts.forwarded,

@@ -20,7 +20,8 @@ from fanout.ssdp.core.description import Description
 from fanout.ssdp.pod_monitor import DescriptionReader, Unreadable
 from fanout.version import __version__
 
-SECONDS = 3.0
+SEARCH_TIME = 3.0
+"""Seconds that answers are waited for."""
 LOCATIONS_MAX = 1024
 """Descriptions that are looked at; a LAN has dozens."""
 _HOPS = 2  # IP_MULTICAST_TTL that UDA 1.1 asks for (1.3.2)
@@ -30,7 +31,7 @@ _MARGIN = 0.8
 """Seconds for what a device that takes its time gets to know last, and says."""
 _READS = 16
 """Descriptions that are read at once."""
-_READ_SECONDS = 3.0
+_READ_TIME = 3.0
 """For all of them."""
 _WORDS_MAX = 64
 """Types and devices that are remembered of one LOCATION."""
@@ -56,7 +57,7 @@ class Found:
 
 
 @dataclass(slots=True)
-class _Heard:
+class _Candidate:
     """What was answered with one LOCATION."""
 
     server: str
@@ -89,7 +90,9 @@ def ways(interface: str | None = None) -> dict[str, str]:
     return {interface: address}
 
 
-async def search(where: Mapping[str, str] | str, target: str = message.ALL, seconds: float = SECONDS) -> list[Found]:
+async def search(
+    where: Mapping[str, str] | str, target: str = message.ALL, seconds: float = SEARCH_TIME
+) -> list[Found]:
     """Return the devices that answer within `seconds`, by name; their descriptions may take three seconds more.
 
     The group is searched on some interfaces (`ways`), or a host is asked. Raises `InvalidInput` and
@@ -124,7 +127,7 @@ class _Answers:
 
     def __init__(self, reader: DescriptionReader) -> None:
         self._reader = reader
-        self._heard: dict[str, _Heard] = {}
+        self._candidates: dict[str, _Candidate] = {}
 
     def read(self, opened: socket.socket) -> None:
         """Take a datagram: one a turn, so that a flood of them does not keep the clock from being looked at."""
@@ -136,37 +139,39 @@ class _Answers:
         if not isinstance(found, message.SearchResponse):
             return
         advert, host = found.advert, str(address[0])
-        heard = self._heard.get(advert.location)
-        if heard is None:
-            if len(self._heard) >= LOCATIONS_MAX:
+        candidate = self._candidates.get(advert.location)
+        if candidate is None:
+            if len(self._candidates) >= LOCATIONS_MAX:
                 return
             reading = asyncio.ensure_future(_read(self._reader, advert.location, host))
-            heard = self._heard[advert.location] = _Heard(advert.headers.get("SERVER") or "", host, reading)
-        if len(heard.udns) < _WORDS_MAX:
-            heard.udns[advert.udn] = None
-        if ":device:" in advert.nt and len(heard.types) < _WORDS_MAX:
-            heard.types[advert.nt] = None
+            candidate = self._candidates[advert.location] = _Candidate(
+                advert.headers.get("SERVER") or "", host, reading
+            )
+        if len(candidate.udns) < _WORDS_MAX:
+            candidate.udns[advert.udn] = None
+        if ":device:" in advert.nt and len(candidate.types) < _WORDS_MAX:
+            candidate.types[advert.nt] = None
         if advert.nt == message.ROOT_DEVICE:
-            heard.root = advert.udn
+            candidate.root = advert.udn
 
     async def devices(self) -> list[Found]:
         """Return what was found, once the descriptions are there or it has been long enough."""
-        tasks = [heard.reading for heard in self._heard.values()]
+        tasks = [candidate.reading for candidate in self._candidates.values()]
         if tasks:
-            await asyncio.wait(tasks, timeout=_READ_SECONDS)
+            await asyncio.wait(tasks, timeout=_READ_TIME)
         found = []
-        for location, heard in self._heard.items():
-            said = heard.reading.result() if heard.reading.done() else None
+        for location, candidate in self._candidates.items():
+            said = candidate.reading.result() if candidate.reading.done() else None
             if said is None:
-                udn, name, kind = heard.root or next(iter(heard.udns)), None, next(iter(heard.types), "")
+                udn, name, kind = candidate.root or next(iter(candidate.udns)), None, next(iter(candidate.types), "")
             else:
                 udn, name, kind = said.udn, said.friendly_name, said.device_type
-            found.append(Found(udn, location, heard.server, name, kind, heard.host))
+            found.append(Found(udn, location, candidate.server, name, kind, candidate.host))
         return sorted(found, key=lambda each: (each.friendly_name is None, each.friendly_name or "", each.location))
 
     async def stop(self) -> None:
         """Read no more."""
-        tasks = [heard.reading for heard in self._heard.values()]
+        tasks = [candidate.reading for candidate in self._candidates.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -178,8 +183,8 @@ async def _read(reader: DescriptionReader, location: str, host: str) -> Descript
     Only from a literal address, which is not this host's loopback unless the answer came from there: whoever answers
     a search could name anything, and make this host ask for it.
     """
-    origin = urls.location(location)
-    if origin is None or (_is_loopback(origin[0]) and not _is_loopback(host)):
+    url = urls.split(location)
+    if url is None or (_is_loopback(url.origin.host) and not _is_loopback(host)):
         return None
     try:
         found = await reader.read(location)

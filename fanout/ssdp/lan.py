@@ -1,4 +1,4 @@
-"""The relay's place on the LAN: takes searches of one interface, sends answers and announcements there."""
+"""The interface that leads to the LAN: searches come in by it, answers and announcements leave."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import NamedTuple
 from fanout.errors import SocketUnavailable
 from fanout.model import Endpoint
 from fanout.net import bind, interfaces
-from fanout.relay.core.ingress import Ingress
-from fanout.relay.multicast import InterfaceNotReady, open_port
+from fanout.net.multicast import InterfaceNotReady, open_group
 from fanout.ssdp.core.message import DATAGRAM_MAX, GROUP, PORT
 
 HOPS = 2
@@ -23,6 +22,8 @@ _TURN = 64
 _RECEIVE_BUFFER = 1 << 20
 _PORT_MIN = 1024
 """Below, no client asks from: an answer would go to a service of the host that is named as the source."""
+_ROUTES_MAX = 4096
+"""Addresses of which is remembered whether the way to them is by the interface."""
 
 
 class LanDatagram(NamedTuple):
@@ -33,24 +34,21 @@ class LanDatagram(NamedTuple):
     to_group: bool
 
 
-def group(interface: str) -> Ingress:
-    """Return the SSDP group on an interface; raise `InvalidIngress` for what is no interface's name."""
-    return Ingress.parse(f"mcast://{GROUP}:{PORT}@{interface}", service="ssdp")
-
-
 class Lan:
     """One interface, while it is there; `open` again when it `is_stale`."""
 
     def __init__(self, interface: str) -> None:
         self.interface = interface
-        self._group = group(interface)
         self.address = ""
         """Where clients find the relay: the interface's first IPv4 address."""
         self.sockets: list[socket.socket] = []
         self._networks: list[ipaddress.IPv4Interface] = []
         self._index: int | None = None
         self._addresses: frozenset[str] = frozenset()
+        self._broadcasts: frozenset[str] = frozenset()
         self._drops = 0
+        self._routes: dict[str, bool] = {}
+        """Whether the way to an address is by this interface."""
 
     @property
     def is_open(self) -> bool:
@@ -75,7 +73,7 @@ class Lan:
             up = f"`ip link set {self.interface} up`, or of a macvlan its parent"
             raise InterfaceNotReady(f"interface {self.interface} is down, or has no carrier: {up}")
         try:
-            joined = open_port(self._group, PORT)
+            joined = open_group(GROUP, PORT, self.interface)
         except InterfaceNotReady:
             raise
         except SocketUnavailable as error:
@@ -88,6 +86,8 @@ class Lan:
                     f"interface {self.interface} has no IPv4 address (yet): SSDP needs one to be found at"
                 )
             self._addresses = frozenset(str(each.ip) for each in self._networks)
+            broadcasts = (each.network.broadcast_address for each in self._networks if each.network.prefixlen < 31)
+            self._broadcasts = frozenset(map(str, broadcasts))
             self.address = str(self._networks[0].ip)
             unicast = self._listen()
         except BaseException:
@@ -100,14 +100,13 @@ class Lan:
     def _listen(self) -> socket.socket:
         """Return the socket that answers and announcements leave by, and to which clients may send searches."""
         opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        place = Endpoint(self.address, PORT)
         try:
             opened.setblocking(False)
             # Other programs of this host may listen on all addresses; what is sent to this one is the relay's.
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.interface.encode())
             interfaces.send_groups_by(opened, self._index or 0, self.address, HOPS)
-            opened.bind(place)
+            opened.bind(Endpoint(self.address, PORT))
         except OSError as error:
             opened.close()
             raise _unavailable(self.interface, error) from error
@@ -125,7 +124,7 @@ class Lan:
         return arrivals
 
     def take_drops(self) -> int:
-        """Return how many datagrams the kernel dropped since the last call, for want of room."""
+        """Return how many datagrams the kernel dropped since the last call, because a buffer was full."""
         with contextlib.suppress(OSError):
             before, self._drops = self._drops, sum(bind.drops(each) for each in self.sockets)
             return max(0, self._drops - before)
@@ -140,7 +139,7 @@ class Lan:
             or address.is_unspecified
             or address.is_reserved  # 255.255.255.255 as well
             or address.is_loopback
-            or any(address == each.network.broadcast_address for each in self._networks if each.network.prefixlen < 31)
+            or client[0] in self._broadcasts
         )
 
     def is_here(self, address: str) -> bool:
@@ -155,8 +154,17 @@ class Lan:
         return interface != self._index or self.leads_to(host)
 
     def leads_to(self, host: str) -> bool:
-        """Whether the way to that host is by this interface."""
-        return self.is_here(interfaces.source(host) or "")
+        """Whether the way to that host is by this interface, as it was at the first question since `forget_routes`."""
+        known = self._routes.get(host)
+        if known is None:
+            if len(self._routes) >= _ROUTES_MAX:
+                self._routes.clear()
+            known = self._routes[host] = self.is_here(interfaces.source(host) or "")
+        return known
+
+    def forget_routes(self) -> None:
+        """Ask the kernel anew for the ways to hosts: they may have changed."""
+        self._routes.clear()
 
     def send(self, data: bytes, client: tuple[str, int] = (GROUP, PORT)) -> bool:
         """Send an answer to a client, or an announcement to the group; return whether the kernel took it."""
@@ -172,6 +180,7 @@ class Lan:
             each.close()
         self.sockets = []
         self._drops = 0
+        self._routes.clear()
 
 
 def _unavailable(interface: str, error: Exception) -> SocketUnavailable:

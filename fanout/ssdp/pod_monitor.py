@@ -1,4 +1,4 @@
-"""Knows which devices the pods have: asks each one (M-SEARCH by unicast), and reads its descriptions (HTTP)."""
+"""Finds out what each pod has: asks it (M-SEARCH by unicast), and reads descriptions over HTTP."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import asyncio
 import logging
 import random
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from time import monotonic
 
 import aiohttp
 from yarl import URL
@@ -15,18 +16,28 @@ from fanout.model import Endpoint
 from fanout.net import errno_text
 from fanout.ssdp.core import body, description, message
 from fanout.ssdp.core.description import Description, InvalidDescription
+from fanout.ssdp.core.directory import Directory, LearnName
 from fanout.ssdp.core.drop_reasons import SsdpDrop
 from fanout.ssdp.core.message import Advert, Headers
 from fanout.ssdp.core.settings import DescriptionPlace
-from fanout.ssdp.searches import answers, ask, open_socket
+from fanout.ssdp.lan import Lan
+from fanout.ssdp.searches import CarryOut, PodAddresses, receive
 from fanout.version import __version__
 
 log = logging.getLogger("fanout")
 
-SECONDS = 3.0
-"""That a description may take."""
+READ_TIMEOUT = 3.0
+"""Seconds that a description may take."""
+REFRESH = 30.0
+"""Seconds between two looks at a pod whose devices are known."""
+NAMES_MAX = 64
+"""Of one pod: its devices are no more."""
+_RETRY_MIN, _RETRY_MAX = 0.25, 5.0
+_READS_MAX = 32
+"""Descriptions that are read at a time."""
 # Jellyfin does not answer a program without a name and a version.
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"Linux UPnP/1.1 fanout/{__version__}"}
+_ASKING, _LEARNING = "asking", "learning"
 
 
 class Unreadable(Exception):
@@ -39,7 +50,7 @@ class DescriptionReader:
     def __init__(self, at_once: int) -> None:
         self._turns = asyncio.Semaphore(at_once)
         self._client = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=SECONDS),
+            timeout=aiohttp.ClientTimeout(total=READ_TIMEOUT),
             connector=aiohttp.TCPConnector(force_close=True, limit=0),
             headers=_HEADERS,
             auto_decompress=False,
@@ -70,50 +81,31 @@ class DescriptionReader:
         await self._client.close()
 
 
-log = logging.getLogger("fanout")
-
-REFRESH = 30.0
-"""Seconds between two looks at a pod whose devices are known."""
-NAMES_MAX = 64
-"""Of one pod: its devices are no more."""
-_RETRY_MIN, _RETRY_MAX = 0.25, 5.0
-_READERS = 32
-_ASKING, _LEARNING = "asking", "learning"
-
-
 class PodMonitor:
     """Looks after each pod in a task of its own, soon after it joined and every half minute.
 
-    `heard` is called with each advert of a pod itself, `described` with all that one of its descriptions says.
+    `descriptions` says where pods may have some.
     """
 
     def __init__(
-        self,
-        port_map: Collection[DescriptionPlace],
-        heard: Callable[[str, Advert], None],
-        described: Callable[[str, Collection[Advert]], None],
-        is_known: Callable[[str], bool],
-        is_genuine: Callable[[str, int], bool],
-        drop: Callable[[SsdpDrop], None],
+        self, descriptions: Collection[DescriptionPlace], directory: Directory, lan: Lan, carry_out: CarryOut
     ) -> None:
-        self._port_map = port_map
-        self._heard = heard
-        self._described = described
-        self._is_known = is_known
-        self._is_genuine = is_genuine
-        self._drop = drop
+        self._descriptions = descriptions
+        self._directory = directory
+        self._lan = lan
+        self._carry_out = carry_out
         self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
         self._reader: DescriptionReader | None = None
         self._learning: set[asyncio.Task[None]] = set()
-        self._complaints: set[tuple[str, str]] = set()
-        """Of which pod something was said in the log, and about what: the URL of a description, or one of the words."""
+        self._logged: set[tuple[str, str]] = set()
+        """Pods that something was logged of, and what about: the URL of a description, or one of the words."""
         self.names: dict[tuple[str, str], str] = {}
         """The friendly names that the descriptions of a pod gave, by its address and their UDNs."""
 
     def follow(self, pods: Collection[Endpoint]) -> None:
         """Look after these, and no others."""
         if self._reader is None:
-            self._reader = DescriptionReader(_READERS)
+            self._reader = DescriptionReader(_READS_MAX)
         for gone in self._tasks.keys() - set(pods):
             self._tasks.pop(gone).cancel()
             self._forget(gone.host)
@@ -122,7 +114,7 @@ class PodMonitor:
                 self._tasks[pod] = asyncio.create_task(self._look_after(pod))
 
     def _forget(self, host: str) -> None:
-        self._complaints = {each for each in self._complaints if each[0] != host}
+        self._logged = {each for each in self._logged if each[0] != host}
         for key in [key for key in self.names if key[0] == host]:
             del self.names[key]
 
@@ -142,22 +134,23 @@ class PodMonitor:
             try:
                 await self._look(pod)
             except Exception as error:  # as many files are open as may be, for instance
-                if self._is_news(pod.host, _ASKING):
+                if self._is_first(pod.host, _ASKING):
                     values = {"host": pod.host, "reason": errno_text.exception(error)}
                     log.warning("pod_not_asked: %(host)s, which is tried again: %(reason)s", values)
             await asyncio.sleep(_RETRY_MAX)
 
     async def _look(self, pod: Endpoint) -> None:
         delay = _RETRY_MIN
-        with open_socket([pod]) as opened:
+        addresses = PodAddresses([pod])
+        with addresses.open_socket() as opened:
             loop = asyncio.get_running_loop()
-            loop.add_reader(opened, self._readable, opened, pod)
+            loop.add_reader(opened, self._take_answers, opened, pod)
             try:
                 while True:
-                    ask(opened, message.search(message.ALL, 1), [pod])
-                    for place in self._port_map:
+                    addresses.ask(opened, message.search(message.ALL, 1))
+                    for place in self._descriptions:
                         await self._describe(pod.host, place.url(pod.host))
-                    if self._is_known(pod.host):
+                    if pod.host in self._directory.known:
                         delay = _RETRY_MIN
                         await asyncio.sleep(REFRESH * random.uniform(0.9, 1.1))
                     else:
@@ -166,19 +159,19 @@ class PodMonitor:
             finally:
                 loop.remove_reader(opened)
 
-    def _readable(self, opened: socket.socket, pod: Endpoint) -> None:
-        def is_genuine(host: str, interface: int) -> bool:
-            return host == pod.host and self._is_genuine(host, interface)
-
-        for host, advert in answers(opened, is_genuine, self._drop):
-            self._heard(host, advert)
+    def _take_answers(self, opened: socket.socket, pod: Endpoint) -> None:
+        for data, host, interface in receive(opened):
+            if host == pod.host and self._lan.may_come_from(host, interface):
+                self._carry_out(self._directory.pod_answered(host, data, monotonic()))
+            else:
+                self._directory.dropped[SsdpDrop.NOT_ASKED] += 1
 
     async def _describe(self, host: str, url: str) -> None:
-        """Tell what a pod's description says, where it has one there."""
+        """Take what a pod's description says, where it has one there."""
         found = await self._read(host, url, about=url)
         if found is None:
             return
-        self._complaints.discard((host, url))
+        self._logged.discard((host, url))
         described, server = found
         key = host, described.udn
         if key in self.names or self._may_name(host):
@@ -187,15 +180,17 @@ class PodMonitor:
             headers = Headers([("SERVER", server)])
         except ValueError:  # with control characters
             headers = Headers()
-        self._described(host, [Advert(nt, usn, url, message.MAX_AGE, headers) for nt, usn in described.adverts])
+        adverts = [Advert(nt, usn, url, message.MAX_AGE, headers) for nt, usn in described.adverts]
+        self._carry_out(self._directory.description_read(host, adverts, monotonic()))
 
-    def learn_name(self, host: str, udn: str, url: str) -> None:
+    def learn_name(self, wanted: LearnName) -> None:
         """Read what a pod's device is called, in the background and once."""
-        if (host, udn) in self.names or self._reader is None or len(self._learning) >= _READERS:
+        key = wanted.pod, wanted.udn
+        if key in self.names or self._reader is None or len(self._learning) >= _READS_MAX:
             return
-        if self._may_name(host):
-            self.names[host, udn] = ""
-            task = asyncio.create_task(self._learn(host, udn, url))
+        if self._may_name(wanted.pod):
+            self.names[key] = ""
+            task = asyncio.create_task(self._learn(*wanted))
             self._learning.add(task)
             task.add_done_callback(self._learning.discard)
 
@@ -214,12 +209,12 @@ class PodMonitor:
         try:
             return await self._reader.read(url)
         except Unreadable as error:
-            if self._is_news(host, about):
+            if self._is_first(host, about):
                 log.warning("description_unreadable: %(url)s: %(reason)s", {"url": url, "reason": str(error)})
             return None
 
-    def _is_news(self, host: str, about: str) -> bool:
-        """Whether that is to be said in the log: once of a pod, which shall not fill it whatever it does."""
-        is_news = (host, about) not in self._complaints
-        self._complaints.add((host, about))
-        return is_news
+    def _is_first(self, host: str, about: str) -> bool:
+        """Whether that is to be logged: once of a pod, which shall not fill the log whatever it does."""
+        is_first = (host, about) not in self._logged
+        self._logged.add((host, about))
+        return is_first

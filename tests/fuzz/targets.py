@@ -211,7 +211,7 @@ def ssdp_rewrite() -> Target:
                 done = urls.in_text(body, content_type, edge)
                 again = urls.in_text(done.body, content_type, edge)
                 assert (again.body, again.changed, again.left) == (done.body, 0, done.left)
-            urls.location(body.decode("latin-1"))
+            urls.split(body.decode("latin-1"))
 
     return take
 

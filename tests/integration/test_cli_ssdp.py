@@ -40,7 +40,7 @@ def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cl
         return None
     made = Clock(request.getfixturevalue("device"))
     monkeypatch.setattr(looking, "asyncio", made)
-    monkeypatch.setattr(pod_monitor, "SECONDS", PATIENCE)
+    monkeypatch.setattr(pod_monitor, "READ_TIMEOUT", PATIENCE)
     return made
 
 
@@ -202,7 +202,7 @@ def test_devices_whose_descriptions_cannot_be_read_are_listed_without_a_name(dev
         expected = (None, f"uuid:{location[-1]}", MEDIA_SERVER)
         assert (each["friendly_name"], each["udn"], each["device_type"]) == expected
     assert set(device.requests) == paths
-    assert (device.held, clock.limits) == (1, [looking._READ_SECONDS]), "the one that is slow is not waited for longer"
+    assert (device.held, clock.limits) == (1, [looking._READ_TIME]), "the one that is slow is not waited for longer"
 
 
 def test_only_addresses_are_asked_for_a_description(device: Device) -> None:

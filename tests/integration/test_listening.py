@@ -9,7 +9,7 @@ import pytest
 
 from fanout.net import bind
 from fanout.relay.core.ingress import Ingress
-from fanout.relay.multicast import open_port
+from fanout.relay.ingress_socket import open_port
 from tests.support.needs import require_address
 
 

@@ -334,7 +334,7 @@ def test_leaving_it_while_another_thread_serves_waits_for_that(pods: Pods, close
 def test_one_thread_serves(pods: Pods, closed_port: int) -> None:
     (pod,) = pods(1)
     with serving(Relay(f"{pod.endpoint},", [f"udp://127.0.0.1:{closed_port}"])) as relay:
-        until(lambda: not relay._is_idle.is_set())
+        until(lambda: relay.silence > 0)
         with pytest.raises(InvalidInput, match="served already"):
             relay.serve()
 

@@ -10,7 +10,7 @@ import socket
 import pytest
 
 from fanout.ssdp.core.drop_reasons import HttpFailure
-from fanout.ssdp.core.port_map import Origin
+from fanout.ssdp.core.urls import Origin
 from fanout.ssdp.http import gena, server
 from fanout.ssdp.http.gena import Callback
 from tests.support.loops import advance

@@ -6,18 +6,20 @@ import asyncio
 import contextlib
 import gzip
 import socket
-from collections import Counter
 from collections.abc import AsyncIterator, Collection
 
 import pytest
 
 from fanout.model import Endpoint
-from fanout.ssdp import pod_monitor, searches
+from fanout.ssdp import pod_monitor
 from fanout.ssdp.core import message
+from fanout.ssdp.core.directory import Action, Directory, LearnName
 from fanout.ssdp.core.drop_reasons import SsdpDrop
 from fanout.ssdp.core.message import Advert
 from fanout.ssdp.core.settings import DescriptionPlace
+from fanout.ssdp.lan import Lan
 from fanout.ssdp.pod_monitor import PodMonitor
+from fanout.ssdp.searches import PodAddresses
 from tests.support.ssdp_http import OTHER_POD, POD, Asked, Serve
 from tests.support.ssdp_http import Pod as HttpPod
 from tests.support.waiting import PATIENCE, give_turns, until_async
@@ -32,34 +34,40 @@ DESCRIPTION = b"""<?xml version="1.0"?>
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A description may take as long as the machine does."""
-    monkeypatch.setattr(pod_monitor, "SECONDS", PATIENCE)
+    monkeypatch.setattr(pod_monitor, "READ_TIMEOUT", PATIENCE)
 
 
-class Found:
-    """What `PodMonitor` tells."""
+class Found(Directory):
+    """Keeps what `PodMonitor` finds."""
 
     def __init__(self) -> None:
+        super().__init__(range(28_200, 28_232), (), lambda: 0.5)
         self.adverts: list[tuple[str, Advert, bool]] = []
-        self.dropped: Counter[SsdpDrop] = Counter()
 
-    def heard(self, host: str, advert: Advert) -> None:
-        self.adverts.append((host, advert, False))
+    def pod_answered(self, pod: str, data: bytes, now: float) -> list[Action]:
+        before = self.dropped.copy()
+        done = super().pod_answered(pod, data, now)
+        if self.dropped == before:
+            self.adverts.append((pod, message.parse_answer(data), False))
+            self.known.add(pod)
+        return done
 
-    def described(self, host: str, adverts: Collection[Advert]) -> None:
-        self.adverts += [(host, advert, True) for advert in adverts]
+    def description_read(self, pod: str, adverts: Collection[Advert], now: float) -> list[Action]:
+        self.adverts += [(pod, advert, True) for advert in adverts]
+        self.known.add(pod)
+        return super().description_read(pod, adverts, now)
 
-    def is_known(self, host: str) -> bool:
-        return any(each == host for each, _, _ in self.adverts)
 
-    def drop(self, reason: SsdpDrop) -> None:
-        self.dropped[reason] += 1
+class PodNetwork(Lan):
+    """What came by loopback is the pods'."""
+
+    def may_come_from(self, host: str, interface: int) -> bool:
+        return interface == LOOPBACK
 
 
 @contextlib.asynccontextmanager
-async def looking(found: Found, *port_map: DescriptionPlace) -> AsyncIterator[PodMonitor]:
-    looked = PodMonitor(
-        port_map, found.heard, found.described, found.is_known, lambda _, interface: interface == LOOPBACK, found.drop
-    )
+async def looking(found: Found, *descriptions: DescriptionPlace) -> AsyncIterator[PodMonitor]:
+    looked = PodMonitor(descriptions, found, PodNetwork("lan0"), lambda actions: None)
     try:
         yield looked
     finally:
@@ -190,7 +198,7 @@ def test_a_name_is_read_once_and_a_pod_that_left_is_asked_no_more() -> None:
         async with HttpPod(serve(http(DESCRIPTION))) as pod, looking(found) as looked:
             looked.follow([Endpoint(POD, 9)])
             for _ in range(5):
-                looked.learn_name(POD, "uuid:1", f"http://{POD}:{pod.port}/d.xml")
+                looked.learn_name(LearnName(POD, "uuid:1", f"http://{POD}:{pod.port}/d.xml"))
             await until_async(lambda: looked.names.get((POD, "uuid:1")) == "films")
             assert len(pod.asked) == 1
             assert found.adverts == []
@@ -207,13 +215,13 @@ def test_a_pod_names_no_device_but_its_own() -> None:
         async with HttpPod(serve(http(DESCRIPTION))) as pod, looking(found) as looked:
             looked.follow([Endpoint(POD, 9), Endpoint(OTHER_POD, 9)])
             url = f"http://{POD}:{pod.port}/d.xml"
-            looked.learn_name(OTHER_POD, "uuid:1", f"http://{OTHER_POD}:{pod.port}/d.xml")
-            looked.learn_name(POD, "uuid:2", url)
-            looked.learn_name(POD, "uuid:1", url)
+            looked.learn_name(LearnName(OTHER_POD, "uuid:1", f"http://{OTHER_POD}:{pod.port}/d.xml"))
+            looked.learn_name(LearnName(POD, "uuid:2", url))
+            looked.learn_name(LearnName(POD, "uuid:1", url))
             await until_async(lambda: not looked._learning)
             assert looked.names == {(OTHER_POD, "uuid:1"): "", (POD, "uuid:2"): "", (POD, "uuid:1"): "films"}
             for number in range(200):
-                looked.learn_name(POD, f"uuid:{number}", url)
+                looked.learn_name(LearnName(POD, f"uuid:{number}", url))
                 await until_async(lambda: not looked._learning)
             assert len(looked.names) == 1 + pod_monitor.NAMES_MAX
 
@@ -247,12 +255,12 @@ def test_a_pod_does_not_fill_the_log(caplog: pytest.LogCaptureFixture, monkeypat
         ):
             looked.follow([Endpoint(POD, 9)])
             for number in range(50):
-                looked.learn_name(POD, f"uuid:{number}", f"http://{POD}:{pod.port}/{number}")
+                looked.learn_name(LearnName(POD, f"uuid:{number}", f"http://{POD}:{pod.port}/{number}"))
                 await until_async(lambda: not looked._learning)
             await until_async(lambda: [each.path for each in pod.asked].count("/place") > 2)
-            assert len(looked._complaints) == 2
+            assert len(looked._logged) == 2
             looked.follow([])
-            assert not looked._complaints
+            assert not looked._logged
 
     asyncio.run(run())
     said = [record.getMessage().partition(": it is")[0] for record in caplog.records if record.levelname == "WARNING"]
@@ -267,12 +275,13 @@ def test_a_pod_that_cannot_be_asked_is_tried_again(
     monkeypatch.setattr(pod_monitor, "_RETRY_MAX", 0.01)
     fails = iter([True, True, False])
 
-    def open_socket(endpoints: Collection[Endpoint]) -> socket.socket:
-        if next(fails):
-            raise error
-        return searches.open_socket(endpoints)
+    class FailingAddresses(PodAddresses):
+        def open_socket(self) -> socket.socket:
+            if next(fails):
+                raise error
+            return super().open_socket()
 
-    monkeypatch.setattr(pod_monitor, "open_socket", open_socket)
+    monkeypatch.setattr(pod_monitor, "PodAddresses", FailingAddresses)
 
     async def run() -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as pod:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from fanout.ssdp.core.port_map import Origin
+from fanout.ssdp.core.urls import Origin
 from fanout.ssdp.http import proxy, splice
 from tests.support.needs import require_address
 from tests.support.ssdp_http import (
@@ -398,8 +398,7 @@ def test_ipv6_clients_and_pods_are_served() -> None:
         body = b"<a>http://[::1]:8200/</a>"
         async with Pod(always(http(body, XML)), "::1") as pod, relay(pod) as edge:
             edge.pods.add("::1")
-            edge.proxy._is_here = lambda host: host == "::1"
-            edge.proxy._is_allowed = lambda host: host == "::1"
+            edge.addresses, edge.allowed = {"::1"}, {"::1"}
             known = edge.port_map.claim(Origin("::1", 8200), "uuid:two")
             reader, writer = await asyncio.open_connection("::1", edge.port)
             writer.write(b"GET / HTTP/1.1\r\nHost: [::1]\r\n\r\n")

@@ -6,8 +6,11 @@ import logging
 
 import pytest
 
-from fanout.ssdp.core.port_map import Origin, open_first
+from fanout.ssdp.core.port_map import PortMap
+from fanout.ssdp.core.stats import HttpCounts
+from fanout.ssdp.core.urls import Origin
 from fanout.ssdp.http import server
+from fanout.ssdp.http.upstream import ResponseRewriter
 from tests.support.ports import bind_both
 from tests.support.ssdp_http import POD, Pod, always, http, relay, run
 
@@ -47,11 +50,22 @@ def said(caplog: pytest.LogCaptureFixture, event: str = "http_port_taken") -> in
 
 
 def test_ports_are_asked_for_until_one_can_be_had() -> None:
-    refused: list[int] = []
     left = iter([1, 2, 3, None])
-    assert open_first(lambda: next(left), lambda port: port == 2, refused.append) == 2
+    refused: list[int] = []
+
+    class Ports(PortMap):
+        def other(self, origin: Origin) -> int | None:
+            return next(left)
+
+        def refuse(self, port: int) -> None:
+            refused.append(port)
+
+    ports = Ports(1, 3)
+    rewriter = ResponseRewriter(ports, lambda host: host == POD, lambda port: port == 2, HttpCounts())
+    location = ("Location", f"http://{POD}:8200/")
+    assert rewriter.headers([location], "10.0.0.1")["Location"] == "http://10.0.0.1:2/"
     assert refused == [1]
-    assert open_first(lambda: next(left), lambda port: port == 2, refused.append) is None
+    assert rewriter.headers([location], "10.0.0.1")["Location"] == location[1]
     assert refused == [1, 3]
 
 

@@ -147,7 +147,7 @@ def test_documents_that_nobody_takes_have_their_bounds(framing: str, monkeypatch
 
         packed = gzip.compress(body, 1)
         async with Pod(serve) as pod, relay(pod, keeps=BUFFER) as edge:
-            held = edge.proxy._room = BodyBudget(4 * largest, 2 * largest)
+            held = edge.proxy._budget = BodyBudget(4 * largest, 2 * largest)
 
             def has_settled(documents_held: int, refused: int) -> bool:
                 return (held.taken, edge.failed(HttpFailure.BUSY)) == (documents_held * largest, refused)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import resource
 import socket
-from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
 from fanout.model import Endpoint
 from fanout.ssdp import searches
-from fanout.ssdp.core import message
+from fanout.ssdp.core import directory, message
+from fanout.ssdp.core.directory import Action, Directory, OpenSearch
 from fanout.ssdp.core.drop_reasons import SsdpDrop
-from fanout.ssdp.core.message import Advert, Headers, Search
-from fanout.ssdp.searches import OpenSearch, Searches
+from fanout.ssdp.core.message import Advert, Headers, InvalidSsdp, Search
+from fanout.ssdp.lan import Lan
+from fanout.ssdp.searches import Searches
 from tests.support.loops import run_scripted
 from tests.support.needs import require_address
 from tests.support.open_files import open_files
@@ -28,26 +28,43 @@ LOOPBACK = socket.if_nametoindex("lo")
 FORGED = "127.0.0.13"
 
 
-class Heard:
-    """What `Searches` tells."""
+class Heard(Directory):
+    """Keeps what `Searches` tells."""
 
     def __init__(self) -> None:
+        super().__init__(range(28_200, 28_232), (), lambda: 0.5)
         self.answers: list[tuple[tuple[str, int], str, str]] = []
         self.missing: list[tuple[tuple[str, int], bool]] = []
-        self.dropped: Counter[SsdpDrop] = Counter()
-        self.sessions = Searches(self._answered, self._missed, self._is_genuine, self._dropped)
+        self.sessions = Searches(self, PodNetwork("lan0"), lambda actions: None)
 
-    def _answered(self, session: OpenSearch, host: str, advert: Advert) -> None:
-        self.answers.append((session.client, host, advert.usn))
+    def ask(self, client: tuple[str, int], search: Search, pods: list[Endpoint]) -> None:
+        """Let a client search these pods."""
+        self.pods_changed(frozenset(pod.host for pod in pods), 0)
+        self.sessions.follow(pods)
+        data = message.search(search.target, search.mx or 0, search.headers)
+        if search.mx is None:
+            data = data.replace(b"MX: 0\r\n", b"")
+        asked = self.search_arrived(data, client, to_group=False)
+        assert asked is not None
+        self.sessions.ask(asked)
 
-    def _missed(self, session: OpenSearch, is_late: bool) -> None:
-        self.missing.append((session.client, is_late))
+    def answer_arrived(self, search: OpenSearch, pod: str, data: bytes, now: float) -> list[Action]:
+        try:
+            self.answers.append((search.client, pod, search.parse(pod, data).usn))
+        except InvalidSsdp as error:
+            self.dropped[error.reason] += 1
+        return []
 
-    def _is_genuine(self, host: str, interface: int) -> bool:
+    def answers_due(self, search: OpenSearch, is_late: bool, now: float) -> list[Action]:
+        self.missing.append((search.client, is_late))
+        return []
+
+
+class PodNetwork(Lan):
+    """What came by loopback is the pods', but for what one of them is not the source of."""
+
+    def may_come_from(self, host: str, interface: int) -> bool:
         return interface == LOOPBACK and host != FORGED
-
-    def _dropped(self, reason: SsdpDrop) -> None:
-        self.dropped[reason] += 1
 
 
 @pytest.fixture
@@ -77,7 +94,7 @@ def test_each_search_has_a_socket_of_its_own_and_gets_its_own_answers(pods: list
         clients = [("192.168.1.5", 40_000 + number) for number in range(20)]
         try:
             for client in clients:
-                heard.sessions.ask(client, Search(f"uuid:{client[1]}", 1), endpoints(pods))
+                heard.ask(client, Search(f"uuid:{client[1]}", 1), endpoints(pods))
             assert len(heard.sessions) == 20
             sources = set()
             for pod in pods:
@@ -107,7 +124,7 @@ def test_what_was_not_asked_is_dropped_with_a_reason(pods: list[socket.socket]) 
         heard = Heard()
         asked, stranger = pods
         try:
-            heard.sessions.ask(CLIENT, Search(ROOT, 1), [*endpoints([asked]), Endpoint(FORGED, 9)])
+            heard.ask(CLIENT, Search(ROOT, 1), [*endpoints([asked]), Endpoint(FORGED, 9)])
             _, source = asked.recvfrom(4096)
             stranger.sendto(answer("a"), source)  # no pod that was asked
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as forger:
@@ -134,12 +151,12 @@ def test_what_was_not_asked_is_dropped_with_a_reason(pods: list[socket.socket]) 
 
 
 def test_a_pod_that_answers_without_end_is_cut_off(pods: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(searches, "ANSWERS_MAX", 3)
+    monkeypatch.setattr(directory, "ANSWERS_MAX", 3)
 
     async def run() -> None:
         heard = Heard()
         try:
-            heard.sessions.ask(CLIENT, Search(ROOT, 1), endpoints(pods))
+            heard.ask(CLIENT, Search(ROOT, 1), endpoints(pods))
             _, source = pods[0].recvfrom(4096)
             for _ in range(10):
                 pods[0].sendto(answer("a"), source)
@@ -157,42 +174,40 @@ def advert(number: int = 0, *, nt: str = ROOT, location: str = "http://127.0.0.1
     return Advert(nt, f"uuid:{number}::{nt}", location)
 
 
-@contextlib.contextmanager
-def session(target: str = ROOT) -> Iterator[OpenSearch]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
-        yield OpenSearch(CLIENT, target, opened, frozenset({"127.0.0.11"}))
+def session(target: str = ROOT) -> OpenSearch:
+    return OpenSearch(CLIENT, target, 1, frozenset({"127.0.0.11"}))
 
 
-def test_what_a_client_has_been_told_is_not_told_again() -> None:
-    with session() as asked:
-        assert not asked.has_told(advert())
-        assert asked.may_tell("127.0.0.11", advert(), 400)
-        assert asked.has_told(advert())
-        assert asked.has_told(Advert(ROOT, f"UUID:0::{ROOT}", advert().location, max_age=60))
-        assert not asked.has_told(advert(1))
-        assert not asked.has_told(advert(location="http://127.0.0.11:9000/d.xml")), "it is found elsewhere, too"
+def test_what_a_client_was_sent_is_not_sent_again() -> None:
+    asked = session()
+    assert not asked.has_sent(advert())
+    assert asked.may_send("127.0.0.11", advert(), 400)
+    assert asked.has_sent(advert())
+    assert asked.has_sent(Advert(ROOT, f"UUID:0::{ROOT}", advert().location, max_age=60))
+    assert not asked.has_sent(advert(1))
+    assert not asked.has_sent(advert(location="http://127.0.0.11:9000/d.xml")), "it is found elsewhere, too"
     first, second = (f"urn:schemas-upnp-org:device:MediaServer:{version}" for version in (1, 2))
-    with session(first) as asked:
-        assert asked.may_tell("127.0.0.11", advert(nt=first), 400)
-        assert asked.has_told(advert(nt=second)), "it is told as the version that was asked for"
-    with session(message.ALL) as asked:
-        assert asked.may_tell("127.0.0.11", advert(nt=first), 400)
-        assert not asked.has_told(advert(nt=second))
-        assert not asked.has_told(advert())
+    asked = session(first)
+    assert asked.may_send("127.0.0.11", advert(nt=first), 400)
+    assert asked.has_sent(message.as_asked(advert(nt=second), first)), "it is sent as the version that was asked for"
+    asked = session(message.ALL)
+    assert asked.may_send("127.0.0.11", advert(nt=first), 400)
+    assert not asked.has_sent(message.as_asked(advert(nt=second), message.ALL))
+    assert not asked.has_sent(advert())
 
 
 def test_a_search_brings_its_client_no_more_than_may_be() -> None:
-    with session() as asked:
-        told = sum(asked.may_tell("127.0.0.11", advert(number), 400) for number in range(1000))
-        assert told == searches.POD_BYTES_MAX // 400
-        assert asked.has_told(advert(told - 1))
-        assert not asked.has_told(advert(told)), "what was not sent was not told"
-        assert asked.may_tell("127.0.0.12", advert(5000), 400), "others have a share of their own"
-        for pod in range(100):
-            for number in range(10):
-                asked.may_tell(f"10.0.0.{pod}", advert(number), 4096)
-        most = searches.BYTES_MAX
-        assert most - 4096 < asked._bytes.total() <= most
+    asked = session()
+    sent = sum(asked.may_send("127.0.0.11", advert(number), 400) for number in range(1000))
+    assert sent == directory.POD_BYTES_MAX // 400
+    assert asked.has_sent(advert(sent - 1))
+    assert not asked.has_sent(advert(sent)), "what was not sent does not count as sent"
+    assert asked.may_send("127.0.0.12", advert(5000), 400), "others have a share of their own"
+    for pod in range(100):
+        for number in range(10):
+            asked.may_send(f"10.0.0.{pod}", advert(number), 4096)
+    most = directory.BYTES_MAX
+    assert most - 4096 < asked._bytes.total() <= most
 
 
 def test_it_is_over_soon_after_mx_and_leaves_nothing(pods: list[socket.socket]) -> None:
@@ -200,8 +215,8 @@ def test_it_is_over_soon_after_mx_and_leaves_nothing(pods: list[socket.socket]) 
         heard = Heard()
         before = open_files()
         loop = asyncio.get_running_loop()
-        heard.sessions.ask(CLIENT, Search(ROOT, 1), endpoints(pods))
-        heard.sessions.ask(CLIENT, Search(ROOT, None), endpoints(pods))  # sent to the relay alone, without MX
+        heard.ask(CLIENT, Search(ROOT, 1), endpoints(pods))
+        heard.ask(CLIENT, Search(ROOT, None), endpoints(pods))  # sent to the relay alone, without MX
         await until_async(lambda: len(heard.sessions) == 0)
         assert 1 + searches.MARGIN <= loop.time() < 1.2 + searches.MARGIN
         assert heard.missing == [(CLIENT, False), (CLIENT, False), (CLIENT, True), (CLIENT, True)]
@@ -213,13 +228,13 @@ def test_it_is_over_soon_after_mx_and_leaves_nothing(pods: list[socket.socket]) 
 def test_where_there_are_as_many_as_may_be_the_oldest_makes_room(
     pods: list[socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(searches, "SESSIONS_MAX", 3)
+    monkeypatch.setattr(searches, "SEARCHES_MAX", 3)
 
     async def run() -> None:
         heard = Heard()
         clients = [("192.168.1.5", 40_000 + number) for number in range(5)]
         for client in clients:
-            heard.sessions.ask(client, Search(ROOT, 5), endpoints(pods))
+            heard.ask(client, Search(ROOT, 5), endpoints(pods))
         assert len(heard.sessions) == 3
         for _ in clients:
             _, source = pods[0].recvfrom(4096)
@@ -239,7 +254,7 @@ def test_they_leave_half_of_the_files_to_others(pods: list[socket.socket], monke
     async def run() -> None:
         heard = Heard()
         for _ in range(60):
-            heard.sessions.ask(CLIENT, Search(ROOT, 5), endpoints(pods))
+            heard.ask(CLIENT, Search(ROOT, 5), endpoints(pods))
         assert len(heard.sessions) == 50
         heard.sessions.close()
 
@@ -258,7 +273,7 @@ def test_pods_of_both_families_are_asked() -> None:
             four.bind(("127.0.0.11", 0))
             six.bind(("::1", 0))
             both = [Endpoint("127.0.0.11", four.getsockname()[1]), Endpoint("::1", six.getsockname()[1])]
-            heard.sessions.ask(CLIENT, Search(ROOT, 1, Headers((("USER-AGENT", "x/1"),))), both)
+            heard.ask(CLIENT, Search(ROOT, 1, Headers((("USER-AGENT", "x/1"),))), both)
             for pod in (four, six):
                 pod.settimeout(PATIENCE)
                 data, source = pod.recvfrom(4096)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from unittest import mock
 
 from fanout.ssdp.core import body, urls
-from fanout.ssdp.core.port_map import Origin
+from fanout.ssdp.core.urls import Origin
 from fanout.ssdp.http import body_budget, server, splice, upstream
 from fanout.ssdp.http.body_budget import BodyBudget
 from tests.support.ssdp_http import BUFFER, POD, Relay, hang_up, relay
@@ -91,7 +91,7 @@ class Relays:
 async def _serve(control_port: int) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", control_port)
     async with relay(Origin(POD, int(await reader.readline())), keeps=BUFFER) as edge:
-        edge.proxy._room = BodyBudget(body_budget.ROOM // SHARE, body_budget.ROOM_OF_ONE // SHARE)
+        edge.proxy._budget = BodyBudget(body_budget.BUDGET // SHARE, body_budget.BUDGET_OF_ONE // SHARE)
         edge.allowed |= set(CLIENTS)
         writer.write(f"{edge.port}\n".encode())
         while await reader.readline():
@@ -125,7 +125,7 @@ if __name__ == "__main__":
         mock.patch.object(splice, "SLOW_MAX", splice.SLOW_MAX // SHARE),
         mock.patch.object(urls, "URLS_MAX", URLS_MAX),
         mock.patch.object(upstream, "DOCUMENT_MAX", DOCUMENT_MAX),
-        # Whoever there is no room for is to be refused, sooner or later.
+        # Whoever there is no memory for is to be refused, sooner or later.
         mock.patch.object(body_budget, "PATIENCE", 0.01),
     ):
         _main(int(sys.argv[1]))

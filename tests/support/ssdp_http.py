@@ -19,8 +19,9 @@ import aiohttp
 from multidict import CIMultiDict
 
 from fanout.ssdp.core.drop_reasons import HttpFailure
-from fanout.ssdp.core.port_map import Origin, PortMap
+from fanout.ssdp.core.port_map import PortMap
 from fanout.ssdp.core.stats import HttpCounts
+from fanout.ssdp.core.urls import Origin
 from fanout.ssdp.http import body_budget, gena, proxy, server, splice, upstream
 from fanout.ssdp.http.proxy import Proxy
 from tests.support.loops import AheadLoop, advance
@@ -181,6 +182,8 @@ class Relay:
     port: int
     pods: set[str]
     allowed: set[str] = field(default_factory=lambda: {CLIENT, "127.0.0.31", RELAY})
+    addresses: set[str] = field(default_factory=lambda: {RELAY})
+    """Of the relay, that clients may come to."""
 
     @property
     def url(self) -> str:
@@ -254,15 +257,12 @@ async def relay(pod: Pod | Origin | None = None, *, ports: int = 12, keeps: int 
         origin = Origin(pod.host, pod.port) if isinstance(pod, Pod) else pod or Origin(POD, 9)
         first = free_port()
         port_map = PortMap(first, first + ports)
-        counts = HttpCounts()
         pods = {POD, OTHER_POD}
         made: list[Relay] = []
         proxy = Proxy(
             port_map,
             lambda host: host in pods,
-            lambda host: host in made[0].allowed,
-            lambda host: host == RELAY,
-            counts,
+            lambda peer, local: local in made[0].addresses and peer in made[0].allowed,
         )
         await proxy.open()
         try:
@@ -271,7 +271,7 @@ async def relay(pod: Pod | Origin | None = None, *, ports: int = 12, keeps: int 
                 port_map.refuse(port)
                 port = port_map.claim(origin, "uuid:one")
             assert port is not None
-            made.append(Relay(proxy, port_map, counts, port, pods))
+            made.append(Relay(proxy, port_map, proxy.counts, port, pods))
             yield made[0]
         finally:
             await proxy.close()

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fanout.acl import parse_network
 from fanout.errors import InvalidIngress, InvalidInput
-from fanout.relay.core.ingress import PORTS_MAX, Ingress, IngressKind, check, parse_network
+from fanout.relay.core.ingress import PORTS_MAX, Ingress, IngressKind, check
 
 GOOD = [
     ("udp://0.0.0.0:5004", Ingress(IngressKind.UDP, "0.0.0.0", 5004, 5004, service="a")),

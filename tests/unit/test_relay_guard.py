@@ -7,10 +7,9 @@ import ipaddress
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.relay.core import acl, loop_guard
-from fanout.relay.core.acl import Acl
-from fanout.relay.core.drop_reasons import RelayDrop
-from fanout.relay.core.ingress import parse_network
+from fanout import acl
+from fanout.acl import Acl, SourceRefusal, parse_network
+from fanout.relay.core import loop_guard
 from fanout.relay.core.loop_guard import LoopGuard
 
 
@@ -19,7 +18,7 @@ def test_only_allowed_sources_pass() -> None:
     for host in ("10.1.2.3", "fd00::7"):
         assert guarded.refusal(host, 0.0) is None
     for host in ("10.2.0.1", "2001:db8::1", "fe80::1%eth0"):
-        assert guarded.refusal(host, 0.0) is RelayDrop.SOURCE_NOT_ALLOWED
+        assert guarded.refusal(host, 0.0) is SourceRefusal.SOURCE_NOT_ALLOWED
 
 
 @given(st.ip_addresses(), st.ip_addresses(v=4), st.integers(0, 32))
@@ -46,7 +45,7 @@ def test_who_keeps_the_limit_loses_nothing_and_others_have_their_own() -> None:
     for tick in range(1000):
         assert guarded.refusal("10.0.0.1", tick * 0.01 + 0.0001) is None
         assert guarded.refusal("10.0.0.2", tick * 0.01 + 0.0001) is None
-    assert [guarded.refusal("10.0.0.1", 10.0) for _ in range(12)].count(RelayDrop.OVER_LIMIT) in (2, 3)
+    assert [guarded.refusal("10.0.0.1", 10.0) for _ in range(12)].count(SourceRefusal.OVER_LIMIT) in (2, 3)
     assert guarded.refusal("10.0.0.2", 10.0) is None
 
 

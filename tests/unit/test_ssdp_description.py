@@ -263,7 +263,7 @@ def test_a_description_that_was_damaged_announces_nothing_odd(at: int, put: byte
     except InvalidDescription:
         return
     assert all(text.isascii() and text.isprintable() and " " not in text for pair in found.adverts for text in pair)
-    assert {message.udn(usn) for _, usn in found.adverts} == {found.udn}
+    assert {message.Advert(nt, usn, "").udn for nt, usn in found.adverts} == {found.udn}
     assert found.friendly_name.isprintable()
 
 

@@ -1,85 +1,87 @@
-"""What is said on the LAN: the real catalogue and ports, a LAN that keeps what is sent."""
+"""What is said on the LAN: actions of the directory, carried out on a LAN that keeps what is sent."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
+from collections import deque
+from collections.abc import Iterable
 
 import pytest
 
-from fanout.ssdp.announcer import AGAIN, Announcer
-from fanout.ssdp.core import message
+from fanout.acl import parse_network
+from fanout.ssdp.core import directory, message
+from fanout.ssdp.core.announcer import AGAIN, Announce, Log
+from fanout.ssdp.core.directory import Action, Directory, LearnName, OpenPort, SearchReply
 from fanout.ssdp.core.drop_reasons import SsdpDrop
 from fanout.ssdp.core.message import ROOT_DEVICE, Advert, Notify, NotifyKind
-from fanout.ssdp.core.port_map import Origin, PortMap
-from fanout.ssdp.core.registry import Registry
 from fanout.ssdp.core.stats import DeviceStats, HttpCounts
-from fanout.ssdp.lan import Lan
+from fanout.ssdp.core.urls import Origin
 
 POD, OTHER = "10.60.0.11", "10.60.0.12"
 UDN = "uuid:1"
-
-
-class Kept(Lan):
-    """Keeps what is sent."""
-
-    def __init__(self) -> None:
-        super().__init__("eth0")
-        self.address = "192.168.1.2"
-        self.sent: list[bytes] = []
-        self.takes = True
-
-    @property
-    def is_open(self) -> bool:
-        return True
-
-    def send(self, data: bytes, client: tuple[str, int] = (message.GROUP, message.PORT)) -> bool:
-        self.sent.append(data)
-        return self.takes
+RELAY, CLIENT = "192.168.1.2", ("192.168.1.5", 40_000)
+log = logging.getLogger("fanout")
 
 
 class World:
-    """A herald, and what it has to do with."""
+    """A directory, and what carries out its actions."""
 
     def __init__(self, first: int = 28_200, last: int = 28_231) -> None:
-        self.dropped: Counter[SsdpDrop] = Counter()
-        self.lan = Kept()
-        self.port_map = PortMap(first, last)
-        self.registry = Registry(self.dropped, lambda: 0.5)
-        self.hosts = {POD, OTHER}
+        self.directory = Directory(range(first, last + 1), [parse_network("192.168.1.0/24")], lambda: 0.5)
+        self.port_map = self.directory.port_map
+        self.dropped = self.directory.dropped
+        self.sent: list[bytes] = []
+        self.replies: list[SearchReply] = []
+        self.learned: list[LearnName] = []
         self.taken: set[int] = set()
         self.listened: list[int] = []
-        self.announcer = Announcer(self.lan, self.port_map, self.registry, self._listen, self._drop)
-        self.registry.pods(self.hosts, 0)
+        self.do(self.directory.lan_opened(RELAY, 0))
+        self.do(self.directory.pods_changed(frozenset({POD, OTHER}), 0))
 
-    def _listen(self, port: int) -> bool:
-        self.listened.append(port)
-        return port not in self.taken
-
-    def _drop(self, reason: SsdpDrop) -> None:
-        self.dropped[reason] += 1
+    def do(self, actions: Iterable[Action]) -> None:
+        pending = deque(actions)
+        while pending:
+            action = pending.popleft()
+            if isinstance(action, Announce):
+                self.sent.append(action.data)
+            elif isinstance(action, SearchReply):
+                self.replies.append(action)
+            elif isinstance(action, OpenPort):
+                assert not pending, "it is the last one"
+                self.listened.append(action.port)
+                pending.extend(self.directory.port_opened(action.port, action.port not in self.taken, 0))
+            elif isinstance(action, Log):
+                getattr(log, action.level)(action.message, action.values)
+            else:
+                self.learned.append(action)
 
     def hear(self, pod: str, location: str, udn: str = UDN, now: float = 0) -> None:
         advert = Advert(ROOT_DEVICE, f"{udn}::{ROOT_DEVICE}", location)
-        self.announcer.announce(self.registry.heard(pod, advert, now), now)
+        self.do(self.directory.pod_answered(pod, message.answer(advert, ROOT_DEVICE), now))
+
+    def pods(self, hosts: set[str], now: float) -> None:
+        self.do(self.directory.pods_changed(frozenset(hosts), now))
+
+    def pass_time(self, now: float) -> None:
+        self.do(self.directory.time_passed(now))
 
     def devices(
         self, names: dict[tuple[str, str], str] | None = None, counts: HttpCounts | None = None
     ) -> list[DeviceStats]:
         """What is announced now."""
-        self.announcer.tend(-math.inf)
-        return self.announcer.devices(names or {}, counts or HttpCounts())
+        self.pass_time(-math.inf)
+        return self.directory.announcer.devices(names or {}, counts or HttpCounts())
 
     @property
     def said(self) -> list[tuple[NotifyKind, str]]:
         """What was sent, as its kinds and LOCATIONs; it is forgotten then."""
         said = []
-        for data in self.lan.sent:
+        for data in self.sent:
             notify = message.parse(data)
             assert isinstance(notify, Notify)
             said.append((notify.kind, notify.advert.location))
-        self.lan.sent.clear()
+        self.sent.clear()
         return said
 
 
@@ -108,7 +110,7 @@ def test_without_a_port_a_device_is_not_announced(caplog: pytest.LogCaptureFixtu
         for now in (1, 2):
             world.hear(OTHER, f"http://{OTHER}:8200/{now}", "uuid:2", now)
     assert [where for _, where in world.said] == ["http://192.168.1.2:100/"]
-    world.announcer.announce(world.registry.pods({POD}, 3), 3)
+    world.pods({POD}, 3)
     assert world.said == [], "what was never alive is not revoked"
     assert world.dropped[SsdpDrop.NO_PORT] >= 1
     assert [record.msg.partition(":")[0] for record in caplog.records] == ["no_http_port"]
@@ -132,7 +134,7 @@ def test_a_location_of_somebody_else_is_passed_on_and_counted(location: str, cap
         world.hear(POD, location)
         world.hear(POD, location, "uuid:2")
     assert world.said == [(NotifyKind.ALIVE, location)] * 2
-    assert world.announcer.foreign == 2
+    assert world.directory.foreign == 2
     assert world.listened == []
     assert [record.msg.partition(":")[0] for record in caplog.records] == ["location_foreign"]
 
@@ -141,17 +143,17 @@ def test_what_is_said_is_said_again_and_of_each_only_the_last() -> None:
     world = World()
     world.hear(POD, f"http://{POD}:8200/")
     port = world.port_map.known(Origin(POD, 8200))
-    world.announcer.tend(AGAIN / 2)
+    world.pass_time(AGAIN / 2)
     assert len(world.said) == 1
-    world.announcer.announce(world.registry.pods({OTHER}, AGAIN / 2), AGAIN / 2)
+    world.pods({OTHER}, AGAIN / 2)
     assert world.said == [(NotifyKind.BYEBYE, "")]
-    world.announcer.tend(AGAIN)
+    world.pass_time(AGAIN)
     assert world.said == []
-    world.announcer.tend(2 * AGAIN)
+    world.pass_time(2 * AGAIN)
     assert world.said == [(NotifyKind.BYEBYE, "")]
-    world.announcer.tend(math.inf)
+    world.pass_time(math.inf)
     assert world.said == []
-    assert world.announcer.announcements == {"ssdp:alive": 1, "ssdp:byebye": 1}
+    assert world.directory.announcer.counts == {"ssdp:alive": 1, "ssdp:byebye": 1}
     assert port is not None
     assert world.devices() == []
 
@@ -160,15 +162,176 @@ def test_a_pod_that_restarted_elsewhere_keeps_its_location() -> None:
     world = World()
     world.hear(POD, f"http://{POD}:8200/")
     (first,) = world.said
-    world.port_map.gone(POD)
-    world.announcer.announce(world.registry.pods({OTHER}, 1), 1)
+    world.pods({OTHER}, 1)
     world.hear(OTHER, f"http://{OTHER}:8200/", now=2)
     assert world.said == [(NotifyKind.BYEBYE, ""), first]
     assert len(set(world.listened)) == 1
 
 
-def test_what_the_kernel_does_not_take_is_counted() -> None:
+def search(world: World, target: str = ROOT_DEVICE, *, mx: int = 1) -> directory.OpenSearch:
+    asked = world.directory.search_arrived(message.search(target, mx), CLIENT, True)
+    assert asked is not None
+    return asked.search
+
+
+def answer(world: World, asked: directory.OpenSearch, pod: str, udn: str = UDN, now: float = 0) -> None:
+    advert = Advert(ROOT_DEVICE, f"{udn}::{ROOT_DEVICE}", f"http://{pod}:8200/d.xml")
+    world.do(world.directory.answer_arrived(asked, pod, message.answer(advert, ROOT_DEVICE), now))
+
+
+def replied(world: World) -> list[tuple[str, str]]:
+    """The UDNs and LOCATIONs that the client was sent; they are forgotten then."""
+    found = []
+    for data, client in world.replies:
+        assert client == CLIENT
+        advert = message.parse_answer(data)
+        found.append((advert.udn, advert.location))
+    world.replies.clear()
+    return found
+
+
+def test_a_search_is_asked_of_the_pods_and_their_answers_go_to_the_client_with_the_relays_location() -> None:
+    world = World(100, 103)
+    asked = world.directory.search_arrived(message.search(ROOT_DEVICE, 3), CLIENT, True)
+    assert asked is not None
+    assert asked.data == message.search(ROOT_DEVICE, 3)
+    assert (asked.search.client, asked.search.mx, asked.search.pods) == (CLIENT, 3, frozenset({POD, OTHER}))
+    answer(world, asked.search, POD)
+    (port,) = world.listened
+    assert replied(world) == [(UDN, f"http://{RELAY}:{port}/d.xml")]
+    assert world.said == [(NotifyKind.ALIVE, f"http://{RELAY}:{port}/d.xml")]
+    assert world.learned == [LearnName(POD, UDN, f"http://{POD}:8200/d.xml")]
+    answer(world, asked.search, POD)
+    assert replied(world) == [], "the client has it"
+    answer(world, asked.search, OTHER)
+    assert replied(world) == []
+    assert world.dropped == {SsdpDrop.UDN_TAKEN: 2}, "when it came into the shadow, and now"
+
+
+def test_an_answer_waits_for_a_port_that_can_be_had() -> None:
+    world = World(100, 103)
+    world.taken = {100, 101, 103}
+    answer(world, search(world), POD)
+    assert replied(world) == [(UDN, f"http://{RELAY}:102/d.xml")]
+    world = World(100, 101)
+    world.taken = {100, 101}
+    answer(world, search(world), POD)
+    assert replied(world) == []
+    assert world.dropped[SsdpDrop.NO_PORT] == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\0", SsdpDrop.NOT_SSDP),
+        (message.search(ROOT_DEVICE, 1).replace(b"MX: 1\r\n", b""), SsdpDrop.NO_MX),
+        (message.answer(Advert(ROOT_DEVICE, "uuid:1", "http://10.0.0.1/"), ROOT_DEVICE), SsdpDrop.NOT_ASKED),
+    ],
+)
+def test_what_is_no_search_of_the_group_is_not_asked(data: bytes, reason: SsdpDrop) -> None:
     world = World()
-    world.lan.takes = False
-    world.hear(POD, f"http://{POD}:8200/")
-    assert world.dropped == {SsdpDrop.NOT_SENT: 1}
+    assert world.directory.search_arrived(data, CLIENT, True) is None
+    assert world.dropped == {reason: 1}
+
+
+def test_a_search_to_the_relay_alone_needs_no_mx_and_one_without_pods_is_not_asked() -> None:
+    world = World()
+    data = message.search(ROOT_DEVICE, 1).replace(b"MX: 1\r\n", b"")
+    asked = world.directory.search_arrived(data, CLIENT, False)
+    assert asked is not None
+    assert asked.search.mx == 1
+    world.pods(set(), 1)
+    assert world.directory.search_arrived(data, CLIENT, False) is None
+    assert world.dropped == {SsdpDrop.NO_ENDPOINTS: 1}
+
+
+def test_who_is_not_allowed_or_searches_too_often_is_refused() -> None:
+    world = World()
+    assert world.directory.refusal("10.0.0.1", 0) is SsdpDrop.SOURCE_NOT_ALLOWED
+    refusals = [world.directory.refusal(CLIENT[0], 0) for _ in range(1001)]
+    assert refusals == [None] * 1000 + [SsdpDrop.OVER_LIMIT]
+    others = [world.directory.refusal(f"192.168.1.{number % 200 + 10}", 0) for number in range(1001)]
+    assert others == [None] * 1000 + [SsdpDrop.TOO_MANY_SEARCHES], "all together"
+
+
+def test_for_pods_that_have_not_answered_is_answered_later() -> None:
+    world = World()
+    adverts = [Advert(ROOT_DEVICE, f"uuid:2::{ROOT_DEVICE}", f"http://{OTHER}:8200/d.xml")]
+    world.do(world.directory.description_read(OTHER, adverts, 0))
+    world.hear(POD, f"http://{POD}:8200/d.xml")
+    asked = search(world)
+    world.do(world.directory.answers_due(asked, False, 0))
+    assert [udn for udn, _ in replied(world)] == ["uuid:2"], "the one that takes no search"
+    world.do(world.directory.answers_due(asked, True, 1))
+    assert [udn for udn, _ in replied(world)] == [UDN]
+
+
+def test_nobody_is_answered_while_the_lan_is_lost_and_a_new_address_is_announced() -> None:
+    world = World()
+    world.hear(POD, f"http://{POD}:8200/d.xml")
+    (port,) = world.listened
+    _ = world.said
+    world.directory.lan_lost()
+    asked = search(world)
+    answer(world, asked, POD)
+    assert replied(world) == []
+    world.do(world.directory.lan_opened(RELAY, 1))
+    assert world.said == [(NotifyKind.ALIVE, f"http://{RELAY}:{port}/d.xml")]
+    answer(world, asked, POD)
+    assert len(replied(world)) == 1, "it was not sent before"
+    world.do(world.directory.lan_opened("192.168.1.3", 2))
+    assert world.said == [(NotifyKind.BYEBYE, ""), (NotifyKind.ALIVE, f"http://192.168.1.3:{port}/d.xml")]
+
+
+def test_a_client_is_sent_no_more_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory, "POD_BYTES_MAX", 300)
+    world = World()
+    asked = search(world)
+    for number in range(3):
+        answer(world, asked, POD, f"uuid:{number}")
+    assert len(replied(world)) == 1
+    assert world.dropped == {SsdpDrop.NOT_ASKED: 2}
+
+
+def test_what_is_no_answer_of_a_pod_is_dropped() -> None:
+    world = World()
+    asked = search(world, "upnp:rootdevice")
+    for data in (b"\0", message.search(ROOT_DEVICE, 1)):
+        world.do(world.directory.answer_arrived(asked, POD, data, 0))
+        world.do(world.directory.pod_answered(POD, data, 0))
+    assert world.dropped == {SsdpDrop.NOT_SSDP: 2, SsdpDrop.NOT_ASKED: 2}
+    world.hear("10.60.0.99", "http://10.60.0.99:8200/")
+    world.pods({OTHER}, 1)
+    answer(world, asked, POD)
+    assert (world.said, replied(world), world.directory.known) == ([], [], set()), "they are no pods of the Service"
+
+
+def test_what_pods_announce_themselves_is_announced() -> None:
+    world = World()
+    advert = Advert(ROOT_DEVICE, f"{UDN}::{ROOT_DEVICE}", f"http://{POD}:8200/d.xml")
+
+    def announce(pod: str, data: bytes, now: float) -> list[NotifyKind]:
+        world.do(world.directory.pod_announced(pod, data, now))
+        return [kind for kind, _ in world.said]
+
+    assert announce("10.60.0.99", message.notify(NotifyKind.ALIVE, advert), 0) == []
+    assert announce(POD, b"\0", 0) == []
+    assert announce(POD, message.search(ROOT_DEVICE, 1), 0) == []
+    assert world.dropped == {SsdpDrop.NOT_SSDP: 1}
+    assert announce(POD, message.notify(NotifyKind.ALIVE, advert), 0) == [NotifyKind.ALIVE]
+    assert announce(POD, message.notify(NotifyKind.UPDATE, advert), 5) == [NotifyKind.UPDATE]
+    assert announce(POD, message.notify(NotifyKind.BYEBYE, advert), 6) == [NotifyKind.BYEBYE]
+
+
+def test_a_taken_identity_is_logged_and_a_farewell_revokes_all(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.hear(POD, f"http://{POD}:8200/d.xml")
+    world.hear(OTHER, f"http://{OTHER}:8200/d.xml")
+    world.pass_time(0)
+    assert f"udn_taken: {OTHER} has the identity of {POD}, {UDN}" in caplog.text
+    _ = world.said
+    world.do(world.directory.farewell(1))
+    assert world.said == [(NotifyKind.BYEBYE, "")]
+    world.pass_time(math.inf)
+    assert world.said == [(NotifyKind.BYEBYE, "")]
+    assert world.devices() == []

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from fanout.ssdp.core.port_map import OTHERS_MAX, PLACES_MAX, UDNS_MAX, Origin, PortMap
+from fanout.ssdp.core.port_map import ORIGINS_MAX, OTHERS_MAX, UDNS_MAX, PortMap
+from fanout.ssdp.core.urls import Origin
 
 FIRST, LAST = 28_200, 28_231
 POD, OTHER_POD, THIRD_POD = "10.60.0.11", "10.60.0.12", "10.60.0.13"
@@ -31,7 +32,7 @@ def claimed(port_map: PortMap, origin: Origin, udn: str) -> int:
 
 def ports_of(port_map: PortMap) -> list[int]:
     """Return those that are claimed, in their order."""
-    return sorted(port_map._port_map)
+    return sorted(port_map._by_port)
 
 
 def test_a_port_is_found_by_a_hash_of_the_udn(port_map: PortMap) -> None:
@@ -160,14 +161,14 @@ def test_other_servers_are_not_carried_where_a_device_is(port_map: PortMap) -> N
 
 
 def test_a_pod_has_no_more_than_its_share_of_places(port_map: PortMap) -> None:
-    ports = {claimed(port_map, Origin(POD, port), f"uuid:{port}") for port in range(1, PLACES_MAX + 1)}
-    assert len(ports) == PLACES_MAX
+    ports = {claimed(port_map, Origin(POD, port), f"uuid:{port}") for port in range(1, ORIGINS_MAX + 1)}
+    assert len(ports) == ORIGINS_MAX
     assert port_map.claim(Origin(POD, 99), "uuid:99") is None
     assert claimed(port_map, Origin(POD, 98), "uuid:1") in ports, "that is none more"
     others = {port_map.other(Origin(POD, port)) for port in range(1000, 1000 + OTHERS_MAX)}
     assert len(others - {None}) == OTHERS_MAX
     assert port_map.other(Origin(POD, 2000)) is None
-    assert len(ports_of(port_map)) == PLACES_MAX + OTHERS_MAX
+    assert len(ports_of(port_map)) == ORIGINS_MAX + OTHERS_MAX
     port_map.left("uuid:3")
     assert claimed(port_map, Origin(POD, 99), "uuid:99"), "a device that has left makes room"
     assert port_map.known(Origin(POD, 3)) is None
@@ -184,7 +185,7 @@ def test_a_pod_whose_identity_changes_always_holds_no_more_memory(port_map: Port
     for number in range(100):
         port_map.left(f"uuid:{number - 1}")
         claimed(port_map, Origin(OTHER_POD, 1 + number), f"uuid:{number}")
-    assert len(ports_of(port_map)) <= 1 + PLACES_MAX
+    assert len(ports_of(port_map)) <= 1 + ORIGINS_MAX
 
 
 def test_where_all_are_taken_what_is_gone_longest_makes_room() -> None:

@@ -7,6 +7,12 @@ from typing import Any
 import pytest
 
 from fanout import InvalidInput
+from fanout.ssdp import relay as ssdp_relay
+from fanout.ssdp.core import message
+from fanout.ssdp.core.announcer import Announce
+from fanout.ssdp.core.directory import SearchReply
+from fanout.ssdp.core.drop_reasons import SsdpDrop
+from fanout.ssdp.lan import Lan
 from fanout.ssdp.relay import SsdpRelay
 
 PODS = "10.60.0.11,10.60.0.12"
@@ -50,3 +56,28 @@ def test_one_that_was_stopped_before_it_began_returns_at_once() -> None:
     relay = SsdpRelay(PODS, "nosuch0")
     relay.stop()
     relay.serve()
+
+
+def test_what_the_kernel_does_not_take_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[bytes, tuple[str, int]]] = []
+
+    class Picky(Lan):
+        is_open = True
+
+        def send(self, data: bytes, client: tuple[str, int] = (message.GROUP, message.PORT)) -> bool:
+            sent.append((data, client))
+            return len(sent) > 2
+
+    monkeypatch.setattr(ssdp_relay, "Lan", Picky)
+    relay, client = SsdpRelay(PODS, "eth0"), ("192.168.1.5", 40_000)
+    relay._carry_out([Announce(b"a"), SearchReply(b"b", client), Announce(b"c"), SearchReply(b"d", client)])
+    group = (message.GROUP, message.PORT)
+    assert sent == [(b"a", group), (b"b", client), (b"c", group), (b"d", client)]
+    assert relay.stats.dropped == {SsdpDrop.NOT_SENT: 2}
+    assert relay.stats.answers == 1
+
+
+def test_what_cannot_be_sent_without_a_lan_is_no_loss() -> None:
+    relay = SsdpRelay(PODS, "eth0")
+    relay._carry_out([Announce(b"a")])
+    assert relay.stats.dropped == {}

@@ -14,12 +14,14 @@ from fanout.ssdp.core import urls
 from fanout.ssdp.core.urls import (
     AUTHORITIES_MAX,
     URLS_MAX,
+    HttpUrl,
+    Origin,
     Rewritten,
     TooManyUrls,
     in_text,
     in_value,
     is_document,
-    location,
+    split,
 )
 
 EDGE = "10.50.0.20:28203"
@@ -257,8 +259,8 @@ def test_the_location_of_any_address(address: object, port: int, rest: str) -> N
     mapped = getattr(address, "ipv4_mapped", None)
     shown = f"[{text}]" if ":" in text else text
     expected = str(mapped or text)
-    assert location(f"http://{shown}:{port}{rest}") == (expected, port)
-    assert location(f"http://{shown}{rest}") == (expected, 80)
+    assert split(f"http://{shown}:{port}{rest}") == HttpUrl(Origin(expected, port), rest)
+    assert split(f"http://{shown}{rest}") == HttpUrl(Origin(expected, 80), rest)
 
 
 @pytest.mark.parametrize(
@@ -282,13 +284,13 @@ def test_the_location_of_any_address(address: object, port: int, rest: str) -> N
     ],
 )
 def test_what_is_no_location(url: str) -> None:
-    assert location(url) is None
+    assert split(url) is None
 
 
 @given(st.text(max_size=60))
 def test_any_text_is_a_location_or_none(text: str) -> None:
     for url in (text, f"http://{text}", f"http://10.0.0.1{text}", f"http://[{text}]"):
-        location(url)
+        split(url)
         in_value(url, lambda _host, _port: None)
 
 
@@ -370,13 +372,13 @@ def test_the_work_for_a_document_is_bounded(part: bytes, monkeypatch: pytest.Mon
     monkeypatch.setattr(urls, "URLS_MAX", most)
     looked_at = 0
 
-    class Counted(urls._UrlMatches):
+    class Counted(urls._Substitutes):
         def put(self, match: re.Match[bytes]) -> bytes:
             nonlocal looked_at
             looked_at += 1
             return super().put(match)
 
-    monkeypatch.setattr(urls, "_UrlMatches", Counted)
+    monkeypatch.setattr(urls, "_Substitutes", Counted)
     size = (1 << 20) // len(part) // 8 * 8
     for body in {part * size, (part * min(size, most)).ljust(1 << 20)}:
         looked_at = 0

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.ssdp.core.port_map import Origin
+from fanout.ssdp.core.urls import Origin
 from fanout.ssdp.http import gena
 from fanout.ssdp.http.gena import Callback, Subscription, Subscriptions
 from tests.support.ssdp_http import (

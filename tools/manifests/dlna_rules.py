@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from fanout.acl import parse_network
 from fanout.errors import InvalidInput
-from fanout.relay.core.ingress import parse_network
 from fanout.ssdp.core.settings import DescriptionPlace, parse_ports
 from manifests import (
     HOST_NETWORK_GROUP,

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
+from fanout.acl import parse_network
 from fanout.cli.interrupt import hold_signals
 from fanout.cli.options import admin_host_option, admin_port_option, interface_timeout_option, log_options, option
 from fanout.cli.target import dns_options
 from fanout.errors import InvalidInput
-from fanout.relay.core.ingress import parse_network
 from fanout.ssdp.core.settings import DESCRIPTIONS, HTTP_PORTS, PRIVATE, DescriptionPlace, parse_ports
 
 _EXTRA = ("aiohttp", "defusedxml")

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from fanout.acl import Network, parse_network
 from fanout.errors import InvalidIngress, InvalidInput
 from fanout.model import Service, parse_port, unmapped
+from fanout.options import is_interface_name, shown
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 PORTS_MAX = 1024
 """Ports of all ingresses of a relay: each takes a socket."""
 LIMIT_MAX = 1e9
@@ -23,8 +24,6 @@ _URL = re.compile(
     rf"(?P<kind>[a-z]+)://(?:(?P<source>{_ADDRESS}),)?(?P<host>{_ADDRESS}):(?P<ports>[^:@]*)(?:@(?P<interface>.*))?",
     re.DOTALL,
 )
-_INTERFACE_MAX = 15  # bytes: IFNAMSIZ less the zero (include/uapi/linux/if.h)
-_SHOWN_MAX = 120  # characters of what cannot be parsed; every ingress is shorter
 _EVERYWHERE = frozenset(("", "0.0.0.0", "::"))
 _LINK_LOCAL = ipaddress.IPv6Network("fe80::/10")
 _FORMS = (
@@ -121,16 +120,16 @@ class Ingress:
         try:
             check_pods(Service(service, first))
             if isinstance(allow_source, str):
-                raise InvalidInput(f"allow_source is a list of networks, not {_shown(allow_source)} alone")
+                raise InvalidInput(f"allow_source is a list of networks, not {shown(allow_source)} alone")
             networks = tuple(map(parse_network, allow_source))
         except InvalidInput as error:
             raise InvalidIngress(f"{_named(url)}: {error}") from None
         if to_port is not None and not (_is_port(to_port) and to_port + last - first <= 65_535):
             raise InvalidIngress(
-                f"{_named(url)}: its ports cannot go to {_shown(to_port)} and above: there are 1 to 65535"
+                f"{_named(url)}: its ports cannot go to {shown(to_port)} and above: there are 1 to 65535"
             )
         if limit is not None and not (_is_number(limit) and 0 < limit <= LIMIT_MAX):
-            raise InvalidIngress(f"{_named(url)}: limit {_shown(limit)} is no number of datagrams a second above 0")
+            raise InvalidIngress(f"{_named(url)}: limit {shown(limit)} is no number of datagrams a second above 0")
         return cls(kind, host, first, last, interface, source, service, to_port, networks, limit)
 
 
@@ -140,22 +139,6 @@ def check_pods(service: Service) -> None:
         address = ipaddress.ip_address(pod.host)
         if address.is_multicast or str(address) == "255.255.255.255":
             raise InvalidInput(f"{address} is no pod's: a relay sends to no group and to no broadcast address")
-
-
-def parse_network(text: object) -> Network:
-    """Return the network (`10.0.0.0/8`, `fd00::/8`) or the one address; raise `InvalidInput`."""
-    try:
-        if not isinstance(text, str) or "%" in text:
-            raise ValueError
-        network = ipaddress.ip_network(text)
-    except ValueError:
-        raise InvalidInput(
-            f"allowed source {_shown(text)} is no network: write 10.0.0.0/8, with no bits behind the mask, or one "
-            "address"
-        ) from None
-    if isinstance(network, ipaddress.IPv6Network) and network[0].ipv4_mapped is not None:
-        raise InvalidInput(f"allowed source {_shown(text)} is IPv4 written as IPv6: write 10.0.0.0/8")
-    return network
 
 
 def check(ingresses: Sequence[Ingress]) -> None:
@@ -215,14 +198,7 @@ def _bracketed(host: str) -> str:
 
 
 def _named(url: str) -> str:
-    return f"ingress {_shown(url)}"
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, str):
-        return repr(value if len(value) <= _SHOWN_MAX else f"{value[:_SHOWN_MAX]}...")
-    is_short = isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= 64)
-    return repr(value) if is_short else f"of type {type(value).__name__}"
+    return f"ingress {shown(url)}"
 
 
 def _is_port(value: object) -> bool:
@@ -236,11 +212,9 @@ def _is_number(value: object) -> bool:
 def _interface(url: str, text: str | None) -> str:
     if text is None:
         return ""
-    # As the kernel has it (net/core/dev.c, dev_valid_name); "eth1@if7" is how `ip link` writes eth1.
-    is_name = text.isprintable() and text not in ("", ".", "..") and not any(c in "/:@" or c.isspace() for c in text)
-    if not is_name or len(text.encode()) > _INTERFACE_MAX:
+    if not is_interface_name(text):
         raise InvalidIngress(
-            f"{_named(url)}: {_shown(text)} is no name of an interface: write @eth1, as `ls /sys/class/net` has it"
+            f"{_named(url)}: {shown(text)} is no name of an interface: write @eth1, as `ls /sys/class/net` has it"
         )
     return text
 
@@ -266,7 +240,7 @@ def _address(url: str, text: str) -> Address:
     try:
         address = ipaddress.ip_address(bare)
     except ValueError:
-        raise InvalidIngress(f"{_named(url)}: {_shown(text)} is no IP address (of IPv6: in brackets)") from None
+        raise InvalidIngress(f"{_named(url)}: {shown(text)} is no IP address (of IPv6: in brackets)") from None
     if "%" in bare:
         raise InvalidIngress(f"{_named(url)}: name the interface behind the port, not behind a %")
     return unmapped(address)

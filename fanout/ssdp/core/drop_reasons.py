@@ -55,7 +55,7 @@ class HttpFailure(StrEnum):
     DOCUMENT_TOO_LARGE = "document_too_large"
     """More bytes, or more URLs, than are looked through."""
     BUSY = "busy"
-    """There was no room in memory for it in time: as many large documents as may be were under way."""
+    """There was not enough memory for it in time: as many large documents as may be were under way."""
     NO_POD = "no_pod"
     """The device's pod is not there now."""
     POD_UNREACHABLE = "pod_unreachable"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from fanout.ssdp.core.drop_reasons import SsdpDrop
@@ -66,29 +66,30 @@ class InvalidSsdp(ValueError):
 class Headers:
     """Header fields in their order: names without regard to case, values without control characters. Immutable."""
 
-    __slots__ = ("_fields", "_values")
+    __slots__ = ("by_name", "fields")
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
         """Raise ValueError for a name that is no token, or a value that would not fit into one line."""
-        self._fields = tuple(fields)
-        self._values: dict[str, str] = {}
-        for name, value in self._fields:
+        self.fields = tuple(fields)
+        self.by_name: dict[str, str] = {}
+        """The value of the first of each name, by the name in lower case."""
+        for name, value in self.fields:
             if _NAME.fullmatch(name) is None:
                 raise ValueError(f"{name[:80]!r} is no name of a header")
             if _UNFIT.search(value) is not None:
                 raise ValueError(f"the value of {name} has a control character")
-            self._values.setdefault(name.lower(), value)
+            self.by_name.setdefault(name.lower(), value)
 
     def get(self, name: str, default: str | None = None) -> str | None:
         """Return the value of the first of that name."""
-        return self._values.get(name.lower(), default)
+        return self.by_name.get(name.lower(), default)
 
     def with_(self, name: str, value: str) -> Headers:
         """Return these with that one, in the place of those of its name or at the end. Raises ValueError."""
         key = name.lower()
         fields: list[tuple[str, str]] = []
         is_placed = False
-        for each in self._fields:
+        for each in self.fields:
             if each[0].lower() != key:
                 fields.append(each)
             elif not is_placed:
@@ -101,10 +102,10 @@ class Headers:
     def without(self, *names: str) -> Headers:
         """Return these without those of the names."""
         keys = {name.lower() for name in names}
-        return Headers(each for each in self._fields if each[0].lower() not in keys)
+        return Headers(each for each in self.fields if each[0].lower() not in keys)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        return iter(self._fields)
+        return iter(self.fields)
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, Headers) else NotImplemented
@@ -113,10 +114,10 @@ class Headers:
         return hash(self._key())
 
     def __repr__(self) -> str:
-        return f"Headers({list(self._fields)!r})"
+        return f"Headers({list(self.fields)!r})"
 
     def _key(self) -> tuple[tuple[str, str], ...]:
-        return tuple((name.lower(), value) for name, value in self._fields)
+        return tuple((name.lower(), value) for name, value in self.fields)
 
 
 _NONE = Headers()
@@ -154,11 +155,11 @@ class Advert:
     """Seconds."""
     headers: Headers = _NONE
     """All that came with it, those included that the other fields hold."""
+    udn: str = field(init=False, repr=False, compare=False)
+    """The device that it belongs to, as the USN has it: `uuid:...` in lower case."""
 
-    @property
-    def udn(self) -> str:
-        """The device that it belongs to: `uuid:...` in lower case."""
-        return udn(self.usn)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "udn", self.usn.partition("::")[0].lower())
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +177,6 @@ class Notify:
     advert: Advert
 
 
-def udn(usn: str) -> str:
-    """Return the part of a USN that names the device, in lower case."""
-    return usn.partition("::")[0].lower()
-
-
 def parse(data: bytes) -> Search | SearchResponse | Notify:
     """Return what a datagram says; raise `InvalidSsdp`.
 
@@ -195,15 +191,23 @@ def parse(data: bytes) -> Search | SearchResponse | Notify:
     if _SEARCH_LINE.fullmatch(first):
         return _search(headers)
     if _NOTIFY_LINE.fullmatch(first):
-        text = headers.get("NTS", "")
+        text = headers.by_name.get("nts", "")
         try:
-            kind = NotifyKind(text or "")
+            kind = NotifyKind(text)
         except ValueError:
             raise _malformed("its NTS is none") from None
-        return Notify(kind, _advert(headers, "NT", is_located=kind is not NotifyKind.BYEBYE))
+        return Notify(kind, _advert(headers, "nt", is_located=kind is not NotifyKind.BYEBYE))
     if _ANSWER_LINE.fullmatch(first):
-        return SearchResponse(_advert(headers, "ST", is_located=True))
+        return SearchResponse(_advert(headers, "st", is_located=True))
     raise _malformed("its first line is neither a search's, a NOTIFY's nor that of an answer 200")
+
+
+def parse_answer(data: bytes) -> Advert:
+    """Return what an answer to a search says; raise `InvalidSsdp`, for what is no answer too."""
+    found = parse(data)
+    if isinstance(found, SearchResponse):
+        return found.advert
+    raise InvalidSsdp(SsdpDrop.NOT_ASKED, "it does not answer a search")
 
 
 def search(target: str, mx: int, headers: Headers = _NONE) -> bytes:
@@ -214,7 +218,7 @@ def search(target: str, mx: int, headers: Headers = _NONE) -> bytes:
     return _datagram(
         "M-SEARCH * HTTP/1.1",
         [("HOST", f"{GROUP}:{PORT}"), ("MAN", _DISCOVER), ("MX", str(mx)), ("ST", target)],
-        _carried(headers),
+        headers,
     )
 
 
@@ -224,16 +228,16 @@ def as_asked(advert: Advert, target: str) -> Advert:
     "The response MUST specify the same version as was contained in the search request" (UDA 1.1, 1.3.2), and its USN
     ends with the type that its ST names (1.3.3): that is so of what gssdp and miniupnpd answer as well.
     """
-    if target == ALL:
-        return advert
     owner, _, kind = advert.usn.partition("::")
+    if target == ALL or target == advert.nt == kind:
+        return advert
     return replace(advert, nt=target, usn=f"{owner}::{target}" if _includes(kind, target) else advert.usn)
 
 
 def answer(advert: Advert, target: str) -> bytes:
     """Return the answer to a search for `target`."""
     advert = as_asked(advert, target)
-    date = advert.headers.get("DATE")
+    date = advert.headers.by_name.get("date")
     fields = [
         ("CACHE-CONTROL", f"max-age={advert.max_age}"),
         *([("DATE", date[:_DATE_MAX])] if date else []),
@@ -244,7 +248,7 @@ def answer(advert: Advert, target: str) -> bytes:
         ("USN", advert.usn),
         *_boot(advert.headers),
     ]
-    return _datagram("HTTP/1.1 200 OK", fields, _carried(advert.headers))
+    return _datagram("HTTP/1.1 200 OK", fields, advert.headers)
 
 
 def notify(kind: NotifyKind, advert: Advert) -> bytes:
@@ -261,7 +265,7 @@ def notify(kind: NotifyKind, advert: Advert) -> bytes:
         fields += [("LOCATION", advert.location), *named]
         for name in ("BOOTID.UPNP.ORG", "NEXTBOOTID.UPNP.ORG"):
             fields += _number(advert.headers, name)
-    return _datagram("NOTIFY * HTTP/1.1", fields, _carried(advert.headers))
+    return _datagram("NOTIFY * HTTP/1.1", fields, advert.headers)
 
 
 def is_target(text: str) -> bool:
@@ -278,7 +282,7 @@ def matches(target: str, nt: str, usn: str) -> bool:
     if target in (ALL, nt):
         return True
     if target[:5].lower() == "uuid:":
-        return target.lower() == nt.lower() == udn(usn)
+        return target.lower() == nt.lower() == usn.partition("::")[0].lower()
     return _includes(nt, target)
 
 
@@ -327,58 +331,64 @@ def _head(data: bytes) -> tuple[str, Headers]:
 
 
 def _search(headers: Headers) -> Search:
-    if headers.get("MAN") != _DISCOVER:
+    value_of = headers.by_name.get
+    if value_of("man") != _DISCOVER:
         raise InvalidSsdp(SsdpDrop.WRONG_MAN, f"its MAN is not {_DISCOVER}")
-    target = headers.get("ST") or ""
+    target = value_of("st", "")
     if not is_target(target):
-        raise InvalidSsdp(SsdpDrop.NO_TARGET, "its ST is none")
-    mx = headers.get("MX") or ""
+        raise InvalidSsdp(SsdpDrop.NO_TARGET, "its ST cannot be searched for")
+    mx = value_of("mx", "")
     # DATAGRAM_MAX digits are no work for int().
     return Search(target, min(int(mx), MX_MAX) if mx.isascii() and mx.isdigit() else None, headers)
 
 
 def _advert(headers: Headers, name_of_type: str, *, is_located: bool) -> Advert:
-    nt, usn, location = (headers.get(name) or "" for name in (name_of_type, "USN", "LOCATION"))
+    value_of = headers.by_name.get
+    nt, usn, location = value_of(name_of_type, ""), value_of("usn", ""), value_of("location", "")
+    owner, _, kind = usn.partition("::")
     if nt == ALL:  # there are devices that answer a search for all with just that
-        nt = usn.partition("::")[2] or usn
-    if not is_target(nt) or not udn(usn):
-        raise _malformed(f"its {name_of_type} or USN is none")
+        nt = kind or usn
+    if not is_target(nt) or not owner:
+        raise _malformed(f"its {name_of_type.upper()} or USN is missing or malformed")
     if is_located and not location:
         raise _malformed("it has no LOCATION")
     if max(len(usn.encode()), len(location.encode())) > _FIELD_MAX:
         raise InvalidSsdp(SsdpDrop.OVERSIZED, f"its USN or LOCATION has more than {_FIELD_MAX:,} bytes")
-    age = _MAX_AGE_FIELD.search(headers.get("CACHE-CONTROL") or "")
+    age = _MAX_AGE_FIELD.search(value_of("cache-control", ""))
     max_age = MAX_AGE if age is None else max(1, min(int(age[1]), _MAX_AGE_MOST))
     return Advert(nt, usn, location, max_age, headers)
 
 
-def _carried(headers: Headers) -> list[tuple[str, str]]:
-    return [(name, value) for name, value in headers if name.lower() not in _NOT_CARRIED]
-
-
 def _server(advert: Advert) -> str:
-    return (advert.headers.get("SERVER") or _SERVER)[:_SERVER_MAX]
+    return (advert.headers.by_name.get("server") or _SERVER)[:_SERVER_MAX]
 
 
 def _boot(headers: Headers) -> list[tuple[str, str]]:
     """Return the BOOTID: once a device has announced its next one, that is it (UDA 1.1, 1.2.4)."""
-    following = _number(headers, "NEXTBOOTID.UPNP.ORG")
-    return [("BOOTID.UPNP.ORG", following[0][1])] if following else _number(headers, "BOOTID.UPNP.ORG")
+    for name in ("NEXTBOOTID.UPNP.ORG", "BOOTID.UPNP.ORG"):
+        if found := _number(headers, name):
+            return [("BOOTID.UPNP.ORG", found[0][1])]
+    return []
 
 
 def _number(headers: Headers, name: str) -> list[tuple[str, str]]:
     """Return the header of that name where it is what it should be, a number of 31 bits (UDA 1.1, 1.2.2)."""
-    value = headers.get(name) or ""
+    value = headers.by_name.get(name.lower(), "")
     return [(name, value)] if _NUMBER.fullmatch(value) else []
 
 
-def _datagram(first: str, fields: list[tuple[str, str]], more: Iterable[tuple[str, str]] = ()) -> bytes:
-    """Return a message with `fields`, and as many more as there is room for. Raises ValueError (`Headers`)."""
-    head = bytearray(f"{first}\r\n".encode())
-    count = 0
-    for name, value in Headers([*fields, *more]):
+def _datagram(first: str, fields: list[tuple[str, str]], headers: Headers = _NONE) -> bytes:
+    """Return a message with `fields`, and as many of those `headers` that are carried over as it may hold.
+
+    Raises ValueError (`Headers`).
+    """
+    head = "".join([f"{first}\r\n", *[f"{name}: {value}\r\n" for name, value in Headers(fields).fields]]).encode()
+    count = len(fields)
+    for name, value in headers.fields:
+        if name.lower() in _NOT_CARRIED or count == HEADERS_MAX:
+            continue
         line = f"{name}: {value}\r\n".encode()
-        if count < len(fields) or (count < HEADERS_MAX and len(head) + len(line) + 2 <= DATAGRAM_MAX):
+        if len(head) + len(line) + 2 <= DATAGRAM_MAX:
             head += line
             count += 1
-    return bytes(head + b"\r\n")
+    return head + b"\r\n"

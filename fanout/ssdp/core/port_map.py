@@ -9,30 +9,22 @@ The rules:
 * It is found by a hash of that first UDN, so that it is the same after a restart of the relay too, as long as no
   other device had it first.
 * A pod's other HTTP servers, which only documents name, get ports that follow the pod's own.
-* Once all ports are taken, what has been away longest makes room.
+* Once all ports are taken, what has been away longest loses its own.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-PLACES_MAX = 8
+from fanout.ssdp.core.urls import Origin
+
+ORIGINS_MAX = 8
 """Device hosts of one pod."""
 OTHERS_MAX = 8
 """Its other HTTP servers."""
 UDNS_MAX = 64
 """Devices that are remembered for one port, those that were claimed last."""
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where an HTTP server of a pod listens."""
-
-    host: str
-    """Its address, spelled as that of its endpoint."""
-    port: int
 
 
 @dataclass(slots=True, eq=False)
@@ -60,7 +52,7 @@ class PortMap:
             raise ValueError(f"{first} to {last} are no ports")
         self._first = first
         self._count = last - first + 1
-        self._port_map: dict[int, _MappedPort] = {}
+        self._by_port: dict[int, _MappedPort] = {}
         self._by_udn: dict[str, _MappedPort] = {}
         self._by_origin: dict[Origin, _MappedPort] = {}
         self._away: dict[int, None] = {}
@@ -69,47 +61,47 @@ class PortMap:
 
     def target(self, port: int) -> Origin | None:
         """Return what the port stands for; None while that is gone."""
-        place = self._port_map.get(port)
-        return None if place is None else place.origin
+        mapped = self._by_port.get(port)
+        return None if mapped is None else mapped.origin
 
     def known(self, origin: Origin) -> int | None:
         """Return the port that stands for it."""
-        place = self._by_origin.get(origin)
-        return None if place is None else place.port
+        mapped = self._by_origin.get(origin)
+        return None if mapped is None else mapped.port
 
     def claim(self, origin: Origin, udn: str) -> int | None:
         """Return the port for a device that is there now; None where none is left.
 
         To be called for each LOCATION that is announced or answered: what was claimed last is remembered longest.
         """
-        place = self._by_origin.get(origin)
-        if place is None or place.owner is not None:
-            place = self._settle(origin, udn)
-            if place is None:
+        mapped = self._by_origin.get(origin)
+        if mapped is None or mapped.owner is not None:
+            mapped = self._settle(origin, udn)
+            if mapped is None:
                 return None
-        self._join(place, udn)
-        return place.port
+        self._join(mapped, udn)
+        return mapped.port
 
     def other(self, origin: Origin) -> int | None:
-        """Return the port for what a document names: an HTTP server of a pod that has a place; None otherwise."""
+        """Return the port for what a document names: an HTTP server of a pod that has a port; None otherwise."""
         known = self._by_origin.get(origin)
         if known is not None:
             return known.port
-        owner = min(self._owners(origin.host), key=lambda place: place.first, default=None)
+        owner = min(self._owners(origin.host), key=lambda mapped: mapped.first, default=None)
         if owner is None or self._others(origin.host) >= OTHERS_MAX:
             return None
         port = self._free(f"{owner.first} {origin.port}", owner)
         if port is None:
             return None
-        place = _MappedPort(port, origin, owner.first, owner=owner)
-        owner.others[origin.port] = self._port_map[port] = self._by_origin[origin] = place
+        mapped = _MappedPort(port, origin, owner.first, owner=owner)
+        owner.others[origin.port] = self._by_port[port] = self._by_origin[origin] = mapped
         return port
 
     def refuse(self, port: int) -> None:
         """Give a port up that another program of this host has; whose it was gets another one when it is claimed."""
-        place = self._port_map.get(port)
-        if place is not None:
-            self._dissolve(place)
+        mapped = self._by_port.get(port)
+        if mapped is not None:
+            self._dissolve(mapped)
         if self._first <= port < self._first + self._count:
             self._refused.add(port)
 
@@ -118,33 +110,33 @@ class PortMap:
 
         Where ports are scarce, it loses its own like those that are gone.
         """
-        place = self._by_udn.get(udn)
-        if place is not None:
-            place.udns[udn] = False
-            if not any(place.udns.values()):
-                self._away.setdefault(place.port)
+        mapped = self._by_udn.get(udn)
+        if mapped is not None:
+            mapped.udns[udn] = False
+            if not any(mapped.udns.values()):
+                self._away.setdefault(mapped.port)
 
     def gone(self, host: str) -> None:
         """Take note that a pod left: its ports stay its devices', and lead nowhere until those come back."""
-        there = [place for origin, place in self._by_origin.items() if origin.host == host]
-        for place in sorted(there, key=lambda place: place.owner is None):  # the others are given away first
-            self._unlink(place)
-            place.udns = dict.fromkeys(place.udns, False)
-            self._away.setdefault(place.port)
+        there = [mapped for origin, mapped in self._by_origin.items() if origin.host == host]
+        for mapped in sorted(there, key=lambda mapped: mapped.owner is None):  # the others are given away first
+            self._unlink(mapped)
+            mapped.udns = dict.fromkeys(mapped.udns, False)
+            self._away.setdefault(mapped.port)
 
     def _owners(self, host: str) -> list[_MappedPort]:
-        return [place for origin, place in self._by_origin.items() if origin.host == host and place.owner is None]
+        return [mapped for origin, mapped in self._by_origin.items() if origin.host == host and mapped.owner is None]
 
     def _others(self, host: str) -> int:
-        return sum(len(place.others) for place in self._owners(host))
+        return sum(len(mapped.others) for mapped in self._owners(host))
 
     def _settle(self, origin: Origin, udn: str) -> _MappedPort | None:
-        """Let a place of the device stand for what has none of its own."""
+        """Let a port of the device stand for what has none of its own."""
         had = self._by_udn.get(udn)
         if had is not None and had.origin is not None and had.first != udn:
             had = None  # it parts from those with which it shared one
         is_more = had is None or had.origin is None or had.origin.host != origin.host
-        if is_more and not self._has_room(origin.host):
+        if is_more and not self._may_have_more(origin.host):
             return None
         there = self._by_origin.get(origin)
         if there is not None:  # a document named it before: that is no reason for a device to lose its port
@@ -155,13 +147,13 @@ class PortMap:
         port = self._free(udn)
         if port is None:
             return None
-        place = self._port_map[port] = self._by_origin[origin] = _MappedPort(port, origin, udn)
-        return place
+        mapped = self._by_port[port] = self._by_origin[origin] = _MappedPort(port, origin, udn)
+        return mapped
 
-    def _has_room(self, host: str) -> bool:
-        """Whether a pod may have one place more; one that its device has left makes room."""
-        there = {place.port: place for place in self._owners(host)}
-        if len(there) < PLACES_MAX:
+    def _may_have_more(self, host: str) -> bool:
+        """Whether a pod may have one more port; one that its device has left is given up for it."""
+        there = {mapped.port: mapped for mapped in self._owners(host)}
+        if len(there) < ORIGINS_MAX:
             return True
         away = next((port for port in self._away if port in there), None)
         if away is None:
@@ -169,80 +161,66 @@ class PortMap:
         self._dissolve(there[away])
         return True
 
-    def _move(self, place: _MappedPort, origin: Origin) -> None:
-        """Let a place stand for another device host, and its others for the same ports of that pod."""
-        self._unlink(place)
-        for other in place.others.values():
+    def _move(self, mapped: _MappedPort, origin: Origin) -> None:
+        """Let a port stand for another device host, and its others for the same ports of that pod."""
+        self._unlink(mapped)
+        for other in mapped.others.values():
             self._unlink(other)
-        others, place.others = place.others, {}
-        place.origin, self._by_origin[origin] = origin, place
+        others, mapped.others = mapped.others, {}
+        mapped.origin, self._by_origin[origin] = origin, mapped
         for port, other in others.items():
             follows = Origin(origin.host, port)
             if follows in self._by_origin or self._others(origin.host) >= OTHERS_MAX:
                 self._dissolve(other)
                 continue
-            place.others[port] = self._by_origin[follows] = other
+            mapped.others[port] = self._by_origin[follows] = other
             other.origin = follows
             self._away.pop(other.port, None)
 
-    def _join(self, place: _MappedPort, udn: str) -> None:
+    def _join(self, mapped: _MappedPort, udn: str) -> None:
         """Take note that a device is there."""
         had = self._by_udn.get(udn)
         if had is not None:
             del had.udns[udn]
-            if had is not place and not had.udns:
+            if had is not mapped and not had.udns:
                 self._dissolve(had)
-            elif had is not place and had.first == udn:
+            elif had is not mapped and had.first == udn:
                 had.first = next(iter(had.udns))
-        if len(place.udns) >= UDNS_MAX:
-            oldest = next(each for each in place.udns if each != place.first)
-            del place.udns[oldest], self._by_udn[oldest]
-        place.udns[udn] = True
-        self._by_udn[udn] = place
-        self._away.pop(place.port, None)
+        if len(mapped.udns) >= UDNS_MAX:
+            oldest = next(each for each in mapped.udns if each != mapped.first)
+            del mapped.udns[oldest], self._by_udn[oldest]
+        mapped.udns[udn] = True
+        self._by_udn[udn] = mapped
+        self._away.pop(mapped.port, None)
 
     def _free(self, key: str, kept: _MappedPort | None = None) -> int | None:
         """Return a port that nobody has, or has any more: the first one from the hash of `key` on."""
         start = zlib.crc32(key.encode("utf-8", "replace")) % self._count
         for step in range(self._count):
             port = self._first + (start + step) % self._count
-            if port not in self._port_map and port not in self._refused:
+            if port not in self._by_port and port not in self._refused:
                 return port
-        away = next((port for port in self._away if self._port_map[port] is not kept), None)
+        away = next((port for port in self._away if self._by_port[port] is not kept), None)
         if away is None:
             self._refused.clear()  # whoever had them may be gone by the next time
             return None
-        self._dissolve(self._port_map[away])
+        self._dissolve(self._by_port[away])
         return away
 
-    def _unlink(self, place: _MappedPort) -> None:
-        if place.origin is not None:
-            del self._by_origin[place.origin]
-            place.origin = None
+    def _unlink(self, mapped: _MappedPort) -> None:
+        if mapped.origin is not None:
+            del self._by_origin[mapped.origin]
+            mapped.origin = None
 
-    def _dissolve(self, place: _MappedPort) -> None:
-        """Forget a place; its port is free."""
-        for other in list(place.others.values()):
+    def _dissolve(self, mapped: _MappedPort) -> None:
+        """Forget for whom a port is: it is free."""
+        for other in list(mapped.others.values()):
             self._dissolve(other)
-        self._unlink(place)
-        for udn in place.udns:
+        self._unlink(mapped)
+        for udn in mapped.udns:
             del self._by_udn[udn]
-        del self._port_map[place.port]
-        self._away.pop(place.port, None)
-        if place.owner is not None:
-            siblings = place.owner.others
-            place.owner.others = {port: other for port, other in siblings.items() if other is not place}
-
-
-def open_first(
-    claim: Callable[[], int | None], listen: Callable[[int], bool], refuse: Callable[[int], None]
-) -> int | None:
-    """Return the first port that `claim` gives and that `listen` can open; None once it gives none.
-
-    It is told of the others (`refuse`), which other programs have, so that it gives another one.
-    """
-    while (port := claim()) is not None:
-        if listen(port):
-            return port
-        refuse(port)
-    return None
+        del self._by_port[mapped.port]
+        self._away.pop(mapped.port, None)
+        if mapped.owner is not None:
+            siblings = mapped.owner.others
+            mapped.owner.others = {port: other for port, other in siblings.items() if other is not mapped}

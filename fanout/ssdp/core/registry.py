@@ -2,12 +2,12 @@
 
 The rules:
 
-* What a pod tells of is announced at once; again when it changes; and again and again before it would be forgotten.
-* It is revoked when the pod says so or leaves the Service, and when nobody has told of it for as long as it holds.
-* Two pods with one UDN: the first one owns it. The others wait in its shadow, and when it is gone the next one is
+* What a pod has is announced at once; again when it changes; and again and again before it would be forgotten.
+* It is revoked when the pod says so or leaves the Service, and when nothing was heard of it for as long as it holds.
+* Two pods with one UDN: the first one owns it. The others wait behind it, and when it is gone the next one is
   announced in its place: byebye for all that was, then alive for all that is.
 * What a device says by SSDP comes before what its description says: that adds nothing to it then.
-* Only pods that `pods` has named are heard.
+* Only adverts of pods that `pods` has named are taken.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ REPEAT_MOST = 900.0
 CHANGES_APART = 1.0
 """Seconds between two announcements of an advert that changes, at least."""
 _CONFLICTS_MAX = 64
+
+
+_Content = tuple[object, ...]
+"""What makes an advert another one: not its DATE, nor the order of its headers."""
 
 
 class Announcement(NamedTuple):
@@ -62,9 +66,10 @@ class Device(NamedTuple):
 
 @dataclass(slots=True)
 class _KnownAdvert:
-    """An advert, and when it was told of."""
+    """An advert, and when it was heard of."""
 
     advert: Advert
+    content: _Content
     expires: float
     announced_at: float = -math.inf
     is_changed: bool = False
@@ -79,7 +84,7 @@ class _KnownDevice:
     pod: str
     adverts: dict[tuple[str, str], _KnownAdvert] = field(default_factory=dict)
     speaks: bool = False
-    """Whether it told of itself, by SSDP."""
+    """Whether it announced itself or answered, by SSDP."""
     repeat_at: float = math.inf
 
 
@@ -93,7 +98,7 @@ class Registry:
     """Knows the devices of all pods. Not thread-safe.
 
     `dropped` counts what is not kept; `jitter` returns random numbers from 0 to 1. What was announced as alive and not
-    revoked since is at any time what the owners of all UDNs have told of.
+    revoked since is at any time what the owners of all UDNs have.
     """
 
     def __init__(self, dropped: MutableMapping[SsdpDrop, int], jitter: Callable[[], float]) -> None:
@@ -101,7 +106,7 @@ class Registry:
         self._jitter = jitter
         self._pods: dict[str, _Pod] = {}
         self._by_udn: dict[str, list[_KnownDevice]] = {}
-        """The owner first, then those in its shadow by when they came."""
+        """The owner first, then those that wait behind it by when they came."""
         self._conflicts: list[Conflict] = []
         self._wake = math.inf
         """When `due` has something to do."""
@@ -117,11 +122,11 @@ class Registry:
         return udn in self._by_udn and self._by_udn[udn][0].pod == pod
 
     def speaks(self, pod: str) -> bool:
-        """Whether a pod has told of a device by itself since it joined, by SSDP."""
+        """Whether a pod has announced a device or answered since it joined, by SSDP."""
         return pod in self._pods and self._pods[pod].speaks
 
     def take_conflicts(self) -> list[Conflict]:
-        """Return which pods came into the shadow of others since the last call."""
+        """Return which pods came with the UDN of another since the last call."""
         conflicts, self._conflicts = self._conflicts, []
         return conflicts
 
@@ -147,16 +152,47 @@ class Registry:
             self._pods[pod] = _Pod()
         return [each for udn in left for each in self._settle(udn, now)]
 
-    def heard(self, pod: str, advert: Advert, now: float) -> list[Announcement]:
-        """Take an advert of a pod itself: an answer, or an `ssdp:alive`."""
-        return self._take(pod, advert, now)
+    def heard(self, pod: str, advert: Advert, now: float, *, from_description: bool = False) -> list[Announcement]:
+        """Take an advert of a pod itself, an answer or an `ssdp:alive`, or one that a description makes."""
+        about = self._pods.get(pod)
+        if about is None:
+            return []
+        about.speaks |= not from_description
+        if advert.max_age < MAX_AGE_MIN:
+            advert = replace(advert, max_age=MAX_AGE_MIN)
+        udn = advert.udn
+        device = about.devices.get(udn) or self._add_device(about, pod, udn)
+        if device is None:
+            return []
+        key, content = _key(advert), _content(advert)
+        known = device.adverts.get(key) or _higher_version(device, advert)
+        if from_description and device.speaks:
+            if known is not None:
+                known.expires = max(known.expires, now + known.advert.max_age)
+            return []
+        device.speaks |= not from_description
+        if known is None:
+            if sum(len(each.adverts) for each in about.devices.values()) >= ADVERTS_MAX:
+                self._drop(SsdpDrop.TOO_MANY_DEVICES)
+                return []
+            known = device.adverts[key] = _KnownAdvert(advert, content, now + advert.max_age, is_changed=True)
+        elif not _is_own(pod, advert) and _is_own(pod, known.advert):
+            return []  # it tells where it is found on loopback, or on a network that is its own, as well
+        else:
+            known.is_changed |= content != known.content
+            if (advert.nt, advert.usn) != (known.advert.nt, known.advert.usn):
+                # A device of version 2 is asked for version 1, too, and answers as such.
+                advert = replace(advert, nt=known.advert.nt, usn=known.advert.usn)
+            known.advert, known.content, known.expires = advert, content, now + advert.max_age
+        self._wake = min(self._wake, known.expires)
+        return self._changed(device, known, NotifyKind.ALIVE, known.advert, now) if known.is_changed else []
 
     def described(self, pod: str, adverts: Collection[Advert], now: float) -> list[Announcement]:
         """Take all that one description says: what it said before, and says no more, has ended."""
         about = self._pods.get(pod)
         if about is None:
             return []
-        said = []
+        changes = []
         kept, locations = {_key(advert) for advert in adverts}, {advert.location for advert in adverts}
         for device in list(about.devices.values()):
             if device.speaks:
@@ -164,8 +200,8 @@ class Registry:
             for key, known in device.adverts.items():
                 if known.advert.location in locations and key not in kept:
                     known.expires = now
-            said += self._settle(device.udn, now)
-        return [*said, *(each for advert in adverts for each in self._take(pod, advert, now, from_description=True))]
+            changes += self._settle(device.udn, now)
+        return [*changes, *(each for advert in adverts for each in self.heard(pod, advert, now, from_description=True))]
 
     def updated(self, pod: str, advert: Advert, now: float) -> list[Announcement]:
         """Take an `ssdp:update`: the pod's device is about to have another BOOTID (UDA 1.1, 1.2.4)."""
@@ -178,6 +214,7 @@ class Registry:
         if boot_id:
             headers = headers.with_("BOOTID.UPNP.ORG", boot_id)
         known.advert = replace(known.advert, location=advert.location, headers=headers)
+        known.content = _content(known.advert)
         known.is_changed = True
         return self._changed(device, known, NotifyKind.UPDATE, advert, now)
 
@@ -188,27 +225,27 @@ class Registry:
         if device is None or known is None:
             return []
         self._pods[pod].speaks = True
-        said = [Announcement(NotifyKind.BYEBYE, pod, known.advert)] if self.is_owner(pod, device.udn) else []
-        return [*said, *self._settle(device.udn, now)]
+        announcements = [Announcement(NotifyKind.BYEBYE, pod, known.advert)] if self.is_owner(pod, device.udn) else []
+        return [*announcements, *self._settle(device.udn, now)]
 
     def due(self, now: float) -> list[Announcement]:
-        """Return what is to be repeated now, or revoked because nobody has told of it any more."""
+        """Return what is to be repeated now, or revoked because nothing was heard of it any more."""
         if now < self._wake:
             return []
-        said = [each for udn in list(self._by_udn) for each in self._settle(udn, now)]
+        announcements = [each for udn in list(self._by_udn) for each in self._settle(udn, now)]
         for owner in self._owners():
             repeated = list(owner.adverts.values())
             if now < owner.repeat_at:
                 repeated = [known for known in repeated if _is_late(known, now)]
             else:
                 owner.repeat_at = now + self._interval(owner)
-            said += [self._alive(owner, known, now) for known in repeated]
+            announcements += [self._alive(owner, known, now) for known in repeated]
         self._wake = min((_wake(device) for queue in self._by_udn.values() for device in queue), default=math.inf)
-        return said
+        return announcements
 
     def farewell(self) -> list[Announcement]:
         """Revoke everything; nothing is announced any more."""
-        said = [
+        announcements = [
             Announcement(NotifyKind.BYEBYE, owner.pod, known.advert)
             for owner in self._owners()
             for known in owner.adverts.values()
@@ -216,7 +253,7 @@ class Registry:
         self._pods.clear()
         self._by_udn.clear()
         self._wake, self._is_over = math.inf, True
-        return said
+        return announcements
 
     def _owners(self) -> Iterator[_KnownDevice]:
         return (queue[0] for queue in self._by_udn.values())
@@ -224,41 +261,8 @@ class Registry:
     def _drop(self, reason: SsdpDrop) -> None:
         self._dropped[reason] = self._dropped.get(reason, 0) + 1
 
-    def _take(self, pod: str, advert: Advert, now: float, *, from_description: bool = False) -> list[Announcement]:
-        about = self._pods.get(pod)
-        if about is None:
-            return []
-        about.speaks |= not from_description
-        advert = replace(advert, max_age=max(advert.max_age, MAX_AGE_MIN))
-        device = self._device(about, pod, advert.udn)
-        if device is None:
-            return []
-        known = _find(device, advert)
-        if from_description and device.speaks:
-            if known is not None:
-                known.expires = max(known.expires, now + known.advert.max_age)
-            return []
-        device.speaks |= not from_description
-        if known is None:
-            if sum(len(each.adverts) for each in about.devices.values()) >= ADVERTS_MAX:
-                self._drop(SsdpDrop.TOO_MANY_DEVICES)
-                return []
-            known = device.adverts[_key(advert)] = _KnownAdvert(advert, now + advert.max_age, is_changed=True)
-        elif _is_own(pod, known.advert) and not _is_own(pod, advert):
-            return []  # it tells where it is found on loopback, or on a network that is its own, as well
-        else:
-            known.is_changed |= _gist(advert) != _gist(known.advert)
-            # A device of version 2 is asked for version 1, too, and answers as such.
-            known.advert = replace(advert, nt=known.advert.nt, usn=known.advert.usn)
-            known.expires = now + advert.max_age
-        self._wake = min(self._wake, known.expires)
-        return self._changed(device, known, NotifyKind.ALIVE, known.advert, now)
-
-    def _device(self, about: _Pod, pod: str, udn: str) -> _KnownDevice | None:
-        """Return a pod's device, made where it has none; None where it has too many."""
-        device = about.devices.get(udn)
-        if device is not None:
-            return device
+    def _add_device(self, about: _Pod, pod: str, udn: str) -> _KnownDevice | None:
+        """Return a new device of a pod; None where it has too many."""
         if len(about.devices) >= UDNS_MAX or sum(len(each.adverts) for each in about.devices.values()) >= ADVERTS_MAX:
             self._drop(SsdpDrop.TOO_MANY_DEVICES)
             return None
@@ -294,7 +298,7 @@ class Registry:
         return min(REPEAT_PART * shortest, REPEAT_MOST) * (0.8 + 0.2 * self._jitter())
 
     def _settle(self, udn: str, now: float) -> list[Announcement]:
-        """Revoke what a UDN's owner has no more, and let the next one come out of its shadow where that is all."""
+        """Revoke what a UDN's owner has no more, and let the next one own it where that is all."""
         queue = self._by_udn[udn]
         owner = queue[0]
         before = owner.adverts
@@ -305,7 +309,7 @@ class Registry:
             }
             if about is not None and not device.adverts:
                 del about.devices[udn]
-        said = [
+        announcements = [
             Announcement(NotifyKind.BYEBYE, owner.pod, known.advert)
             for key, known in before.items()
             if key not in owner.adverts
@@ -313,44 +317,41 @@ class Registry:
         living = [device for device in queue if device.adverts]
         if not living:
             del self._by_udn[udn]
-            return said
+            return announcements
         self._by_udn[udn] = living
         heir = living[0]
         if heir is not owner:
             heir.repeat_at = now + self._interval(heir)
             self._wake = min(self._wake, heir.repeat_at)
-            said += [self._alive(heir, known, now) for known in heir.adverts.values()]
-        return said
+            announcements += [self._alive(heir, known, now) for known in heir.adverts.values()]
+        return announcements
 
 
 def _is_own(pod: str, advert: Advert) -> bool:
     """Whether a LOCATION leads to the pod itself."""
-    found = urls.location(advert.location)
-    return found is not None and found[0] == pod
+    url = urls.split(advert.location)
+    return url is not None and url.origin.host == pod
 
 
 def _key(advert: Advert) -> tuple[str, str]:
     return advert.nt.lower(), advert.usn.lower()
 
 
-def _find(device: _KnownDevice, advert: Advert) -> _KnownAdvert | None:
-    """Return what is known of an advert, or of a higher version of the same type."""
-    known = device.adverts.get(_key(advert))
-    if known is None and advert.nt[:4].lower() == "urn:":
-        return next(
-            (each for each in device.adverts.values() if message.matches(advert.nt, each.advert.nt, each.advert.usn)),
-            None,
-        )
-    return known
+def _higher_version(device: _KnownDevice, advert: Advert) -> _KnownAdvert | None:
+    """Return what is known of a higher version of an advert's type."""
+    if advert.nt[:4].lower() != "urn:":
+        return None
+    adverts = device.adverts.values()
+    return next((each for each in adverts if message.matches(advert.nt, each.advert.nt, each.advert.usn)), None)
 
 
-def _gist(advert: Advert) -> tuple[object, ...]:
-    """Return what makes an advert another one: not its DATE, nor the order of its headers."""
-    return advert.location, advert.max_age, _boot_id(advert), advert.headers.get("CONFIGID.UPNP.ORG")
+def _content(advert: Advert) -> _Content:
+    return advert.location, advert.max_age, _boot_id(advert), advert.headers.by_name.get("configid.upnp.org")
 
 
 def _boot_id(advert: Advert) -> str | None:
-    return advert.headers.get("NEXTBOOTID.UPNP.ORG") or advert.headers.get("BOOTID.UPNP.ORG")
+    value_of = advert.headers.by_name.get
+    return value_of("nextbootid.upnp.org") or value_of("bootid.upnp.org")
 
 
 def _is_late(known: _KnownAdvert, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""What the SSDP relay is told: ports, networks, and where pods have their descriptions. Pure."""
+"""The settings of the SSDP relay: ports, networks, and where pods have their descriptions. Pure."""
 
 from __future__ import annotations
 

@@ -12,6 +12,8 @@ import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from fanout.model import unmapped
 
@@ -60,6 +62,22 @@ class TooManyUrls(ValueError):
     """A document has more of them than are looked at."""
 
 
+class Origin(NamedTuple):
+    """Where an HTTP server listens."""
+
+    host: str
+    """Its address in the shortest form, as that of a pod's endpoint."""
+    port: int
+
+
+class HttpUrl(NamedTuple):
+    """An http URL with a literal address."""
+
+    origin: Origin
+    path: str
+    """All that follows the host and the port, as it is written."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rewritten:
     """A document with the relay's URLs."""
@@ -78,89 +96,91 @@ def is_document(content_type: str) -> bool:
 
 
 def in_text(body: bytes, content_type: str, authority: Authority) -> Rewritten:
-    """Return the document with the URLs that `authority` has another place for.
+    """Return the document with what `authority` names in its URLs.
 
     Bytes are changed as bytes: every charset has ASCII in it, but for UTF-16 and UTF-32, which a mark, the first
     characters or the content type tell. What is declared and is not so does no harm. Raises `TooManyUrls`.
     """
     wide = _wide(body, content_type)
-    port_map = _UrlMatches(authority)
+    substitutes = _Substitutes(authority)
     if wide is None:
-        changed = _rewritten(body, port_map)
+        changed = _rewritten(body, substitutes)
     else:
         whole = len(body) - len(body) % (4 if "32" in wide else 2)
         try:
             text = body[:whole].decode(wide, "surrogatepass").encode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
             return Rewritten(body, 0, 0)
-        text = _rewritten(text, port_map)
+        text = _rewritten(text, substitutes)
         changed = text.decode("utf-8", "surrogatepass").encode(wide, "surrogatepass") + body[whole:]
-    return Rewritten(changed if port_map.changed else body, port_map.changed, port_map.left)
+    return Rewritten(changed if substitutes.changed else body, substitutes.changed, substitutes.left)
 
 
 def in_value(text: str, authority: Authority) -> str:
-    """Return a header's value (Location, CaptionInfo.sec, CALLBACK) with the URLs that `authority` has a place for."""
-    return _URL.sub(_UrlMatches(authority).put, text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+    """Return a header's value (Location, CaptionInfo.sec, CALLBACK) with what `authority` names."""
+    return _URL.sub(_Substitutes(authority).put, text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
 
 
-def location(url: str) -> tuple[str, int] | None:
-    """Return the host (a literal in its shortest form) and the port of an http URL.
+@lru_cache(256)  # a pod answers with the same LOCATION again and again
+def split(url: str) -> HttpUrl | None:
+    """Return the parts of an http URL.
 
     None where it has no literal address (a name could mean another one a moment later), is not http, has a user
     before the host, or is no URL.
     """
     match = _AT_START.match(url.encode("utf-8", "surrogatepass"))
-    return None if match is None else _host_and_port(match)
+    origin = None if match is None else _origin(match)
+    return None if match is None or origin is None else HttpUrl(origin, url[match.end() :])
 
 
-class _UrlMatches:
+class _Substitutes:
     """What to put into the URLs of one document, looked up once a host and port."""
 
     def __init__(self, authority: Authority) -> None:
         self._authority = authority
-        self._port_map: dict[bytes, bytes] = {}
+        self._known: dict[bytes, bytes] = {}
         self._others: dict[bytes, bool] = {}
-        """Whether there should have been a place for it."""
+        """Whether there should have been a substitute: it is a pod's, and has no port."""
         self.changed = self.left = 0
 
     def put(self, match: re.Match[bytes]) -> bytes:
         """Return what stands in the place of a URL's beginning."""
         url = match[0]
-        place = self._port_map.get(url)
-        if place is None and url not in self._others and len(self._port_map) + len(self._others) < AUTHORITIES_MAX:
-            place = self._look_up(match)
-        if place is None:
+        substitute = self._known.get(url)
+        if substitute is None and url not in self._others and len(self._known) + len(self._others) < AUTHORITIES_MAX:
+            substitute = self._look_up(match)
+        if substitute is None:
             self.left += self._others.get(url, False)
             return url
         self.changed += 1
-        return place
+        return substitute
 
     def _look_up(self, match: re.Match[bytes]) -> bytes | None:
-        found = _host_and_port(match)
-        place = None if found is None else self._authority(*found)
-        if not place:
-            self._others[match[0]] = place is not None
+        found = _origin(match)
+        authority = None if found is None else self._authority(*found)
+        if not authority:
+            self._others[match[0]] = authority is not None
             return None
-        self._port_map[match[0]] = made = b"://" + place.encode()
+        self._known[match[0]] = made = b"://" + authority.encode()
         return made
 
 
-def _rewritten(text: bytes, port_map: _UrlMatches) -> bytes:
+def _rewritten(text: bytes, substitutes: _Substitutes) -> bytes:
     if text.count(b"://") > URLS_MAX:
         raise TooManyUrls(f"more than {URLS_MAX} URLs")
-    return _URL.sub(port_map.put, text)
+    return _URL.sub(substitutes.put, text)
 
 
-def _host_and_port(match: re.Match[bytes]) -> tuple[str, int] | None:
+def _origin(match: re.Match[bytes]) -> Origin | None:
     # Nothing behind the colon is the default, as no colon is (RFC 3986, 3.2.3).
     port = int((match["port"] or b"").removeprefix(b":") or b"80")
     if not 1 <= port <= 65_535:
         return None
     host = match["host"].decode()
     if not host.startswith("["):
-        return host, port
+        return Origin(host, port)
     try:
-        return str(unmapped(ipaddress.IPv6Address(host[1:-1]))), port
+        return Origin(str(unmapped(ipaddress.IPv6Address(host[1:-1]))), port)
     except ValueError:
         return None
 

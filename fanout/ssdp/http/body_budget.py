@@ -1,4 +1,7 @@
-"""Shares out the memory for bodies that are held whole, from the first byte that is read to the last that is sent."""
+"""Bounds the memory for clients: a budget for bodies that are held whole, and sockets that are read little at a time.
+
+A body counts from its first byte that is read to the last that is sent.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +15,31 @@ from typing import Self
 from fanout.ssdp.core.body import BodyBuffer
 
 SMALL = 64 * 1024
-"""Bytes that need no room: those of descriptions and of most answers."""
+"""Bytes that count for nothing: those of descriptions and of most answers."""
 MEDIUM = 1024 * 1024
-"""Bytes for one that is larger, as long as nobody knows how large it is."""
-ROOM = 32 * 1024 * 1024
+"""Bytes that are reserved for a larger one, as long as nobody knows how large it is."""
+BUDGET = 32 * 1024 * 1024
 """Bytes of all larger ones together."""
-ROOM_OF_ONE = 16 * 1024 * 1024
+BUDGET_OF_ONE = 16 * 1024 * 1024
 """Bytes of those for one client."""
 PATIENCE = 3.0
-"""Seconds that room is waited for."""
+"""Seconds that a reservation is waited for."""
 WAITING_MAX = 32
 """How many may wait; what a pod has begun to send is held meanwhile."""
+READ_MAX = 32 * 1024
+"""Bytes that are taken at a time. Each connection may hold some times as many for somebody who takes no more."""
+CONNECTION_BUFFER = 16 * 1024
+"""Bytes that a connection holds before it is read no further; the library doubles that."""
 
 
 class Busy(Exception):
-    """There is no room now."""
+    """There is not enough memory now."""
 
 
 class BodyBudget:
     """Has `size` bytes, of which one client (`who`) gets no more than `of_one`."""
 
-    def __init__(self, size: int = ROOM, of_one: int = ROOM_OF_ONE) -> None:
+    def __init__(self, size: int = BUDGET, of_one: int = BUDGET_OF_ONE) -> None:
         self._size = size
         self._of_one = of_one
         self._of: Counter[str] = Counter()
@@ -44,29 +51,29 @@ class BodyBudget:
         """Bytes that are held now."""
         return self._of.total()
 
-    def for_one(self, who: str) -> BodyShare:
-        """Return room for one body, to be entered: nothing yet but what a small one needs."""
-        return BodyShare(self, who)
+    def for_one(self, who: str) -> BodyReservation:
+        """Return a reservation for one body, to be entered: nothing yet but what a small one needs."""
+        return BodyReservation(self, who)
 
     async def take(self, who: str, size: int) -> None:
-        """Wait for so many bytes more; raise `Busy`."""
+        """Wait for `size` bytes more; raise `Busy`."""
         deadline = asyncio.get_running_loop().time() + PATIENCE
         while self.taken + size > self._size or self._of[who] + size > self._of_one:
             if len(self._waiting) >= WAITING_MAX:
-                raise Busy("too many wait for room already")
+                raise Busy("too many wait for memory already")
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting[waiter] = None
             try:
                 async with asyncio.timeout_at(deadline):
                     await waiter
             except TimeoutError as error:
-                raise Busy(f"no room for {size} bytes within {PATIENCE:g} s") from error
+                raise Busy(f"no memory for {size} bytes within {PATIENCE:g} s") from error
             finally:
                 del self._waiting[waiter]
         self._of[who] += size
 
     def give(self, who: str, size: int) -> None:
-        """Have so many bytes back."""
+        """Take `size` bytes back."""
         self._of[who] -= size
         if not self._of[who]:
             del self._of[who]
@@ -75,11 +82,11 @@ class BodyBudget:
                 waiter.set_result(None)
 
 
-class BodyShare:
-    """Room for one body, which is given back in the end."""
+class BodyReservation:
+    """Memory for one body, which is given back in the end."""
 
-    def __init__(self, room: BodyBudget, who: str) -> None:
-        self._room = room
+    def __init__(self, budget: BodyBudget, who: str) -> None:
+        self._budget = budget
         self._who = who
         self._size = 0
 
@@ -92,16 +99,16 @@ class BodyShare:
         self.shrink(0)
 
     async def grow(self, size: int) -> None:
-        """Have room for so many bytes in all, or for more; raise `Busy`."""
+        """Reserve `size` bytes in all, or more; raise `Busy`."""
         if size > max(self._size, SMALL):
-            await self._room.take(self._who, size - self._size)
+            await self._budget.take(self._who, size - self._size)
             self._size = size
 
     def shrink(self, size: int) -> None:
-        """Need no more than so many bytes from now on."""
+        """Need no more than `size` bytes from now on."""
         kept = size if size > SMALL else 0
         if kept < self._size:
-            self._room.give(self._who, self._size - kept)
+            self._budget.give(self._who, self._size - kept)
             self._size = kept
 
     async def fill(self, gathered: BodyBuffer, size: int, read: Callable[[], Awaitable[bytes]]) -> bytes:
@@ -116,12 +123,6 @@ class BodyShare:
         whole = gathered.whole()
         self.shrink(len(whole))
         return whole
-
-
-READ_MAX = 32 * 1024
-"""Bytes that are taken at a time. Each connection may hold some times as many for somebody who takes no more."""
-HELD = 16 * 1024
-"""Bytes that a connection holds before it is read no further; the library doubles that."""
 
 
 class SmallReadSocket(socket.socket):

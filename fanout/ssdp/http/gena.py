@@ -22,8 +22,8 @@ from fanout.net import errno_text, interfaces
 from fanout.ssdp.core import urls
 from fanout.ssdp.core.drop_reasons import HttpFailure
 from fanout.ssdp.core.headers import target
-from fanout.ssdp.core.port_map import Origin
 from fanout.ssdp.core.stats import HttpCounts
+from fanout.ssdp.core.urls import Origin
 from fanout.ssdp.http.server import Connection
 from fanout.ssdp.http.upstream import RequestRefused, Upstream
 
@@ -42,7 +42,6 @@ _PENDING = 60.0  # seconds that a token lives before the pod has answered
 _GRACE = 30.0  # seconds that it lives longer than the subscription: events may be under way
 _CALLBACKS_MAX = 8
 _CALLBACK = re.compile(r"<([^<>]*)>")
-_PATH_OF_URL = re.compile(r"http://[^/?#]*([^#]*)", re.IGNORECASE)
 _TIMEOUT = re.compile(r"\s*second-([0-9]{1,9}|infinite)\s*", re.IGNORECASE)
 
 
@@ -139,12 +138,12 @@ def callbacks(value: str, client: str) -> list[Callback]:
     """Return those URLs of a CALLBACK header that are the client's own, in their order."""
     found = []
     for url in _CALLBACK.findall(value)[:_CALLBACKS_MAX]:
-        place, rest = urls.location(url), _PATH_OF_URL.match(url)
-        if place is None or rest is None or place[0] != client:
+        parts = urls.split(url)
+        if parts is None or parts.origin.host != client:
             continue
-        path = target(rest[1] if rest[1].startswith("/") else f"/{rest[1]}")
+        path = target(parts.path if parts.path.startswith("/") else f"/{parts.path}")
         if path is not None:
-            found.append(Callback(Origin(*place), path))
+            found.append(Callback(parts.origin, path))
     return found
 
 

@@ -25,11 +25,11 @@ from fanout.ssdp.core.headers import (
     target,
     via,
 )
-from fanout.ssdp.core.port_map import Origin, PortMap
+from fanout.ssdp.core.port_map import PortMap
 from fanout.ssdp.core.stats import HttpCounts
-from fanout.ssdp.core.urls import TooManyUrls
+from fanout.ssdp.core.urls import Origin, TooManyUrls
 from fanout.ssdp.http import gena
-from fanout.ssdp.http.body_budget import BodyBudget, BodyShare, Busy
+from fanout.ssdp.http.body_budget import BodyBudget, BodyReservation, Busy
 from fanout.ssdp.http.gena import Events
 from fanout.ssdp.http.server import Connection, HttpServer
 from fanout.ssdp.http.splice import ClientGone, PodBroke, pump
@@ -68,8 +68,8 @@ class ForwardedRequest:
 class Proxy:
     """Serves the ports of `port_map`, each of which stands for one HTTP server of a pod.
 
-    `is_pod` says whether an address is that of a pod of the Service: no other is ever asked anything. `is_allowed` says
-    whether a client's address is served, `is_here` whether an address of this host is one that clients may come to.
+    `is_pod` says whether an address is that of a pod of the Service: no other is ever asked anything. `is_client` says
+    whether an address is served that came to an address of this host.
 
     URLs of pods are rewritten in headers and in documents (XML, HTML, playlists), which are read whole for that; who
     asks for a range of a document gets all of it. Everything else passes untouched, as fast as the client takes it.
@@ -83,20 +83,17 @@ class Proxy:
         self,
         port_map: PortMap,
         is_pod: Callable[[str], bool],
-        is_allowed: Callable[[str], bool],
-        is_here: Callable[[str], bool],
-        counts: HttpCounts,
+        is_client: Callable[[str, str], bool],
     ) -> None:
         self._port_map = port_map
         self._is_pod = is_pod
-        self._is_allowed = is_allowed
-        self._is_here = is_here
-        self._counts = counts
-        self._server = HttpServer(self._is_client, is_pod, self._serve, counts)
-        self._rewriting = ResponseRewriter(port_map, is_pod, self._server.listen, counts)
-        self._room = BodyBudget()
+        self._is_client = is_client
+        self.counts = HttpCounts()
+        self._server = HttpServer(is_client, is_pod, self._serve, self.counts)
+        self._rewriter = ResponseRewriter(port_map, is_pod, self._server.listen, self.counts)
+        self._budget = BodyBudget()
         self._upstream = Upstream()
-        self._events = Events(self._upstream, counts)
+        self._events = Events(self._upstream, self.counts)
         self._warn_failed = LimitedLogger(log.warning, _LINES)
         self._tick: asyncio.TimerHandle | None = None
         self._is_closing = False
@@ -123,14 +120,11 @@ class Proxy:
         self._events.expire()
         self._tick = asyncio.get_running_loop().call_later(_TICK, self._look_round)
 
-    def _is_client(self, peer: str, local: str) -> bool:
-        return self._is_here(local) and self._is_allowed(peer)
-
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
         assert isinstance(connection, Connection)  # noqa: S101 - narrows the type
         connection.begin(request)
-        self._counts.requests[connection.port] += 1
+        self.counts.requests[connection.port] += 1
         try:
             try:
                 return await self._answer(request, connection)
@@ -141,12 +135,12 @@ class Proxy:
             connection.break_off()
             raise ConnectionResetError from error
         except (ClientGone, ConnectionError) as error:
-            self._counts.failures[HttpFailure.CLIENT_GONE] += 1
+            self.counts.failures[HttpFailure.CLIENT_GONE] += 1
             connection.break_off()
             raise ConnectionResetError from error
         except asyncio.CancelledError:
             if not self._is_closing:
-                self._counts.failures[HttpFailure.CLIENT_GONE] += 1
+                self.counts.failures[HttpFailure.CLIENT_GONE] += 1
             raise
         finally:
             connection.request = None
@@ -176,8 +170,8 @@ class Proxy:
         origin = self._port_map.target(connection.port)
         if origin is None or not self._is_pod(origin.host):
             raise RequestRefused(503, HttpFailure.NO_POD, "the device is not there now")
-        with self._room.for_one(connection.peer) as held:
-            body = await self._body(request, held)
+        with self._budget.for_one(connection.peer) as reservation:
+            body = await self._body(request, reservation)
             exchange = ForwardedRequest(request, connection, origin, path, _carried(request), body)
             if request.method == "SUBSCRIBE":
                 return await self._subscribe(exchange)
@@ -185,7 +179,7 @@ class Proxy:
                 self._events.ended(connection, exchange.headers)
             return await self._forward(exchange)
 
-    async def _body(self, request: web.BaseRequest, held: BodyShare) -> bytes:
+    async def _body(self, request: web.BaseRequest, reservation: BodyReservation) -> bytes:
         """Return the body of a request; a pod hears of it when it is whole."""
         if (request.content_length or 0) > BODY_MAX:
             raise RequestRefused(413, HttpFailure.REQUEST_TOO_LARGE, f"more than {BODY_MAX} bytes")
@@ -194,7 +188,9 @@ class Proxy:
             request.writer.output_size = 0  # the answer is still to come
         try:
             async with asyncio.timeout(BODY_TIMEOUT):
-                return await held.fill(BodyBuffer(BODY_MAX), request.content_length or 0, request.content.readany)
+                return await reservation.fill(
+                    BodyBuffer(BODY_MAX), request.content_length or 0, request.content.readany
+                )
         except Busy as error:
             raise RequestRefused(503, HttpFailure.BUSY, str(error)) from error
         except TooLarge as error:
@@ -227,8 +223,8 @@ class Proxy:
         head = self._head(answer, exchange.connection, *TRANSFORMED)
         if exchange.request.method == "HEAD" or answer.status in _EMPTY:
             return await self._finish(exchange.request, exchange.connection, head)
-        with self._room.for_one(exchange.connection.peer) as held:
-            body = await self._document(answer, exchange.connection.local, held)
+        with self._budget.for_one(exchange.connection.peer) as reservation:
+            body = await self._document(answer, exchange.connection.local, reservation)
             head.content_length = len(body)
             try:
                 async with asyncio.timeout(DOCUMENT_TIMEOUT):
@@ -236,25 +232,25 @@ class Proxy:
             except TimeoutError as error:
                 raise ClientGone(f"it did not take a document within {DOCUMENT_TIMEOUT:g} s") from error
 
-    async def _document(self, answer: PodAnswer, edge: str, held: BodyShare) -> bytes:
-        """Return a pod's document as the client gets it, for which there is room then."""
-        whole = await self._upstream.document(answer, held)
+    async def _document(self, answer: PodAnswer, edge: str, reservation: BodyReservation) -> bytes:
+        """Return a pod's document as the client gets it, for which memory is reserved then."""
+        whole = await self._upstream.document(answer, reservation)
         answer.close()
         try:
-            body = await self._rewriting.body(whole, answer.headers.get(hdrs.CONTENT_TYPE, ""), edge)
-            await held.grow(len(body))
+            body = await self._rewriter.body(whole, answer.headers.get(hdrs.CONTENT_TYPE, ""), edge)
+            await reservation.grow(len(body))
         except TooManyUrls as error:
             raise RequestRefused(502, HttpFailure.DOCUMENT_TOO_LARGE, f"{answer.url} has {error}") from error
         except Busy as error:
             raise RequestRefused(503, HttpFailure.BUSY, f"{answer.url}: {error}") from error
-        held.shrink(len(body))
+        reservation.shrink(len(body))
         return body
 
     async def _send_stream(
         self, exchange: ForwardedRequest, answer: PodAnswer, head: web.StreamResponse
     ) -> web.StreamResponse:
         port = exchange.connection.port
-        self._counts.statuses[head.status // 100] += 1
+        self.counts.statuses[head.status // 100] += 1
         head.headers.setdefault(hdrs.SERVER, PSEUDONYM)
         await head.prepare(exchange.request)
         if exchange.request.method != "HEAD" and answer.status not in _EMPTY:
@@ -263,7 +259,7 @@ class Proxy:
             else:
                 while piece := await answer.piece():
                     await head.write(piece)
-                    self._counts.bytes[port] += len(piece)
+                    self.counts.bytes[port] += len(piece)
         await head.write_eof()
         return head
 
@@ -271,7 +267,7 @@ class Proxy:
         """Carry a body past the library, which has read the beginning of it already."""
 
         def sent(size: int) -> None:
-            self._counts.bytes[exchange.connection.port] += size
+            self.counts.bytes[exchange.connection.port] += size
 
         downstream = exchange.request.transport
         if downstream is None or downstream.is_closing():
@@ -317,12 +313,12 @@ class Proxy:
     async def _notify(self, request: web.BaseRequest, connection: Connection, path: str) -> web.StreamResponse:
         """Carry a pod's event to its subscriber."""
         subscription = self._events.expected(connection, path)
-        with self._room.for_one(connection.peer) as held:
-            body = await self._body(request, held)
+        with self._budget.for_one(connection.peer) as reservation:
+            body = await self._body(request, reservation)
             content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
             if urls.is_document(content_type):
                 try:
-                    body = await self._rewriting.body(body, content_type, subscription.edge)
+                    body = await self._rewriter.body(body, content_type, subscription.edge)
                 except TooManyUrls as error:
                     raise RequestRefused(413, HttpFailure.DOCUMENT_TOO_LARGE, f"an event with {error}") from error
             status = await self._events.deliver(subscription, _carried(request), body)
@@ -333,21 +329,21 @@ class Proxy:
     def _head(self, answer: PodAnswer, connection: Connection, *without: str) -> web.StreamResponse:
         """Return the head of a pod's answer, as the client gets it."""
         pairs = carried(answer.headers.items(), *without)
-        headers = self._rewriting.headers(pairs, connection.local)
+        headers = self._rewriter.headers(pairs, connection.local)
         return web.StreamResponse(status=answer.status, reason=reason(answer.reason), headers=headers)
 
     async def _finish(
         self, request: web.BaseRequest, connection: Connection, head: web.StreamResponse, body: bytes = b""
     ) -> web.StreamResponse:
         """Send an answer that is whole."""
-        self._counts.statuses[head.status // 100] += 1
+        self.counts.statuses[head.status // 100] += 1
         head.headers.setdefault(hdrs.SERVER, PSEUDONYM)
         await head.prepare(request)
         pieces = memoryview(body)
         for start in range(0, len(body), _PIECE):
             piece = pieces[start : start + _PIECE]
             await head.write(piece)
-            self._counts.bytes[connection.port] += len(piece)
+            self.counts.bytes[connection.port] += len(piece)
         await head.write_eof()
         return head
 
@@ -370,7 +366,7 @@ class Proxy:
         return await self._finish(request, connection, head, b"" if request.method == "HEAD" else body)
 
     def _fail(self, failure: HttpFailure, connection: Connection, sentence: str) -> None:
-        self._counts.failures[failure] += 1
+        self.counts.failures[failure] += 1
         self._warn_failed(
             monotonic(),
             "http_failed: %(reason)s, from %(source)s to port %(port)d: %(sentence)s",

@@ -21,7 +21,7 @@ from fanout.net import errno_text
 from fanout.ssdp.core.drop_reasons import HttpFailure
 from fanout.ssdp.core.headers import PSEUDONYM
 from fanout.ssdp.core.stats import HttpCounts
-from fanout.ssdp.http.body_budget import HELD, small_reads
+from fanout.ssdp.http.body_budget import CONNECTION_BUFFER, small_reads
 
 log = logging.getLogger("fanout")
 
@@ -143,7 +143,7 @@ class HttpServer:
             refusal = self._refusal(peer, local)
             if refusal is not None:
                 self._counts.failures[refusal] += 1
-                self._tell(refusal, peer, port)
+                self._warn(refusal, peer, port)
                 accepted.close()
                 continue
             accepted.setblocking(False)
@@ -164,7 +164,7 @@ class HttpServer:
             return HttpFailure.TOO_MANY_CONNECTIONS
         return None
 
-    def _tell(self, refusal: HttpFailure, peer: str, port: int) -> None:
+    def _warn(self, refusal: HttpFailure, peer: str, port: int) -> None:
         self._warn_refused(
             monotonic(),
             "http_refused: %(reason)s, from %(source)s to port %(port)d",
@@ -207,7 +207,7 @@ class HttpServer:
             if connection.waits_since is not None and now - connection.waits_since > connection.patience:
                 if not connection.is_silent:  # one that never said anything was made for later, as browsers do
                     self._counts.failures[HttpFailure.TOO_SLOW] += 1
-                    self._tell(HttpFailure.TOO_SLOW, connection.peer, connection.port)
+                    self._warn(HttpFailure.TOO_SLOW, connection.peer, connection.port)
                 connection.end()
         self._look = self._loop.call_later(_LOOK, self._look_round)
 
@@ -236,7 +236,7 @@ class Connection(web.RequestHandler):
             max_field_size=LINE_MAX,
             max_headers=HEADERS_MAX,
             lingering_time=_LINGER,
-            read_bufsize=HELD,
+            read_bufsize=CONNECTION_BUFFER,
             auto_decompress=False,
         )
         self.peer = peer

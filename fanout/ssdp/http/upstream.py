@@ -1,4 +1,4 @@
-"""What the relay asks of pods over HTTP, and of their clients when a pod has an event for them."""
+"""Requests to pods, and to subscribers when a pod has an event; pods' answers, and the relay's URLs in them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fanout.net import errno_text
 from fanout.ssdp.core import urls
 from fanout.ssdp.core.body import DOCUMENT_MAX, BodyBuffer, TooLarge, Undecodable, can_unpack, is_packed
 from fanout.ssdp.core.drop_reasons import HttpFailure
-from fanout.ssdp.core.port_map import Origin, PortMap, open_first
+from fanout.ssdp.core.port_map import PortMap
 from fanout.ssdp.core.stats import HttpCounts
-from fanout.ssdp.core.urls import Authority
-from fanout.ssdp.http.body_budget import HELD, BodyShare, Busy, SmallReadSocket
+from fanout.ssdp.core.urls import Authority, Origin
+from fanout.ssdp.http.body_budget import CONNECTION_BUFFER, BodyReservation, Busy, SmallReadSocket
 from fanout.ssdp.http.server import LINE_MAX
 from fanout.ssdp.http.splice import PodBroke
 
@@ -30,6 +30,7 @@ ANSWER_TIMEOUT = 30.0
 DOCUMENT_TIMEOUT = 60.0
 """Seconds that a document may take, from the pod and to the client each."""
 _PIECE = 64 * 1024  # bytes of a body that are sent at a time: the library has a copy of them
+_CLAIMS_MAX = 16  # servers of pods that one document can add; a look for a port of theirs takes its time
 _SKIPPED = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)  # the library would add them
 
 
@@ -59,7 +60,7 @@ class Upstream:
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=ANSWER_TIMEOUT),
             auto_decompress=False,
-            read_bufsize=HELD,
+            read_bufsize=CONNECTION_BUFFER,
             max_line_size=LINE_MAX,
             max_field_size=LINE_MAX,
         )
@@ -113,15 +114,15 @@ class Upstream:
             raise RequestRefused(502, HttpFailure.POD_BROKE, f"{there} packs what it sends, which nobody asked for")
         return answer
 
-    async def document(self, answer: PodAnswer, held: BodyShare) -> bytes:
-        """Return the whole of a document, unpacked, for which there is room then; raise `RequestRefused`."""
+    async def document(self, answer: PodAnswer, reservation: BodyReservation) -> bytes:
+        """Return the whole of a document, unpacked, for which memory is reserved then; raise `RequestRefused`."""
         try:
             if answer.size is not None and answer.size > DOCUMENT_MAX:
                 raise TooLarge(f"{answer.size} bytes")
             # What is packed can be of any size.
             size = DOCUMENT_MAX if is_packed(answer.encoding) else answer.size or 0
             async with asyncio.timeout(DOCUMENT_TIMEOUT):
-                return await held.fill(BodyBuffer(DOCUMENT_MAX, answer.encoding), size, answer.piece)
+                return await reservation.fill(BodyBuffer(DOCUMENT_MAX, answer.encoding), size, answer.piece)
         except Busy as error:
             raise RequestRefused(503, HttpFailure.BUSY, f"{answer.url}: {error}") from error
         except TooLarge as error:
@@ -193,22 +194,6 @@ class PodAnswer:
         self._response.close()
 
 
-async def _pieces(body: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(body), _PIECE):
-        yield body[start : start + _PIECE]
-
-
-def _length(body: bytes) -> list[tuple[str, str]]:
-    return [(hdrs.CONTENT_LENGTH, str(len(body)))] if body else []
-
-
-def _socket(address: tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, object]) -> SmallReadSocket:
-    return SmallReadSocket(*address[:3])
-
-
-_CLAIMS_MAX = 16  # servers of pods that one document can add; a look for a port of theirs takes its time
-
-
 class ResponseRewriter:
     """Rewrites headers and documents for a client that came to the address `edge`.
 
@@ -246,7 +231,7 @@ class ResponseRewriter:
     def _authority(self, edge: str) -> Authority:
         claims = 0
 
-        def instead(host: str, port: int) -> str | None:
+        def authority(host: str, port: int) -> str | None:
             nonlocal claims
             if not self._is_pod(host):
                 return None
@@ -257,7 +242,25 @@ class ResponseRewriter:
                 found = self._claim(origin)
             return "" if found is None else str(Endpoint(edge, found))
 
-        return instead
+        return authority
 
     def _claim(self, origin: Origin) -> int | None:
-        return open_first(lambda: self._port_map.other(origin), self._listen, self._port_map.refuse)
+        """Return a port for an HTTP server of a pod, the first that can be opened; None where there is none."""
+        while (port := self._port_map.other(origin)) is not None:
+            if self._listen(port):
+                return port
+            self._port_map.refuse(port)  # another program has it
+        return None
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), _PIECE):
+        yield body[start : start + _PIECE]
+
+
+def _length(body: bytes) -> list[tuple[str, str]]:
+    return [(hdrs.CONTENT_LENGTH, str(len(body)))] if body else []
+
+
+def _socket(address: tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, object]) -> SmallReadSocket:
+    return SmallReadSocket(*address[:3])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fanout.relay.core.acl import SOURCES_MAX
+from fanout.acl import SOURCES_MAX
 from tests.support.lan import Host, receive, waiting
 from tests.support.waiting import until
 from tests.system.dlna import ssdp, web

@@ -1,21 +1,46 @@
-"""Which sources a relay refuses: those that are not allowed, and those that send too much. Pure."""
+"""Which sources are refused: those that are not allowed, and those that send too much. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
 from collections.abc import Sequence
+from enum import StrEnum
 
-from fanout.relay.core.drop_reasons import RelayDrop
-from fanout.relay.core.ingress import Network
+from fanout.errors import InvalidInput
+from fanout.options import shown
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 SOURCES_MAX = 4096
 """Sources that are remembered, those that were heard last: whoever sends may forge as many as he likes."""
 _BURST = 0.1  # seconds' worth of datagrams that a source may send at once
 
 
+def parse_network(text: object) -> Network:
+    """Return the network (`10.0.0.0/8`, `fd00::/8`) or the one address; raise `InvalidInput`."""
+    try:
+        if not isinstance(text, str) or "%" in text:
+            raise ValueError
+        network = ipaddress.ip_network(text)
+    except ValueError:
+        raise InvalidInput(
+            f"allowed source {shown(text)} is no network: write 10.0.0.0/8, with no bits behind the mask, or one "
+            "address"
+        ) from None
+    if isinstance(network, ipaddress.IPv6Network) and network[0].ipv4_mapped is not None:
+        raise InvalidInput(f"allowed source {shown(text)} is IPv4 written as IPv6: write 10.0.0.0/8")
+    return network
+
+
+class SourceRefusal(StrEnum):
+    """Why a source is refused; each reason for a drop that follows has the same name (`RelayDrop`, `SsdpDrop`)."""
+
+    SOURCE_NOT_ALLOWED = "source_not_allowed"
+    OVER_LIMIT = "over_limit"
+
+
 class Acl:
-    """Decides whether datagrams of a source are forwarded; `now` is in seconds on a clock that does not go back.
+    """Decides whether datagrams of a source are taken; `now` is in seconds on a clock that does not go back.
 
     A source is an address, whatever its ports. It may send `limit` datagrams a second, in bursts of `burst` seconds'
     worth.
@@ -27,8 +52,8 @@ class Acl:
         self._burst = max(1.0, (limit or 0.0) * burst)
         self._sources: OrderedDict[str, _SeenSource] = OrderedDict()
 
-    def refusal(self, host: str, now: float) -> RelayDrop | None:
-        """Return why a datagram of `host` is not forwarded; count it where it is."""
+    def refusal(self, host: str, now: float) -> SourceRefusal | None:
+        """Return why a datagram of `host` is not taken; count it where it is."""
         source = self._sources.get(host)
         if source is None:
             if len(self._sources) >= SOURCES_MAX:
@@ -37,12 +62,12 @@ class Acl:
         else:
             self._sources.move_to_end(host)
         if not source.is_allowed:
-            return RelayDrop.SOURCE_NOT_ALLOWED
+            return SourceRefusal.SOURCE_NOT_ALLOWED
         if self._limit is not None:
             source.tokens = min(self._burst, source.tokens + (now - source.filled_at) * self._limit)
             source.filled_at = now
             if source.tokens < 1.0:
-                return RelayDrop.OVER_LIMIT
+                return SourceRefusal.OVER_LIMIT
             source.tokens -= 1.0
         return None
 

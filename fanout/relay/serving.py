@@ -1,0 +1,45 @@
+"""The thread that serves a relay: there is one, it can be waited for, and it says when it last went round."""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from typing import Self
+
+from fanout.errors import InvalidInput
+
+
+class ServingThread:
+    """Entered by the thread that serves; a second one is refused with `InvalidInput`."""
+
+    def __init__(self) -> None:
+        self._is_idle = threading.Event()
+        self._is_idle.set()
+        self._thread: int | None = None
+        self._went_round_at = 0.0
+
+    @property
+    def silence(self) -> float:
+        """Seconds since it last went round; 0 before it began."""
+        return monotonic() - self._went_round_at if self._went_round_at else 0.0
+
+    def goes_round(self) -> float:
+        """Take note that it goes round now; return the time."""
+        self._went_round_at = monotonic()
+        return self._went_round_at
+
+    def wait(self) -> None:
+        """Wait until it has ended, unless this is that thread."""
+        if self._thread != threading.get_ident():
+            self._is_idle.wait()
+
+    def __enter__(self) -> Self:
+        if not self._is_idle.is_set():
+            raise InvalidInput("the relay is served already, by another thread: one is enough")
+        self._is_idle.clear()
+        self._thread = threading.get_ident()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._thread = None
+        self._is_idle.set()

@@ -1,0 +1,114 @@
+"""What is said on the LAN of the devices of pods, and said again; what can be found there now. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+from fanout.ssdp.core import message, urls
+from fanout.ssdp.core.message import Advert, NotifyKind
+from fanout.ssdp.core.port_map import PortMap
+from fanout.ssdp.core.registry import Device
+from fanout.ssdp.core.stats import DeviceStats, HttpCounts
+
+AGAIN = 0.2
+"""Seconds after which an announcement is repeated: a datagram to a group may be lost (UDA 1.1, 1.2.2)."""
+
+
+class Announce(NamedTuple):
+    """Send a datagram to the group."""
+
+    data: bytes
+
+
+class Log(NamedTuple):
+    """Write a line; its message refers to the values by name."""
+
+    level: Literal["info", "warning"]
+    message: str
+    values: Mapping[str, str]
+
+
+class Announcer:
+    """Makes announcements of adverts as the LAN has them, and keeps what they amount to."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        """Announcements by their NTS."""
+        self._locations: dict[str, str] = {}
+        """The LOCATION of each device that is announced now, by UDN."""
+        self._alive: set[tuple[str, str]] = set()
+        """NT and USN of what was announced and not revoked since."""
+        self._repeats: dict[tuple[str, str], tuple[float, bytes]] = {}
+        """What is to be sent again, and when, by NT and USN."""
+        self._udns: set[str] = set()
+        self.has_changed = False
+        """Whether `update` is to be called."""
+        self._devices: list[tuple[DeviceStats, int | None]] = []
+
+    def is_alive(self, advert: Advert) -> bool:
+        """Whether it was announced and not revoked since; one for which there was no port never was."""
+        return (advert.nt, advert.usn) in self._alive
+
+    def announce(self, kind: NotifyKind, pod: str, located: Advert, now: float) -> list[Announce | Log]:
+        """Announce an advert now, and once more a moment later (`repeats`)."""
+        key = located.nt, located.usn
+        if kind is NotifyKind.BYEBYE:
+            self._alive.discard(key)
+        else:
+            self._alive.add(key)
+        data = message.notify(kind, located)
+        self.counts[kind.value] += 1
+        # Of what is alive after a byebye, or the other way round, only the last is repeated, and in this order.
+        self._repeats.pop(key, None)
+        self._repeats[key] = now + AGAIN, data
+        logged = self._device_changed(kind, pod, located) if located.nt == message.ROOT_DEVICE else None
+        return [Announce(data)] if logged is None else [Announce(data), logged]
+
+    def repeats(self, now: float) -> list[Announce | Log]:
+        """Return what is to be sent again."""
+        due = [key for key, (when, _) in self._repeats.items() if when <= now]
+        return [Announce(self._repeats.pop(key)[1]) for key in due]
+
+    def update(self, devices: Iterable[Device], port_map: PortMap) -> None:
+        """Take note of the devices that there are, for `devices`, which other threads may call."""
+        self.has_changed = False
+        found, udns = [], set()
+        for device in devices:
+            udns.add(device.udn)
+            location = self._locations.get(device.udn)
+            if location is not None:
+                url = urls.split(device.location)
+                port = None if url is None else port_map.known(url.origin)
+                found.append((DeviceStats(device.udn, device.pod, location), port))
+        self._devices = found
+        for udn in self._udns - udns:
+            port_map.left(udn)
+        self._udns = udns
+
+    def devices(self, names: Mapping[tuple[str, str], str], counts: HttpCounts) -> list[DeviceStats]:
+        """Return the devices that are announced now; `names` are by pod and UDN."""
+        return [
+            replace(
+                device,
+                name=names.get((device.pod, device.udn), ""),
+                requests=0 if port is None else counts.requests.get(port, 0),
+                bytes=0 if port is None else counts.bytes.get(port, 0),
+            )
+            for device, port in self._devices
+        ]
+
+    def _device_changed(self, kind: NotifyKind, pod: str, located: Advert) -> Log | None:
+        """Return a line that says that a device can be found, or no more; None where that was said."""
+        udn, location = located.udn, located.location
+        if kind is NotifyKind.BYEBYE:
+            if self._locations.pop(udn, None) is None:
+                return None
+            return Log("info", "device_gone: %(udn)s of %(host)s", {"udn": udn, "host": pod})
+        if self._locations.get(udn) == location:
+            return None
+        self._locations[udn] = location
+        values = {"udn": udn, "host": pod, "location": location}
+        return Log("info", "device_announced: %(udn)s of %(host)s is found at %(location)s", values)
