@@ -22,7 +22,7 @@ from testcontainers.core.network import Network
 from tests.support.tree import ROOT
 from tests.support.waiting import until
 from tests.system.containers.cluster import RESTRICTED, exit_code, is_ready, restricted, run, started
-from tests.system.dlna.media import Library, Medium, library
+from tests.system.ssdp.media import Library, Medium, library
 
 if TYPE_CHECKING:
     from tests.system.containers.cluster import Cluster
