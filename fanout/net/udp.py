@@ -10,16 +10,15 @@ from operator import length_hint
 from typing import TYPE_CHECKING
 
 from fanout.errors import Closed
-from fanout.model import MAX_PAYLOAD, Endpoint
-from fanout.net import error_queue, gso
+from fanout.model import Endpoint
+from fanout.net import gso
+from fanout.net.udp_sockets import TRIES, SendingSockets
 from fanout.protocol.sending.batch import Batch, BatchPart
 from fanout.report import Fault
 
 if TYPE_CHECKING:
     from fanout.net.sendmmsg import MessageHeaders, SendMany
 
-_TRIES_AFTER_ERRORS = 64  # of one copy: a peer may answer with a flood of ICMP errors
-_ANSWERS_BUFFER = 4 * 1024 * 1024
 HEADERS_FROM = 8
 """Copies from which on `sendmmsg` beats the loop, ctypes and all (`make bench`)."""
 
@@ -32,16 +31,12 @@ def _system_sendmmsg() -> SendMany | None:
 
 
 class UdpTransport:
-    """One non-blocking, unconnected socket a family, opened when first needed; see `Transport` for the contract.
+    """Sends by one socket a family (`SendingSockets`); see `Transport` for the contract.
 
     The plain loop is the specification. For 8 copies or more to pods of one family `sendmmsg` does the same with
     fewer calls. Such a call ends before a copy that fails, without telling why: that one is attempted once more, and
     the rest goes by the loop. A merged part of a batch leaves as one GSO send a pod; a family for which the kernel
     refuses that while it takes the messages one by one gets them so from then on.
-
-    Linux tells of an ICMP error at the next send on the socket, whichever its destination; only the error queue
-    (`IP_RECVERR`, man 7 ip) names the culprit. So a failed send is tried again as long as the queue had told of
-    such an error: that failure was not its own.
 
     `make_socket` and `find_sendmmsg` take the place of the system's; where there is no `sendmmsg` the loop is used.
     """
@@ -52,16 +47,12 @@ class UdpTransport:
         make_socket: Callable[[int, int], socket.socket] = socket.socket,
         find_sendmmsg: Callable[[], SendMany | None] = _system_sendmmsg,
     ) -> None:
-        self._make_socket = make_socket
+        self._sockets = SendingSockets(make_socket)
         self._find_sendmmsg = find_sendmmsg
         self._sendmmsg: SendMany | None = None
         self._looked_for_sendmmsg = False
-        self._sockets: dict[bool, socket.socket] = {}
         self._gso_limits = dict.fromkeys((False, True), gso.LIMIT)
-        self.has_heard = False
-        self._heard: list[Fault] = []
         self._closed = False
-        self._listens = False
         self._prepared: Sequence[Endpoint] | None = None
         self._sendto: Callable[[bytes, Endpoint], int] | None = None
         self._headers: MessageHeaders | None = None
@@ -70,7 +61,7 @@ class UdpTransport:
     @property
     def gso_limit(self) -> int:
         """See `Transport`."""
-        return max(self._gso_limits[is_ipv6] for is_ipv6 in self._sockets or self._gso_limits)
+        return max(self._gso_limits[is_ipv6] for is_ipv6 in self._sockets.families or self._gso_limits)
 
     def send(self, payload: bytes, endpoints: Sequence[Endpoint], start: int, stop: int, faults: list[Fault]) -> int:
         """See `Transport`."""
@@ -86,7 +77,7 @@ class UdpTransport:
                 sendto(payload, endpoint)
         except OSError as error:
             position = stop - length_hint(rest) - 1
-            number = self._explain(self._sockets[endpoints[0].is_ipv6], error)
+            number = self._sockets.explain(self._sockets.of(endpoints[0].is_ipv6), error)
             if number == errno.EAGAIN:
                 return position
             if number:
@@ -119,69 +110,39 @@ class UdpTransport:
                 break
         return position
 
+    @property
+    def has_heard(self) -> bool:
+        """See `Transport`."""
+        return self._sockets.has_heard
+
     def heard(self) -> list[Fault]:
         """See `Transport`."""
         self._check_open()
-        for sender in self._sockets.values():
-            self._drain(sender)
-        heard, self._heard = self._heard, []
-        self.has_heard = False
-        return heard
+        return self._sockets.take_heard()
 
     def receive(self, limit: int) -> list[tuple[bytes, Endpoint]]:
         """See `Transport`."""
         self._check_open()
-        received: list[tuple[bytes, Endpoint]] = []
-        for sender in self._sockets.values():
-            failures = 0
-            while len(received) < limit and failures < _TRIES_AFTER_ERRORS:
-                try:
-                    datagram, address = sender.recvfrom(MAX_PAYLOAD)
-                except BlockingIOError:
-                    break
-                except OSError:
-                    # An ICMP error that is pending: the queue names whom it concerns.
-                    self._drain(sender)
-                    failures += 1
-                    continue
-                received.append((datagram, Endpoint(address[0], address[1])))
-        return received
+        return self._sockets.receive(limit)
 
     def readable(self) -> list[int]:
         """See `Transport`."""
         self._check_open()
-        if not self._listens:
-            self._listens = True
-            for sender in self._sockets.values():
-                self._let_answer(sender)
-        return [sender.fileno() for sender in self._sockets.values()]
-
-    @staticmethod
-    def _let_answer(sender: socket.socket) -> None:
-        """Make room for the answers of thousands of pods that come at once."""
-        with contextlib.suppress(OSError):
-            sender.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ANSWERS_BUFFER)
+        return self._sockets.readable()
 
     def fileno(self, endpoint: Endpoint) -> int | None:
         """See `Transport`."""
         self._check_open()
-        return self._sockets[endpoint.is_ipv6].fileno()
+        return self._sockets.of(endpoint.is_ipv6).fileno()
 
     def close(self) -> None:
         """See `Transport`."""
         self._closed = True
-        self._prepared = self._sendto = self._headers = None
-        for opened in self._sockets.values():
-            opened.close()
-        self._sockets.clear()
+        self.start_anew()
 
     def start_anew(self) -> None:
-        """Give the sockets up to the process that this one was forked from; open others when they are needed."""
-        for opened in self._sockets.values():
-            opened.close()
-        self._sockets.clear()
-        self._heard.clear()
-        self.has_heard = self._listens = False
+        """Give the sockets up, to the process that this one was forked from for one; others are opened when needed."""
+        self._sockets.close()
         self._prepared = self._sendto = self._headers = None
 
     def _prepare(self, endpoints: Sequence[Endpoint]) -> None:
@@ -193,7 +154,7 @@ class UdpTransport:
         if len(families) == 1:
             # No socket of that family, or a host that is no address: the loop tells of it pod by pod.
             with contextlib.suppress(OSError):
-                sender = self._socket(*families)
+                sender = self._sockets.of(*families)
                 if len(endpoints) < HEADERS_FROM or not self._has_sendmmsg():
                     self._sendto = sender.sendto
                 self._has_headers = True
@@ -226,7 +187,7 @@ class UdpTransport:
             position, number = self._send_headers(headers, payloads, start, stop)
         while position < stop and number != errno.EAGAIN:
             message, pod = divmod(position, pods)
-            number = number or self._attempt(payloads[message], endpoints[pod])
+            number = number or self._send_one(payloads[message], endpoints[pod])
             if number == errno.EAGAIN:
                 break
             if number:
@@ -244,9 +205,9 @@ class UdpTransport:
         errno is 0: that copy has to be attempted again, alone. So do those whose failure was not their own.
         """
         sendmmsg = self._sendmmsg
-        tries = _TRIES_AFTER_ERRORS
+        tries = TRIES
         pods = len(headers.endpoints)
-        sender = self._sockets[headers.endpoints[0].is_ipv6]
+        sender = self._sockets.of(headers.endpoints[0].is_ipv6)
         position, number = start, 0
         while position < stop and sendmmsg is not None:
             first = position // pods
@@ -262,11 +223,11 @@ class UdpTransport:
                         self._sendmmsg = self._headers = self._prepared = None
                         return position, 0
                     tries -= 1
-                    if tries and not (number := self._explain(sender, error)):
+                    if tries and not (number := self._sockets.explain(sender, error)):
                         continue
                     return position, number
                 position += taken
-                if taken < count and not self._drain(sender):
+                if taken < count and not self._sockets.drain(sender):
                     return position, 0
         return position, 0
 
@@ -289,7 +250,7 @@ class UdpTransport:
             endpoint = endpoints[pod]
             whole = message == 0 and stop - position >= part.length
             if whole and size <= self._gso_limits[endpoint.is_ipv6]:
-                number = self._attempt_run(run, option, endpoint)
+                number = self._send_merged(run, option, endpoint)
                 if number == errno.EAGAIN:
                     break
                 if number not in gso.REFUSALS:
@@ -300,7 +261,7 @@ class UdpTransport:
                 refused = True
             else:
                 refused = False
-            number = self._attempt(payloads[message], endpoint)
+            number = self._send_one(payloads[message], endpoint)
             if number == errno.EAGAIN:
                 break
             if number:
@@ -311,60 +272,11 @@ class UdpTransport:
             position += 1
         return position
 
-    def _attempt(self, payload: bytes, endpoint: Endpoint) -> int:
-        """Send one copy; return 0, EAGAIN where the socket is full, or the errno that is the endpoint's own."""
-        try:
-            sender = self._socket(endpoint.is_ipv6)
-        except OSError as error:
-            return error.errno or errno.EAFNOSUPPORT
-        return self._send_until_explained(sender, lambda: sender.sendto(payload, endpoint))
+    def _send_one(self, payload: bytes, endpoint: Endpoint) -> int:
+        return self._sockets.attempt(endpoint, lambda sender: sender.sendto(payload, endpoint))
 
-    def _attempt_run(self, run: list[bytes], option: list[tuple[int, int, bytes]], endpoint: Endpoint) -> int:
-        """Send one run; return like `_attempt`."""
-        try:
-            sender = self._socket(endpoint.is_ipv6)
-        except OSError as error:
-            return error.errno or errno.EAFNOSUPPORT
-        return self._send_until_explained(sender, lambda: sender.sendmsg(run, option, 0, endpoint))
-
-    def _send_until_explained(self, sender: socket.socket, send: Callable[[], int]) -> int:
-        unexplained = errno.EIO
-        for _ in range(_TRIES_AFTER_ERRORS):
-            try:
-                send()
-            except OSError as error:
-                unexplained = error.errno or unexplained
-                if number := self._explain(sender, error):
-                    return number
-            else:
-                return 0
-        return unexplained
-
-    def _explain(self, sender: socket.socket, error: OSError) -> int:
-        """Return the errno of a failed send; 0 where it was an earlier copy's, of which ICMP told."""
-        # An error in the queue makes poll() return at once, full socket or not: drain it in any case.
-        told = self._drain(sender)
-        number = error.errno or errno.EIO
-        return 0 if number in told else number
-
-    def _drain(self, sender: socket.socket) -> set[int]:
-        """Read the error queue, a bounded number of entries; return which errors there were."""
-        faults = error_queue.read(sender)
-        self._heard += faults
-        self.has_heard = self.has_heard or bool(faults)
-        return {fault.errno for fault in faults}
-
-    def _socket(self, is_ipv6: bool) -> socket.socket:
-        if is_ipv6 not in self._sockets:
-            opened = self._make_socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
-            opened.setblocking(False)
-            if is_ipv6:
-                opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            error_queue.fill(opened, is_ipv6)
-            if self._listens:
-                self._let_answer(opened)
-            self._sockets[is_ipv6] = opened
-        return self._sockets[is_ipv6]
+    def _send_merged(self, run: list[bytes], option: list[tuple[int, int, bytes]], endpoint: Endpoint) -> int:
+        return self._sockets.attempt(endpoint, lambda sender: sender.sendmsg(run, option, 0, endpoint))
 
     def _check_open(self) -> None:
         if self._closed:

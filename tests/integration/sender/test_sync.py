@@ -200,7 +200,7 @@ def test_a_close_while_others_send_ends_them_with_closed_and_opens_nothing(pods:
         for thread in threads:
             thread.join()
         assert len(ended) == 3
-        assert not transport._sockets
+        assert not transport._sockets.families
         assert set(pod.waiting()) <= {b"x"}
 
 
