@@ -259,23 +259,3 @@ def test_refused_frames_are_logged_with_their_source_and_not_too_often(
     )
     assert lines[4].endswith("(0 such lines left out before)")
     assert lines[5].endswith("(195 such lines left out before)")
-
-
-def test_all_reasons_are_metrics() -> None:
-    from prometheus_client import CollectorRegistry, generate_latest
-
-    from fanout.metrics import ReceiverCollector
-
-    registry = CollectorRegistry()
-    with Receiver(0, host="127.0.0.1") as receiver, asking(receiver.address) as asker:
-        registry.register(ReceiverCollector(lambda: receiver.stats))
-        asker.send(frame.MAGIC + b"\x09" + bytes(30))
-        asker.ask(1, b"x")
-        messages = iter(receiver)
-        receiver.handler_failed(next(messages), ValueError("x"))
-        text = generate_latest(registry).decode()
-    for reason in ReceiveDrop:
-        count = 1.0 if reason is ReceiveDrop.UNKNOWN_VERSION else 0.0
-        assert f'fanout_receiver_dropped_total{{reason="{reason}"}} {count}' in text
-    assert "fanout_receiver_failed_total 1.0" in text
-    assert f"{asker.sender:016x}" not in text
