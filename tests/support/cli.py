@@ -27,6 +27,8 @@ FOREIGN = (
 )
 """How variables begin that are for fanout, a pod or a terminal: a test sets those that it wants."""
 FANOUT = [sys.executable, "-m", "fanout"]
+_GRACE = 10.0
+"""Seconds that one has to end when its test is over."""
 
 
 class Run(NamedTuple):
@@ -142,6 +144,7 @@ class Running:
         start_new_session: bool = False,
     ) -> None:
         self._out, self._err = folder / "out", folder / "err"
+        self._is_fanout = {*FANOUT} <= {*program, *arguments}
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
                 [*program, *arguments],
@@ -183,6 +186,17 @@ class Running:
     def end(self) -> Run:
         return Run(self.process.wait(timeout=PATIENCE), self.out, self.err)
 
+    def end_now(self) -> None:
+        """End it if it still goes on: a fanout as a pod is ended, for then it says what of it was reached."""
+        if self.process.poll() is None and self._is_fanout:
+            for number in (signal.SIGTERM, signal.SIGCONT):  # a test may have stopped it
+                self.process.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=_GRACE)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
 
 @contextmanager
 def running(folder: Path, *arguments: str, stdin: int | None = None, **variables: str) -> Iterator[Running]:
@@ -191,9 +205,7 @@ def running(folder: Path, *arguments: str, stdin: int | None = None, **variables
     try:
         yield run
     finally:
-        if run.process.poll() is None:
-            run.process.kill()
-            run.process.wait()
+        run.end_now()
 
 
 @contextmanager

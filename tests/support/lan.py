@@ -176,9 +176,7 @@ class Host(Namespace):
         """End what runs here, and close its sockets."""
         self.close_sockets()
         for started in self._started:
-            if started.process.poll() is None:
-                started.process.kill()
-                started.process.wait()
+            started.end_now()
         self._started.clear()
 
     def close(self) -> None:

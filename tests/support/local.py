@@ -17,6 +17,7 @@ from unittest import mock
 
 from fanout.local.launch import launch
 from fanout.local.settings import LocalSettings
+from fanout.local.state import LocalService
 from tests.support.cli import FANOUT, Running, environment, invoke
 from tests.support.limits import PATIENT, Limits, setting, variables
 from tests.support.ports import free_port
@@ -27,6 +28,16 @@ _HERE: Limits = {**PATIENT, "fanout.cli.commands.local:STATUS_TIMEOUT": PATIENCE
 """A machine that stands still is not taken for a nameserver or a supervisor that hangs."""
 _ELSEWHERE: Limits = {**_HERE, "fanout.local.pods:STOP_GRACE": PATIENCE}
 """Nor for a receiver that hangs."""
+
+SERVICE = LocalService(
+    pid=os.getpid(),
+    nameserver="127.0.0.1:4711",
+    search=("local.svc.cluster.local", "svc.cluster.local", "cluster.local"),
+    ndots=5,
+    service="headless-udp",
+    port=12000,
+    directory="",
+)
 
 
 def lives(pid: int) -> bool:

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanout.errors import FanoutError, InvalidInput, InvalidService, MessageTooLarge
-from fanout.model import MAX_PAYLOAD, Endpoint, Service, check_payload, parse_literals, parse_port, unmapped
+from fanout.model import (
+    MAX_PAYLOAD,
+    Endpoint,
+    FramedMessage,
+    Message,
+    Service,
+    check_payload,
+    parse_literals,
+    parse_port,
+    unmapped,
+)
 
 ADDRESSES = st.ip_addresses().filter(lambda address: not unmapped(address).is_unspecified)
 PORTS = st.integers(1, 65_535)
@@ -104,3 +114,53 @@ def test_payloads() -> None:
         check_payload("text")
     assert issubclass(MessageTooLarge, ValueError)
     assert issubclass(MessageTooLarge, FanoutError)
+
+
+def test_a_service_is_written_as_its_name() -> None:
+    assert str(Service("cache.shop", "udp")) == "cache.shop"
+
+
+def test_a_literal_list_takes_the_port_as_a_number_in_any_spelling_and_no_name() -> None:
+    assert parse_literals("10.0.0.7,10.0.0.8:1", "13000") == (Endpoint("10.0.0.7", 13_000), Endpoint("10.0.0.8", 1))
+    with pytest.raises(InvalidService, match="needs a port number, not 'udp'"):
+        parse_literals("10.0.0.7", "udp")
+
+
+class Asked:
+    """A question that keeps what is replied to it."""
+
+    problem = ""
+
+    def __init__(self) -> None:
+        self.replies: list[bytes] = []
+
+    @property
+    def wants_reply(self) -> bool:
+        return not self.replies
+
+    def reply(self, payload: bytes) -> None:
+        self.replies.append(payload)
+
+    def confirm(self) -> None:
+        pytest.fail("nobody confirms here")
+
+    def fail(self, reason: str) -> None:
+        pytest.fail(reason)
+
+    release = confirm
+
+
+def test_a_plain_message_has_no_gap_and_asks_for_no_reply() -> None:
+    message = Message(b"x", Endpoint("10.0.0.7", 1), 0.0)
+    assert (message.gap, message.question, message.wants_reply) == (0, None, False)
+    with pytest.raises(InvalidInput, match="it is no query"):
+        message.reply(b"y")
+
+
+def test_the_reply_to_a_query_goes_to_who_asks() -> None:
+    asked = Asked()
+    message = FramedMessage(b"x", Endpoint("10.0.0.7", 1), 0.0, question=asked)
+    assert message.wants_reply
+    message.reply(b"y")
+    assert asked.replies == [b"y"]
+    assert not message.wants_reply

@@ -77,6 +77,13 @@ def test_a_label_that_came_in_as_bytes_of_no_utf8_is_taken() -> None:
     assert cluster_label(label, "key") == label
 
 
+@pytest.mark.parametrize("label", [None, b"east", 7, "\ud800"])
+def test_a_label_that_is_no_text_is_refused(label: object) -> None:
+    with pytest.raises(InvalidInput, match="cluster must be text") as refused:
+        cluster_label(label, "key")
+    assert str(refused.value).endswith(f"got {label!r}")
+
+
 def test_a_label_needs_a_key() -> None:
     assert cluster_label("", None) == ""
     with pytest.raises(InvalidInput, match="give a key_file as well; got 'east' alone"):

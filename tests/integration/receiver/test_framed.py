@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import struct
 import threading
 import time
 from types import SimpleNamespace
@@ -12,17 +11,15 @@ import pytest
 
 import fanout
 from fanout.model import Message
-from fanout.net import pktinfo
-from fanout.protocol import frame, probe
+from fanout.protocol import frame
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.frame import AnswerStatus, ReplyFragment
 from fanout.receiver import demux
-from fanout.receiver.reply_path import ReplyPath
 from fanout.receiver.sync import Receiver
 from tests.support.asker import asking
 from tests.support.datagrams import gso_sender, send_run
 from tests.support.needs import require_address, unavailable
-from tests.support.serving import SHELLS, Serving, serving_sync, stop
+from tests.support.serving import SHELLS, Serving, stop
 from tests.support.waiting import PATIENCE, until
 
 
@@ -98,43 +95,6 @@ def test_failures_and_replies(serving: Serving, caplog: pytest.LogCaptureFixture
         assert asker.status(10) is AnswerStatus.CONFIRMED, "what a handler returns matters only where a reply is wanted"
         assert (receiver.stats.failed, receiver.stats.replied, receiver.stats.confirmed) == (3, 3, 1)
         assert receiver.stats.handler_errors == 3
-
-
-# Of a host with several addresses.
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("host", [None, "0.0.0.0"])
-def test_answers_leave_from_the_address_that_was_asked(host: str | None, workers: int) -> None:
-    with (
-        serving_sync(lambda message: message.payload, host=host, workers=workers) as receiver,
-        asking(receiver.address, "127.0.0.9") as asker,
-    ):
-        for number, asked in enumerate(["127.0.0.5", "127.0.0.1", "127.255.1.2"]):
-            to = asker.to = fanout.Endpoint(asked, receiver.address.port)
-            asker.ask(3 * number + 1, b"confirmed")
-            asker.query(3 * number + 2, b"query")
-            asker.send(probe.ping(1, number))
-            for _ in range(3):
-                assert asker.socket.recvfrom(2048)[1] == to
-            # A flood of what nobody answers: the kernel is not asked any more where it came to, until somebody asks.
-            asker.send(*[b"plain"] * 200)
-            asker.ask(3 * number + 3, b"after")
-            asker.socket.recv(2048)
-            asker.ask(3 * number + 3, b"after", attempt=1)
-            assert asker.socket.recvfrom(2048)[1] == to
-
-
-def test_what_was_asked_of_an_address_that_cannot_answer_is_answered_from_another() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened, asking(fanout.Endpoint("", 0)) as asker:
-        opened.bind(("0.0.0.0", 0))
-        exits = ReplyPath(opened)
-        address = asker.socket.getsockname()
-        broadcast = struct.pack("=I4s4s", 1, bytes(4), bytes([255] * 4))
-        for control in ([(socket.IPPROTO_IP, 8, broadcast)], [(0, 99, b"?")], [(socket.IPPROTO_IP, 8, b"short")], []):
-            exits.send([b"answer"], address, pktinfo.answer_from(control))
-            datagram, source = asker.socket.recvfrom(100)
-            assert (datagram, source) == (b"answer", ("127.0.0.1", opened.getsockname()[1]))
 
 
 # After the end.
@@ -259,23 +219,3 @@ def test_refused_frames_are_logged_with_their_source_and_not_too_often(
     )
     assert lines[4].endswith("(0 such lines left out before)")
     assert lines[5].endswith("(195 such lines left out before)")
-
-
-def test_all_reasons_are_metrics() -> None:
-    from prometheus_client import CollectorRegistry, generate_latest
-
-    from fanout.metrics import ReceiverCollector
-
-    registry = CollectorRegistry()
-    with Receiver(0, host="127.0.0.1") as receiver, asking(receiver.address) as asker:
-        registry.register(ReceiverCollector(lambda: receiver.stats))
-        asker.send(frame.MAGIC + b"\x09" + bytes(30))
-        asker.ask(1, b"x")
-        messages = iter(receiver)
-        receiver.handler_failed(next(messages), ValueError("x"))
-        text = generate_latest(registry).decode()
-    for reason in ReceiveDrop:
-        count = 1.0 if reason is ReceiveDrop.UNKNOWN_VERSION else 0.0
-        assert f'fanout_receiver_dropped_total{{reason="{reason}"}} {count}' in text
-    assert "fanout_receiver_failed_total 1.0" in text
-    assert f"{asker.sender:016x}" not in text

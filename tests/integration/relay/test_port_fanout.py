@@ -1,15 +1,11 @@
-"""One pod's way out, and many beside each other: in order, each datagram once or counted, whatever the kernel does."""
+"""Many pods beside each other: in order, each datagram once or counted, whatever the kernel does."""
 
 from __future__ import annotations
 
 import errno
-import resource
 import socket
-import subprocess
-import sys
 import threading
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,103 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanout.model import MAX_PAYLOAD, Endpoint
-from fanout.net import bind
 from fanout.protocol.sending.batch import Segments
-from fanout.relay.egress import WAITING_MAX, Egress, SendBudget
+from fanout.relay.egress import Egress, SendBudget
 from fanout.relay.port_fanout import PortFanout
 from fanout.report import DropReason
 from tests.support import kernel
-from tests.support.kernel import Kernel, KernelSocket
-from tests.support.namespace import cabled_hosts
+from tests.support.egress import EVENTS, POD, check, egress_on, on, payloads_of, run_of, runs
+from tests.support.kernel import Kernel
 from tests.support.needs import require_address
 from tests.support.waiting import PATIENCE, until
-
-POD = Endpoint("10.0.0.7", 12000)
-EVENTS = [kernel.OK, kernel.FULL, kernel.ICMP, kernel.ONCE, kernel.ONCE_AND_ICMP]
-
-
-class _Socket(KernelSocket):
-    """A connected socket that cuts what it is given, as UDP_SEGMENT has it: by the option, or by a control message."""
-
-    peer: Endpoint
-    cut = 0
-
-    def connect(self, endpoint: Endpoint) -> None:
-        if number := self.kernel.bad.get(endpoint):
-            raise OSError(number, "no way")
-        self.peer = endpoint
-
-    def getsockname(self) -> tuple[str, int]:
-        return ("10.0.0.1", 41_000)
-
-    def setsockopt(self, *option: int) -> None:
-        if option[:2] == (socket.IPPROTO_UDP, 103):
-            self.cut = option[2]
-
-    def send(self, data: bytes | memoryview) -> int:
-        return self._send(bytes(data), self.cut)
-
-    def sendmsg(self, buffers: Any, ancillary: Any, *_: Any) -> int:
-        ((_, kind, size),) = ancillary
-        assert kind == 103
-        return self._send(b"".join(buffers), int.from_bytes(size, "little"))
-
-    def _send(self, data: bytes, size: int) -> int:
-        if size > self.kernel.gso_limit:  # a single datagram is refused as well (net/ipv4/udp.c, udp_send_skb)
-            raise OSError(self.kernel.no_gso, "no GSO")
-        if not size or len(data) <= size:
-            self.kernel.end(self.peer, [data], self.kernel.begin())
-            return len(data)
-        segments = [data[at : at + size] for at in range(0, len(data), size)]
-        assert len(segments) <= 64
-        self.kernel.end(self.peer, segments, self.kernel.begin())
-        return len(data)
-
-
-def on(scripted: Kernel) -> Callable[[int, int], Any]:
-    def make(family: int, kind: int) -> Any:
-        assert (family, kind) == (socket.AF_INET, socket.SOCK_DGRAM)
-        return _Socket(scripted, family)
-
-    return make
-
-
-def egress_on(scripted: Kernel, budget: SendBudget | None = None) -> Egress:
-    return Egress(POD, budget or SendBudget(), make_socket=on(scripted))
-
-
-def run_of(size: int, datagrams: int, last: int, mark: int) -> Segments:
-    return Segments(memoryview(bytes([mark % 256]) * (size * (datagrams - 1) + last)), size, datagrams)
-
-
-def payloads_of(run: Segments) -> list[bytes]:
-    data = bytes(run.data)
-    return [data[at : at + run.size] for at in range(0, len(data), run.size)] if run.datagrams > 1 else [data]
-
-
-@st.composite
-def runs(draw: st.DrawFn) -> list[Segments]:
-    made = []
-    for mark in range(draw(st.integers(1, 6))):
-        size = draw(st.sampled_from([1, 100, 1400, 1500]))
-        datagrams = draw(st.integers(1, 5))
-        last = draw(st.integers(1, size)) if datagrams > 1 else size
-        made.append(run_of(size, datagrams, last, mark))
-    return made
-
-
-def check(
-    given: list[bytes], scripted: Kernel, egress: Egress, events: set[int], fast: tuple[int, int] = (0, 0)
-) -> None:
-    """What the kernel took is what was counted, in order; without one-time refusals it is everything."""
-    taken = [payload for endpoint, payload in scripted.taken if endpoint == egress.endpoint]
-    assert egress.sent + fast[0] == len(taken)
-    assert egress.sent + fast[0] + sum(egress.dropped.values()) == len(given)
-    assert egress.bytes + fast[1] == sum(map(len, taken))
-    rest = iter(given)
-    assert all(payload in rest for payload in taken), "in order, and none twice"
-    if not {kernel.ONCE, kernel.ONCE_AND_ICMP}.intersection(events):
-        assert taken == given
 
 
 @given(
@@ -174,42 +82,6 @@ def test_pods_beside_each_other_have_what_each_would_have_alone(
         assert egress.sent == len(by_pod[egress.endpoint].taken)
 
 
-def test_a_run_that_a_device_cannot_cut_leaves_one_by_one_from_then_on() -> None:
-    scripted = Kernel(gso_limit=1000)
-    egress = egress_on(scripted)
-    for _ in range(3):
-        egress.send([run_of(1400, 4, 1400, 1)])
-        egress.send([run_of(900, 4, 900, 2)])
-    assert egress.sent == 24
-    assert scripted.calls == 3 * 4 + 3, "the smaller ones leave as runs all the same"
-
-
-def test_what_a_pod_does_not_take_waits_and_beyond_that_is_counted() -> None:
-    scripted = Kernel(script=deque([kernel.FULL]))
-    egress = egress_on(scripted)
-    size = 65_000
-    egress.send([run_of(size, 1, size, number) for number in range(20)])
-    kept = WAITING_MAX // size
-    assert egress.is_blocked
-    assert (egress.sent, egress.dropped) == (0, {DropReason.NO_BUFFER: 20 - kept})
-    egress.flush()
-    assert not egress.is_blocked
-    assert [payload[0] for _, payload in scripted.taken] == list(range(kept))
-
-
-def test_all_pods_together_may_not_hold_more_than_there_is_room() -> None:
-    budget = SendBudget(1000)
-    egresses = [egress_on(Kernel(script=deque([kernel.FULL])), budget) for _ in range(3)]
-    for egress in egresses:
-        egress.send([run_of(400, 1, 400, 1)])
-    assert [egress.is_blocked for egress in egresses] == [True, True, False]
-    assert egresses[2].dropped == {DropReason.NO_BUFFER: 1}
-    for egress in egresses:
-        egress.close()
-    assert budget.left == 1000
-    assert [egress.dropped for egress in egresses] == [{DropReason.NO_BUFFER: 1}] * 3
-
-
 def test_a_pod_without_a_way_costs_its_own_copies_alone_until_there_is_one() -> None:
     scripted = Kernel(bad={POD: errno.ENETUNREACH})
     other = Endpoint("10.0.0.8", 12000)
@@ -229,20 +101,6 @@ def test_a_pod_without_a_way_costs_its_own_copies_alone_until_there_is_one() -> 
     assert [egress.sent for egress in port_fanout] == [1, 6]
 
 
-def test_some_open_files_are_left_to_others() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with socket.socket() as last:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno() + 65, hard))
-        try:
-            egresses = [Egress(Endpoint("127.0.0.1", 9), SendBudget()) for _ in range(3)]
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert [egress.broken for egress in egresses] == [errno.EMFILE] * 3
-    egresses[0].renew()
-    assert not egresses[0].broken
-    egresses[0].close()
-
-
 def test_pods_beyond_what_a_relay_opens_are_left_out() -> None:
     budget = SendBudget(sockets=2)
     port_fanout = PortFanout(budget, make_egress=lambda pod, budget: Egress(pod, budget, make_socket=on(Kernel())))
@@ -254,50 +112,6 @@ def test_pods_beyond_what_a_relay_opens_are_left_out() -> None:
     assert not port_fanout.is_broken
     port_fanout.close()
     assert budget.sockets == 2
-
-
-def test_what_pods_answer_takes_no_memory() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as pod:
-        pod.bind(("127.0.0.1", 0))
-        egress = Egress(Endpoint(*pod.getsockname()), SendBudget())
-        egress.send([Segments(b"x", 1, 1)])
-        _, source = pod.recvfrom(10)
-        for _ in range(10):
-            pod.sendto(bytes(1000), source)
-        opened = egress._socket
-        assert opened is not None
-        assert bind.held(opened) == 0
-        egress.close()
-
-
-WITHOUT_NEIGHBOUR = """
-import select
-from fanout.protocol.sending.batch import Segments
-from fanout.model import Endpoint
-from fanout.relay import egress
-egress.SEND_BUFFER = 0
-pod = egress.Egress(Endpoint("10.9.0.77", 12000), egress.SendBudget())
-for number in range(100):
-    pod.send([Segments(bytes(1000), 1000, 1)])
-assert pod.is_blocked
-assert 0 < pod.sent < 100 and not pod.dropped
-while pod.is_blocked:
-    select.select([], [pod.fileno()], [])
-    pod.flush()
-assert pod.sent + sum(pod.dropped.values()) == 100
-assert pod.refused
-"""
-
-
-def test_a_real_socket_is_full_while_nobody_answers_for_the_address() -> None:
-    with cabled_hosts("10.9.0.1", "10.9.0.2") as (here, _):
-        # Give up at once on whom nobody knows: each round takes a second otherwise.
-        for name in ("mcast_solicit", "retrans_time_ms"):
-            here.run("sysctl", "-qw", f"net.ipv4.neigh.eth0.{name}={20 if 'time' in name else 1}")
-        done = subprocess.run(
-            [*here.command, sys.executable, "-c", WITHOUT_NEIGHBOUR], capture_output=True, text=True, check=False
-        )
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_who_reads_the_counts_never_sees_them_fall() -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import gc
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,16 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fanout
-from fanout.discovery.core.answer import DnsAnswer
 from fanout.model import Endpoint
 from fanout.net.udp import UdpTransport
-from fanout.report import DropReason, Report
+from fanout.report import DropReason
 from fanout.sender.aio import AsyncSender
 from fanout.sender.sync import Sender
 from fanout.testing import MemoryTransport, ScriptedResolver
 from tests.support.pods import Pod, literals
 from tests.support.shells import A, B, C, LaterResolver, Shell, Stuck, full_socket, send_async, send_sync
-from tests.support.waiting import Turns, give_turns, until, until_async
+from tests.support.waiting import until
 
 
 def test_every_pod_gets_every_message(send: Shell, pods: Callable[..., list[Pod]]) -> None:
@@ -139,18 +137,6 @@ def test_a_socket_that_stays_full_costs_only_the_copies_that_wait_for_it(
     assert len(report.sent) == 2
 
 
-def test_many_tasks_share_a_full_socket(pods: Callable[..., list[Pod]]) -> None:
-    (pod,) = pods(1)
-
-    async def run() -> list[Report]:
-        async with AsyncSender(str(pod.endpoint)) as sender:
-            return await asyncio.gather(*(sender.send(b"%d" % number) for number in range(200)))
-
-    reports = asyncio.run(run())
-    assert all(report.complete for report in reports)
-    assert sorted(int(payload) for payload in pod.waiting(200)) == list(range(200))
-
-
 def test_many_threads_share_a_sender(pods: Callable[..., list[Pod]], refusing_port: int) -> None:
     (pod,) = pods(1)
     refused: list[int] = []
@@ -204,72 +190,12 @@ def test_a_close_while_others_send_ends_them_with_closed_and_opens_nothing(pods:
         assert set(pod.waiting()) <= {b"x"}
 
 
-def test_a_stream_leaves_the_event_loop_its_turn(pods: Callable[..., list[Pod]]) -> None:
-    (pod,) = pods(1)
-
-    async def run() -> int:
-        async with AsyncSender(str(pod.endpoint)) as sender:
-            await sender.resolve()
-            async with Turns() as turns:
-                await sender.send_many(b"x" for _ in range(5000))
-                return turns.count
-
-    assert asyncio.run(run()) >= 5000 // 256
-
-
-def test_one_message_to_many_pods_leaves_the_event_loop_its_turn() -> None:
-    transport = MemoryTransport()
-    service = ",".join(f"10.0.{number // 250}.{number % 250 + 1}" for number in range(1000))
-
-    async def run() -> int:
-        async with AsyncSender(service, transport=transport) as sender:
-            await sender.resolve()
-            async with Turns() as turns:
-                assert (await sender.send(b"x")).complete
-                return turns.count
-
-    assert asyncio.run(run()) >= 1000 // 128
-    assert len(set(transport.attempted)) == len(transport.attempted) == 1000
-
-
-@pytest.mark.parametrize("pods", [1, 128, 300])
-def test_one_task_that_sends_and_sends_leaves_the_event_loop_its_turn(pods: int) -> None:
-    service = ",".join(f"10.0.{number // 250}.{number % 250 + 1}" for number in range(pods)) + ","
-
-    async def run() -> int:
-        async with AsyncSender(service, transport=MemoryTransport()) as sender:
-            await sender.resolve()
-            async with Turns() as turns:
-                for _ in range(200):
-                    await sender.send(b"x")
-                return turns.count
-
-    assert asyncio.run(run()) >= 200 * pods // 128
-
-
 def test_a_sender_that_is_forgotten_stops_to_resolve() -> None:
     resolver = ScriptedResolver("10.0.0.1")
     sender = Sender("headless-udp", resolver=resolver, transport=MemoryTransport())
     sender.send(b"x")
     del sender
     gc.collect()  # the fixture sees that the thread ends
-
-
-def test_async_iterables(pods: Callable[..., list[Pod]]) -> None:
-    (pod,) = pods(1)
-
-    async def payloads() -> AsyncIterator[bytes]:
-        for number in range(3):
-            await give_turns()
-            yield b"%d" % number
-
-    async def run() -> Report:
-        async with AsyncSender(str(pod.endpoint)) as sender:
-            assert await sender.resolve() == (pod.endpoint,)
-            return await sender.send_many(payloads())
-
-    assert asyncio.run(run()).messages == 3
-    assert pod.waiting(3) == [b"0", b"1", b"2"]
 
 
 def test_a_list_in_a_service_needs_no_dns(send: Shell) -> None:
@@ -303,40 +229,6 @@ def test_a_sender_that_never_sent_closes_as_well() -> None:
     assert "closed" in repr(sender)
     with pytest.raises(fanout.Closed):
         sender.send(b"x")
-
-
-def test_a_closed_async_sender() -> None:
-    async def run() -> None:
-        sender = AsyncSender("10.0.0.1", transport=MemoryTransport())
-        await sender.send(b"x")
-        await sender.close()
-        await sender.close()
-        with pytest.raises(fanout.Closed):
-            await sender.send(b"x")
-
-    asyncio.run(run())
-
-
-def test_cancelling_while_dns_is_silent() -> None:
-    asked, released = threading.Event(), threading.Event()
-
-    class Hanging:
-        def resolve(self) -> DnsAnswer:
-            asked.set()
-            released.wait()
-            return DnsAnswer(())
-
-    async def run() -> None:
-        async with AsyncSender("headless-udp", resolver=Hanging()) as sender:
-            sending = asyncio.create_task(sender.send(b"x"))
-            await until_async(asked.is_set)
-            await give_turns()
-            sending.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await sending
-
-    asyncio.run(run())
-    released.set()
 
 
 @pytest.mark.parametrize(

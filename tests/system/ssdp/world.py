@@ -153,9 +153,7 @@ class Home:
         try:
             return Run(run.process.wait(timeout=PATIENCE), run.out, run.err)
         finally:
-            if run.process.poll() is None:
-                run.process.kill()
-                run.process.wait()
+            run.end_now()
 
     def end_all(self) -> None:
         """End what runs anywhere."""
@@ -178,10 +176,8 @@ class SsdpRelay(Relay):
         self.wait_for("ssdp_listening")
 
     def end(self) -> None:
-        """End it at once, where it has not ended."""
-        if self.run.process.poll() is None:
-            self.run.process.kill()
-            self.run.process.wait()
+        """End it, where it has not ended."""
+        self.run.end_now()
 
     def wait_for(self, event: str, count: int = 1) -> list[dict[str, Any]]:
         """Return the events of that name, once there are so many."""

@@ -4,35 +4,14 @@ from __future__ import annotations
 
 import json
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fanout.cli.bench_output import quiet_for, troubles
-from fanout.cli.bench_plot import draw
-from fanout.measure.result import BenchResult, PodResult, PodStatus, is_plausible
+from fanout.measure.result import BenchResult, PodResult, PodStatus
 from fanout.model import Endpoint
 from fanout.protocol.probe import Observed
-from tests.support.svg import assert_is_picture
-
-
-def measured(number: int, lost: int = 0) -> PodResult:
-    got = 1000 - lost
-    return PodResult(
-        Endpoint(f"10.128.{number // 250}.{number % 250 + 1}", 12000),
-        1000,
-        200,
-        observed=Observed(got, got, 1000, bytes=got * 200, nanoseconds=10**9, version="0.1.0"),
-        round_trips=tuple(0.001 * (1 + number % 7) * (1 + step / 50) for step in range(50)),
-        pings=50,
-    )
-
-
-@pytest.mark.parametrize("count", [1, 2, 12, 13, 200])
-def test_a_plot_of_any_number_of_pods(count: int) -> None:
-    pods = [measured(number, lost=number % 3) for number in range(count)]
-    pods[-1] = PodResult(Endpoint("10.9.9.9", 12000), 1000, 200)
-    assert_is_picture(draw(BenchResult(tuple(pods), 1000, 200, 1.0), "a<b>&'c\"").decode())
+from tests.support.measured import measured
 
 
 def test_what_is_said_of_many_pods_stays_short() -> None:
@@ -50,15 +29,6 @@ def test_where_loss_happened_is_said_as_far_as_it_is_known() -> None:
     assert "100 of 1,000 messages: 10 did not leave this host (ENOBUFS); its receive buffer was full" in said
     assert "90 drops there" in said
     assert "on the way" not in said
-
-
-@given(st.lists(st.floats(0, 10), min_size=1, max_size=300), st.floats(0.01, 1))
-def test_percentiles_are_by_nearest_rank(seconds: list[float], fraction: float) -> None:
-    pod = PodResult(Endpoint("10.0.0.1", 1), 1, 200, round_trips=tuple(sorted(seconds)))
-    value = pod.round_trip(fraction)
-    assert value in seconds
-    assert sum(each <= value for each in seconds) >= fraction * len(seconds) - 1e-9
-    assert sum(each < value for each in seconds) < fraction * len(seconds) + 1e-9
 
 
 @given(st.tuples(*[st.integers(0, 2**64 - 1) | st.integers(0, 5)] * 10), st.integers(0, 5))
@@ -90,15 +60,6 @@ def test_a_pod_that_answered_and_then_did_not_is_named_with_the_moment() -> None
     never = PodResult(Endpoint("10.0.0.1", 12000), 10, 200)
     (sentence,) = troubles(BenchResult((never,), 10, 200, 5.0))
     assert "NetworkPolicy" in sentence
-
-
-def test_the_rate_is_that_between_the_first_and_the_last() -> None:
-    assert measured(0).rate == 999.0
-    assert PodResult(Endpoint("10.0.0.1", 12000), 10, 200).rate is None
-
-
-def test_a_report_of_one_batch_is_plausible() -> None:
-    assert is_plausible(Observed(received=50, unique=50, expected=50, bytes=10_000), 50, 200)
 
 
 def test_pings_without_an_answer_are_named() -> None:

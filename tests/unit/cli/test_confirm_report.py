@@ -4,38 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 
 import pytest
 
 from fanout.cli.confirm_progress import ConfirmProgress, MessageInProgress
 from fanout.cli.confirm_report import ConfirmTally, PodTally, lines, pod_line
-from fanout.cli.options import DATAGRAM_LEAST, DATAGRAM_MOST
 from fanout.cli.target import TargetOptions, find_target
 from fanout.model import Endpoint
 from fanout.protocol.sending.receipt import Confirmation, Receipt, ReceiptStatus
-from fanout.sender.encoder import check_max_datagram
 
 HERE = Endpoint("10.0.0.7", 12000)
-
-
-def receipts(count: int, status: ReceiptStatus) -> Iterator[Receipt]:
-    for number in range(count):
-        yield Receipt(Endpoint(f"10.0.{status is ReceiptStatus.SILENT:d}.{number}", 12000), status, 0.001, 1)
-
-
-@pytest.mark.parametrize(("confirmed", "silent", "height", "rows"), [(3, 2, 40, 6), (90, 4, 40, 5), (9, 90, 12, 11)])
-def test_the_display_is_bounded_by_the_terminal(confirmed: int, silent: int, height: int, rows: int) -> None:
-    watch = MessageInProgress()
-    watch.begin()
-    for receipt in (*receipts(confirmed, ReceiptStatus.CONFIRMED), *receipts(silent, ReceiptStatus.SILENT)):
-        watch.note(receipt)
-    target = find_target(TargetOptions("10.0.0.1"))
-    shown = ConfirmProgress(watch, target, 2.0, 1).picture(60, height).plain.splitlines()
-    assert len(shown) == rows <= height
-    assert shown[0].startswith(f"{confirmed} of {confirmed + silent} endpoints confirmed")
-    assert max(map(len, shown)) <= 60
-    assert sum("waiting" in line for line in shown) == min(silent, height - 3)
 
 
 def test_pods_that_join_leave_and_fail_over_a_stream() -> None:
@@ -87,11 +65,3 @@ def test_no_time_is_told_of_what_was_cut() -> None:
     assert ConfirmProgress(watch, target, 2.0, 1).picture(60, 40).plain.endswith(f"  {HERE}  confirmed, 2 tries")
     tally.add(Confirmation([receipt], 1, 0.9, 1.0, False))
     assert lines(tally) == [f"confirmed 2 messages by {HERE}"]
-
-
-def test_the_bounds_of_datagrams_are_those_of_the_wire_format() -> None:
-    assert check_max_datagram(DATAGRAM_LEAST) == 256
-    assert check_max_datagram(DATAGRAM_MOST) == 65_435
-    for wrong in (DATAGRAM_LEAST - 1, DATAGRAM_MOST + 1):
-        with pytest.raises(ValueError, match="max_datagram"):
-            check_max_datagram(wrong)

@@ -173,6 +173,14 @@ def test_what_is_not_known_is_refused_by_name(change: tuple[int, int], reason: R
     assert refusal.value.reason is reason
 
 
+def test_a_reply_with_flags_is_refused_by_name() -> None:
+    data = bytearray(frame.reply(Cut.of(b"pong", 1200), _RECEIVER, 11, _SENDER, 0, 2))
+    data[frame.HEADER.size + 8] = 4  # behind whom it answers
+    with pytest.raises(InvalidFrame, match="a reply with flags 0x04") as refusal:
+        frame.decode(bytes(data))
+    assert refusal.value.reason is ReceiveDrop.UNKNOWN_FLAGS
+
+
 @given(st.lists(st.booleans(), max_size=50))
 def test_a_bitmap_is_read_as_it_was_written(present: list[bool]) -> None:
     read = frame.bits(frame.bitmap(present))

@@ -1,4 +1,4 @@
-"""The live table: rates from two snapshots, and what a terminal shows."""
+"""The live table on a terminal, above which the log scrolls, and where there is none."""
 
 from __future__ import annotations
 
@@ -11,31 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 from rich.live import Live as RichLive
 
 from fanout.daemon.common.live import LiveTables, is_wanted
 from fanout.daemon.common.logs import LogStream
-from fanout.daemon.core import receiver_table, relay_table
-from fanout.daemon.core.text_table import (
-    Alarm,
-    TextTable,
-    Window,
-    bits_per_second,
-    chosen,
-    drops,
-    more,
-    per_second,
-    size,
-)
-from fanout.protocol.drop_reasons import ReceiveDrop
-from fanout.protocol.receiving.dedup import SenderCounts
-from fanout.receiver.engine import ReceiverStats
-from fanout.relay.core.drop_reasons import RelayDrop
-from fanout.relay.core.stats import IngressStats, PodStats, RelayStats
-from fanout.report import DropReason
+from fanout.daemon.core.text_table import TextTable
 from fanout.sender.sync import Sender
 from tests.support.cli import strict_json
 from tests.support.datagrams import send_to
@@ -47,126 +28,6 @@ from tests.support.waiting import PATIENCE
 _BUFFER = ("--receive-buffer", "100000")
 RECEIVE = ("receive", "--host", "127.0.0.1", "--port", "0", "--admin-port", "0", "--drain", "0", *_BUFFER)
 URL = "mcast://224.0.67.67:5001@eth1"
-
-
-def test_a_window_holds_against_what_was_a_second_ago() -> None:
-    window: Window[int] = Window()
-    assert window.add(10.0, 0) == (0, 0.0)
-    for tenths in range(1, 50):
-        before, seconds = window.add(10.0 + tenths / 10, tenths)
-        assert before == tenths - round(seconds * 10)
-        assert seconds == pytest.approx(min(tenths / 10, 1.0), abs=0.101)
-    before, seconds = window.add(100.0, 7)
-    assert (before, round(seconds, 1)) == (49, 85.1), "after a pause, over all of it"
-
-
-@given(st.lists(st.floats(0, 3), min_size=1, max_size=50))
-def test_a_window_finds_the_youngest_of_those_a_second_old(steps: list[float]) -> None:
-    window: Window[float] = Window()
-    times: list[float] = []
-    now = 0.0
-    for step in steps:
-        now += step
-        times.append(now)
-        expected = max((then for then in times if now - then >= 1.0), default=times[0])
-        assert window.add(now, now) == (expected, now - expected)
-
-
-def test_rates() -> None:
-    assert per_second(5, 5, 0.0) == bits_per_second(0, 9, 0.0) == "-"
-    assert [per_second(0, count, 2.0) for count in (0, 1, 30, 2_400_000)] == ["0", "0.5", "15", "1,200,000"]
-    assert per_second(100, 40, 2.0) == "20", "it began again"
-    assert [bits_per_second(0, count, 1.0) for count in (0, 3, 1_000, 12_500_000, 125_000_000, 2 * 10**11)] == [
-        "0 bit/s", "24 bit/s", "8.0 kbit/s", "100 Mbit/s", "1.0 Gbit/s", "1.6 Tbit/s",
-    ]  # fmt: skip
-    assert [size(count) for count in (0, 999, 1000, 99_949, 99_950, 1_000_000, 10**16)] == [
-        "0 B", "999 B", "1.0 kB", "99.9 kB", "100 kB", "1.0 MB", "10,000.0 TB",
-    ]  # fmt: skip
-    assert drops({RelayDrop.OWN: 0}) == drops({}) == "0"
-    assert drops({RelayDrop.OWN: 3, RelayDrop.KERNEL_BUFFER: 1200, RelayDrop.LOOP: 3}) == Alarm(
-        "1,200 kernel_buffer, 3 loop, 3 own"
-    )
-
-
-def test_those_in_trouble_are_shown_where_there_is_no_room_for_all() -> None:
-    assert chosen([0, 1, 0, 2], 4, bool) == [0, 1, 0, 2]
-    assert chosen([0, 1, 0, 2], 3, bool) == [1, 2, 0]
-    assert chosen([0, 1, 0, 2], -1, bool) == []
-    assert [more(count, "pod", "pods") for count in (0, 1, 2000)] == ["", "and 1 more pod", "and 2,000 more pods"]
-
-
-def test_a_narrow_table_has_fewer_columns() -> None:
-    whole = TextTable(("NAME", "OF"), ("RATE", "DROPPED"), [("a" * 10, "b", "1", "0")], dispensable=("RATE", "OF"))
-    assert whole.within(29) == whole
-    assert whole.within(28) == whole._replace(numbers=("DROPPED",), rows=[("a" * 10, "b", "0")])
-    assert whole.within(1) == whole._replace(texts=("NAME",), numbers=("DROPPED",), rows=[("a" * 10, "0")])
-
-
-def relayed(datagrams: int, pods: int, sent: int, **changes: int) -> RelayStats:
-    return RelayStats(
-        [
-            IngressStats(URL, "headless-udp", None, datagrams, 200 * datagrams, datagrams, {RelayDrop.OWN: 0}),
-            IngressStats("udp://:5004", "cameras", "interface eth2 is not there", dropped={RelayDrop.LOOP: 4}),
-        ],
-        [PodStats(f"10.0.0.{number}", "headless-udp", sent, 200 * sent) for number in range(1, pods + 1)],
-    )
-
-
-def test_the_relays_table_says_what_came_and_what_went_to_each_pod() -> None:
-    before, after = relayed(1000, 2, 1000), relayed(3000, 3, 2500)
-    after.pods[1].dropped[DropReason.NO_BUFFER] = 7
-    after.pods[2].refused = 12
-    ingresses, pods = relay_table.tables(before, after, 2.0, 20)
-    assert ingresses.texts + ingresses.numbers == (
-        "INGRESS", "TO", "STATE", "DATAGRAMS/S", "RATE", "BYTES", "DROPPED",
-    )  # fmt: skip
-    assert ingresses.rows == [
-        (URL, "headless-udp", "listening", "1,000", "1.6 Mbit/s", "600 kB", "0"),
-        ("udp://:5004", "cameras", "waiting", "0", "0 bit/s", "0 B", "4 loop"),
-    ]
-    assert isinstance(ingresses.rows[1][2], Alarm)
-    assert pods.texts + pods.numbers == ("POD", "OF", "COPIES/S", "RATE", "BYTES", "REFUSED", "DROPPED")
-    assert pods.rows == [
-        ("10.0.0.1", "headless-udp", "750", "1.2 Mbit/s", "500 kB", "0", "0"),
-        ("10.0.0.2", "headless-udp", "750", "1.2 Mbit/s", "500 kB", "0", "7 no_buffer"),
-        ("10.0.0.3", "headless-udp", "1,250", "2.0 Mbit/s", "500 kB", "12", "0"),
-    ]
-    assert (ingresses.more, pods.more) == ("interface eth2 is not there", "")
-
-
-def test_the_relays_table_has_as_many_rows_as_there_is_room_for() -> None:
-    after = relayed(0, 4000, 0)
-    after.pods[3999].refused = 1
-    for room in (2, 3, 10, 30):
-        ingresses, pods = relay_table.tables(after, after, 0.0, room)
-        assert len(ingresses.rows) + len(pods.rows) == room
-        assert pods.rows[0][0] == "10.0.0.4000"
-        assert pods.more == f"and {4000 - len(pods.rows):,} more pods"
-    many = RelayStats([IngressStats(f"udp://:{port}", "x") for port in range(1, 101)], [PodStats("10.0.0.1", "x")])
-    ingresses, pods = relay_table.tables(many, many, 0.0, 20)
-    assert (len(ingresses.rows), ingresses.more, len(pods.rows)) == (19, "and 81 more ingresses", 1)
-
-
-def test_a_long_list_of_endpoints_takes_no_more_room_than_a_name() -> None:
-    service = ",".join(f"10.0.0.{number}" for number in range(200))
-    one = RelayStats([IngressStats(URL, service)], [PodStats("10.0.0.1", service)])
-    for table in relay_table.tables(one, one, 0.0, 20):
-        assert "10.0.0.0,10.0.0.1,10.0.0.2,10.0.0.3,10.…" in table.rows[0]
-
-
-def test_the_receivers_table_says_what_came_of_whom() -> None:
-    before = ReceiverStats(datagrams=100, bytes=1000)
-    after = ReceiverStats(datagrams=300, bytes=26_000, queue_depth=9, kernel_drops=5, refused={ReceiveDrop.UNSEALED: 6})
-    (port,) = receiver_table.tables("[::]:12000", before, after, 1.0, [], 20)
-    assert port.rows == [("[::]:12000", "200", "200 kbit/s", "300", "26.0 kB", "9", "6 unsealed, 5 kernel_buffer")]
-    senders = [SenderCounts(f"{number:016x}", number % 2 == 0, 100 + number, 0, 0, 0) for number in range(20)]
-    senders[7] = SenderCounts(f"{7:016x}", True, 1, 5, 5, 0)
-    senders[9] = SenderCounts(f"{9:016x}", True, 1, 5, 2, 4)
-    _, of = receiver_table.tables("[::]:12000", before, after, 1.0, senders, 20)
-    assert of.texts + of.numbers == ("SENDER", "SEALED", "MESSAGES", "SKIPPED", "REORDERED", "DUPLICATES")
-    assert of.rows[0] == (f"{9:016x}", "yes", "1", "5", "2", "4")
-    assert [row[2] for row in of.rows[1:]] == [f"{100 + number}" for number in range(19, 10, -1)]
-    assert of.more == "and 10 more senders"
 
 
 def port_in(screen: Terminal) -> int:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from fanout.daemon.receiver.builtin_queries import BuiltinQueries
 from fanout.daemon.receiver.handlers import CommandHandler, FunctionHandler, make_handler
 from fanout.errors import FanoutError, InvalidInput
-from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.frame import AnswerStatus
 from fanout.protocol.sending.receipt import ReceiptStatus
-from fanout.receiver.engine import ReceiverStats
 from fanout.sender.sync import Sender
 from tests.support.admin import get
 from tests.support.cli import receiving
@@ -162,18 +156,6 @@ def test_messages_are_confirmed_that_the_log_leaves_out(tmp_path: Path, key_file
     assert len(receiver.events("message_received")) == 1
     assert sum(event["count"] for event in receiver.events("messages_suppressed")) == 19
     assert receiver.events("receiver_stopped")[0]["confirmed"] == 20
-
-
-def test_info_fits_into_what_an_unsealed_question_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("POD_NAME", "POD_NAMESPACE", "NODE_NAME"):
-        monkeypatch.setenv(variable, "x" * 63)
-    monkeypatch.setenv("POD_IP", "fd00:1111:2222:3333:4444:5555:6666:7777")
-    numbers: dict[str, Any] = {one.name: 10**8 for one in fields(ReceiverStats) if one.name != "refused"}
-    many = ReceiverStats(**numbers, refused=dict.fromkeys(ReceiveDrop, 10**5))
-    info = BuiltinQueries().answer(b"info", many)
-    assert info is not None
-    assert len(info) <= 1192
-    assert json.loads(info)["counters"]["refused"]["unsealed"] == 10**5
 
 
 @pytest.mark.usefixtures("handlers")

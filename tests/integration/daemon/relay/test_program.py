@@ -10,12 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
 
-from fanout.metrics import RelayCollector
-from fanout.relay.core.drop_reasons import RelayDrop
-from fanout.relay.core.stats import IngressStats, PodStats, RelayStats
-from fanout.report import DropReason
 from tests.support.admin import get
 from tests.support.cli import Running, invoke, strict_json
 from tests.support.console import Console, console
@@ -254,45 +249,3 @@ def test_what_it_cannot_have_is_one_sentence(pod: socket.socket, inside: Console
     for path in ("/nonexistent/log", "/dev/full"):
         log = ("--admin-port", "0", "--log-file", path)
         assert path in inside.fanout("relay", "-s", name(pod), *listen, *log).assert_one_sentence(1)
-
-
-def test_metrics_have_all_reasons_and_no_address_of_a_pod() -> None:
-    stats = RelayStats(
-        [
-            IngressStats("mcast://224.0.67.67:5001@eth1", "headless-udp", None, 7, 700, 5, {RelayDrop.OVER_LIMIT: 2}),
-            IngressStats("udp://:5004", "cameras", "interface eth2 is not there"),
-        ],
-        [PodStats(f"10.128.0.{number}", "headless-udp", 5) for number in range(3)],
-        sent=15,
-        refused=1,
-        dropped={DropReason.NO_BUFFER: 4},
-        answer_age=2.5,
-        resolver_failures=6,
-    )
-    registry = CollectorRegistry()
-    registry.register(RelayCollector(lambda: stats))
-    text = generate_latest(registry).decode()
-    first = 'ingress="mcast://224.0.67.67:5001@eth1"'
-    for line in (
-        f'fanout_relay_datagrams_total{{{first},service="headless-udp"}} 7.0',
-        f'fanout_relay_bytes_total{{{first},service="headless-udp"}} 700.0',
-        f'fanout_relay_forwarded_total{{{first},service="headless-udp"}} 5.0',
-        f'fanout_relay_dropped_total{{{first},reason="over_limit",service="headless-udp"}} 2.0',
-        f'fanout_relay_waiting{{{first},service="headless-udp"}} 0.0',
-        'fanout_relay_waiting{ingress="udp://:5004",service="cameras"} 1.0',
-        "fanout_relay_copies_sent_total 15.0",
-        "fanout_relay_copies_refused_total 1.0",
-        'fanout_relay_copies_dropped_total{reason="no_buffer"} 4.0',
-        'fanout_relay_endpoints{service="headless-udp"} 3.0',
-        'fanout_relay_endpoints{service="cameras"} 0.0',
-        "fanout_relay_answer_age_seconds 2.5",
-        "fanout_relay_resolver_failures_total 6.0",
-    ):
-        assert f"{line}\n" in text
-    for reason in RelayDrop:
-        assert text.count(f'reason="{reason}",service=') == 2
-    for why in DropReason:
-        assert text.count(f'fanout_relay_copies_dropped_total{{reason="{why}"}}') == 1
-    assert "10.128" not in text
-    stats.answer_age = None
-    assert "answer_age" not in generate_latest(registry).decode()

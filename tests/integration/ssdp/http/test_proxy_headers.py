@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from fanout.ssdp.core import headers
 from fanout.ssdp.core.drop_reasons import HttpFailure
 from tests.support.ssdp_http import POD, RELAY, Asked, Pod, always, hang_up, http, read_reply, relay, run
 
@@ -109,18 +108,3 @@ def test_a_transfer_that_is_coded_as_nobody_asked_for_is_not_passed_as_plain(cod
             assert edge.failed(HttpFailure.POD_BROKE) == 1
 
     run(test())
-
-
-@pytest.mark.parametrize(
-    ("raw", "expected"),
-    [
-        ("/x", None),
-        ("*", None),
-        ("https://10.0.0.1/", None),
-        ("http:/10.0.0.1/", None),
-        ("http://10.0.0.1", ("10.0.0.1", "/")),
-        ("http://10.0.0.1/?http://10.0.0.2/", ("10.0.0.1", "/?http://10.0.0.2/")),
-    ],
-)
-def test_the_parts_of_a_target_in_absolute_form(raw: str, expected: tuple[str, str] | None) -> None:
-    assert headers.absolute(raw) == expected

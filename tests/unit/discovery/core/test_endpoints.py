@@ -1,14 +1,12 @@
-"""The pure part of discovery: which addresses are believed, and which pods are known."""
+"""Which pods are known, after any history of answers and failures."""
 
 from __future__ import annotations
-
-import ipaddress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.discovery.core.answer import DnsAnswer, accept
+from fanout.discovery.core.answer import DnsAnswer
 from fanout.discovery.core.endpoints import CONFIRM_AFTER, RETRY_MAX, TTL_MAX, TTL_MIN, EndpointSet
 from fanout.model import Endpoint
 
@@ -22,58 +20,6 @@ def names(endpoints: tuple[Endpoint, ...]) -> str:
 
 def answer(text: str, dns_ttl: float | None = 5.0) -> DnsAnswer:
     return DnsAnswer(tuple(Endpoint(f"10.0.0.{digit}", 12000) for digit in text), dns_ttl)
-
-
-@pytest.mark.parametrize(
-    ("address", "reason"),
-    [
-        ("127.0.0.1", "loopback"),
-        ("::1", "loopback"),
-        ("::ffff:127.0.0.1", "loopback"),
-        ("0.0.0.0", "unspecified"),
-        ("0.1.2.3", "unspecified"),
-        ("::", "unspecified"),
-        ("169.254.169.254", "link-local"),
-        ("fe80::1", "link-local"),
-        ("224.0.0.1", "multicast"),
-        ("ff02::1", "multicast"),
-        ("::ffff:239.1.2.3", "multicast"),
-        ("255.255.255.255", "broadcast"),
-        ("pod", "not an IP address"),
-    ],
-)
-def test_addresses_that_are_no_pods_are_refused(address: str, reason: str) -> None:
-    endpoints, refused = accept([(address, 12000), ("10.0.0.1", 12000)], allow_loopback=False, limit=10)
-    assert endpoints == (PODS[0],)
-    assert [refusal.reason for refusal in refused] == [reason]
-
-
-def test_loopback_is_believed_where_it_is_allowed() -> None:
-    endpoints, refused = accept([("127.0.0.11", 12000), ("::1", 1), ("224.0.0.1", 1)], allow_loopback=True, limit=10)
-    assert [str(endpoint) for endpoint in endpoints] == ["127.0.0.11:12000", "[::1]:1"]
-    assert len(refused) == 1
-
-
-def test_the_limit_and_ports() -> None:
-    endpoints, refused = accept(
-        [("10.0.0.1", 12000), ("10.0.0.1", 12000), ("10.0.0.2", 0), ("10.0.0.2", 12000), ("10.0.0.3", 12000)],
-        allow_loopback=False,
-        limit=2,
-    )
-    assert endpoints == tuple(PODS[:2])
-    assert [refusal.reason for refusal in refused] == ["port 0", "over the limit of 2 endpoints"]
-
-
-@given(st.lists(st.tuples(st.ip_addresses().map(str) | st.text(), st.integers(0, 65_535))), st.booleans())
-def test_whatever_is_believed_is_a_unicast_address(candidates: list[tuple[str, int]], allow_loopback: bool) -> None:
-    endpoints, refused = accept(candidates, allow_loopback=allow_loopback, limit=4096)
-    for endpoint in endpoints:
-        address = ipaddress.ip_address(endpoint.host)
-        assert not any((address.is_multicast, address.is_unspecified, address.is_link_local))
-        assert allow_loopback or not address.is_loopback
-        assert endpoint.host != "255.255.255.255"
-    assert len(set(endpoints)) == len(endpoints)
-    assert bool(endpoints or refused) == bool(candidates)
 
 
 def test_pods_join_at_once_and_leave_with_the_second_answer_without_them() -> None:

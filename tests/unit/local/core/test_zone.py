@@ -60,6 +60,12 @@ def is_truncated(response: dns.message.Message) -> bool:
     return bool(response.flags & dns.flags.TC)
 
 
+def test_names_and_the_search_list_are_those_of_a_pod_of_its_namespace() -> None:
+    zone = Zone("cache", "shop")
+    assert zone.name == "cache.shop.svc.cluster.local"
+    assert zone.search == ("shop.svc.cluster.local", "svc.cluster.local", "cluster.local")
+
+
 def test_the_service_answers_with_every_ready_pod() -> None:
     response = ask(SERVICE)
     assert records(response) == [f"{SERVICE} 5 A 127.0.0.0", f"{SERVICE} 5 A 127.0.0.1"]

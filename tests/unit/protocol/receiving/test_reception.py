@@ -15,7 +15,18 @@ from fanout.protocol.receiving.dedup import JUMP_MAX, WINDOW
 from fanout.protocol.receiving.reception import Reception
 from fanout.protocol.receiving.run import is_in_a_row
 from tests.support.asker import SENDER, fragments
-from tests.support.reception import ME, handed, mutated, numbered, replied, take, take_run, told
+from tests.support.reception import (
+    ME,
+    confirmed,
+    handed,
+    mutated,
+    numbered,
+    replied,
+    take,
+    take_run,
+    taken_pending,
+    told,
+)
 
 # Numbered streams.
 
@@ -232,3 +243,13 @@ def test_whatever_comes_is_counted_and_never_answered_with_more(runs: list[list[
         for message in handed(taken.runs):
             if message.pending is not None and settle:
                 assert sum(map(len, replied(message.pending, b"reply"))) <= size
+
+
+def test_a_receiver_that_was_renamed_answers_under_its_new_name() -> None:
+    reception = Reception(ME)
+    confirmed(taken_pending(reception, *fragments(1, b"x")))
+    reception.rename(ME + 1, 5)
+    (datagram,) = take(reception, *fragments(1, b"x"))[1]
+    answer = frame.decode(datagram)
+    assert isinstance(answer, frame.Answer)
+    assert (answer.sender, answer.status) == (ME + 1, AnswerStatus.CONFIRMED)

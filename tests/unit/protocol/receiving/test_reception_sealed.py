@@ -193,3 +193,24 @@ def test_strangers_cannot_make_a_receiver_forget_what_was_sealed(monkeypatch: py
     messages, answers = take(reception, *sealed(ask, by))
     assert messages == []
     assert told(opened(answers))[0] is AnswerStatus.CONFIRMED
+
+
+def test_keys_are_no_use_to_a_receiver_that_began_without() -> None:
+    reception = Reception(ME)
+    reception.use(RING)
+    assert reception.takes_plaintext
+    assert take(reception, *sealed(fragments(1, b"x")))[0] == []
+    assert reception.counts == {ReceiveDrop.NO_KEY: 1}
+
+
+def test_a_receiver_that_was_renamed_seals_its_answers_under_its_new_name() -> None:
+    reception = receiver()
+    confirmed(taken_pending(reception, *sealed(fragments(1, b"x"))))
+    reception.rename(ME + 1, 5)
+    (datagram,) = take(reception, *sealed(fragments(1, b"x"), sealer(counter=100)))[1]
+    outer = frame.decode(datagram)
+    assert isinstance(outer, Sealed)
+    assert outer.sender == ME + 1
+    inner = frame.decode(Opener(RING, "east").open(outer, EPOCH))
+    assert isinstance(inner, frame.Answer)
+    assert (inner.sender, inner.status) == (ME + 1, AnswerStatus.CONFIRMED)

@@ -7,8 +7,6 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fanout.model import Endpoint
 from fanout.protocol import frame
@@ -16,7 +14,7 @@ from fanout.protocol.frame import ASK, Answer, AnswerStatus, Cut, Fragment, Pull
 from fanout.protocol.sending import exchange as exchange_module
 from fanout.protocol.sending.exchange import Dispatch, Exchange
 from fanout.protocol.sending.receipt import Confirmation, Receipt, ReceiptStatus
-from fanout.protocol.sending.rtt import FIRST, LEAST, MOST, RttEstimator
+from fanout.protocol.sending.rtt import FIRST, MOST, RttEstimator
 
 A, B, C = (Endpoint(f"10.0.0.{number}", 12000) for number in (1, 2, 3))
 ME, POD, STRANGER = 1, 2, 3
@@ -363,6 +361,54 @@ def test_the_replies_of_all_pods_are_bounded(monkeypatch: pytest.MonkeyPatch) ->
     assert [(receipt.endpoint, "1,000 bytes" in receipt.reason) for receipt in failed] == [(B, True)]
 
 
+def test_where_all_tries_are_used_no_more_of_a_reply_is_pulled() -> None:
+    exchange = begin(b"dump", (A,), is_query=True, retries=1)
+    exchange.due(0.0)
+    exchange.take(_reply(bytes(256 * 50), 0), A, 0.01)
+    for _ in range(2):
+        assert len(_pulled(exchange.due(exchange.next_wakeup))) == 49
+    assert exchange.due(exchange.next_wakeup) == []
+    assert exchange.next_wakeup == exchange.deadline
+    assert exchange.is_over(exchange.deadline)
+    (receipt,) = exchange.receipts()
+    assert (receipt.status, receipt.tries, receipt.reason) == (
+        ReceiptStatus.SILENT, 2, "its reply has not arrived whole",
+    )  # fmt: skip
+
+
+def test_an_error_of_a_stranger_or_of_a_pod_that_has_answered_changes_nothing() -> None:
+    exchange = begin(b"reload", (A,))
+    exchange.due(0.0)
+    exchange.refused(C, errno.ECONNREFUSED, 0.01)
+    assert exchange.take(answer(), A, 0.02)
+    exchange.advance((A,), 0.02)
+    for now in (0.1, 1.2, 2.4):
+        exchange.refused(A, errno.ECONNREFUSED, now)
+        exchange.dropped(A, errno.ENOBUFS, now)
+    assert not exchange.has_news
+    assert statuses(exchange) == {A: ReceiptStatus.CONFIRMED}
+
+
+def test_it_is_counted_and_timed_until_it_is_over() -> None:
+    exchange = begin()
+    exchange.due(0.0)
+    assert (exchange.count(), exchange.elapsed(0.5)) == ((0, 2), 0.5)
+    exchange.take(answer(), A, 0.5)
+    exchange.take(answer(AnswerStatus.FAILED), B, 0.6)
+    assert exchange.is_over(0.6)
+    assert (exchange.count(), exchange.elapsed(9.0)) == ((1, 1), 0.6)
+
+
+def test_the_pods_are_followed_with_each_turn() -> None:
+    exchange = begin(endpoints=(A,))
+    assert asked(exchange.advance((A,), 0.0).due).keys() == {A}
+    both = (A, B)
+    assert asked(exchange.advance(both, 0.0).due).keys() == {B}
+    assert exchange.advance(both, 0.0).due == []
+    (other,) = (receipt for receipt in exchange.receipts() if receipt.endpoint == B)
+    assert other.joined
+
+
 def test_changes_are_told_once() -> None:
     exchange = begin()
 
@@ -378,11 +424,3 @@ def test_changes_are_told_once() -> None:
     exchange.take(answer(), B, 0.01)
     assert exchange.advance((A, B), 0.01, is_watched=False).receipts == []
     assert not exchange.has_news
-
-
-@given(st.lists(st.floats(0, 100), max_size=50), st.integers(0, 1000), st.floats(0, 1))
-def test_patience_is_bounded(measured: list[float], unanswered: int, jitter: float) -> None:
-    round_trip = RttEstimator()
-    for seconds in measured:
-        round_trip.measured(seconds)
-    assert LEAST <= round_trip.patience(unanswered, jitter) <= MOST * 1.25

@@ -143,6 +143,19 @@ def test_the_slower_of_the_two_counts() -> None:
         assert len(run(Pacer(0.0, rate=rate, bandwidth=bandwidth), SMALL, [], calm=0.995).left) == 101
 
 
+def test_who_is_late_by_the_slack_loses_no_pace() -> None:
+    for size in (0, 600, 1200):
+        pacer = Pacer(0.0, rate=1e4, bandwidth=None)
+        while pacer.admit(0.0, size):
+            pass
+        slack = pacer.slack(size)
+        assert slack == pytest.approx(256 / (1 + size / 600) / 1e4)
+        left = 0
+        while pacer.admit(slack, size):
+            left += 1
+        assert left == pytest.approx(slack * 1e4, abs=1)
+
+
 def test_nonsense_is_refused() -> None:
     for figure in (0.0, -1.0, float("nan"), float("inf"), True, "10", 3j):
         with pytest.raises(InvalidInput):

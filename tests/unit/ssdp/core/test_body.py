@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from fanout.ssdp.core.body import MEMBERS_MAX, BodyBuffer, TooLarge, Undecodable
+from fanout.ssdp.core.body import MEMBERS_MAX, BodyBuffer, TooLarge, Undecodable, can_unpack, is_packed
 
 TEXT = b"<a>" + b"x" * 90 + b"</a>"
 PACKED = {
@@ -57,3 +57,26 @@ def test_it_has_few_parts() -> None:
     assert gather("gzip", part * MEMBERS_MAX, 50, most=10_000).whole() == b"x" * MEMBERS_MAX
     with pytest.raises(Undecodable, match=f"more than {MEMBERS_MAX} parts"):
         gather("gzip", part * (MEMBERS_MAX + 1), 50, most=10_000)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "can", "packed"),
+    [
+        ("", True, False),
+        ("identity", True, False),
+        (" GZIP ", True, True),
+        ("x-gzip", True, True),
+        ("deflate", True, True),
+        ("br", False, False),
+        ("gzip, gzip", False, False),
+    ],
+)
+def test_which_encodings_can_be_gathered(encoding: str, can: bool, packed: bool) -> None:
+    assert (can_unpack(encoding), is_packed(encoding)) == (can, packed)
+
+
+def test_its_length_is_that_of_what_was_unpacked() -> None:
+    gathered = BodyBuffer(1000, "gzip")
+    assert len(gathered) == 0
+    gathered.add(gzip.compress(TEXT))
+    assert len(gathered) == len(TEXT)

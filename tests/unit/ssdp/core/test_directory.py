@@ -293,6 +293,27 @@ def test_a_client_is_sent_no_more_than_may_be(monkeypatch: pytest.MonkeyPatch) -
     assert world.dropped == {SsdpDrop.NOT_ASKED: 2}
 
 
+def test_a_pod_is_heard_so_many_times_and_only_of_what_was_searched() -> None:
+    world = World()
+    asked = search(world, "urn:x")
+    answer(world, asked, POD)
+    assert replied(world) == []
+    assert world.dropped == {SsdpDrop.NOT_ASKED: 1}, "it answers another search"
+    asked = search(world)
+    for number in range(directory.ANSWERS_MAX + 2):
+        answer(world, asked, POD, f"uuid:{number}" if number in (0, directory.ANSWERS_MAX) else UDN)
+    assert [udn for udn, _ in replied(world)] == ["uuid:0", UDN]
+    assert world.dropped == {SsdpDrop.NOT_ASKED: 3}, "those that come after"
+
+
+def test_the_description_of_what_is_no_pod_any_more_changes_nothing() -> None:
+    world = World()
+    world.pods({OTHER}, 1)
+    adverts = [Advert(ROOT_DEVICE, f"{UDN}::{ROOT_DEVICE}", f"http://{POD}:8200/d.xml")]
+    world.do(world.directory.description_read(POD, adverts, 1))
+    assert (world.said, world.directory.known) == ([], set())
+
+
 def test_what_is_no_answer_of_a_pod_is_dropped() -> None:
     world = World()
     asked = search(world, "upnp:rootdevice")
