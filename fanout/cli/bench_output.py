@@ -100,7 +100,7 @@ def show(result: BenchResult, target: Target, plan: Plan, *, err: bool = False) 
     for sentence in troubles(result):
         click.secho(sentence, fg="red", err=err)
     if not result.interrupted and 0 < result.rate < _AS_ASKED * plan.rate:
-        click.secho(f"slower than asked: this host did not get further than {result.rate:,.0f}/s", fg="yellow", err=err)
+        click.secho(f"slower than requested: this host reached {result.rate:,.0f}/s", fg="yellow", err=err)
     is_well = len(result.having(PodStatus.MEASURED)) == len(result.pods) and not result.lost
     for line in _summary(result, target):
         click.secho(line, fg="green" if is_well else "yellow", err=err)
@@ -185,7 +185,7 @@ def troubles(result: BenchResult) -> list[str]:
         *_some([pod for pod in result.having(PodStatus.MEASURED) if _is_unanswered(pod)], _how_unanswered),
     ]
     if result.ignored:
-        stranger = "" if result.stranger is None else f", one of them from {result.stranger}, which was not asked"
+        stranger = "" if result.stranger is None else f", one of them from {result.stranger}, which got no probe"
         sentences.append(
             f"{plural(result.ignored, 'datagram')} came that answered nothing{stranger}: "
             "does a pod answer from another address of its own?"

@@ -1,4 +1,4 @@
-"""Listens to ingresses as a relay does, looks at the wire beside it, and gathers what explains a silence."""
+"""Listens to ingresses as a relay does, captures the wire as well, and gathers what explains a silence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fanout.relay.core.ingress import Ingress, IngressKind
 from fanout.relay.ingress_socket import describe, open_port
 
 _LOOK = 0.2
-"""Seconds between two words on how far it is."""
+"""Seconds between two reports of progress."""
 _TURN = 64
 """Datagrams that one socket may give before the others have their turn."""
 _READ_MAX = 65_535
@@ -43,7 +43,7 @@ class _Listened:
         """By descriptor: a socket and its port."""
         self.heard: Heard | None = None
         self.facts: IngressFacts | None = None
-        """What is known for good."""
+        """The facts that are final."""
         self.seen: dict[Match, Seen] | None = None
         self.refused = ""
         self.in_use = False
@@ -79,7 +79,7 @@ def hear(
         listened = [_Listened(ingress) for ingress in ingresses]
         for each in listened:
             stack.callback(each.close)
-        # Not before: what came until now is no riddle.
+        # Only here: what came until now needs no explanation.
         looking = _open_wire(stack)
         if looking:
             for each in listened:
@@ -193,7 +193,7 @@ def parse_packet(packet: bytes, version: int, interface: str, *, broadcast: bool
 
 
 def _missed(looking: dict[int, tuple[socket.socket, int]]) -> int:
-    """Return how many packets the wire had that there was no room for."""
+    """Return how many packets the capture dropped for lack of buffer."""
     return sum(
         _PACKET_STATISTICS.unpack(wire.getsockopt(*_TELL_STATISTICS, _PACKET_STATISTICS.size))[1]
         for wire, _ in looking.values()

@@ -33,7 +33,7 @@ _TURN = 32
 """Datagrams that one socket may give before it is another's turn."""
 
 CarryOut = Callable[[Iterable[Action]], None]
-"""Does what the directory wants done."""
+"""Carries out what the directory decided."""
 
 
 class PodDatagram(NamedTuple):
@@ -74,12 +74,12 @@ class PodAddresses:
 
 
 def receive(opened: socket.socket) -> list[PodDatagram]:
-    """Return what waits, as much as a turn holds."""
+    """Return what waits, up to a turn's worth."""
     is_ipv6 = opened.family == socket.AF_INET6
     datagrams = []
     with contextlib.suppress(OSError):
         for _ in range(_TURN):
-            # One byte more than may be: larger ones are known by that.
+            # One byte more than the limit, to detect larger ones.
             data, control, _, (host, *_) = opened.recvmsg(DATAGRAM_MAX + 1, pktinfo.SPACE)
             datagrams.append(PodDatagram(data, sockaddr.plain(host) if is_ipv6 else host, pktinfo.interface(control)))
     return datagrams

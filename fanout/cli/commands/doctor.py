@@ -38,7 +38,7 @@ _CLEAR = "\r\033[K"
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="Listen for so long at most.",
+    help="Listen at most this long.",
 )
 @output_option
 def doctor(target: TargetOptions | None, listen: tuple[str, ...], wait: float, output: str) -> int:

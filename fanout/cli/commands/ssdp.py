@@ -41,7 +41,7 @@ def ssdp() -> None:
     "--host",
     metavar="ADDRESS",
     envvar="FANOUT_SSDP_HOST",  # FANOUT_HOST is where a receiver listens
-    help="Ask this host alone, by unicast: a relay, for instance.",
+    help="Search this host only, by unicast: a relay, for instance.",
 )
 @option(
     "--timeout",
@@ -49,7 +49,7 @@ def ssdp() -> None:
     default=3.0,
     show_default=True,
     metavar="SECONDS",
-    help="Wait so long for answers.",
+    help="Wait this long for answers.",
 )
 @output_option
 def search(target: str, interface: str | None, host: str | None, timeout: float, output: str) -> int:
@@ -146,7 +146,7 @@ def _cells(device: Found) -> tuple[str, str, str, str]:
 
 
 def _shown(text: str) -> str:
-    """Return a stranger's text as a terminal may get it."""
+    """Return untrusted text as a terminal may get it."""
     return "".join(each if each.isprintable() else "\ufffd" for each in text)
 
 

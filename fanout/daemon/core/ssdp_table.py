@@ -77,6 +77,6 @@ def _device(before: DeviceStats, after: DeviceStats, seconds: float) -> tuple[st
 
 
 def _short(text: str, most: int) -> str:
-    """Return a stranger's text as far as a terminal may have it."""
+    """Return untrusted text, shortened, with `?` for what a terminal must not get."""
     shown = "".join(character if character.isprintable() else "?" for character in text)
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"

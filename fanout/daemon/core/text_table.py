@@ -88,7 +88,7 @@ def drops(counts: Mapping[_Reason, int]) -> str:
 
 
 def chosen(these: Sequence[_T], room: int, is_troubled: Callable[[_T], object]) -> list[_T]:
-    """Return as many as there is room for: where it is too small for all, those with trouble come first."""
+    """Return at most `room` of them, those with trouble first if not all fit."""
     return list(these if len(these) <= room else sorted(these, key=lambda one: not is_troubled(one))[: max(room, 0)])
 
 

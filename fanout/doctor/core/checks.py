@@ -1,4 +1,4 @@
-"""Judges what was found out of this host, of a Service and of the ways to its pods: facts in, sentences out. Pure."""
+"""Judges the facts about this host, a Service and the paths to its pods: facts in, sentences out. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fanout.model import Service
 from fanout.net import errno_text
 
 _EXAMPLES = 3
-"""Pods that a sentence names; the details name all."""
+"""The most pods that a sentence names; the details name all."""
 _SAFE_PAYLOAD = 1200
 """Bytes that nearly every network carries in one piece."""
 
@@ -55,7 +55,7 @@ def _gso(has_gso: bool) -> Check:
 
 
 def dropped(before: int | None, after: int | None) -> list[Check]:
-    """Judge what full receive buffers have cost, by the count (RcvbufErrors) at the beginning and now."""
+    """Judge the datagrams lost to full receive buffers, by the count (RcvbufErrors) at the beginning and now."""
     if before is None or after is None:
         return []
     so_far = f"{after:,} since this network namespace was made"
@@ -72,7 +72,7 @@ def dropped(before: int | None, after: int | None) -> list[Check]:
             details,
         )
     else:
-        said = "no datagram was dropped for want of receive buffer meanwhile" + (f" ({so_far})" if after else "")
+        said = "no datagram was dropped for lack of receive buffer meanwhile" + (f" ({so_far})" if after else "")
         check = Check("receive drops", CheckStatus.OK, said, (), details)
     return [check]
 
@@ -89,7 +89,11 @@ def resolved(service: Service, answer: DnsAnswer) -> list[Check]:
     }
     if service.literals is not None:
         number = len(answer.endpoints)
-        return [Check("resolve", CheckStatus.OK, f"{_count(number, 'endpoint')} named one by one: no DNS", (), details)]
+        return [
+            Check(
+                "resolve", CheckStatus.OK, f"{_count(number, 'endpoint')} given as a list: DNS is not used", (), details
+            )
+        ]
     if not answer.endpoints:
         return [_nothing_resolved(service, answer, details)]
     last = answer.lookups[-1] if answer.lookups else Lookup("", "", "", "", "")
@@ -109,7 +113,7 @@ def resolved(service: Service, answer: DnsAnswer) -> list[Check]:
 
 
 def unresolved(service: Service, why: str) -> Check:
-    """Say that no usable answer came."""
+    """Return the check of a Service without a usable answer."""
     return Check("resolve", CheckStatus.PROBLEM, why, (), {"service": service.name, "error": why})
 
 
@@ -118,15 +122,15 @@ def _refused(answer: DnsAnswer) -> Check:
     return Check(
         "resolve",
         CheckStatus.WARNING,
-        f"{_count(len(answer.refused), 'address', 'addresses')} in the answer are not sent to: {examples}",
-        ("is that the Service that was meant, and the nameserver of the cluster?",),
+        f"{_count(len(answer.refused), 'address', 'addresses')} in the answer were refused: {examples}",
+        ("check the Service's name, and that the nameserver is the cluster's",),
         {"refused": [refusal._asdict() for refusal in answer.refused]},
     )
 
 
 def _nothing_resolved(service: Service, answer: DnsAnswer, details: Mapping[str, object]) -> Check:
     if answer.refused:
-        hints = ["is that the Service that was meant, and the nameserver of the cluster?"]
+        hints = ["check the Service's name, and that the nameserver is the cluster's"]
         if any(refusal.reason == "loopback" for refusal in answer.refused):
             hints.append("--allow-loopback believes loopback addresses, for a nameserver of your own")
         why = why_no_endpoints(answer.refused)
@@ -194,7 +198,9 @@ def _silent(silent: Sequence[PodFacts], answered: Sequence[PodFacts], inside: bo
         "look there whether messages come",
     ]
     if not inside:
-        hints.insert(0, "this is no pod of a cluster, and the pods of most clusters cannot be reached from outside")
+        hints.insert(
+            0, "this host is not a pod of the cluster, and pods of most clusters cannot be reached from outside"
+        )
     if answered:
         hints.insert(0, "other pods of the Service answer: look at the node of this one, and whether it hangs")
     return Check("reach", CheckStatus.PROBLEM, sentence, tuple(hints), _pods(silent))

@@ -49,7 +49,7 @@ class PortMap:
 
     def __init__(self, first: int, last: int) -> None:
         if not 1 <= first <= last <= 65_535:
-            raise ValueError(f"{first} to {last} are no ports")
+            raise ValueError(f"ports must be 1 to 65535, ascending; got {first} to {last}")
         self._first = first
         self._count = last - first + 1
         self._by_port: dict[int, _MappedPort] = {}
@@ -106,7 +106,7 @@ class PortMap:
             self._refused.add(port)
 
     def left(self, udn: str) -> None:
-        """Take note that a device was said to be gone, though its pod is there and may still be reached.
+        """Record that a device is gone, though its pod is there and may still be reached.
 
         Where ports are scarce, it loses its own like those that are gone.
         """
@@ -117,7 +117,7 @@ class PortMap:
                 self._away.setdefault(mapped.port)
 
     def gone(self, host: str) -> None:
-        """Take note that a pod left: its ports stay its devices', and lead nowhere until those come back."""
+        """Record that a pod left: its ports stay its devices', and lead nowhere until those come back."""
         there = [mapped for origin, mapped in self._by_origin.items() if origin.host == host]
         for mapped in sorted(there, key=lambda mapped: mapped.owner is None):  # the others are given away first
             self._unlink(mapped)
@@ -139,7 +139,7 @@ class PortMap:
         if is_more and not self._may_have_more(origin.host):
             return None
         there = self._by_origin.get(origin)
-        if there is not None:  # a document named it before: that is no reason for a device to lose its port
+        if there is not None:  # a document named it before: the device keeps its port all the same
             self._dissolve(there)
         if had is not None:
             self._move(had, origin)
@@ -178,7 +178,7 @@ class PortMap:
             self._away.pop(other.port, None)
 
     def _join(self, mapped: _MappedPort, udn: str) -> None:
-        """Take note that a device is there."""
+        """Record that a device is there."""
         had = self._by_udn.get(udn)
         if had is not None:
             del had.udns[udn]

@@ -141,7 +141,7 @@ class Registry:
         ]
 
     def pods(self, hosts: Collection[str], now: float) -> list[Announcement]:
-        """Take note of which pods there are."""
+        """Record which pods there are."""
         if self._is_over:
             return []
         gone = self._pods.keys() - set(hosts)

@@ -59,7 +59,7 @@ _WIDE_STARTS = (  # a document begins with one of ASCII: `<`, `#`, `[`
 
 
 class TooManyUrls(ValueError):
-    """A document has more of them than are looked at."""
+    """A document has more URLs than the limit."""
 
 
 class Origin(NamedTuple):
@@ -126,7 +126,7 @@ def split(url: str) -> HttpUrl | None:
     """Return the parts of an http URL.
 
     None where it has no literal address (a name could mean another one a moment later), is not http, has a user
-    before the host, or is no URL.
+    before the host, or is not a URL.
     """
     match = _AT_START.match(url.encode("utf-8", "surrogatepass"))
     origin = None if match is None else _origin(match)

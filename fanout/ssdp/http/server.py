@@ -79,7 +79,7 @@ class HttpServer:
         self._look: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
-        """Begin, in the running event loop."""
+        """Start, in the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._server = web.Server(self._serve, handler_cancellation=True)
         self._look = self._loop.call_later(_LOOK, self._look_round)
@@ -213,7 +213,7 @@ class HttpServer:
 
 
 class Connection(web.RequestHandler):
-    """One connection of a client, or of a pod that has an event to tell."""
+    """One connection of a client, or of a pod that sends an event."""
 
     def __init__(
         self,
@@ -283,7 +283,7 @@ class Connection(web.RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """Answer what is no HTTP, without the traceback that the library would log."""
+        """Answer invalid HTTP, without the traceback that the library would log."""
         if isinstance(exc, ConnectionError):
             raise exc
         if status == 400:
@@ -299,8 +299,8 @@ class Connection(web.RequestHandler):
                 },
             )
         if request.writer.output_size > 0:
-            raise ConnectionError("there is an answer already")
-        response = web.Response(status=status, text="that is no HTTP request\n" if status == 400 else "")
+            raise ConnectionError("an answer was already sent")
+        response = web.Response(status=status, text="not an HTTP request\n" if status == 400 else "")
         response.headers[hdrs.SERVER] = PSEUDONYM
         response.force_close()
         self._counts.statuses[status // 100] += 1

@@ -234,7 +234,7 @@ def test_a_receiver_that_cannot_start_is_named_with_its_last_line(path: Path, mo
     with pytest.raises(LocalServiceError) as caught:
         supervise(path, monkeypatch, "import sys; sys.exit('first line\\nfanout: no such luck')")
     assert "statefulset-udp-server-" in str(caught.value)
-    assert str(caught.value).endswith("does not become ready: no such luck")
+    assert str(caught.value).endswith("did not become ready: no such luck")
     assert not path.exists()
 
 
