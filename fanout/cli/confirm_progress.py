@@ -48,7 +48,7 @@ class MessageInProgress:
 class ConfirmProgress:
     """Shows a `MessageInProgress` while it is entered, by a thread of its own, so that nothing waits for a terminal.
 
-    A line a pod; where they are many, those that have not confirmed, as far as the screen has room.
+    A line a pod; where they are many, those that have not confirmed, as many as fit the screen.
     """
 
     def __init__(self, watch: MessageInProgress, target: Target, timeout: float, messages: int | None) -> None:

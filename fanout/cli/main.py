@@ -21,14 +21,14 @@ from fanout.errors import FanoutError
 
 _COMMANDS = {
     "send": "Send a message to every pod of a headless Service.",
-    "query": "Ask every pod of a headless Service, and print what each replies.",
+    "query": "Query every pod of a headless Service, and print its reply.",
     "resolve": "Show the pods of a headless Service, and how DNS named them.",
     "bench": "Measure rate, loss, order and latency to every pod of a headless Service.",
     "receive": "Receive datagrams and log each one: the receiver that runs in the pods.",
     "relay": "Bring multicast, broadcast and port ranges from outside to every pod; media servers to the LAN.",
     "ssdp": "Look for UPnP and DLNA devices on the LAN.",
-    "healthcheck": "Ask a receiver or a relay on this host whether it is ready: an exec probe.",
-    "doctor": "Check this host, the way to every pod, and what a relay would hear; say what to change.",
+    "healthcheck": "Check whether a receiver or a relay on this host is ready: an exec probe.",
+    "doctor": "Check this host, the path to every pod, and what a relay would receive; say what to change.",
     "keygen": "Make a key for sealed messages.",
     "local": "Run a headless Service with receivers on this machine.",
 }

@@ -24,7 +24,7 @@ from fanout.relay.ingress_socket import describe, open_port
 _LOOK = 0.2
 """Seconds between two reports of progress."""
 _TURN = 64
-"""Datagrams that one socket may give before the others have their turn."""
+"""Datagrams that are read of one socket before it is another's turn."""
 _READ_MAX = 65_535
 # include/uapi/linux/if_ether.h, if_packet.h
 _ETHERTYPES = {0x0800: 4, 0x86DD: 6}
@@ -74,7 +74,7 @@ class _Listened:
 def hear(
     ingresses: Sequence[Ingress], seconds: float, tell: Callable[[float, int], None] = lambda *_: None
 ) -> list[IngressFacts]:
-    """Listen until every ingress has got a datagram, at most so long; `tell` hears the seconds and how many have."""
+    """Listen until every ingress has a datagram, at most `seconds`; `tell` gets the seconds and how many have."""
     with contextlib.ExitStack() as stack:
         listened = [_Listened(ingress) for ingress in ingresses]
         for each in listened:
@@ -102,12 +102,12 @@ def _listen(
     owners = {descriptor: each for each in listened for descriptor in each.sockets}
     for descriptor in (*owners, *looking):
         poll.register(descriptor, select.POLLIN)
-    told = 0.0
+    report_at = 0.0
     while any(each.waits for each in listened):
         elapsed = time.monotonic() - started
-        if elapsed >= told:
+        if elapsed >= report_at:
             tell(elapsed, sum(each.heard is not None for each in listened))
-            told = elapsed + _LOOK
+            report_at = elapsed + _LOOK
         for descriptor, _ in poll.poll(max(0, 1000 * min(_LOOK, seconds - elapsed))):
             if descriptor in looking:
                 _look(*looking[descriptor], listened)

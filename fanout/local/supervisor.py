@@ -1,7 +1,7 @@
 """The local headless Service itself: receivers, their nameserver, and the control socket, in one process.
 
 Started by `fanout.local.launch`, with its settings as JSON in the first argument. It writes one line of JSON to
-standard output, `{}` when every pod is ready or `{"error": SENTENCE}`, and runs until it is told to stop: by the
+standard output, `{}` when every pod is ready or `{"error": SENTENCE}`, and runs until it is stopped: by the
 command `down`, by SIGINT, SIGTERM or SIGHUP, or by the end of a process that it watches.
 """
 
@@ -46,7 +46,7 @@ class Supervisor:
         self._stopped = asyncio.Event()
 
     async def run(self, when_ready: Callable[[], None]) -> None:
-        """Bring the Service up, say so, take it down when told, and release the state directory.
+        """Start the Service, report it, stop it on command, and release the state directory.
 
         Raises `FanoutError` or `OSError` if it does not come up; nothing is left then.
         """

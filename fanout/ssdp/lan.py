@@ -18,7 +18,7 @@ from fanout.ssdp.core.message import DATAGRAM_MAX, GROUP, PORT
 HOPS = 2
 """Of announcements (UDA 1.1, 1.2.2: the TTL of a multicast should default to 2)."""
 _TURN = 64
-"""Datagrams that one socket may give before it is another's turn."""
+"""Datagrams that are read of one socket before it is another's turn."""
 _RECEIVE_BUFFER = 1 << 20
 _PORT_MIN = 1024
 """No client searches from a port below: an answer would go to a service of the host named as the source."""
@@ -149,7 +149,7 @@ class Lan:
     def may_come_from(self, host: str, interface: int) -> bool:
         """Whether what names `host` as its source may have come by the interface of that number.
 
-        What came from the LAN is whoever's on it, unless the way to that host leads there, too.
+        A source on the LAN may be forged, unless the route to that host leads there, too.
         """
         return interface != self._index or self.leads_to(host)
 

@@ -186,7 +186,7 @@ class _Picture:
             raise self._failure(error) from None
 
     def draw(self, result: BenchResult, target: Target) -> None:
-        """Write the plot in the place of what the file held."""
+        """Replace the file's content by the plot."""
         from fanout.cli.bench_plot import draw
 
         picture = draw(result, target.whom(len(result.pods)))

@@ -42,7 +42,7 @@ _CLEAR = "\r\033[K"
 )
 @output_option
 def doctor(target: TargetOptions | None, listen: tuple[str, ...], wait: float, output: str) -> int:
-    """Check this host, the pods of a Service (-s), and what a relay would hear (--listen); say what to change.
+    """Check this host, the pods of a Service (-s), and what a relay would receive (--listen); say what to change.
 
     Exit codes: 0 all is well, 1 a problem or a warning, 2 usage.
     """

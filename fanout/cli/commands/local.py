@@ -174,11 +174,11 @@ def _stay(supervisor: subprocess.Popen[bytes], service: LocalService) -> int:
     from fanout.local.launch import describe_end
     from fanout.local.logs import follow
 
-    told_to_stop = False
+    has_stopped = False
 
     def stop(*_: object) -> None:
-        nonlocal told_to_stop
-        told_to_stop = True
+        nonlocal has_stopped
+        has_stopped = True
         supervisor.terminate()
 
     # Not by an exception: the logs are shown to their end, as the receivers drain.
@@ -191,8 +191,8 @@ def _stay(supervisor: subprocess.Popen[bytes], service: LocalService) -> int:
         raise
     finally:
         code = supervisor.wait()
-    if told_to_stop and code == -signal.SIGTERM:
-        code = 0  # told twice, the second time when it had done all but exit
+    if has_stopped and code == -signal.SIGTERM:
+        code = 0  # a second SIGTERM came just before its exit
     if code:
         raise LocalServiceError(
             f"the supervisor of {service.service} (process {service.pid}) {describe_end(code)}; "

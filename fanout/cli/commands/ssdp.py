@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _SECONDS_MAX = 120
 _COLUMNS = ("NAME", "LOCATION", "TYPE", "FROM")
 _COLUMNS_LEAST = 2
-"""The others are left out where the terminal has no room for them."""
+"""The others are left out on a narrow terminal."""
 _CELL_MAX = 40
 
 
@@ -130,7 +130,7 @@ def _show(found: list[Found]) -> None:
 
 
 def _fitting(rows: list[tuple[str, str, str, str]], width: int) -> list[int]:
-    """Return the columns that a terminal has room for."""
+    """Return the columns that fit the terminal."""
     shown = list(range(len(_COLUMNS)))
     needed = [2 + max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
     while len(shown) > _COLUMNS_LEAST and sum(needed[column] for column in shown) > width:

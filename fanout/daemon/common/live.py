@@ -35,7 +35,7 @@ def is_wanted(log_format: str) -> bool:
 class LiveTables:
     """Shows tables on standard output while it is entered, by a thread of its own.
 
-    `look` returns the tables of this moment, given how many rows there is room for. The screen stays the terminal's
+    `look` returns the tables of this moment, given how many rows fit. The screen stays the terminal's
     own and the cursor visible: nothing has to be put right, however the process ends or is suspended.
     """
 

@@ -24,7 +24,7 @@ from fanout.errors import FanoutError
 _DOWNWARD_API = {"pod": "POD_NAME", "namespace": "POD_NAMESPACE", "pod_ip": "POD_IP", "node": "NODE_NAME"}
 
 
-_PIPE_BUF = 4096  # a pipe that has room takes so much without blocking (man 7 pipe)
+_PIPE_BUF = 4096  # bytes that a writable pipe takes without blocking (man 7 pipe)
 
 
 class LogStream:

@@ -26,7 +26,7 @@ def tables(
             ("STATE",),
             ("PODS", "SEARCHES/S", "ANSWERS/S", "CLIENTS", "REQUESTS/S", "RATE", "FAILED", "DROPPED"),
             [_all(before, after, seconds, waiting)],
-            # Neither sentences nor reasons have room in a cell.
+            # Neither sentences nor reasons fit into a cell.
             "\n".join(filter(None, (_reasons(after), waiting))),
             dispensable=("CLIENTS", "REQUESTS/S", "RATE", "ANSWERS/S", "PODS"),
         ),

@@ -33,7 +33,7 @@ class TextTable(NamedTuple):
     """Columns that a narrow terminal does without, in this order."""
 
     def within(self, width: int) -> TextTable:
-        """Return it with the columns for which there is room."""
+        """Return it with the columns that fit."""
         texts, numbers, rows = self.texts, self.numbers, self.rows
         for name in self.dispensable:
             columns = (*texts, *numbers)

@@ -68,7 +68,7 @@ async def run(
 
 
 class _Said(asyncio.SubprocessProtocol):
-    """Keeps what a command says, as far as it is wanted."""
+    """Keeps the output of a command, as much as is wanted."""
 
     def __init__(self, everything: asyncio.Future[None]) -> None:
         self.everything = everything

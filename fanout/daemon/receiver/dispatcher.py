@@ -51,7 +51,7 @@ class Dispatcher:
         except Exception as error:
             is_known = isinstance(error, HandlerFailed)
             reason = str(error) if is_known else errno_text.exception(error)
-            _fail(message, reason)  # first: the sender is told nothing more once it has been told
+            _fail(message, reason)  # first: only the first answer reaches the sender
             self._receiver.handler_failed(message, error.with_traceback(None) if is_known else error)
             return {"outcome": FAILED, "reason": reason}
 

@@ -144,7 +144,7 @@ def _nothing_resolved(service: Service, answer: DnsAnswer, details: Mapping[str,
             "resolve",
             CheckStatus.PROBLEM,
             f"{service.name} is a name, and has no record of type {types}{tried}",
-            ("is it of the other family (--family), or the Service's port of another name (-p)?",),
+            ("check --family, and the name of the Service's port (-p)",),
             details,
         )
     hints = ["DNS says NXDOMAIN for both; this tells which: kubectl get service,endpointslices"]
@@ -167,18 +167,18 @@ def _nothing_resolved(service: Service, answer: DnsAnswer, details: Mapping[str,
 def reached(pods: Sequence[PodFacts], *, inside: bool = True) -> list[Check]:
     """Judge what became of the probes, one check for each kind of outcome; `inside` tells whether this is a pod."""
     answered = [pod for pod in pods if pod.round_trip is not None]
-    told = [pod for pod in pods if pod.round_trip is None and pod.errno]
+    failed = [pod for pod in pods if pod.round_trip is None and pod.errno]
     silent = [pod for pod in pods if pod.round_trip is None and not pod.errno]
     checks = []
     if answered:
         slowest = max(pod.round_trip or 0.0 for pod in answered) * 1000
         number = "the pod answers" if len(pods) == len(answered) == 1 else f"{len(answered)} of {len(pods)} pods answer"
         checks.append(Check("reach", CheckStatus.OK, f"{number} a probe within {slowest:.1f} ms", (), _pods(answered)))
-    if told:
-        said = [errno_text.sending(pod.endpoint, pod.errno) for pod in told]
-        refused = any(pod.errno == errno.ECONNREFUSED for pod in told)
+    if failed:
+        said = [errno_text.sending(pod.endpoint, pod.errno) for pod in failed]
+        refused = any(pod.errno == errno.ECONNREFUSED for pod in failed)
         hints = ("compare the Service's port with the one that the program in the pod listens on",) if refused else ()
-        checks.append(Check("reach", CheckStatus.PROBLEM, _examples(said, "; "), hints, _pods(told)))
+        checks.append(Check("reach", CheckStatus.PROBLEM, _examples(said, "; "), hints, _pods(failed)))
     if silent:
         checks.append(_silent(silent, answered, inside))
     return checks
@@ -235,7 +235,7 @@ def carried(ways: Iterable[WayFacts]) -> list[Check]:
                     "mtu",
                     CheckStatus.PROBLEM,
                     f"the way {by}to {names} should carry payloads of {payload:,} bytes (MTU {mtu:,}): "
-                    "probes of that size got no answer, small ones did",
+                    "probes of that size got no answer, but small ones did",
                     (
                         "something on the way carries less and does not say so (ICMP dropped): "
                         "is the MTU of the pod network above what the network below it carries?",

@@ -25,7 +25,7 @@ def listened(facts: IngressFacts) -> Check:
         )
     if facts.joined is False:
         why = f"the kernel does not list {ingress.host} among the groups on {ingress.interface}"
-        return _problem(facts, why, "did the interface go away meanwhile? Start again")
+        return _problem(facts, why, "start again: the interface may have gone away meanwhile")
     if Match.FITS in seen:
         return _dropped_here(facts, seen[Match.FITS])
     for how in (Match.OTHER_SOURCE, Match.OTHER_PORT, Match.OTHER_INTERFACE):
@@ -42,7 +42,7 @@ def _not_open(facts: IngressFacts) -> Check:
     if not facts.in_use:
         return _problem(facts, why)
     if fits is None:
-        return _problem(facts, why, "is it the relay itself? Then its table, log or metrics tell what came")
+        return _problem(facts, why, "if it is the relay itself, its table, log or metrics show what came")
     return _check(
         facts, CheckStatus.OK, f"{_datagram(fits)} came in by {fits.interface}, for the program that has the port"
     )
@@ -143,7 +143,7 @@ def _causes(facts: IngressFacts) -> Iterator[str]:
             "is there a querier in that network?"
         )
     elif ingress.kind is IngressKind.BROADCAST:
-        yield "does the source send, and is it in the same network? Routers do not forward broadcasts"
+        yield "check that the source sends, from the same network: routers do not forward broadcasts"
     else:
         yield "does the source send, to an address of this host, and does a firewall or NetworkPolicy let it pass?"
     if ingress.interface:

@@ -85,7 +85,7 @@ class Headers:
         return self.by_name.get(name.lower(), default)
 
     def with_(self, name: str, value: str) -> Headers:
-        """Return these with that one, in the place of those of its name or at the end. Raises ValueError."""
+        """Return these with that one, replacing those of its name, or at the end. Raises ValueError."""
         key = name.lower()
         fields: list[tuple[str, str]] = []
         is_placed = False
@@ -213,7 +213,7 @@ def parse_answer(data: bytes) -> Advert:
 def search(target: str, mx: int, headers: Headers = _NONE) -> bytes:
     """Return an M-SEARCH. Its HOST is the group, also where it goes to one device: devices look for that.
 
-    Of `headers` those are carried over that say who asks (USER-AGENT, CPFN.UPNP.ORG and the like).
+    Of `headers` those are carried over that identify the control point (such as USER-AGENT and CPFN.UPNP.ORG).
     """
     return _datagram(
         "M-SEARCH * HTTP/1.1",

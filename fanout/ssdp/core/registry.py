@@ -36,7 +36,7 @@ _CONFLICTS_MAX = 64
 
 
 _Content = tuple[object, ...]
-"""What makes an advert another one: not its DATE, nor the order of its headers."""
+"""What distinguishes adverts: not their DATE, nor the order of their headers."""
 
 
 class Announcement(NamedTuple):
@@ -278,7 +278,7 @@ class Registry:
     def _changed(
         self, device: _KnownDevice, known: _KnownAdvert, kind: NotifyKind, advert: Advert, now: float
     ) -> list[Announcement]:
-        """Say what has changed, now or, where it changes all the time, in a moment."""
+        """Announce what has changed, now or, where it changes all the time, in a moment."""
         known.is_changed &= self.is_owner(device.pod, device.udn)
         if not known.is_changed:
             return []

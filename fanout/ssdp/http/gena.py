@@ -95,7 +95,7 @@ class Subscriptions:
         return added
 
     def confirmed(self, subscription: Subscription, sid: str, seconds: int, now: float) -> None:
-        """Take note of the pod's answer to a subscription, or to its renewal."""
+        """Record the pod's answer to a subscription, or to its renewal."""
         if self._by_token.get(subscription.token) is not subscription:
             return
         key = (subscription.port, sid)

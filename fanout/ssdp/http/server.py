@@ -53,7 +53,7 @@ Serve = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class HttpServer:
-    """Listens on TCP ports, and serves whoever `is_client` (its address, and that it came to) or `is_pod`.
+    """Listens on TCP ports, and serves peers that are `is_client` (their address, and the local one) or `is_pod`.
 
     What is said about a refused peer is counted in `counts`. A client that vanishes cancels what `serve` does for it.
     """
@@ -257,7 +257,7 @@ class Connection(web.RequestHandler):
         self._log_broken = log_broken
 
     def data_received(self, data: bytes) -> None:
-        """Take note of when a head began, and of how much comes that nobody waits for."""
+        """Record when a head began, and how much arrives unread."""
         self.is_silent = False
         if self.request is None:
             if self.waits_since is None:
@@ -271,11 +271,11 @@ class Connection(web.RequestHandler):
         super().data_received(data)
 
     def begin(self, request: web.BaseRequest) -> None:
-        """Take note that a request is being served."""
+        """Record that a request is being served."""
         self.request, self.waits_since, self._ahead = request, None, 0
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Take note that it ended."""
+        """Record that it has ended."""
         self.waits_since = None
         self._gone(self)
         super().connection_lost(exc)

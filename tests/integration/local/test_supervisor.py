@@ -247,7 +247,7 @@ def test_a_receiver_that_never_says_ready_is_not_waited_for_longer(path: Path, m
 
 def test_a_supervisor_that_is_told_to_stop_waits_for_no_pod(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = "import os, signal; os.kill(os.getppid(), signal.SIGTERM); signal.pause()"
-    with pytest.raises(LocalServiceError, match="told to stop before its pods were ready"):
+    with pytest.raises(LocalServiceError, match="stopped before its pods were ready"):
         supervise(path, monkeypatch, script)
     assert not path.exists()
 

@@ -97,7 +97,7 @@ def test_columns_where_there_is_no_terminal(receivers: list[tuple[Running, str]]
     run = bench(service(receivers), *QUICK, going_on=lambda bench: bench.sent < COUNT or all_answer(bench))
     assert (run.code, run.err) == (0, "")
     head, *rows, sent, lost = run.out.splitlines()
-    if "slower than asked" in rows[-1]:  # as is said of a machine that was busy
+    if "slower than requested" in rows[-1]:  # as is said of a machine that was busy
         rows.pop()
     assert head.split() == [
         "POD", "SENT", "RECEIVED", "PER_S", "LOSS_%", "REORD", "DUP", "P50_MS", "P90_MS", "P99_MS", "MAX_MS",

@@ -208,7 +208,7 @@ def test_a_handler_that_cannot_be_is_one_sentence(tmp_path: Path, monkeypatch: p
     (tmp_path / "wrong.py").write_text("def f(:\n")
     ports = ("--port", "0", "--admin-port", "0")
     for arguments, code, part in (
-        (("--handler", "broken:f"), 1, "module broken cannot be imported: RuntimeError: a b"),
+        (("--handler", "broken:f"), 1, "cannot import module broken: RuntimeError: a b"),
         (("--handler", "leaving:f"), 1, "SystemExit: 5"),
         (("--handler", "wrong:f"), 1, "SyntaxError"),
         (("--handler", "nonsense"), 2, "module:function"),
