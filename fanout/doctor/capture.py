@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from fanout.doctor import kernel
-from fanout.doctor.core.facts import Heard, IngressFacts, Match, Seen, match
+from fanout.doctor.core.facts import Heard, IngressFacts, InterfaceFacts, Match, Seen, match
 from fanout.errors import SocketUnavailable
 from fanout.model import Endpoint, unmapped
 from fanout.net import interfaces, pktinfo
@@ -214,20 +214,23 @@ def _facts(each: _Listened, seconds: float) -> IngressFacts:
     return IngressFacts(
         ingress,
         seconds,
-        interfaces=tuple(interfaces.names()),
-        is_up=not name or interfaces.is_up(name),
-        addresses=tuple(str(own) for own in interfaces.addresses(name or None) if own.version == family),
-        own_addresses=tuple(map(str, interfaces.addresses())),
+        InterfaceFacts(
+            is_up=not name or interfaces.is_up(name),
+            addresses=tuple(str(own) for own in interfaces.addresses(name or None) if own.version == family),
+            own_addresses=tuple(map(str, interfaces.addresses())),
+            igmp_version=version,
+            forced_version=_of_interface(
+                "force_mld_version" if ingress.is_ipv6 else "force_igmp_version", ingress, name
+            ),
+            reverse_filter=0
+            if family == 6
+            else _of_interface("rp_filter", ingress, name or (puzzle.interface if puzzle else "")),
+            default_interface=kernel.parse_default_route(kernel.read("/proc/net/route")),
+        ),
         described=describe(ingress) if each.sockets else "",
         refused=each.refused,
         in_use=each.in_use,
         joined=ingress.host in groups if is_multicast and each.sockets else None,
-        igmp_version=version,
-        forced_version=_of_interface("force_mld_version" if ingress.is_ipv6 else "force_igmp_version", ingress, name),
-        reverse_filter=0
-        if family == 6
-        else _of_interface("rp_filter", ingress, name or (puzzle.interface if puzzle else "")),
-        default_interface=kernel.parse_default_route(kernel.read("/proc/net/route")),
         heard=each.heard,
         seen=each.seen,
         way_back=None if back is None else back[0],

@@ -18,7 +18,7 @@ def listened(facts: IngressFacts) -> Check:
     if heard is not None:
         said = f"{heard.size:,} bytes from {heard.source} on port {heard.port} after {heard.seconds:.1f} s"
         return _check(facts, CheckStatus.OK, f"{said}; {facts.described}")
-    if not facts.is_up:
+    if not facts.interface.is_up:
         why = f"nothing came within {facts.seconds:.0f} s: {ingress.interface} is down or has no carrier"
         return _problem(
             facts, why, f"ip link set {ingress.interface} up; is its cable, or the parent of a macvlan, up?"
@@ -52,13 +52,13 @@ def _dropped_here(facts: IngressFacts, seen: Seen) -> Check:
     """Return why a datagram that came in by the right interface did not reach the socket."""
     interface, source, way = seen.interface, seen.source.host, facts.way_back
     came = f"{_datagram(seen)} came in by {interface}, and this host dropped it before any program could get it"
-    is_strict = facts.reverse_filter == _STRICT
-    if source in facts.own_addresses:
+    is_strict = facts.interface.reverse_filter == _STRICT
+    if source in facts.interface.own_addresses:
         why = f"{source} is an address of this host, and the kernel takes no such source from a network"
         return _problem(facts, f"{came}: {why}", "send from another host, or from another network namespace")
-    if facts.reverse_filter and (way is None or (is_strict and way != interface)):
+    if facts.interface.reverse_filter and (way is None or (is_strict and way != interface)):
         leads = f"no route leads back to {source}" if way is None else f"the route back to {source} is by {way}"
-        mode = f"rp_filter={facts.reverse_filter} ({'strict' if is_strict else 'loose'})"
+        mode = f"rp_filter={facts.interface.reverse_filter} ({'strict' if is_strict else 'loose'})"
         counted = facts.grown.get("IPReversePathFilter", 0)
         why = f"{leads}, and {mode} drops such packets" + (f" ({counted:,} meanwhile)" if counted else "")
         if way is None:
@@ -108,31 +108,32 @@ def _causes(facts: IngressFacts) -> Iterator[str]:
     """Yield likely causes, those found by a check first."""
     ingress, grown = facts.ingress, facts.grown
     is_multicast = ingress.kind is IngressKind.MULTICAST
-    if ingress.interface and not facts.addresses:
+    if ingress.interface and not facts.interface.addresses:
         yield f"{ingress.interface} has no IPv{6 if ingress.is_ipv6 else 4} address: give it one of that network"
     if facts.seen is None:
         if filtered := grown.get("IPReversePathFilter", 0):
             loose = f", or set net.ipv4.conf.{ingress.interface or 'all'}.rp_filter={_LOOSE}"
             yield (
                 f"rp_filter dropped {filtered:,} packets meanwhile: is the route back to the source by {facts.where}? "
-                f"If not, add one{loose if facts.reverse_filter == _STRICT else ''}"
+                f"If not, add one{loose if facts.interface.reverse_filter == _STRICT else ''}"
             )
         if ignored := grown.get("IgnoredMulti", 0):
             yield f"{ignored:,} multicast datagrams found no program meanwhile: are group and port those of the source?"
     if grown.get("RcvbufErrors"):
         yield f"full receive buffers cost {grown['RcvbufErrors']:,} datagrams meanwhile, of any program"
-    if ingress.source and facts.igmp_version in ("V1", "V2"):
+    version = facts.interface.igmp_version
+    if ingress.source and version in ("V1", "V2"):
         yield (
-            f"IGMP{facts.igmp_version.lower()} is spoken on {ingress.interface}, which cannot ask for one source: "
+            f"IGMP{version.lower()} is spoken on {ingress.interface}, which cannot ask for one source: "
             + (
                 "set force_igmp_version=0"
-                if facts.forced_version
+                if facts.interface.forced_version
                 else "the querier of that network should speak IGMPv3"
             )
         )
-    elif facts.forced_version:
+    elif facts.interface.forced_version:
         name = "force_mld_version" if ingress.is_ipv6 else "force_igmp_version"
-        yield f"{name} is {facts.forced_version}: does the switch's querier speak that version?"
+        yield f"{name} is {facts.interface.forced_version}: does the switch's querier speak that version?"
     if is_multicast:
         yield (
             "does the source send, out of the right interface, and with a TTL above the number of routers "
@@ -148,9 +149,9 @@ def _causes(facts: IngressFacts) -> Iterator[str]:
         yield "does the source send, to an address of this host, and does a firewall or NetworkPolicy let it pass?"
     if ingress.interface:
         yield f"is {ingress.interface} attached to the source's network? Of a macvlan, its parent"
-    if facts.reverse_filter == _STRICT and facts.default_interface not in ("", ingress.interface):
+    if facts.interface.reverse_filter == _STRICT and facts.interface.default_interface not in ("", ingress.interface):
         yield (
-            f"rp_filter is strict on {facts.where}, and the default route is by {facts.default_interface}: "
+            f"rp_filter is strict on {facts.where}, and the default route is by {facts.interface.default_interface}: "
             f"sources outside the networks of {facts.where} will need a route back"
         )
 
@@ -174,10 +175,10 @@ def _check(facts: IngressFacts, status: CheckStatus, sentence: str, *hints: str)
     details = {
         "ingress": str(facts.ingress),
         "seconds": round(facts.seconds, 3),
-        "addresses": list(facts.addresses),
+        "addresses": list(facts.interface.addresses),
         "joined": facts.joined,
-        "rp_filter": facts.reverse_filter,
-        "default_interface": facts.default_interface,
+        "rp_filter": facts.interface.reverse_filter,
+        "default_interface": facts.interface.default_interface,
         "way_back": facts.way_back,
         "heard": heard,
         "on_the_wire": on_the_wire,

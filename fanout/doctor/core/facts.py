@@ -104,27 +104,14 @@ class Match(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class IngressFacts:
-    """What was found out of one ingress."""
+class InterfaceFacts:
+    """What was found out of an ingress's interface, or of all where it names none."""
 
-    ingress: Ingress
-    seconds: float
-    """How long it was listened to."""
-    interfaces: tuple[str, ...] = ()
-    """All that there are."""
     is_up: bool = True
     addresses: tuple[str, ...] = ()
-    """Of its interface, of the family in question."""
+    """Of the family in question."""
     own_addresses: tuple[str, ...] = ()
     """Of all interfaces."""
-    described: str = ""
-    """Where it listens, and which route answers."""
-    refused: str = ""
-    """Why it could not listen; empty where it does."""
-    in_use: bool = False
-    """Whether that is because another program has its port."""
-    joined: bool | None = None
-    """Whether the kernel lists the group on the interface; None where there is none to list."""
     igmp_version: str = ""
     """Which version of IGMP the kernel speaks there: `V2`, for instance; empty where it does not tell."""
     forced_version: int = 0
@@ -133,6 +120,24 @@ class IngressFacts:
     """rp_filter as it counts for the interface: 0 off, 1 strict, 2 loose."""
     default_interface: str = ""
     """On which the default route lies; empty where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class IngressFacts:
+    """What was found out of one ingress."""
+
+    ingress: Ingress
+    seconds: float
+    """How long it was listened to."""
+    interface: InterfaceFacts = InterfaceFacts()
+    described: str = ""
+    """Where it listens, and which route answers."""
+    refused: str = ""
+    """Why it could not listen; empty where it does."""
+    in_use: bool = False
+    """Whether that is because another program has its port."""
+    joined: bool | None = None
+    """Whether the kernel lists the group on the interface; None where there is none to list."""
     heard: Heard | None = None
     seen: Mapping[Match, Seen] | None = None
     """The first datagram of each kind on the wire; None where fanout may not look there (CAP_NET_RAW)."""

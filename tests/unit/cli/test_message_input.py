@@ -30,7 +30,7 @@ def test_a_message_is_an_argument_byte_for_byte() -> None:
 
 @pytest.mark.parametrize("message", ["", None])
 def test_an_empty_message_must_be_meant(message: str | None) -> None:
-    with pytest.raises(click.UsageError, match="is a variable unset"):
+    with pytest.raises(click.UsageError, match="the message must not be empty: check for an unset variable"):
         read_message(message, None, LIMIT, allow_empty=False)
     assert read_message(message, None, LIMIT, allow_empty=True) == b""
 
@@ -67,7 +67,7 @@ def test_each_line_is_a_message_and_empty_ones_are_left_out_and_counted() -> Non
 def test_a_line_that_is_too_long_ends_the_stream_before_it() -> None:
     stream = MessageStream(LIMIT)
     assert list(stream.lines(io.BytesIO(b"a\n123456789\nb\n"))) == [b"a"]
-    with pytest.raises(MessageTooLarge, match=r"^line 2 has more than the 8 bytes .* what follows was not sent$"):
+    with pytest.raises(MessageTooLarge, match=r"^line 2 has more than the 8 bytes .* and the rest were not sent$"):
         stream.exit_code(complete=True)
 
 

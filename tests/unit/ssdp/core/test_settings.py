@@ -17,7 +17,7 @@ def test_a_place_is_a_url_of_each_pod() -> None:
 
 @pytest.mark.parametrize("text", ["", "8200", "/d.xml", "0/d.xml", "65536/d.xml", "8200/a b", "8200/#x", "8200/ä", 7])
 def test_what_is_no_place_is_refused(text: str) -> None:
-    with pytest.raises(InvalidInput, match="is no PORT/PATH"):
+    with pytest.raises(InvalidInput, match=r"a description must be PORT/PATH such as 8200/rootDesc.xml, .*; got "):
         DescriptionPlace.parse(text)
 
 
@@ -30,13 +30,13 @@ def test_ports_are_a_range_or_one() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "no range of ports"),
-        ("0-5", "no range of ports"),
-        ("1-65536", "no range of ports"),
-        ("1-", "no range of ports"),
-        (None, "no range of ports"),
-        ("9-8", "upside down: write 8-9"),
-        (f"1-{PORTS_MAX + 1}", "1,025 ports: 1,024 are the most"),
+        ("", "ports must be FIRST-LAST from 1 to 65535 such as 28200-28231, or one port; got "),
+        ("0-5", "ports must be FIRST-LAST from 1 to 65535 such as 28200-28231, or one port; got "),
+        ("1-65536", "ports must be FIRST-LAST from 1 to 65535 such as 28200-28231, or one port; got "),
+        ("1-", "ports must be FIRST-LAST from 1 to 65535 such as 28200-28231, or one port; got "),
+        (None, "ports must be FIRST-LAST from 1 to 65535 such as 28200-28231, or one port; got "),
+        ("9-8", "the range .9-8. must ascend: write 8-9"),
+        (f"1-{PORTS_MAX + 1}", "ports must be at most 1,024; got 1,025"),
     ],
 )
 def test_what_is_no_range_is_refused(text: str, says: str) -> None:
