@@ -149,8 +149,12 @@ def _attributes(node: ast.AST) -> Iterator[ast.Attribute]:
     return (each for each in ast.walk(node) if isinstance(each, ast.Attribute))
 
 
+_OF_A_TUPLE = frozenset(("_asdict", "_fields", "_make", "_replace"))
+"""Public all the same (collections.namedtuple)."""
+
+
 def _is_private(name: str) -> bool:
-    return name.startswith("_") and not name.startswith("__")
+    return name.startswith("_") and not name.startswith("__") and name not in _OF_A_TUPLE
 
 
 def _is_stored(node: ast.Attribute) -> bool:

@@ -100,7 +100,7 @@ def show(result: BenchResult, target: Target, plan: Plan, *, err: bool = False) 
     for sentence in troubles(result):
         click.secho(sentence, fg="red", err=err)
     if not result.interrupted and 0 < result.rate < _AS_ASKED * plan.rate:
-        click.secho(f"slower than asked: this host did not get further than {result.rate:,.0f}/s", fg="yellow", err=err)
+        click.secho(f"slower than requested: this host reached {result.rate:,.0f}/s", fg="yellow", err=err)
     is_well = len(result.having(PodStatus.MEASURED)) == len(result.pods) and not result.lost
     for line in _summary(result, target):
         click.secho(line, fg="green" if is_well else "yellow", err=err)
@@ -145,7 +145,7 @@ def _table(
 
 
 def _fitting(rows: list[dict[str, str]], width: int, without: tuple[str, ...]) -> list[str]:
-    """Return the columns that a terminal has room for."""
+    """Return the columns that fit the terminal."""
     needed = {name: 2 + max(map(len, [name, *(row[name] for row in rows)])) for name in _COLUMNS if name not in without}
     for name in _DISPENSABLE:
         if sum(needed.values()) < width:
@@ -177,7 +177,7 @@ def cells(pod: PodResult) -> dict[str, str]:
 
 
 def troubles(result: BenchResult) -> list[str]:
-    """Return a sentence for each pod that is not well, as far as they are few, and for what else should be known."""
+    """Return a sentence for each pod in trouble, the first few of a kind, and for other problems."""
     sentences = [
         *_some(result.having(PodStatus.SILENT), _why_silent),
         *_some(result.having(PodStatus.IMPLAUSIBLE), _why_implausible),
@@ -185,7 +185,7 @@ def troubles(result: BenchResult) -> list[str]:
         *_some([pod for pod in result.having(PodStatus.MEASURED) if _is_unanswered(pod)], _how_unanswered),
     ]
     if result.ignored:
-        stranger = "" if result.stranger is None else f", one of them from {result.stranger}, which was not asked"
+        stranger = "" if result.stranger is None else f", one of them from {result.stranger}, which got no probe"
         sentences.append(
             f"{plural(result.ignored, 'datagram')} came that answered nothing{stranger}: "
             "does a pod answer from another address of its own?"
@@ -213,7 +213,7 @@ def _why_silent(pod: PodResult) -> str:
 
 
 def _is_unanswered(pod: PodResult) -> bool:
-    """Whether so many pings had no answer that the round trip of the others is not the pod's."""
+    """Return whether too many pings had no answer for the round trips of the others to be representative."""
     return len(pod.round_trips) < _ANSWERED * pod.pings and pod.pings - len(pod.round_trips) > 1
 
 
@@ -230,7 +230,7 @@ def _why_implausible(pod: PodResult) -> str:
 
 
 def _why_lost(pod: PodResult) -> str:
-    """Say where messages were lost, as far as one of the two hosts knows."""
+    """Return where messages were lost, as far as the counters of the two hosts show."""
     causes = []
     if pod.dropped:
         causes.append(f"{pod.dropped:,} did not leave this host ({errno.errorcode.get(pod.errno, pod.errno)})")

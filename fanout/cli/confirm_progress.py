@@ -1,4 +1,4 @@
-"""A live look at who has confirmed a message, on standard error; nothing of it stays."""
+"""A live view of the pods' confirmations on standard error; it is erased at the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _DELAY = 0.2
-"""Seconds after which it is worth a look: most messages are confirmed before."""
+"""Seconds before it is shown: most messages are confirmed earlier."""
 _REFRESH = 0.1
 _ROWS = 20
 """Pods up to which each has its line."""
@@ -24,7 +24,7 @@ _OTHER_LINES = 3
 
 
 class MessageInProgress:
-    """Keeps what is known of the message that is under way, for whoever looks."""
+    """Keeps the state of the message that is under way, for the view."""
 
     def __init__(self) -> None:
         self.message = 0
@@ -48,7 +48,7 @@ class MessageInProgress:
 class ConfirmProgress:
     """Shows a `MessageInProgress` while it is entered, by a thread of its own, so that nothing waits for a terminal.
 
-    A line a pod; where they are many, those that have not confirmed, as far as the screen has room.
+    A line a pod; where they are many, those that have not confirmed, as many as fit the screen.
     """
 
     def __init__(self, watch: MessageInProgress, target: Target, timeout: float, messages: int | None) -> None:
@@ -56,7 +56,7 @@ class ConfirmProgress:
         self._target = target
         self._timeout = timeout
         self._messages = messages
-        """How many messages there will be, if that is known."""
+        """The number of messages, if known."""
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fanout-display", daemon=True)
 

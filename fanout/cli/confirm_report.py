@@ -16,7 +16,7 @@ from fanout.net.errno_text import sending
 from fanout.protocol.sending.receipt import Confirmation, Receipt, ReceiptStatus
 
 _WELL = (ReceiptStatus.CONFIRMED, ReceiptStatus.LEFT)
-"""What is no reason for exit code 4."""
+"""Statuses that do not lead to exit code 4."""
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class PodTally:
 
     @property
     def took(self) -> str:
-        """Say the same to people; nothing where a message was cut: its last fragments are not what took the time."""
+        """Return the same in words; empty where a message was cut: its last fragments do not show the time."""
         return "" if self._was_cut or self.rtt is None else f" in {milliseconds(self.rtt)} ms"
 
     @property
@@ -90,7 +90,7 @@ class ConfirmTally:
         self._count(confirmation, is_cut)
 
     def add_interrupted(self, receipts: Sequence[Receipt], size: int, elapsed: float, *, is_cut: bool = False) -> None:
-        """Take what is known of a message that was interrupted; without a receipt it is not one that was sent."""
+        """Count an interrupted message; without receipts it does not count as sent."""
         self.complete = False
         if receipts:
             self._count(Confirmation(receipts, size, elapsed, 0.0, False), is_cut)
@@ -108,14 +108,14 @@ class ConfirmTally:
 
     @property
     def dns(self) -> str:
-        """Say that DNS does not answer, where it does not."""
+        """Return that DNS does not answer, in words; empty where it does."""
         if not self.stale or self.age is None:
             return ""
-        return f"; DNS does not answer, its last answer is {self.age:.0f} s old"
+        return f"; DNS does not answer; its last answer is {self.age:.0f} s old"
 
     @property
     def dns_json(self) -> dict[str, float | bool | None]:
-        """Return how old the answer of DNS is; null where that is not known."""
+        """Return the age of the answer of DNS; null where it is unknown."""
         return {"answer_age": None if self.age is None else round(self.age, 3), "stale": self.stale}
 
     @property
@@ -139,12 +139,12 @@ def pod_line(pod: PodTally, elapsed: float) -> str:
             noted = f" ({', '.join(notes)})" if notes else ""
             return f"confirmed by {where}{pod.took}{noted}"
         case ReceiptStatus.FAILED:
-            said = f"failed at {where}: {pod.reason or 'it does not say why'}"
+            said = f"failed at {where}: {pod.reason or 'it gives no reason'}"
         case ReceiptStatus.SILENT:
             reason = f": {pod.reason}" if pod.reason else ""
             said = f"silent: {where} did not answer in {elapsed:.2g} s ({tries}){reason}"
         case ReceiptStatus.LEFT:
-            said = f"left: {where} did not answer ({tries}), and DNS names it no more"
+            said = f"left: {where} did not answer ({tries}), and is no longer in DNS"
             return click.style(said, fg="yellow")
         case _:
             said = f"{pod.status}: {_why(pod)}"
@@ -152,7 +152,7 @@ def pod_line(pod: PodTally, elapsed: float) -> str:
 
 
 def hint(pods: list[PodTally]) -> str | None:
-    """Return what to look at where pods have said nothing at all."""
+    """Return what to check where pods have sent nothing at all."""
     mute = [pod for pod in pods if pod.status is ReceiptStatus.SILENT and not pod.reason]
     if not mute:
         return None
@@ -193,7 +193,7 @@ def pods_by_status(pods: list[PodTally]) -> dict[ReceiptStatus, int]:
 
 
 def seconds(elapsed: float) -> str:
-    """Return a duration as people say it."""
+    """Return a duration in words."""
     return f"{elapsed:.2g} s" if elapsed >= 0.1 else f"{milliseconds(elapsed)} ms"
 
 

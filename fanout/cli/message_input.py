@@ -16,11 +16,11 @@ from fanout.model import MAX_PAYLOAD
 
 
 class Limit(NamedTuple):
-    """How many bytes a message may have."""
+    """The largest message that can be sent."""
 
     size: int
     what: str
-    """What can be no larger."""
+    """What sets the limit, as a part of a sentence."""
     advice: str
 
 
@@ -38,7 +38,7 @@ def limit_of(*, framed: bool) -> Limit:
 
 
 def read_message(message: str | None, path: str | None, limit: Limit, *, allow_empty: bool) -> bytes:
-    """Return the message that --message or --file is."""
+    """Return the message of --message or --file."""
     if path is not None:
         try:
             with open(path, "rb") as file:
@@ -50,7 +50,7 @@ def read_message(message: str | None, path: str | None, limit: Limit, *, allow_e
     else:
         data = os.fsencode(message or "")
     if not data and not allow_empty:
-        raise click.UsageError("the message is empty: is a variable unset? (--allow-empty sends an empty datagram)")
+        raise click.UsageError("the message must not be empty: check for an unset variable, or give --allow-empty")
     if len(data) > limit.size:
         raise _too_large("the message", limit)
     return data
@@ -75,10 +75,10 @@ def standard_input() -> BinaryIO:
 
 
 class MessageStream:
-    """The messages of one `fanout send`, and what ended them before their end.
+    """The messages of one `fanout send`, and what ended them early.
 
-    An interrupt ends them after those that are under way, a line that cannot be sent ends them before that line
-    (`failure`): what was sent until then is reported like any other stream.
+    An interrupt ends them after those under way, a line that cannot be sent ends them before that line (`failure`):
+    what was sent until then is reported like any other stream.
     """
 
     def __init__(self, limit: Limit, *, allow_empty: bool = False) -> None:
@@ -103,7 +103,7 @@ class MessageStream:
             if len(payload) > most:
                 self.failure = MessageTooLarge(
                     f"line {number} has more than the {most:,} bytes that {self._limit.what}: "
-                    "it and what follows was not sent"
+                    "this line and the rest were not sent"
                 )
                 return
             if payload or self._allow_empty:
@@ -113,7 +113,7 @@ class MessageStream:
 
     @property
     def left_out(self) -> str:
-        """Say how many lines were left out; nothing where none was."""
+        """Return how many lines were left out, in words; empty where none was."""
         return f"{plural(self._empty_lines, 'empty line')} left out" if self._empty_lines else ""
 
     def exit_code(self, *, complete: bool) -> int:

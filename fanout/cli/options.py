@@ -1,7 +1,7 @@
-"""Options that several commands have: what they are called, what may be given, and what the help says, once.
+"""Options that several commands share: their names, types and help texts.
 
-Those that belong together are added by one decorator, and reach the command as one value: its argument `seal` is a
-`SealOptions`. (Named tuples: a dataclass would take six times as long to be made at each start.)
+Options that belong together are added by one decorator, and reach the command as one value: its argument `seal` is a
+`SealOptions`. (Named tuples: to define a dataclass would take six times as long at each start.)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _BANDWIDTH_LIMIT = 1e15
 """Bits a second: beyond every network there is."""
 DATAGRAM_LEAST, DATAGRAM_MOST = 256, 65_435
-"""Bytes of payload in a framed datagram, as the wire format has it; written down here, for it takes long to import."""
+"""Bytes of payload in a framed datagram, as in the wire format; repeated here, for that takes long to import."""
 
 
 def option(*declarations: str, **settings: Any) -> Callable[[Command], Command]:
@@ -36,7 +36,7 @@ class FiniteRange(click.FloatRange):
         """See `click.ParamType.convert`."""
         number: float = super().convert(value, param, ctx)
         if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
+            self.fail(f"must be a finite number; got {value}.", param, ctx)
         return number
 
 
@@ -49,13 +49,13 @@ class Bandwidth(click.types.FloatParamType):
         """See `click.ParamType.convert`."""
         if isinstance(value, float):
             return value
-        # Neither "1e6" nor "inf": whoever types such a figure has most likely slipped.
+        # Neither "1e6" nor "inf": most likely a typing error.
         match = re.fullmatch(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)) ?([kmgtKMGT]?)", str(value).strip(), re.ASCII)
         if match is None:
-            self.fail(f"{value!r} is not bits a second: write 64k, 10M or 1.5G.", param, ctx)
+            self.fail(f"must be bits a second such as 64k, 10M or 1.5G; got {value!r}.", param, ctx)
         bits = float(match[1]) * 1000.0 ** " kmgt".index(match[2].lower() or " ")
         if not 0 < bits < _BANDWIDTH_LIMIT:
-            self.fail(f"{value!r} is not above 0 and below 1000T bits a second.", param, ctx)
+            self.fail(f"must be above 0 and below 1000T bits a second; got {value!r}.", param, ctx)
         return bits
 
 
@@ -65,7 +65,7 @@ def is_given(name: str) -> bool:
 
 
 def gathered(kind: type[NamedTuple], name: str) -> Callable[[Command], Command]:
-    """Return a decorator by which a command gets the values that `kind` has fields for as one, its argument `name`."""
+    """Return a decorator that passes the values of the fields of `kind` to a command as one argument, `name`."""
 
     def decorate(command: Command) -> Command:
         @wraps(command)
@@ -80,7 +80,7 @@ def gathered(kind: type[NamedTuple], name: str) -> Callable[[Command], Command]:
 
 
 def group(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    """Return a decorator that adds these, in this order."""
+    """Return a decorator that adds these options, in this order."""
 
     def decorate(command: Command) -> Command:
         for each in reversed(options):
@@ -91,7 +91,7 @@ def group(*options: Callable[[Command], Command]) -> Callable[[Command], Command
 
 
 class SealOptions(NamedTuple):
-    """With which keys messages are sealed."""
+    """The keys that seal messages."""
 
     key_file: str | None
     cluster: str
@@ -99,11 +99,11 @@ class SealOptions(NamedTuple):
     def check(self) -> None:
         """Raise `click.UsageError` for a label without keys."""
         if is_given("cluster") and self.key_file is None:
-            raise click.UsageError("--cluster is a label for sealed messages: give --key-file as well")
+            raise click.UsageError("--cluster needs --key-file: give both")
 
     @property
     def label(self) -> str:
-        """The cluster, if there are keys: that of the environment is for those who have some."""
+        """The cluster; empty without keys, for one in the environment may be meant for other commands."""
         return self.cluster if self.key_file else ""
 
 
@@ -113,7 +113,7 @@ class PatienceOptions(NamedTuple):
     timeout: float
     """Seconds."""
     retries: int | None
-    """None for as many as there is time for."""
+    """None for as many as fit into `timeout`."""
 
 
 output_option = option(
@@ -125,19 +125,19 @@ output_option = option(
     help="What to print: lines for people, or JSON.",
 )
 
-# An empty path of keys is none: a manifest can set FANOUT_KEY_FILE to nothing.
+# An empty path means no keys: a manifest can set FANOUT_KEY_FILE to nothing.
 key_options = group(
     option(
         "--key-file",
         metavar="PATH",
         callback=lambda _context, _parameter, path: path or None,
-        help="Seal messages with the first key of this file, and open with all of them (fanout keygen).",
+        help="Seal messages with the first key of this file, and open them with any of its keys (fanout keygen).",
     ),
     option(
         "--cluster",
         default="",
         metavar="LABEL",
-        help="With keys: what is sealed for one label is not opened under another.",
+        help="With keys: what is sealed for one label is refused under another.",
     ),
 )
 seal_options = group(gathered(SealOptions, "seal"), key_options)
@@ -159,7 +159,7 @@ log_options = group(
         type=click.Choice(["debug", "info", "warning", "error"]),
         default="info",
         show_default=True,
-        help="Least level to log.",
+        help="Lowest level to log.",
     ),
     option(
         "--log-format",
@@ -179,14 +179,14 @@ patience_options = group(
         default=2.0,
         show_default=True,
         metavar="SECONDS",
-        help="Wait so long for the answers of all pods.",
+        help="Wait at most this long for the answers of all pods.",
     ),
     option(
         "--retries",
         type=click.IntRange(min=0),
         metavar="N",
-        help="Send it again to a silent pod at most N times; answers are awaited until the time is up. "
-        "[default: as often as there is time]",
+        help="Send it again to a silent pod at most N times; answers are awaited until the timeout. "
+        "[default: as often as the timeout allows]",
     ),
 )
 
@@ -194,7 +194,7 @@ max_datagram_option = option(
     "--max-datagram",
     type=click.IntRange(DATAGRAM_LEAST, DATAGRAM_MOST),
     metavar="BYTES",
-    help="Cut larger messages into datagrams of so many bytes of payload, which fanout receivers put together.",
+    help="Cut larger messages into datagrams of at most BYTES of payload, which fanout receivers put together.",
 )
 
 interface_timeout_option = option(
@@ -203,24 +203,24 @@ interface_timeout_option = option(
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="Wait so long at the start for an interface that appears late.",
+    help="Wait at most this long at the start for an interface to appear.",
 )
 
 bandwidth_option = option(
     "--bandwidth",
     type=Bandwidth(),
     metavar="BITS",
-    help="Send so many bits of payload a second to each pod: 64k, 10M, 1.5G.",
+    help="Send BITS of payload a second to each pod: 64k, 10M, 1.5G.",
 )
 
 
 def drain_option(default: float, goes_on: str) -> Callable[[Command], Command]:
-    """Return --drain of a program that `goes_on` so long after it was told to stop."""
+    """Return --drain of a program that `goes_on` after SIGTERM."""
     return option(
         "--drain",
         type=FiniteRange(0, 3600),
         default=default,
         show_default=True,
         metavar="SECONDS",
-        help=f"Go on {goes_on} so long after SIGTERM.",
+        help=f"Go on {goes_on} for this long after SIGTERM.",
     )

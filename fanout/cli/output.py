@@ -1,4 +1,4 @@
-"""How commands speak and end: exit codes, errors, notes, JSON, and values in words."""
+"""Output of commands: exit codes, errors, notes, JSON, and values in words."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def exit_code(error: BaseException) -> int:
 
 
 def color() -> bool | None:
-    """Return False where the user wants none (no-color.org), None to let click look for a terminal."""
+    """Return False where NO_COLOR is set (no-color.org), None to let click detect a terminal."""
     return False if os.environ.get("NO_COLOR") else None
 
 
 def complain(sentence: str) -> None:
-    """Say what went wrong on standard error, on one line."""
+    """Print an error on standard error, on one line."""
     click.echo(f"{click.style('fanout:', fg='red', bold=True)} {sentence}", err=True, color=color())
 
 
 def note(sentence: str) -> None:
-    """Say something on standard error, on one line."""
+    """Print a note on standard error, on one line."""
     click.echo(f"{click.style('fanout:', fg='yellow')} {sentence}", err=True)
 
 
@@ -63,7 +63,7 @@ def print_json(value: dict[str, Any]) -> None:
 
 @contextmanager
 def errors_as_json(output: str, **what: str) -> Iterator[None]:
-    """Print an error that ends the command as an object too, where JSON was asked for; `what` the command was about."""
+    """Print an error that ends the command as an object, too, if `output` is `json`; `what` are its other members."""
     try:
         yield
     except (FanoutError, click.UsageError) as error:
@@ -73,7 +73,7 @@ def errors_as_json(output: str, **what: str) -> Iterator[None]:
 
 
 def milliseconds(seconds: float | None) -> str:
-    """Return seconds as milliseconds with three digits that count."""
+    """Return seconds as milliseconds with three significant digits."""
     if seconds is None:
         return "-"
     value = seconds * 1000

@@ -23,13 +23,13 @@ from fanout.sender.sync import Sender
 
 
 class ConfirmOptions(NamedTuple):
-    """How to ask for confirmations."""
+    """How to have messages confirmed."""
 
     patience: PatienceOptions
     interval: float
     """Seconds from one message to the next, at least."""
     messages: int | None
-    """How many there will be; None where that is not known."""
+    """The number of messages; None where it is not known in advance."""
     output: str
     quiet: bool
     live: bool
@@ -99,7 +99,7 @@ def _show(target: Target, tally: ConfirmTally, stream: MessageStream, elapsed: f
     left_out = stream.left_out and f"; {stream.left_out}"
     interrupted = stream.interruption.came
     if not tally.messages:
-        what = "interrupted: nothing is known of any pod" if interrupted else "sent nothing: no message came"
+        what = "interrupted: nothing is known about any pod" if interrupted else "sent nothing: no message came"
         click.secho(f"{what}{left_out}", fg="yellow")
         return
     for line in lines(tally):

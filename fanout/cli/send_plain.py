@@ -93,7 +93,7 @@ def show_report(target: Target, report: Report, stream: MessageStream) -> None:
     if stream.left_out:
         troubles.append(stream.left_out)
     if report.stale:
-        troubles.append(f"DNS does not answer, its last answer is {report.age:.0f} s old")
+        troubles.append(f"DNS does not answer; its last answer is {report.age:.0f} s old")
     summary = f"sent {plural(report.messages, 'message')} ({size}) to {whom}"
     click.secho("; ".join([summary, *troubles]), fg="green" if complete == pods else "yellow")
 

@@ -37,19 +37,19 @@ class Target(NamedTuple):
     service: Service
     resolver: Resolver
     note: str = ""
-    """What the user should know of how the pods are found."""
+    """What to tell the user about how the pods are found."""
 
     @property
     def is_literal(self) -> bool:
-        """Whether the endpoints were named one by one."""
+        """Whether the Service is a literal list of endpoints."""
         return self.service.literals is not None
 
     def pods(self, count: int) -> str:
-        """Return `1 pod`, `2 pods`, or `2 endpoints` where they were named one by one."""
+        """Return `1 pod`, `2 pods`, or `2 endpoints` of a literal list."""
         return plural(count, "endpoint" if self.is_literal else "pod")
 
     def whom(self, pods: int) -> str:
-        """Return `2 pods of NAME`, or `2 endpoints` where they were named one by one."""
+        """Return `2 pods of NAME`, or `2 endpoints` of a literal list."""
         return self.pods(pods) + ("" if self.is_literal else f" of {self.service.name}")
 
     def resolve(self) -> DnsAnswer:
@@ -67,10 +67,10 @@ dns_options = group(
         type=click.Choice(list(Family), case_sensitive=False),
         default=Family.ANY.value,
         show_default=True,
-        help="Addresses to send to: any is IPv4, and IPv6 where there is none.",
+        help="Addresses to send to: any is IPv4, or IPv6 where there are no IPv4 addresses.",
     ),
     option("--nameserver", metavar="HOST[:PORT]", help="Ask this nameserver instead of those in resolv.conf."),
-    option("--allow-loopback", is_flag=True, help="Believe loopback addresses in answers of DNS."),
+    option("--allow-loopback", is_flag=True, help="Accept loopback addresses in answers of DNS."),
 )
 
 
@@ -111,7 +111,7 @@ optional_target_options = group(
 
 
 def find_target(options: TargetOptions) -> Target:
-    """Return where the Service is to be looked for; raise `InvalidService`."""
+    """Return the Service and its resolver; raise `InvalidService`."""
     wanted = Service(options.service, options.port, Family.parse(options.family))
     local = None if wanted.literals is not None else find_local_service(options.nameserver, [options.service])
     if local is None:
@@ -125,9 +125,9 @@ def find_target(options: TargetOptions) -> Target:
 
 
 def find_local_service(nameserver: str | None, services: list[str]) -> LocalService | None:
-    """Return the local headless Service, where it runs and these are all names of it.
+    """Return the local headless Service, if it runs and all of `services` are its names.
 
-    Not in a cluster, nor where a nameserver was named: those have Services of their own.
+    Return None in a cluster and where a nameserver was given: those have their own Services.
     """
     if nameserver is not None or "KUBERNETES_SERVICE_HOST" in os.environ:
         return None

@@ -1,4 +1,4 @@
-"""Listens to ingresses as a relay does, looks at the wire beside it, and gathers what explains a silence."""
+"""Listens to ingresses as a relay does, captures the wire as well, and gathers what explains a silence."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from fanout.relay.core.ingress import Ingress, IngressKind
 from fanout.relay.ingress_socket import describe, open_port
 
 _LOOK = 0.2
-"""Seconds between two words on how far it is."""
+"""Seconds between two reports of progress."""
 _TURN = 64
-"""Datagrams that one socket may give before the others have their turn."""
+"""Datagrams that are read of one socket before it is another's turn."""
 _READ_MAX = 65_535
 # include/uapi/linux/if_ether.h, if_packet.h
 _ETHERTYPES = {0x0800: 4, 0x86DD: 6}
@@ -43,7 +43,7 @@ class _Listened:
         """By descriptor: a socket and its port."""
         self.heard: Heard | None = None
         self.facts: IngressFacts | None = None
-        """What is known for good."""
+        """The facts that are final."""
         self.seen: dict[Match, Seen] | None = None
         self.refused = ""
         self.in_use = False
@@ -74,12 +74,12 @@ class _Listened:
 def hear(
     ingresses: Sequence[Ingress], seconds: float, tell: Callable[[float, int], None] = lambda *_: None
 ) -> list[IngressFacts]:
-    """Listen until every ingress has got a datagram, at most so long; `tell` hears the seconds and how many have."""
+    """Listen until every ingress has a datagram, at most `seconds`; `tell` gets the seconds and how many have."""
     with contextlib.ExitStack() as stack:
         listened = [_Listened(ingress) for ingress in ingresses]
         for each in listened:
             stack.callback(each.close)
-        # Not before: what came until now is no riddle.
+        # Only here: what came until now needs no explanation.
         looking = _open_wire(stack)
         if looking:
             for each in listened:
@@ -102,12 +102,12 @@ def _listen(
     owners = {descriptor: each for each in listened for descriptor in each.sockets}
     for descriptor in (*owners, *looking):
         poll.register(descriptor, select.POLLIN)
-    told = 0.0
+    report_at = 0.0
     while any(each.waits for each in listened):
         elapsed = time.monotonic() - started
-        if elapsed >= told:
+        if elapsed >= report_at:
             tell(elapsed, sum(each.heard is not None for each in listened))
-            told = elapsed + _LOOK
+            report_at = elapsed + _LOOK
         for descriptor, _ in poll.poll(max(0, 1000 * min(_LOOK, seconds - elapsed))):
             if descriptor in looking:
                 _look(*looking[descriptor], listened)
@@ -193,7 +193,7 @@ def parse_packet(packet: bytes, version: int, interface: str, *, broadcast: bool
 
 
 def _missed(looking: dict[int, tuple[socket.socket, int]]) -> int:
-    """Return how many packets the wire had that there was no room for."""
+    """Return how many packets the capture dropped for lack of buffer."""
     return sum(
         _PACKET_STATISTICS.unpack(wire.getsockopt(*_TELL_STATISTICS, _PACKET_STATISTICS.size))[1]
         for wire, _ in looking.values()

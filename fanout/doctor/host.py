@@ -1,4 +1,4 @@
-"""Gathers what holds of this host: its receive buffers, what they have dropped, and GSO."""
+"""Gathers the facts about this host: its receive buffers, their drops, and GSO."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SIZES = (200, 1200)
 
 
 def gather() -> HostFacts:
-    """Look at this host; nothing leaves it."""
+    """Gather the facts about this host; nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         taken = trial.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
@@ -30,12 +30,12 @@ def gather() -> HostFacts:
 
 
 def overflows() -> int | None:
-    """Return how many datagrams full receive buffers have cost so far (RcvbufErrors); None where it is not told."""
+    """Return how many datagrams full receive buffers have cost so far (RcvbufErrors); None where it is unknown."""
     return kernel.counters().get("RcvbufErrors")
 
 
 def _cost(size: int) -> int:
-    """Return how much of a receive buffer a datagram takes that came over loopback; 0 where that is not told."""
+    """Return the bytes of receive buffer that a datagram over loopback takes; 0 where it is unknown."""
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,

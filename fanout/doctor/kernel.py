@@ -1,4 +1,4 @@
-"""What the kernel tells in /proc: its files are read here, and what they say is parsed."""
+"""Reads and parses what the kernel reports in /proc."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read(path: str) -> str:
 
 
 def sysctl(name: str) -> int | None:
-    """Return a sysctl, `net/core/rmem_max` for instance; None where it cannot be read or is no number."""
+    """Return a sysctl, `net/core/rmem_max` for instance; None where it cannot be read or is not a number."""
     try:
         return int(read(f"/proc/sys/{name}"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Gathers what becomes of probes to each pod, and how large a datagram the way to it carries."""
+"""Sends probes to each pod, and finds the largest datagram that the path to it carries."""
 
 from __future__ import annotations
 

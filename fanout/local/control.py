@@ -40,7 +40,7 @@ def request(service: LocalService, command: str, *, timeout: float, **arguments:
         raise NotRunning from error
     except TimeoutError as error:
         raise LocalServiceError(
-            f"the local headless Service did not answer to {command!r} within {timeout:.0f} s: "
+            f"the local headless Service did not answer {command!r} within {timeout:.0f} s: "
             f"end it by `kill {service.pid}`"
         ) from error
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The whole story, played with the real commands on a Service of its own."""
+"""The demo, played with the real commands on its own Service."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class _Stage:
             raise LocalServiceError(f"the demo ends here: `{command}` ended with exit code {code}")
 
     def expect(self, payload: str, *, pods: int) -> None:
-        """Wait until so many pods have logged the message; raise `LocalServiceError` where one does not."""
+        """Wait until N pods have logged the message; raise `LocalServiceError` where one does not."""
         deadline = time.monotonic() + _LOG_TIMEOUT
         while len(having := self._pods_that_logged(payload)) < pods:
             if time.monotonic() > deadline:

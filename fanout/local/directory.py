@@ -67,7 +67,7 @@ class StateDirectory:
 
 
 def has_room(directory: str) -> bool:
-    """Whether the path of a state directory leaves room for that of the Unix socket in it (man 7 unix)."""
+    """Return whether a state directory's path is short enough for the Unix socket in it (man 7 unix)."""
     return len(os.fsencode(state.control_path(directory))) <= _MAX_SOCKET_PATH
 
 

@@ -54,7 +54,7 @@ def launch(settings: LocalSettings) -> tuple[subprocess.Popen[bytes], LocalServi
 
 @contextmanager
 def interrupts_later() -> Iterator[None]:
-    """Hold back signals that end a command: whoever starts a process in here must know it before it can end it."""
+    """Hold back signals that end a command: a process started meanwhile must be known before it can be ended."""
     came: list[int] = []
     caught = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if callable(signal.getsignal(number))]
     before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in caught}

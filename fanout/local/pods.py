@@ -175,7 +175,7 @@ class PodProcess:
         try:
             self._log.write(line)
         except OSError as error:
-            self.problem = f"the log of {self.name} cannot be written: {error.strerror}"
+            self.problem = f"cannot write the log of {self.name}: {error.strerror}"
 
     def _write_event(self, event: str, **values: object) -> None:
         timestamp = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -215,7 +215,7 @@ def free_address(port: int, taken: Collection[str]) -> str:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise SocketUnavailable(
-                        f"UDP port {port} of {address} cannot be used: {error.strerror}; the loopback interface "
+                        f"cannot use UDP port {port} of {address}: {error.strerror}; the loopback interface "
                         "must have 127.0.0.0/8, as it has on Linux (ip address show lo)"
                     ) from error
             else:

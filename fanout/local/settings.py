@@ -1,4 +1,4 @@
-"""What `fanout local up` is asked for, and the limits of it."""
+"""The settings of `fanout local up`, and their limits."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ STOP_TIMEOUT = MAX_DRAIN + 3 * STOP_GRACE
 
 @dataclass(frozen=True, slots=True)
 class LocalSettings:
-    """The Service that is wanted."""
+    """The Service to run."""
 
     replicas: int = 2
     port: int = DEFAULT_PORT
     drain: float = 0.5
-    """Seconds that a receiver goes on receiving after it was told to stop."""
+    """Seconds that a receiver goes on receiving after SIGTERM."""
     watched: tuple[int, ...] = ()
     """Processes whose end ends the Service."""
 
@@ -41,7 +41,7 @@ class LocalSettings:
 
 
 def ready_timeout(replicas: int) -> float:
-    """Return how many seconds so many pods may take to become ready: they start side by side.
+    """Return the seconds that N pods may take to become ready: they start side by side.
 
     On a machine that is busy; a pod that cannot start ends, and is not waited for so long.
     """

@@ -24,7 +24,7 @@ from fanout.errors import FanoutError
 
 
 class LocalServiceError(FanoutError):
-    """The local headless Service cannot do what was asked of it."""
+    """The local headless Service cannot carry out a command."""
 
 
 class NotRunning(LocalServiceError):

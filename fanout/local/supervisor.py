@@ -1,7 +1,7 @@
 """The local headless Service itself: receivers, their nameserver, and the control socket, in one process.
 
 Started by `fanout.local.launch`, with its settings as JSON in the first argument. It writes one line of JSON to
-standard output, `{}` when every pod is ready or `{"error": SENTENCE}`, and runs until it is told to stop: by the
+standard output, `{}` when every pod is ready or `{"error": SENTENCE}`, and runs until it is stopped: by the
 command `down`, by SIGINT, SIGTERM or SIGHUP, or by the end of a process that it watches.
 """
 
@@ -28,11 +28,11 @@ from fanout.local.state import LocalService, LocalServiceError
 _STATEFULSET = "statefulset-udp-server"
 _NDOTS = 5
 _MAX_FAILURES = 3
-"""After so many ends in a row, a pod that was never ready is given up waiting for; it is still restarted."""
+"""Ends in a row after which a pod that was never ready is no longer waited for; it is still restarted."""
 
 
 class Supervisor:
-    """Keeps as many pods as were asked for, and DNS in step with the ready ones. `run()` is its whole life."""
+    """Keeps the wanted number of pods, and DNS in step with the ready ones. `run()` is its whole life."""
 
     def __init__(self, settings: LocalSettings, directory: StateDirectory) -> None:
         self._settings = settings
@@ -46,7 +46,7 @@ class Supervisor:
         self._stopped = asyncio.Event()
 
     async def run(self, when_ready: Callable[[], None]) -> None:
-        """Bring the Service up, say so, take it down when told, and release the state directory.
+        """Start the Service, report it, stop it on command, and release the state directory.
 
         Raises `FanoutError` or `OSError` if it does not come up; nothing is left then.
         """
@@ -73,7 +73,7 @@ class Supervisor:
     async def scale(self, replicas: int) -> None:
         """Have that many pods, as a StatefulSet does: the highest ordinals go; return when all are ready.
 
-        Raises `LocalServiceError` naming the first pod that does not become ready.
+        Raises `LocalServiceError` naming the first pod that did not become ready.
         """
         async with self._scaling:
             removed, self._pods = self._pods[replicas:], self._pods[:replicas]
@@ -108,13 +108,13 @@ class Supervisor:
             if failing is not None or left <= 0:
                 pod = failing or waiting[0]
                 raise LocalServiceError(
-                    f"{pod.name} on {pod.address}:{self._settings.port} does not become ready"
+                    f"{pod.name} on {pod.address}:{self._settings.port} did not become ready"
                     f"{f' within {timeout:.0f} s' if failing is None else ''}: "
                     f"{pod.problem or 'it wrote nothing to standard error'}"
                 )
             self._changed.clear()
             if self._stopping.is_set():
-                raise LocalServiceError("the local headless Service was told to stop before its pods were ready")
+                raise LocalServiceError("the local headless Service was stopped before its pods were ready")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left)
 
@@ -132,7 +132,7 @@ class Supervisor:
                 await self.scale(replicas)
                 return self._status()
             case {"command": "scale"}:
-                raise InvalidInput(f"replicas must be a number from 0 to {MAX_REPLICAS}")
+                raise InvalidInput(f"replicas must be 0 to {MAX_REPLICAS}")
             case {"command": "down"}:
                 self._stop()
                 await self._stopped.wait()
@@ -177,7 +177,7 @@ class Supervisor:
             try:
                 descriptor = os.pidfd_open(pid)
             except ProcessLookupError as error:
-                raise LocalServiceError(f"there is no process {pid} to go down with (--pid)") from error
+                raise LocalServiceError(f"--pid must be a running process; got {pid}") from error
             loop.add_reader(descriptor, self._watched_ended, descriptor)
 
     def _watched_ended(self, descriptor: int) -> None:

@@ -1,4 +1,4 @@
-"""One YAML file for a whole relay: read, held against its schema, and every error is a sentence with file and line."""
+"""One YAML file for a whole relay: read and checked against its schema; every error names the file and the line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fanout.errors import InvalidIngress
 from fanout.relay.core.ingress import Ingress, misfit
 
 SIZE_MAX = 1 << 20
-"""Bytes of a file: more than the most ingresses with all that can be said of them."""
+"""Bytes of a file: more than 1,024 ingresses with every key take."""
 _DEPTH_MAX = 8
 _SHOWN_MAX = 60
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}", re.ASCII)
@@ -47,7 +47,7 @@ class Config(NamedTuple):
 
 
 def load(path: str) -> Config:
-    """Return what the file says; raise `InvalidIngress`, whose sentence names the file and the line."""
+    """Return what the file says; raise `InvalidIngress`, which names the file and the line."""
     document = _Document(path, _read(path))
     said = document.said
     try:
@@ -60,7 +60,7 @@ def load(path: str) -> Config:
         at = ("ingresses", place, "listen")
         settings = {**defaults, **entry}
         if "service" not in settings:
-            raise document.wrong(at, f"ingress {_shown(entry['listen'])} goes nowhere: add service, here or for all")
+            raise document.wrong(at, f"ingress {_shown(entry['listen'])} must have a service, here or for all")
         try:
             ingresses.append(Ingress.parse(settings.pop("listen"), **settings))
         except InvalidIngress as error:
@@ -81,7 +81,7 @@ def _validator() -> Callable[[object], object]:
 
 
 def _explained(error: fastjsonschema.JsonSchemaValueException) -> tuple[Path, str]:
-    """Return where a file does not keep to the schema, and what is to be there: the schema's titles say it."""
+    """Return where a file violates the schema, and what must be there, from the schema's titles."""
     at: Path = tuple(int(step) if step.isdigit() else step for step in error.path[1:])
     name = "the file" if not at else f"an entry of {at[-2]}" if isinstance(at[-1], int) else at[-1]
     known: dict[str, Any] = error.definition.get("properties", {})
@@ -89,11 +89,11 @@ def _explained(error: fastjsonschema.JsonSchemaValueException) -> tuple[Path, st
         unknown = next((key for key in error.value if key not in known), None)
         if unknown is not None:
             near = difflib.get_close_matches(unknown, known, 1)
-            hint = f"do you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            return (*at, unknown), f"{_shown(unknown)} is no key of {name}: {hint}"
+            hint = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(known)}"
+            return (*at, unknown), f"{_shown(unknown)} is not a key of {name}: {hint}"
         missing = next(key for key in error.rule_definition if key not in error.value)
-        return at, f"{name} lacks {missing}: {known[missing]['title']}"
-    return at, f"{name} is to be {error.definition['title']}, not {_shown(error.value)}"
+        return at, f"{name} must have {missing}: {known[missing]['title']}"
+    return at, f"{name} must be {error.definition['title']}; got {_shown(error.value)}"
 
 
 def _shown(value: object) -> str:
@@ -116,21 +116,21 @@ def _read(path: str) -> str:
         # Not blocking: a FIFO would wait for its writer.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise InvalidIngress(f"{shown} is no regular file")
+                raise InvalidIngress(f"{shown} must be a regular file")
             raw = file.read(SIZE_MAX + 1)
     except InvalidIngress:
         raise
     except OSError as error:
-        raise InvalidIngress(f"{shown} cannot be read: {error.strerror}") from None
+        raise InvalidIngress(f"cannot read {shown}: {error.strerror}") from None
     except ValueError:
-        raise InvalidIngress(f"{shown} cannot be read: no path has a null character") from None
+        raise InvalidIngress(f"cannot read {shown}: a path must not contain a null character") from None
     if len(raw) > SIZE_MAX:
-        raise InvalidIngress(f"{shown} is larger than {SIZE_MAX:,} bytes: it is no relay's file")
+        raise InvalidIngress(f"{shown} must be at most {SIZE_MAX:,} bytes long")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise InvalidIngress(f"{shown}, line {line}: this is not UTF-8") from None
+        raise InvalidIngress(f"{shown}, line {line}: not valid UTF-8") from None
 
 
 def _printable(path: str) -> str:
@@ -140,9 +140,9 @@ def _printable(path: str) -> str:
 class _Document:
     """What a YAML file says, as plain values, and the line of each.
 
-    It is read event by event: what is refused (anchors and aliases, which can mean billions of values; tags; deep
-    nesting; a key given twice) is refused where it stands, before anything is built of it. What is not quoted is
-    what YAML 1.2 takes it for: `no` and `12:30` are texts, `010` is ten.
+    It is read event by event, so that anchors and aliases (which can expand to billions of values), tags, deep nesting
+    and duplicate keys are refused before anything is built of them. Unquoted scalars follow YAML 1.2: `no` and `12:30`
+    are strings, `010` is ten.
     """
 
     def __init__(self, path: str, text: str) -> None:
@@ -151,10 +151,10 @@ class _Document:
         self._line = 1
         self.said = self._parse(text)
         if self.said is None:
-            raise InvalidIngress(f"{self._path} is empty: a relay's file has ingresses")
+            raise InvalidIngress(f"{self._path} is empty: it must have ingresses")
 
     def wrong(self, at: Path, what: str) -> InvalidIngress:
-        """Return the error of what stands at `at`."""
+        """Return the error for the value at `at`."""
         return self._wrong_in(self._lines[at], what)
 
     def _wrong_in(self, line: int, what: str) -> InvalidIngress:
@@ -164,19 +164,19 @@ class _Document:
         unprintable = Reader.NON_PRINTABLE.search(text)
         if unprintable is not None:
             line = text.count("\n", 0, unprintable.start()) + 1
-            raise self._wrong_in(line, f"YAML has no character {unprintable.group()!r}")
+            raise self._wrong_in(line, f"YAML does not allow the character {unprintable.group()!r}")
         try:
             return self._only_document(yaml.parse(text, Loader=yaml.SafeLoader))
         except InvalidIngress:
             raise
         except yaml.MarkedYAMLError as error:
-            # What was begun and not ended is found at the end of the file; people look for where it began.
+            # PyYAML finds at the end of the file what was never closed; people look for where it began.
             mark = (isinstance(error, ScannerError) and error.context_mark) or error.problem_mark
             problem = " ".join(f"{error.problem or error.context}".split())
-            raise self._wrong_in(mark.line + 1 if mark else self._line, f"this is not YAML: {problem}") from None
+            raise self._wrong_in(mark.line + 1 if mark else self._line, f"not valid YAML: {problem}") from None
         except (yaml.YAMLError, ValueError, OverflowError):
-            # PyYAML makes numbers of escapes and versions without a look at their size.
-            raise self._wrong_in(self._line, "from here on it is not YAML") from None
+            # PyYAML converts escapes and versions to numbers without a check of their size.
+            raise self._wrong_in(self._line, "not valid YAML from here on") from None
 
     def _only_document(self, events: Iterator[Any]) -> Any:
         said, documents = None, 0
@@ -184,16 +184,16 @@ class _Document:
             if isinstance(event, DocumentStartEvent) and event.start_mark:
                 documents += 1
                 if documents > 1:
-                    raise self._wrong_in(event.start_mark.line + 1, "here a second document begins: there is to be one")
+                    raise self._wrong_in(event.start_mark.line + 1, "a second document begins here: give only one")
             elif isinstance(event, NodeEvent):
                 said = self._value(event, events, ())
         return said
 
     def _value(self, event: Any, events: Iterator[Any], at: Path) -> Any:
-        line = self._looked_at(event)
+        line = self._checked_line(event)
         self._lines.setdefault(at, line)
         if len(at) > _DEPTH_MAX:
-            raise self._wrong_in(line, f"this is nested deeper than {_DEPTH_MAX} levels")
+            raise self._wrong_in(line, f"nesting must be at most {_DEPTH_MAX} levels deep")
         if isinstance(event, ScalarEvent):
             return self._scalar(event)
         if isinstance(event, SequenceStartEvent):
@@ -203,27 +203,27 @@ class _Document:
             return items
         entries: dict[str, Any] = {}
         while not isinstance(inner := next(events), MappingEndEvent):
-            line = self._looked_at(inner)
+            line = self._checked_line(inner)
             if not isinstance(inner, ScalarEvent):
-                raise self._wrong_in(line, "a key is a text, not a list or a mapping")
+                raise self._wrong_in(line, "a key must be a string, not a list or a mapping")
             key = inner.value
             if key in entries:
                 first = self._lines[*at, key]
-                raise self._wrong_in(line, f"{_shown(key)} is there for the second time: the first is in line {first}")
+                raise self._wrong_in(line, f"duplicate key {_shown(key)}: first given in line {first}")
             self._lines[*at, key] = line
             entries[key] = self._value(next(events), events, (*at, key))
         return entries
 
-    def _looked_at(self, event: Any) -> int:
-        """Return the line of a node; raise `InvalidIngress` where it is of no kind that a relay's file has."""
+    def _checked_line(self, event: Any) -> int:
+        """Return the line of a node; raise `InvalidIngress` where it has an anchor, a tag or a surrogate."""
         line: int = event.start_mark.line + 1
         self._line = line
         if event.anchor is not None:  # an alias has one, too
-            raise self._wrong_in(line, "there are no anchors (&) and aliases (*) here: write it out, or quote it")
+            raise self._wrong_in(line, "anchors (&) and aliases (*) are not supported: write it out, or quote it")
         if event.tag not in (None, "!"):
-            raise self._wrong_in(line, "there are no tags (!) here: write it without, or quote it")
+            raise self._wrong_in(line, "tags (!) are not supported: leave it out, or quote it")
         if isinstance(event, ScalarEvent) and any("\ud800" <= character <= "\udfff" for character in event.value):
-            raise self._wrong_in(line, f"{_shown(event.value)} has half a character")
+            raise self._wrong_in(line, f"{_shown(event.value)} has half of a surrogate pair")
         return line
 
     @staticmethod

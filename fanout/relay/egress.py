@@ -1,4 +1,4 @@
-"""One pod's way out of a relay: a connected socket of its own, so that a pod that takes nothing holds up no other."""
+"""The egress to one pod: a connected socket of its own, so that a pod that takes nothing delays no other."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from fanout.report import DropReason
 SEND_BUFFER = 4 * 1024 * 1024
 WAITING_MAX = 1024 * 1024
 """Bytes that wait for one pod whose socket is full."""
-ROOM = 32 * 1024 * 1024
+BUDGET = 32 * 1024 * 1024
 """Bytes that wait for all pods together."""
 SOCKETS_MAX = 16_384
-"""For all pods together: each takes a port of the some 28,000 that this host's other programs send from, too."""
-_RESERVE = 64  # open files that are left to what a process needs beside sockets for pods
-_TRIES = 16  # of one send: each failure that was an earlier one's tells of an ICMP error
-_ERRORS = 16  # that are read at a time: hundreds come at once for a pod that is gone, and others wait meanwhile
+"""For all pods together: each takes one of the some 28,000 ports from which this host's other programs send, too."""
+_RESERVE = 64  # open files that are left for what a process needs besides sockets for pods
+_TRIES = 16  # of one send: each may fail with the ICMP error of an earlier one
+_ERRORS = 16  # read at a time: hundreds arrive at once for a pod that is gone, and other pods wait meanwhile
 
 
 class SendBudget:
-    """Bytes that may still wait, whichever pod for, and sockets that may still be opened."""
+    """Bytes that may still wait, for all pods together, and sockets that may still be opened."""
 
-    def __init__(self, left: int = ROOM, sockets: int = SOCKETS_MAX) -> None:
+    def __init__(self, left: int = BUDGET, sockets: int = SOCKETS_MAX) -> None:
         self.left = left
         self.sockets = sockets
 
@@ -37,10 +37,10 @@ class SendBudget:
 class Egress:
     """Sends to one endpoint, never blocks and never raises; counts what became of each datagram.
 
-    What a full socket does not take now waits, in order, up to 1 MiB and as long as there is `room`: call `flush`
-    once `fileno` is writable, as long as `is_blocked`. What goes beyond is dropped, and counted. The kernel holds
-    what it cannot deliver yet, to an address that nobody answers for, against the socket that sent it: therefore each
-    pod has its own. Where there is none, or no way to the endpoint, it is `broken`: `renew` tries again.
+    What a full socket does not take waits, in order, up to 1 MiB and within the budget: call `flush` once `fileno` is
+    writable, while `is_blocked`. The rest is dropped and counted. What the kernel cannot deliver yet, to an address
+    that does not answer ARP, it charges to the socket that sent it: therefore each pod has its own. Where no socket
+    can be opened, or there is no route to the endpoint, it is `broken`: `renew` tries again.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Egress:
         self.bytes = 0
         """Their payload."""
         self.refused = 0
-        """ICMP errors heard."""
+        """ICMP errors received."""
         self.dropped: dict[DropReason, int] = {}
         """Datagrams that the kernel did not take."""
         self.gso_limit = 0
@@ -78,16 +78,16 @@ class Egress:
         opened = None
         try:
             if self._budget.sockets <= 0:
-                raise OSError(errno.EUSERS, "so many sockets are enough")
+                raise OSError(errno.EUSERS, "no socket left in the budget")
             opened = self._make_socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
             most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             if most != resource.RLIM_INFINITY and opened.fileno() >= most - _RESERVE:
-                raise OSError(errno.EMFILE, "the others are kept")
+                raise OSError(errno.EMFILE, "the rest is reserved")
             opened.setblocking(False)
             with contextlib.suppress(OSError):
                 opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             error_queue.fill(opened, is_ipv6)
-            bind.drop_all(opened)  # nobody is answered: replies would only take memory
+            bind.drop_all(opened)  # a relay reads no replies: they would only take memory
             opened.connect(self.endpoint)
             self._can_cut = gso.cut(opened, 0)
             self.gso_limit = gso.LIMIT if self._can_cut else 0
@@ -101,10 +101,10 @@ class Egress:
         self._socket = opened
         self.local = Endpoint(*opened.getsockname()[:2])
         self.send_now = opened.send
-        """Sends a datagram, or what is to be `cut`: for who counts by himself, and gives its errors to `failed`."""
+        """Sends a datagram, or a run that `cut` cuts; the caller counts, and passes errors to `failed`."""
 
     def renew(self) -> None:
-        """Open another socket in the place of this one."""
+        """Replace the socket with a new one."""
         self.close()
         self._open()
 
@@ -114,16 +114,16 @@ class Egress:
         return bool(self._waiting)
 
     def fileno(self) -> int:
-        """Return what to wait on for writing; -1 where it is closed or broken."""
+        """Return the descriptor to wait on for writing; -1 where it is closed or broken."""
         return -1 if self._socket is None else self._socket.fileno()
 
     def cut(self, size: int) -> None:
-        """Let `send_now` cut what it is given into datagrams of so many bytes; 0 lets it leave as it is."""
+        """Let `send_now` cut its data into datagrams of `size` bytes; 0 sends it whole."""
         if self._socket is not None:
             gso.cut(self._socket, size)
 
     def send(self, runs: Sequence[Segments]) -> None:
-        """Send runs, whatever `cut` says; what has to wait is copied."""
+        """Send runs, regardless of `cut`; what has to wait is copied."""
         for index, run in enumerate(runs):
             if self.broken:
                 self.drop(run, DropReason.of(self.broken))
@@ -141,21 +141,21 @@ class Egress:
                     self._count(run)
 
     def flush(self) -> None:
-        """Send what waits, as far as there is room."""
+        """Send what waits, as far as the socket takes it."""
         waiting, self._waiting = self._waiting, deque()
         self._budget.left += self._waiting_bytes
         self._waiting_bytes = 0
         self.send(list(waiting))
 
     def failed(self, run: Segments, error: OSError) -> None:
-        """Send what has failed once more where that was not its own failure; otherwise keep it, or drop it."""
+        """Send a run once more where the error was an earlier copy's; otherwise keep it, or drop it."""
         number = error.errno or errno.EIO
-        # What the socket was told to cut into may be more than the path's MTU: then no single datagram is fragmented.
+        # The segment size set on the socket may exceed the path's MTU: then no single datagram is fragmented.
         may_be_the_cut = run.datagrams == 1 and self._can_cut
         for _ in range(_TRIES):
-            told = [] if self._socket is None else error_queue.read(self._socket, _ERRORS)
-            self.refused += len(told)
-            if not any(fault.errno == number for fault in told):
+            faults = [] if self._socket is None else error_queue.read(self._socket, _ERRORS)
+            self.refused += len(faults)
+            if not any(fault.errno == number for fault in faults):
                 if not (may_be_the_cut and number in gso.REFUSALS):
                     break
                 may_be_the_cut = False
@@ -172,7 +172,7 @@ class Egress:
             before = self.sent
             self._send_one_by_one(run)
             if self.sent > before:
-                # It was not the pod that the kernel had something against, but the run.
+                # The kernel refused the run, not the pod.
                 self.gso_limit = min(self.gso_limit, gso.limit_after(run.size))
         else:
             self.drop(run, DropReason.of(number))
@@ -182,7 +182,7 @@ class Egress:
         self.dropped[reason] = self.dropped.get(reason, 0) + run.datagrams
 
     def close(self) -> None:
-        """Drop what waits, and give the socket back."""
+        """Drop what waits, and close the socket."""
         for run in self._waiting:
             self.drop(run, DropReason.NO_BUFFER)
         self._waiting.clear()
@@ -196,7 +196,7 @@ class Egress:
     def _transmit(self, run: Segments) -> None:
         if self._socket is None:
             raise OSError(errno.ENOTCONN, "closed")
-        if self._can_cut:  # whatever the limit: the socket may have been told to cut
+        if self._can_cut:  # regardless of the limit: a segment size may be set on the socket
             self._socket.sendmsg((run.data,), gso.option(run.size if run.datagrams > 1 else 0))
         else:
             self._socket.send(run.data)
@@ -215,7 +215,7 @@ class Egress:
             if self._waiting_bytes + size > WAITING_MAX or size > self._budget.left:
                 self.drop(run, DropReason.NO_BUFFER)
             else:
-                # The buffer in which it lies is used again.
+                # The buffer that holds it is reused.
                 self._waiting.append(run._replace(data=bytes(run.data)))
                 self._waiting_bytes += size
                 self._budget.left -= size

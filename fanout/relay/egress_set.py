@@ -1,4 +1,4 @@
-"""All the ways out of a relay: aimed at the pods as they come and go, watched while they are full, and counted."""
+"""Every egress of a relay: aimed at the pods as they come and go, watched while full, and counted."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RETRY_FIRST, _RETRY_MOST = 1.0, 30.0
 class EgressSet:
     """The egress of all ports, of one relay's thread; `pod_stats` and `totals` may be read by others.
 
-    Who is full is registered with `poll`, until `flush` was called often enough.
+    A full egress is registered with `poll`, until `flush` has sent what waits.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class EgressSet:
         self._full: dict[int, Egress] = {}
         self._retry_at = 0.0
         self._retry_after = _RETRY_FIRST
-        """Seconds until pods without a way out are tried again: more each time, for each takes a while."""
+        """Seconds until broken egresses are tried again: more each time, for each takes a while."""
 
     def follow(self, *, may_have_moved: bool) -> None:
-        """Take note of pods that have joined or left, and of addresses of this host that have gone."""
+        """Aim anew where pods joined or left, an address of this host went, or a retry is due."""
         changes = [pods.follow() for pods in self._pods.values()]
         if any(changes) or (may_have_moved and self._self_filter.has_moved()) or self._is_time_to_retry():
             self.aim()
@@ -60,7 +60,7 @@ class EgressSet:
                     self._left.add(closed)
         egresses = [egress for port_fanout in self._port_fanouts() for egress in port_fanout]
         self._self_filter.send_from(egress.local for egress in egresses if egress.local is not None)
-        # Of those that were closed, or opened anew, the descriptors may be others' by now.
+        # The descriptors of those that were closed or reopened may be in use by others now.
         self._full = {
             number: each for number, each in self._full.items() if each.is_blocked and each.fileno() == number
         }
@@ -81,7 +81,7 @@ class EgressSet:
                     poll.register(egress.fileno(), select.EPOLLOUT)
 
     def flush(self, descriptor: int, poll: select.epoll) -> bool:
-        """Send what waits for a socket that has room now; return whether one was waited for by that descriptor."""
+        """Send what waits for a socket that is writable now; return whether the descriptor is that of an egress."""
         egress = self._full.get(descriptor)
         if egress is None:
             return False
@@ -103,11 +103,11 @@ class EgressSet:
         return [pod for name in self._pods for pod in stats_of(name, self._port_fanouts(name))]
 
     def totals(self, pods: Sequence[PodStats]) -> Totals:
-        """Return the sum of what went to these, and to those that have left."""
+        """Return the sum of what went to these pods, and to those that have left."""
         return self._left.with_pods(pods)
 
     def close(self) -> None:
-        """Close them; what was counted stays."""
+        """Close every egress; the counts stay."""
         with self._counting:
             for port_fanout in self._port_fanouts():
                 port_fanout.close()
@@ -124,7 +124,7 @@ class EgressSet:
         return True
 
     def _port_fanouts(self, service: str | None = None) -> list[PortFanout]:
-        """Return what sends to the pods of a Service, or of all."""
+        """Return the fan-outs of one Service, or of all."""
         return [
             port_fanout
             for source in self._sources

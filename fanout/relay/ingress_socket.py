@@ -1,4 +1,4 @@
-"""Opens the sockets of an ingress, and says where it listens."""
+"""Opens the sockets of an ingress, and describes where it listens."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from fanout.relay.core.ingress import Ingress, IngressKind
 def open_port(ingress: Ingress, port: int) -> socket.socket:
     """Return a non-blocking socket that gets what comes to one port of an ingress.
 
-    Raises `InterfaceNotReady`, or `SocketUnavailable` where the system refuses otherwise; the sentence names the
-    ingress.
+    Raises `InterfaceNotReady`, or `SocketUnavailable` for any other refusal; both name the ingress.
     """
     if ingress.interface and interfaces.index(ingress.interface) is None:
         raise _missing(ingress)
@@ -28,7 +27,7 @@ def open_port(ingress: Ingress, port: int) -> socket.socket:
             opened = bind.listen(ingress.host or None, port, device=ingress.interface)
     except SocketUnavailable as error:
         cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno == errno.ENODEV:  # gone since the first look
+        if isinstance(cause, OSError) and cause.errno == errno.ENODEV:  # gone since the check above
             raise _missing(ingress) from None
         is_late = ingress.interface and isinstance(cause, OSError) and cause.errno == errno.EADDRNOTAVAIL
         raise (InterfaceNotReady if is_late else SocketUnavailable)(f"ingress {ingress}: {error}") from cause
@@ -37,11 +36,11 @@ def open_port(ingress: Ingress, port: int) -> socket.socket:
 
 
 def describe(ingress: Ingress) -> str:
-    """Say where an ingress that was opened listens: what was joined, on which interface and address, and the route."""
+    """Return where an open ingress listens: the group that it joined, its interface, address and route."""
     if not ingress.interface:
         return "listens on all addresses" if not ingress.host else f"listens on {ingress.host}"
     found = interfaces.addresses(ingress.interface)
-    if not (found or interfaces.addresses()):  # the system does not tell
+    if not (found or interfaces.addresses()):  # the system does not list them
         return f"listens on {ingress.interface}"
     version = 6 if ingress.is_ipv6 else 4
     here = [str(address) for address in found if address.version == version]
@@ -50,8 +49,8 @@ def describe(ingress: Ingress) -> str:
         return f"listens on {where}"
     group = f"{ingress.host} from {ingress.source}" if ingress.source else ingress.host
     route = interfaces.route(ingress.source or ingress.host, ingress.interface)
-    asked = f"to {ingress.source}" if ingress.source else "to the group"
-    way = f"no route leads {asked}" if route is None else f"the route {asked} is by {route[0]} ({route[1]})"
+    target = f"to {ingress.source}" if ingress.source else "to the group"
+    way = f"there is no route {target}" if route is None else f"the route {target} is via {route[0]} ({route[1]})"
     return f"joined {group} on {where}; {way}"
 
 
@@ -59,5 +58,5 @@ def _missing(ingress: Ingress) -> InterfaceNotReady:
     there = ", ".join(interfaces.names())
     return InterfaceNotReady(
         f"ingress {ingress}: there is no interface {ingress.interface} here (there are {there}): "
-        "is it attached to the pod, and is that its name?"
+        "check its name, and that it is attached to the pod"
     )

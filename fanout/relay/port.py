@@ -1,4 +1,4 @@
-"""One port of an ingress: what the kernel holds for it, read a turn at a time, and what of that is refused."""
+"""One port of an ingress: reads its datagrams a turn at a time, and refuses some."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fanout.relay.core.runs import Piece
 from fanout.relay.self_filter import SelfFilter
 
 TURN = 64
-"""Datagrams, or runs of them, that one port may give before it is another's turn."""
+"""Datagrams, or runs of them, that are read of one port before it is another's turn."""
 ARENA = 256 * 1024
 """Bytes of the buffer into which a turn is read."""
 _NO_PORTS: frozenset[int] = frozenset()
@@ -37,7 +37,7 @@ class PortCounts:
 
 
 class Port:
-    """One port of an ingress: takes what came to it, but for what is refused. It counts in `counts`."""
+    """One port of an ingress: returns what came to it, except what is refused. It counts in `counts`."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Port:
         self._acl = acl
         self._loop_guard = loop_guard
         self._is_group = ingress.kind is IngressKind.MULTICAST
-        """A relay sends to no group: nothing of it comes back there."""
+        """A relay never sends to a group, so nothing of its own comes back there."""
         self._is_broadcast = ingress.kind is IngressKind.BROADCAST
         self._is_guarded = acl is not None or loop_guard is not None or self._is_broadcast
         # A run is of one source; where its datagrams may have to be refused one by one, they must not be merged.
@@ -66,7 +66,7 @@ class Port:
         self._control = gro.CONTROL if self._merges or self._is_broadcast else 0
 
     def read(self, arena: memoryview) -> list[Piece]:
-        """Take what waits, up to a turn's worth, and return what is to be forwarded as it lies in the arena."""
+        """Read what waits into the arena, up to a turn's worth, and return the pieces to forward."""
         pieces: list[Piece] = []
         counts, recv, space = self.counts, self.socket.recvmsg_into, self._control
         is_guarded = self._is_guarded
@@ -112,12 +112,12 @@ class Port:
         return None
 
     def deafen(self) -> None:
-        """Get nothing more; what came before can still be read."""
+        """Receive nothing more; what came before can still be read."""
         bind.deafen(self.socket)
 
     @property
     def drops(self) -> int:
-        """Drops by the kernel for want of buffer, as it counts them: see `bind.drops`."""
+        """Drops by the kernel because the receive buffer was full: see `bind.drops`."""
         with contextlib.suppress(OSError):
             return bind.drops(self.socket)
         return 0

@@ -1,4 +1,4 @@
-"""What comes to one port goes to each pod: the loop that a relay spends its time in."""
+"""From one port to every pod: the loop that a relay spends its time in."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from fanout.relay.egress import Egress, SendBudget
 
 
 class PortFanout:
-    """Sends runs to every pod, in order; a pod's failure is its own.
+    """Sends runs to every pod, in order; one pod's failure does not affect the others.
 
-    Copies that the kernel took at once are counted here, once for all pods: `fold` gives each pod its own. While
-    counts move from one place to another, `counting` is held: who reads them holds it, too.
+    Copies that the kernel took at once are counted here, once for all pods: `fold` adds them to each pod's counts.
+    `counting` is held while counts move; readers must hold it, too.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class PortFanout:
         self._ways: list[tuple[Egress, Callable[[memoryview | bytes], int]]] = []
         self._broken: list[Egress] = []
         self._gso_limit = 0
-        self._segment = 0  # what the sockets were told to cut into
+        self._segment = 0  # the segment size set on the sockets
         self.datagrams = 0
         self.bytes = 0
 
@@ -40,18 +40,18 @@ class PortFanout:
         return bool(self._egresses)
 
     def __iter__(self) -> Iterator[Egress]:
-        """Return the ways out."""
+        """Return the egresses."""
         return iter(list(self._egresses.values()))
 
     @property
     def at_once(self) -> dict[Egress, tuple[int, int]]:
-        """Copies, and their bytes, that were not given to the pods yet."""
+        """Copies, and their bytes, that `fold` has not added to the pods' counts yet."""
         return {egress: (self.datagrams, self.bytes) for egress, _ in self._ways}
 
     def aim(self, endpoints: Iterable[Endpoint], is_here: Callable[[str], bool]) -> list[Egress]:
-        """Send to these from now on; return the ways out that were closed.
+        """Send to these endpoints from now on; return the egresses that were closed.
 
-        Those that are broken are tried again, and so are those whose own address is not of this host any more.
+        Broken ones are tried again, and so are those whose local address this host no longer has.
         """
         self.fold()
         wanted = dict.fromkeys(endpoints)
@@ -72,13 +72,13 @@ class PortFanout:
 
     @property
     def is_broken(self) -> bool:
-        """Whether some pod has no way out."""
+        """Whether some pod's egress is broken."""
         return bool(self._broken)
 
     def send(self, runs: Sequence[Segments], *, may_wait: bool) -> bool:
-        """Send runs to every pod; return whether something waits now for a socket that is full.
+        """Send runs to every pod; return whether something waits now for a full socket.
 
-        `may_wait` says that something may wait from before: it must not be overtaken.
+        `may_wait` says that earlier runs may still wait: they must not be overtaken.
         """
         for run in runs:
             data, size, datagrams = run
@@ -104,7 +104,7 @@ class PortFanout:
                     self.datagrams += datagrams
                     self.bytes += len(data)
                 if self._segment > self._gso_limit:
-                    self._cut(0)  # not what is larger than the path's MTU: nothing would be fragmented any more
+                    self._cut(0)  # a segment size above the path's MTU would stop fragmentation
             for egress in self._broken:
                 egress.send((run,))
         return may_wait
@@ -127,14 +127,14 @@ class PortFanout:
         return any(egress.is_blocked for egress, _ in failures)
 
     def fold(self) -> None:
-        """Give each pod its counts."""
+        """Add to each pod's counts what was counted for all."""
         for egress, _ in self._ways:
             egress.sent += self.datagrams
             egress.bytes += self.bytes
         self.datagrams = self.bytes = 0
 
     def close(self) -> None:
-        """Close the ways out, whose counts stay."""
+        """Close the egresses; their counts stay."""
         self.fold()
         self._ways = []
         for egress in self._egresses.values():

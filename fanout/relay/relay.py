@@ -1,4 +1,4 @@
-"""`Relay`: what comes to its ingresses goes to every pod."""
+"""`Relay` forwards what comes to its ingresses to every pod."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ from fanout.relay.source import Source
 
 log = logging.getLogger("fanout")
 
-_LOOK = 1.0  # seconds between two looks at interfaces and answers, where nothing tells of a change
-_LOOK_SOON = 0.05  # the same while something is awaited
-_LAST_WORDS = 1.0  # seconds when the relay stops, for a first answer of DNS, and for full sockets
-_LAST_TURNS = 3.0  # the same, for what the kernel holds
+_CHECK = 1.0  # seconds between two checks of interfaces and pods, where nothing signals a change
+_CHECK_SOON = 0.05  # the same while something is awaited
+_STOP_WAIT = 1.0  # seconds, when the relay stops, for a first answer of DNS, and for full sockets
+_STOP_FORWARD = 3.0  # the same, for what the kernel holds
 
 
 class Relay:
     """Forwards what comes to its ingresses to every pod of their Services, byte for byte, and answers nobody.
 
-    `ingresses` are URLs (see `Ingress.parse`), for which `service`, `to_port`, `allow_source` and `limit` hold, or
-    `Ingress` objects. What has arrived is forwarded at once, in the order in which it came, as runs of equal sizes
-    where the kernel can (GSO); nothing waits for more to come. The pods are followed as a `Sender` does.
+    `ingresses` are URLs (see `Ingress.parse`), to which `service`, `to_port`, `allow_source` and `limit` apply, or
+    `Ingress` objects. What has arrived is forwarded at once, in order, as runs of equal sizes where the kernel
+    supports them (GSO); nothing waits for more to come. The pods are followed as by a `Sender`.
 
-    An ingress whose interface is not there listens once it appears, and again after it was another one: `waiting`
-    says so. With `loop_guard` a payload that was forwarded is not forwarded again when it comes back from another
-    source within 5 s. A pod that takes nothing holds up no other; a flood on one ingress takes turns with the others.
+    An ingress whose interface is missing listens once it appears, and again after it was replaced: `waiting` says
+    so. With `loop_guard` a payload that was forwarded is not forwarded again when it comes back from another source
+    within 5 s. A pod that takes nothing delays no other; a flood on one ingress takes turns with the others.
 
-    One thread does it all, the one that calls `serve`. Raises `InvalidIngress` and `InvalidService`; opening raises
+    All work is done in the thread that calls `serve`. Raises `InvalidIngress` and `InvalidService`; opening raises
     `SocketUnavailable`, and so does `serve` for an interface that does not appear within `interface_timeout` seconds.
     """
 
@@ -72,7 +72,7 @@ class Relay:
         find_resolver: Callable[[Service], Resolver] | None = None,
     ) -> None:
         if isinstance(ingresses, str):
-            raise InvalidIngress(f"ingresses is a list of URLs, not {ingresses!r} alone")
+            raise InvalidIngress(f"ingresses must be a list of URLs; got {ingresses!r}")
         allowed = allow_source if isinstance(allow_source, str) else tuple(allow_source)
         parsed = [
             each
@@ -94,7 +94,7 @@ class Relay:
             self._pods[each.service] = ServicePods(wanted, resolver)
         self._self_filter = SelfFilter(parsed)
         self._counting = threading.RLock()
-        """Held while counts move from one place to another, and while they are read: in a signal handler, too."""
+        """Held while counts move, and while they are read; reentrant, for a signal handler may read them."""
         guard = LoopGuard() if loop_guard else None
         budget = SendBudget()
         self._sources = [
@@ -103,14 +103,14 @@ class Relay:
         ]
         self._egress_set = EgressSet(self._pods, self._sources, self._self_filter, self._counting)
         self._ports: dict[int, tuple[Source, Port]] = {}
-        """Those that are read, by their descriptors."""
+        """The ports that are read, by their descriptors."""
         self._poll: select.epoll | None = None
         self._watch: interfaces.InterfaceWatch | None = None
         self._wake: tuple[socket.socket, socket.socket] | None = None
         self._serving = ServingThread()
         self._arena = memoryview(bytearray(ARENA))
         self._has_news = False
-        """Whether the kernel has told of a change at some interface."""
+        """Whether the kernel has reported a change of an interface."""
         self._stopped = False
         self._is_closed = False
 
@@ -122,7 +122,7 @@ class Relay:
             totals = self._egress_set.totals(pods)
             ingresses = [source.stats for source in self._sources]
         now = monotonic()
-        # A literal list is an answer that is never asked for again.
+        # A literal list is never resolved again: it has no age.
         ages = [each.refresher.known.age(now) for each in self._pods.values() if each.service.literals is None]
         return RelayStats(
             ingresses,
@@ -144,7 +144,7 @@ class Relay:
 
     @property
     def silence(self) -> float:
-        """Seconds since `serve` last went round: about 1 at most, however little comes; 0 before it began."""
+        """Seconds since the last turn of `serve`'s loop: about 1 at most, even without traffic; 0 before it began."""
         return self._serving.silence
 
     def open(self) -> Self:
@@ -157,9 +157,7 @@ class Relay:
             self._open()
         except OSError as error:
             self._close()
-            raise SocketUnavailable(
-                f"a relay needs some files to be open: {errno_text.leaving(error.errno or 0)}"
-            ) from error
+            raise SocketUnavailable(f"cannot open the relay: {errno_text.leaving(error.errno or 0)}") from error
         except BaseException:
             self._close()
             raise
@@ -168,7 +166,7 @@ class Relay:
     def _open(self) -> None:
         self._poll = select.epoll()
         self._wake = socket.socketpair()
-        with contextlib.suppress(OSError):  # then a look a second has to do
+        with contextlib.suppress(OSError):  # then one check a second must do
             self._watch = interfaces.InterfaceWatch()
             self._poll.register(self._watch, select.EPOLLIN)
         self._poll.register(self._wake[0], select.EPOLLIN)
@@ -197,21 +195,21 @@ class Relay:
                         elif not self._egress_set.flush(descriptor, self._poll) and self._watch is not None:
                             self._watch.drain()
                             self._has_news = True
-                            # On a node, pods' interfaces come and go in swarms: one look is for all of them.
-                            wakeup = min(wakeup, now + _LOOK_SOON)
+                            # On a node, pods' interfaces come and go by the dozen: one check is for all of them.
+                            wakeup = min(wakeup, now + _CHECK_SOON)
                 self._finish()
             finally:
                 self._close()
 
     def stop(self) -> None:
-        """Take what the kernel holds, forward it, and let `serve` return. Any thread or signal handler may call it."""
+        """Forward what the kernel holds, and let `serve` return. Any thread or signal handler may call it."""
         self._stopped = True
         if self._wake is not None:
-            with contextlib.suppress(OSError):  # closed meanwhile, or told so often that the pipe is full
+            with contextlib.suppress(OSError):  # closed meanwhile, or called so often that the pipe is full
                 self._wake[1].send(b"\0", socket.MSG_DONTWAIT)
 
     def close(self) -> None:
-        """Give everything back; where another thread is in `serve`, `stop` it and wait. Closing twice is fine."""
+        """Release everything; `stop` and wait where another thread is in `serve`. Closing twice is fine."""
         self.stop()
         self._serving.wait()
         self._close()
@@ -227,7 +225,7 @@ class Relay:
         return f"<Relay {', '.join(str(entry.ingress) for entry in self._sources)}: {state}>"
 
     def _turn(self, source: Source, port: Port) -> None:
-        """Forward what waits at one port, as much as a turn holds."""
+        """Forward what waits at one port, up to a turn's worth."""
         arena = self._arena
         pieces = port.read(arena)
         if not pieces:
@@ -245,7 +243,7 @@ class Relay:
         source.counts.forwarded += datagrams
 
     def _tend(self, now: float) -> float:
-        """See to interfaces, pods and ports; return how many seconds until it is time again."""
+        """Check interfaces, pods and ports; return the seconds until the next check."""
         assert self._poll is not None  # noqa: S101 - narrows the type
         is_soon = False
         self._egress_set.follow(may_have_moved=self._has_news or self._watch is None)
@@ -257,18 +255,18 @@ class Relay:
                 source.try_to_open(self._receive_buffer, now)
             source.look_at_interface()
             if not self._is_read(source):
-                # Until DNS has said something, the kernel keeps what comes.
+                # Until DNS has answered or failed, the kernel keeps what comes.
                 if source.pods.is_decided:
                     self._take_from(source)
                 else:
                     is_soon = True
-        return _LOOK_SOON if is_soon else _LOOK
+        return _CHECK_SOON if is_soon else _CHECK
 
     def _is_read(self, source: Source) -> bool:
         return not source.ports or source.ports[0].socket.fileno() in self._ports
 
     def _take_from(self, source: Source) -> None:
-        """Begin to read what comes to an ingress."""
+        """Start to read what comes to an ingress."""
         assert self._poll is not None  # noqa: S101 - narrows the type
         known = source.pods.refresher.known
         if known.answered_at is None:
@@ -281,12 +279,12 @@ class Relay:
             self._poll.register(port.socket, select.EPOLLIN)
 
     def _lose(self, source: Source) -> None:
-        """Take what came by an interface that is gone, and close its sockets."""
+        """Forward what came by an interface that is gone, and close its sockets."""
         assert self._poll is not None  # noqa: S101 - narrows the type
         for port in source.ports:
             descriptor = port.socket.fileno()
             if descriptor in self._ports:
-                self._empty(source, port, monotonic() + _LAST_WORDS)
+                self._empty(source, port, monotonic() + _STOP_WAIT)
                 del self._ports[descriptor]
                 self._poll.unregister(descriptor)
         with self._counting:
@@ -297,7 +295,7 @@ class Relay:
         )
 
     def _empty(self, source: Source, port: Port, deadline: float) -> None:
-        """Forward what a port holds; a flood that goes on has an end, too."""
+        """Forward what a port holds, until `deadline` at most: a flood may go on."""
         before = -1
         while before != source.counts.datagrams and monotonic() < deadline:
             before = source.counts.datagrams
@@ -306,23 +304,23 @@ class Relay:
     def _finish(self) -> None:
         """Forward all that the kernel still holds."""
         assert self._poll is not None  # noqa: S101 - narrows the type
-        deadline = monotonic() + _LAST_WORDS
-        while self._tend(monotonic()) == _LOOK_SOON and monotonic() < deadline:
-            time.sleep(_LOOK_SOON)
+        deadline = monotonic() + _STOP_WAIT
+        while self._tend(monotonic()) == _CHECK_SOON and monotonic() < deadline:
+            time.sleep(_CHECK_SOON)
         for source in self._sources:
             if not self._is_read(source):
                 self._take_from(source)  # though its Service is not resolved: what it holds is counted
         for _, port in self._ports.values():
             port.deafen()
-        deadline = monotonic() + _LAST_TURNS
+        deadline = monotonic() + _STOP_FORWARD
         for source, port in self._ports.values():
             self._empty(source, port, deadline)
         if monotonic() > deadline:
             log.warning(
-                "stopped_with_rest: there was more than could be forwarded within %(seconds)g s",
-                {"seconds": _LAST_TURNS},
+                "stopped_with_rest: cannot forward all that had arrived within %(seconds)g s: the rest is lost",
+                {"seconds": _STOP_FORWARD},
             )
-        deadline = monotonic() + _LAST_WORDS
+        deadline = monotonic() + _STOP_WAIT
         while self._egress_set.is_full and (left := deadline - monotonic()) > 0:
             for descriptor, _ in self._poll.poll(left):
                 self._egress_set.flush(descriptor, self._poll)

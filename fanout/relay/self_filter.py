@@ -1,4 +1,4 @@
-"""What a relay knows of itself, so that it does not feed on what it sends."""
+"""Recognizes what a relay itself sends, so that it does not forward it again."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ class SelfFilter:
         """The ports from which it sends."""
 
     def send_from(self, endpoints: Iterable[Endpoint]) -> None:
-        """Take note of where the copies come from."""
+        """Record the endpoints from which copies are sent."""
         self._sends_from = frozenset(endpoints)
         self.ports = frozenset(port for _, port in self._sends_from)
 
     def has_moved(self) -> bool:
-        """Look anew which addresses are of this host; return whether one that it sends from is not any more."""
+        """Look up this host's addresses again; return whether one from which it sends is gone."""
         self._here.clear()
         return not all(self.is_here(host) for host in {host for host, _ in self._sends_from})
 
     def is_ingress(self, endpoint: Endpoint) -> bool:
-        """Whether what is sent there comes to an ingress of this relay."""
+        """Return whether what is sent there comes to an ingress of this relay."""
         return any(
             endpoint.port in each.ports and (each.host in _ALL or each.host == endpoint.host)
             for each in self._ingresses
         ) and self.is_here(endpoint.host)
 
     def has_sent(self, host: str, port: int) -> bool:
-        """Whether a datagram with that source is the relay's own."""
+        """Return whether a datagram from that source is the relay's own."""
         return (sockaddr.plain(host), port) in self._sends_from
 
     def is_here(self, host: str) -> bool:
-        """Whether that is an address of this host."""
+        """Return whether that is an address of this host."""
         if host not in self._here:
             self._here[host] = interfaces.is_local(host)
         return self._here[host]

@@ -37,13 +37,13 @@ class Totals:
 
 
 class ServicePods:
-    """Follows a Service, and says which endpoints a port's datagrams go to."""
+    """Follows a Service, and returns the endpoints that a port's datagrams go to."""
 
     def __init__(self, service: Service, resolver: Resolver) -> None:
         self.service = service
         self.refresher = Refresher(resolver, service.name)
         self._endpoints: tuple[Endpoint, ...] = ()
-        # Whoever names an endpoint's port means that port, whatever the ingress: those have it with any default.
+        # An endpoint given with a port keeps it, whatever the ingress: such a one has it with any default.
         other_port = 2 if service.port == 1 else 1
         self._fixed = frozenset(service.literals or ()) & frozenset(parse_literals(service.name, other_port) or ())
 
@@ -54,16 +54,16 @@ class ServicePods:
         return known.settled or known.failure is not None
 
     def follow(self) -> bool:
-        """Take note of pods that have joined or left; return whether any has."""
+        """Record which pods there are now; return whether any has joined or left."""
         before, self._endpoints = self._endpoints, self.refresher.known.endpoints
         return self._endpoints is not before and self._endpoints != before
 
     def endpoints(self, port: int) -> list[Endpoint]:
-        """Return where a datagram for `port` goes to."""
+        """Return the endpoints for a datagram to `port`."""
         return [self._at(each, port) for each in self._endpoints]
 
     def literals(self, port: int) -> list[Endpoint]:
-        """Return the same of a literal list, before anything was resolved."""
+        """Return the same of a literal list, before anything is resolved."""
         return [self._at(each, port) for each in self.service.literals or ()]
 
     def _at(self, endpoint: Endpoint, port: int) -> Endpoint:

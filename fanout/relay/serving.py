@@ -1,4 +1,4 @@
-"""The thread that serves a relay: there is one, it can be waited for, and it says when it last went round."""
+"""The thread that serves a relay: there is one, it can be waited for, and it reports its last turn."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class ServingThread:
 
     @property
     def silence(self) -> float:
-        """Seconds since it last went round; 0 before it began."""
+        """Seconds since the last turn of its loop; 0 before it began."""
         return monotonic() - self._went_round_at if self._went_round_at else 0.0
 
     def goes_round(self) -> float:
-        """Take note that it goes round now; return the time."""
+        """Record that a turn of the loop begins now; return the time."""
         self._went_round_at = monotonic()
         return self._went_round_at
 
@@ -35,7 +35,7 @@ class ServingThread:
 
     def __enter__(self) -> Self:
         if not self._is_idle.is_set():
-            raise InvalidInput("the relay is served already, by another thread: one is enough")
+            raise InvalidInput("the relay is already served by another thread: call serve once")
         self._is_idle.clear()
         self._thread = threading.get_ident()
         return self

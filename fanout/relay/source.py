@@ -1,4 +1,4 @@
-"""An ingress at work: its sockets, its counters, and the interface that it follows."""
+"""A running ingress: its sockets, its counters, and the interface that it follows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger("fanout")
 
 
 class Source:
-    """One ingress: opened when its interface is there, and again when that is another one than before."""
+    """One ingress: opened when its interface appears, and again when the interface was replaced."""
 
     def __init__(
         self,
@@ -39,24 +39,24 @@ class Source:
     ) -> None:
         self.ingress = ingress
         self.pods = pods
-        """Of its Service."""
+        """Those of its Service."""
         self.counts = PortCounts()
         self.state = InterfaceState(interface_timeout)
         self.ports: list[Port] = []
         self.port_fanouts = {port: PortFanout(budget, counting) for port in ingress.ports}
-        """Where what comes to each port goes to."""
+        """What sends each port's datagrams to the pods."""
         self.interface: int | None = None
         self._loop_guard = loop_guard
         self._acl = Acl(ingress.allow_source, ingress.limit) if ingress.allow_source or ingress.limit else None
         self._self_filter = self_filter
         self._drops_before = 0
         self._is_up: bool | None = None
-        """Whether its interface was, the last time that this was said."""
-        self._said: set[str] = set()
-        """Hosts of which it was said that they are the relay itself."""
+        """Whether its interface was up when its state was last logged."""
+        self._warned: set[str] = set()
+        """Hosts that were logged as the relay itself."""
 
     def check_literals(self) -> None:
-        """Raise `InvalidIngress` where it is to forward to this very relay, by a literal list."""
+        """Raise `InvalidIngress` where a literal list makes it forward to this very relay."""
         for port in self.ingress.ports:
             for endpoint in self.pods.literals(self.ingress.port_at_pods(port)):
                 if self._self_filter.is_ingress(endpoint):
@@ -66,7 +66,7 @@ class Source:
                     )
 
     def try_to_open(self, receive_buffer: int, now: float) -> None:
-        """Listen where the interface is there; raise `SocketUnavailable` where it is no use to wait for it."""
+        """Listen if the interface is there; raise `SocketUnavailable` where waiting for it would not help."""
         try:
             self.open(receive_buffer)
         except SocketUnavailable as error:
@@ -74,7 +74,7 @@ class Source:
                 log.warning("ingress_waiting: %(reason)s", {"reason": str(error), "ingress": str(self.ingress)})
 
     def open(self, receive_buffer: int) -> None:
-        """Listen on all its ports or none; raise `InterfaceNotReady` or `SocketUnavailable`."""
+        """Listen on all ports or on none; raise `InterfaceNotReady` or `SocketUnavailable`."""
         self.interface = interfaces.index(self.ingress.interface) if self.ingress.interface else None
         ports = []
         with contextlib.ExitStack() as stack:
@@ -102,25 +102,25 @@ class Source:
         self.look_at_interface()
 
     def aim(self) -> list[Egress]:
-        """Send to the pods as they are known now; return the ways out that were closed."""
+        """Send to the pods as they are known now; return the egresses that were closed."""
         closed = []
         for port, port_fanout in self.port_fanouts.items():
             endpoints = []
             for endpoint in self.pods.endpoints(self.ingress.port_at_pods(port)):
                 if not self._self_filter.is_ingress(endpoint):
                     endpoints.append(endpoint)
-                elif endpoint.host not in self._said:
-                    self._said.add(endpoint.host)  # once is enough, however many ports there are
+                elif endpoint.host not in self._warned:
+                    self._warned.add(endpoint.host)  # once is enough, however many ports there are
                     log.warning(
                         "endpoint_is_ingress: %(endpoint)s of %(service)s is this relay itself, and gets no copy: "
-                        "let %(ingress)s go to another port (to_port), or to a Service without the relay",
+                        "send %(ingress)s to another port (to_port), or to a Service without the relay",
                         {"endpoint": str(endpoint), "service": self.ingress.service, "ingress": str(self.ingress)},
                     )
             closed += port_fanout.aim(endpoints, self._self_filter.is_here)
         return closed
 
     def look_at_interface(self) -> None:
-        """Say where it listens, once it does; and that its interface was switched off, or on again."""
+        """Log where it listens, and when its interface goes down or comes up again."""
         is_up = not self.ingress.interface or interfaces.is_up(self.ingress.interface)
         if not self.ports or is_up is self._is_up:
             return
@@ -131,17 +131,17 @@ class Source:
             log.info("ingress_listening: %(ingress)s %(where)s", {**values, "where": describe(self.ingress)})
         else:
             device = self.ingress.interface
-            reason = f"ingress {name}: {device} is down: `ip link set {device} up`, or of a macvlan its parent"
+            reason = f"ingress {name}: {device} is down: run `ip link set {device} up`, for a macvlan on its parent"
             self.state.waiting = reason
             log.warning("ingress_waiting: %(reason)s", {**values, "reason": reason})
 
     @property
     def is_stale(self) -> bool:
-        """Whether its interface is gone, or another one of the same name."""
+        """Whether its interface is gone, or was replaced by another of the same name."""
         return bool(self.ports and self.interface) and interfaces.index(self.ingress.interface) != self.interface
 
     def close(self) -> None:
-        """Give the ports back."""
+        """Close the ports."""
         for port in self.ports:
             self._drops_before += port.drops
             port.socket.close()

@@ -77,10 +77,10 @@ def ways(interface: str | None = None) -> dict[str, str]:
         found = {name: address for name in interfaces.names() if (address := _address(name, loopback=False))}
         found = {name: address for name, address in found.items() if interfaces.is_up(name)}
         if not found:
-            raise SocketUnavailable("no interface with an IPv4 address is up: name a device with --host")
+            raise SocketUnavailable("cannot search: no interface with an IPv4 address is up; name a device with --host")
         return found
     if not interface or interfaces.index(interface) is None:
-        there = ", ".join(interfaces.names()) or "none that the system tells of"
+        there = ", ".join(interfaces.names()) or "none that the system lists"
         raise InvalidInput(f"there is no interface {interface!r}: there are {there}")
     address = _address(interface, loopback=True)
     if address is None:
@@ -99,9 +99,7 @@ async def search(
     `SocketUnavailable`.
     """
     if not message.is_target(target):
-        raise InvalidInput(
-            f"{target[:80]!r} is nothing to search for: write ssdp:all, upnp:rootdevice, uuid:... or urn:..."
-        )
+        raise InvalidInput(f"ST must be ssdp:all, upnp:rootdevice, uuid:... or urn:...; got {target[:80]!r}")
     mx = max(1, min(message.MX_MAX, int(seconds - _MARGIN)))
     data = message.search(target, mx, _WHO)
     loop = asyncio.get_running_loop()
@@ -205,7 +203,7 @@ async def _sockets(
     try:
         found = await asyncio.get_running_loop().getaddrinfo(where, message.PORT, type=socket.SOCK_DGRAM)
     except (OSError, UnicodeError):  # gaierror is an OSError; a label that is too long is none of DNS
-        raise InvalidInput(f"{where[:80]!r} is no address, and no name of one") from None
+        raise InvalidInput(f"cannot resolve {where[:80]!r}: give an IP address, or a name in DNS") from None
     family, *_, address = found[0]
     return [(_open(stack, family), address)]
 

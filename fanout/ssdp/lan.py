@@ -1,4 +1,4 @@
-"""The interface that leads to the LAN: searches come in by it, answers and announcements leave."""
+"""The interface to the LAN: searches come in by it, answers and announcements leave."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fanout.ssdp.core.message import DATAGRAM_MAX, GROUP, PORT
 HOPS = 2
 """Of announcements (UDA 1.1, 1.2.2: the TTL of a multicast should default to 2)."""
 _TURN = 64
-"""Datagrams that one socket may give before it is another's turn."""
+"""Datagrams that are read of one socket before it is another's turn."""
 _RECEIVE_BUFFER = 1 << 20
 _PORT_MIN = 1024
-"""Below, no client asks from: an answer would go to a service of the host that is named as the source."""
+"""No client searches from a port below: an answer would go to a service of the host named as the source."""
 _ROUTES_MAX = 4096
 """Addresses of which is remembered whether the way to them is by the interface."""
 
@@ -57,7 +57,7 @@ class Lan:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the interface is down, or another one than the one that was opened, or has other addresses."""
+        """Whether the interface is down, was replaced, or has other addresses."""
         return (
             self._index != interfaces.index(self.interface)
             or self._networks != interfaces.networks(self.interface)
@@ -70,7 +70,7 @@ class Lan:
             there = ", ".join(interfaces.names())
             raise InterfaceNotReady(f"there is no interface {self.interface} here (there are {there})")
         if not interfaces.is_up(self.interface):
-            up = f"`ip link set {self.interface} up`, or of a macvlan its parent"
+            up = f"run `ip link set {self.interface} up`, for a macvlan on its parent"
             raise InterfaceNotReady(f"interface {self.interface} is down, or has no carrier: {up}")
         try:
             joined = open_group(GROUP, PORT, self.interface)
@@ -113,12 +113,12 @@ class Lan:
         return opened
 
     def receive(self, opened: socket.socket) -> list[LanDatagram]:
-        """Return what waits at one of the sockets, as much as a turn holds."""
+        """Return what waits at one of the sockets, up to a turn's worth."""
         to_group = opened is self.sockets[0]
         arrivals = []
         with contextlib.suppress(OSError):  # nothing more, or an interface that went
             for _ in range(_TURN):
-                # One byte more than may be: larger ones are known by that.
+                # One byte more than the limit, to detect larger ones.
                 data, client = opened.recvfrom(DATAGRAM_MAX + 1)
                 arrivals.append(LanDatagram(data, client, to_group))
         return arrivals
@@ -149,7 +149,7 @@ class Lan:
     def may_come_from(self, host: str, interface: int) -> bool:
         """Whether what names `host` as its source may have come by the interface of that number.
 
-        What came from the LAN is whoever's on it, unless the way to that host leads there, too.
+        A source on the LAN may be forged, unless the route to that host leads there, too.
         """
         return interface != self._index or self.leads_to(host)
 
@@ -163,7 +163,7 @@ class Lan:
         return known
 
     def forget_routes(self) -> None:
-        """Ask the kernel anew for the ways to hosts: they may have changed."""
+        """Forget the routes to hosts: they may have changed."""
         self._routes.clear()
 
     def send(self, data: bytes, client: tuple[str, int] = (GROUP, PORT)) -> bool:

@@ -41,7 +41,7 @@ _ASKING, _LEARNING = "asking", "learning"
 
 
 class Unreadable(Exception):
-    """There is something, which is no description."""
+    """What was read is not a description."""
 
 
 class DescriptionReader:
@@ -136,7 +136,7 @@ class PodMonitor:
             except Exception as error:  # as many files are open as may be, for instance
                 if self._is_first(pod.host, _ASKING):
                     values = {"host": pod.host, "reason": errno_text.exception(error)}
-                    log.warning("pod_not_asked: %(host)s, which is tried again: %(reason)s", values)
+                    log.warning("pod_not_asked: cannot query %(host)s, will retry: %(reason)s", values)
             await asyncio.sleep(_RETRY_MAX)
 
     async def _look(self, pod: Endpoint) -> None:

@@ -55,7 +55,7 @@ class SsdpRelay:
     `interface` is answered; a client is answered 100 searches a second, 1,000 at once, and all together 500, 2,000
     at once.
 
-    One thread does it all, the one that calls `serve`. Raises `InvalidService` and `InvalidInput`; opening raises
+    All work is done in the thread that calls `serve`. Raises `InvalidService` and `InvalidInput`; opening raises
     `SocketUnavailable`, and so does `serve` where the interface does not appear within `interface_timeout` seconds.
     """
 
@@ -74,11 +74,11 @@ class SsdpRelay:
         find_resolver: Callable[[Service], Resolver] | None = None,
     ) -> None:
         if isinstance(allow_source, str) or isinstance(descriptions, str):
-            raise InvalidInput("allow_source and descriptions are lists")
+            raise InvalidInput("allow_source and descriptions must be lists of strings")
         if not isinstance(interface, str) or not options.is_interface_name(interface):
-            raise InvalidInput(f"{interface!r} is no name of an interface: write eth0, as `ls /sys/class/net` has it")
+            raise InvalidInput(f"interface must be a name such as eth0 (`ls /sys/class/net`); got {interface!r}")
         if interface == "lo":
-            raise InvalidInput("interface lo leads to no LAN")
+            raise InvalidInput("interface must be one of a LAN; got 'lo'")
         self._service = Service(service, message.PORT, Family.parse(family))
         check_pods(self._service)
         if find_resolver is not None:
@@ -89,7 +89,7 @@ class SsdpRelay:
         self._interface = InterfaceState(interface_timeout)
         allowed = tuple(map(parse_network, allow_source))
         if not allowed:
-            raise InvalidInput("allow_source names no network: nobody would be served")
+            raise InvalidInput("allow_source must name at least one network")
         directory = Directory(parse_ports(http_ports), allowed, random.random)
         lan, acl = Lan(interface), Acl(allowed, None)
 
@@ -109,7 +109,7 @@ class SsdpRelay:
         self._looked_at = 0.0
         self._serving = ServingThread()
         self._wake: Callable[[], object] | None = None
-        """Lets `serve` look whether it was stopped."""
+        """Wakes `serve` to check whether it was stopped."""
         self._stopped = threading.Event()
 
     @property
@@ -138,12 +138,12 @@ class SsdpRelay:
 
     @property
     def waiting(self) -> str | None:
-        """What it waits for, as one sentence: the interface, or an answer of DNS; None where it is ready."""
+        """What it waits for, in one sentence: the interface, or an answer of DNS; None where it is ready."""
         return self._interface.waiting or self._refresher.waiting
 
     @property
     def silence(self) -> float:
-        """Seconds since `serve` last went round; 0 before it began."""
+        """Seconds since the last turn of `serve`'s loop; 0 before it began."""
         return self._serving.silence
 
     def open(self) -> Self:
@@ -175,7 +175,7 @@ class SsdpRelay:
                 self._wake()
 
     def close(self) -> None:
-        """Give everything back; where another thread is in `serve`, `stop` it and wait. Closing twice is fine."""
+        """Release everything; `stop` and wait where another thread is in `serve`. Closing twice is fine."""
         self.stop()
         self._serving.wait()
         self._refresher.stop()
@@ -213,7 +213,7 @@ class SsdpRelay:
         self._pod_listener.close()
 
     def _tend(self, now: float) -> None:
-        """See to the interface, the pods, and what is to be announced."""
+        """Check the interface, the pods, and what to announce."""
         if now - self._looked_at >= _LOOK:
             self._looked_at = now
             self._look_at_lan(now)
@@ -222,7 +222,7 @@ class SsdpRelay:
             self._endpoints = known.endpoints
             self._follow(known.endpoints, now)
             if not known.endpoints:
-                log.warning("service_empty: %(service)s names no pod (yet)", {"service": self._service.name})
+                log.warning("service_empty: %(service)s has no pods (yet)", {"service": self._service.name})
         self._carry_out(self._directory.time_passed(now))
 
     def _look_at_lan(self, now: float) -> None:
@@ -241,7 +241,7 @@ class SsdpRelay:
             self._directory.dropped[SsdpDrop.KERNEL_BUFFER] += dropped
 
     def _open_lan(self, now: float) -> None:
-        """Listen where the interface is there; raise `SocketUnavailable` where it is no use to wait for it."""
+        """Listen if the interface is there; raise `SocketUnavailable` where waiting for it would not help."""
         try:
             self._lan.open()
         except SocketUnavailable as error:
@@ -262,7 +262,7 @@ class SsdpRelay:
             asyncio.get_running_loop().remove_reader(opened)
 
     def _follow(self, endpoints: tuple[Endpoint, ...], now: float) -> None:
-        """Take note of pods that have joined or left."""
+        """Record which pods have joined or left."""
         pods = [each for each in endpoints if not self._is_itself(each)]
         hosts = frozenset(pod.host for pod in pods)
         self._searches.follow(pods)
@@ -282,7 +282,7 @@ class SsdpRelay:
         return True
 
     def _carry_out(self, actions: Iterable[Action]) -> None:
-        """Do what the directory wants done."""
+        """Carry out what the directory decided."""
         pending = deque(actions)
         while pending:
             action = pending.popleft()

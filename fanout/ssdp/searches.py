@@ -1,6 +1,6 @@
 """Searches of the LAN: taken from its sockets, put to the pods by a socket each, and ended when their time is over.
 
-So no client gets what another asked for. How pods are asked at all is here, too, for whoever asks them.
+So no client gets the answers to another's search. How pods are searched is here, too, for other callers.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _GIVEN_UP = 0.8
 _PREPARED = 0.1
 """Seconds within which is answered what needs no pod, so that not all comes at once."""
 _TURN = 32
-"""Datagrams that one socket may give before it is another's turn."""
+"""Datagrams that are read of one socket before it is another's turn."""
 
 CarryOut = Callable[[Iterable[Action]], None]
-"""Does what the directory wants done."""
+"""Carries out what the directory decided."""
 
 
 class PodDatagram(NamedTuple):
-    """What a pod sent, or somebody in its name."""
+    """What a pod sent, or a forger in its name."""
 
     data: bytes
     host: str
@@ -46,7 +46,7 @@ class PodDatagram(NamedTuple):
 
 
 class PodAddresses:
-    """Some pods, and what it takes to ask them all."""
+    """Some pods, and the means to send a search to all of them."""
 
     def __init__(self, pods: Collection[Endpoint]) -> None:
         self._family = socket.AF_INET6 if any(":" in pod.host for pod in pods) else socket.AF_INET
@@ -63,7 +63,7 @@ class PodAddresses:
         return opened
 
     def ask(self, opened: socket.socket, data: bytes) -> bool:
-        """Send a question to each of them; return whether the kernel took it every time."""
+        """Send a search to each of them; return whether the kernel took every copy."""
         is_sent = True
         for address in self._addresses:
             try:
@@ -74,12 +74,12 @@ class PodAddresses:
 
 
 def receive(opened: socket.socket) -> list[PodDatagram]:
-    """Return what waits, as much as a turn holds."""
+    """Return what waits, up to a turn's worth."""
     is_ipv6 = opened.family == socket.AF_INET6
     datagrams = []
     with contextlib.suppress(OSError):
         for _ in range(_TURN):
-            # One byte more than may be: larger ones are known by that.
+            # One byte more than the limit, to detect larger ones.
             data, control, _, (host, *_) = opened.recvmsg(DATAGRAM_MAX + 1, pktinfo.SPACE)
             datagrams.append(PodDatagram(data, sockaddr.plain(host) if is_ipv6 else host, pktinfo.interface(control)))
     return datagrams
@@ -108,7 +108,7 @@ class Searches:
         return len(self._sockets)
 
     def follow(self, pods: Collection[Endpoint]) -> None:
-        """Ask these pods from now on."""
+        """Search these pods from now on."""
         self._pods = PodAddresses(pods)
 
     def take_searches(self, opened: socket.socket) -> None:
@@ -128,7 +128,7 @@ class Searches:
                 self.ask(asked)
 
     def ask(self, asked: AskPods) -> None:
-        """Ask all pods for a client."""
+        """Send a client's search to all pods."""
         dropped = self._directory.dropped
         if len(self._sockets) >= self._most:  # the oldest has most of its answers
             self._end(next(iter(self._sockets)))

@@ -32,7 +32,7 @@ SOON: Limits = {
     "fanout.cli.target:CONFIRM_AFTER": 0.02,
 }
 """DNS is asked again soon, where its TTL is 0: a change is followed without a wait of a second."""
-UNHURRIED: Limits = {"fanout.relay.relay:_LAST_TURNS": 3600.0, "fanout.relay.core.loop_guard:LOOP_SECONDS": 3600.0}
+UNHURRIED: Limits = {"fanout.relay.relay:_STOP_FORWARD": 3600.0, "fanout.relay.core.loop_guard:LOOP_SECONDS": 3600.0}
 """A relay may take long to forward what it holds at its end, and knows loops however long they take."""
 
 

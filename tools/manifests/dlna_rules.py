@@ -114,7 +114,7 @@ def servers_are_found(objects: list[Manifest]) -> Iterator[str]:
                 if DescriptionPlace.parse(text).port not in served:
                     yield f"{relay.pod.owner}: FANOUT_DESCRIPTION {text} asks no TCP port of {name_of(relay.service)}"
             except InvalidInput as error:
-                yield f"{relay.pod.owner}: FANOUT_DESCRIPTION {error}"
+                yield f"{relay.pod.owner}: FANOUT_DESCRIPTION: {error}"
         for each in relay.service["spec"]["ports"]:
             port = each["targetPort"]
             if each["port"] != port or not isinstance(port, int) or not 1024 <= port <= 65_535:

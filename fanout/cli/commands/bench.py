@@ -41,7 +41,7 @@ class PlanOptions(NamedTuple):
     messages: int | None
 
     def plan(self) -> Plan:
-        """Return what to send; raise `click.UsageError` for options that say nothing together."""
+        """Return what to send; raise `click.UsageError` for options that exclude each other."""
         rate = self.rate
         if rate is not None and self.bandwidth is not None:
             raise click.UsageError("--rate and --bandwidth are two ways to say one thing: give one")
@@ -80,13 +80,13 @@ def _datagrams_per_second(bandwidth: float, size: int) -> float:
     metavar="BYTES",
     help="Payload of each message.",
 )
-@option("--seconds", type=FiniteRange(0.1, 86_400), metavar="S", help="Send for so long. [default: 5]")
+@option("--seconds", type=FiniteRange(0.1, 86_400), metavar="S", help="Send for this long. [default: 5]")
 @option("--count", "messages", type=click.IntRange(min=1), metavar="N", help="Send N messages instead.")
 @option(
     "--max-loss",
     type=FiniteRange(0, 100),
     metavar="PERCENT",
-    help="Exit code 4 where a pod lost more than that.",
+    help="Exit with 4 where a pod lost more.",
 )
 @option("--plot", metavar="FILE", help="Draw latency and loss of each pod as SVG; - is standard output.")
 @output_option
@@ -186,7 +186,7 @@ class _Picture:
             raise self._failure(error) from None
 
     def draw(self, result: BenchResult, target: Target) -> None:
-        """Write the plot in the place of what the file held."""
+        """Replace the file's content by the plot."""
         from fanout.cli.bench_plot import draw
 
         picture = draw(result, target.whom(len(result.pods)))

@@ -38,11 +38,11 @@ _CLEAR = "\r\033[K"
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="Listen for so long at most.",
+    help="Listen at most this long.",
 )
 @output_option
 def doctor(target: TargetOptions | None, listen: tuple[str, ...], wait: float, output: str) -> int:
-    """Check this host, the pods of a Service (-s), and what a relay would hear (--listen); say what to change.
+    """Check this host, the pods of a Service (-s), and what a relay would receive (--listen); say what to change.
 
     Exit codes: 0 all is well, 1 a problem or a warning, 2 usage.
     """

@@ -1,4 +1,4 @@
-"""`fanout healthcheck`: an exec probe for where the kubelet cannot reach the admin port."""
+"""`fanout healthcheck`: an exec probe, for where the kubelet cannot reach the admin port."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from fanout.cli.output import EXIT_ERROR, EXIT_OK
     default="localhost",
     show_default=True,
     metavar="ADDRESS",
-    help="Where it listens.",
+    help="Address of its admin port.",
 )
 @option("--admin-port", type=click.IntRange(1, 65_535), default=8080, show_default=True, help="Its admin port.")
-@option("--live", is_flag=True, help="Ask whether it lives instead of whether it is ready.")
+@option("--live", is_flag=True, help="Check whether it is alive (/livez) instead of ready (/readyz).")
 @option(
     "--timeout",
     type=FiniteRange(0, 60, min_open=True),
     default=2.0,
     show_default=True,
     metavar="SECONDS",
-    help="Wait so long for an answer.",
+    help="Wait at most this long for an answer.",
 )
 def healthcheck(host: str, admin_port: int, live: bool, timeout: float) -> int:
-    """Ask a receiver or a relay whether it is ready: prints its answer, exit code 0 for yes and 1 for no."""
+    """Check whether a receiver or a relay is ready: print its answer; exit code 0 for yes and 1 for no."""
     from http.client import HTTPConnection, HTTPException
 
     path = "/livez" if live else "/readyz"
@@ -44,12 +44,12 @@ def healthcheck(host: str, admin_port: int, live: bool, timeout: float) -> int:
 
         url = f"http://{Endpoint(host, admin_port)}{path}"
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise click.ClickException(f"no receiver or relay answers at {url}: {_one_line(reason)}") from None
+        raise click.ClickException(f"cannot reach a receiver or relay at {url}: {_one_line(reason)}") from None
     click.echo(_one_line(text))
     return EXIT_OK if response.status == 200 else EXIT_ERROR
 
 
 def _one_line(text: str) -> str:
-    """Return the first line of what a stranger said, as far as it can be printed."""
+    """Return the first line of untrusted text, with `?` for what cannot be printed."""
     first = next(iter(text.splitlines()), "")
     return "".join(character if character.isprintable() else "?" for character in first)

@@ -18,7 +18,7 @@ from fanout.protocol.seal import KEY_SIZE
 def keygen(path: str | None) -> int:
     """Print a new key for --key-file, or write it to the new file PATH, which only its owner can read.
 
-    A file that is there already is left as it is.
+    An existing file is left as it is.
 
     \b
     fanout keygen >>keys             add one: the first key of a file seals, all open
@@ -32,7 +32,7 @@ def keygen(path: str | None) -> int:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         raise click.ClickException(
-            f"the new key cannot be written to {path}: it is there already, and keys in use would be lost; "
+            f"cannot write the new key to {path}: it exists, and keys in use would be lost; "
             "name another file, or delete it first"
         ) from None
     except OSError as error:
@@ -48,4 +48,4 @@ def keygen(path: str | None) -> int:
 
 
 def _unwritable(path: str, error: OSError) -> click.ClickException:
-    return click.ClickException(f"the new key cannot be written to {path or repr(path)}: {error.strerror}")
+    return click.ClickException(f"cannot write the new key to {path or repr(path)}: {error.strerror}")

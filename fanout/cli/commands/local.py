@@ -55,7 +55,7 @@ def local() -> None:
     default=0.5,
     show_default=True,
     metavar="SECONDS",
-    help="Receivers go on receiving so long after they were told to stop.",
+    help="Receivers go on receiving for this long after SIGTERM.",
 )
 @option("-d", "--detach", is_flag=True, help="Return when all receivers are ready, and leave them running.")
 @option("--pid", type=click.IntRange(min=1), help="Go down when this process ends: --pid $$ in a script.")
@@ -92,8 +92,8 @@ def scale(replicas: int) -> None:
 
 @local.command()
 @click.argument("pod", required=False)
-@option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
-@option("--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N lines of each pod.")
+@option("-f", "--follow", is_flag=True, help="Follow: show new lines as they are written.")
+@option("--tail", type=click.IntRange(min=0), metavar="N", help="Start with the last N lines of each pod.")
 @output_option
 def logs(pod: str | None, follow: bool, tail: int | None, output: str) -> None:
     """Show the logs of all pods in order of time, or those of POD."""
@@ -102,7 +102,7 @@ def logs(pod: str | None, follow: bool, tail: int | None, output: str) -> None:
     directory = running().directory
     pods = pod_logs.names(directory)
     if pod is not None and pod not in pods:
-        known = f"the pods are {', '.join(pods)}" if pods else "there is no pod now"
+        known = f"the pods are {', '.join(pods)}" if pods else "there are no pods now"
         raise LocalServiceError(f"there are no logs of pod {pod!r}: {known}")
     read = pod_logs.follow if follow else pod_logs.read
     lines = read(directory, [] if pod is None else [pod], tail=tail)
@@ -157,9 +157,9 @@ def down() -> None:
     click.echo(f"{service.service} is down")
 
 
-@local.command(short_help="Play the whole story in a few seconds.")
+@local.command(short_help="Play a demo in a few seconds.")
 def demo() -> None:
-    """Play the whole story in a few seconds: 2 receivers, send, logs, scale to 5, send, logs.
+    """Play a demo in a few seconds: 2 receivers, send, logs, scale to 5, send, logs.
 
     It has a Service of its own, beside one that may be running. Exit code 0 means that all five receivers logged
     the second message.
@@ -174,11 +174,11 @@ def _stay(supervisor: subprocess.Popen[bytes], service: LocalService) -> int:
     from fanout.local.launch import describe_end
     from fanout.local.logs import follow
 
-    told_to_stop = False
+    has_stopped = False
 
     def stop(*_: object) -> None:
-        nonlocal told_to_stop
-        told_to_stop = True
+        nonlocal has_stopped
+        has_stopped = True
         supervisor.terminate()
 
     # Not by an exception: the logs are shown to their end, as the receivers drain.
@@ -191,8 +191,8 @@ def _stay(supervisor: subprocess.Popen[bytes], service: LocalService) -> int:
         raise
     finally:
         code = supervisor.wait()
-    if told_to_stop and code == -signal.SIGTERM:
-        code = 0  # told twice, the second time when it had done all but exit
+    if has_stopped and code == -signal.SIGTERM:
+        code = 0  # a second SIGTERM came just before its exit
     if code:
         raise LocalServiceError(
             f"the supervisor of {service.service} (process {service.pid}) {describe_end(code)}; "

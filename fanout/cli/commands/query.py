@@ -44,12 +44,12 @@ _SHOWN = 24
 
 @click.command()
 @target_options
-@option("-m", "--message", metavar="TEXT", help="The question; '-' reads it from standard input.")
-@option("--file", "path", metavar="PATH", help="The question is this file's content.")
+@option("-m", "--message", metavar="TEXT", help="The query; '-' reads it from standard input.")
+@option("--file", "path", metavar="PATH", help="Send the content of this file as the query.")
 @patience_options
 @max_datagram_option
 @seal_options
-@option("--allow-empty", is_flag=True, help="Ask an empty question, too.")
+@option("--allow-empty", is_flag=True, help="Allow an empty query.")
 @output_option
 def query(
     target: TargetOptions,
@@ -63,10 +63,9 @@ def query(
 ) -> int:
     """Ask every pod of a headless Service, print each reply as it comes, then who did not reply.
 
-    Fanout receivers answer ping and info by themselves, and what their users made them answer. Replies may be as
-    large as the question's datagram (--max-datagram), larger where messages are sealed (--key-file) or the
-    receivers reply to anyone. Exit codes: 0 all replied, 1 error, 2 usage, 3 no endpoints, 4 some pods did not
-    reply.
+    Fanout receivers answer ping and info by themselves, and whatever their handlers answer. Replies may be as large
+    as the query's datagram (--max-datagram), larger where messages are sealed (--key-file) or the receivers reply to
+    anyone. Exit codes: 0 all replied, 1 error, 2 usage, 3 no endpoints, 4 some pods did not reply.
 
     \b
     fanout query -s headless-udp -m ping
@@ -88,7 +87,7 @@ def query(
             key_file=seal.key_file,
             cluster=seal.label,
         ) as sender:
-            # What a question's datagram may hold is a bit more than what that of a reply may, which is no larger.
+            # A reply's datagram is no larger than the query's, and its header is longer: it holds a bit less.
             whole = (max_datagram or MAX_DATAGRAM) + FRAGMENT_OVERHEAD - REPLY_OVERHEAD
             result = _ask(sender, payload, patience, whole, None if output == "json" else click.echo)
     if output == "json":
@@ -96,14 +95,14 @@ def query(
     elif result.tally.messages:
         _show(found, result)
     else:
-        click.secho("interrupted: nothing is known of any pod", fg="yellow")
+        click.secho("interrupted: nothing is known about any pod", fg="yellow")
     if result.interrupted:
         return EXIT_INTERRUPTED
     return EXIT_OK if result.tally.complete else EXIT_INCOMPLETE
 
 
 class _QueryResult(NamedTuple):
-    """What came of a question."""
+    """The result of a query."""
 
     tally: ConfirmTally
     replies: list[Reply]
@@ -115,27 +114,27 @@ class _QueryResult(NamedTuple):
 def _ask(
     sender: Sender, payload: bytes, patience: PatienceOptions, whole: int, show: Callable[[str], None] | None
 ) -> _QueryResult:
-    """Ask every pod, and show each reply as it comes; one of over `whole` bytes has come in fragments."""
+    """Query every pod, and show each reply as it comes; one of over `whole` bytes has come in fragments."""
     interruption, tally = Interruption(), ConfirmTally()
     replies: list[Reply] = []
-    asked = None
+    running = None
     started = time.monotonic()
     with on_interrupt(interruption.set):
         with interruption.may_be_cut():
-            asked = sender.query(payload, timeout=patience.timeout, retries=patience.retries)
-            for reply in asked:
+            running = sender.query(payload, timeout=patience.timeout, retries=patience.retries)
+            for reply in running:
                 replies.append(reply)
                 if show is not None:
                     show(_line(reply, is_cut=max(len(payload), len(reply.payload)) > whole))
-        if asked is None:  # interrupted while pods were looked for, as a rule
+        if running is None:  # interrupted, usually while the name was resolved
             tally.add_interrupted((), len(payload), time.monotonic() - started)
         else:
-            tally.add(asked.confirmation)
+            tally.add(running.confirmation)
     return _QueryResult(tally, replies, time.monotonic() - started, interruption.came)
 
 
 def _line(reply: Reply, *, is_cut: bool = False) -> str:
-    # Of what comes or goes in fragments, this is the round trip of a few of them, and not the time that it took.
+    # With fragments, `rtt` is the round trip of a few of them, not the time that the whole took.
     took = "" if is_cut else f" ({milliseconds(reply.rtt)} ms)"
     head = f"{click.style(str(reply.endpoint), bold=True)}{took}"
     text = _printable(reply.payload)
@@ -149,7 +148,7 @@ def _line(reply: Reply, *, is_cut: bool = False) -> str:
 
 
 def _printable(payload: bytes) -> str | None:
-    """Return text that a terminal can show, without the line break at its end; None where it is none."""
+    """Return the payload as text that a terminal can show, without its last line break; None for binary data."""
     try:
         text = payload.decode("utf-8").removesuffix("\n")
     except UnicodeDecodeError:
@@ -208,7 +207,7 @@ def _payload_json(payload: bytes) -> dict[str, Any]:
         return {"payload_base64": base64.b64encode(payload).decode("ascii")}
     try:
         parsed = json.loads(text, parse_constant=_refuse)
-        json.dumps(parsed, allow_nan=False)  # 1e999 is infinite: no JSON has that
+        json.dumps(parsed, allow_nan=False)  # 1e999 is infinite, which JSON cannot represent
     except (ValueError, RecursionError):
         return {"payload": text}
     return {"payload": text, "json": parsed} if isinstance(parsed, dict) else {"payload": text}

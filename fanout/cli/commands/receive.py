@@ -22,7 +22,7 @@ from fanout.receiver.queue import Overflow
     type=click.IntRange(0, 65_535),
     default=DEFAULT_PORT,
     show_default=True,
-    help="UDP port; 0 takes a free one.",
+    help="UDP port; 0 for any free one.",
 )
 @admin_port_option
 @option(
@@ -31,7 +31,7 @@ from fanout.receiver.queue import Overflow
     default=RECEIVE_BUFFER,
     show_default=True,
     metavar="BYTES",
-    help="Ask the kernel for so much buffer.",
+    help="Receive buffer to request from the kernel.",
 )
 @option(
     "--workers",
@@ -39,14 +39,14 @@ from fanout.receiver.queue import Overflow
     default=1,
     show_default=True,
     metavar="N",
-    help="Empty the kernel's buffers by N threads with a socket each; 1 needs no thread.",
+    help="Read by N threads with a socket each; 1 needs no thread.",
 )
 @option(
     "--overflow",
     type=click.Choice([policy.value for policy in Overflow]),
     default=Overflow.WAIT.value,
     show_default=True,
-    help="When the queue is full: leave datagrams to the kernel's buffer, or drop.",
+    help="When the queue is full: leave datagrams in the kernel's buffer, or drop them.",
 )
 @drain_option(5.0, "receiving")
 @log_options
@@ -56,7 +56,7 @@ from fanout.receiver.queue import Overflow
     default=200.0,
     show_default=True,
     metavar="N",
-    help="Log at most N messages a second, and how many were left out; 0 logs all.",
+    help="Log at most N messages a second, and the number left out; 0 logs all.",
 )
 @option(
     "--log-payload",
@@ -64,13 +64,13 @@ from fanout.receiver.queue import Overflow
     default=MAX_PAYLOAD,
     show_default=True,
     metavar="BYTES",
-    help="Log so much of each payload.",
+    help="Log at most BYTES of each payload.",
 )
 @option(
     "--exec",
     "exec_",
     metavar="COMMAND",
-    help="Run this for each message, which is its standard input; what it prints is a query's reply. No shell.",
+    help="Run this, without a shell, for each message, its standard input; its standard output is a query's reply.",
 )
 @option(
     "--exec-timeout",
@@ -78,29 +78,29 @@ from fanout.receiver.queue import Overflow
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="Kill the command after so long: the message has failed.",
+    help="Kill the command after this long: the message has failed.",
 )
 @option(
     "--handler",
     metavar="MODULE:FUNCTION",
     help="Call this for each message; the bytes that it returns are a query's reply.",
 )
-@option("--reply-to-anyone", is_flag=True, help="Send replies that are larger than the question, unsealed ones too.")
+@option("--reply-to-anyone", is_flag=True, help="Send replies that are larger than the query, unsealed ones too.")
 @key_options
-@option("--accept-plaintext", is_flag=True, help="With keys: take what is not sealed as well, while senders change.")
+@option("--accept-plaintext", is_flag=True, help="With keys: accept unsealed messages, too, while senders change.")
 def receive(**settings: Any) -> None:
     """Receive datagrams and log each one: the receiver that runs in the pods.
 
-    It confirms messages whose sender asks, answers the queries ping and info, and any others by --exec or
-    --handler: one message at a time. A message counts as confirmed when that has ended well.
+    It confirms messages whose sender requests it, answers the queries ping and info, and any others by --exec or
+    --handler: one message at a time. A message is confirmed once its handler has succeeded.
 
-    SIGTERM makes it not ready, lets it receive for the drain time, hand over what is queued, and exit 0. Log
+    After SIGTERM it is not ready, receives for the drain time, hands over what is queued, and exits with 0. Log
     lines name the pod by POD_NAME, POD_NAMESPACE, POD_IP and NODE_NAME (the downward API).
     """
     for name, needed in (("cluster", "key_file"), ("accept_plaintext", "key_file"), ("exec_timeout", "exec_")):
         if is_given(name) and settings[needed] is None:
             flags = [f"--{each.rstrip('_').replace('_', '-')}" for each in (name, needed)]
-            raise click.UsageError(f"{flags[0]} says nothing without {flags[1]}: give both")
+            raise click.UsageError(f"{flags[0]} needs {flags[1]}: give both")
     hold_signals()
     from fanout.daemon.receiver.program import ReceiverSettings, run
 

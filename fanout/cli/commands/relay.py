@@ -52,9 +52,9 @@ class _Relay(click.Group):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Return the subcommand's context where one is named: the relay's options are not looked at for it.
+        """Return the subcommand's context where one is named, without a look at the relay's own options.
 
-        Those in the environment are for the relay without a subcommand, and may be nonsense to it.
+        Those in the environment are for the relay without a subcommand, and may be invalid.
         """
         command = self.get_command(None, args[0]) if args else None
         if command is not None:
@@ -71,18 +71,18 @@ class _Relay(click.Group):
         return ctx.args
 
     def _refuse(self, ctx: click.Context, name: str, options: list[click.Option]) -> NoReturn:
-        """Say where options belong that stand before a subcommand."""
+        """Fail for an option that stands before a subcommand, and say where it belongs."""
         command = self.get_command(ctx, name)
         if command is None:
             ctx.fail(f"No such command {name!r}.")
         flag = options[0].opts[-1]
         if any(flag in each.opts for each in command.params):
-            ctx.fail(f"{flag} belongs behind {name}: {ctx.command_path} {name} {flag} ...")
-        ctx.fail(f"{flag} is none of {ctx.command_path} {name}: it belongs to {ctx.command_path} without {name}")
+            ctx.fail(f"{flag} must follow {name}: write {ctx.command_path} {name} {flag} ...")
+        ctx.fail(f"{flag} is not an option of {ctx.command_path} {name}: use it with {ctx.command_path} alone")
 
 
 class IngressOptions(NamedTuple):
-    """Where to listen, and where what comes goes to."""
+    """Where to listen, and where to forward to."""
 
     service: str
     listen: Sequence[str]
@@ -94,7 +94,7 @@ class IngressOptions(NamedTuple):
     loop_guard: bool
 
     def ingresses(self) -> tuple[tuple[Ingress, ...], bool]:
-        """Return the ingresses, and whether loops are guarded against; raise `click.UsageError` or `InvalidInput`."""
+        """Return the ingresses and whether to guard against loops; raise `click.UsageError` or `InvalidInput`."""
         context = click.get_current_context()
         if self.config is not None:
             return self._of_file(self.config, context)
@@ -115,9 +115,9 @@ class IngressOptions(NamedTuple):
         for name in _OF_THE_FILE:
             if context.params[name] not in ((), None):
                 flag = f"--{name.replace('_', '-')}"
-                raise click.UsageError(f"{flag} (FANOUT_{name.upper()}) is what the file of --config says: give one")
+                raise click.UsageError(f"{flag} (FANOUT_{name.upper()}) and --config exclude each other: give one")
         if context.get_parameter_source("service") is click.core.ParameterSource.COMMANDLINE:
-            raise click.UsageError("--service is what the file of --config says: give one")
+            raise click.UsageError("--service and --config exclude each other: give one")
         from fanout.relay.config import load
 
         ingresses, guarded = load(path)
@@ -138,14 +138,14 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: b
     "--service",
     default="",
     metavar="NAME",
-    help="Headless Service (short name or FQDN), or a list of addresses: where each --listen without a --to goes.",
+    help="Headless Service (short name or FQDN), or a list of addresses, for each --listen without a --to.",
 )
 @option(
     "--listen",
     multiple=True,
     metavar="INGRESS",
     help="Listen here: udp://ADDRESS:PORT, mcast://GROUP:PORT@INTERFACE, mcast://SOURCE,GROUP:PORT@INTERFACE or "
-    "broadcast://:PORT@INTERFACE; PORT may be FIRST-LAST. Repeat it for more.",
+    "broadcast://:PORT@INTERFACE; PORT may be FIRST-LAST. Repeatable.",
 )
 @click.option("--to", multiple=True, metavar="NAME", help="Service of the --listen before it, instead of --service.")
 @option(
@@ -153,8 +153,8 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: b
     multiple=True,
     type=click.IntRange(1, 65_535),
     metavar="PORT",
-    help="Where the first port of the --listen before it goes to at the pods, and the others in step. "
-    "[default: the port that it came to]",
+    help="Pods' port for the first port of the --listen before it; its other ports follow in step. "
+    "[default: the port that a datagram came to]",
 )
 @option(
     "--config",
@@ -174,15 +174,15 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: b
     "--allow-source",
     multiple=True,
     metavar="CIDR",
-    help="Forward only what comes from this network, or address; repeat it for more. [default: all]",
+    help="Forward only what comes from this network or address; repeatable. [default: all]",
 )
 @option(
     "--limit",
     type=FiniteRange(0, LIMIT_MAX, min_open=True),
     metavar="N",
-    help="Forward at most N datagrams a second of each source. [default: all]",
+    help="Forward at most N datagrams a second from each source. [default: all]",
 )
-@option("--loop-guard", is_flag=True, help="Drop what was forwarded seconds ago and comes again from another source.")
+@option("--loop-guard", is_flag=True, help="Drop what was forwarded within 5 s and comes again from another source.")
 @dns_options
 @interface_timeout_option
 @option(
@@ -191,7 +191,7 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: b
     default=RECEIVE_BUFFER,
     show_default=True,
     metavar="BYTES",
-    help="Ask the kernel for so much buffer, for each port.",
+    help="Receive buffer to request from the kernel, for each port.",
 )
 @admin_host_option
 @admin_port_option
@@ -201,12 +201,12 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: b
 def relay(options: IngressOptions, **settings: Any) -> None:
     """Bring multicast, broadcast and port ranges from outside to every pod of a headless Service.
 
-    Each datagram that comes to an ingress goes, byte for byte, to every pod, to the port that it came to. It
-    forwards no datagram of its own, and answers nobody. SIGTERM: what has arrived is forwarded; exit code 0.
+    Each datagram that comes to an ingress goes, byte for byte, to the same port of every pod. The relay never
+    forwards its own datagrams, and answers nobody. SIGTERM: it forwards what has arrived, and exits with 0.
 
     For media servers, which have to be found and answered, there is `fanout relay ssdp`.
 
-    In the environment FANOUT_LISTEN holds ingresses separated by spaces, and FANOUT_TO_PORT is for all of them.
+    In the environment FANOUT_LISTEN holds ingresses separated by spaces, and FANOUT_TO_PORT applies to all of them.
 
     \b
     fanout relay -s headless-udp --listen mcast://224.0.67.67:5001@eth1
@@ -234,7 +234,7 @@ def relay(options: IngressOptions, **settings: Any) -> None:
 
 
 class _ListenOption(NamedTuple):
-    """One --listen, and what belongs to it."""
+    """One --listen, with its --to and --to-port."""
 
     url: str
     service: str
@@ -245,37 +245,37 @@ def _in_order(order: Sequence[str], options: IngressOptions) -> list[_ListenOpti
     """Give each --to and --to-port to the --listen before it; raise `click.UsageError`."""
     service, listen, to, to_port = options.service, options.listen, options.to, options.to_port
     if not listen:
-        raise click.UsageError("say where to listen: --listen INGRESS, as often as there are, or --config FILE")
-    if "listen" not in order:  # from the environment: whatever is said is said for all
+        raise click.UsageError("give at least one --listen INGRESS, or --config FILE")
+    if "listen" not in order:  # from the environment: what is given applies to all
         if to or len(to_port) > 1:
-            raise click.UsageError("FANOUT_LISTEN goes to one --service and at most one --to-port: give --listen")
+            raise click.UsageError("FANOUT_LISTEN takes one --service and at most one --to-port: give --listen instead")
         return _with_services([_ListenOption(url, service, to_port[0] if to_port else None) for url in listen])
     default_port = None
     if to_port and "to_port" not in order:
         if len(to_port) > 1:
-            raise click.UsageError("FANOUT_TO_PORT is one port, for every --listen: give --to-port behind each")
+            raise click.UsageError("FANOUT_TO_PORT must be one port, for every --listen: give --to-port after each")
         (default_port,) = to_port
-    places: list[_ListenOption] = []
+    listens: list[_ListenOption] = []
     values = {"listen": iter(listen), "to": iter(to), "to_port": iter(to_port)}
     given: set[str] = set()
     for name in order:
         value: Any = next(values[name])
         if name == "listen":
-            places.append(_ListenOption(value, service, default_port))
+            listens.append(_ListenOption(value, service, default_port))
             given.clear()
             continue
         flag = f"--{name.replace('_', '-')} {value}"
-        if not places:
-            raise click.UsageError(f"{flag} says where the --listen before it goes, and there is none")
+        if not listens:
+            raise click.UsageError(f"{flag} must follow the --listen that it is for")
         if name in given:
-            raise click.UsageError(f"{flag} is the second for --listen {places[-1].url}: one goes to one place")
+            raise click.UsageError(f"{flag} is the second for --listen {listens[-1].url}: give one")
         given.add(name)
-        places[-1] = places[-1]._replace(**{"service" if name == "to" else name: value})
-    return _with_services(places)
+        listens[-1] = listens[-1]._replace(**{"service" if name == "to" else name: value})
+    return _with_services(listens)
 
 
-def _with_services(places: list[_ListenOption]) -> list[_ListenOption]:
-    for place in places:
-        if not place.service.strip():
-            raise click.UsageError(f"--listen {place.url} goes nowhere: add --to SERVICE, or --service for all")
-    return places
+def _with_services(listens: list[_ListenOption]) -> list[_ListenOption]:
+    for each in listens:
+        if not each.service.strip():
+            raise click.UsageError(f"--listen {each.url} must have a Service: add --to SERVICE, or --service for all")
+    return listens

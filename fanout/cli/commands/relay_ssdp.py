@@ -39,15 +39,15 @@ def _descriptions(context: click.Context, parameter: click.Parameter, given: Seq
         return ()
     said = tuple(dict.fromkeys(each for each in given if each))
     if said and "" in given:
-        raise click.BadParameter("an empty one is for none at all: leave it out.", context, parameter)
+        raise click.BadParameter("'' means none at all: leave it out.", context, parameter)
     _check(context, parameter, DescriptionPlace.parse, *said)
     return said
 
 
 def _networks(context: click.Context, parameter: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
     _check(context, parameter, parse_network, *given)
-    if not given:  # the environment holds blanks: not all the world is meant
-        raise click.BadParameter("no network is named.", context, parameter)
+    if not given:  # the environment holds blanks: that must not mean everybody
+        raise click.BadParameter("must name a network.", context, parameter)
     return tuple(given)
 
 
@@ -66,7 +66,7 @@ def _networks(context: click.Context, parameter: click.Parameter, given: Sequenc
     show_default=True,
     metavar="FIRST-LAST",
     callback=_ports,
-    help="TCP ports that lead to devices: each has one for itself, the same after its pod has restarted.",
+    help="TCP ports that lead to devices: each device has its own, the same after its pod has restarted.",
 )
 @option(
     "--description",
@@ -76,8 +76,8 @@ def _networks(context: click.Context, parameter: click.Parameter, given: Sequenc
     show_default=True,
     metavar="PORT/PATH",
     callback=_descriptions,
-    help="Where pods have a device description, which is read to answer for those that hear no search: minidlna takes "
-    "searches to a group alone, which no pod network carries. Repeat it for more; '' for none.",
+    help="Where pods have a device description, from which the relay answers for pods that receive no search: minidlna "
+    "takes searches to a group only, which no pod network carries. Repeatable; '' for none.",
 )
 @option(
     "--allow-source",
@@ -85,7 +85,7 @@ def _networks(context: click.Context, parameter: click.Parameter, given: Sequenc
     default=PRIVATE,
     metavar="CIDR",
     callback=_networks,
-    help="Answer and serve only clients of this network, or address; repeat it for more. "
+    help="Answer and serve only clients of this network or address; repeatable. "
     f"[default: private and link-local networks: {', '.join(PRIVATE)}]",
 )
 @dns_options
@@ -96,9 +96,9 @@ def _networks(context: click.Context, parameter: click.Parameter, given: Sequenc
 def ssdp(**settings: Any) -> None:
     """Media server pods (DLNA, UPnP), found and played from the LAN.
 
-    A search (SSDP) that comes by --interface is asked of every pod of a headless Service, and each answer goes to the
-    client that searched. What the pods have is announced on the LAN, and revoked when they leave, and on SIGTERM. The
-    pods' URLs lead to --http-ports of this host, which carry what is browsed and played to the right pod.
+    A search (SSDP) that comes by --interface goes to every pod of a headless Service, and each answer to the client
+    that searched. The pods' devices are announced on the LAN, and revoked when they leave, and on SIGTERM. The pods'
+    URLs lead to --http-ports of this host, which carry what is browsed and played to the right pod.
 
     The relay needs the LAN's own interface (hostNetwork) with UDP port 1900 and --http-ports. The pods need nothing.
     `fanout ssdp search` shows what the LAN finds.
@@ -109,7 +109,7 @@ def ssdp(**settings: Any) -> None:
     fanout relay ssdp -s gerbera --interface eth0 --description '' --allow-source 192.168.1.0/24
     """
     if settings["admin_port"] in parse_ports(settings["http_ports"]):
-        raise click.UsageError(f"the admin port {settings['admin_port']} is one of --http-ports: give another")
+        raise click.UsageError(f"--admin-port must not be one of --http-ports; got {settings['admin_port']}")
     hold_signals()
     try:
         from fanout.daemon.relay.ssdp_program import SsdpSettings, run

@@ -31,7 +31,7 @@ _WORDS = {
 
 @click.command()
 @target_options
-@option("-w", "--watch", is_flag=True, help="Go on, and print each pod that joins or leaves.")
+@option("-w", "--watch", is_flag=True, help="Keep watching, and print each pod that joins or leaves.")
 @output_option
 def resolve(target: TargetOptions, watch: bool, output: str) -> int:
     """Show the pods of a headless Service, how its name was expanded, and what was refused and why.

@@ -1,4 +1,4 @@
-"""`fanout send`: a message, or a stream of them, to every pod of a Service."""
+"""`fanout send`: send a message, or a stream of them, to every pod of a Service."""
 
 from __future__ import annotations
 
@@ -61,28 +61,30 @@ class SendOptions(NamedTuple):
 
     @property
     def messages(self) -> int | None:
-        """How many there will be; None where that is not known."""
+        """The number of messages; None where it is not known in advance."""
         return None if self.lines else self.repeats
 
     @property
     def shows_progress(self) -> bool:
-        """Whether a person looks. Nobody types lines into a progress bar."""
+        """Whether standard error is a terminal. Not while lines are typed, which a progress bar would disturb."""
         return not (self.lines and sys.stdin.isatty()) and not self.quiet and sys.stderr.isatty()
 
     def check(self) -> None:
-        """Raise `click.UsageError` for options that say nothing together."""
+        """Raise `click.UsageError` for options that exclude each other."""
         pace, confirm = self.pace, self.confirm
         if (self.message is not None) + (self.path is not None) + self.lines != 1:
             raise click.UsageError("give one of --message, --file and --lines")
         if self.lines and self.repeats != 1:
-            raise click.UsageError("--count repeats one message: it does not go with --lines")
+            raise click.UsageError("--count and --lines exclude each other: give one")
         if pace.interval is not None and (pace.rate is not None or pace.bandwidth is not None):
-            raise click.UsageError("--interval says how fast, and so do --rate and --bandwidth: give one")
+            raise click.UsageError("--interval excludes --rate and --bandwidth: give one")
         if confirm and pace.bandwidth is not None:
-            raise click.UsageError("--confirm waits for each message's answers: pace it by --rate or --interval")
+            raise click.UsageError(
+                "--confirm excludes --bandwidth, for it waits for answers: pace it with --rate or --interval"
+            )
         for name in ("burst", "settle") if confirm else ("timeout", "retries"):
             if is_given(name):
-                why = "goes with plain messages, not with --confirm" if confirm else "says how long --confirm may take"
+                why = "and --confirm exclude each other" if confirm else "needs --confirm"
                 raise click.UsageError(f"--{name} {why}")
         self.seal.check()
 
@@ -90,7 +92,7 @@ class SendOptions(NamedTuple):
 @click.command()
 @target_options
 @option("-m", "--message", metavar="TEXT", help="The message; '-' reads it from standard input.")
-@option("--file", "path", metavar="PATH", help="The message is this file's content.")
+@option("--file", "path", metavar="PATH", help="Send the content of this file.")
 @option("--lines", is_flag=True, help="Read standard input and send each line as a message.")
 @option(
     "--count",
@@ -98,9 +100,9 @@ class SendOptions(NamedTuple):
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Send the message so many times.",
+    help="Send the message this many times.",
 )
-@option("--interval", type=FiniteRange(0, 86_400), metavar="SECONDS", help="Wait so long between messages, at least.")
+@option("--interval", type=FiniteRange(0, 86_400), metavar="SECONDS", help="Wait at least this long between messages.")
 @option("--rate", type=FiniteRange(min=0.0001), metavar="N", help="Send N messages a second.")
 @bandwidth_option
 @option(
@@ -109,7 +111,7 @@ class SendOptions(NamedTuple):
     default=BURST,
     show_default=True,
     metavar="N",
-    help="Send at most N tiny messages at once when paced, fewer larger ones: what a default receive buffer holds.",
+    help="When paced, send at most N tiny messages at once, fewer larger ones: what a default receive buffer holds.",
 )
 @option(
     "--settle",
@@ -117,23 +119,23 @@ class SendOptions(NamedTuple):
     default=SETTLE,
     show_default=True,
     metavar="SECONDS",
-    help="Wait so long for refusals after the last message.",
+    help="Wait this long for refusals (ICMP) after the last message.",
 )
-@option("--confirm", is_flag=True, help="Have each pod confirm that it has handled the message; ask the silent again.")
+@option("--confirm", is_flag=True, help="Have each pod confirm that it has handled the message; retry silent pods.")
 @patience_options
 @option("--numbered", is_flag=True, help="Number the messages, so that fanout receivers count what was lost.")
 @max_datagram_option
 @seal_options
-@option("--allow-empty", is_flag=True, help="Send an empty message, too, as an empty datagram.")
+@option("--allow-empty", is_flag=True, help="Allow an empty message: an empty datagram.")
 @output_option
 @option("-q", "--quiet", is_flag=True, help="Print errors only.")
-@option("--dry-run", is_flag=True, help="Resolve and show the pods, and send nothing.")
+@option("--dry-run", is_flag=True, help="Resolve and show the pods; send nothing.")
 @gathered(PaceOptions, "pace")
 def send(**values: Any) -> int:
-    """Send a message to every pod of a headless Service, and say what became of each copy.
+    """Send a message to every pod of a headless Service, and report what became of each copy.
 
-    "sent" means that the kernel took the copy, not that it was delivered. With --confirm each pod says that it
-    has handled the message, or why not; this, like --numbered, --max-datagram and --key-file, needs fanout
+    "sent" means that the kernel took the copy, not that it was delivered. With --confirm each pod confirms that it
+    has handled the message, or says why not; this, like --numbered, --max-datagram and --key-file, needs fanout
     receivers. Exit codes: 0 all sent (or confirmed), 1 error, 2 usage, 3 no endpoints, 4 some pods refused it,
     could not be sent to, or did not confirm.
 
@@ -183,10 +185,10 @@ def send(**values: Any) -> int:
 def _confirm(
     sender: Sender, target: Target, payloads: Iterator[bytes], stream: MessageStream, options: SendOptions
 ) -> int:
-    # Imported when it is needed: a plain message is not to wait for it.
+    # Imported when needed: a plain message must not wait for it.
     from fanout.cli.send_confirmed import ConfirmOptions, send_confirmed
 
-    asking = ConfirmOptions(
+    settings = ConfirmOptions(
         options.patience,
         options.pace.least_interval,
         options.messages,
@@ -195,8 +197,8 @@ def _confirm(
         options.shows_progress,
     )
     if options.max_datagram is not None:
-        asking = asking._replace(whole=options.max_datagram)
-    return send_confirmed(sender, target, payloads, stream, asking)
+        settings = settings._replace(whole=options.max_datagram)
+    return send_confirmed(sender, target, payloads, stream, settings)
 
 
 def _show_dry_run(target: Target, endpoints: tuple[Endpoint, ...], options: SendOptions) -> int:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _SECONDS_MAX = 120
 _COLUMNS = ("NAME", "LOCATION", "TYPE", "FROM")
 _COLUMNS_LEAST = 2
-"""The others are left out where the terminal has no room for them."""
+"""The others are left out on a narrow terminal."""
 _CELL_MAX = 40
 
 
@@ -41,7 +41,7 @@ def ssdp() -> None:
     "--host",
     metavar="ADDRESS",
     envvar="FANOUT_SSDP_HOST",  # FANOUT_HOST is where a receiver listens
-    help="Ask this host alone, by unicast: a relay, for instance.",
+    help="Search this host only, by unicast: a relay, for instance.",
 )
 @option(
     "--timeout",
@@ -49,7 +49,7 @@ def ssdp() -> None:
     default=3.0,
     show_default=True,
     metavar="SECONDS",
-    help="Wait so long for answers.",
+    help="Wait this long for answers.",
 )
 @output_option
 def search(target: str, interface: str | None, host: str | None, timeout: float, output: str) -> int:
@@ -130,7 +130,7 @@ def _show(found: list[Found]) -> None:
 
 
 def _fitting(rows: list[tuple[str, str, str, str]], width: int) -> list[int]:
-    """Return the columns that a terminal has room for."""
+    """Return the columns that fit the terminal."""
     shown = list(range(len(_COLUMNS)))
     needed = [2 + max(map(len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
     while len(shown) > _COLUMNS_LEAST and sum(needed[column] for column in shown) > width:
@@ -146,7 +146,7 @@ def _cells(device: Found) -> tuple[str, str, str, str]:
 
 
 def _shown(text: str) -> str:
-    """Return a stranger's text as a terminal may get it."""
+    """Return untrusted text as a terminal may get it."""
     return "".join(each if each.isprintable() else "\ufffd" for each in text)
 
 

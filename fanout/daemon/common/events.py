@@ -1,4 +1,4 @@
-"""The names of the programs' log events, for whoever writes or reads them."""
+"""The names of the programs' log events."""
 
 RECEIVER_STARTED = "receiver_started"
 MESSAGE_RECEIVED = "message_received"

@@ -1,4 +1,4 @@
-"""The live table of an app on a terminal: the log scrolls above it, and what it showed last stays."""
+"""The live table of a program on a terminal: the log scrolls above it, and its last state stays."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
     from rich.live import Live as RichLive
 
 _REFRESH = 0.25
-"""Seconds between two looks."""
+"""Seconds between two refreshes."""
 _LINES_MAX = 10_000
-"""Lines of the log that wait for the next look; who logs more waits as well."""
+"""Lines of the log that wait for the next refresh; a thread that logs more waits, too."""
 _LINES_MANY = 500
-"""Lines for which the next look comes at once."""
+"""Lines at which the next refresh comes at once."""
 _OTHER_LINES = 8
 """Of the screen: what is not rows."""
 
 
 def is_wanted(log_format: str) -> bool:
-    """Whether a person looks at standard output, and has not asked for log lines."""
+    """Return whether standard output is a terminal, and no log format was chosen."""
     return log_format == "auto" and sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown")
 
 
 class LiveTables:
     """Shows tables on standard output while it is entered, by a thread of its own.
 
-    `look` returns the tables of this moment, given how many rows there is room for. The screen stays the terminal's
+    `look` returns the tables of this moment, given how many rows fit. The screen stays the terminal's
     own and the cursor visible: nothing has to be put right, however the process ends or is suspended.
     """
 
@@ -57,7 +57,7 @@ class LiveTables:
         self._thread.join()
 
     def _take(self, line: str) -> bool:
-        """Take a line of the log, or say that it is too late for that."""
+        """Take a line of the log; return False once the table is closed."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._lines) < _LINES_MAX or not self._is_open)
             if not self._is_open:
@@ -112,7 +112,7 @@ class LiveTables:
 
 
 class _Verbatim:
-    """Text that is what a terminal should get already."""
+    """Text that goes to the terminal as it is."""
 
     def __init__(self, text: str) -> None:
         self._text = text

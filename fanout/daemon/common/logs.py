@@ -1,4 +1,4 @@
-"""Structured logs: one line an event, whatever strangers send.
+"""Structured logs: one line an event, even for hostile payloads.
 
 The event's name is a constant; payloads and addresses are values. JSON escapes line breaks and control
 characters, the console renderer prints values as Python literals: neither can break a line or reach the terminal.
@@ -24,7 +24,7 @@ from fanout.errors import FanoutError
 _DOWNWARD_API = {"pod": "POD_NAME", "namespace": "POD_NAMESPACE", "pod_ip": "POD_IP", "node": "NODE_NAME"}
 
 
-_PIPE_BUF = 4096  # a pipe that has room takes so much without blocking (man 7 pipe)
+_PIPE_BUF = 4096  # bytes that a writable pipe takes without blocking (man 7 pipe)
 
 
 class LogStream:
@@ -57,17 +57,17 @@ class LogStream:
         self._poll = select.poll()
         self._poll.register(self._file, select.POLLOUT)
         self._is_stalled = False
-        """Whether the last line could not be written since nobody read."""
+        """Whether the last line could not be written because nobody read."""
         self._is_torn = False
         """Whether only the beginning of a line was written."""
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a person is looking."""
+        """Whether it is a terminal."""
         return self._file.isatty()
 
     def started(self) -> None:
-        """Write what has waited, and from now on lose lines rather than fail."""
+        """Write what has waited, and from now on drop lines instead of failing."""
         with self._lock:
             self._starter = None
             early, self._early = self._early, []
@@ -116,7 +116,7 @@ class LogStream:
 
 
 def identity() -> dict[str, str]:
-    """Return who this pod is, from the downward API; the host's name outside of Kubernetes."""
+    """Return this pod's identity from the downward API; the host's name outside Kubernetes."""
     known = {key: os.environ[variable] for key, variable in _DOWNWARD_API.items() if os.environ.get(variable)}
     return {"pod": socket.gethostname(), **known}
 
@@ -124,7 +124,7 @@ def identity() -> dict[str, str]:
 def configure(stream: LogStream, log_format: str, level: str) -> structlog.typing.FilteringBoundLogger:
     """Configure structlog and the library's records alike; return the app's logger.
 
-    `log_format` is `json`, `console`, or `auto`: console where a person is looking.
+    `log_format` is `json`, `console`, or `auto`: console on a terminal.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
@@ -157,7 +157,7 @@ def configure(stream: LogStream, log_format: str, level: str) -> structlog.typin
 def _lead(
     logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Put what people look for first at the line's beginning."""
+    """Put timestamp, level and event first."""
     return {"timestamp": event.pop("timestamp"), "level": event.pop("level"), "event": event.pop("event"), **event}
 
 

@@ -29,7 +29,7 @@ _StatsOut = TypeVar("_StatsOut", covariant=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessSettings:
-    """How the process is asked how it is, how it ends, and how it logs."""
+    """The process's admin port, drain time and log."""
 
     admin_host: str | None
     """None for all addresses."""
@@ -43,11 +43,11 @@ class ProcessSettings:
 
 
 class ProgramState(Protocol[_StatsOut]):
-    """How that stands which a process runs."""
+    """The state of what a process runs."""
 
     @property
     def stats(self) -> _StatsOut:
-        """Counts since it was opened, as they are now: those of the next look are others."""
+        """A snapshot of the counts since it was opened."""
 
     @property
     def waiting(self) -> str | None:
@@ -55,11 +55,11 @@ class ProgramState(Protocol[_StatsOut]):
 
     @property
     def silence(self) -> float:
-        """Seconds since it last went round."""
+        """Seconds since the last turn of its loop."""
 
 
 class Program(ABC, Generic[_Stats]):
-    """What a process runs, as far as operators are told of it."""
+    """What a process runs, as operators see it."""
 
     state: ProgramState[_Stats]
     started: str
@@ -67,7 +67,7 @@ class Program(ABC, Generic[_Stats]):
     draining: str
     stopped: str
     when_stuck: str
-    """What is said of it where nobody has checked it, or it does not go round: `... for 12 s`."""
+    """Why it is not alive, when checks or turns of its loop are overdue: `... for 12 s`."""
 
     @abstractmethod
     def introduction(self, admin: str | None) -> dict[str, object]:
@@ -143,7 +143,7 @@ class Process(Generic[_Stats]):
         self._log.info(program.stopped, **program.totals(stats), lost_lines=self._stream.lost_lines)
 
     def check(self) -> _Stats:
-        """Log what went wrong since the last time, and say that the process lives; return the counts."""
+        """Log what went wrong since the last check, and record that the process lives; return the counts."""
         self._checked_at = time.monotonic()
         stats = self._program.state.stats
         self._program.log_changes(self._log, self._last, stats)
@@ -151,7 +151,7 @@ class Process(Generic[_Stats]):
         return stats
 
     def drain(self) -> None:
-        """Be ready no more: the program goes on for the drain time."""
+        """Stop being ready; the program goes on for the drain time."""
         self._is_draining = True
         self._log.info(self._program.draining, seconds=self._settings.drain)
 

@@ -21,7 +21,7 @@ def tables(before: RelayStats, after: RelayStats, seconds: float, room: int) -> 
             ("INGRESS", "TO", "STATE"),
             ("DATAGRAMS/S", "RATE", "BYTES", "DROPPED"),
             [_ingress(*pair, seconds) for pair in shown],
-            # Of those that wait the first one's reason: a sentence has no room in a cell.
+            # The first reason for waiting: a sentence does not fit into a cell.
             "\n".join(filter(None, (said, why_waiting))),
             dispensable=("BYTES", "TO", "RATE"),
         ),

@@ -26,7 +26,7 @@ def tables(
             ("STATE",),
             ("PODS", "SEARCHES/S", "ANSWERS/S", "CLIENTS", "REQUESTS/S", "RATE", "FAILED", "DROPPED"),
             [_all(before, after, seconds, waiting)],
-            # Neither sentences nor reasons have room in a cell.
+            # Neither sentences nor reasons fit into a cell.
             "\n".join(filter(None, (_reasons(after), waiting))),
             dispensable=("CLIENTS", "REQUESTS/S", "RATE", "ANSWERS/S", "PODS"),
         ),
@@ -77,6 +77,6 @@ def _device(before: DeviceStats, after: DeviceStats, seconds: float) -> tuple[st
 
 
 def _short(text: str, most: int) -> str:
-    """Return a stranger's text as far as a terminal may have it."""
+    """Return untrusted text, shortened, with `?` for what a terminal must not get."""
     shown = "".join(character if character.isprintable() else "?" for character in text)
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"

@@ -33,7 +33,7 @@ class TextTable(NamedTuple):
     """Columns that a narrow terminal does without, in this order."""
 
     def within(self, width: int) -> TextTable:
-        """Return it with the columns for which there is room."""
+        """Return it with the columns that fit."""
         texts, numbers, rows = self.texts, self.numbers, self.rows
         for name in self.dispensable:
             columns = (*texts, *numbers)
@@ -88,7 +88,7 @@ def drops(counts: Mapping[_Reason, int]) -> str:
 
 
 def chosen(these: Sequence[_T], room: int, is_troubled: Callable[[_T], object]) -> list[_T]:
-    """Return as many as there is room for: where it is too small for all, those with trouble come first."""
+    """Return at most `room` of them, those with trouble first if not all fit."""
     return list(these if len(these) <= room else sorted(these, key=lambda one: not is_troubled(one))[: max(room, 0)])
 
 

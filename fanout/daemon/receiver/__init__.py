@@ -1,1 +1,1 @@
-"""`fanout receive`: logs every datagram, and tells Kubernetes and Prometheus how it is."""
+"""`fanout receive`: logs every datagram, with probes for Kubernetes and metrics for Prometheus."""

@@ -15,13 +15,13 @@ INFO = b"info"
 
 
 class BuiltinQueries:
-    """Knows who this receiver is, and since when."""
+    """Answers from this receiver's identity, uptime and counters."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
 
     def answer(self, question: bytes, stats: ReceiverStats) -> bytes | None:
-        """Return the reply; None for a query that is none of these."""
+        """Return the reply; None for any other query."""
         if question == PING:
             return PONG
         return self._info(stats) if question == INFO else None

@@ -1,4 +1,4 @@
-"""One run of a command: bounded in time and in what it may say, and killed with all that it started."""
+"""One run of a command: bounded in time and output, and killed with all that it started."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 OUTPUT_MAX = 16 * 1024 * 1024
-"""Bytes of standard output that are kept: a reply may have no more."""
+"""Bytes of standard output that are kept: the most that a reply may have."""
 _ERRORS_KEPT = 4096
 _LINE_MAX = 200
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
@@ -22,7 +22,7 @@ class Ended(NamedTuple):
 
     output: bytes
     problem: str
-    """Why it did not do what it should, as a part of a sentence; empty where it did."""
+    """Why it failed, as a part of a sentence; empty where it succeeded."""
 
 
 async def run(
@@ -51,7 +51,7 @@ async def run(
     has_ended = False
     try:
         stdin.write(payload)
-        stdin.close()  # once it is written; a command that does not want to know is fine
+        stdin.close()  # once it is written; a command may ignore its input
         async with asyncio.timeout(time_limit):
             await said.everything
         has_ended = True
@@ -68,7 +68,7 @@ async def run(
 
 
 class _Said(asyncio.SubprocessProtocol):
-    """Keeps what a command says, as far as it is wanted."""
+    """Keeps the output of a command, as much as is wanted."""
 
     def __init__(self, everything: asyncio.Future[None]) -> None:
         self.everything = everything

@@ -1,4 +1,4 @@
-"""What becomes of each message: it is handled, the sender that asked is told, and the log gets to know."""
+"""Has each message handled, confirms it to its sender, and returns what to log."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Dispatcher:
         self._giving_up: asyncio.Task[Literal[True]] | None = None
 
     def give_up(self) -> None:
-        """Wait for the handler no longer: what is not handled by now fails."""
+        """Stop waiting for the handler: what is not handled by now fails."""
         self._given_up.set()
 
     async def dispatch(self, message: Message) -> dict[str, Any]:
-        """Handle a message, and answer its sender; return what the log should say of it."""
+        """Handle a message, and answer its sender; return the values for its log line."""
         is_query = message.wants_reply
         try:
             if is_query and (reply := self._builtin_queries.answer(message.payload, self._receiver.stats)) is not None:
@@ -51,7 +51,7 @@ class Dispatcher:
         except Exception as error:
             is_known = isinstance(error, HandlerFailed)
             reason = str(error) if is_known else errno_text.exception(error)
-            _fail(message, reason)  # first: the sender is told nothing more once it has been told
+            _fail(message, reason)  # first: only the first answer reaches the sender
             self._receiver.handler_failed(message, error.with_traceback(None) if is_known else error)
             return {"outcome": FAILED, "reason": reason}
 

@@ -1,4 +1,4 @@
-"""What is done with each message beside logging it: a command, or a function of the user's."""
+"""Handlers of messages: a command, or a user's function."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fanout.net import errno_text
 
 
 class HandlerFailed(Exception):
-    """A message was not handled; its text is the reason that the sender is told."""
+    """A message was not handled; its text is the reason that the sender gets."""
 
 
 class Handler(Protocol):
@@ -34,9 +34,9 @@ class Handler(Protocol):
 
 
 def make_handler(program: str | None, function: str | None, time_limit: float) -> Handler | None:
-    """Return the handler that was asked for, if any; raise `InvalidInput` or `FanoutError` where it cannot be."""
+    """Return the handler of the settings, if any; raise `InvalidInput` or `FanoutError`."""
     if program is not None and function is not None:
-        raise InvalidInput("--exec and --handler each say what handles messages: give one")
+        raise InvalidInput("--exec and --handler exclude each other: give one")
     if program is not None:
         return CommandHandler(_parse_command(program), time_limit)
     return None if function is None else FunctionHandler(_find_function(function))
@@ -94,7 +94,7 @@ class FunctionHandler:
             raise HandlerFailed(errno_text.exception(error)) from error
 
     def close(self) -> None:
-        """Let the thread end; one that hangs is left behind, and ends with the process."""
+        """Stop the thread; one that hangs ends with the process."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
 
@@ -103,12 +103,12 @@ def _parse_command(text: str) -> list[str]:
     try:
         arguments = shlex.split(text)
     except ValueError as error:
-        raise InvalidInput(f"--exec {text!r} cannot be taken apart: {error}") from None
+        raise InvalidInput(f"cannot parse --exec {text!r}: {error}") from None
     if not arguments:
-        raise InvalidInput("--exec names no command")
+        raise InvalidInput("--exec must name a command")
     if shutil.which(arguments[0]) is None:
         raise FanoutError(
-            f"--exec cannot run {arguments[0]!r}: there is no such program, or it is not executable "
+            f"--exec cannot run {arguments[0]!r}: it does not exist, or is not executable "
             "(no shell is used; for one, write: sh -c '...')"
         )
     return arguments
@@ -118,7 +118,7 @@ def _find_function(text: str) -> Callable[[Message], object]:
     module_name, colon, path = text.partition(":")
     names = path.split(".")
     if not colon or not all(name.isidentifier() for name in [*module_name.split("."), *names]):
-        raise InvalidInput(f"--handler {text!r} is not module:function")
+        raise InvalidInput(f"--handler must be MODULE:FUNCTION; got {text!r}")
     folder = os.getcwd()  # noqa: PTH109 - what sys.path holds are strings
     if folder not in sys.path and "" not in sys.path:
         sys.path.insert(0, folder)
@@ -126,12 +126,12 @@ def _find_function(text: str) -> Callable[[Message], object]:
         found: object = import_module(module_name)
     except (Exception, SystemExit) as error:
         what = errno_text.exception(error)
-        raise FanoutError(f"--handler {text}: module {module_name} cannot be imported: {what}") from error
+        raise FanoutError(f"--handler {text}: cannot import module {module_name}: {what}") from error
     for name in names:
         try:
             found = getattr(found, name)
         except AttributeError:
             raise FanoutError(f"--handler {text}: module {module_name} has no {path}") from None
     if not callable(found):
-        raise FanoutError(f"--handler {text}: {path} is {type(found).__name__}, and no function")
+        raise FanoutError(f"--handler {text}: {path} must be a function; got {type(found).__name__}")
     return found

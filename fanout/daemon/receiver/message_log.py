@@ -1,4 +1,4 @@
-"""The receiver's log of messages: one line each, so many a second at most; those that are left out are counted."""
+"""The receiver's log of messages: a line each, at most N a second; the others are counted."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ class MessageLog:
         payload_limit: int,
     ) -> None:
         self.suppressed = 0
-        """Messages left out, as far as they have been logged as such."""
+        """Messages left out, of those that `log_suppressed` has reported."""
         self._log = log
         self._failed = failed
         self._payload_limit = payload_limit
         self._limiter = LineLimiter(rate)
         self._unasked = 0
-        """Messages since the last `log_suppressed` that the limiter need not be asked about."""
+        """Messages since the last `log_suppressed` for which the limiter need not be called."""
 
     def write(self, message: Message, outcome: dict[str, Any]) -> None:
-        """Log a message, if there may be a line now."""
+        """Log a message, unless the rate is exceeded."""
         if self._limiter.allow(time.monotonic()):
             self._write(message, outcome)
 
     async def write_batch(self, batch: list[Message]) -> None:
-        """Log messages, as far as there may be lines now; the event loop has its turns meanwhile."""
+        """Log messages within the rate; other tasks of the event loop run in between."""
         now = time.monotonic()
         for index, message in enumerate(batch):
             if not self._limiter.allow(now):
@@ -71,4 +71,4 @@ class MessageLog:
             fields = log_fields.message_fields(message, self._payload_limit)
             self._log.info(events.MESSAGE_RECEIVED, **fields, **outcome)
         except Exception as error:
-            self._failed(message, error)  # one message is no reason to receive no more
+            self._failed(message, error)  # one message must not stop the receiver

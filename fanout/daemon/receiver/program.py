@@ -122,7 +122,7 @@ class _ReceiverProgram(Program[ReceiverStats], Collector):
                 await asyncio.gather(*background, return_exceptions=True)
 
     async def _take(self, batch: list[Message]) -> None:
-        """Log messages; one by one where their senders may ask."""
+        """Log messages; one by one where their senders may want an answer."""
         if not isinstance(batch, MessageBatch) or not batch.may_ask:
             await self._messages.write_batch(batch)
             return

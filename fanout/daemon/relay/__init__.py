@@ -1,1 +1,1 @@
-"""`fanout relay`: forwards what comes from outside, and tells people, Kubernetes and Prometheus how it is."""
+"""`fanout relay`: forwards what comes from outside, with a live table, probes and metrics."""

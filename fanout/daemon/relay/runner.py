@@ -1,4 +1,4 @@
-"""Runs a relay, whatever it relays: in a thread, while the main thread waits for signals and checks the process."""
+"""Runs a relay of any kind in a thread, while the main thread waits for signals and checks the process."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class RelayProgram(Program[_Stats]):
     """A program that is a relay."""
 
     state: RelayService[_Stats]
-    when_stuck = "nobody has looked after it"
+    when_stuck = "it has not been checked"
 
 
 def run(settings: ProcessSettings, make_program: Callable[[], RelayProgram[_Stats]]) -> None:
@@ -65,7 +65,7 @@ def run(settings: ProcessSettings, make_program: Callable[[], RelayProgram[_Stat
 
 
 def since(before: Mapping[_Reason, int], after: Mapping[_Reason, int]) -> dict[str, int]:
-    """Return how much counts by reason have grown, of those that have."""
+    """Return the increase of the counts by reason that have grown."""
     grown = {str(reason): count - before.get(reason, 0) for reason, count in after.items()}
     return {reason: count for reason, count in grown.items() if count > 0}
 

@@ -1,4 +1,4 @@
-"""Judges what was found out of this host, of a Service and of the ways to its pods: facts in, sentences out. Pure."""
+"""Judges the facts about this host, a Service and the paths to its pods: facts in, sentences out. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fanout.model import Service
 from fanout.net import errno_text
 
 _EXAMPLES = 3
-"""Pods that a sentence names; the details name all."""
+"""The most pods that a sentence names; the details name all."""
 _SAFE_PAYLOAD = 1200
 """Bytes that nearly every network carries in one piece."""
 
@@ -55,7 +55,7 @@ def _gso(has_gso: bool) -> Check:
 
 
 def dropped(before: int | None, after: int | None) -> list[Check]:
-    """Judge what full receive buffers have cost, by the count (RcvbufErrors) at the beginning and now."""
+    """Judge the datagrams lost to full receive buffers, by the count (RcvbufErrors) at the beginning and now."""
     if before is None or after is None:
         return []
     so_far = f"{after:,} since this network namespace was made"
@@ -72,7 +72,7 @@ def dropped(before: int | None, after: int | None) -> list[Check]:
             details,
         )
     else:
-        said = "no datagram was dropped for want of receive buffer meanwhile" + (f" ({so_far})" if after else "")
+        said = "no datagram was dropped for lack of receive buffer meanwhile" + (f" ({so_far})" if after else "")
         check = Check("receive drops", CheckStatus.OK, said, (), details)
     return [check]
 
@@ -89,7 +89,11 @@ def resolved(service: Service, answer: DnsAnswer) -> list[Check]:
     }
     if service.literals is not None:
         number = len(answer.endpoints)
-        return [Check("resolve", CheckStatus.OK, f"{_count(number, 'endpoint')} named one by one: no DNS", (), details)]
+        return [
+            Check(
+                "resolve", CheckStatus.OK, f"{_count(number, 'endpoint')} given as a list: DNS is not used", (), details
+            )
+        ]
     if not answer.endpoints:
         return [_nothing_resolved(service, answer, details)]
     last = answer.lookups[-1] if answer.lookups else Lookup("", "", "", "", "")
@@ -109,7 +113,7 @@ def resolved(service: Service, answer: DnsAnswer) -> list[Check]:
 
 
 def unresolved(service: Service, why: str) -> Check:
-    """Say that no usable answer came."""
+    """Return the check of a Service without a usable answer."""
     return Check("resolve", CheckStatus.PROBLEM, why, (), {"service": service.name, "error": why})
 
 
@@ -118,15 +122,15 @@ def _refused(answer: DnsAnswer) -> Check:
     return Check(
         "resolve",
         CheckStatus.WARNING,
-        f"{_count(len(answer.refused), 'address', 'addresses')} in the answer are not sent to: {examples}",
-        ("is that the Service that was meant, and the nameserver of the cluster?",),
+        f"{_count(len(answer.refused), 'address', 'addresses')} in the answer were refused: {examples}",
+        ("check the Service's name, and that the nameserver is the cluster's",),
         {"refused": [refusal._asdict() for refusal in answer.refused]},
     )
 
 
 def _nothing_resolved(service: Service, answer: DnsAnswer, details: Mapping[str, object]) -> Check:
     if answer.refused:
-        hints = ["is that the Service that was meant, and the nameserver of the cluster?"]
+        hints = ["check the Service's name, and that the nameserver is the cluster's"]
         if any(refusal.reason == "loopback" for refusal in answer.refused):
             hints.append("--allow-loopback believes loopback addresses, for a nameserver of your own")
         why = why_no_endpoints(answer.refused)
@@ -140,7 +144,7 @@ def _nothing_resolved(service: Service, answer: DnsAnswer, details: Mapping[str,
             "resolve",
             CheckStatus.PROBLEM,
             f"{service.name} is a name, and has no record of type {types}{tried}",
-            ("is it of the other family (--family), or the Service's port of another name (-p)?",),
+            ("check --family, and the name of the Service's port (-p)",),
             details,
         )
     hints = ["DNS says NXDOMAIN for both; this tells which: kubectl get service,endpointslices"]
@@ -163,18 +167,18 @@ def _nothing_resolved(service: Service, answer: DnsAnswer, details: Mapping[str,
 def reached(pods: Sequence[PodFacts], *, inside: bool = True) -> list[Check]:
     """Judge what became of the probes, one check for each kind of outcome; `inside` tells whether this is a pod."""
     answered = [pod for pod in pods if pod.round_trip is not None]
-    told = [pod for pod in pods if pod.round_trip is None and pod.errno]
+    failed = [pod for pod in pods if pod.round_trip is None and pod.errno]
     silent = [pod for pod in pods if pod.round_trip is None and not pod.errno]
     checks = []
     if answered:
         slowest = max(pod.round_trip or 0.0 for pod in answered) * 1000
         number = "the pod answers" if len(pods) == len(answered) == 1 else f"{len(answered)} of {len(pods)} pods answer"
         checks.append(Check("reach", CheckStatus.OK, f"{number} a probe within {slowest:.1f} ms", (), _pods(answered)))
-    if told:
-        said = [errno_text.sending(pod.endpoint, pod.errno) for pod in told]
-        refused = any(pod.errno == errno.ECONNREFUSED for pod in told)
+    if failed:
+        said = [errno_text.sending(pod.endpoint, pod.errno) for pod in failed]
+        refused = any(pod.errno == errno.ECONNREFUSED for pod in failed)
         hints = ("compare the Service's port with the one that the program in the pod listens on",) if refused else ()
-        checks.append(Check("reach", CheckStatus.PROBLEM, _examples(said, "; "), hints, _pods(told)))
+        checks.append(Check("reach", CheckStatus.PROBLEM, _examples(said, "; "), hints, _pods(failed)))
     if silent:
         checks.append(_silent(silent, answered, inside))
     return checks
@@ -194,7 +198,9 @@ def _silent(silent: Sequence[PodFacts], answered: Sequence[PodFacts], inside: bo
         "look there whether messages come",
     ]
     if not inside:
-        hints.insert(0, "this is no pod of a cluster, and the pods of most clusters cannot be reached from outside")
+        hints.insert(
+            0, "this host is not a pod of the cluster, and pods of most clusters cannot be reached from outside"
+        )
     if answered:
         hints.insert(0, "other pods of the Service answer: look at the node of this one, and whether it hangs")
     return Check("reach", CheckStatus.PROBLEM, sentence, tuple(hints), _pods(silent))
@@ -229,7 +235,7 @@ def carried(ways: Iterable[WayFacts]) -> list[Check]:
                     "mtu",
                     CheckStatus.PROBLEM,
                     f"the way {by}to {names} should carry payloads of {payload:,} bytes (MTU {mtu:,}): "
-                    "probes of that size got no answer, small ones did",
+                    "probes of that size got no answer, but small ones did",
                     (
                         "something on the way carries less and does not say so (ICMP dropped): "
                         "is the MTU of the pod network above what the network below it carries?",

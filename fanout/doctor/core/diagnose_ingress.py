@@ -1,4 +1,4 @@
-"""Judges what an ingress got, and where it got nothing, why: facts in, sentences out. Pure."""
+"""Judges what an ingress received, and why it received nothing: facts in, sentences out. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def listened(facts: IngressFacts) -> Check:
         )
     if facts.joined is False:
         why = f"the kernel does not list {ingress.host} among the groups on {ingress.interface}"
-        return _problem(facts, why, "did the interface go away meanwhile? Start again")
+        return _problem(facts, why, "start again: the interface may have gone away meanwhile")
     if Match.FITS in seen:
         return _dropped_here(facts, seen[Match.FITS])
     for how in (Match.OTHER_SOURCE, Match.OTHER_PORT, Match.OTHER_INTERFACE):
@@ -36,20 +36,20 @@ def listened(facts: IngressFacts) -> Check:
 
 
 def _not_open(facts: IngressFacts) -> Check:
-    """Judge an ingress that could not be listened to."""
+    """Judge an ingress that could not be opened."""
     why = facts.refused.removeprefix(f"ingress {facts.ingress}: ")
     fits = (facts.seen or {}).get(Match.FITS)
     if not facts.in_use:
         return _problem(facts, why)
     if fits is None:
-        return _problem(facts, why, "is it the relay itself? Then its table, log or metrics tell what came")
+        return _problem(facts, why, "if it is the relay itself, its table, log or metrics show what came")
     return _check(
         facts, CheckStatus.OK, f"{_datagram(fits)} came in by {fits.interface}, for the program that has the port"
     )
 
 
 def _dropped_here(facts: IngressFacts, seen: Seen) -> Check:
-    """Say why a datagram that came in by the right interface did not come to the socket."""
+    """Return why a datagram that came in by the right interface did not reach the socket."""
     interface, source, way = seen.interface, seen.source.host, facts.way_back
     came = f"{_datagram(seen)} came in by {interface}, and this host dropped it before any program could get it"
     is_strict = facts.reverse_filter == _STRICT
@@ -76,7 +76,7 @@ def _dropped_here(facts: IngressFacts, seen: Seen) -> Check:
 
 
 def _beside(facts: IngressFacts, how: Match, seen: Seen) -> Check:
-    """Say what came instead: for the same group, but not for this ingress."""
+    """Return what came instead: for the same group, but not for this ingress."""
     came = f"nothing came for it within {facts.seconds:.0f} s, but {_datagram(seen)} to {seen.destination}"
     match how:
         case Match.OTHER_SOURCE:
@@ -89,7 +89,7 @@ def _beside(facts: IngressFacts, how: Match, seen: Seen) -> Check:
 
 
 def _on_the_wire(facts: IngressFacts) -> str:
-    """Say how far the silence is known to reach."""
+    """Return where else nothing arrived."""
     if facts.seen is not None:
         said = f", nor did {facts.where} get anything of the kind"
         if facts.missed:
@@ -105,7 +105,7 @@ def _on_the_wire(facts: IngressFacts) -> str:
 
 
 def _causes(facts: IngressFacts) -> Iterator[str]:
-    """Yield likely causes, those that were checked first."""
+    """Yield likely causes, those found by a check first."""
     ingress, grown = facts.ingress, facts.grown
     is_multicast = ingress.kind is IngressKind.MULTICAST
     if ingress.interface and not facts.addresses:
@@ -143,7 +143,7 @@ def _causes(facts: IngressFacts) -> Iterator[str]:
             "is there a querier in that network?"
         )
     elif ingress.kind is IngressKind.BROADCAST:
-        yield "does the source send, and is it in the same network? Routers do not forward broadcasts"
+        yield "check that the source sends, from the same network: routers do not forward broadcasts"
     else:
         yield "does the source send, to an address of this host, and does a firewall or NetworkPolicy let it pass?"
     if ingress.interface:

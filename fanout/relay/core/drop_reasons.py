@@ -14,7 +14,7 @@ class RelayDrop(StrEnum):
     OWN = "own"
     """The relay itself had sent it."""
     LOOP = "loop"
-    """It was forwarded a moment ago, and has come back by another way."""
+    """It was forwarded a moment ago, and came back from another source."""
     NOT_BROADCAST = "not_broadcast"
     """It came to an address of this host, at an ingress for broadcast."""
     NO_ENDPOINTS = "no_endpoints"

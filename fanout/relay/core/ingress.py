@@ -56,7 +56,7 @@ class Ingress:
     service: str = ""
     """The headless Service, or a literal list of endpoints."""
     to_port: int | None = None
-    """Where `first_port` goes to at the pods, and the others in step; None for the same ports."""
+    """The pods' port for `first_port`, and for the others in step; None for the same ports."""
     allow_source: tuple[Network, ...] = ()
     """Networks whose datagrams are forwarded; empty for all."""
     limit: float | None = None
@@ -73,7 +73,7 @@ class Ingress:
         return ":" in self.host
 
     def port_at_pods(self, port: int) -> int:
-        """Return the port to which goes what came to `port`."""
+        """Return the pods' port for what came to `port`."""
         return port if self.to_port is None else self.to_port + port - self.first_port
 
     def __str__(self) -> str:
@@ -93,89 +93,87 @@ class Ingress:
         allow_source: Iterable[str] = (),
         limit: float | None = None,
     ) -> Ingress:
-        """Return the ingress of that URL; raise `InvalidIngress`, whose sentence names it.
+        """Return the ingress of that URL; raise `InvalidIngress`, which names it.
 
         `udp://0.0.0.0:5004`, a range `udp://0.0.0.0:32546-32550`, `mcast://224.0.67.67:5001@eth1`, one source alone
         `mcast://10.0.0.12,224.0.67.67:5001@eth1`, `broadcast://:9999@eth0`, `mcast://[ff15::67]:5001@eth1`.
         """
         if not isinstance(url, str):
-            raise InvalidIngress(f"an ingress is a URL, not {type(url).__name__}: write {_FORMS}")
+            raise InvalidIngress(f"an ingress must be a URL; got {type(url).__name__}: write {_FORMS}")
         match = _URL.fullmatch(url)
         if match is None or match["kind"] not in list(IngressKind):
-            raise InvalidIngress(f"{_named(url)} is none: write {_FORMS}")
+            raise InvalidIngress(f"{_named(url)} must be {_FORMS}")
         kind = IngressKind(match["kind"])
         first, last = _ports(url, match["ports"])
         interface = _interface(url, match["interface"])
         host, source = match["host"], ""
         if match["source"] is not None and kind is not IngressKind.MULTICAST:
-            raise InvalidIngress(f"{_named(url)}: only mcast:// has a source: use allow_source instead")
+            raise InvalidIngress(f"{_named(url)}: only mcast:// takes a source: use allow_source instead")
         if kind is not IngressKind.UDP and not interface:
-            raise InvalidIngress(f"{_named(url)} names no interface: add @eth1")
+            raise InvalidIngress(f"{_named(url)} must name an interface: add @eth1")
         if kind is IngressKind.MULTICAST:
             host, source = _group(url, host, match["source"])
         elif kind is IngressKind.BROADCAST and host:
-            raise InvalidIngress(f"{_named(url)}: broadcast has no address: write broadcast://:{first}@{interface}")
+            raise InvalidIngress(f"{_named(url)}: broadcast takes no address: write broadcast://:{first}@{interface}")
         elif host:
             host = str(_listening(url, host, first, interface))
         try:
             check_pods(Service(service, first))
             if isinstance(allow_source, str):
-                raise InvalidInput(f"allow_source is a list of networks, not {shown(allow_source)} alone")
+                raise InvalidInput(f"allow_source must be a list of networks; got {shown(allow_source)}")
             networks = tuple(map(parse_network, allow_source))
         except InvalidInput as error:
             raise InvalidIngress(f"{_named(url)}: {error}") from None
         if to_port is not None and not (_is_port(to_port) and to_port + last - first <= 65_535):
-            raise InvalidIngress(
-                f"{_named(url)}: its ports cannot go to {shown(to_port)} and above: there are 1 to 65535"
-            )
+            raise InvalidIngress(f"{_named(url)}: to_port must be 1 to {65_535 - last + first}; got {shown(to_port)}")
         if limit is not None and not (_is_number(limit) and 0 < limit <= LIMIT_MAX):
-            raise InvalidIngress(f"{_named(url)}: limit {shown(limit)} is no number of datagrams a second above 0")
+            raise InvalidIngress(f"{_named(url)}: limit must be datagrams a second, above 0; got {shown(limit)}")
         return cls(kind, host, first, last, interface, source, service, to_port, networks, limit)
 
 
 def check_pods(service: Service) -> None:
-    """Raise `InvalidInput` where a literal list names what cannot be a pod."""
+    """Raise `InvalidInput` where a literal list names an address that cannot be a pod's."""
     for pod in service.literals or ():
         address = ipaddress.ip_address(pod.host)
         if address.is_multicast or str(address) == "255.255.255.255":
-            raise InvalidInput(f"{address} is no pod's: a relay sends to no group and to no broadcast address")
+            raise InvalidInput(f"an endpoint must be a pod's address, not a group's and not broadcast; got {address}")
 
 
 def check(ingresses: Sequence[Ingress]) -> None:
-    """Raise `InvalidIngress` where one relay cannot have all of these: none, too many, or two that collide."""
+    """Raise `InvalidIngress` where there are none, too many, or two that collide."""
     if not ingresses:
-        raise InvalidIngress(f"a relay listens to one ingress at least: write {_FORMS}")
+        raise InvalidIngress(f"a relay must have at least one ingress: write {_FORMS}")
     wrong = misfit(ingresses)
     if wrong is not None:
         raise InvalidIngress(wrong[1])
 
 
 def misfit(ingresses: Sequence[Ingress]) -> tuple[int, str] | None:
-    """Return the place of the first that cannot be there beside those before it, and why; None where all can."""
+    """Return the index of the first that one relay cannot have besides those before it, and why; None if all fit."""
     ports = 0
     by_port: dict[int, list[Ingress]] = defaultdict(list)
-    for place, ingress in enumerate(ingresses):
+    for index, ingress in enumerate(ingresses):
         ports += len(ingress.ports)
         if ports > PORTS_MAX:
-            return place, (
-                f"ingress '{ingress}' makes it {ports:,} ports, and each takes a socket: a relay has {PORTS_MAX:,} at "
-                "most, and more relays have more"
+            return index, (
+                f"a relay must have at most {PORTS_MAX:,} ports, for each takes a socket; '{ingress}' makes it "
+                f"{ports:,}: run another relay for the rest"
             )
         for port in ingress.ports:
             for other in by_port[port]:
                 if (why := _collision(ingress, other)) is not None:
-                    return place, f"ingress '{ingress}' collides with '{other}': {why}"
+                    return index, f"ingress '{ingress}' collides with '{other}': {why}"
             by_port[port].append(ingress)
     return None
 
 
 def _collision(one: Ingress, other: Ingress) -> str | None:
-    """Say why two ingresses cannot have the same port, or return None: they can."""
+    """Return why two ingresses cannot share a port; None where they can."""
     if IngressKind.UDP not in (one.kind, other.kind):
         # Sockets for groups and for broadcast share a port, and each gets a copy.
         same = (one.kind, one.host, one.interface) == (other.kind, other.host, other.interface)
         if same and one.service == other.service and (one.source == other.source or not (one.source and other.source)):
-            return "the pods would get what comes there twice"
+            return "the pods would get each datagram twice"
         return None
     (host, device), (other_host, other_device) = _bound_to(one), _bound_to(other)
     if device and other_device and device != other_device:
@@ -214,7 +212,7 @@ def _interface(url: str, text: str | None) -> str:
         return ""
     if not is_interface_name(text):
         raise InvalidIngress(
-            f"{_named(url)}: {shown(text)} is no name of an interface: write @eth1, as `ls /sys/class/net` has it"
+            f"{_named(url)}: interface must be a name such as eth1, as `ls /sys/class/net` has it; got {shown(text)}"
         )
     return text
 
@@ -225,12 +223,12 @@ def _ports(url: str, text: str) -> tuple[int, int]:
         first = parse_port(first_text)
         last = parse_port(last_text) if dash else first
     except InvalidInput:
-        raise InvalidIngress(f"{_named(url)}: {text!r} is no port from 1 to 65535, nor FIRST-LAST") from None
+        raise InvalidIngress(f"{_named(url)}: port must be 1 to 65535, or FIRST-LAST; got {text!r}") from None
     if last < first:
-        raise InvalidIngress(f"{_named(url)}: the range {text} is upside down: write {last}-{first}")
+        raise InvalidIngress(f"{_named(url)}: the range {text} must ascend: write {last}-{first}")
     if last - first >= PORTS_MAX:
         raise InvalidIngress(
-            f"{_named(url)}: {last - first + 1:,} ports, and each takes a socket: listen on {PORTS_MAX:,} at most"
+            f"{_named(url)}: must have at most {PORTS_MAX:,} ports, for each takes a socket; got {last - first + 1:,}"
         )
     return first, last
 
@@ -240,9 +238,9 @@ def _address(url: str, text: str) -> Address:
     try:
         address = ipaddress.ip_address(bare)
     except ValueError:
-        raise InvalidIngress(f"{_named(url)}: {shown(text)} is no IP address (of IPv6: in brackets)") from None
+        raise InvalidIngress(f"{_named(url)}: address must be an IP, IPv6 in brackets; got {shown(text)}") from None
     if "%" in bare:
-        raise InvalidIngress(f"{_named(url)}: name the interface behind the port, not behind a %")
+        raise InvalidIngress(f"{_named(url)}: name the interface after the port (@eth1), not after a %")
     return unmapped(address)
 
 
@@ -253,7 +251,7 @@ def _listening(url: str, text: str, port: int, interface: str) -> Address:
     if str(address) == "255.255.255.255":
         raise InvalidIngress(f"{_named(url)}: that is broadcast: write broadcast://:{port}@INTERFACE")
     if address in _LINK_LOCAL and not interface:
-        raise InvalidIngress(f"{_named(url)}: {address} is an address of one interface: add @eth1")
+        raise InvalidIngress(f"{_named(url)}: {address} is link-local: add @eth1, its interface")
     return address
 
 
@@ -261,13 +259,13 @@ def _group(url: str, text: str, source_text: str | None) -> tuple[str, str]:
     group = _address(url, text)
     if not group.is_multicast:
         raise InvalidIngress(
-            f"{_named(url)}: {group} is no multicast group (224.0.0.0/4 or ff00::/8); for a source write SOURCE,GROUP"
+            f"{_named(url)}: group must be a multicast address; got {group}: for a source write SOURCE,GROUP"
         )
     if source_text is None:
         return str(group), ""
     source = _address(url, source_text)
     if source.version != group.version:
-        raise InvalidIngress(f"{_named(url)}: {source} and {group} are not of one family")
+        raise InvalidIngress(f"{_named(url)}: source and group must be one family; got {source} and {group}")
     if source.is_multicast or source.is_unspecified or source.is_loopback or str(source) == "255.255.255.255":
-        raise InvalidIngress(f"{_named(url)}: {source} is no address that a datagram of a group comes from")
+        raise InvalidIngress(f"{_named(url)}: source must be a unicast address that is not loopback; got {source}")
     return str(group), str(source)

@@ -1,4 +1,4 @@
-"""What comes back to a relay in a loop. Pure."""
+"""Recognizes what comes back to a relay in a loop. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Hashable
 LOOP_PAYLOADS = 65_536
 """Payloads that are remembered."""
 LOOP_SECONDS = 5.0
-"""How long."""
+"""Seconds that each is remembered."""
 
 
 class LoopGuard:
-    """Knows payloads that were forwarded a moment ago, and by whose hand they came.
+    """Remembers payloads that were forwarded within the last 5 s, and their sources.
 
     What a device repeats comes from the same source again; what another relay sends back comes from that relay.
     So a payload that is known from another source has gone in a circle, and was forwarded already.
@@ -22,12 +22,12 @@ class LoopGuard:
         self._seen: OrderedDict[int, tuple[Hashable, float]] = OrderedDict()
 
     def is_loop(self, payload: bytes, source: Hashable, now: float) -> bool:
-        """Whether that payload was forwarded when it came from another source; remember it otherwise.
+        """Return whether the payload was forwarded when it came from another source; remember it otherwise.
 
         A source is an address and its port: on one host there may be a device's program and another relay.
         """
         seen = self._seen
-        key = hash(payload)  # keyed by a secret of this process: nobody can make two payloads meet
+        key = hash(payload)  # keyed by a secret of this process: nobody can make two payloads collide
         known = seen.get(key)
         if known is not None and known[0] != source and now - known[1] <= LOOP_SECONDS:
             return True

@@ -1,4 +1,4 @@
-"""Datagrams that lie one behind the other in a buffer, put together into runs that leave as one send. Pure."""
+"""Joins datagrams that are adjacent in a buffer into runs that leave as one send. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from fanout.model import MAX_PAYLOAD
 from fanout.protocol.sending.batch import SEGMENTS_MAX, Segments
 
 Piece = tuple[int, int, int]
-"""What one call gave, a datagram or several: where it begins and ends, and the bytes of each but the last."""
+"""What one call returned, a datagram or several: its begin, its end, and the bytes of each but the last."""
 
 
 def join(buffer: memoryview, pieces: Sequence[Piece]) -> list[Segments]:
-    """Return the runs of pieces that follow each other without a gap: at most 64 segments and 65,507 bytes each.
+    """Return the runs of adjacent pieces: at most 64 segments and 65,507 bytes each.
 
     In their order, so that each receiver gets the datagrams in the order in which they came.
     """

@@ -18,11 +18,11 @@ class IngressStats:
     waiting: str | None = None
     """Why it does not listen now, as one sentence; None where it does."""
     datagrams: int = 0
-    """Datagrams that arrived, those included that were then dropped (but for `KERNEL_BUFFER`)."""
+    """Datagrams that arrived, including those that were then dropped (except `KERNEL_BUFFER`)."""
     bytes: int = 0
     """Their payload."""
     forwarded: int = 0
-    """Datagrams of which copies were attempted to every pod that was known then."""
+    """Datagrams of which a copy was attempted to every pod known then."""
     dropped: dict[RelayDrop, int] = field(default_factory=dict)
 
 
@@ -37,7 +37,7 @@ class PodStats:
     bytes: int = 0
     """Their payload."""
     refused: int = 0
-    """ICMP errors heard."""
+    """ICMP errors received."""
     dropped: dict[DropReason, int] = field(default_factory=dict)
     """Copies that the kernel did not take."""
 

@@ -1,4 +1,4 @@
-"""What is said on the LAN of the devices of pods, and said again; what can be found there now. Pure."""
+"""Announcements of the pods' devices on the LAN, their repetition, and the devices announced now. Pure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Announcer:
         self._alive: set[tuple[str, str]] = set()
         """NT and USN of what was announced and not revoked since."""
         self._repeats: dict[tuple[str, str], tuple[float, bytes]] = {}
-        """What is to be sent again, and when, by NT and USN."""
+        """What to repeat, and when, by NT and USN."""
         self._udns: set[str] = set()
         self.has_changed = False
         """Whether `update` is to be called."""
@@ -68,12 +68,12 @@ class Announcer:
         return [Announce(data)] if logged is None else [Announce(data), logged]
 
     def repeats(self, now: float) -> list[Announce | Log]:
-        """Return what is to be sent again."""
+        """Return the announcements to repeat."""
         due = [key for key, (when, _) in self._repeats.items() if when <= now]
         return [Announce(self._repeats.pop(key)[1]) for key in due]
 
     def update(self, devices: Iterable[Device], port_map: PortMap) -> None:
-        """Take note of the devices that there are, for `devices`, which other threads may call."""
+        """Record the devices that there are, for `devices`, which other threads may call."""
         self.has_changed = False
         found, udns = [], set()
         for device in devices:
@@ -101,7 +101,7 @@ class Announcer:
         ]
 
     def _device_changed(self, kind: NotifyKind, pod: str, located: Advert) -> Log | None:
-        """Return a line that says that a device can be found, or no more; None where that was said."""
+        """Return a line that says that a device can be found, or no longer; None if that was logged."""
         udn, location = located.udn, located.location
         if kind is NotifyKind.BYEBYE:
             if self._locations.pop(udn, None) is None:
@@ -111,4 +111,4 @@ class Announcer:
             return None
         self._locations[udn] = location
         values = {"udn": udn, "host": pod, "location": location}
-        return Log("info", "device_announced: %(udn)s of %(host)s is found at %(location)s", values)
+        return Log("info", "device_announced: %(udn)s of %(host)s is at %(location)s", values)

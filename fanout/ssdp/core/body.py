@@ -1,4 +1,4 @@
-"""Gathers a body that is to be had whole, and unpacks it, within bounds. Pure."""
+"""Gathers a whole body and decompresses it, within bounds. Pure."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ import zlib
 DOCUMENT_MAX = 8 * 1024 * 1024
 """Bytes of a document whose URLs are rewritten, as sent and as unpacked."""
 MEMBERS_MAX = 64
-"""Parts of which one that is packed may consist; usually it is one."""
+"""Members of a compressed body; usually it has one."""
 _GZIP = zlib.MAX_WBITS | 16
 _WRAPS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": zlib.MAX_WBITS}
 
 
 class TooLarge(Exception):
-    """There is more than is kept."""
+    """It is larger than the limit."""
 
 
 class Undecodable(Exception):
-    """It is not packed as it says."""
+    """It is not encoded as its Content-Encoding says."""
 
 
 def can_unpack(encoding: str) -> bool:
-    """Whether a body of that Content-Encoding can be gathered unpacked."""
+    """Return whether a body of that Content-Encoding can be decompressed."""
     return encoding.strip().lower() in ("", "identity", *_WRAPS)
 
 
 def is_packed(encoding: str) -> bool:
-    """Whether a body of that Content-Encoding, which is one of those, is to be unpacked."""
+    """Return whether a body of that Content-Encoding, one of the supported, must be decompressed."""
     return encoding.strip().lower() in _WRAPS
 
 
 class BodyBuffer:
-    """A body that comes in pieces; `size_max` is for what was sent and for what that was unpacked."""
+    """A body that comes in pieces; `size_max` limits what was sent and what it decompresses to."""
 
     def __init__(self, size_max: int, encoding: str = "") -> None:
         self.size_max = size_max
@@ -46,7 +46,7 @@ class BodyBuffer:
         return len(self._pieces)
 
     def add(self, piece: bytes) -> None:
-        """Take what came next; raise `TooLarge` as soon as it is, and `Undecodable`."""
+        """Take the next piece; raise `TooLarge` or `Undecodable`."""
         self._came += len(piece)
         if self._came > self.size_max:
             raise TooLarge(f"more than {self.size_max} bytes")
@@ -66,9 +66,9 @@ class BodyBuffer:
             raise Undecodable(str(error)) from error
 
     def whole(self) -> bytes:
-        """Return all of it, once nothing more comes; raise `Undecodable` where something is missing."""
+        """Return the whole body; raise `Undecodable` where it is truncated."""
         if self._unpacker is not None and self._came and not self._unpacker.eof:
-            raise Undecodable("it ends in the middle")
+            raise Undecodable("it is truncated")
         return bytes(self._pieces)
 
     def _unpack(self, piece: bytes) -> None:

@@ -26,7 +26,7 @@ _OF_DEVICE = frozenset(("deviceType", "friendlyName", "UDN"))
 
 
 class InvalidDescription(ValueError):
-    """It is no description of a device, or more of one than is read."""
+    """It is not a device's description, or exceeds a limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def parse(body: bytes) -> Description:
     Names are taken without regard to their namespace, which devices get wrong.
     """
     if len(body) > SIZE_MAX:
-        raise InvalidDescription(f"it has {len(body):,} bytes, and {SIZE_MAX:,} are read at most")
+        raise InvalidDescription(f"it must have at most {SIZE_MAX:,} bytes; got {len(body):,}")
     body = body.lstrip(b" \t\r\n")
     try:
         try:
@@ -61,7 +61,7 @@ def parse(body: bytes) -> Description:
     except InvalidDescription:
         raise
     except (ParseError, ValueError, LookupError) as error:  # no XML, a DTD, an encoding that nobody knows
-        raise InvalidDescription(f"it is no XML that is read: {' '.join(str(error).split())[:_TEXT_MAX]}") from None
+        raise InvalidDescription(f"it is not acceptable XML: {' '.join(str(error).split())[:_TEXT_MAX]}") from None
     return _description(devices)
 
 
@@ -98,7 +98,7 @@ class _ParserTarget:
         if self._elements > ELEMENTS_MAX:
             raise InvalidDescription(f"it has more than {ELEMENTS_MAX:,} elements")
         if len(self._path) > DEPTH_MAX:
-            raise InvalidDescription(f"its elements are more than {DEPTH_MAX} deep")
+            raise InvalidDescription(f"its elements are nested more than {DEPTH_MAX} deep")
         self._text = None
         if name == "device":
             if len(self.devices) == DEVICES_MAX:
@@ -157,7 +157,7 @@ def _description(devices: list[_ParsedDevice]) -> Description:
             if _NAME.fullmatch(kind):
                 adverts[kind, f"{owner}::{kind}"] = None
     if len(adverts) > ADVERTS_MAX:
-        raise InvalidDescription(f"it has {len(adverts):,} devices and services, and {ADVERTS_MAX} are read at most")
+        raise InvalidDescription(f"it must have at most {ADVERTS_MAX} devices and services; got {len(adverts):,}")
     texts = {name: text[:_TEXT_MAX] for name, text in root.texts.items()}
     return Description(udn.lower(), texts.get("friendlyName", ""), texts.get("deviceType", ""), tuple(adverts))
 

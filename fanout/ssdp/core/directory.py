@@ -23,7 +23,7 @@ from fanout.ssdp.core.registry import Announcement, Registry
 LIMIT = 100.0
 """Searches a second of one client that are answered."""
 LIMIT_OF_ALL = 500.0
-"""The same of all together: sources are forged, and each search brings some ten answers to whoever is named."""
+"""The same of all together: sources are forged, and each search brings some ten answers to the source that it names."""
 _BURST, _BURST_OF_ALL = 10.0, 4.0  # seconds' worth of them at once
 MX_UNICAST = 1
 """Seconds, where a search to the relay alone names none (UDA 1.1, 1.3.2)."""
@@ -34,7 +34,7 @@ BYTES_MAX = 1 << 18
 POD_BYTES_MAX = 1 << 15
 """Of that, what one pod may bring: what a real device answers has some 400 bytes."""
 _LINES_MAX = 64
-"""Lines of one kind that are logged, each about something else."""
+"""Lines of one kind that are logged, each about another subject."""
 
 
 @dataclass(slots=True, eq=False)
@@ -150,7 +150,7 @@ class Directory:
         self._pending: deque[Announcement | LearnName | _Answer] = deque()
         """What is to be said, some of it once a port is open."""
         self._logged: dict[str, set[str]] = defaultdict(set)
-        """What lines of each kind were about."""
+        """The subjects of the lines logged, by kind."""
 
     def refusal(self, client: str, now: float) -> SsdpDrop | None:
         """Return why an address is not answered, if it is not; count its search otherwise."""
@@ -194,7 +194,7 @@ class Directory:
         return self._say(now)
 
     def answers_due(self, search: OpenSearch, is_late: bool, now: float) -> list[Action]:
-        """It is time to answer for pods that take no search; when it is late, for all that have not answered."""
+        """Answer for pods that take no search; when `is_late`, for all that have not answered."""
         pods = None if is_late else [pod for pod in self.hosts if not self._registry.speaks(pod)]
         answers = self._registry.answers(search.target, pods)
         # As they would come from the pods themselves: some clients (nmap) take of one host no more than the first.
@@ -250,7 +250,7 @@ class Directory:
         return self._say(now)
 
     def lan_opened(self, address: str, now: float) -> list[Action]:
-        """The relay has that address on the LAN from now on: all devices are announced there."""
+        """Announce all devices at the relay's new address on the LAN."""
         before, self._address, self._is_on_lan = self._address, address, True
         kinds = [NotifyKind.ALIVE]
         if before not in ("", address):  # players would keep the address that is gone
@@ -260,7 +260,7 @@ class Directory:
         return self._say(now)
 
     def lan_lost(self) -> None:
-        """Nobody can be answered for now."""
+        """Answer nobody for now."""
         self._is_on_lan = False
 
     def port_opened(self, port: int, is_open: bool, now: float) -> list[Action]:
@@ -299,7 +299,7 @@ class Directory:
                 self._pending.append(LearnName(pod, advert.udn, advert.location))
 
     def _say(self, now: float) -> list[Action]:
-        """Return what is to be done for all that is pending, up to the first that needs a port to be opened."""
+        """Return the actions for all that is pending, up to the first that needs a port to be opened."""
         actions: list[Action] = []
         while self._pending:
             pending = self._pending[0]
@@ -360,7 +360,7 @@ class Directory:
         return None
 
     def _log(self, text: str, values: dict[str, str], about: str, actions: list[Action]) -> None:
-        """Log a line once about the same, and no more of its kind than `_LINES_MAX`."""
+        """Log a line once for each subject, and at most `_LINES_MAX` of a kind."""
         logged = self._logged[text]
         if about not in logged and len(logged) < _LINES_MAX:
             logged.add(about)

@@ -64,7 +64,7 @@ def absolute(raw: str) -> tuple[str, str] | None:
 
 
 def target(raw: str) -> str | None:
-    """Return the path and query of a request as a URL may have them; None for what is no path."""
+    """Return the path and query of a request as in a URL; None for anything but a path."""
     if not raw.startswith("/"):
         return None
     return quote(raw.partition("#")[0].encode("utf-8", "surrogateescape"), safe=_ASCII)

@@ -56,7 +56,7 @@ _NOT_CARRIED = frozenset(
 
 
 class InvalidSsdp(ValueError):
-    """A datagram that is dropped."""
+    """A datagram that is refused."""
 
     def __init__(self, reason: SsdpDrop, text: str) -> None:
         super().__init__(text)
@@ -69,13 +69,13 @@ class Headers:
     __slots__ = ("by_name", "fields")
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
-        """Raise ValueError for a name that is no token, or a value that would not fit into one line."""
+        """Raise ValueError for a name that is not a token, or a value of more than one line."""
         self.fields = tuple(fields)
         self.by_name: dict[str, str] = {}
         """The value of the first of each name, by the name in lower case."""
         for name, value in self.fields:
             if _NAME.fullmatch(name) is None:
-                raise ValueError(f"{name[:80]!r} is no name of a header")
+                raise ValueError(f"a header's name must be a token; got {name[:80]!r}")
             if _UNFIT.search(value) is not None:
                 raise ValueError(f"the value of {name} has a control character")
             self.by_name.setdefault(name.lower(), value)
@@ -85,7 +85,7 @@ class Headers:
         return self.by_name.get(name.lower(), default)
 
     def with_(self, name: str, value: str) -> Headers:
-        """Return these with that one, in the place of those of its name or at the end. Raises ValueError."""
+        """Return these with that one, replacing those of its name, or at the end. Raises ValueError."""
         key = name.lower()
         fields: list[tuple[str, str]] = []
         is_placed = False
@@ -184,9 +184,9 @@ def parse(data: bytes) -> Search | SearchResponse | Notify:
     What follows the headers is disregarded: SSDP has no bodies.
     """
     if len(data) > DATAGRAM_MAX:
-        raise InvalidSsdp(SsdpDrop.OVERSIZED, f"{len(data):,} bytes are no SSDP")
+        raise InvalidSsdp(SsdpDrop.OVERSIZED, f"it must have at most {DATAGRAM_MAX:,} bytes; got {len(data):,}")
     if not data.startswith((b"M-SEARCH ", b"NOTIFY ", b"HTTP/")):
-        raise InvalidSsdp(SsdpDrop.NOT_SSDP, "it begins like no SSDP")
+        raise InvalidSsdp(SsdpDrop.NOT_SSDP, "it does not begin like SSDP")
     first, headers = _head(data)
     if _SEARCH_LINE.fullmatch(first):
         return _search(headers)
@@ -195,15 +195,15 @@ def parse(data: bytes) -> Search | SearchResponse | Notify:
         try:
             kind = NotifyKind(text)
         except ValueError:
-            raise _malformed("its NTS is none") from None
+            raise _malformed("its NTS is unknown") from None
         return Notify(kind, _advert(headers, "nt", is_located=kind is not NotifyKind.BYEBYE))
     if _ANSWER_LINE.fullmatch(first):
         return SearchResponse(_advert(headers, "st", is_located=True))
-    raise _malformed("its first line is neither a search's, a NOTIFY's nor that of an answer 200")
+    raise _malformed("its first line must be that of M-SEARCH, NOTIFY or an answer 200")
 
 
 def parse_answer(data: bytes) -> Advert:
-    """Return what an answer to a search says; raise `InvalidSsdp`, for what is no answer too."""
+    """Return what an answer to a search says; raise `InvalidSsdp`, also for anything but an answer."""
     found = parse(data)
     if isinstance(found, SearchResponse):
         return found.advert
@@ -213,7 +213,7 @@ def parse_answer(data: bytes) -> Advert:
 def search(target: str, mx: int, headers: Headers = _NONE) -> bytes:
     """Return an M-SEARCH. Its HOST is the group, also where it goes to one device: devices look for that.
 
-    Of `headers` those are carried over that say who asks (USER-AGENT, CPFN.UPNP.ORG and the like).
+    Of `headers` those are carried over that identify the control point (such as USER-AGENT and CPFN.UPNP.ORG).
     """
     return _datagram(
         "M-SEARCH * HTTP/1.1",
@@ -287,7 +287,7 @@ def matches(target: str, nt: str, usn: str) -> bool:
 
 
 def _includes(kind: str, target: str) -> bool:
-    """Whether what is of one type is of another, too: the same of a version that is no higher."""
+    """Return whether one type includes the other: the same type of the same or a lower version."""
     asked, had = _TYPE.fullmatch(target), _TYPE.fullmatch(kind)
     return (
         asked is not None

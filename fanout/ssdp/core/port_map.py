@@ -1,4 +1,4 @@
-"""Which port of the relay stands for which HTTP server of a pod. Pure.
+"""The mapping of the relay's ports to the HTTP servers of pods. Pure.
 
 The rules:
 
@@ -29,7 +29,7 @@ UDNS_MAX = 64
 
 @dataclass(slots=True, eq=False)
 class _MappedPort:
-    """One port, and for whom it is."""
+    """One port, and what it maps to."""
 
     port: int
     origin: Origin | None
@@ -49,7 +49,7 @@ class PortMap:
 
     def __init__(self, first: int, last: int) -> None:
         if not 1 <= first <= last <= 65_535:
-            raise ValueError(f"{first} to {last} are no ports")
+            raise ValueError(f"ports must be 1 to 65535, ascending; got {first} to {last}")
         self._first = first
         self._count = last - first + 1
         self._by_port: dict[int, _MappedPort] = {}
@@ -98,7 +98,7 @@ class PortMap:
         return port
 
     def refuse(self, port: int) -> None:
-        """Give a port up that another program of this host has; whose it was gets another one when it is claimed."""
+        """Give up a port that another program of this host has; its owner gets another one at its next claim."""
         mapped = self._by_port.get(port)
         if mapped is not None:
             self._dissolve(mapped)
@@ -106,7 +106,7 @@ class PortMap:
             self._refused.add(port)
 
     def left(self, udn: str) -> None:
-        """Take note that a device was said to be gone, though its pod is there and may still be reached.
+        """Record that a device is gone, though its pod is there and may still be reached.
 
         Where ports are scarce, it loses its own like those that are gone.
         """
@@ -117,7 +117,7 @@ class PortMap:
                 self._away.setdefault(mapped.port)
 
     def gone(self, host: str) -> None:
-        """Take note that a pod left: its ports stay its devices', and lead nowhere until those come back."""
+        """Record that a pod left: its ports stay its devices', and lead nowhere until those come back."""
         there = [mapped for origin, mapped in self._by_origin.items() if origin.host == host]
         for mapped in sorted(there, key=lambda mapped: mapped.owner is None):  # the others are given away first
             self._unlink(mapped)
@@ -139,7 +139,7 @@ class PortMap:
         if is_more and not self._may_have_more(origin.host):
             return None
         there = self._by_origin.get(origin)
-        if there is not None:  # a document named it before: that is no reason for a device to lose its port
+        if there is not None:  # a document named it before: the device keeps its port all the same
             self._dissolve(there)
         if had is not None:
             self._move(had, origin)
@@ -151,7 +151,7 @@ class PortMap:
         return mapped
 
     def _may_have_more(self, host: str) -> bool:
-        """Whether a pod may have one more port; one that its device has left is given up for it."""
+        """Return whether a pod may have one more port; one that its device has left is freed for it."""
         there = {mapped.port: mapped for mapped in self._owners(host)}
         if len(there) < ORIGINS_MAX:
             return True
@@ -178,7 +178,7 @@ class PortMap:
             self._away.pop(other.port, None)
 
     def _join(self, mapped: _MappedPort, udn: str) -> None:
-        """Take note that a device is there."""
+        """Record that a device is there."""
         had = self._by_udn.get(udn)
         if had is not None:
             del had.udns[udn]
@@ -194,7 +194,7 @@ class PortMap:
         self._away.pop(mapped.port, None)
 
     def _free(self, key: str, kept: _MappedPort | None = None) -> int | None:
-        """Return a port that nobody has, or has any more: the first one from the hash of `key` on."""
+        """Return a free port: the first one from the hash of `key` on."""
         start = zlib.crc32(key.encode("utf-8", "replace")) % self._count
         for step in range(self._count):
             port = self._first + (start + step) % self._count
@@ -202,7 +202,7 @@ class PortMap:
                 return port
         away = next((port for port in self._away if self._by_port[port] is not kept), None)
         if away is None:
-            self._refused.clear()  # whoever had them may be gone by the next time
+            self._refused.clear()  # the programs that had them may be gone by the next time
             return None
         self._dissolve(self._by_port[away])
         return away
@@ -213,7 +213,7 @@ class PortMap:
             mapped.origin = None
 
     def _dissolve(self, mapped: _MappedPort) -> None:
-        """Forget for whom a port is: it is free."""
+        """Free a port."""
         for other in list(mapped.others.values()):
             self._dissolve(other)
         self._unlink(mapped)

@@ -36,7 +36,7 @@ _CONFLICTS_MAX = 64
 
 
 _Content = tuple[object, ...]
-"""What makes an advert another one: not its DATE, nor the order of its headers."""
+"""What distinguishes adverts: not their DATE, nor the order of their headers."""
 
 
 class Announcement(NamedTuple):
@@ -141,7 +141,7 @@ class Registry:
         ]
 
     def pods(self, hosts: Collection[str], now: float) -> list[Announcement]:
-        """Take note of which pods there are."""
+        """Record which pods there are."""
         if self._is_over:
             return []
         gone = self._pods.keys() - set(hosts)
@@ -278,7 +278,7 @@ class Registry:
     def _changed(
         self, device: _KnownDevice, known: _KnownAdvert, kind: NotifyKind, advert: Advert, now: float
     ) -> list[Announcement]:
-        """Say what has changed, now or, where it changes all the time, in a moment."""
+        """Announce what has changed, now or, where it changes all the time, in a moment."""
         known.is_changed &= self.is_owner(device.pod, device.udn)
         if not known.is_changed:
             return []

@@ -31,7 +31,9 @@ class DescriptionPlace:
         """Return that of `8200/rootDesc.xml`; raise `InvalidInput`."""
         match = _PLACE.fullmatch(text) if isinstance(text, str) else None
         if match is None or not 1 <= int(match[1]) <= 65_535:
-            raise InvalidInput(f"{text!r} is no PORT/PATH: write {DESCRIPTIONS[0]}, and %20 for a space")
+            raise InvalidInput(
+                f"a description must be PORT/PATH such as {DESCRIPTIONS[0]}, %20 for a space; got {text!r}"
+            )
         return cls(int(match[1]), match[2])
 
     def url(self, host: str) -> str:
@@ -45,9 +47,9 @@ def parse_ports(text: str) -> range:
     first = int(match[1]) if match else 0
     last = int(match[2] or first) if match else 0
     if not (1 <= first <= 65_535 and 1 <= last <= 65_535):
-        raise InvalidInput(f"{text!r} is no range of ports from 1 to 65535: write {HTTP_PORTS}, or one port")
+        raise InvalidInput(f"ports must be FIRST-LAST from 1 to 65535 such as {HTTP_PORTS}, or one port; got {text!r}")
     if last < first:
-        raise InvalidInput(f"{text!r} is upside down: write {last}-{first}")
+        raise InvalidInput(f"the range {text!r} must ascend: write {last}-{first}")
     if last - first >= PORTS_MAX:
-        raise InvalidInput(f"{text!r} is {last - first + 1:,} ports: {PORTS_MAX:,} are the most")
+        raise InvalidInput(f"ports must be at most {PORTS_MAX:,}; got {last - first + 1:,} ({text!r})")
     return range(first, last + 1)

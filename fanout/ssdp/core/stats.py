@@ -20,7 +20,7 @@ class HttpCounts:
     """Answers by the first digit of their status."""
     failures: dict[HttpFailure, int] = field(default_factory=Counter)
     rewritten: int = 0
-    """URLs of pods in whose place the relay's was put."""
+    """URLs of pods that were replaced by the relay's."""
     left: int = 0
     """URLs of pods for which there was no port: passed on unchanged."""
     events: int = 0

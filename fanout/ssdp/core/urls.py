@@ -1,4 +1,4 @@
-"""URLs in documents and in header values: the relay's address is put where a pod's was. Pure.
+"""URLs in documents and header values: a pod's address is replaced by the relay's. Pure.
 
 A URL is found by what it looks like (`http://`, a literal address, a port), not by parsing the document: so it is
 found in XML that is escaped inside XML (DIDL-Lite in a SOAP answer), in playlists, and in what claims to be XML and
@@ -59,7 +59,7 @@ _WIDE_STARTS = (  # a document begins with one of ASCII: `<`, `#`, `[`
 
 
 class TooManyUrls(ValueError):
-    """A document has more of them than are looked at."""
+    """A document has more URLs than the limit."""
 
 
 class Origin(NamedTuple):
@@ -84,9 +84,9 @@ class Rewritten:
 
     body: bytes
     changed: int
-    """URLs in which the relay was put in a pod's place."""
+    """URLs in which a pod's address was replaced by the relay's."""
     left: int
-    """URLs of pods for which there was no port."""
+    """URLs of pods for which there was no port left."""
 
 
 def is_document(content_type: str) -> bool:
@@ -126,7 +126,7 @@ def split(url: str) -> HttpUrl | None:
     """Return the parts of an http URL.
 
     None where it has no literal address (a name could mean another one a moment later), is not http, has a user
-    before the host, or is no URL.
+    before the host, or is not a URL.
     """
     match = _AT_START.match(url.encode("utf-8", "surrogatepass"))
     origin = None if match is None else _origin(match)
@@ -134,7 +134,7 @@ def split(url: str) -> HttpUrl | None:
 
 
 class _Substitutes:
-    """What to put into the URLs of one document, looked up once a host and port."""
+    """The replacements for the URLs of one document, looked up once for each host and port."""
 
     def __init__(self, authority: Authority) -> None:
         self._authority = authority
@@ -144,7 +144,7 @@ class _Substitutes:
         self.changed = self.left = 0
 
     def put(self, match: re.Match[bytes]) -> bytes:
-        """Return what stands in the place of a URL's beginning."""
+        """Return the replacement for the beginning of a URL."""
         url = match[0]
         substitute = self._known.get(url)
         if substitute is None and url not in self._others and len(self._known) + len(self._others) < AUTHORITIES_MAX:

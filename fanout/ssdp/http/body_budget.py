@@ -60,7 +60,7 @@ class BodyBudget:
         deadline = asyncio.get_running_loop().time() + PATIENCE
         while self.taken + size > self._size or self._of[who] + size > self._of_one:
             if len(self._waiting) >= WAITING_MAX:
-                raise Busy("too many wait for memory already")
+                raise Busy("too many requests wait for memory")
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting[waiter] = None
             try:
@@ -73,7 +73,7 @@ class BodyBudget:
         self._of[who] += size
 
     def give(self, who: str, size: int) -> None:
-        """Take `size` bytes back."""
+        """Release `size` bytes."""
         self._of[who] -= size
         if not self._of[who]:
             del self._of[who]
@@ -105,7 +105,7 @@ class BodyReservation:
             self._size = size
 
     def shrink(self, size: int) -> None:
-        """Need no more than `size` bytes from now on."""
+        """Reduce the reservation to `size` bytes."""
         kept = size if size > SMALL else 0
         if kept < self._size:
             self._budget.give(self._who, self._size - kept)
@@ -134,5 +134,5 @@ class SmallReadSocket(socket.socket):
 
 
 def small_reads(opened: socket.socket) -> SmallReadSocket:
-    """Return the same socket as such a one; the given one is none any more."""
+    """Return the same socket as such a one; the given one is closed."""
     return SmallReadSocket(opened.family, opened.type, opened.proto, fileno=opened.detach())

@@ -95,7 +95,7 @@ class Subscriptions:
         return added
 
     def confirmed(self, subscription: Subscription, sid: str, seconds: int, now: float) -> None:
-        """Take note of the pod's answer to a subscription, or to its renewal."""
+        """Record the pod's answer to a subscription, or to its renewal."""
         if self._by_token.get(subscription.token) is not subscription:
             return
         key = (subscription.port, sid)
@@ -174,25 +174,25 @@ class Events:
         if SID in given:
             if "CALLBACK" in given or "NT" in given:
                 raise RequestRefused(
-                    400, HttpFailure.BAD_REQUEST, "SID is for a renewal, CALLBACK and NT are for a beginning"
+                    400, HttpFailure.BAD_REQUEST, "SID renews a subscription, and excludes CALLBACK and NT"
                 )
             return self._known(connection, given), headers
         wanted = callbacks(given.get("CALLBACK", ""), connection.peer)
         if not wanted:
-            sentence = f"no URL of {connection.peer} in CALLBACK {given.get('CALLBACK', '')[:200]!r}"
+            sentence = f"CALLBACK must have a URL of {connection.peer}; got {given.get('CALLBACK', '')[:200]!r}"
             raise RequestRefused(412, HttpFailure.CALLBACK_REFUSED, sentence)
         way = interfaces.route(origin.host)
         if way is None:
-            raise RequestRefused(502, HttpFailure.POD_UNREACHABLE, f"no way to {origin.host}")
+            raise RequestRefused(502, HttpFailure.POD_UNREACHABLE, f"there is no route to {origin.host}")
         made = self._subscriptions.add(connection.peer, connection.local, connection.port, origin, wanted, monotonic())
         if made is None:
-            raise RequestRefused(503, HttpFailure.TOO_MANY_SUBSCRIPTIONS, "there are as many subscriptions as may be")
+            raise RequestRefused(503, HttpFailure.TOO_MANY_SUBSCRIPTIONS, "the limit of subscriptions is reached")
         self._counts.subscriptions = len(self._subscriptions)
         url = f"<http://{Endpoint(way[1], connection.port)}{PATH}{made.token}>"
         return made, [*(pair for pair in headers if pair[0].upper() != "CALLBACK"), ("CALLBACK", url)]
 
     def answered(self, subscription: Subscription, status: int, sid: str, timeout: str | None) -> str | None:
-        """Take note of what the pod says to it, which is 0 where it says nothing; return what TIMEOUT holds."""
+        """Record the pod's answer, 0 where there is none; return the TIMEOUT for the client."""
         if status == 200 and sid:
             seconds = lifetime(timeout)
             self._subscriptions.confirmed(subscription, sid, seconds, monotonic())
@@ -202,7 +202,7 @@ class Events:
         return None
 
     def ended(self, connection: Connection, headers: list[Header]) -> None:
-        """Take note of an UNSUBSCRIBE; raise `RequestRefused`."""
+        """Record an UNSUBSCRIBE; raise `RequestRefused`."""
         self._forget(self._known(connection, CIMultiDict(headers)))
 
     def expected(self, connection: Connection, path: str) -> Subscription:
@@ -214,7 +214,7 @@ class Events:
 
     async def deliver(self, subscription: Subscription, headers: list[Header], body: bytes) -> int:
         """Hand an event to the first URL of the subscriber that answers; return its status. Raises `RequestRefused`."""
-        problem = "it has no URL"
+        problem = "there is no callback URL"
         try:
             async with asyncio.timeout(EVENT_TIMEOUT):
                 for callback in subscription.callbacks:
@@ -226,7 +226,7 @@ class Events:
                     answer.close()
                     return self._delivered(subscription, answer.status)
         except TimeoutError:
-            problem = f"nothing within {EVENT_TIMEOUT:g} s"
+            problem = f"no answer within {EVENT_TIMEOUT:g} s"
         raise RequestRefused(504, HttpFailure.EVENT_LOST, f"{subscription.client} took no event: {problem}")
 
     def _delivered(self, subscription: Subscription, status: int) -> int:

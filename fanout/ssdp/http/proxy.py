@@ -99,7 +99,7 @@ class Proxy:
         self._is_closing = False
 
     async def open(self) -> None:
-        """Begin, in the running event loop."""
+        """Start, in the running event loop."""
         await self._upstream.open()
         self._server.open()
         self._look_round()
@@ -153,20 +153,20 @@ class Proxy:
         if whole is not None:  # Host means nothing then (RFC 9112, 3.2.2)
             hosts, raw = [whole[0]], whole[1]
         if len(hosts) > 1 or not all(map(is_literal, hosts)):
-            raise RequestRefused(403, HttpFailure.WRONG_HOST, "name the relay by its IP address, in Host too")
+            raise RequestRefused(403, HttpFailure.WRONG_HOST, "Host must be the relay's IP address")
         path = target(raw)
         if raw == "*" and request.method == "OPTIONS":  # it asks about the server as a whole (RFC 9110, 9.3.7)
             head = web.StreamResponse(headers={hdrs.ALLOW: _ALLOWED})
             head.content_length = 0
             return await self._finish(request, connection, head)
         if path is None:
-            raise RequestRefused(400, HttpFailure.BAD_REQUEST, "the target of a request is a path")
+            raise RequestRefused(400, HttpFailure.BAD_REQUEST, "the target of a request must be a path")
         if request.method == "NOTIFY" and self._is_pod(connection.peer):
             return await self._notify(request, connection, path)
         if not self._is_client(connection.peer, connection.local):
-            raise RequestRefused(403, HttpFailure.SOURCE_NOT_ALLOWED, "pods tell of events here, and nothing else")
+            raise RequestRefused(403, HttpFailure.SOURCE_NOT_ALLOWED, "pods may only send events here")
         if request.method not in METHODS:
-            raise RequestRefused(405, HttpFailure.WRONG_METHOD, f"there are {_ALLOWED}")
+            raise RequestRefused(405, HttpFailure.WRONG_METHOD, f"the method must be one of {_ALLOWED}")
         origin = self._port_map.target(connection.port)
         if origin is None or not self._is_pod(origin.host):
             raise RequestRefused(503, HttpFailure.NO_POD, "the device is not there now")
@@ -230,7 +230,7 @@ class Proxy:
                 async with asyncio.timeout(DOCUMENT_TIMEOUT):
                     return await self._finish(exchange.request, exchange.connection, head, body)
             except TimeoutError as error:
-                raise ClientGone(f"it did not take a document within {DOCUMENT_TIMEOUT:g} s") from error
+                raise ClientGone(f"the client did not take a document within {DOCUMENT_TIMEOUT:g} s") from error
 
     async def _document(self, answer: PodAnswer, edge: str, reservation: BodyReservation) -> bytes:
         """Return a pod's document as the client gets it, for which memory is reserved then."""
@@ -271,7 +271,7 @@ class Proxy:
 
         downstream = exchange.request.transport
         if downstream is None or downstream.is_closing():
-            raise ClientGone("it went before the answer")
+            raise ClientGone("the client left before the answer")
         downstream.set_write_buffer_limits(0)  # to drain is then to wait until the kernel has it all
         piece = answer.so_far()
         while True:
@@ -287,7 +287,7 @@ class Proxy:
             if upstream is None:
                 raise PodBroke(f"it ended {rest} bytes early")
             if downstream.is_closing():
-                raise ClientGone("it went in the middle")
+                raise ClientGone("the client left during the body")
             # Of their own: the event loop waits for no socket that one of its transports has.
             with upstream.get_extra_info("socket").dup() as source, downstream.get_extra_info("socket").dup() as sink:
                 await pump(source, sink, rest, sent)

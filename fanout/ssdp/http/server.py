@@ -53,7 +53,7 @@ Serve = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class HttpServer:
-    """Listens on TCP ports, and serves whoever `is_client` (its address, and that it came to) or `is_pod`.
+    """Listens on TCP ports, and serves peers that are `is_client` (their address, and the local one) or `is_pod`.
 
     What is said about a refused peer is counted in `counts`. A client that vanishes cancels what `serve` does for it.
     """
@@ -79,7 +79,7 @@ class HttpServer:
         self._look: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
-        """Begin, in the running event loop."""
+        """Start, in the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._server = web.Server(self._serve, handler_cancellation=True)
         self._look = self._loop.call_later(_LOOK, self._look_round)
@@ -213,7 +213,7 @@ class HttpServer:
 
 
 class Connection(web.RequestHandler):
-    """One connection of a client, or of a pod that has an event to tell."""
+    """One connection of a client, or of a pod that sends an event."""
 
     def __init__(
         self,
@@ -257,7 +257,7 @@ class Connection(web.RequestHandler):
         self._log_broken = log_broken
 
     def data_received(self, data: bytes) -> None:
-        """Take note of when a head began, and of how much comes that nobody waits for."""
+        """Record when a head began, and how much arrives unread."""
         self.is_silent = False
         if self.request is None:
             if self.waits_since is None:
@@ -271,11 +271,11 @@ class Connection(web.RequestHandler):
         super().data_received(data)
 
     def begin(self, request: web.BaseRequest) -> None:
-        """Take note that a request is being served."""
+        """Record that a request is being served."""
         self.request, self.waits_since, self._ahead = request, None, 0
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Take note that it ended."""
+        """Record that it has ended."""
         self.waits_since = None
         self._gone(self)
         super().connection_lost(exc)
@@ -283,7 +283,7 @@ class Connection(web.RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """Answer what is no HTTP, without the traceback that the library would log."""
+        """Answer invalid HTTP, without the traceback that the library would log."""
         if isinstance(exc, ConnectionError):
             raise exc
         if status == 400:
@@ -299,8 +299,8 @@ class Connection(web.RequestHandler):
                 },
             )
         if request.writer.output_size > 0:
-            raise ConnectionError("there is an answer already")
-        response = web.Response(status=status, text="that is no HTTP request\n" if status == 400 else "")
+            raise ConnectionError("an answer was already sent")
+        response = web.Response(status=status, text="not an HTTP request\n" if status == 400 else "")
         response.headers[hdrs.SERVER] = PSEUDONYM
         response.force_close()
         self._counts.statuses[status // 100] += 1

@@ -54,7 +54,7 @@ class Upstream:
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
-        """Begin, in the running event loop."""
+        """Start, in the running event loop."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -73,7 +73,7 @@ class Upstream:
     async def request(
         self, method: str, origin: Origin, path: str, headers: Iterable[tuple[str, str]], body: bytes
     ) -> aiohttp.ClientResponse:
-        """Return an answer of which the head has arrived, to be closed; raise as the library does."""
+        """Return an answer whose head has arrived, to be closed; raise as the library does."""
         assert self._session is not None  # noqa: S101 - narrows the type
         authority = str(Endpoint(origin.host, origin.port))
         return await self._session.request(
@@ -88,7 +88,7 @@ class Upstream:
     async def ask(
         self, method: str, origin: Origin, path: str, headers: Iterable[tuple[str, str]], body: bytes
     ) -> PodAnswer:
-        """Return a pod's answer, of which the head has arrived, to be closed; raise `RequestRefused`."""
+        """Return a pod's answer whose head has arrived, to be closed; raise `RequestRefused`."""
         there = str(Endpoint(origin.host, origin.port))
         try:
             response = await self.request(method, origin, path, [*headers, (hdrs.ACCEPT_ENCODING, "identity")], body)
@@ -96,22 +96,20 @@ class Upstream:
             sentence = f"{there} took no connection within {CONNECT_TIMEOUT:g} s"
             raise RequestRefused(502, HttpFailure.POD_UNREACHABLE, sentence) from error
         except aiohttp.ClientConnectorError as error:
-            sentence = f"{there} cannot be reached: {os.strerror(error.os_error.errno or 0)}"
+            sentence = f"cannot reach {there}: {os.strerror(error.os_error.errno or 0)}"
             raise RequestRefused(502, HttpFailure.POD_UNREACHABLE, sentence) from error
         except TimeoutError as error:
-            sentence = f"{there} said nothing for {ANSWER_TIMEOUT:g} s"
+            sentence = f"{there} sent nothing for {ANSWER_TIMEOUT:g} s"
             raise RequestRefused(504, HttpFailure.POD_BROKE, sentence) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise RequestRefused(502, HttpFailure.POD_BROKE, f"{there}: {errno_text.exception(error)}") from error
         if response.status < 200:
             response.close()
-            raise RequestRefused(
-                502, HttpFailure.POD_BROKE, f"{there} answers {response.status}, which nobody asked for"
-            )
+            raise RequestRefused(502, HttpFailure.POD_BROKE, f"{there} answers with an unrequested {response.status}")
         answer = PodAnswer(response)
         if not answer.codings <= {"chunked"}:
             answer.close()
-            raise RequestRefused(502, HttpFailure.POD_BROKE, f"{there} packs what it sends, which nobody asked for")
+            raise RequestRefused(502, HttpFailure.POD_BROKE, f"{there} compresses its answer, unrequested")
         return answer
 
     async def document(self, answer: PodAnswer, reservation: BodyReservation) -> bytes:
@@ -126,7 +124,7 @@ class Upstream:
         except Busy as error:
             raise RequestRefused(503, HttpFailure.BUSY, f"{answer.url}: {error}") from error
         except TooLarge as error:
-            sentence = f"{answer.url} is a document of {error}, of which no more than {DOCUMENT_MAX} are read"
+            sentence = f"{answer.url} must be at most {DOCUMENT_MAX} bytes; got {error}"
             raise RequestRefused(502, HttpFailure.DOCUMENT_TOO_LARGE, sentence) from error
         except (Undecodable, PodBroke) as error:
             raise RequestRefused(502, HttpFailure.POD_BROKE, f"{answer.url}: {error}") from error

@@ -255,7 +255,7 @@ def test_an_interrupt_before_pods_are_known_says_so(
     run = invoke("send", *PATIENT, "-s", "pods.example.", "--nameserver", refusing_nameserver, "-m", "x", "-o", output)
     assert (run.code, run.err) == (130, "")
     if output == "text":
-        assert run.out == "interrupted: nothing is known of any pod\n"
+        assert run.out == "interrupted: nothing is known about any pod\n"
     else:
         assert (run.json["messages"], run.json["endpoints"], run.json["complete"]) == (0, [], False)
         assert run.json["answer_age"] is None

@@ -40,7 +40,7 @@ def test_a_receiver_that_cannot_start_is_named_with_its_last_line(path: Path, mo
     with pytest.raises(LocalServiceError) as caught:
         supervise(path, monkeypatch, "import sys; sys.exit('first line\\nfanout: no such luck')")
     assert "statefulset-udp-server-" in str(caught.value)
-    assert str(caught.value).endswith("does not become ready: no such luck")
+    assert str(caught.value).endswith("did not become ready: no such luck")
     assert not path.exists()
 
 
@@ -53,7 +53,7 @@ def test_a_receiver_that_never_says_ready_is_not_waited_for_longer(path: Path, m
 
 def test_a_supervisor_that_is_told_to_stop_waits_for_no_pod(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = "import os, signal; os.kill(os.getppid(), signal.SIGTERM); signal.pause()"
-    with pytest.raises(LocalServiceError, match="told to stop before its pods were ready"):
+    with pytest.raises(LocalServiceError, match="stopped before its pods were ready"):
         supervise(path, monkeypatch, script)
     assert not path.exists()
 

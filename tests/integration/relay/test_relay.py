@@ -42,7 +42,7 @@ Pods = Callable[..., list[Pod]]
 @pytest.fixture(autouse=True)
 def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """A relay may take long to forward what it holds at its end, and knows loops however long they take."""
-    monkeypatch.setattr(relaying, "_LAST_TURNS", 3600)
+    monkeypatch.setattr(relaying, "_STOP_FORWARD", 3600)
     monkeypatch.setattr(loop_guard, "LOOP_SECONDS", 3600)
 
 
@@ -128,7 +128,7 @@ class Changing:
 
 def test_pods_follow_the_answers_of_dns(pods: Pods, closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoints, "TTL_MIN", 0.01)
-    monkeypatch.setattr(relaying, "_LOOK", 0.01)
+    monkeypatch.setattr(relaying, "_CHECK", 0.01)
     two = pods(2)
     port = two[0].endpoint.port
     resolver = Changing("127.0.0.11,")
@@ -249,7 +249,7 @@ def test_two_relays_that_feed_each_other_forward_each_datagram_once(pods: Pods, 
 
 
 def test_an_interface_that_never_appears_ends_it_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relaying, "_LOOK", 0.01)
+    monkeypatch.setattr(relaying, "_CHECK", 0.01)
     relay = Relay("10.0.0.1", ["mcast://239.1.1.1:5001@nowhere0"], interface_timeout=0.1)
     with pytest.raises(SocketUnavailable, match=r"mcast://239.1.1.1:5001@nowhere0: there is no interface nowhere0"):
         relay.serve()
@@ -282,7 +282,7 @@ def test_an_address_that_nobody_has_here() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("10.0.0.1", []), "listens to one ingress at least"),
+        (("10.0.0.1", []), "a relay must have at least one ingress"),
         (("", ["udp://:1"]), "is empty"),
         (("a b", ["nonsense"]), "ingress 'nonsense'"),
         (("10.0.0.1", "udp://:1"), "a list of URLs"),
@@ -335,7 +335,7 @@ def test_one_thread_serves(pods: Pods, closed_port: int) -> None:
     (pod,) = pods(1)
     with serving(Relay(f"{pod.endpoint},", [f"udp://127.0.0.1:{closed_port}"])) as relay:
         until(lambda: relay.silence > 0)
-        with pytest.raises(InvalidInput, match="served already"):
+        with pytest.raises(InvalidInput, match="already served by another thread"):
             relay.serve()
 
 
@@ -361,7 +361,7 @@ def test_out_of_open_files_it_says_so_and_gives_all_back() -> None:
 def test_what_comes_before_dns_has_said_anything_is_counted_at_the_end(
     closed_port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relaying, "_LAST_WORDS", 0.1)
+    monkeypatch.setattr(relaying, "_STOP_WAIT", 0.1)
     asked = threading.Event()
 
     class Silent:

@@ -293,4 +293,4 @@ def test_a_pod_that_cannot_be_asked_is_tried_again(
 
     asyncio.run(run())
     (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert said == f"pod_not_asked: {POD}, which is tried again: {type(error).__name__}: {error}"
+    assert said == f"pod_not_asked: cannot query {POD}, will retry: {type(error).__name__}: {error}"

@@ -58,7 +58,7 @@ def test_it_is_served_once_and_ends_from_any_thread() -> None:
     relay = SsdpRelay(PODS, "nosuch0")
 
     def meanwhile() -> None:
-        with pytest.raises(InvalidInput, match="served already"):
+        with pytest.raises(InvalidInput, match="already served by another thread"):
             relay.serve()
         silences = [relay.silence]
 

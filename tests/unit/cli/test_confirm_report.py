@@ -38,10 +38,10 @@ def test_pods_that_join_leave_and_fail_over_a_stream() -> None:
     [
         (Receipt(HERE, ReceiptStatus.CONFIRMED, 0.0008, 2), "confirmed by 10.0.0.7:12000 in 0.80 ms (2 tries)"),
         (Receipt(HERE, ReceiptStatus.CONFIRMED, 0.0008, 1, joined=True), "... in 0.80 ms (joined meanwhile)"),
-        (Receipt(HERE, ReceiptStatus.LEFT, None, 1), "left: 10.0.0.7:12000 did not answer (1 try), ... no more"),
+        (Receipt(HERE, ReceiptStatus.LEFT, None, 1), "left: 10.0.0.7:12000 did not answer (1 try), ... longer in DNS"),
         (Receipt(HERE, ReceiptStatus.DROPPED, None, 3, "odd"), "dropped: 10.0.0.7:12000: odd"),
         (Receipt(HERE, ReceiptStatus.DROPPED, None, 3, os.strerror(101)), "dropped: 10.0.0.7:12000: no route to ..."),
-        (Receipt(HERE, ReceiptStatus.FAILED, 0.1, 3), "failed at 10.0.0.7:12000: it does not say why"),
+        (Receipt(HERE, ReceiptStatus.FAILED, 0.1, 3), "failed at 10.0.0.7:12000: it gives no reason"),
     ],
 )  # fmt: skip
 def test_lines(receipt: Receipt, line: str) -> None:

@@ -96,57 +96,57 @@ def test_what_is_not_quoted_is_what_yaml_1_2_has(relay_yaml: Path) -> None:
         ("", "relay.yaml is empty"),
         ("# nothing\n\n", "relay.yaml is empty"),
         ("---\n~\n", "relay.yaml is empty"),
-        ("- a\n", "line 1: the file is to be a mapping with ingresses, not a list of 1"),
-        ("service: a\n", "line 1: the file lacks ingresses"),
-        ("service: a\ningreses: []\n", "line 2: 'ingreses' is no key of the file: do you mean ingresses?"),
-        ("service: a\ningresses: []\n", "line 2: ingresses is to be a list of 1 to 1024 ingresses, not an empty list"),
-        ("service: a\ningresses: {}\n", "line 2: ingresses is to be a list of 1 to 1024 ingresses, not an empty map"),
-        ("service: a\ningresses:\n  - udp://:5004\n", "line 3: an entry of ingresses is to be a mapping with listen"),
-        ("service: a\ningresses:\n  - to_port: 5\n", "line 3: an entry of ingresses lacks listen"),
-        (f"{ONE}    to_prt: 5\n", "line 4: 'to_prt' is no key of an entry of ingresses: do you mean to_port?"),
-        (f"{ONE}    color: red\n", "line 4: 'color' is no key of an entry of ingresses: there are listen, service"),
-        (f"{ONE}    to_port: 70000\n", "line 4: to_port is to be a port from 1 to 65535, not 70000"),
-        (f"{ONE}    to_port: '80'\n", "line 4: to_port is to be a port from 1 to 65535, not '80'"),
-        (f"{ONE}    to_port: true\n", "line 4: to_port is to be a port from 1 to 65535, not true"),
-        (f"{ONE}    to_port: 80.0\n", "line 3: ingress 'udp://:5004': its ports cannot go to 80.0"),
-        (f"{ONE}    limit: 0\n", "line 4: limit is to be a number above 0, of datagrams a second, not 0"),
-        (f"{ONE}    limit: .nan\n", "line 4: limit is to be a number above 0, of datagrams a second, not '.nan'"),
-        (f"{ONE}    limit: 1e999\n", "line 4: limit is to be a number above 0, of datagrams a second, not inf"),
-        (f"{ONE}    limit: {'9' * 5000}\n", "line 4: limit is to be a number above 0"),
-        (f"{ONE}    service:\n", "line 4: service is to be the name of a headless Service, or a list of"),
+        ("- a\n", "line 1: the file must be a mapping with ingresses; got a list of 1"),
+        ("service: a\n", "line 1: the file must have ingresses: "),
+        ("service: a\ningreses: []\n", "line 2: 'ingreses' is not a key of the file: did you mean ingresses?"),
+        ("service: a\ningresses: []\n", "line 2: ingresses must be a list of 1 to 1024 ingresses; got an empty list"),
+        ("service: a\ningresses: {}\n", "line 2: ingresses must be a list of 1 to 1024 ingresses; got an empty map"),
+        ("service: a\ningresses:\n  - udp://:5004\n", "line 3: an entry of ingresses must be a mapping with listen"),
+        ("service: a\ningresses:\n  - to_port: 5\n", "line 3: an entry of ingresses must have listen: "),
+        (f"{ONE}    to_prt: 5\n", "line 4: 'to_prt' is not a key of an entry of ingresses: did you mean to_port?"),
+        (f"{ONE}    color: red\n", "line 4: 'color' is not a key of an entry of ingresses: the keys are listen"),
+        (f"{ONE}    to_port: 70000\n", "line 4: to_port must be a port from 1 to 65535; got 70000"),
+        (f"{ONE}    to_port: '80'\n", "line 4: to_port must be a port from 1 to 65535; got '80'"),
+        (f"{ONE}    to_port: true\n", "line 4: to_port must be a port from 1 to 65535; got true"),
+        (f"{ONE}    to_port: 80.0\n", "line 3: ingress 'udp://:5004': to_port must be 1 to 65535; got 80.0"),
+        (f"{ONE}    limit: 0\n", "line 4: limit must be a number above 0, of datagrams a second; got 0"),
+        (f"{ONE}    limit: .nan\n", "line 4: limit must be a number above 0, of datagrams a second; got '.nan'"),
+        (f"{ONE}    limit: 1e999\n", "line 4: limit must be a number above 0, of datagrams a second; got inf"),
+        (f"{ONE}    limit: {'9' * 5000}\n", "line 4: limit must be a number above 0"),
+        (f"{ONE}    service:\n", "line 4: service must be the name of a headless Service, or a list of"),
         (f"{ONE}    service: 10.0.0.256\n", "line 3: ingress 'udp://:5004': endpoint '10.0.0.256' has no IP address"),
-        (f"{ONE}    allow_source: 10.0.0.0/8\n", "line 4: allow_source is to be a list of at most 256 networks"),
-        (f"{ONE}    allow_source:\n      - 10.0.0.0/8\n      - 7\n", "line 6: an entry of allow_source is to be a net"),
+        (f"{ONE}    allow_source: 10.0.0.0/8\n", "line 4: allow_source must be a list of at most 256 networks"),
+        (f"{ONE}    allow_source:\n      - 10.0.0.0/8\n      - 7\n", "line 6: an entry of allow_source must be a net"),
         (f"{ONE}    allow_source: [10.0.0.1/8]\n", "line 3: ingress 'udp://:5004': allowed source '10.0.0.1/8' is no"),
-        (f"loop_guard: yes\n{ONE}", "line 1: loop_guard is to be true or false, not 'yes'"),
-        ("ingresses:\n- listen: udp://:5004\n", "line 2: ingress 'udp://:5004' goes nowhere: add service"),
-        ("service: a\ningresses:\n- listen: http://x\n", "line 3: listen is to be the URL of an ingress, not 'http://x'"),
-        (f"{ONE}  - listen: mcast://10.0.0.7:5001@eth1\n", "line 4: ingress 'mcast://10.0.0.7:5001@eth1': 10.0."),
+        (f"loop_guard: yes\n{ONE}", "line 1: loop_guard must be true or false; got 'yes'"),
+        ("ingresses:\n- listen: udp://:5004\n", "line 2: ingress 'udp://:5004' must have a service, here or for all"),
+        ("service: a\ningresses:\n- listen: http://x\n", "line 3: listen must be the URL of an ingress; got 'http://x'"),
+        (f"{ONE}  - listen: mcast://10.0.0.7:5001@eth1\n", "line 4: ingress 'mcast://10.0.0.7:5001@eth1': group"),
         (f"{ONE}\n  - listen: udp://:5000-5009\n", "line 5: ingress 'udp://:5000-5009' collides with 'udp://:5004': "),
-        (f"{ONE}  - listen: udp://:10000-11023\n", "line 4: ingress 'udp://:10000-11023' makes it 1,025 ports"),
-        (f"{ONE}service: b\n", "line 4: 'service' is there for the second time: the first is in line 1"),
-        (f"{ONE}    listen: udp://:5005\n", "line 4: 'listen' is there for the second time: the first is in line 3"),
-        ("service: &a x\n", "line 1: there are no anchors"),
-        ("service: a\ningresses:\n  - *a\n", "line 3: there are no anchors"),
-        ("service: a\n? *a\n: b\n", "line 2: there are no anchors"),
-        ("service: !!python/object/apply:os.system ['true']\n", "line 1: there are no tags"),
-        ("? [a]\n: b\n", "line 1: a key is a text"),
-        ("a: 1\n---\nb: 2\n", "line 2: here a second document begins"),
-        ("a: b\n\tc: d\n", "line 2: this is not YAML: found character '\\t'"),
-        ("a: [\n", "line 2: this is not YAML: expected the node content"),
-        ("a: 'b\n", "line 1: this is not YAML: found unexpected end of stream"),
-        ('a: "\\UFFFFFFFF"\n', "line 1: from here on it is not YAML"),
-        (f"%YAML {'9' * 5000}.1\n---\na: b\n", "line 1: from here on it is not YAML"),
-        ('a: "\\ud800"\n', "line 1: '\\ud800' has half a character"),
-        ("a: b\nc: \x07\n", "line 2: YAML has no character '\\x07'"),
-        (b"a: b\nc: \xff\n", "line 2: this is not UTF-8"),
-        (ONE.encode("utf-16"), "line 1: this is not UTF-8"),
-        (b"\x00" * 9, "line 1: YAML has no character '\\x00'"),
-        ("[" * 100_000, "line 1: this is nested deeper than 8 levels"),
-        ("{a: " * 100_000, "line 1: this is nested deeper than 8 levels"),
-        ("- " * 100_000, "line 1: this is nested deeper than 8 levels"),
-        (f"a: {'b' * 100_000}\n", "line 1: 'a' is no key of the file"),
-        (f"{ONE}{'b' * 100_000}\n", "line 4: this is not YAML"),
+        (f"{ONE}  - listen: udp://:10000-11023\n", "line 4: a relay must have at most 1,024 ports, for each takes"),
+        (f"{ONE}service: b\n", "line 4: duplicate key 'service': first given in line 1"),
+        (f"{ONE}    listen: udp://:5005\n", "line 4: duplicate key 'listen': first given in line 3"),
+        ("service: &a x\n", "line 1: anchors (&) and aliases (*) are"),
+        ("service: a\ningresses:\n  - *a\n", "line 3: anchors (&) and aliases (*) are"),
+        ("service: a\n? *a\n: b\n", "line 2: anchors (&) and aliases (*) are"),
+        ("service: !!python/object/apply:os.system ['true']\n", "line 1: tags (!) are not supported"),
+        ("? [a]\n: b\n", "line 1: a key must be a string"),
+        ("a: 1\n---\nb: 2\n", "line 2: a second document begins here"),
+        ("a: b\n\tc: d\n", "line 2: not valid YAML: found character '\\t'"),
+        ("a: [\n", "line 2: not valid YAML: expected the node content"),
+        ("a: 'b\n", "line 1: not valid YAML: found unexpected end of stream"),
+        ('a: "\\UFFFFFFFF"\n', "line 1: not valid YAML from here on"),
+        (f"%YAML {'9' * 5000}.1\n---\na: b\n", "line 1: not valid YAML from here on"),
+        ('a: "\\ud800"\n', "line 1: '\\ud800' has half of a surrogate pair"),
+        ("a: b\nc: \x07\n", "line 2: YAML does not allow the character '\\x07'"),
+        (b"a: b\nc: \xff\n", "line 2: not valid UTF-8"),
+        (ONE.encode("utf-16"), "line 1: not valid UTF-8"),
+        (b"\x00" * 9, "line 1: YAML does not allow the character '\\x00'"),
+        ("[" * 100_000, "line 1: nesting must be at most 8 levels deep"),
+        ("{a: " * 100_000, "line 1: nesting must be at most 8 levels deep"),
+        ("- " * 100_000, "line 1: nesting must be at most 8 levels deep"),
+        (f"a: {'b' * 100_000}\n", "line 1: 'a' is not a key of the file"),
+        (f"{ONE}{'b' * 100_000}\n", "line 4: not valid YAML"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_sentence_with_its_line(relay_yaml: Path, text: str | bytes, says: str) -> None:
@@ -157,7 +157,7 @@ def test_what_is_wrong_is_one_sentence_with_its_line(relay_yaml: Path, text: str
 
 def test_a_bomb_of_aliases_is_refused_where_it_begins(relay_yaml: Path) -> None:
     bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{b}: &{b} [{f'*{a},' * 9}]\n" for a, b in pairwise("abcdefgh"))
-    assert refused(relay_yaml, bomb).startswith("relay.yaml, line 1: there are no anchors")
+    assert refused(relay_yaml, bomb).startswith("relay.yaml, line 1: anchors (&) and aliases (*) are")
 
 
 def test_as_many_ingresses_as_there_may_be_are_read(relay_yaml: Path) -> None:
@@ -166,24 +166,24 @@ def test_as_many_ingresses_as_there_may_be_are_read(relay_yaml: Path) -> None:
 
 
 def test_a_file_may_be_so_large_and_no_larger(relay_yaml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "larger than 1,048,576 bytes" in refused(relay_yaml, "#" * (SIZE_MAX + 1))
+    assert "must be at most 1,048,576 bytes long" in refused(relay_yaml, "#" * (SIZE_MAX + 1))
     monkeypatch.setattr(config, "SIZE_MAX", 1 << 14)
     assert len(loaded(relay_yaml, ONE.ljust(1 << 14, "#")).ingresses) == 1
-    assert "larger than 16,384 bytes" in refused(relay_yaml, ONE.ljust((1 << 14) + 1, "#"))
+    assert "must be at most 16,384 bytes long" in refused(relay_yaml, ONE.ljust((1 << 14) + 1, "#"))
 
 
 def test_a_file_that_cannot_be_read(relay_yaml: Path) -> None:
     os.mkfifo(relay_yaml)
     Path("private").touch()
     for path, says in [
-        ("none.yaml", "none.yaml cannot be read: No such file or directory"),
-        (".", ". cannot be read: Is a directory"),
-        ("/dev/zero", "/dev/zero is no regular file"),
-        (str(relay_yaml), "relay.yaml is no regular file"),
-        ("", "'' cannot be read: No such file"),
-        ("a\0b", r"'a\x00b' cannot be read: no path has a null character"),
-        ("line\nbreak", r"'line\nbreak' cannot be read: No such file"),
-        ("x" * 5000, "cannot be read: File name too long"),
+        ("none.yaml", "cannot read none.yaml: No such file or directory"),
+        (".", "cannot read .: Is a directory"),
+        ("/dev/zero", "/dev/zero must be a regular file"),
+        (str(relay_yaml), "relay.yaml must be a regular file"),
+        ("", "cannot read '': No such file"),
+        ("a\0b", r"cannot read 'a\x00b': a path must not contain a null character"),
+        ("line\nbreak", r"cannot read 'line\nbreak': No such file"),
+        ("x" * 5000, f"cannot read {'x' * 5000}: File name too long"),
     ]:
         with pytest.raises(InvalidIngress) as caught:
             load(path)

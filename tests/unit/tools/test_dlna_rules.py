@@ -113,8 +113,8 @@ BROKEN: list[tuple[str, Break, str]] = [
     ("a capability", set_at(_relay, "securityContext", "capabilities", value={"add": ["NET_ADMIN"]}), "NET_ADMIN"),
     ("no probe", set_at(_relay, "readinessProbe", value=None), "container relay: readiness probe is missing"),
     # Its HTTP ports
-    ("no ports", _setting("FANOUT_HTTP_PORTS", None), "FANOUT_HTTP_PORTS : '' is no range of ports"),
-    ("ports upside down", _setting("FANOUT_HTTP_PORTS", "28231-28200"), "'28231-28200' is upside down"),
+    ("no ports", _setting("FANOUT_HTTP_PORTS", None), "FANOUT_HTTP_PORTS : ports must be FIRST-LAST from 1 to 65535"),
+    ("ports upside down", _setting("FANOUT_HTTP_PORTS", "28231-28200"), "'28231-28200' must ascend"),
     ("ports of Services", _setting("FANOUT_HTTP_PORTS", "30000-30031"), "no range from 1024 to 29999, below the NodeP"),
     ("privileged ports", _setting("FANOUT_HTTP_PORTS", "80-180"), "80-180 is no range from 1024"),
     ("the admin port", _setting("FANOUT_ADMIN_PORT", "28231"), "28200-28231: the admin port 28231 is one of them"),
@@ -122,7 +122,8 @@ BROKEN: list[tuple[str, Break, str]] = [
     # The servers are found
     ("a description elsewhere", _setting("FANOUT_DESCRIPTION", "8200/rootDesc.xml 8201/a.xml"),
      "FANOUT_DESCRIPTION 8201/a.xml asks no TCP port of Service/media"),
-    ("no description", _setting("FANOUT_DESCRIPTION", "rootDesc.xml"), "'rootDesc.xml' is no PORT/PATH"),
+    ("no description", _setting("FANOUT_DESCRIPTION", "rootDesc.xml"),
+     "FANOUT_DESCRIPTION: a description must be PORT/PATH"),
     ("a port that nobody has", _elsewhere, "StatefulSet/media does not declare TCP 8201"),
     ("one port to another", set_at(_ports, 0, "port", value=80), "Service/media: 80 to 8200 is not one number"),
     ("a name for a port", set_at(_ports, 0, "targetPort", value="http"), "8200 to http is not one number"),

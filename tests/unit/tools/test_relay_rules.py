@@ -104,13 +104,15 @@ _LISTEN, _NETWORKS = "FANOUT_LISTEN", "k8s.v1.cni.cncf.io/networks"
 
 BROKEN: list[tuple[str, str, Break, str]] = [
     # Where it listens, and where that goes
-    ("no ingress", "Multicast", _setting(_multicast, _LISTEN, "eth1"), "ingress 'eth1' is none"),
+    ("no ingress", "Multicast", _setting(_multicast, _LISTEN, "eth1"), "ingress 'eth1' must be udp://ADDRESS"),
     ("an empty list", "Multicast", _setting(_multicast, _LISTEN, " "), "FANOUT_LISTEN names no ingress"),
-    ("no group", "Multicast", _setting(_multicast, _LISTEN, "mcast://10.0.0.1:5001@eth1"), "is no multicast group"),
-    ("a huge range", "Rtp", _setting(_rtp, _LISTEN, "udp://0.0.0.0:2000-9000"), "listen on 1,024 at most"),
+    ("no group", "Multicast", _setting(_multicast, _LISTEN, "mcast://10.0.0.1:5001@eth1"),
+     "group must be a multicast address; got 10.0.0.1"),
+    ("a huge range", "Rtp", _setting(_rtp, _LISTEN, "udp://0.0.0.0:2000-9000"), "must have at most 1,024 ports"),
     ("no network", "Rtp", _setting(_rtp, "FANOUT_ALLOW_SOURCE", "camera"), "allowed source 'camera' is no network"),
     ("a port in words", "Multicast", _setting(_multicast, "FANOUT_TO_PORT", "udp"), "FANOUT_TO_PORT 'udp' is no port"),
-    ("a port too high", "Multicast", _setting(_multicast, "FANOUT_TO_PORT", "70000"), "cannot go to 70000"),
+    ("a port too high", "Multicast", _setting(_multicast, "FANOUT_TO_PORT", "70000"),
+     "to_port must be 1 to 65535; got 70000"),
     ("a port nobody has", "Multicast", _setting(_multicast, "FANOUT_TO_PORT", "12001"),
      "mcast://224.0.67.67:5001@eth1 goes to 12001, no port of Service/headless-udp"),
     ("the group's own port", "Multicast", _setting(_multicast, "FANOUT_TO_PORT", None), "goes to 5001, no port of"),

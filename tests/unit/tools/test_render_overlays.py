@@ -143,12 +143,12 @@ def test_a_node_selector_is_an_object() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["Multicast", "-p", "GROUP=10.0.0.1"], "10.0.0.1 is no multicast group"),
-        (["Multicast", "-p", "INTERFACE=much-too-long-a-name"], "is no name of an interface"),
+        (["Multicast", "-p", "GROUP=10.0.0.1"], "group must be a multicast address; got 10.0.0.1"),
+        (["Multicast", "-p", "INTERFACE=much-too-long-a-name"], "interface must be a name such as eth1, as `ls /sys"),
         (["Multicast", "-p", "ALLOW_SOURCE=10.0.0.1/8"], "allowed source '10.0.0.1/8' is no network"),
         (["Multicast", "-p", "RANGE_END=192.168.68.1"], "192.168.67.240 to 192.168.68.1 is no range of"),
         (["Multicast", "-p", 'PARENT_INTERFACE=e"1'], "config is no JSON"),
-        (["Rtp", "-p", "AUDIO_RTCP_PORT=32540"], "the range 32546-32540 is upside down"),
+        (["Rtp", "-p", "AUDIO_RTCP_PORT=32540"], "the range 32546-32540 must ascend: write 32540-32546"),
         (["Rtp", "-p", "AUDIO_RTCP_PORT=32550"], "goes to 32549, no port of Service/analytics"),
         (["Rtp", "-p", "NODE_NETWORK=10.0.0.1/16"], "does not take UDP from a network of the nodes"),
         (["Rtp", "-p", "NODE_SELECTOR=worker-1"], "nodeSelector is 'worker-1', no object of labels"),

@@ -97,7 +97,7 @@ def test_columns_where_there_is_no_terminal(receivers: list[tuple[Running, str]]
     run = bench(service(receivers), *QUICK, going_on=lambda bench: bench.sent < COUNT or all_answer(bench))
     assert (run.code, run.err) == (0, "")
     head, *rows, sent, lost = run.out.splitlines()
-    if "slower than asked" in rows[-1]:  # as is said of a machine that was busy
+    if "slower than requested" in rows[-1]:  # as is said of a machine that was busy
         rows.pop()
     assert head.split() == [
         "POD", "SENT", "RECEIVED", "PER_S", "LOSS_%", "REORD", "DUP", "P50_MS", "P90_MS", "P99_MS", "MAX_MS",
@@ -245,9 +245,9 @@ def test_a_plot_on_standard_output_has_it_for_itself(receivers: list[tuple[Runni
         (["-s", "127.0.0.1", "--rate", "0"], 2, "--rate"),
         (["-s", "127.0.0.1", "--rate", "-5"], 2, "--rate"),
         (["-s", "127.0.0.1", "--rate", "nan"], 2, "--rate"),
-        (["-s", "127.0.0.1", "--bandwidth", "0"], 2, "not above 0"),
-        (["-s", "127.0.0.1", "--bandwidth", "-1M"], 2, "not above 0"),
-        (["-s", "127.0.0.1", "--bandwidth", "fast"], 2, "write 64k, 10M or 1.5G"),
+        (["-s", "127.0.0.1", "--bandwidth", "0"], 2, "must be above 0 and below 1000T bits a second"),
+        (["-s", "127.0.0.1", "--bandwidth", "-1M"], 2, "must be above 0 and below 1000T bits a second"),
+        (["-s", "127.0.0.1", "--bandwidth", "fast"], 2, "must be bits a second such as 64k, 10M or 1.5G; got"),
         (["-s", "127.0.0.1", "--bandwidth", "1599"], 2, "under one datagram of 200 bytes a second (1,600 bits)"),
         (["-s", "127.0.0.1", "--bandwidth", "1M", "--rate", "5"], 2, "--rate and --bandwidth"),
         (["-s", "127.0.0.1", "--size", "27"], 2, "--size"),

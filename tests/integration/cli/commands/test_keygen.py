@@ -24,14 +24,14 @@ def test_it_writes_a_file_for_its_owner_alone_and_never_over_another(tmp_path: P
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     first = KeyFile(str(path)).keyring()
     sentence = invoke("keygen", str(path)).assert_one_sentence(1)
-    assert f"cannot be written to {path}: it is there already" in sentence
+    assert f"cannot write the new key to {path}: it exists" in sentence
     assert KeyFile(str(path)).keyring() == first
 
 
 def test_where_it_cannot_write_it_says_so(tmp_path: Path) -> None:
     sentence = invoke("keygen", str(tmp_path / "no" / "key")).assert_one_sentence(1)
     assert sentence.endswith("key: No such file or directory")
-    assert "cannot be written to ''" in invoke("keygen", "").assert_one_sentence(1)
+    assert "cannot write the new key to ''" in invoke("keygen", "").assert_one_sentence(1)
 
 
 def test_no_environment_variable_names_the_file(tmp_path: Path) -> None:

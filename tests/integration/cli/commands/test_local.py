@@ -210,10 +210,10 @@ def test_commands_say_where_nothing_runs(local: Local, command: list[str]) -> No
 def test_wrong_commands_get_one_sentence(local: Local) -> None:
     assert "not in the range 0<=x<=100" in local.run("local", "up", "-r", "101", code=2)
     assert "not in the range 0<=x<=100" in local.run("local", "scale", "101", code=2)
-    assert "there is no process" in local.run("local", "up", "-d", "--pid", "4194304", code=1)
+    assert "--pid must be a running process; got 4194304" in local.run("local", "up", "-d", "--pid", "4194304", code=1)
     assert not local.directory.exists()
     local.up(0)
-    assert "there is no pod now" in local.run("local", "logs", "nope", code=1)
+    assert "there are no pods now" in local.run("local", "logs", "nope", code=1)
     local.run("local", "scale", "1")
     assert f"the pods are {POD}-0" in local.run("local", "logs", "nope", code=1)
     assert "is running already" in local.run("local", "up", code=1)

@@ -151,7 +151,7 @@ def test_an_interrupt_before_pods_are_known_says_so(
     run = invoke("query", "-s", "pods.example.", "--nameserver", refusing_nameserver, "-m", "ping", "-o", output)
     assert (run.code, run.err) == (130, "")
     if output == "text":
-        assert run.out == "interrupted: nothing is known of any pod\n"
+        assert run.out == "interrupted: nothing is known about any pod\n"
     else:
         report = run.json
         assert report.pop("elapsed") > 0

@@ -182,13 +182,13 @@ def test_probes_and_metrics(tmp_path: Path) -> None:
         assert get(f"{admin}/livez")[0] == 200
         assert invoke(*probe) == (1, "draining\n", "")
         assert receiver.stop().code == 0
-    assert "no receiver or relay answers" in invoke(*probe).assert_one_sentence(1)
+    assert "cannot reach a receiver or relay" in invoke(*probe).assert_one_sentence(1)
 
 
 @pytest.mark.parametrize("host", ["a b", "a..b", "\u00fc" * 70, "::1", "nosuch.invalid"])
 def test_healthcheck_of_no_receiver(host: str) -> None:
     sentence = invoke("healthcheck", "--host", host, "--admin-port", "1").assert_one_sentence(1)
-    assert "no receiver or relay answers at http://" in sentence
+    assert "cannot reach a receiver or relay at http://" in sentence
     assert ("[::1]:1" in sentence) == (host == "::1")
 
 

@@ -288,7 +288,9 @@ def test_usage() -> None:
     both = invoke("ssdp", "search", "--interface", "lo", "--host", "127.0.0.1")
     assert "one of --interface and --host" in both.assert_one_sentence(2)
     for host in ("", "not a host", "a" * 70 + ".example", "127.0.0.1:1900"):
-        assert "no address" in invoke("ssdp", "search", "--host", host, "--timeout", "1").assert_one_sentence(2)
+        assert "give an IP address, or a name in DNS" in invoke(
+            "ssdp", "search", "--host", host, "--timeout", "1"
+        ).assert_one_sentence(2)
     for target in ("", "two words", "é", "a\x1b", "a" * 600):
         run = invoke("ssdp", "search", "--st", target, "--host", "127.0.0.1", "--timeout", "1")
         assert "nothing to search for" in run.assert_one_sentence(2)

@@ -126,7 +126,7 @@ def test_an_encoding_that_lacks_characters_gets_the_table_without_them(monkeypat
 
 def test_what_it_waits_for_is_told_whole_also_while_the_log_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     """A second picture above which a line was logged has as many lines as the first."""
-    sentence = "there is no interface eth9 here: " + "is it attached to the pod, and is that its name? " * 3
+    sentence = "there is no interface eth9 here: " + "check its name, and that it is attached to the pod " * 3
     live = LiveTables(LogStream(None), lambda room: [TextTable(("A",), ("B",), [("a", "1")], sentence)])
     console = Console(width=60, height=30, force_terminal=True, legacy_windows=False)
     with RichLive(console=console, auto_refresh=False) as screen:

@@ -190,16 +190,16 @@ def test_a_handler_that_cannot_be_is_one_sentence(tmp_path: Path, monkeypatch: p
     (tmp_path / "wrong.py").write_text("def f(:\n")
     ports = ("--port", "0", "--admin-port", "0")
     for arguments, code, part in (
-        (("--handler", "broken:f"), 1, "module broken cannot be imported: RuntimeError: a b"),
+        (("--handler", "broken:f"), 1, "cannot import module broken: RuntimeError: a b"),
         (("--handler", "leaving:f"), 1, "SystemExit: 5"),
         (("--handler", "wrong:f"), 1, "SyntaxError"),
         (("--handler", "nonsense"), 2, "module:function"),
         (("--exec", "'"), 2, "--exec"),
         (("--exec", "cat", "--handler", "a:b"), 2, "give one"),
         (("--exec", "cat", "--exec-timeout", "0"), 2, "--exec-timeout"),
-        (("--exec-timeout", "1"), 2, "without --exec: give both"),
+        (("--exec-timeout", "1"), 2, "--exec-timeout needs --exec: give both"),
         (("--cluster", "prod"), 2, "without --key-file"),
-        (("--accept-plaintext",), 2, "--accept-plaintext says nothing without --key-file"),
+        (("--accept-plaintext",), 2, "--accept-plaintext needs --key-file: give both"),
         (("--exec", "/nonexistent"), 1, "'/nonexistent'"),
         (("--key-file", "/nonexistent"), 1, "/nonexistent"),
     ):

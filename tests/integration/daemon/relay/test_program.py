@@ -164,7 +164,7 @@ def test_it_goes_on_after_it_was_stopped_and_forwards_what_the_kernel_holds(tmp_
 def test_an_interface_that_never_appears_is_one_sentence(pod: socket.socket, inside: Console) -> None:
     url = "mcast://224.0.67.67:5001@nowhere0"
     arguments = ("-s", name(pod), "--listen", url, "--interface-timeout", "0.1", "--admin-port", "0")
-    run = inside.fanout("relay", *arguments, within=("unittest.mock:patch", ["fanout.relay.relay._LOOK", 0.01]))
+    run = inside.fanout("relay", *arguments, within=("unittest.mock:patch", ["fanout.relay.relay._CHECK", 0.01]))
     sentence = run.assert_one_sentence(1)
     assert url in sentence
     assert "there is no interface nowhere0 here" in sentence

@@ -165,7 +165,7 @@ def silence(self):
         for waiting, silence, path, answer in (
             ("interface eth9 is not there", "0.0", "/readyz", (503, "interface eth9 is not there\n")),
             ("interface eth9 is not there", "0.0", "/livez", (200, "ok\n")),
-            ("", "3600.0", "/livez", (503, "nobody has looked after it for 3600 s\n")),
+            ("", "3600.0", "/livez", (503, "it has not been checked for 3600 s\n")),
             ("", "3600.0", "/readyz", (200, "ok\n")),
         ):
             say(waiting, silence)

@@ -115,7 +115,7 @@ def test_a_file_says_it_all(
         ("--listen", "udp://:1"), ("--to", "b"), ("--to-port", "1"), ("-s", "b"), ("--limit", "1"),
         ("--allow-source", "10.0.0.0/8"),
     ):  # fmt: skip
-        assert "is what the file of --config says" in complaint(capsys, "--config", str(relay_yaml), *more)
+        assert "exclude each other" in complaint(capsys, "--config", str(relay_yaml), *more)
     # Whoever set this means it: it is not to be left out because a file says nothing of it.
     monkeypatch.setenv("FANOUT_ALLOW_SOURCE", "10.0.0.0/8")
     assert "FANOUT_ALLOW_SOURCE" in complaint(capsys, "--config", str(relay_yaml))
@@ -142,28 +142,34 @@ def test_the_local_service_is_found_as_a_sender_finds_it(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("", "say where to listen"),
-        ("-s a", "say where to listen"),
-        ("--listen udp://:1", "--listen udp://:1 goes nowhere: add --to SERVICE"),
-        ("--listen udp://:1 --to b --listen udp://:2", "--listen udp://:2 goes nowhere"),
-        ("-s a --to b --listen udp://:1", "--to b says where the --listen before it goes, and there is none"),
-        ("-s a --to-port 5 --listen udp://:1", "--to-port 5 says where the --listen before it goes"),
+        ("", "give at least one --listen INGRESS, or --config FILE"),
+        ("-s a", "give at least one --listen INGRESS, or --config FILE"),
+        ("--listen udp://:1", "--listen udp://:1 must have a Service: add --to SERVICE"),
+        ("--listen udp://:1 --to b --listen udp://:2", "--listen udp://:2 must have a Service"),
+        ("-s a --to b --listen udp://:1", "--to b must follow the --listen that it is for"),
+        ("-s a --to-port 5 --listen udp://:1", "--to-port 5 must follow the --listen that it is for"),
         ("-s a --listen udp://:1 --to b --to c", "--to c is the second for --listen udp://:1"),
         ("-s a --listen udp://:1 --to-port 5 --to-port 6", "--to-port 6 is the second for --listen udp://:1"),
         ("-s a --listen udp://:1 --to-port 70000", "70000"),
-        ("-s a --listen udp://:10-20 --to-port 65530", "ingress 'udp://:10-20': its ports cannot go to 65530"),
-        ("-s a --listen nonsense", "ingress 'nonsense' is none: write udp://"),
-        ("-s a --listen udp://0.0.0.0:9-1", "upside down"),
+        ("-s a --listen udp://:10-20 --to-port 65530", "ingress 'udp://:10-20': to_port must be 1 to 65525; got 65530"),
+        ("-s a --listen nonsense", "ingress 'nonsense' must be udp://"),
+        ("-s a --listen udp://0.0.0.0:9-1", "the range 9-1 must ascend"),
         ("-s a --listen udp://0.0.0.0:1-65000", "each takes a socket"),
-        ("-s a --listen mcast://10.0.0.1:5001@eth1", "no multicast group"),
+        (
+            "-s a --listen mcast://10.0.0.1:5001@eth1",
+            "group must be a multicast address; got 10.0.0.1",
+        ),
         ("-s a --listen udp://:1 --listen udp://:1", "ingress 'udp://:1' collides with 'udp://:1'"),
-        ("-s a --listen udp://:1-1000 --listen udp://:2000-2030", "makes it 1,031 ports"),
+        (
+            "-s a --listen udp://:1-1000 --listen udp://:2000-2030",
+            "a socket; 'udp://:2000-2030' makes it 1,031: run another",
+        ),
         ("-s a --listen udp://:1 --limit 0", "--limit"),
-        ("-s a --listen udp://:1 --limit nan", "not a finite number"),
+        ("-s a --listen udp://:1 --limit nan", "must be a finite number; got nan"),
         ("-s a --listen udp://:1 --allow-source 10.0.0.1/8", "allowed source '10.0.0.1/8' is no network"),
         ("-s 10.0.0.300 --listen udp://:1", "ingress 'udp://:1': endpoint '10.0.0.300'"),
-        ("--config nowhere.yaml", "nowhere.yaml cannot be read"),
-        ("--config .", ". cannot be read: Is a directory"),
+        ("--config nowhere.yaml", "cannot read nowhere.yaml: No such file or directory"),
+        ("--config .", "cannot read .: Is a directory"),
         ("-s a --listen udp://:1 --nonsense", "No such option"),
         ("-s a --listen", "requires an argument"),
     ],
@@ -175,11 +181,11 @@ def test_bad_input_is_one_sentence(capsys: pytest.CaptureFixture[str], arguments
 @pytest.mark.parametrize(
     ("variables", "arguments", "says"),
     [
-        ({"FANOUT_LISTEN": "udp://:1"}, "-s a --to b", "FANOUT_LISTEN goes to one --service"),
+        ({"FANOUT_LISTEN": "udp://:1"}, "-s a --to b", "FANOUT_LISTEN takes one --service"),
         ({"FANOUT_LISTEN": "udp://:1", "FANOUT_TO_PORT": "1 2"}, "-s a", "at most one --to-port"),
-        ({"FANOUT_TO_PORT": "1 2"}, "-s a --listen udp://:1", "FANOUT_TO_PORT is one port"),
-        ({"FANOUT_LISTEN": "nonsense"}, "-s a", "ingress 'nonsense' is none"),
-        ({"FANOUT_LISTEN": " "}, "-s a", "say where to listen"),
+        ({"FANOUT_TO_PORT": "1 2"}, "-s a --listen udp://:1", "FANOUT_TO_PORT must be one port, for every --listen"),
+        ({"FANOUT_LISTEN": "nonsense"}, "-s a", "ingress 'nonsense' must be udp://"),
+        ({"FANOUT_LISTEN": " "}, "-s a", "give at least one --listen INGRESS, or --config FILE"),
     ],
 )
 def test_a_bad_environment_is_one_sentence(

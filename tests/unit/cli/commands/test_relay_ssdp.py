@@ -14,6 +14,8 @@ from fanout.cli.main import main
 from fanout.daemon.relay.ssdp_program import SsdpSettings
 from fanout.ssdp.core.settings import DESCRIPTIONS, HTTP_PORTS, PRIVATE
 
+PORTS = "ports must be FIRST-LAST from 1 to 65535 such as 28200-28231, or one port; got "
+PLACE = "a description must be PORT/PATH such as 8200/rootDesc.xml, %20 for a space; got "
 NEEDED = ("-s", "media", "--interface", "eth0")
 
 
@@ -100,17 +102,17 @@ def test_signals_wait_for_the_app(started: list[SsdpSettings]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["-s", "a", "ssdp"], "--service belongs behind ssdp: fanout relay ssdp --service"),
-        (["-s", "ssdp", "ssdp", "--interface", "eth0"], "--service belongs behind ssdp"),
-        (["--admin-port=0", "ssdp", *NEEDED], "--admin-port belongs behind ssdp"),
+        (["-s", "a", "ssdp"], "--service must follow ssdp: write fanout relay ssdp --service"),
+        (["-s", "ssdp", "ssdp", "--interface", "eth0"], "--service must follow ssdp"),
+        (["--admin-port=0", "ssdp", *NEEDED], "--admin-port must follow ssdp"),
         (
             ["--listen", "udp://:1", "ssdp", *NEEDED],
-            "--listen is none of fanout relay ssdp",
+            "--listen is not an option of fanout relay ssdp",
         ),
-        (["--loop-guard", "ssdp", *NEEDED], "--loop-guard is none of fanout relay ssdp"),
+        (["--loop-guard", "ssdp", *NEEDED], "--loop-guard is not an option of fanout relay ssdp"),
         (["sdsp"], "No such command 'sdsp'"),
         (["-s", "a", "sdsp", "--interface", "eth0"], "No such command 'sdsp'"),
-        (["-s", "ssdp"], "say where to listen"),
+        (["-s", "ssdp"], "give at least one --listen INGRESS, or --config FILE"),
     ],
 )
 def test_options_before_the_subcommand_say_where_they_belong(
@@ -129,29 +131,29 @@ def test_options_before_the_subcommand_say_where_they_belong(
         *(
             ((*NEEDED, "--http-ports", ports), says)
             for ports, says in (
-                ("", "is no range of ports"), ("0", "is no range"), ("-5", "is no range"), ("5-", "is no range"),
-                ("1-2-3", "is no range"), ("1-65536", "is no range"), ("\u0661", "is no range"), ("1e3", "is no range"),
-                ("99999999999", "is no range"), ("5-1", "is upside down: write 1-5"),
-                ("1-1025", "is 1,025 ports: 1,024 are the most"),
-                ("8000-8100", "the admin port 8080 is one of --http-ports"),
+                ("", PORTS), ("0", PORTS), ("-5", PORTS), ("5-", PORTS),
+                ("1-2-3", PORTS), ("1-65536", PORTS), ("\u0661", PORTS), ("1e3", PORTS),
+                ("99999999999", PORTS), ("5-1", "the range '5-1' must ascend: write 1-5"),
+                ("1-1025", "ports must be at most 1,024; got 1,025"),
+                ("8000-8100", "--admin-port must not be one of --http-ports; got 8080"),
             )
         ),
         *(
             ((*NEEDED, f"--description={description}"), says)
             for description, says in (
-                ("8200", "is no PORT/PATH: write 8200/rootDesc.xml"), ("/rootDesc.xml", "is no PORT/PATH"),
-                ("0/a", "is no PORT/PATH"), ("65536/a", "is no PORT/PATH"), ("http://10.0.0.7:8200/a", "no PORT/PATH"),
-                (" ", "is no PORT/PATH"), ("8200/a b", "and %20 for"), ("8200/\n", "and %20 for"),
-                ("8200/\x1b[2J", "and %20 for"), ("8200/ä", "and %20 for"), ("8200/a#b", "and %20 for"),
+                ("8200", PLACE), ("/rootDesc.xml", PLACE),
+                ("0/a", PLACE), ("65536/a", PLACE), ("http://10.0.0.7:8200/a", PLACE),
+                (" ", PLACE), ("8200/a b", PLACE), ("8200/\n", PLACE),
+                ("8200/\x1b[2J", PLACE), ("8200/ä", PLACE), ("8200/a#b", PLACE),
             )
         ),
-        ((*NEEDED, "--description", "1/a", "--description", ""), "an empty one is for none at all"),
+        ((*NEEDED, "--description", "1/a", "--description", ""), "'' means none at all: leave it out"),
         ((*NEEDED, "--allow-source", "10.0.0.1/8"), "allowed source '10.0.0.1/8' is no network"),
         ((*NEEDED, "--allow-source", "lan"), "allowed source 'lan' is no network"),
         ((*NEEDED, "--allow-source", ""), "is no network"),
         ((*NEEDED, "--allow-source", "10.0.0.0/8", "--allow-source", "::ffff:a00:0/104"), "IPv4 written as IPv6"),
         ((*NEEDED, "--family", "ipx"), "--family"),
-        ((*NEEDED, "--interface-timeout", "nan"), "not a finite number"),
+        ((*NEEDED, "--interface-timeout", "nan"), "must be a finite number; got nan"),
         ((*NEEDED, "--admin-port", "70000"), "--admin-port"),
     ],
 )  # fmt: skip

@@ -46,7 +46,7 @@ def test_a_kernel_without_gso_is_no_ill() -> None:
 
 def test_drops_are_a_warning_only_where_they_go_on() -> None:
     never = only(checks.dropped(0, 0))
-    assert_said(never, CheckStatus.OK, "no datagram was dropped for want of receive buffer meanwhile")
+    assert_said(never, CheckStatus.OK, "no datagram was dropped for lack of receive buffer meanwhile")
     before = only(checks.dropped(17, 17))
     assert_said(before, CheckStatus.OK, "meanwhile (17 since this network namespace was made)")
     assert before.details == {"RcvbufErrors": 17, "meanwhile": 0}
@@ -77,7 +77,12 @@ def test_one_address_may_be_a_service_that_is_not_headless() -> None:
 
 def test_a_literal_list_needs_no_dns() -> None:
     service = Service("10.0.0.7,10.0.0.8")
-    assert_said(only(checks.resolved(service, DnsAnswer((POD, OTHER_POD)))), CheckStatus.OK, "2 endpoints", "no DNS")
+    assert_said(
+        only(checks.resolved(service, DnsAnswer((POD, OTHER_POD)))),
+        CheckStatus.OK,
+        "2 endpoints",
+        "given as a list: DNS is not used",
+    )
 
 
 def test_addresses_that_are_refused_beside_others_are_a_warning() -> None:
@@ -149,7 +154,7 @@ def test_a_silent_pod_is_said_as_far_as_it_is_known() -> None:
     )  # fmt: skip
     assert len(alone.hints) == 2
     outside = only(checks.reached([PodFacts(POD, 6)], inside=False))
-    assert_said(outside, CheckStatus.PROBLEM, "no pod of a cluster", "cannot be reached from outside")
+    assert_said(outside, CheckStatus.PROBLEM, "not a pod of the cluster", "cannot be reached from outside")
     _, beside = checks.reached([PodFacts(POD, 1, 0.001), PodFacts(OTHER_POD, 6)])
     assert_said(beside, CheckStatus.PROBLEM, "10.0.0.8:12000", "other pods of the Service answer")
 

@@ -110,47 +110,47 @@ def test_what_is_accepted_means_the_same_once_more(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("", "write udp://"),
-        ("udp://", "write udp://"),
-        ("http://0.0.0.0:80", "write udp://"),
-        ("UDP://0.0.0.0:80", "write udp://"),
-        ("udp://::1:5004", "write udp://"),
-        ("udp://0.0.0.0:5004\n", "no port from 1"),
-        ("udp://0.0.0.0:0", "no port from 1"),
-        ("udp://0.0.0.0:65536", "no port from 1"),
-        ("udp://0.0.0.0:٥٠٠٤", "no port from 1"),
-        ("udp://0.0.0.0:99999999999999999999", "no port from 1"),
-        ("udp://0.0.0.0:-", "no port from 1"),
-        ("udp://0.0.0.0:5-4", "upside down: write 4-5"),
-        ("udp://0.0.0.0:1-65535", "65,535 ports"),
-        ("udp://1.2.3:5004", "no IP address"),
-        ("udp://camera.lan:5004", "no IP address"),
-        ("udp://[fe80::1%eth1]:5004", "not behind a %"),
-        ("udp://[fe80::1%\n\x1b[31m]:5004", "not behind a %"),
+        ("", "must be udp://ADDRESS:PORT[@INTERFACE], mcast://"),
+        ("udp://", "must be udp://ADDRESS:PORT[@INTERFACE], mcast://"),
+        ("http://0.0.0.0:80", "must be udp://ADDRESS:PORT[@INTERFACE], mcast://"),
+        ("UDP://0.0.0.0:80", "must be udp://ADDRESS:PORT[@INTERFACE], mcast://"),
+        ("udp://::1:5004", "must be udp://ADDRESS:PORT[@INTERFACE], mcast://"),
+        ("udp://0.0.0.0:5004\n", "port must be 1 to 65535, or FIRST-LAST; got "),
+        ("udp://0.0.0.0:0", "port must be 1 to 65535, or FIRST-LAST; got "),
+        ("udp://0.0.0.0:65536", "port must be 1 to 65535, or FIRST-LAST; got "),
+        ("udp://0.0.0.0:٥٠٠٤", "port must be 1 to 65535, or FIRST-LAST; got "),
+        ("udp://0.0.0.0:99999999999999999999", "port must be 1 to 65535, or FIRST-LAST; got "),
+        ("udp://0.0.0.0:-", "port must be 1 to 65535, or FIRST-LAST; got "),
+        ("udp://0.0.0.0:5-4", "must ascend: write 4-5"),
+        ("udp://0.0.0.0:1-65535", "must have at most 1,024 ports, for each takes a socket; got 65,535"),
+        ("udp://1.2.3:5004", "address must be an IP, IPv6 in brackets; got "),
+        ("udp://camera.lan:5004", "address must be an IP, IPv6 in brackets; got "),
+        ("udp://[fe80::1%eth1]:5004", "name the interface after the port (@eth1), not after a %"),
+        ("udp://[fe80::1%\n\x1b[31m]:5004", "name the interface after the port (@eth1), not after a %"),
         ("udp://[fe80::1]:5004", "add @eth1"),
         ("udp://224.0.67.67:5004", "write mcast://224.0.67.67:5004@"),
         ("udp://255.255.255.255:5004", "write broadcast://:5004@"),
-        ("udp://10.0.0.1,10.0.0.2:5004", "only mcast:// has a source"),
-        ("udp://:5004@", "no name of an interface"),
-        ("udp://:5004@eth1@if7", "no name of an interface"),
-        ("udp://:5004@eth1:1", "no name of an interface"),
-        ("udp://:5004@a/b", "no name of an interface"),
-        ("udp://:5004@..", "no name of an interface"),
-        ("udp://:5004@eth 1", "no name of an interface"),
-        ("udp://:5004@eth\udcff", "no name of an interface"),
-        ("udp://:5004@sixteencharacter", "no name of an interface"),
-        ("udp://:5004@ééééééééé", "no name of an interface"),
-        ("mcast://224.0.67.67:5001", "names no interface"),
-        ("mcast://:5001@eth1", "no IP address"),
-        ("mcast://10.0.0.12:5001@eth1", "no multicast group"),
-        ("mcast://224.0.67.67,10.0.0.12:5001@eth1", "no multicast group"),
-        ("mcast://10.0.0.12,[ff35::67]:5001@eth1", "not of one family"),
-        ("mcast://127.0.0.1,224.0.67.67:5001@eth1", "no address that a datagram"),
-        ("mcast://224.0.0.1,224.0.67.67:5001@eth1", "no address that a datagram"),
-        ("mcast://,224.0.67.67:5001@eth1", "no IP address"),
-        ("broadcast://:9999", "names no interface"),
+        ("udp://10.0.0.1,10.0.0.2:5004", "only mcast:// takes a source"),
+        ("udp://:5004@", "interface must be a name such as eth1, as `ls /sys/class/net` has it; got "),
+        ("udp://:5004@eth1@if7", "interface must be a name such as eth1, as `ls /sys/class/net` has it; got "),
+        ("udp://:5004@eth1:1", "interface must be a name such as eth1, as `ls /sys/class/net` has it; got "),
+        ("udp://:5004@a/b", "interface must be a name such as eth1, as `ls /sys/class/net` has it; got "),
+        ("udp://:5004@..", "interface must be a name such as eth1, as `ls /sys/class/net` has it; got "),
+        ("udp://:5004@eth 1", "interface must be a name such as eth1, as `ls /sys/class/net` has it; got "),
+        ("udp://:5004@eth\udcff", "interface must be a name such as eth1, as `ls /sys/class/net` has it; got "),
+        ("udp://:5004@sixteencharacter", "interface must be a name such as eth1, as `ls /sys/class/net` has it; got "),
+        ("udp://:5004@ééééééééé", "interface must be a name such as eth1, as `ls /sys/class/net` has it; got "),
+        ("mcast://224.0.67.67:5001", "must name an interface: add @eth1"),
+        ("mcast://:5001@eth1", "address must be an IP, IPv6 in brackets; got "),
+        ("mcast://10.0.0.12:5001@eth1", "group must be a multicast address; got 10.0.0.12"),
+        ("mcast://224.0.67.67,10.0.0.12:5001@eth1", "group must be a multicast address; got 10.0.0.12"),
+        ("mcast://10.0.0.12,[ff35::67]:5001@eth1", "source and group must be one family; got 10.0.0.12 and ff35::67"),
+        ("mcast://127.0.0.1,224.0.67.67:5001@eth1", "source must be a unicast address that is not loopback; got "),
+        ("mcast://224.0.0.1,224.0.67.67:5001@eth1", "source must be a unicast address that is not loopback; got "),
+        ("mcast://,224.0.67.67:5001@eth1", "address must be an IP, IPv6 in brackets; got "),
+        ("broadcast://:9999", "must name an interface: add @eth1"),
         ("broadcast://10.255.255.255:9999@eth0", "write broadcast://:9999@eth0"),
-        ("x" * 100_000, "write udp://"),
+        ("x" * 100_000, "must be udp://ADDRESS:PORT[@INTERFACE], mcast://"),
     ],
 )  # fmt: skip
 def test_what_is_no_ingress_is_told_what_to_write(url: str, says: str) -> None:
@@ -166,17 +166,17 @@ def test_what_is_no_ingress_is_told_what_to_write(url: str, says: str) -> None:
         ({"service": ""}, "Service name"),
         ({"service": "10.0.0.256"}, "no IP address"),
         ({"service": None}, "Service name"),
-        ({"to_port": 0}, "cannot go to 0"),
-        ({"to_port": True}, "cannot go to True"),
-        ({"to_port": 5004.0}, r"cannot go to 5004\.0"),
-        ({"to_port": 65_533}, "cannot go to 65533"),
+        ({"to_port": 0}, "to_port must be 1 to 65532; got 0"),
+        ({"to_port": True}, "to_port must be 1 to 65532; got True"),
+        ({"to_port": 5004.0}, r"to_port must be 1 to 65532; got 5004\.0"),
+        ({"to_port": 65_533}, "to_port must be 1 to 65532; got 65533"),
         ({"to_port": 10**9999}, "of type int"),
-        ({"limit": 0}, "limit 0"),
-        ({"limit": float("nan")}, "limit nan"),
-        ({"limit": float("inf")}, "limit inf"),
-        ({"limit": True}, "limit True"),
+        ({"limit": 0}, "limit must be datagrams a second, above 0; got 0"),
+        ({"limit": float("nan")}, "limit must be datagrams a second, above 0; got nan"),
+        ({"limit": float("inf")}, "limit must be datagrams a second, above 0; got inf"),
+        ({"limit": True}, "limit must be datagrams a second, above 0; got True"),
         ({"limit": 10**9999}, "of type int"),
-        ({"allow_source": "10.0.0.0/8"}, "a list of networks"),
+        ({"allow_source": "10.0.0.0/8"}, "allow_source must be a list of networks; got '10.0.0.0/8'"),
         ({"allow_source": ["10.0.0.1/8"]}, "no bits behind the mask"),
         ({"allow_source": ["::ffff:10.0.0.0/104"]}, "IPv4 written as IPv6"),
         ({"allow_source": ["fe80::%eth0/64"]}, "no network"),
@@ -189,7 +189,7 @@ def test_what_belongs_to_an_ingress(settings: dict[str, object], says: str) -> N
 
 
 def test_a_url_is_a_text() -> None:
-    with pytest.raises(InvalidIngress, match="not bytes"):
+    with pytest.raises(InvalidIngress, match="must be a URL; got bytes"):
         parse(b"udp://:5004")  # type: ignore[arg-type]
 
 
@@ -262,11 +262,14 @@ def test_two_that_can_be_together(one: str, other: str) -> None:
 
 
 def test_a_relay_has_one_ingress_at_least_and_a_bounded_number_of_ports() -> None:
-    with pytest.raises(InvalidIngress, match="one ingress at least"):
+    with pytest.raises(InvalidIngress, match="a relay must have at least one ingress"):
         check([])
     most = [parse(f"udp://:1-{PORTS_MAX // 2}"), parse(f"udp://:{PORTS_MAX + 1}-{PORTS_MAX + PORTS_MAX // 2}")]
     check(most)
-    with pytest.raises(InvalidIngress, match=r"^ingress 'udp://:9' makes it 1,025 ports"):
+    with pytest.raises(
+        InvalidIngress,
+        match=r"^a relay must have at most 1,024 ports, for each takes a socket; 'udp://:9' makes it 1,025",
+    ):
         check([*most, parse("udp://:9")])
 
 
@@ -277,11 +280,11 @@ def test_a_thousand_groups_on_one_port() -> None:
 def test_a_group_goes_to_several_services_and_to_each_once() -> None:
     url = "mcast://239.1.1.1:5001@eth1"
     check([Ingress.parse(url, service=service) for service in ("a", "b")])
-    with pytest.raises(InvalidIngress, match="the pods would get what comes there twice"):
+    with pytest.raises(InvalidIngress, match="the pods would get each datagram twice"):
         check([Ingress.parse(url, service="a", to_port=port) for port in (None, 6000)])
 
 
 @pytest.mark.parametrize("service", ["224.0.67.67", "10.0.0.1,239.1.1.1:5", "[ff15::67]", "255.255.255.255"])
 def test_no_group_is_a_pod(service: str) -> None:
-    with pytest.raises(InvalidIngress, match="is no pod's: a relay sends to no group"):
+    with pytest.raises(InvalidIngress, match="an endpoint must be a pod's address, not a group's and not broadcast"):
         Ingress.parse("udp://:5000", service=service)

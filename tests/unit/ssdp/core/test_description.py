@@ -193,20 +193,20 @@ BOMB = '<!ENTITY a "aaaaaaaaaa">' + "".join(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "no XML"),
-        ("<html><body></html>", "no XML"),
-        (LEAST.removesuffix(">"), "no XML"),
-        (f"{LEAST}{LEAST}", "no XML"),
-        (within("<friendlyName>a & b <c></friendlyName>"), "no XML"),
-        (within("<friendlyName>&nbsp;</friendlyName>"), "no XML"),
-        (within("<friendlyName>\0</friendlyName>"), "no XML"),
-        (within("<friendlyName>&#27;[2J</friendlyName>"), "no XML"),
-        (f"<!DOCTYPE root [{BOMB}]>{within('<friendlyName>&i;</friendlyName>')}", "no XML that is read"),
-        (f'<!DOCTYPE root SYSTEM "file:///etc/passwd">{LEAST}', "no XML that is read"),
-        (f'<?xml version="1.0" encoding="utf-7"?>{LEAST}', "no XML that is read"),
-        (f'<?xml version="1.0" encoding="shift_jis"?>{LEAST}', "no XML that is read"),
-        (f'<?xml version="1.0" encoding="nonsense"?>{LEAST}', "no XML that is read"),
-        (f'<?xml version="1.0" encoding="base64"?>{LEAST}', "no XML that is read"),
+        ("", "it is not acceptable XML"),
+        ("<html><body></html>", "it is not acceptable XML"),
+        (LEAST.removesuffix(">"), "it is not acceptable XML"),
+        (f"{LEAST}{LEAST}", "it is not acceptable XML"),
+        (within("<friendlyName>a & b <c></friendlyName>"), "it is not acceptable XML"),
+        (within("<friendlyName>&nbsp;</friendlyName>"), "it is not acceptable XML"),
+        (within("<friendlyName>\0</friendlyName>"), "it is not acceptable XML"),
+        (within("<friendlyName>&#27;[2J</friendlyName>"), "it is not acceptable XML"),
+        (f"<!DOCTYPE root [{BOMB}]>{within('<friendlyName>&i;</friendlyName>')}", "it is not acceptable XML"),
+        (f'<!DOCTYPE root SYSTEM "file:///etc/passwd">{LEAST}', "it is not acceptable XML"),
+        (f'<?xml version="1.0" encoding="utf-7"?>{LEAST}', "it is not acceptable XML"),
+        (f'<?xml version="1.0" encoding="shift_jis"?>{LEAST}', "it is not acceptable XML"),
+        (f'<?xml version="1.0" encoding="nonsense"?>{LEAST}', "it is not acceptable XML"),
+        (f'<?xml version="1.0" encoding="base64"?>{LEAST}', "it is not acceptable XML"),
         ("<root/>", "no device with a UDN"),
         ("<root><device/></root>", "no device with a UDN"),
         ("<root><UDN>uuid:1</UDN></root>", "no device with a UDN"),
@@ -217,10 +217,13 @@ BOMB = '<!ENTITY a "aaaaaaaaaa">' + "".join(
         (LEAST.replace("uuid:1", "u" * 257), "no device with a UDN"),
         (within("<device/>" * DEVICES_MAX), "more than 64 devices"),
         (within("<device>" * DEVICES_MAX), "more than 64 deep"),
-        (within(services(*(f"s{number}" for number in range(ADVERTS_MAX - 2)))), "257 devices and services"),
+        (
+            within(services(*(f"s{number}" for number in range(ADVERTS_MAX - 2)))),
+            "it must have at most 256 devices and services; got 257",
+        ),
         ("<a>" * (DEPTH_MAX + 1), "more than 64 deep"),
         (within("<b/>" * ELEMENTS_MAX), "more than 16,384 elements"),
-        (f"{LEAST}{' ' * SIZE_MAX}", "bytes, and 1,048,576 are read at most"),
+        (f"{LEAST}{' ' * SIZE_MAX}", "it must have at most 1,048,576 bytes; got "),
     ],
 )
 def test_what_is_refused_and_why(text: str, words: str) -> None:
@@ -270,7 +273,10 @@ def test_a_description_that_was_damaged_announces_nothing_odd(at: int, put: byte
 @pytest.mark.parametrize(
     ("part", "why"),
     [
-        *[(part, "its elements are more than 64 deep") for part in ("<a>", "<a b='c'>", "<friendlyName>", "<device>")],
+        *[
+            (part, "its elements are nested more than 64 deep")
+            for part in ("<a>", "<a b='c'>", "<friendlyName>", "<device>")
+        ],
         ("<a/>", "it has more than 16,384 elements"),
         ("</device>", "mismatched tag"),
         *[(part, "no element found") for part in ("&amp;", "<!---->", "x", "<![CDATA[x]]>")],
