@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
 
 import pytest
 
 from fanout.model import Message
 from fanout.receiver.aio import AsyncReceiver
-from fanout.receiver.engine import BATCH
 from tests.support.datagrams import FLOOD, send_to
 from tests.support.waiting import Turns, give_turns
 
 NUMBERED = [b"%d" % number for number in range(FLOOD)]
-
-
-def checked(batches: Iterable[list[Message]]) -> Iterator[list[Message]]:
-    for batch in batches:
-        assert 1 <= len(batch) <= BATCH
-        yield batch
 
 
 @pytest.mark.parametrize("is_coroutine", [False, True])
