@@ -241,7 +241,12 @@ def test_an_ingress_that_cannot_be_listened_to() -> None:
 
 def test_a_port_in_use_is_well_where_its_program_is_sent_datagrams() -> None:
     taken = replace(QUIET, ingress=PORTS, refused="cannot listen on UDP 0.0.0.0:5004: the port is in use", in_use=True)
-    assert_said(diagnose_ingress.listened(taken), CheckStatus.PROBLEM, "the port is in use", "is it the relay itself?")
+    assert_said(
+        diagnose_ingress.listened(taken),
+        CheckStatus.PROBLEM,
+        "the port is in use",
+        "if it is the relay itself, its table",
+    )
     seen = Seen("eth0", SOURCE, Endpoint("10.0.0.7", 5004), 1328, 64)
     assert_said(
         diagnose_ingress.listened(replace(taken, seen={Match.FITS: seen})),
@@ -310,7 +315,7 @@ def test_a_port_in_use_is_well_where_its_program_is_sent_datagrams() -> None:
             replace(QUIET, reverse_filter=1, default_interface="eth0"),
             ["rp_filter is strict on eth1, and the default route is by eth0"],
         ),
-        (replace(QUIET, ingress=BROADCAST), ["Routers do not forward broadcasts"]),
+        (replace(QUIET, ingress=BROADCAST), ["routers do not forward broadcasts"]),
         (replace(QUIET, ingress=PORTS), ["nor did any interface get", "firewall or NetworkPolicy"]),
     ],
 )  # fmt: skip
