@@ -55,7 +55,7 @@ class CallLog:
         """The file, below the package, and the function."""
 
     def note(self, frame: FrameType, event: str, argument: Any) -> None:
-        """Take note of a call of fanout's own code."""
+        """Record a call of fanout's own code."""
         if not self.is_on or event != "call":
             return
         code = frame.f_code

@@ -56,7 +56,7 @@ Runs = dict[str, list[PlayResult]]
 
 
 def why_not(lab: Lab) -> str | None:
-    """Say in one line why it cannot be measured here; None where it can."""
+    """Return in one line why it cannot be measured here; None where it can."""
     if lab.loopback:
         return "it needs hosts on a network, and so namespaces"
     if shutil.which("minidlnad") is None:

@@ -1,6 +1,6 @@
 """Processes whose memory is measured: `python -m benchmarks.footprint sender ENDPOINTS` or `receiver FIRST SECOND`.
 
-Tells the resident memory in KiB, the receiver's once it has handed over so many messages.
+Tells the resident memory in KiB, the receiver's once it has handed over N messages.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from benchmarks.lab import PORT
 
 
 def main() -> None:
-    """Do what is asked."""
+    """Run one measurement."""
     what, *numbers = sys.argv[1:]
     if what == "sender":
         _send(int(numbers[0]))

@@ -33,7 +33,7 @@ def _unshare() -> list[str]:
 
 
 def why_no_lab() -> str | None:
-    """Say in one line why there can be no laboratory; None where there can be."""
+    """Return in one line why there can be no laboratory; None where there can be."""
     for program, package in (("unshare", "util-linux"), ("setpriv", "util-linux"), ("ip", "iproute2")):
         if shutil.which(program) is None:
             return f"the program {program} is missing (Debian, Ubuntu: apt install {package})"
@@ -102,7 +102,7 @@ class Lab:
         return "loopback addresses" if self.loopback else "network namespaces on one bridge"
 
     def grow(self, pods: int) -> None:
-        """Have so many pods at least."""
+        """Have at least N pods."""
         if not self.loopback:
             _ip([line for number in range(self._pods, pods) for line in _host(f"pod{number}")])
             for number in range(self._pods, pods):
@@ -110,7 +110,7 @@ class Lab:
         self._pods = max(self._pods, pods)
 
     def add(self, name: str, address: str) -> list[str]:
-        """Have one more host, where there is none of that name; return what stands before a command to run it there."""
+        """Add a host unless it exists; return the prefix of a command that runs there."""
         if self.loopback:
             return []
         if not Path(_NAMESPACES, name).exists():

@@ -32,7 +32,7 @@ table inet loss {{
 
 
 def why_not(lab: Lab) -> str | None:
-    """Say in one line why it cannot be measured here; None where it can."""
+    """Return in one line why it cannot be measured here; None where it can."""
     if lab.loopback:
         return "the loopback interface loses nothing"
     return None if shutil.which("nft") else "the program nft is missing (Debian, Ubuntu: apt install nftables)"

@@ -1,4 +1,4 @@
-"""A nameserver process with so many pods on loopback: `python -m benchmarks.nameserver COUNT`, prints its endpoint."""
+"""A nameserver process with COUNT pods on loopback: `python -m benchmarks.nameserver COUNT`, prints its endpoint."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def filled(page: str, tables: Mapping[str, str]) -> str:
 
 
 def machine_line(machine: Mapping[str, Any]) -> str:
-    """Say on what, when and how calmly the run was made."""
+    """Return on what machine, when and at which load the run was made."""
     noise = machine["noise"]
     return (
         f"Linux {machine['kernel']}, CPython {machine['python']}, {machine['cores']} cores ({machine['processor']}), "

@@ -42,7 +42,7 @@ class Flow(NamedTuple):
     goal: str = ""
 
     def count(self, seconds: float) -> int:
-        """Return how many datagrams it has, in so many seconds."""
+        """Return how many datagrams it has after that many seconds."""
         return int((self.rate or 200_000) * seconds)
 
 
@@ -92,7 +92,7 @@ class TrafficSource(Helper):
         super().__init__([*host, compiled("source"), str(SIZE), to], core=receiving_core())
 
     def pace(self, relay: str, flow: Flow, count: int) -> dict[str, int]:
-        """Send so many datagrams to a relay."""
+        """Send N datagrams to a relay."""
         timeout = 120 + count / (flow.rate or 10_000)
         result: dict[str, int] = self.ask(f"pace {count} {flow.rate} {flow.tick} {_PORTS[relay]}", timeout)
         if result["failed"]:
@@ -247,7 +247,7 @@ class Stamps(Helper):
     def time(
         self, source: TrafficSource, relay: str, flow: Flow, count: int, *, patience: int = _PATIENCE
     ) -> dict[str, int]:
-        """Send so many datagrams, and return the quantiles over all pods."""
+        """Send N datagrams, and return the quantiles over all pods."""
         source.pace(relay, flow, count)
         settled(lambda: self.ask("count"), lambda come: come >= count * PODS, patience)
         total: dict[str, int] = self.ask("read")[-1]

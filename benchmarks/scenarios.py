@@ -236,7 +236,7 @@ class StillLoop(asyncio.SelectorEventLoop):
 
 
 class LanSocket(socket.socket):
-    """A socket on loopback that tells the address of a client on the LAN, and sends to nobody else."""
+    """A socket on loopback that reports the address of a client on the LAN, and sends to nobody else."""
 
     client: socket.socket
 
@@ -251,7 +251,7 @@ class LanSocket(socket.socket):
 
 @contextlib.contextmanager
 def _lan(client: socket.socket) -> Iterator[list[LanSocket]]:
-    """Inside: put a LAN in the place of a relay's, of the real class but for how it is opened; yield its sockets.
+    """Inside: replace a relay's LAN by one of the real class that is opened otherwise; yield its sockets.
 
     The kernel is asked for the way to a client, as always, and not believed.
     """

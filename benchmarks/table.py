@@ -12,7 +12,7 @@ from benchmarks.rows import Row, Table
 
 _MET = {True: "yes", False: "no", None: ""}
 _WIDTH = 150
-"""Where the output is no terminal."""
+"""Where the output is not a terminal."""
 
 
 def console() -> Console:

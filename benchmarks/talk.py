@@ -22,14 +22,14 @@ T = TypeVar("T")
 _PATIENCE = 20
 """Looks, ten milliseconds apart: on a busy machine the kernel's own threads may have to wait for a core, too."""
 LONG_PATIENCE = 10_000
-"""The same where nothing should be missing: whoever waits for all of it may as well wait long."""
+"""The same where nothing should be missing: waiting for all of it may take long."""
 _BUILT = Path("build", "bench")
 KEY_FILE = _BUILT / "key"
 """Of those that seal: `make_key` writes it."""
 
 
 def why_no_compiler() -> str | None:
-    """Say in one line why nothing written in C can take part; None where it can."""
+    """Return in one line why nothing written in C can take part; None where it can."""
     return None if shutil.which("gcc") else "the C compiler gcc is missing (Debian, Ubuntu: apt install gcc)"
 
 
@@ -133,11 +133,11 @@ class Counter(Helper):
         super().__init__([compiled("counter"), str(PORT), group, *where], core=receiving_core())
 
     def take_gro(self, on: bool) -> None:
-        """Say whether the sockets take runs of segments as one."""
+        """Return whether the sockets take runs of segments as one."""
         self.ask(f"gro {int(on)}")
 
     def read_pods(self, expected: int = 0, *, patience: int = _PATIENCE) -> list[dict[str, int]]:
-        """Return each pod's counts: once so many datagrams in all are there, or no more come for so many looks."""
+        """Return each pod's counts, once `expected` datagrams are there, or `patience` looks in a row find no more."""
 
         def read() -> list[dict[str, int]]:
             pods: list[dict[str, int]] = self.ask("read")
@@ -150,7 +150,7 @@ class Counter(Helper):
 
 
 def settled(look: Callable[[], T], is_enough: Callable[[T], bool], patience: int) -> T:
-    """Look every 10 ms; return what is seen once that is enough, or once so many looks have seen nothing new."""
+    """Look every 10 ms; return what is seen once that is enough, or once `patience` looks in a row see nothing new."""
     left, before = patience, None
     while not is_enough(now := look()):
         left = left - 1 if now == before else patience

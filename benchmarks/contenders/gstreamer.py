@@ -16,7 +16,7 @@ _LONGEST = 60.0
 
 
 def why_no_gstreamer() -> str | None:
-    """Say in one line why GStreamer cannot take part; None where it can."""
+    """Return in one line why GStreamer cannot take part; None where it can."""
     packages = "apt install gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-good"
     if shutil.which("gst-launch-1.0") is None:
         return f"GStreamer is missing (Debian, Ubuntu: {packages})"
@@ -25,7 +25,7 @@ def why_no_gstreamer() -> str | None:
 
 
 def burst(prefix: Sequence[str], size: int, addresses: Sequence[str], messages: int) -> dict[str, int]:
-    """Send so many messages and `STARTUP_MESSAGES` twice; return the wall and CPU time of the former, in ns."""
+    """Send N messages, and `STARTUP_MESSAGES` twice; return the wall and CPU time of the former, in ns."""
     few = _run(prefix, size, addresses, STARTUP_MESSAGES)
     many = _run(prefix, size, addresses, STARTUP_MESSAGES + messages)
     return {"wall": max(1, many[0] - few[0]), "cpu": max(1, many[1] - few[1]), "failed": 0}

@@ -51,20 +51,20 @@ class RunningContender(NamedTuple):
     """A contender that runs."""
 
     burst: Callable[[int], dict[str, int]]
-    """Sends so many messages and returns the times."""
+    """Sends N messages and returns the times."""
     each: Callable[[int], list[int]]
-    """Sends so many messages and returns the time of each."""
+    """Sends N messages and returns the time of each."""
     pace: Callable[[int, int], int]
-    """Sends so many messages at so many a second; returns how long it took, in nanoseconds."""
+    """Sends N messages at a rate (messages a second); returns how long it took, in nanoseconds."""
     extra: int = 0
     """Messages that a burst sends beside those that are timed."""
 
 
 def missing(lab: Lab) -> dict[str, str]:
-    """Return who cannot take part here, and why."""
+    """Return the contenders that cannot take part here, and why."""
     reasons = {GSTREAMER: gstreamer.why_no_gstreamer()}
     if lab.loopback:
-        reasons[MULTICAST] = "the loopback interface is no bridge"
+        reasons[MULTICAST] = "the loopback interface is not a bridge"
     return {name: reason for name, reason in reasons.items() if reason}
 
 

@@ -29,7 +29,7 @@ Address = tuple[str, int]
 
 
 class Contender(NamedTuple):
-    """Sends one message, or many; tells how many copies failed so far."""
+    """Sends one message, or many; returns how many copies failed so far."""
 
     one: Callable[[bytes], object]
     many: Callable[[list[bytes]], object]

@@ -34,7 +34,7 @@ class MessageInProgress:
         self.receipts: dict[Endpoint, Receipt] = {}
 
     def begin(self, *, is_cut: bool = False) -> None:
-        """Let another message be under way."""
+        """Start with another message."""
         self.message += 1
         self.is_cut = is_cut
         self.started = time.monotonic()

@@ -131,7 +131,7 @@ def lines(tally: ConfirmTally) -> list[str]:
 
 
 def pod_line(pod: PodTally, elapsed: float) -> str:
-    """Say what became of one message at a pod."""
+    """Return what became of one message at a pod, in words."""
     where, tries = str(pod.endpoint), plural(pod.tries, "try").replace("trys", "tries")
     match pod.status:
         case ReceiptStatus.CONFIRMED:
@@ -165,7 +165,7 @@ def hint(pods: list[PodTally]) -> str | None:
 
 
 def _why(pod: PodTally) -> str:
-    """Say why copies were refused or dropped: what the receipt has is the name of an errno."""
+    """Return why copies were refused or dropped: the receipt has the name of an errno."""
     number = next((number for number in errno.errorcode if os.strerror(number) == pod.reason), None)
     return f"{pod.endpoint}: {pod.reason}" if number is None else sending(pod.endpoint, number)
 

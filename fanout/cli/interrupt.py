@@ -51,7 +51,7 @@ class Interruption:
 
     @contextmanager
     def may_be_cut(self) -> Iterator[None]:
-        """Let an interrupt end what is done inside at once."""
+        """Let an interrupt end the block at once."""
         try:
             self._may_be_cut = True
             yield

@@ -71,7 +71,7 @@ class Supervisor:
                 await server.close()
 
     async def scale(self, replicas: int) -> None:
-        """Have that many pods, as a StatefulSet does: the highest ordinals go; return when all are ready.
+        """Scale to that many pods, as a StatefulSet does: the highest ordinals go; return when all are ready.
 
         Raises `LocalServiceError` naming the first pod that did not become ready.
         """
@@ -203,7 +203,7 @@ def main() -> None:
 
 
 def _announce(outcome: control.Values) -> None:
-    """Tell the launcher how the start went, and let go of its pipe."""
+    """Report the result of the start to the launcher, and close its pipe."""
     with suppress(BrokenPipeError):
         os.write(sys.stdout.fileno(), json.dumps(outcome).encode() + b"\n")
     null = os.open(os.devnull, os.O_WRONLY)

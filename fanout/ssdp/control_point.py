@@ -168,7 +168,7 @@ class _Answers:
         return sorted(found, key=lambda each: (each.friendly_name is None, each.friendly_name or "", each.location))
 
     async def stop(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         tasks = [candidate.reading for candidate in self._candidates.values()]
         for task in tasks:
             task.cancel()

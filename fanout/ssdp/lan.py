@@ -175,7 +175,7 @@ class Lan:
         return True
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         for each in self.sockets:
             each.close()
         self.sockets = []

@@ -47,7 +47,7 @@ class PodListener:
             asyncio.get_running_loop().add_reader(opened, self._readable, opened)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         for name in list(self._sockets):
             self._close(name)
 

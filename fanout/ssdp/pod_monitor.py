@@ -58,7 +58,7 @@ class DescriptionReader:
         )
 
     async def read(self, url: str) -> tuple[Description, str] | None:
-        """Return what the description at `url` says, and who serves it (SERVER); None where there is none to be had.
+        """Return what the description at `url` says, and its SERVER; None where it cannot be fetched.
 
         Raises `Unreadable`. A redirect is not followed: whoever answers could have this host ask for anything.
         """
@@ -77,7 +77,7 @@ class DescriptionReader:
             return None
 
     async def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         await self._client.close()
 
 
@@ -119,7 +119,7 @@ class PodMonitor:
             del self.names[key]
 
     async def close(self) -> None:
-        """Look no more."""
+        """Stop monitoring."""
         tasks = [*self._tasks.values(), *self._learning]
         self._tasks.clear()
         for task in tasks:

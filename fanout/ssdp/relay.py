@@ -168,7 +168,7 @@ class SsdpRelay:
                 self.close()
 
     def stop(self) -> None:
-        """Say byebye for all devices and let `serve` return. Any thread or signal handler may call it."""
+        """Send byebye for all devices and let `serve` return. Any thread or signal handler may call it."""
         self._stopped.set()
         if self._wake is not None:
             with contextlib.suppress(RuntimeError):  # the event loop is closed

@@ -133,7 +133,7 @@ class _Progress:
         self._is_shown = self._is_wanted
 
     def tell(self, seconds: float, heard: int) -> None:
-        """Say how far it is."""
+        """Show the progress."""
         with self._lock:
             if self._is_shown:
                 line = f"listening: {seconds:.0f} of {self._wait:g} s, heard at {heard} of {self._ingresses}"

@@ -75,7 +75,7 @@ def up(replicas: int, port: int, drain: float, detach: bool, pid: int | None) ->
 @local.command()
 @click.argument("replicas", type=_REPLICAS, metavar="REPLICAS")
 def scale(replicas: int) -> None:
-    """Have that many receivers; return when all are ready."""
+    """Scale to that many receivers; return when all are ready."""
     from fanout.local.control import request
 
     service = running()

@@ -61,7 +61,7 @@ def query(
     allow_empty: bool,
     output: str,
 ) -> int:
-    """Ask every pod of a headless Service, print each reply as it comes, then who did not reply.
+    """Query every pod of a headless Service, print each reply as it comes, then the pods without a reply.
 
     Fanout receivers answer ping and info by themselves, and whatever their handlers answer. Replies may be as large
     as the query's datagram (--max-datagram), larger where messages are sealed (--key-file) or the receivers reply to

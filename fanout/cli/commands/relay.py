@@ -242,7 +242,7 @@ class _ListenOption(NamedTuple):
 
 
 def _in_order(order: Sequence[str], options: IngressOptions) -> list[_ListenOption]:
-    """Give each --to and --to-port to the --listen before it; raise `click.UsageError`."""
+    """Return each --listen with the --to and --to-port after it; raise `click.UsageError`."""
     service, listen, to, to_port = options.service, options.listen, options.to, options.to_port
     if not listen:
         raise click.UsageError("give at least one --listen INGRESS, or --config FILE")

@@ -108,7 +108,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             self._connections.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a peer that hangs up or sends garbage is its own problem."""
+        """Log nothing: a peer that hangs up or sends garbage is its own problem."""
 
 
 def _cut_off(request: socket.socket) -> None:
@@ -118,7 +118,7 @@ def _cut_off(request: socket.socket) -> None:
 
 class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the standard library
-        """Say nothing: probes come every few seconds."""
+        """Log nothing: probes come every few seconds."""
 
 
 def _listen(host: str | None, port: int) -> _Server:

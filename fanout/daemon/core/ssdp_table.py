@@ -60,7 +60,7 @@ def _count(counts: Iterable[int]) -> str:
 
 
 def _reasons(stats: SsdpStats) -> str:
-    """Say why something failed or was dropped; nothing where it was not."""
+    """Return why something failed or was dropped; empty where nothing was."""
     said = (("failed", drops(stats.http.failures)), ("dropped", drops(stats.dropped)))
     return "; ".join(f"{what}: {counts}" for what, counts in said if isinstance(counts, Alarm))
 

@@ -93,7 +93,7 @@ def chosen(these: Sequence[_T], room: int, is_troubled: Callable[[_T], object]) 
 
 
 def more(count: int, one: str, many: str) -> str:
-    """Say how many are not shown, `one` or `many` of what; nothing where there are none."""
+    """Return how many `one` or `many` are not shown, in words; empty for 0."""
     return f"and {count:,} more {one if count == 1 else many}" if count else ""
 
 

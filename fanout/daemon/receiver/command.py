@@ -28,7 +28,7 @@ class Ended(NamedTuple):
 async def run(
     arguments: list[str], payload: bytes, *, environment: Mapping[str, str], time_limit: float, wants_output: bool
 ) -> Ended:
-    """Run a command with `payload` on standard input, until it has ended and nobody holds its output open any more.
+    """Run a command with `payload` on standard input, until it has ended and its output is closed.
 
     It has a process group of its own, which is killed after `time_limit` seconds, and where this is cancelled.
     """

@@ -71,7 +71,7 @@ def since(before: Mapping[_Reason, int], after: Mapping[_Reason, int]) -> dict[s
 
 
 def _allow_sockets() -> None:
-    """Have as many open files as may be: each port takes one, and one for each pod; 1,024 is the usual limit."""
+    """Raise the limit of open files (usually 1,024): each port takes one, and one more for each pod."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < enough:

@@ -123,7 +123,7 @@ class _Answer(NamedTuple):
 
 
 class Directory:
-    """Decides who is answered, with which LOCATION, and what is announced when. Not thread-safe.
+    """Decides which searches are answered, with which LOCATION, and what is announced when. Not thread-safe.
 
     Only `allowed` networks are answered; `jitter` returns random numbers from 0 to 1.
     """
@@ -272,7 +272,7 @@ class Directory:
         return self._say(now)
 
     def time_passed(self, now: float) -> list[Action]:
-        """It is that late; to be called some ten times a second."""
+        """Return the actions that are due; call it some ten times a second."""
         actions: list[Action] = [*self.announcer.repeats(now)]
         for udn, pod, owner in self._registry.take_conflicts():
             values = {"udn": udn, "host": pod, "owner": owner}
@@ -285,7 +285,7 @@ class Directory:
         return actions
 
     def farewell(self, now: float) -> list[Action]:
-        """The relay ends: everything is revoked, and nothing is announced any more."""
+        """Revoke everything, and announce nothing from now on: the relay ends."""
         self._pending.extend(self._registry.farewell())
         return self._say(now)
 

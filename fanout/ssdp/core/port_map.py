@@ -131,7 +131,7 @@ class PortMap:
         return sum(len(mapped.others) for mapped in self._owners(host))
 
     def _settle(self, origin: Origin, udn: str) -> _MappedPort | None:
-        """Let a port of the device stand for what has none of its own."""
+        """Map a port of the device to a server without its own."""
         had = self._by_udn.get(udn)
         if had is not None and had.origin is not None and had.first != udn:
             had = None  # it parts from those with which it shared one
@@ -162,7 +162,7 @@ class PortMap:
         return True
 
     def _move(self, mapped: _MappedPort, origin: Origin) -> None:
-        """Let a port stand for another device host, and its others for the same ports of that pod."""
+        """Map a port to another device host, and its others to the same ports of that pod."""
         self._unlink(mapped)
         for other in mapped.others.values():
             self._unlink(other)

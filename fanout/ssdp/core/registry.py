@@ -188,7 +188,7 @@ class Registry:
         return self._changed(device, known, NotifyKind.ALIVE, known.advert, now) if known.is_changed else []
 
     def described(self, pod: str, adverts: Collection[Advert], now: float) -> list[Announcement]:
-        """Take all that one description says: what it said before, and says no more, has ended."""
+        """Take all adverts of one description: those that are no longer in it have ended."""
         about = self._pods.get(pod)
         if about is None:
             return []
@@ -229,7 +229,7 @@ class Registry:
         return [*announcements, *self._settle(device.udn, now)]
 
     def due(self, now: float) -> list[Announcement]:
-        """Return what is to be repeated now, or revoked because nothing was heard of it any more."""
+        """Return what to repeat now, or to revoke because it has expired."""
         if now < self._wake:
             return []
         announcements = [each for udn in list(self._by_udn) for each in self._settle(udn, now)]
@@ -244,7 +244,7 @@ class Registry:
         return announcements
 
     def farewell(self) -> list[Announcement]:
-        """Revoke everything; nothing is announced any more."""
+        """Revoke everything, and announce nothing from now on."""
         announcements = [
             Announcement(NotifyKind.BYEBYE, owner.pod, known.advert)
             for owner in self._owners()
@@ -298,7 +298,7 @@ class Registry:
         return min(REPEAT_PART * shortest, REPEAT_MOST) * (0.8 + 0.2 * self._jitter())
 
     def _settle(self, udn: str, now: float) -> list[Announcement]:
-        """Revoke what a UDN's owner has no more, and let the next one own it where that is all."""
+        """Revoke what a UDN's owner no longer has; if it has nothing left, the next one becomes the owner."""
         queue = self._by_udn[udn]
         owner = queue[0]
         before = owner.adverts

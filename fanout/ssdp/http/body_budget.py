@@ -37,7 +37,7 @@ class Busy(Exception):
 
 
 class BodyBudget:
-    """Has `size` bytes, of which one client (`who`) gets no more than `of_one`."""
+    """A budget of `size` bytes, of which one client (`who`) gets at most `of_one`."""
 
     def __init__(self, size: int = BUDGET, of_one: int = BUDGET_OF_ONE) -> None:
         self._size = size

@@ -375,5 +375,5 @@ class Proxy:
 
 
 def _carried(request: web.BaseRequest) -> list[tuple[str, str]]:
-    """Return the headers of a request that are for who gets it in the end."""
+    """Return the end-to-end headers of a request."""
     return [*carried(request.headers.items(), *_OF_THE_RELAY), via(request.version)]

@@ -37,11 +37,11 @@ _rests = _Rests()
 
 
 class PodBroke(Exception):
-    """The pod ended in the middle, broke off, or said nothing any more."""
+    """The pod closed or broke the connection during its answer, or stopped sending."""
 
 
 class ClientGone(Exception):
-    """The client takes no more."""
+    """The client stopped reading."""
 
 
 async def pump(source: socket.socket, sink: socket.socket, count: int, sent: Callable[[int], None]) -> None:

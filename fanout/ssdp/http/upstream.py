@@ -177,7 +177,7 @@ class PodAnswer:
         return piece
 
     def so_far(self) -> bytes:
-        """Return what has been read of the body, and let no more be read; raise `PodBroke`."""
+        """Return what has been read of the body, and stop reading; raise `PodBroke`."""
         try:
             piece = self._response.content.read_nowait()
         except (aiohttp.ClientError, OSError) as error:

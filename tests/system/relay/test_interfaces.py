@@ -106,7 +106,7 @@ def test_an_interface_that_goes_down_and_up_is_replaced_and_comes_again(world: L
 
 def test_an_interface_that_never_appears(world: Lan, inside: Console) -> None:
     listen = ("--listen", f"mcast://{GROUP}:{PORT}@eth7", "--interface-timeout", "0.1")
-    often = ("unittest.mock:patch", ["fanout.relay.relay._LOOK", 0.05])
+    often = ("unittest.mock:patch", ["fanout.relay.relay._CHECK", 0.05])
     ended = inside.fanout("relay", "-s", world.service(), *listen, within=often)
     sentence = ended.assert_one_sentence(1)
     assert f"mcast://{GROUP}:{PORT}@eth7" in sentence

@@ -23,7 +23,7 @@ def relay_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_bad_file_is_one_sentence(relay_yaml: Path) -> None:
     relay_yaml.write_text("service: a\ningresses:\n  - listen: mcast://10.0.0.7:5001@eth1\n")
     said = invoke("relay", "--config", "relay.yaml").assert_one_sentence(2)
-    assert said.startswith("fanout: relay.yaml, line 3: ingress 'mcast://10.0.0.7:5001@eth1': group must")
+    assert said.startswith("fanout: relay.yaml, line 3: ingress 'mcast://10.0.0.7:5001@eth1': group must be")
 
 
 def test_the_schema_is_printed() -> None:

@@ -210,7 +210,7 @@ def test_why_ingresses_are_silent(hosts: Hosts, inside: Console) -> None:
     silent = {
         INGRESS: [f"from {THERE}:4000", f"to {GROUP}:{PORT + 1}: the port is another one"],
         f"mcast://10.81.0.9,224.0.67.68:{PORT}@eth0": [f"from {THERE}:4001", "the source is not 10.81.0.9"],
-        f"broadcast://:{PORT + 2}@eth0": ["nothing came for it", "Routers do not forward broadcasts"],
+        f"broadcast://:{PORT + 2}@eth0": ["nothing came for it", "routers do not forward broadcasts"],
         f"mcast://224.0.67.69:{PORT}@eth0": ["nor did eth0 get anything of the kind", "does the source send"],
         f"mcast://{GROUP}:{PORT}@eth7": ["there is no interface eth7 here"],
         f"mcast://{GROUP}:{PORT}@leg": ["leg is down or has no carrier"],

@@ -115,7 +115,7 @@ def test_a_file_says_it_all(
         ("--listen", "udp://:1"), ("--to", "b"), ("--to-port", "1"), ("-s", "b"), ("--limit", "1"),
         ("--allow-source", "10.0.0.0/8"),
     ):  # fmt: skip
-        assert "exclude each other" in complaint(capsys, "--config", str(relay_yaml), *more)
+        assert "and --config exclude each other: give one" in complaint(capsys, "--config", str(relay_yaml), *more)
     # Whoever set this means it: it is not to be left out because a file says nothing of it.
     monkeypatch.setenv("FANOUT_ALLOW_SOURCE", "10.0.0.0/8")
     assert "FANOUT_ALLOW_SOURCE" in complaint(capsys, "--config", str(relay_yaml))
