@@ -24,11 +24,11 @@ def parse_network(text: object) -> Network:
         network = ipaddress.ip_network(text)
     except ValueError:
         raise InvalidInput(
-            f"allowed source {shown(text)} is no network: write 10.0.0.0/8, with no bits behind the mask, or one "
-            "address"
+            "allowed source must be an address, or a network such as 10.0.0.0/8 with no bits set beyond the mask; "
+            f"got {shown(text)}"
         ) from None
     if isinstance(network, ipaddress.IPv6Network) and network[0].ipv4_mapped is not None:
-        raise InvalidInput(f"allowed source {shown(text)} is IPv4 written as IPv6: write 10.0.0.0/8")
+        raise InvalidInput(f"allowed source must be written as IPv4, such as 10.0.0.0/8; got {shown(text)}")
     return network
 
 

@@ -31,7 +31,7 @@ class Family(StrEnum):
         try:
             return cls(text)
         except ValueError:
-            raise InvalidInput(f"family {text!r} is not one of {', '.join(cls)}") from None
+            raise InvalidInput(f"family must be one of {', '.join(cls)}; got {text!r}") from None
 
 
 class Endpoint(NamedTuple):
@@ -61,7 +61,7 @@ class Endpoint(NamedTuple):
         if text.startswith("["):
             host, bracket, rest = text[1:].partition("]")
             if not bracket or (rest and not rest.startswith(":")):
-                raise InvalidService(f"endpoint {text!r} is not [IPv6 address]:port")
+                raise InvalidService(f"endpoint must be [IPv6 address]:port, such as [fd00::1]:12000; got {text!r}")
             port_text = rest[1:] if rest else None
         elif text.count(":") == 1:
             host, _, port_text = text.partition(":")
@@ -71,12 +71,13 @@ class Endpoint(NamedTuple):
             address = unmapped(ipaddress.ip_address(host))
         except ValueError:
             raise InvalidService(
-                f"endpoint {text!r} has no IP address: write 10.0.0.7, 10.0.0.7:12000 or [fd00::1]:12000"
+                "endpoint must be an IP address with an optional port, such as 10.0.0.7, 10.0.0.7:12000 or "
+                f"[fd00::1]:12000; got {text!r}"
             ) from None
         if "%" in host:
-            raise InvalidService(f"endpoint {text!r}: no pod has a link-local address with a zone")
+            raise InvalidService(f"endpoint must not be a link-local address with a zone: no pod has one; got {text!r}")
         if address.is_unspecified:
-            raise InvalidService(f"endpoint {text!r}: the unspecified address is no pod's")
+            raise InvalidService(f"endpoint must not be the unspecified address, which no pod has; got {text!r}")
         port = default_port if port_text is None else parse_port(port_text)
         return cls(str(address), port)
 
@@ -95,7 +96,7 @@ def parse_port(text: str | int) -> int:
         text = int(text)
     if isinstance(text, int) and not isinstance(text, bool) and 1 <= text <= 65_535:
         return text
-    raise InvalidService(f"port {text!r} is not a number from 1 to 65535")
+    raise InvalidService(f"port must be a number from 1 to 65535; got {text!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +111,15 @@ class Service:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
-            raise InvalidService(f"the Service name {self.name!r} is empty or no text")
+            raise InvalidService(f"Service name must be a string that is not empty; got {self.name!r}")
         if not isinstance(self.port, str):
             parse_port(self.port)
         elif self.port.isascii() and self.port.isdigit():
             object.__setattr__(self, "port", parse_port(self.port))
         elif not is_port_name(self.port):
             raise InvalidService(
-                f"port {self.port!r} is neither a number from 1 to 65535 nor a port name "
-                "(at most 15 of a-z, 0-9 and '-', with a letter)"
+                "port must be a number from 1 to 65535 or a port name (at most 15 of a-z, 0-9 and '-', with a letter); "
+                f"got {self.port!r}"
             )
         object.__setattr__(self, "literals", parse_literals(self.name, self.port))
 
@@ -152,15 +153,15 @@ def parse_literals(text: str, default_port: int | str = DEFAULT_PORT) -> tuple[E
         looks_literal = bool(host) and all(character.isdigit() or character == "." for character in host)
     if not looks_literal:
         if ":" in text:
-            raise InvalidService(f"Service {text!r} has a ':'; give the port by itself (-p, port=)")
+            raise InvalidService(f"Service name must not contain ':': give the port apart (-p, port=); got {text!r}")
         return None
     if not isinstance(default_port, int):
         if not default_port.isdigit():
-            raise InvalidService(f"a literal list of endpoints needs a port number, not {default_port!r}")
+            raise InvalidService(f"port must be a number for a literal list of endpoints; got {default_port!r}")
         default_port = parse_port(default_port)
     entries = [entry for entry in text.split(",") if entry.strip()]
     if not entries:
-        raise InvalidService(f"the list of endpoints {text!r} is empty")
+        raise InvalidService(f"list of endpoints must not be empty; got {text!r}")
     return tuple(dict.fromkeys(Endpoint.parse(entry, default_port) for entry in entries))
 
 
@@ -171,7 +172,7 @@ def check_payload(payload: object) -> bytes:
     elif isinstance(payload, (bytearray, memoryview)):
         data = bytes(payload)
     else:
-        raise InvalidInput(f"a payload is bytes, not {type(payload).__name__}: encode it first")
+        raise InvalidInput(f"payload must be bytes: encode it first; got {type(payload).__name__}")
     if len(data) > MAX_PAYLOAD:
         raise MessageTooLarge(
             f"the message has {len(data):,} bytes; a UDP datagram carries at most {MAX_PAYLOAD:,}: send it in parts"
@@ -211,7 +212,7 @@ class Message:
         """Answer a query, at once; raise `InvalidInput` for a message that asks for no reply, or no more."""
         question = self.question
         if question is None:
-            raise InvalidInput("the message asks for no reply: it is no query")
+            raise InvalidInput("cannot reply: the message is not a query")
         question.reply(payload)
 
 

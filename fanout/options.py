@@ -55,9 +55,9 @@ def cluster_label(value: object, key_file: object) -> str:
             raise TypeError
         value.encode("utf-8", "surrogateescape")
     except (TypeError, UnicodeEncodeError):
-        raise InvalidInput(f"cluster must be text, the label that senders have, too; got {value!r}") from None
+        raise InvalidInput(f"cluster must be a string, the same as that of the senders; got {value!r}") from None
     if value and key_file is None:
-        raise InvalidInput(f"cluster is a label of sealed messages: give a key_file as well; got {value!r} alone")
+        raise InvalidInput(f"cluster needs a key_file, for only sealed messages carry it; got {value!r} alone")
     return value
 
 
@@ -72,4 +72,4 @@ def shown(value: object) -> str:
     if isinstance(value, str):
         return repr(value if len(value) <= _SHOWN_MAX else f"{value[:_SHOWN_MAX]}...")
     is_short = isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= 64)
-    return repr(value) if is_short else f"of type {type(value).__name__}"
+    return repr(value) if is_short else f"a value of type {type(value).__name__}"

@@ -32,7 +32,7 @@ class ScriptedResolver:
 
     def __init__(self, *script: str | DnsAnswer | Exception, dns_ttl: float | None = 5.0) -> None:
         if not script:
-            raise ValueError("a script has at least one entry")
+            raise ValueError("script must have at least one entry; got none")
         self.asked = 0
         self._script = deque(script)
         self._dns_ttl = dns_ttl

@@ -56,7 +56,7 @@ class DnsResolver:
         self._prefix = None if isinstance(port, int) else dns.name.from_text(f"_{port}._udp", origin=None)
         self._name = _parse_name(service.name, None, self._prefix or dns.name.empty)
         if self._name in (dns.name.root, dns.name.empty):
-            raise InvalidService(f"{service.name!r} cannot be a Service's name")
+            raise InvalidService(f"Service name must be a DNS name other than the root; got {service.name!r}")
         self._service = service
         self._lifetime = lifetime
         self._allow_loopback = allow_loopback
@@ -115,7 +115,7 @@ class DnsResolver:
                 trouble = f"cannot be used ({_said(error)})"
         servers = self._servers or [(str(server), resolver.port) for server in resolver.nameservers]
         if not servers:
-            raise ResolverUnavailable(f"resolv.conf {trouble}: name a nameserver with --nameserver (nameserver=)")
+            raise ResolverUnavailable(f"resolv.conf {trouble}: give a nameserver with --nameserver (nameserver=)")
         if self._search is not None:
             resolver.search = list(self._search)
             # Without a search list dnspython takes the domain of the host's name for one.
@@ -294,7 +294,7 @@ def _parse_name(text: str, origin: dns.name.Name | None, prefix: dns.name.Name =
         name = dns.name.from_text(text, origin)
         prefix.concatenate(name)
     except (dns.exception.DNSException, UnicodeError) as error:
-        raise InvalidService(f"{text!r} cannot be a DNS name: {_said(error)}") from None
+        raise InvalidService(f"name must be a DNS name; got {text!r}: {_said(error)}") from None
     return name
 
 
@@ -311,5 +311,6 @@ def parse_nameserver(text: str) -> tuple[str, int]:
         return str(ipaddress.ip_address(host)), parse_port(port)
     except ValueError:
         raise InvalidService(
-            f"nameserver {text!r} is not an IP address with an optional port, such as 10.96.0.10 or [fd00::a]:5353"
+            "nameserver must be an IP address with an optional port, such as 10.96.0.10 or [fd00::a]:5353; "
+            f"got {text!r}"
         ) from None

@@ -43,7 +43,7 @@ def listen(host: str | None, port: int, *, shared: bool = False, device: str = "
         # Not of a number, nor of bytes: ip_address() takes them for addresses, too.
         address = None if host is None else ipaddress.ip_address(host if isinstance(host, str) else "")
     except ValueError:
-        raise InvalidService(f"host {host!r} is not an IP address to listen on") from None
+        raise InvalidService(f"host must be an IP address to listen on; got {host!r}") from None
     if address is None:
         try:
             return _bind(socket.AF_INET6, Endpoint("::", port), shared, device, both_families=True)

@@ -11,7 +11,7 @@ _LINE_MAX = 500
 
 _SENDING = {
     errno.ECONNREFUSED: "nothing listens on that port there: is the receiver ready, and is the port right?",
-    errno.EHOSTUNREACH: "no way to that host: has the pod or its node gone, or does a policy reject it?",
+    errno.EHOSTUNREACH: "the host is unreachable: is the pod or its node gone, or does a policy reject it?",
     errno.ENETUNREACH: "no route to that network: does this machine have that address family?",
     errno.ENETDOWN: "the network interface is down",
     errno.EPERM: "a firewall rule on this host forbids it",
@@ -20,7 +20,7 @@ _SENDING = {
     errno.ENOBUFS: "the interface's queue is full: send more slowly (--rate)",
     errno.ENOMEM: "the kernel has no memory for it: send more slowly (--rate)",
     errno.EAGAIN: "the socket stayed full: is the interface stuck? raise net.core.wmem_max",
-    errno.EINVAL: "the kernel takes no such address",
+    errno.EINVAL: "the kernel does not accept that address",
     errno.EAFNOSUPPORT: "this machine has no such address family: try --family",
     errno.EADDRNOTAVAIL: "no source address for it: does this machine have that address family?",
 }
@@ -54,7 +54,7 @@ def binding(endpoint: Endpoint, number: int, protocol: str = "UDP", device: str 
     elif number == errno.EADDRNOTAVAIL:
         hint = "no interface of this machine has that address (ip address)"
     elif number in (errno.EMFILE, errno.ENFILE):
-        hint = "this process may have no more sockets: raise its limit of open files (ulimit -n)"
+        hint = "this process has as many open files as it may: raise its limit (ulimit -n)"
     else:
         hint = os.strerror(number)
     return f"cannot listen on {protocol} {endpoint}: {hint}"
@@ -63,9 +63,9 @@ def binding(endpoint: Endpoint, number: int, protocol: str = "UDP", device: str 
 def leaving(number: int) -> str:
     """Say why there is no socket to send to a pod, or no way to it."""
     if number in (errno.EMFILE, errno.ENFILE):
-        return "no more sockets: raise the limit of open files (ulimit -n), or listen on fewer ports"
+        return "too many open files: raise their limit (ulimit -n), or listen on fewer ports"
     if number == errno.EUSERS:
-        return "ports times pods are more sockets than a relay opens: listen on fewer ports, or share them among relays"
+        return "too many sockets, one for each port and pod: listen on fewer ports, or split them among relays"
     if number == errno.EAGAIN:
         return "no free port to send from: raise net.ipv4.ip_local_port_range (sysctl), or listen on fewer ports"
     return _SENDING.get(number) or os.strerror(number)
@@ -75,7 +75,7 @@ def joining(group: str, interface: str, number: int) -> str:
     """Say why a multicast group could not be joined on an interface."""
     version = 6 if ":" in group else 4
     if number == errno.ENOBUFS and version == 4:
-        hint = "the kernel takes no more groups: raise net.ipv4.igmp_max_memberships (sysctl)"
+        hint = "the kernel allows no more groups: raise net.ipv4.igmp_max_memberships (sysctl)"
     elif number in (errno.EADDRNOTAVAIL, errno.EINVAL, errno.EAFNOSUPPORT):
         hint = f"does it have IPv{version} (ip address show {interface})?"
     else:

@@ -67,7 +67,7 @@ class KeyFile:
             if str(error) != self._complaint:
                 self._complaint = str(error)
                 log.warning(
-                    "key_file_unusable: %(reason)s; the keys that were read before stay in use",
+                    "key_file_unusable: %(reason)s; the keys read before stay in use",
                     {"reason": self._complaint},
                 )
             return
@@ -89,13 +89,13 @@ def _read(path: str) -> bytes:
     except OSError as error:
         raise _unreadable(path, error) from None
     except ValueError:
-        raise KeyUnavailable(f"the key file {path!r} cannot be read: no path has a null character") from None
+        raise KeyUnavailable(f"cannot read the key file {path!r}: a path must not contain a null character") from None
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
             raise KeyUnavailable(f"the key file {path} is a directory: name the file in it")
         if not stat.S_ISREG(mode):
-            raise KeyUnavailable(f"the key file {path} is no regular file, and could not be read again")
+            raise KeyUnavailable(f"the key file {path} is not a regular file, which can be read again when it changes")
         text = b""
         while len(text) <= _SIZE_MAX and (more := os.read(descriptor, _SIZE_MAX + 1 - len(text))):
             text += more
@@ -104,10 +104,10 @@ def _read(path: str) -> bytes:
     finally:
         os.close(descriptor)
     if len(text) > _SIZE_MAX:
-        raise KeyUnavailable(f"the key file {path} is larger than {_SIZE_MAX:,} bytes: it is no key file")
+        raise KeyUnavailable(f"the key file {path} must be at most {_SIZE_MAX:,} bytes; it is larger")
     return text
 
 
 def _unreadable(path: str, error: OSError) -> KeyUnavailable:
     advice = _WHAT_TO_DO.get(error.errno or 0)
-    return KeyUnavailable(f"the key file {path} cannot be read: {error.strerror}{f': {advice}' if advice else ''}")
+    return KeyUnavailable(f"cannot read the key file {path}: {error.strerror}{f'; {advice}' if advice else ''}")

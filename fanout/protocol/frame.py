@@ -199,16 +199,16 @@ def fragment_count(total: int, size: int) -> int:
 def decode(datagram: bytes) -> Frame:
     """Return the frame that a datagram is; or raise `InvalidFrame`. Nothing is allocated on what it claims."""
     if len(datagram) < HEADER.size:
-        raise InvalidFrame(ReceiveDrop.MALFORMED, f"a frame of {len(datagram)} bytes has no whole header")
+        raise InvalidFrame(ReceiveDrop.MALFORMED, f"a frame of {len(datagram)} bytes is shorter than its header")
     magic, version, kind, sender, number = HEADER.unpack_from(datagram)
     if magic != MAGIC:
-        raise InvalidFrame(ReceiveDrop.MALFORMED, "no frame: it begins otherwise")
+        raise InvalidFrame(ReceiveDrop.MALFORMED, "not a frame: it begins differently")
     if version != VERSION:
         raise InvalidFrame(ReceiveDrop.UNKNOWN_VERSION, f"a frame of version {version}, not {VERSION}")
     if kind & ~SEALED not in _KINDS:
         raise InvalidFrame(ReceiveDrop.UNKNOWN_KIND, f"a frame of kind {kind & ~SEALED}")
     if not 1 <= number < NUMBER_LIMIT:
-        raise InvalidFrame(ReceiveDrop.MALFORMED, f"{number} is no number of a message")
+        raise InvalidFrame(ReceiveDrop.MALFORMED, f"message number {number} is out of range")
     if kind & SEALED:
         return _sealed(datagram, kind, sender, number)
     body = datagram[HEADER.size :]

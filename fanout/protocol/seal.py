@@ -71,16 +71,16 @@ class Keyring(NamedTuple):
         Raises `KeyUnavailable` for what is none; it names `where` and the line, never what stands there.
         """
         if b"\0" in text:
-            raise KeyUnavailable(f"{where} is no text with a key a line; `fanout keygen` makes one")
+            raise KeyUnavailable(f"{where} must be a text file with one key per line: make one with `fanout keygen`")
         keys: dict[bytes, None] = {}
         for number, line in enumerate(text.removeprefix(_BYTE_ORDER_MARK).splitlines(), start=1):
             written = line.partition(b"#")[0].strip()
             if written:
                 keys[_key(written, f"line {number} of {where}")] = None
             if len(keys) > KEYS_MAX:
-                raise KeyUnavailable(f"{where} holds more than {KEYS_MAX} keys; leave out those that are out of use")
+                raise KeyUnavailable(f"{where} must hold at most {KEYS_MAX} keys: remove those no longer in use")
         if not keys:
-            raise KeyUnavailable(f"{where} holds no key; `fanout keygen` makes one")
+            raise KeyUnavailable(f"{where} holds no key: make one with `fanout keygen`")
         return cls(tuple(keys))
 
     def __repr__(self) -> str:
@@ -97,11 +97,11 @@ def _key(written: bytes, where: str) -> bytes:
         key = base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
     except binascii.Error:
         raise KeyUnavailable(
-            f"{where} is no key: write {KEY_SIZE} bytes as base64 or as {2 * KEY_SIZE} hexadecimal digits, "
-            "as `fanout keygen` does"
+            f"{where} must be a key of {KEY_SIZE} bytes, as base64 or {2 * KEY_SIZE} hexadecimal digits: "
+            "make one with `fanout keygen`"
         ) from None
     if len(key) != KEY_SIZE:
-        raise KeyUnavailable(f"{where} is a key of {len(key)} bytes, not {KEY_SIZE}; `fanout keygen` makes one")
+        raise KeyUnavailable(f"{where} must be a key of {KEY_SIZE} bytes; got {len(key)}: use `fanout keygen`")
     return key
 
 
@@ -389,7 +389,7 @@ class Opener:
             except self._wrong:
                 continue
         raise InvalidFrame(
-            ReceiveDrop.WRONG_KEY, "no key opens a sealed frame: another key, another cluster label, or it was changed"
+            ReceiveDrop.WRONG_KEY, "no key opens a sealed frame: sealed with another key or cluster label, or altered"
         )
 
     def _forget(self, now: float) -> None:
@@ -401,7 +401,7 @@ class Opener:
             self._full_until = min(newest, default=float("inf")) + self._freshness
         if len(self._senders) >= self._limit:
             raise InvalidFrame(
-                ReceiveDrop.SENDERS_FULL, f"a new sender of sealed frames, and {self._limit} others were here of late"
+                ReceiveDrop.SENDERS_FULL, f"a new sender of sealed frames, but the table of {self._limit} is full"
             )
 
 

@@ -117,7 +117,7 @@ class ReceiverEngine:
     def address(self) -> Endpoint:
         """Where it listens; raises `Closed` before it was opened and after it stopped."""
         if self.listener is None or self.is_stopped:
-            raise Closed("the receiver does not listen: open it first")
+            raise Closed("the receiver is not listening: open it first")
         return self.listener.address
 
     @property
@@ -262,7 +262,7 @@ def conclude(message: Message, result: object) -> str:
             if question.wants_reply:  # otherwise another thread has replied in this very moment
                 problem = str(error) if isinstance(error, InvalidInput) else errno_text.exception(error)
     else:
-        problem = f"the handler returned {type(result).__name__}, not bytes or None"
+        problem = f"the handler must return bytes or None; got {type(result).__name__}"
     if problem:
         question.fail(problem)
     return problem
@@ -273,11 +273,11 @@ def frame_settings(key_file: str | None, cluster: str, accept_plaintext: bool, r
     path = options.key_path(key_file)
     label = options.cluster_label(cluster, key_file)
     if accept_plaintext and path is None:
-        raise InvalidInput("accept_plaintext says nothing without key_file: give both")
+        raise InvalidInput("accept_plaintext needs key_file: give both")
     if reply_to_anyone and path is None:
         log.warning(
-            "reply_to_anyone: replies go to whoever asks, however large they are: "
-            "with a forged source address they hit others. Seal queries instead (key_file)"
+            "reply_to_anyone: replies of any size go to the source address of a query, which may be forged to "
+            "flood a victim: seal queries instead (key_file)"
         )
     keys = None if path is None else KeyFile(path)
     return FrameSettings(keys, label, bool(accept_plaintext), bool(reply_to_anyone))

@@ -39,7 +39,7 @@ class Overflow(StrEnum):
         try:
             return cls(text)
         except ValueError:
-            raise InvalidInput(f"overflow {text!r} is not one of {', '.join(cls)}") from None
+            raise InvalidInput(f"overflow must be one of {', '.join(cls)}; got {text!r}") from None
 
 
 class Reservation(NamedTuple):

@@ -55,8 +55,8 @@ class Workers:
             except RuntimeError:
                 self.close()
                 raise SocketUnavailable(
-                    f"the system refused thread {number} of workers={len(readers)}: "
-                    "ask for fewer, or raise the limit of processes (pids)"
+                    f"cannot start thread {number} of workers={len(readers)}: the system refused it; "
+                    "use fewer workers, or raise the limit of processes (pids)"
                 ) from None
             self._threads.append(thread)
 

@@ -307,7 +307,7 @@ class AsyncQuery:
     def confirmation(self) -> Confirmation:
         """What is known of each pod: those that may still reply are silent. Raises `InvalidInput` before that."""
         if self._conversation is None:
-            raise InvalidInput("nobody was asked yet: iterate over the query first")
+            raise InvalidInput("cannot tell who replied: no pod was asked yet; iterate over the query first")
         return self._conversation.confirmation
 
 

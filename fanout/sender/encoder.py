@@ -151,16 +151,16 @@ class Encoder:
     def open(self, datagram: bytes) -> Answer | ReplyFragment:
         """Return the answer that a datagram is; raise `InvalidFrame` where it is none to a message of this sender."""
         if not datagram.startswith(MAGIC):
-            raise InvalidFrame(ReceiveDrop.UNEXPECTED, "no frame")
+            raise InvalidFrame(ReceiveDrop.UNEXPECTED, "not a frame")
         found = frame.decode(datagram)
         if isinstance(found, Sealed):
             if self._opener is None:
-                raise InvalidFrame(ReceiveDrop.NO_KEY, "sealed, and no key is set")
+                raise InvalidFrame(ReceiveDrop.NO_KEY, "sealed, but no key is set")
             found = frame.decode(self._opener.open(found, time.time()))
         elif self._opener is not None:
             raise InvalidFrame(ReceiveDrop.UNSEALED, "not sealed")
         if not isinstance(found, (Answer, ReplyFragment)) or found.asker != self.identity:
-            raise InvalidFrame(ReceiveDrop.UNEXPECTED, "no answer to a question of this sender")
+            raise InvalidFrame(ReceiveDrop.UNEXPECTED, "not an answer to a message of this sender")
         return found
 
 
@@ -169,7 +169,7 @@ def check_message(payload: object) -> bytes:
     if type(payload) is bytes and len(payload) <= frame.MESSAGE_MAX:
         return payload
     if not isinstance(payload, (bytes, bytearray, memoryview)):
-        raise InvalidInput(f"a payload is bytes, not {type(payload).__name__}: encode it first")
+        raise InvalidInput(f"payload must be bytes: encode it first; got {type(payload).__name__}")
     data = bytes(payload)
     if len(data) > frame.MESSAGE_MAX:
         raise MessageTooLarge(

@@ -320,7 +320,9 @@ class Engine:
 def check_stream(payloads: object) -> None:
     """Raise `InvalidInput` for one payload where several are asked for."""
     if isinstance(payloads, (bytes, bytearray, memoryview, str)):
-        raise InvalidInput("send_many takes an iterable of payloads, not one of them: use send, or a list")
+        raise InvalidInput(
+            f"payloads must be an iterable of payloads: use send for one, or a list; got {type(payloads).__name__}"
+        )
 
 
 def make_pacer(rate: float | None, bandwidth: float | None, burst: int) -> Pacer | None:

@@ -79,5 +79,5 @@ def test_a_label_that_came_in_as_bytes_of_no_utf8_is_taken() -> None:
 
 def test_a_label_needs_a_key() -> None:
     assert cluster_label("", None) == ""
-    with pytest.raises(InvalidInput, match="give a key_file as well; got 'east' alone"):
+    with pytest.raises(InvalidInput, match="only sealed messages carry it; got 'east' alone"):
         cluster_label("east", None)

@@ -75,7 +75,7 @@ def why_no_endpoints(refused: Iterable[Refusal]) -> str:
     """Say why an answer has no endpoints, with up to three of the refused addresses."""
     examples = ", ".join(f"{address} ({reason})" for address, reason in sorted(refused)[:3])
     if examples:
-        return f"DNS names only addresses that are refused: {examples}"
+        return f"DNS returned only addresses that are refused: {examples}"
     return "DNS knows no such Service, or no pod is ready"
 
 

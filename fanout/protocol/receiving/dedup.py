@@ -162,7 +162,7 @@ class HandlingResult(NamedTuple):
 
 
 CONFIRMED = HandlingResult(AnswerStatus.CONFIRMED)
-_GONE = HandlingResult(AnswerStatus.FAILED, b"its reply had to make room for others")
+_GONE = HandlingResult(AnswerStatus.FAILED, b"its reply was dropped to keep newer ones")
 
 
 class Kept:

@@ -49,7 +49,7 @@ _HEADER_SIZE = HEADER.size
 _SENDER_AND_NUMBER = struct.Struct(f"!{SENDER_AT}xQQ")
 _FRESH = (Arrival.NEW, Arrival.LATE)
 _NO_REPLY = HandlingResult.failed("the handler did not reply")
-_FORGOTTEN = b"it came so late, or so often, that nobody knows any more whether it was handed over"
+_FORGOTTEN = b"it came too late to tell whether it was handed over before"
 
 
 class Settler(Protocol):
@@ -115,15 +115,15 @@ class PendingReply:
     def reply(self, payload: bytes) -> None:
         """Answer a query; see `Message.reply`."""
         if not isinstance(payload, (bytes, bytearray, memoryview)):
-            raise InvalidInput(f"a reply is bytes, not {type(payload).__name__}: encode it first")
+            raise InvalidInput(f"reply must be bytes: encode it first; got {type(payload).__name__}")
         data = bytes(payload)
         if len(data) > MESSAGE_MAX:
-            raise MessageTooLarge(f"the reply has {len(data):,} bytes; at most {MESSAGE_MAX:,} can be sent")
+            raise MessageTooLarge(f"reply must be at most {MESSAGE_MAX:,} bytes; got {len(data):,}")
         if not self.is_query:
-            raise InvalidInput("the message asks for no reply: it is no query")
+            raise InvalidInput("cannot reply: the message is not a query")
         if not self.settler.settle(self, HandlingResult.replied(data)):
             raise InvalidInput(
-                "the query was answered before: it has one reply, and none once the next one is asked for"
+                "cannot reply: the query was answered before; reply once, before the next message is taken"
             )
 
     def confirm(self) -> None:
@@ -247,7 +247,7 @@ class ReceiveState:
     def _came_before(self, peer: Peer, number: int, arrival: Arrival, numbered: bool, taken: Taken) -> None:
         """Count a message that came before, or may have."""
         if arrival is Arrival.STALE:
-            taken.refuse(ReceiveDrop.TOO_OLD, f"number {number} is far behind")
+            taken.refuse(ReceiveDrop.TOO_OLD, f"number {number} is too far behind the highest")
             return
         taken.drops[ReceiveDrop.DUPLICATE] += 1
         if numbered:
@@ -270,7 +270,7 @@ class ReceiveState:
         elif isinstance(decoded, Pull) and self.builder.replies_to_anyone:
             answers = self._pulled(decoded, taken)
         else:
-            taken.refuse(ReceiveDrop.UNEXPECTED, f"nobody asked for this {type(decoded).__name__.lower()}")
+            taken.refuse(ReceiveDrop.UNEXPECTED, f"a receiver does not take this {type(decoded).__name__.lower()}")
         taken.answers += answers if self.sealer is None else self.sealer.seal_many(answers, run.received_at)
 
     def _take_fragment(self, fragment: Fragment, run: Run, now: float, taken: Taken) -> list[bytes]:
@@ -324,10 +324,10 @@ class ReceiveState:
         """
         partial = self.reassembly.find(key, fragment)
         if partial is None:
-            taken.refuse(ReceiveDrop.MALFORMED, "its sizes are not those of the message's other fragments")
+            taken.refuse(ReceiveDrop.MALFORMED, "its sizes differ from those of the message's other fragments")
             return None
         if not self.reassembly.take(key, partial, fragment, now):
-            taken.refuse(ReceiveDrop.NO_ROOM, "other large messages are coming, and there is no room for it")
+            taken.refuse(ReceiveDrop.NO_ROOM, "the fragments of other messages fill the memory for them")
         if not partial.missing:
             self.reassembly.remove(key)
         return partial

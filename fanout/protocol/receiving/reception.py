@@ -13,8 +13,8 @@ from fanout.protocol.receiving.run import Run
 from fanout.protocol.seal import Keyring, Opener, Sealer
 
 _KIND_AT = 7
-_NO_KEY = "it is sealed, and this receiver has no key"
-_NO_PLAIN = "it is not sealed, and this receiver has keys"
+_NO_KEY = "it is sealed, but this receiver has no key"
+_NO_PLAIN = "it is not sealed, but this receiver has keys"
 
 
 class Reception:

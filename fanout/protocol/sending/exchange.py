@@ -170,7 +170,7 @@ class Exchange:
                 self._replies.append(reply)
             elif self._reply_bytes > REPLIES_MAX:
                 self._reply_bytes -= pod.reply_bytes
-                pod.end(ReceiptStatus.FAILED, f"the replies have more than {REPLIES_MAX:,} bytes together")
+                pod.end(ReceiptStatus.FAILED, f"the replies have more than {REPLIES_MAX:,} bytes in total")
         self._note(pod)
         return True
 

@@ -54,8 +54,8 @@ class Pacer:
     def _allowed(self, now: float, size: int) -> int:
         if self._bandwidth is not None and self._bandwidth < 8 * size:
             raise InvalidInput(
-                f"a bandwidth of {self._bandwidth:g} bits/s is less than one datagram of {size:,} bytes "
-                f"({8 * size:,} bits) a second: raise it, or send smaller messages"
+                f"bandwidth must be at least one datagram of {size:,} bytes ({8 * size:,} bits) a second; "
+                f"got {self._bandwidth:g} bits/s: raise it, or send smaller messages"
             )
         interval = self._interval(size)
         weight = self._weight(size)

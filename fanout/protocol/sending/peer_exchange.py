@@ -124,7 +124,7 @@ class PeerExchange:
             return
         if answer.status is AnswerStatus.CONFIRMED:
             if self._message.flags & QUERY:
-                self.end(ReceiptStatus.FAILED, "it replied nothing")
+                self.end(ReceiptStatus.FAILED, "it sent no reply")
             else:
                 self.end(ReceiptStatus.CONFIRMED)
         elif answer.status is AnswerStatus.PENDING:
@@ -132,7 +132,7 @@ class PeerExchange:
                 self._window.all_arrived()
             self._is_waiting = False
             self.wake = now + MOST
-            self.reason = "it has the message, and its handler has not returned"
+            self.reason = "it has the message, but its handler has not returned"
         elif answer.status is AnswerStatus.PARTIAL:
             self._partial(answer, now)
         else:
@@ -163,7 +163,7 @@ class PeerExchange:
             if not self._is_timely(frame.attempt, now):
                 return None
             self.reply = ReplyAssembly(frame)
-            self.reason = "its reply has not arrived whole"
+            self.reason = "its reply has not arrived completely"
         if not self.reply.take(frame):
             return None
         if self.reply.is_whole:

@@ -39,7 +39,7 @@ PODS = "10.60.0.11,10.60.0.12"
         ({"descriptions": ["80/a b"]}, "no PORT/PATH"),
         ({"descriptions": [None]}, "no PORT/PATH"),
         ({"allow_source": "10.0.0.0/8"}, "are lists"),
-        ({"allow_source": ["10.0.0.1/8"]}, "no network"),
+        ({"allow_source": ["10.0.0.1/8"]}, "allowed source must be an address, or a network"),
         ({"allow_source": []}, "nobody would be served"),
         ({"family": "ipv5"}, "family"),
         ({"interface_timeout": -1}, "interface_timeout"),

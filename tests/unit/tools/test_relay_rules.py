@@ -108,7 +108,7 @@ BROKEN: list[tuple[str, str, Break, str]] = [
     ("an empty list", "Multicast", _setting(_multicast, _LISTEN, " "), "FANOUT_LISTEN names no ingress"),
     ("no group", "Multicast", _setting(_multicast, _LISTEN, "mcast://10.0.0.1:5001@eth1"), "is no multicast group"),
     ("a huge range", "Rtp", _setting(_rtp, _LISTEN, "udp://0.0.0.0:2000-9000"), "listen on 1,024 at most"),
-    ("no network", "Rtp", _setting(_rtp, "FANOUT_ALLOW_SOURCE", "camera"), "allowed source 'camera' is no network"),
+    ("no network", "Rtp", _setting(_rtp, "FANOUT_ALLOW_SOURCE", "camera"), "no bits set beyond the mask; got 'camera'"),
     ("a port in words", "Multicast", _setting(_multicast, "FANOUT_TO_PORT", "udp"), "FANOUT_TO_PORT 'udp' is no port"),
     ("a port too high", "Multicast", _setting(_multicast, "FANOUT_TO_PORT", "70000"), "cannot go to 70000"),
     ("a port nobody has", "Multicast", _setting(_multicast, "FANOUT_TO_PORT", "12001"),
