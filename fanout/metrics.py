@@ -1,7 +1,7 @@
 """Prometheus collectors for senders, receivers and relays; register them with a `CollectorRegistry` of your own.
 
-No label is made of a payload, or of an address that the operator did not give: what strangers send, and pods that
-come and go, must not make new time series.
+No label comes from a payload, or from an address that the operator did not configure: strangers' datagrams, and pods
+that come and go, must not create time series.
 """
 
 from __future__ import annotations
