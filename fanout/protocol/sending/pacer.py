@@ -6,21 +6,21 @@ from fanout import options
 from fanout.errors import InvalidInput
 
 BURST = 256
-"""Datagrams that may leave at once where they are tiny: what a default receive buffer holds of them."""
+"""Tiny datagrams that may leave at once: what a default receive buffer holds."""
 _BUFFER_SHARE = 600
-"""So many bytes of payload take as much of a receive buffer as the bookkeeping of one more datagram."""
+"""Bytes of payload that take as much of a receive buffer as the bookkeeping of one more datagram."""
 _CATCH_UP = 0.1
 _TICK = 0.001
 _LEAST_WAIT = 1e-6
 
 
 class Pacer:
-    """Lets `rate` messages a second or `bandwidth` bits of payload a second pass, the slower where both are given.
+    """Admits `rate` messages a second or `bandwidth` bits of payload a second, the slower where both are given.
 
     Never more leaves at once than a default receive buffer holds: `burst` tiny datagrams, a third as many of 1,200
-    bytes. Who comes late (a busy machine, a slow producer) makes up for at most a tenth of a second, at no more than
-    twice the speed; with a `burst` of 1 for nothing: messages keep their distance. `now` is in seconds, on a clock
-    that never goes back; `size` is that of the message to come, in bytes. Raises `InvalidInput`.
+    bytes. A late sender (a busy machine, a slow producer) catches up on at most a tenth of a second, at no more than
+    twice the speed; with a `burst` of 1 it does not catch up, and messages keep their distance. `now` is in seconds
+    on a monotonic clock; `size` is that of the next message, in bytes. Raises `InvalidInput`.
     """
 
     def __init__(self, now: float, *, rate: float | None, bandwidth: float | None, burst: int = BURST) -> None:
@@ -39,7 +39,7 @@ class Pacer:
         self._room_until = now
 
     def admit(self, now: float, size: int) -> bool:
-        """Return whether a message of `size` bytes may leave now, and count it where it may."""
+        """Return whether a message of `size` bytes may leave now; count it if so."""
         if self._room == 0 or now >= self._room_until or size > self._room_size:
             self._room = self._allowed(now, size)
             self._room_size = size
@@ -62,17 +62,17 @@ class Pacer:
         self._due = max(self._due, now - self._catch_up)
         self._tokens = min(self._burst, self._tokens + (now - self._refilled_at) * 2.0 * weight / interval)
         self._refilled_at = now
-        # What sums lose by rounding must not make the stream wait once more.
+        # Rounding errors must not make the stream wait once more.
         due = int((now - self._due) / interval + 1.000001) if now >= self._due - 1e-9 else 0
-        # A message that weighs more than the whole bucket leaves when the bucket is full.
+        # A message heavier than the whole bucket leaves when the bucket is full.
         return min(due, max(int(self._tokens / weight + 1e-6), int(self._tokens >= self._burst - 1e-6)))
 
     def slack(self, size: int) -> float:
-        """Return for how many seconds one may be late without losing pace: what is due then leaves at once."""
+        """Return how many seconds a sender may be late without losing pace: what is due then leaves at once."""
         return self._burst / self._weight(size) * self._interval(size)
 
     def wait(self, now: float, size: int) -> float:
-        """Return in how many seconds the next messages may leave: a millisecond's worth, so that sleeping pays."""
+        """Return the seconds until the next messages may leave: a millisecond's worth, so that sleeping pays."""
         interval = self._interval(size)
         weight = self._weight(size)
         together = max(1, int(min(_TICK / interval, self._burst / weight / 4)))
