@@ -1,4 +1,4 @@
-"""An errno becomes a sentence: what it means for this address, and what to change. An exception becomes one line."""
+"""Sentences for errnos: what one means for an address, and what to change. One line for an exception."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _SENDING = {
 
 
 def exception(error: BaseException) -> str:
-    """Return an exception of a user's code as one printable line: `ValueError: no such cache`. It cannot fail."""
+    """Return an exception of a user's code as one printable line: `ValueError: no such cache`. Never raises."""
     name = type(error).__name__
     try:
         text = " ".join(str(error).split())[:_LINE_MAX]
-    except BaseException:  # its own code runs here, and may raise anything
+    except BaseException:  # the exception's own code runs here, and may raise anything
         text = "it cannot be printed"
     line = f"{name}: {text}" if text else name
     return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def sending(endpoint: Endpoint, number: int) -> str:
-    """Say why a datagram to `endpoint` was refused or dropped."""
+    """Return why a datagram to `endpoint` was refused or dropped."""
     return f"{endpoint}: {_SENDING.get(number) or os.strerror(number)} ({errno.errorcode.get(number, number)})"
 
 
 def binding(endpoint: Endpoint, number: int, protocol: str = "UDP", device: str = "") -> str:
-    """Say why a socket could not listen on `endpoint`, or could not be bound to the interface `device`."""
+    """Return why a socket could not listen on `endpoint`, or be bound to the interface `device`."""
     if number == errno.EADDRINUSE:
         flag = "u" if protocol == "UDP" else "t"
         hint = f"the port is in use: find the process (ss -l{flag}np 'sport = :{endpoint.port}') or choose another"
@@ -61,7 +61,7 @@ def binding(endpoint: Endpoint, number: int, protocol: str = "UDP", device: str 
 
 
 def leaving(number: int) -> str:
-    """Say why there is no socket to send to a pod, or no way to it."""
+    """Return why there is no socket for sending to a pod, or no route to it."""
     if number in (errno.EMFILE, errno.ENFILE):
         return "too many open files: raise their limit (ulimit -n), or listen on fewer ports"
     if number == errno.EUSERS:
@@ -72,7 +72,7 @@ def leaving(number: int) -> str:
 
 
 def joining(group: str, interface: str, number: int) -> str:
-    """Say why a multicast group could not be joined on an interface."""
+    """Return why a multicast group could not be joined on an interface."""
     version = 6 if ":" in group else 4
     if number == errno.ENOBUFS and version == 4:
         hint = "the kernel allows no more groups: raise net.ipv4.igmp_max_memberships (sysctl)"
