@@ -1,4 +1,4 @@
-"""What became of a message, or of a stream of them: one `Outcome` a pod, in a `Report`. Pure."""
+"""What became of a message, or of a stream of them: one `Outcome` per pod, in a `Report`. Pure."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def _by_endpoint(counts: Counts) -> tuple[dict[Endpoint, int], dict[Endpoint, in
 
 
 class Report:
-    """What became of a message, or of a stream of them: one `Outcome` a pod.
+    """What became of a message, or of a stream of them: one `Outcome` per pod.
 
     `messages` and `size` (bytes of payload) count each message once, `age` is the age of the DNS answer in seconds,
     and `stale` says whether DNS has failed since, so that the last known pods were used.

@@ -178,7 +178,7 @@ class AsyncReceiver:
     def _readable(self, listener: Listener) -> None:
         listener.fill()
         if self._engine.queue.is_full:
-            self._unwatch()  # the iterator watches again when it has made room
+            self._unwatch()  # the iterator watches again when the queue has space
         if self._arrived is not None:
             self._arrived.set()
 

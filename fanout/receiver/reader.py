@@ -47,17 +47,17 @@ class Reader:
 
     def fill(self) -> bool:
         """Read what waits, as far as the queue has space and for some milliseconds; return whether more may wait."""
-        room = self._queue.reserve()
+        reserved = self._queue.reserve()
         more = False
-        if room.calls:
+        if reserved.calls:
             if not self._merges:
                 self._merge(True)
-            runs = receive(self.socket, *room, time.time())
-            more = len(runs) == room.calls
+            runs = receive(self.socket, *reserved, time.time())
+            more = len(runs) == reserved.calls
             if self.is_pressed:  # still, unless nothing waits and the queue has space
-                self.is_pressed = more or sum(run.messages for run in runs) >= room.messages
+                self.is_pressed = more or sum(run.messages for run in runs) >= reserved.messages
                 self._merge(not self.is_pressed)
-            self._put(runs, room)
+            self._put(runs, reserved)
         if self._queue.is_full:
             self._rest()
         return more
@@ -73,14 +73,14 @@ class Reader:
         self.is_pressed = True
         self._merge(False)
 
-    def _put(self, runs: list[Run], room: Reservation) -> None:
+    def _put(self, runs: list[Run], reserved: Reservation) -> None:
         kept = self._demux.sift(runs, self._reply_path)
         if self._is_on_all:
             if kept is not runs:
                 self._ask_destinations(True)
             elif len(runs) >= _FLOOD:
                 self._ask_destinations(False)
-        for question in self._queue.put(kept, room):
+        for question in self._queue.put(kept, reserved):
             question.release()
 
     def _ask_destinations(self, wanted: bool) -> None:
@@ -113,11 +113,11 @@ class Reader:
         self._merge(True)
         calls = _CLOSING_CALLS
         while calls > 0:
-            room = self._queue.reserve()
-            calls -= room.calls
-            runs = receive(self.socket, *room, time.time())
-            self._put(runs, room)
-            if len(runs) < room.calls:
+            reserved = self._queue.reserve()
+            calls -= reserved.calls
+            runs = receive(self.socket, *reserved, time.time())
+            self._put(runs, reserved)
+            if len(runs) < reserved.calls:
                 break
 
     def close(self) -> None:

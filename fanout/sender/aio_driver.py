@@ -59,11 +59,11 @@ class AioDriver:
             step = next(flow)
             while isinstance(step, (Sleep, WaitWritable, WaitReadable)):
                 try:
-                    has_room = await self._wait(step)
+                    is_writable = await self._wait(step)
                 except BaseException as error:
                     step = flow.throw(error)
                 else:
-                    step = flow.send(has_room)
+                    step = flow.send(is_writable)
         except StopIteration:
             return None
         return step

@@ -293,11 +293,11 @@ class BlockingDriver:
             step = next(flow)
             while isinstance(step, (Sleep, WaitWritable, WaitReadable)):
                 try:
-                    has_room = self._wait(step)
+                    is_writable = self._wait(step)
                 except BaseException as error:
                     step = flow.throw(error)
                 else:
-                    step = flow.send(has_room)
+                    step = flow.send(is_writable)
         except StopIteration:
             return None
         return step

@@ -34,19 +34,19 @@ class Pacer:
         self._due = now
         self._tokens = self._burst
         self._refilled_at = now
-        self._room = 0
-        self._room_size = 0
-        self._room_until = now
+        self._allowance = 0
+        self._allowance_size = 0
+        self._allowance_until = now
 
     def admit(self, now: float, size: int) -> bool:
         """Return whether a message of `size` bytes may leave now; count it if so."""
-        if self._room == 0 or now >= self._room_until or size > self._room_size:
-            self._room = self._allowed(now, size)
-            self._room_size = size
-            self._room_until = now + _TICK
-            if self._room == 0:
+        if self._allowance == 0 or now >= self._allowance_until or size > self._allowance_size:
+            self._allowance = self._allowed(now, size)
+            self._allowance_size = size
+            self._allowance_until = now + _TICK
+            if self._allowance == 0:
                 return False
-        self._room -= 1
+        self._allowance -= 1
         self._due += self._interval(size)
         self._tokens -= self._weight(size)
         return True
