@@ -92,7 +92,7 @@ __all__ = [
     "Status",
 ]
 
-_ROOMS = (
+_MODULES = (
     "fanout.errors",
     "fanout.model",
     "fanout.report",
@@ -118,8 +118,8 @@ if not TYPE_CHECKING:  # a type checker sees the imports above, and no other nam
 
     def __getattr__(name: str) -> object:
         if name in __all__:
-            for room in _ROOMS:
-                module = import_module(room)
+            for path in _MODULES:
+                module = import_module(path)
                 if hasattr(module, name):
                     globals()[name] = value = getattr(module, name)
                     return value

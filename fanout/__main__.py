@@ -5,7 +5,7 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run the command line; Ctrl-C while it is still being imported ends it quietly, too."""
+    """Run the command line; Ctrl-C ends it quietly even while it is being imported."""
     try:
         from fanout.cli.main import run
 

@@ -1,4 +1,4 @@
-"""Which sources are refused: those that are not allowed, and those that send too much. Pure."""
+"""Which sources are refused: those not allowed, and those that send too much. Pure."""
 
 from __future__ import annotations
 
@@ -12,38 +12,37 @@ from fanout.options import shown
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 SOURCES_MAX = 4096
-"""Sources that are remembered, those that were heard last: whoever sends may forge as many as he likes."""
+"""Sources remembered, the most recent ones: a sender can forge any number of them."""
 _BURST = 0.1  # seconds' worth of datagrams that a source may send at once
 
 
 def parse_network(text: object) -> Network:
-    """Return the network (`10.0.0.0/8`, `fd00::/8`) or the one address; raise `InvalidInput`."""
+    """Return the network (`10.0.0.0/8`, `fd00::/8`) or single address; raise `InvalidInput`."""
     try:
         if not isinstance(text, str) or "%" in text:
             raise ValueError
         network = ipaddress.ip_network(text)
     except ValueError:
         raise InvalidInput(
-            f"allowed source {shown(text)} is no network: write 10.0.0.0/8, with no bits behind the mask, or one "
-            "address"
+            "allowed source must be an address, or a network such as 10.0.0.0/8 with no bits set beyond the mask; "
+            f"got {shown(text)}"
         ) from None
     if isinstance(network, ipaddress.IPv6Network) and network[0].ipv4_mapped is not None:
-        raise InvalidInput(f"allowed source {shown(text)} is IPv4 written as IPv6: write 10.0.0.0/8")
+        raise InvalidInput(f"allowed source must be written as IPv4, such as 10.0.0.0/8; got {shown(text)}")
     return network
 
 
 class SourceRefusal(StrEnum):
-    """Why a source is refused; each reason for a drop that follows has the same name (`RelayDrop`, `SsdpDrop`)."""
+    """Why a source is refused; the drop reasons that follow have the same names (`RelayDrop`, `SsdpDrop`)."""
 
     SOURCE_NOT_ALLOWED = "source_not_allowed"
     OVER_LIMIT = "over_limit"
 
 
 class Acl:
-    """Decides whether datagrams of a source are taken; `now` is in seconds on a clock that does not go back.
+    """Decides whether datagrams of a source are accepted; `now` is in seconds on a monotonic clock.
 
-    A source is an address, whatever its ports. It may send `limit` datagrams a second, in bursts of `burst` seconds'
-    worth.
+    A source is an address, with any port. It may send `limit` datagrams a second, in bursts of `burst` seconds' worth.
     """
 
     def __init__(self, allowed: Sequence[Network], limit: float | None, burst: float = _BURST) -> None:
@@ -53,7 +52,7 @@ class Acl:
         self._sources: OrderedDict[str, _SeenSource] = OrderedDict()
 
     def refusal(self, host: str, now: float) -> SourceRefusal | None:
-        """Return why a datagram of `host` is not taken; count it where it is."""
+        """Return why a datagram from `host` is refused, or None and count it."""
         source = self._sources.get(host)
         if source is None:
             if len(self._sources) >= SOURCES_MAX:

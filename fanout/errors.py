@@ -4,13 +4,13 @@
 
     FanoutError
     ├── InvalidInput (also ValueError)   the call itself is wrong; nothing was sent
-    │   ├── InvalidService               a name, port or literal that cannot be one
-    │   ├── InvalidIngress               what a relay is to listen on, and cannot
+    │   ├── InvalidService               an invalid name, port or literal
+    │   ├── InvalidIngress               an ingress that a relay cannot listen on
     │   └── MessageTooLarge              more than a UDP datagram holds
-    ├── NoEndpoints                      DNS says: no such Service, or no ready pod
-    ├── ResolverUnavailable              DNS says nothing usable, and no earlier answer is known
+    ├── NoEndpoints                      DNS answers: no such Service, or no ready pod
+    ├── ResolverUnavailable              DNS gives no usable answer, and no earlier one is known
     ├── SocketUnavailable                the system refused a socket, a port or an address
-    ├── KeyUnavailable                   a key file that cannot be used, or no package that seals
+    ├── KeyUnavailable                   a key file cannot be used, or the sealing package is missing
     └── Closed                           used after close()
 
 A failure of one pod is never raised: it is an outcome in the `Report`.
@@ -23,7 +23,7 @@ class FanoutError(Exception):
     """Root of all errors that fanout raises; its text is one sentence for the operator."""
 
     report: Any = None
-    """The `Report` of what a stream had sent before it ended with this error; None for other calls."""
+    """The `Report` of what a stream sent before this error; None for other calls."""
 
 
 class InvalidInput(FanoutError, ValueError):
@@ -31,11 +31,11 @@ class InvalidInput(FanoutError, ValueError):
 
 
 class InvalidService(InvalidInput):
-    """A Service name, a port or a literal list of endpoints that cannot be one."""
+    """An invalid Service name, port or literal list of endpoints."""
 
 
 class InvalidIngress(InvalidInput):
-    """An ingress of a relay that cannot be one, by itself or with the others."""
+    """An ingress of a relay that is invalid, by itself or together with the others."""
 
 
 class MessageTooLarge(InvalidInput):
@@ -43,7 +43,7 @@ class MessageTooLarge(InvalidInput):
 
 
 class NoEndpoints(FanoutError):
-    """DNS answers, and names no ready pod."""
+    """DNS answers, but names no ready pod."""
 
 
 class ResolverUnavailable(FanoutError):
@@ -55,7 +55,7 @@ class SocketUnavailable(FanoutError):
 
 
 class KeyUnavailable(FanoutError):
-    """A key file cannot be read or holds no usable key, or the package that seals is not installed."""
+    """A key file cannot be read or holds no usable key, or the sealing package is not installed."""
 
 
 class Closed(FanoutError):

@@ -1,4 +1,4 @@
-"""Lets a bounded number of log lines a second through and counts the others exactly. Pure."""
+"""Allows a bounded number of log lines a second and counts the others exactly. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 class LineLimiter:
-    """A token bucket of `per_second` lines that holds one second's worth; 0 lets every line through.
+    """A token bucket of `per_second` lines that holds one second's worth; 0 allows every line.
 
-    `now` is in seconds on any clock that does not go back.
+    `now` is in seconds on any monotonic clock.
     """
 
     def __init__(self, per_second: float) -> None:
@@ -20,7 +20,7 @@ class LineLimiter:
         self._suppressed = 0
 
     def allow(self, now: float) -> bool:
-        """Return whether a line may be written; a line that may not is counted."""
+        """Return whether a line may be written; count it where it may not."""
         if self._per_second <= 0:
             return True
         if self._refilled_at is not None:
@@ -33,15 +33,15 @@ class LineLimiter:
         return False
 
     def take_suppressed(self) -> int:
-        """Return how many lines were left out since the last call."""
+        """Return how many lines were suppressed since the last call."""
         suppressed, self._suppressed = self._suppressed, 0
         return suppressed
 
 
 class LimitedLogger:
-    """Writes at most `per_second` lines by `write` (a logger's `warning`, for one); each tells how many were left out.
+    """Writes at most `per_second` lines with `write`, such as `log.warning`; each says how many were left out before.
 
-    A line's message refers to its values by name, as `logging` has it.
+    A line's message refers to its values by name, as in `logging`.
     """
 
     def __init__(self, write: Callable[..., object], per_second: float) -> None:
@@ -49,7 +49,7 @@ class LimitedLogger:
         self._limiter = LineLimiter(per_second)
 
     def __call__(self, now: float, message: str, values: Mapping[str, object], **options: Any) -> None:
-        """Write a line, if one may be written at `now`; `options` are the logger's own."""
+        """Write a line, if the limit allows one at `now`; `options` are passed to `write`."""
         if self._limiter.allow(now):
             suppressed = self._limiter.take_suppressed()
             self._write(

@@ -1,7 +1,7 @@
 """Prometheus collectors for senders, receivers and relays; register them with a `CollectorRegistry` of your own.
 
-No label is made of a payload, or of an address that the operator did not give: what strangers send, and pods that
-come and go, must not make new time series.
+No label comes from a payload, or from an address that the operator did not configure: strangers' datagrams, and pods
+that come and go, must not create time series.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class SenderCollector(Collector):
             dropped.add_metric([reason.value], stats.dropped.get(reason, 0))
         yield dropped
         yield CounterMetricFamily(
-            "fanout_confirmed", "Pods that confirmed a message or replied, each time counted.", stats.confirmed
+            "fanout_confirmed", "Pods that confirmed a message or replied, counted each time.", stats.confirmed
         )
         yield CounterMetricFamily(
-            "fanout_unconfirmed", "Pods that were asked to and did not, each time counted.", stats.unconfirmed
+            "fanout_unconfirmed", "Pods that did not confirm or reply, counted each time.", stats.unconfirmed
         )
         unexpected = CounterMetricFamily(
-            "fanout_answers_refused", "Datagrams that came back and answered nothing that was asked.", labels=["reason"]
+            "fanout_answers_refused", "Datagrams that came back but answered no pending message.", labels=["reason"]
         )
         for why, count in sorted(stats.unexpected.items()):
             unexpected.add_metric([why.value], count)
@@ -60,7 +60,7 @@ class SenderCollector(Collector):
         if stats.answer_age is not None:
             yield GaugeMetricFamily("fanout_answer_age_seconds", "Time since DNS last answered.", stats.answer_age)
         yield CounterMetricFamily(
-            "fanout_resolver_failures", "Questions that DNS did not answer usably.", stats.resolver_failures
+            "fanout_resolver_failures", "DNS queries without a usable answer.", stats.resolver_failures
         )
 
 
@@ -77,7 +77,7 @@ class ReceiverCollector(Collector):
         yield CounterMetricFamily("fanout_receiver_bytes", "Bytes of payload received.", stats.bytes)
         dropped = CounterMetricFamily(
             "fanout_receiver_dropped",
-            "Datagrams, or messages in several, that were not handed over.",
+            "Datagrams, or messages in several datagrams, that were not handed over.",
             labels=["reason"],
         )
         drops = {
@@ -89,10 +89,10 @@ class ReceiverCollector(Collector):
             dropped.add_metric([reason.value], drops.get(reason, 0))
         yield dropped
         for name, help_text, count in (
-            ("skipped", "Messages of numbered streams that had not come when a later one did.", stats.skipped),
-            ("reordered", "Those of the skipped that came all the same, late.", stats.reordered),
-            ("duplicates", "Messages of numbered streams that came again.", stats.duplicates),
-            ("confirmed", "Messages whose senders asked, and whose handler has returned.", stats.confirmed),
+            ("skipped", "Messages of numbered streams missing when a later one arrived.", stats.skipped),
+            ("reordered", "Skipped messages that arrived late.", stats.reordered),
+            ("duplicates", "Messages of numbered streams that arrived again.", stats.duplicates),
+            ("confirmed", "Messages whose handler returned, confirmed to their senders.", stats.confirmed),
             ("failed", "Messages in frames whose handler failed, or whose reply could not be sent.", stats.failed),
             ("replied", "Queries that were answered with a reply.", stats.replied),
         ):
@@ -102,7 +102,7 @@ class ReceiverCollector(Collector):
         )
         yield CounterMetricFamily("fanout_receiver_bench_probes", "Datagrams of `fanout bench`.", stats.bench_probes)
         yield GaugeMetricFamily(
-            "fanout_receiver_queue_depth", "Messages received and not handled yet.", stats.queue_depth
+            "fanout_receiver_queue_depth", "Messages received but not handled yet.", stats.queue_depth
         )
         yield GaugeMetricFamily(
             "fanout_receiver_buffer_bytes", "Receive buffer that the kernel granted.", stats.receive_buffer
@@ -120,9 +120,9 @@ class RelayCollector(Collector):
         stats = self._stats()
         labels = ["ingress", "service"]
         datagrams = CounterMetricFamily("fanout_relay_datagrams", "Datagrams that arrived.", labels=labels)
-        payload = CounterMetricFamily("fanout_relay_bytes", "Bytes of their payload.", labels=labels)
+        payload = CounterMetricFamily("fanout_relay_bytes", "Bytes of payload that arrived.", labels=labels)
         forwarded = CounterMetricFamily(
-            "fanout_relay_forwarded", "Datagrams of which copies went to every pod known then.", labels=labels
+            "fanout_relay_forwarded", "Datagrams copied to every pod known at the time.", labels=labels
         )
         dropped = CounterMetricFamily(
             "fanout_relay_dropped", "Datagrams that were not forwarded.", labels=[*labels, "reason"]
@@ -155,11 +155,11 @@ class RelayCollector(Collector):
         if stats.answer_age is not None:
             yield GaugeMetricFamily(
                 "fanout_relay_answer_age_seconds",
-                "Time since DNS last answered, of all Services the longest.",
+                "Longest time since DNS last answered, over all Services.",
                 stats.answer_age,
             )
         yield CounterMetricFamily(
-            "fanout_relay_resolver_failures", "Questions that DNS did not answer usably.", stats.resolver_failures
+            "fanout_relay_resolver_failures", "DNS queries without a usable answer.", stats.resolver_failures
         )
 
 
@@ -174,7 +174,7 @@ class SsdpCollector(Collector):
         stats = self._stats()
         http = stats.http
         yield CounterMetricFamily(
-            "fanout_ssdp_searches", "Datagrams from the LAN, but for announcements.", stats.searches
+            "fanout_ssdp_searches", "Datagrams from the LAN other than announcements.", stats.searches
         )
         yield CounterMetricFamily("fanout_ssdp_answers", "Answers sent to clients.", stats.answers)
         yield GaugeMetricFamily("fanout_ssdp_sessions", "Searches under way now.", stats.sessions)
@@ -185,13 +185,13 @@ class SsdpCollector(Collector):
             announcements.add_metric([kind], stats.announcements.get(f"ssdp:{kind}", 0))
         yield announcements
         yield GaugeMetricFamily("fanout_ssdp_devices", "Devices announced now.", len(stats.devices))
-        dropped = CounterMetricFamily("fanout_ssdp_dropped", "What came and went no further.", labels=["reason"])
+        dropped = CounterMetricFamily("fanout_ssdp_dropped", "What was received and dropped.", labels=["reason"])
         for reason in SsdpDrop:
             dropped.add_metric([reason.value], stats.dropped.get(reason, 0))
         yield dropped
         yield CounterMetricFamily(
             "fanout_ssdp_foreign_locations",
-            "LOCATIONs of other hosts than the pod, unchanged.",
+            "LOCATIONs that name another host than the pod, left unchanged.",
             stats.foreign,
         )
         requests = CounterMetricFamily(
@@ -213,13 +213,13 @@ class SsdpCollector(Collector):
         yield GaugeMetricFamily("fanout_ssdp_subscriptions", "Subscriptions to events now.", http.subscriptions)
         for name, help_text, count in (
             ("events", "Events that subscribers took.", http.events),
-            ("urls_rewritten", "URLs of pods in whose place the relay's was put.", http.rewritten),
-            ("urls_left", "URLs of pods for which there was no port, passed on unchanged.", http.left),
+            ("urls_rewritten", "URLs of pods replaced by the relay's.", http.rewritten),
+            ("urls_left", "URLs of pods passed on unchanged for want of a port.", http.left),
         ):
             yield CounterMetricFamily(f"fanout_ssdp_{name}", help_text, count)
         yield GaugeMetricFamily("fanout_ssdp_endpoints", "Pods known now.", stats.endpoints)
         if stats.answer_age is not None:
             yield GaugeMetricFamily("fanout_ssdp_answer_age_seconds", "Time since DNS last answered.", stats.answer_age)
         yield CounterMetricFamily(
-            "fanout_ssdp_resolver_failures", "Questions that DNS did not answer usably.", stats.resolver_failures
+            "fanout_ssdp_resolver_failures", "DNS queries without a usable answer.", stats.resolver_failures
         )

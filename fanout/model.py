@@ -1,4 +1,4 @@
-"""The values that travel between the floors: Service, Endpoint, Message. What became of a message is in `report`.
+"""The values that all packages share: Service, Endpoint, Message. What became of a message is in `report`.
 
 Pure: no socket, no clock. Seconds are floats, sizes are bytes.
 """
@@ -14,11 +14,11 @@ from fanout.errors import InvalidInput, InvalidService, MessageTooLarge
 
 DEFAULT_PORT = 12000
 MAX_PAYLOAD = 65_507
-"""Largest UDP payload over IPv4 (RFC 768: 65,535 less 20 of IPv4 and 8 of UDP header), in bytes."""
+"""Largest UDP payload over IPv4, in bytes: 65,535 minus 20 of IPv4 header and 8 of UDP header (RFC 768)."""
 
 
 class Family(StrEnum):
-    """Which addresses a Service is asked for: one family per pod."""
+    """Which addresses of a Service are resolved: one family per pod."""
 
     ANY = "any"
     """A records; AAAA where there is no A record."""
@@ -31,11 +31,11 @@ class Family(StrEnum):
         try:
             return cls(text)
         except ValueError:
-            raise InvalidInput(f"family {text!r} is not one of {', '.join(cls)}") from None
+            raise InvalidInput(f"family must be one of {', '.join(cls)}; got {text!r}") from None
 
 
 class Endpoint(NamedTuple):
-    """IP address (a literal in its shortest form) and UDP port of one pod; also a socket address as it is."""
+    """IP address (a literal in its shortest form) and UDP port of one pod; usable as a socket address."""
 
     host: str
     port: int
@@ -45,12 +45,12 @@ class Endpoint(NamedTuple):
 
     @property
     def is_ipv6(self) -> bool:
-        """Whether a datagram to it needs an IPv6 socket."""
+        """Whether sending to it needs an IPv6 socket."""
         return ":" in self.host
 
     @property
     def sort_key(self) -> tuple[int, int, int]:
-        """Orders by family, then by address as a number, then by port."""
+        """Order by family, then by address as a number, then by port."""
         address = ipaddress.ip_address(self.host)
         return (address.version, int(address), self.port)
 
@@ -61,7 +61,7 @@ class Endpoint(NamedTuple):
         if text.startswith("["):
             host, bracket, rest = text[1:].partition("]")
             if not bracket or (rest and not rest.startswith(":")):
-                raise InvalidService(f"endpoint {text!r} is not [IPv6 address]:port")
+                raise InvalidService(f"endpoint must be [IPv6 address]:port, such as [fd00::1]:12000; got {text!r}")
             port_text = rest[1:] if rest else None
         elif text.count(":") == 1:
             host, _, port_text = text.partition(":")
@@ -71,12 +71,13 @@ class Endpoint(NamedTuple):
             address = unmapped(ipaddress.ip_address(host))
         except ValueError:
             raise InvalidService(
-                f"endpoint {text!r} has no IP address: write 10.0.0.7, 10.0.0.7:12000 or [fd00::1]:12000"
+                "endpoint must be an IP address with an optional port, such as 10.0.0.7, 10.0.0.7:12000 or "
+                f"[fd00::1]:12000; got {text!r}"
             ) from None
         if "%" in host:
-            raise InvalidService(f"endpoint {text!r}: no pod has a link-local address with a zone")
+            raise InvalidService(f"endpoint must not be a link-local address with a zone: no pod has one; got {text!r}")
         if address.is_unspecified:
-            raise InvalidService(f"endpoint {text!r}: the unspecified address is no pod's")
+            raise InvalidService(f"endpoint must not be the unspecified address, which no pod has; got {text!r}")
         port = default_port if port_text is None else parse_port(port_text)
         return cls(str(address), port)
 
@@ -84,7 +85,7 @@ class Endpoint(NamedTuple):
 def unmapped(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Return the IPv4 address inside an IPv4-mapped IPv6 one (RFC 4291, 2.5.5.2), others as they are."""
+    """Return the IPv4 address in an IPv4-mapped IPv6 one (RFC 4291, 2.5.5.2), others unchanged."""
     mapped = getattr(address, "ipv4_mapped", None)
     return mapped if mapped is not None else address
 
@@ -95,30 +96,30 @@ def parse_port(text: str | int) -> int:
         text = int(text)
     if isinstance(text, int) and not isinstance(text, bool) and 1 <= text <= 65_535:
         return text
-    raise InvalidService(f"port {text!r} is not a number from 1 to 65535")
+    raise InvalidService(f"port must be a number from 1 to 65535; got {text!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the user asked for: a DNS name or a literal list, and the port as a number or as a Service port's name."""
+    """What to send to: a DNS name or a literal list, and a port, as a number or a Service port's name."""
 
     name: str
     port: int | str = DEFAULT_PORT
     family: Family = Family.ANY
     literals: tuple[Endpoint, ...] | None = field(init=False, repr=False, compare=False)
-    """The endpoints, where `name` is a literal list of them: no DNS is needed then."""
+    """The endpoints where `name` is a literal list, which needs no DNS; None otherwise."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
-            raise InvalidService(f"the Service name {self.name!r} is empty or no text")
+            raise InvalidService(f"Service name must be a string that is not empty; got {self.name!r}")
         if not isinstance(self.port, str):
             parse_port(self.port)
         elif self.port.isascii() and self.port.isdigit():
             object.__setattr__(self, "port", parse_port(self.port))
         elif not is_port_name(self.port):
             raise InvalidService(
-                f"port {self.port!r} is neither a number from 1 to 65535 nor a port name "
-                "(at most 15 of a-z, 0-9 and '-', with a letter)"
+                "port must be a number from 1 to 65535 or a port name (at most 15 of a-z, 0-9 and '-', with a letter); "
+                f"got {self.port!r}"
             )
         object.__setattr__(self, "literals", parse_literals(self.name, self.port))
 
@@ -127,7 +128,7 @@ class Service:
 
 
 def is_port_name(text: str) -> bool:
-    """Whether Kubernetes takes `text` as a port's name (IANA_SVC_NAME, RFC 6335, 5.1)."""
+    """Whether Kubernetes accepts `text` as a port name (IANA_SVC_NAME, RFC 6335, 5.1)."""
     return (
         0 < len(text) <= 15
         and text.isascii()
@@ -143,8 +144,8 @@ def is_port_name(text: str) -> bool:
 def parse_literals(text: str, default_port: int | str = DEFAULT_PORT) -> tuple[Endpoint, ...] | None:
     """Return the endpoints of a literal list, or None where `text` is a DNS name.
 
-    A list holds a comma, or is one address: `10.0.0.7,10.0.0.8:13000,[fd00::1]:12000`. Order is kept,
-    duplicates are left out. Raises `InvalidService` for a list that has a wrong entry.
+    A list contains a comma, or is one address: `10.0.0.7,10.0.0.8:13000,[fd00::1]:12000`. Order is kept,
+    duplicates are dropped. Raises `InvalidService` for a list with an invalid entry.
     """
     looks_literal = "," in text or text.startswith("[") or text.count(":") > 1
     if not looks_literal:
@@ -152,15 +153,15 @@ def parse_literals(text: str, default_port: int | str = DEFAULT_PORT) -> tuple[E
         looks_literal = bool(host) and all(character.isdigit() or character == "." for character in host)
     if not looks_literal:
         if ":" in text:
-            raise InvalidService(f"Service {text!r} has a ':'; give the port by itself (-p, port=)")
+            raise InvalidService(f"Service name must not contain ':': give the port apart (-p, port=); got {text!r}")
         return None
     if not isinstance(default_port, int):
         if not default_port.isdigit():
-            raise InvalidService(f"a literal list of endpoints needs a port number, not {default_port!r}")
+            raise InvalidService(f"port must be a number for a literal list of endpoints; got {default_port!r}")
         default_port = parse_port(default_port)
     entries = [entry for entry in text.split(",") if entry.strip()]
     if not entries:
-        raise InvalidService(f"the list of endpoints {text!r} is empty")
+        raise InvalidService(f"list of endpoints must not be empty; got {text!r}")
     return tuple(dict.fromkeys(Endpoint.parse(entry, default_port) for entry in entries))
 
 
@@ -171,7 +172,7 @@ def check_payload(payload: object) -> bytes:
     elif isinstance(payload, (bytearray, memoryview)):
         data = bytes(payload)
     else:
-        raise InvalidInput(f"a payload is bytes, not {type(payload).__name__}: encode it first")
+        raise InvalidInput(f"payload must be bytes: encode it first; got {type(payload).__name__}")
     if len(data) > MAX_PAYLOAD:
         raise MessageTooLarge(
             f"the message has {len(data):,} bytes; a UDP datagram carries at most {MAX_PAYLOAD:,}: send it in parts"
@@ -181,67 +182,67 @@ def check_payload(payload: object) -> bytes:
 
 @dataclass(slots=True)
 class Message:
-    """One received message: a datagram as it came, or what came in frames."""
+    """One received message: a plain datagram, or the content of frames."""
 
     payload: bytes
     source: Endpoint
     received_at: float
-    """Seconds since the epoch, when fanout took it, or the last part of it, from the kernel."""
+    """When fanout read it, or its last part, from the kernel, in seconds since the epoch."""
 
     @property
     def gap(self) -> int:
-        """Of a numbered stream: how many messages are missing directly before this one; -1 for a late one.
+        """How many messages of a numbered stream are missing directly before this one; -1 for a late one.
 
-        The sum over a stream is what is lost of it, the receiver's queue included. 0 for all other messages.
+        The sum over a stream is its loss, the receiver's queue included. 0 for all other messages.
         """
         return 0
 
     @property
     def question(self) -> Question | None:
-        """What settles a message whose sender may ask what became of it; None for all other messages."""
+        """What settles a message whose sender may ask for its result; None for all other messages."""
         return None
 
     @property
     def wants_reply(self) -> bool:
-        """Whether it is a query that was not answered yet."""
+        """Whether it is a query that has not been answered."""
         question = self.question
         return question is not None and question.wants_reply
 
     def reply(self, payload: bytes) -> None:
-        """Answer a query, at once; raise `InvalidInput` for a message that asks for no reply, or no more."""
+        """Answer a query at once; raise `InvalidInput` for a message that is not a query or was answered before."""
         question = self.question
         if question is None:
-            raise InvalidInput("the message asks for no reply: it is no query")
+            raise InvalidInput("cannot reply: the message is not a query")
         question.reply(payload)
 
 
 class Question(Protocol):
-    """What is behind a message whose sender may ask what became of it."""
+    """The state of a message whose sender may ask for its result."""
 
     @property
     def wants_reply(self) -> bool:
-        """Whether it is a query that was not answered yet."""
+        """Whether it is a query that has not been answered."""
 
     @property
     def problem(self) -> str:
-        """Why its reply was not sent; empty where it was, or there is none."""
+        """Why its reply was not sent; empty where it was sent or there is none."""
 
     def reply(self, payload: bytes) -> None:
         """Answer it."""
 
     def confirm(self) -> None:
-        """Say that it was handled, or of a query that nobody replied to it; nothing where it is settled."""
+        """Report it as handled, or a query as failed for want of a reply; does nothing where it is settled."""
 
     def fail(self, reason: str) -> None:
-        """Say that its handler failed; nothing where it is settled."""
+        """Report that its handler failed; does nothing where it is settled."""
 
     def release(self) -> None:
-        """Say that nobody will get it: where it comes again, it is taken again."""
+        """Report that it will not be handed over: accept it again where it is sent again."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class FramedMessage(Message):
-    """A message that came in frames, and has a gap before it or may be asked for."""
+    """A message that came in frames and has a gap before it or a `question`."""
 
     gap: int = 0
     question: Question | None = None

@@ -1,4 +1,4 @@
-"""What the options of senders, receivers and relays must be: one rule for each kind, whoever takes it. Pure."""
+"""Validation of the options of senders, receivers and relays: one rule for each kind. Pure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 
 from fanout.errors import InvalidInput
 
-_SHOWN_MAX = 120  # characters of what is refused; what is right is shorter
-_INTERFACE_MAX = 15  # bytes: IFNAMSIZ less the zero (include/uapi/linux/if.h)
+_SHOWN_MAX = 120  # characters of a refused value; valid ones are shorter
+_INTERFACE_MAX = 15  # bytes: IFNAMSIZ without the final NUL (include/uapi/linux/if.h)
 
 
 def whole_number(name: str, value: object, *, least: int, most: int | None = None, unit: str = "") -> int:
-    """Return a whole number within its bounds; raise `InvalidInput`. A bool is none."""
+    """Return a whole number within its bounds; raise `InvalidInput`, for a bool too."""
     if isinstance(value, int) and not isinstance(value, bool) and least <= value and (most is None or value <= most):
         return value
     bounds = f"of at least {least:,}" if most is None else f"from {least:,} to {most:,}"
@@ -22,9 +22,9 @@ def whole_number(name: str, value: object, *, least: int, most: int | None = Non
 def positive_number(
     name: str, value: object, *, most: float = sys.float_info.max, unit: str = "", allow_zero: bool = False
 ) -> float:
-    """Return a number above 0, or from 0 on, up to `most`; raise `InvalidInput`. A bool is none.
+    """Return a number above 0 (or from 0, with `allow_zero`) up to `most`; raise `InvalidInput`, for a bool too.
 
-    Infinity is refused, unless it is the most.
+    Infinity is refused, unless `most` is infinite.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         is_enough = value >= 0 if allow_zero else value > 0
@@ -36,7 +36,7 @@ def positive_number(
 
 
 def key_path(value: object) -> str | None:
-    """Return the path of a key file, if one is given; raise `InvalidInput` for what is no path."""
+    """Return the path of a key file, or None where none is given; raise `InvalidInput`."""
     if value is None:
         return None
     path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
@@ -46,30 +46,30 @@ def key_path(value: object) -> str | None:
 
 
 def cluster_label(value: object, key_file: object) -> str:
-    """Return the label that sealed messages carry; raise `InvalidInput` for what is none, or where there is no key.
+    """Return the cluster label of sealed messages; raise `InvalidInput`, also for a label without a key file.
 
-    A label that came in as bytes of no UTF-8, from the environment for one, is those bytes (PEP 383).
+    A label that is not UTF-8, from the environment for instance, keeps its bytes (PEP 383).
     """
     try:
         if not isinstance(value, str):
             raise TypeError
         value.encode("utf-8", "surrogateescape")
     except (TypeError, UnicodeEncodeError):
-        raise InvalidInput(f"cluster must be text, the label that senders have, too; got {value!r}") from None
+        raise InvalidInput(f"cluster must be a string, the same as that of the senders; got {value!r}") from None
     if value and key_file is None:
-        raise InvalidInput(f"cluster is a label of sealed messages: give a key_file as well; got {value!r} alone")
+        raise InvalidInput(f"cluster needs a key_file, for only sealed messages carry it; got {value!r} alone")
     return value
 
 
 def is_interface_name(text: str) -> bool:
-    """Whether an interface may have that name (net/core/dev.c, dev_valid_name); `ip link` writes eth1 as eth1@if7."""
+    """Whether an interface can have that name (net/core/dev.c, dev_valid_name); `ip link` shows eth1 as eth1@if7."""
     is_name = text.isprintable() and text not in ("", ".", "..") and not any(c in "/:@" or c.isspace() for c in text)
     return is_name and len(text.encode()) <= _INTERFACE_MAX
 
 
 def shown(value: object) -> str:
-    """Return what is refused as a sentence has it, however long it is."""
+    """Return a refused value for an error message, shortened where it is long."""
     if isinstance(value, str):
         return repr(value if len(value) <= _SHOWN_MAX else f"{value[:_SHOWN_MAX]}...")
     is_short = isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= 64)
-    return repr(value) if is_short else f"of type {type(value).__name__}"
+    return repr(value) if is_short else f"a value of type {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""What became of a message, or of a stream of them: one `Outcome` a pod, in a `Report`. Pure."""
+"""What became of a message, or of a stream of them: one `Outcome` per pod, in a `Report`. Pure."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fanout.model import Endpoint
 
 
 class Status(StrEnum):
-    """What became of a message's copy to one pod."""
+    """What became of one pod's copy of a message."""
 
     SENT = "sent"
-    """The kernel took it; says nothing of delivery."""
+    """The kernel took it; says nothing about delivery."""
     REFUSED = "refused"
     """ICMP said that it was not delivered."""
     DROPPED = "dropped"
@@ -34,7 +34,7 @@ class DropReason(StrEnum):
 
     @classmethod
     def of(cls, number: int) -> DropReason:
-        """Return the reason that an errno stands for."""
+        """Return the reason for an errno."""
         return _REASONS.get(number, cls.OTHER)
 
 
@@ -55,12 +55,12 @@ _REASONS = {
 
 
 class Fault(NamedTuple):
-    """One errno for one pod: from the send itself, or heard from ICMP afterwards."""
+    """One errno for one pod: from the send itself, or from ICMP afterwards."""
 
     endpoint: Endpoint
     errno: int
     message: int = 0
-    """Of a copy that was not taken: which message of its batch."""
+    """Index in its batch of the message whose copy was not taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +69,24 @@ class Outcome:
 
     endpoint: Endpoint
     sent: int = 0
-    """Datagrams that the kernel took. A queue behind it may drop parts of a run of segments (GSO) without a word."""
+    """Datagrams that the kernel took. A queue behind it may silently drop parts of a GSO run."""
     refused: int = 0
-    """ICMP errors heard from or about this pod; may concern an earlier message (see `Sender.send`)."""
+    """ICMP errors received for this pod; may concern an earlier message (see `Sender.send`)."""
     dropped: int = 0
     """Datagrams that the kernel did not take."""
     errno: int = 0
-    """Of the last refusal or drop; 0 where there was none."""
+    """Errno of the last refusal or drop; 0 where there was none."""
 
     @property
     def status(self) -> Status:
-        """Return the worst that happened to this pod's copies."""
+        """The worst that happened to this pod's copies."""
         if self.dropped:
             return Status.DROPPED
         return Status.REFUSED if self.refused else Status.SENT
 
     @property
     def reason(self) -> DropReason | None:
-        """Why copies were dropped; None where none was."""
+        """Why copies were dropped; None where none were."""
         return DropReason.of(self.errno) if self.dropped else None
 
 
@@ -114,7 +114,7 @@ class Tally:
     def attempted(
         self, endpoints: tuple[Endpoint, ...], size: int, messages: int = 1, datagrams: int | None = None
     ) -> None:
-        """Count messages, of `size` bytes in all, that were attempted to each of `endpoints` in so many datagrams."""
+        """Count messages of `size` bytes in total, attempted to each of `endpoints` in `datagrams` datagrams."""
         self.messages += messages
         self.size += size
         count = messages if datagrams is None else datagrams
@@ -122,7 +122,7 @@ class Tally:
             count += self.runs.pop()[1]
         self.runs.append((endpoints, count))
         if len(self.runs) > self._fold_at:
-            # A long stream sees the pods change often: keep counts, not each set that there was.
+            # The pods change often during a long stream: keep counts, not every set of pods.
             self.runs = [((endpoint,), count) for endpoint, count in _attempts(self.runs).items()]
             self._fold_at = len(self.runs) + _RUNS_MAX
 
@@ -159,10 +159,10 @@ def _by_endpoint(counts: Counts) -> tuple[dict[Endpoint, int], dict[Endpoint, in
 
 
 class Report:
-    """What became of a message, or of a stream of them: one `Outcome` a pod.
+    """What became of a message, or of a stream of them: one `Outcome` per pod.
 
-    `messages` and `size` (bytes of payload, each message counted once) tell what was sent, `age` how old the answer
-    of DNS was (seconds), `stale` whether DNS has failed since, so that the last known pods were used.
+    `messages` and `size` (bytes of payload) count each message once, `age` is the age of the DNS answer in seconds,
+    and `stale` says whether DNS has failed since, so that the last known pods were used.
     """
 
     __slots__ = ("_drops", "_outcomes", "_refusals", "_runs", "age", "messages", "size", "stale")
@@ -193,7 +193,7 @@ class Report:
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
-        """One a pod, in the order in which they were first attempted; with those that joined or left meanwhile."""
+        """One per pod, in the order first attempted, including pods that joined or left meanwhile."""
         if self._outcomes is None:
             self._outcomes = self._count()
         return self._outcomes
@@ -222,17 +222,17 @@ class Report:
 
     @property
     def sent(self) -> tuple[Outcome, ...]:
-        """The pods whose every copy the kernel took, and of which ICMP said nothing."""
+        """The pods whose every copy the kernel took, without an ICMP error."""
         return self._having(Status.SENT)
 
     @property
     def refused(self) -> tuple[Outcome, ...]:
-        """The pods of which ICMP said that a copy was not delivered."""
+        """The pods for which ICMP reported a copy as not delivered."""
         return self._having(Status.REFUSED)
 
     @property
     def dropped(self) -> tuple[Outcome, ...]:
-        """The pods for which the kernel did not take a copy."""
+        """The pods for which the kernel refused a copy."""
         return self._having(Status.DROPPED)
 
     @property

@@ -1,4 +1,4 @@
-"""Parts for tests of programs that use fanout: a scripted resolver and a transport in memory.
+"""Test doubles for programs that use fanout: a scripted resolver and an in-memory transport.
 
 ::
 
@@ -24,22 +24,22 @@ from fanout.report import Fault
 
 
 class ScriptedResolver:
-    """Answers by a script, one entry a question; the last entry answers all further ones.
+    """Answers from a script, one entry per query; the last entry answers all further ones.
 
-    An entry is a literal list (`"10.0.0.1,10.0.0.2:13000"`; `""` for no endpoints), an `DnsAnswer`, or an exception
-    to raise. `dns_ttl` (seconds) goes with the literal lists. `asked` counts the questions.
+    An entry is a literal list (`"10.0.0.1,10.0.0.2:13000"`; `""` for no endpoints), a `DnsAnswer`, or an exception
+    to raise. `dns_ttl` (seconds) applies to the literal lists. `asked` counts the queries.
     """
 
     def __init__(self, *script: str | DnsAnswer | Exception, dns_ttl: float | None = 5.0) -> None:
         if not script:
-            raise ValueError("a script has at least one entry")
+            raise ValueError("script must have at least one entry; got none")
         self.asked = 0
         self._script = deque(script)
         self._dns_ttl = dns_ttl
         self._lock = threading.Lock()
 
     def resolve(self) -> DnsAnswer:
-        """Give the next answer of the script."""
+        """Return the next answer of the script."""
         with self._lock:
             self.asked += 1
             entry = self._script[0] if len(self._script) == 1 else self._script.popleft()
@@ -51,12 +51,11 @@ class ScriptedResolver:
 
 
 class MemoryTransport:
-    """Keeps what is sent. The same contract as the sockets (`fanout.net.transport.Transport`).
+    """Records what is sent, with the contract of the sockets (`fanout.net.transport.Transport`).
 
-    `faults` gives the errno with which the copies for an endpoint are dropped, `refusals` the one that ICMP tells
-    of it after each copy. `room` scripts a socket that is full: how many copies each call takes, one entry a call;
-    once the script has ended, every call takes all. `pods` is called with each copy and returns what that pod sends
-    back.
+    `faults` is the errno with which copies to an endpoint are dropped, `refusals` the one that ICMP reports after
+    each copy. `room` scripts a full socket: how many copies each call takes, one entry per call; calls after the last
+    entry take all. `pods` is called with each copy and returns what that pod sends back.
     """
 
     def __init__(
@@ -131,7 +130,7 @@ class MemoryTransport:
         return [self._heard.popleft() for _ in range(len(self._heard))]
 
     def answer(self, datagram: bytes, source: Endpoint) -> None:
-        """Let a datagram come back, as from `source`."""
+        """Queue a datagram to be received as if from `source`."""
         self._check_open()
         with self._lock:
             self._answers.append((datagram, source))
@@ -153,11 +152,11 @@ class MemoryTransport:
 
     @cached_property
     def _bell(self) -> tuple[socket.socket, socket.socket]:
-        """Holds a byte for each datagram that waits."""
+        """Holds one byte for each datagram that waits."""
         return socket.socketpair()
 
     def fileno(self, endpoint: Endpoint) -> int | None:
-        """See `Transport`: memory never has to be waited for."""
+        """See `Transport`: never necessary in memory."""
         self._check_open()
         return None
 

@@ -1,3 +1,3 @@
-"""The version of fanout, also of the package (pyproject.toml reads it here)."""
+"""The version of fanout and of its package (pyproject.toml reads it here)."""
 
 __version__ = "0.1.0"

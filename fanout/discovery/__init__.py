@@ -1,1 +1,1 @@
-"""Which pods a Service has: what DNS answered, and what is believed of it."""
+"""Which pods a Service has: DNS answers, and what is accepted of them."""

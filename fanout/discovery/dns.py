@@ -1,9 +1,9 @@
-"""Ask DNS which pods a headless Service has: the only place that asks.
+"""Resolves the pods of a headless Service; the only module that queries DNS.
 
-Rules from the Kubernetes DNS specification (kubernetes/dns, docs/specification.md): an A or AAAA record a ready
-pod under the Service's name, an SRV record a ready pod under `_port._udp.` and the Service's name, NXDOMAIN where
+Rules from the Kubernetes DNS specification (kubernetes/dns, docs/specification.md): an A or AAAA record per ready
+pod under the Service's name, an SRV record per ready pod under `_port._udp.` and the Service's name, NXDOMAIN where
 no pod is ready. EDNS 1232 is the size that passes every path (DNS flag day 2020) and OpenShift's cap; a larger
-answer is truncated and asked for again over TCP (RFC 7766), which dnspython does by itself.
+answer is truncated and queried again over TCP (RFC 7766), which dnspython does by itself.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _TRUNCATED = "truncated"
 
 
 class DnsResolver:
-    """Resolves one Service. `resolve` blocks for at most `lifetime` seconds a question, twice that in all.
+    """Resolves one Service. `resolve` blocks for at most `lifetime` seconds per query, twice that in total.
 
-    `nameserver` is `HOST[:PORT]`, an IP address, in the place of those of resolv.conf; `search` and `ndots`
-    likewise. Loopback addresses in answers are refused unless `allow_loopback`. Raises `InvalidService`.
+    `nameserver`, an IP address as `HOST[:PORT]`, replaces those of resolv.conf; likewise `search` and `ndots`.
+    Loopback addresses in answers are refused unless `allow_loopback`. Raises `InvalidService`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class DnsResolver:
         self._prefix = None if isinstance(port, int) else dns.name.from_text(f"_{port}._udp", origin=None)
         self._name = _parse_name(service.name, None, self._prefix or dns.name.empty)
         if self._name in (dns.name.root, dns.name.empty):
-            raise InvalidService(f"{service.name!r} cannot be a Service's name")
+            raise InvalidService(f"Service name must be a DNS name other than the root; got {service.name!r}")
         self._service = service
         self._lifetime = lifetime
         self._allow_loopback = allow_loopback
@@ -66,7 +66,7 @@ class DnsResolver:
         self._ndots = ndots
 
     def resolve(self) -> DnsAnswer:
-        """Ask for the Service's pods, now; raise `ResolverUnavailable` where no usable answer comes."""
+        """Query the Service's pods now; raise `ResolverUnavailable` without a usable answer."""
         resolution = _Resolution(*self._configured(), self._lifetime)
         candidates: list[tuple[str, int]]
         port = self._service.port
@@ -81,7 +81,7 @@ class DnsResolver:
         records = resolution.ask(prefix.concatenate(self._name), "SRV")
         if not records:
             return []
-        # A Service's port has one number on all pods but where a named targetPort differs: one A question will do.
+        # A Service's port has one number on all pods unless a named targetPort differs: one A query is enough.
         ports = {record.port for record in records}
         if len(ports) == 1:
             owner = dns.name.Name(resolution.owner.labels[len(prefix.labels) :])
@@ -103,7 +103,7 @@ class DnsResolver:
         return addresses
 
     def _configured(self) -> tuple[dns.resolver.Resolver, list[tuple[str, int]]]:
-        """Read resolv.conf anew, so that a changed one is followed, and apply what was asked for instead."""
+        """Read resolv.conf anew, so that changes are followed, and apply the options that override it."""
         resolver = dns.resolver.Resolver(configure=False)
         trouble = "names no nameserver"
         if self._servers is None or self._search is None:
@@ -115,15 +115,15 @@ class DnsResolver:
                 trouble = f"cannot be used ({_said(error)})"
         servers = self._servers or [(str(server), resolver.port) for server in resolver.nameservers]
         if not servers:
-            raise ResolverUnavailable(f"resolv.conf {trouble}: name a nameserver with --nameserver (nameserver=)")
+            raise ResolverUnavailable(f"resolv.conf {trouble}: give a nameserver with --nameserver (nameserver=)")
         if self._search is not None:
             resolver.search = list(self._search)
-            # Without a search list dnspython takes the domain of the host's name for one.
+            # Without a search list dnspython uses the domain of the host's name.
             resolver.domain = dns.name.root
         if self._ndots is not None:
             resolver.ndots = self._ndots
         if self._prefix is not None:
-            # The labels of a port leave the way in which the Service's name is expanded as it is.
+            # The labels of a port must not change how the Service's name is expanded.
             resolver.ndots = (1 if resolver.ndots is None else resolver.ndots) + len(self._prefix.labels)
         resolver.use_edns(0, 0, 1232)
         resolver.timeout = self._lifetime / 2
@@ -131,7 +131,7 @@ class DnsResolver:
 
 
 class _Resolution:
-    """The questions of one `resolve`: asks, and keeps what was seen on the way."""
+    """The queries of one `resolve`, and what their answers brought along."""
 
     def __init__(self, resolver: dns.resolver.Resolver, servers: Sequence[tuple[str, int]], lifetime: float) -> None:
         self.lookups: list[Lookup] = []
@@ -146,11 +146,11 @@ class _Resolution:
 
     @property
     def answered_name(self) -> str:
-        """The name of the last answer that had records, after the search list."""
+        """The name, after the search list, of the last answer with records."""
         return "" if self.owner == dns.name.root else self.owner.to_text()
 
     def ask(self, name: dns.name.Name, record: str) -> list[Any]:
-        """Return the records; none where there is no such name (`no_such_name`) or it has none of this type."""
+        """Return the records; empty where there is no such name (`no_such_name`) or none of this type."""
         self.no_such_name = False
         first = len(self.lookups)
         lifetime = max(0.01, min(self._lifetime, self._deadline - time.monotonic()))
@@ -163,8 +163,8 @@ class _Resolution:
             lookups = self.lookups[first:]
             asked = list(dict.fromkeys(lookup.name for lookup in lookups))
             if _is_short(name) and asked[1:] and asked[-1] == f"{name}.":
-                # No domain of the search list has it. That no answer came for the bare name, which in a cluster
-                # only the outside could give, says nothing of the Service.
+                # No domain of the search list has it. A missing answer for the bare name, which in a cluster only
+                # an outside server could give, says nothing about the Service.
                 self.no_such_name = True
                 return []
             raise ResolverUnavailable(self._failure(name, record, error, lookups)) from error
@@ -179,7 +179,7 @@ class _Resolution:
         return list(answer.rrset)
 
     def additional(self, name: dns.name.Name, family: Family) -> list[str]:
-        """Return the addresses of `name` that an earlier answer brought along (RFC 2782, page 5)."""
+        """Return the addresses of `name` from the additional section of an earlier answer (RFC 2782, page 5)."""
         first, second = self._additional.get((name, "A"), []), self._additional.get((name, "AAAA"), [])
         if family is Family.ANY:
             return first or second
@@ -209,7 +209,7 @@ class _Resolution:
 
 
 class _UntilDeadline(socket.socket):
-    """Receives nothing after `deadline`: dnspython looks at the clock only where there is nothing to read."""
+    """Receives nothing after `deadline`: dnspython checks the time only where there is nothing to read."""
 
     deadline = 0.0
 
@@ -220,7 +220,7 @@ class _UntilDeadline(socket.socket):
 
 
 class _ObservedNameserver(dns.nameserver.Do53Nameserver):
-    """A nameserver on port 53 that notes what it was asked and how that ended."""
+    """A nameserver that records its queries and their results."""
 
     def __init__(self, address: str, port: int, lookups: list[Lookup]) -> None:
         super().__init__(address, port)
@@ -279,27 +279,27 @@ def _result(request: dns.message.QueryMessage, response: dns.message.Message) ->
 
 
 def _is_short(name: dns.name.Name) -> bool:
-    """Whether `name` is one label, but for those of a named port: always in need of the search list."""
+    """Whether `name` is one label, apart from those of a named port: it always needs the search list."""
     return not name.is_absolute() and sum(not label.startswith(b"_") for label in name.labels) == 1
 
 
 def _said(error: Exception) -> str:
-    """Return an error's text on one line: some of dnspython's have several."""
+    """Return an error's text on one line: some of dnspython's have several lines."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def _parse_name(text: str, origin: dns.name.Name | None, prefix: dns.name.Name = dns.name.empty) -> dns.name.Name:
-    """Return `text` as a name that leaves room for `prefix`; raise `InvalidService`."""
+    """Return `text` as a name short enough for `prefix`; raise `InvalidService`."""
     try:
         name = dns.name.from_text(text, origin)
         prefix.concatenate(name)
     except (dns.exception.DNSException, UnicodeError) as error:
-        raise InvalidService(f"{text!r} cannot be a DNS name: {_said(error)}") from None
+        raise InvalidService(f"name must be a DNS name; got {text!r}: {_said(error)}") from None
     return name
 
 
 def parse_nameserver(text: str) -> tuple[str, int]:
-    """Parse `HOST[:PORT]`, an IP address and a port that is 53 unless given; raise `InvalidService`."""
+    """Parse `HOST[:PORT]`, an IP address and a port (default 53); raise `InvalidService`."""
     host, port = text, "53"
     if text.startswith("["):
         host, _, rest = text[1:].partition("]")
@@ -311,5 +311,6 @@ def parse_nameserver(text: str) -> tuple[str, int]:
         return str(ipaddress.ip_address(host)), parse_port(port)
     except ValueError:
         raise InvalidService(
-            f"nameserver {text!r} is not an IP address with an optional port, such as 10.96.0.10 or [fd00::a]:5353"
+            "nameserver must be an IP address with an optional port, such as 10.96.0.10 or [fd00::a]:5353; "
+            f"got {text!r}"
         ) from None

@@ -1,7 +1,7 @@
-"""Keeps a Service's pods up to date in the background: one thread for `Sender` and `AsyncSender` alike.
+"""Keeps a Service's pods up to date in a background thread, for both `Sender` and `AsyncSender`.
 
-DNS is asked in a thread of its own also under asyncio: parsing 4,000 records takes a third of a second, which
-would be a pause of the event loop.
+DNS has its own thread under asyncio, too: parsing 4,000 records takes a third of a second, which would block the
+event loop.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ log = logging.getLogger("fanout")
 
 
 class Resolver(Protocol):
-    """Tells which pods a Service has: `DnsResolver`, `StaticResolver`, or a test's own."""
+    """Resolves the pods of a Service: `DnsResolver`, `StaticResolver`, or a test's own."""
 
     def resolve(self) -> DnsAnswer:
-        """Ask now, and block until there is an answer; raise `ResolverUnavailable` where none is usable."""
+        """Query now, and block until there is an answer; raise `ResolverUnavailable` without a usable one."""
         ...
 
 
@@ -39,10 +39,10 @@ def resolver_for(
     ndots: int | None = None,
     allow_loopback: bool = False,
 ) -> Resolver:
-    """Return what tells the pods of `service`: its literal list, or DNS. Raises `InvalidService`."""
+    """Return the resolver of `service`: its literal list, or DNS. Raises `InvalidService`."""
     if service.literals is not None:
         return StaticResolver(service.literals)
-    # dnspython takes longer to import than everything else together: only when it is needed.
+    # dnspython takes longer to import than everything else together: imported only when needed.
     from fanout.discovery.dns import DnsResolver
 
     return DnsResolver(service, nameserver=nameserver, search=search, ndots=ndots, allow_loopback=allow_loopback)
@@ -50,30 +50,30 @@ def resolver_for(
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a Service's pods at one moment; a snapshot that never changes."""
+    """The known pods of a Service at one moment; an immutable snapshot."""
 
     endpoints: tuple[Endpoint, ...] = ()
     answered_at: float | None = None
     """On the clock of `time.monotonic`; None where DNS has never answered."""
     failure: str | None = None
-    """Why the last question failed; None where it was answered."""
+    """Why the last query failed; None where it was answered."""
     failures: int = 0
-    """Failed questions so far."""
+    """Failed queries so far."""
     settled: bool = False
-    """Whether an answer has been believed; a first empty one is believed after its confirmation."""
+    """Whether an answer has been accepted; a first empty one is accepted after its confirmation."""
     refused: frozenset[Refusal] = frozenset()
-    """Addresses of the last answer that are not sent to."""
+    """Refused addresses of the last answer."""
 
     def age(self, now: float) -> float | None:
-        """Seconds since DNS last answered; None where it never has."""
+        """Return the seconds since DNS last answered; None where it never has."""
         return None if self.answered_at is None else max(0.0, now - self.answered_at)
 
 
 class Refresher:
     """Resolves in a thread and publishes `known`; logs each pod that joined or left, once.
 
-    Reading `known` never blocks. `stop` returns at once: a question that is under way ends by itself within the
-    resolver's lifetime.
+    Reading `known` never blocks. `stop` returns at once: a query in progress ends by itself within the resolver's
+    lifetime.
     """
 
     def __init__(self, resolver: Resolver, name: str) -> None:
@@ -87,23 +87,23 @@ class Refresher:
 
     @property
     def waiting(self) -> str | None:
-        """That DNS has not answered yet, and why, as one sentence; None once it has."""
+        """A sentence saying that DNS has not answered yet, and why; None once it has."""
         known = self.known
         if known.answered_at is not None:
             return None
         return f"Service {self._name!r} is not resolved yet" + (f": {known.failure}" if known.failure else "")
 
     def start(self) -> None:
-        """Start to resolve; at most once."""
+        """Start resolving; call it at most once."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop to resolve."""
+        """Stop resolving."""
         self._stopped.set()
         self._decided.set()
 
     def endpoints(self) -> Known:
-        """Return what is known, with at least one endpoint; wait only for the very first result.
+        """Return the known pods, at least one; wait only for the first result.
 
         Raises `NoEndpoints` or `ResolverUnavailable`.
         """
@@ -131,7 +131,7 @@ class Refresher:
         try:
             answer = self._resolver.resolve()
         except Exception as error:
-            # A resolver's bug must not end the refreshing: the last known pods are kept, and it is said.
+            # A resolver's bug must not end the refreshing: keep the last known pods, and log it.
             reason = str(error) if isinstance(error, FanoutError) else f"{type(error).__name__}: {error}"
             now = time.monotonic()
             self._set.failed(reason, now, random.random())
@@ -158,7 +158,7 @@ class Refresher:
     def _say_failure(self, previous: str | None, reason: str, now: float) -> None:
         age = self.known.age(now)
         if age is None:
-            # Whoever sends is told by an exception.
+            # The sender raises an exception.
             log.info("resolver_failed: %(reason)s", {"reason": reason, "service": self._name})
             return
         log.log(

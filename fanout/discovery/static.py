@@ -1,4 +1,4 @@
-"""A literal list of endpoints in the place of a Service name: needs no DNS."""
+"""A literal list of endpoints instead of a Service name: needs no DNS."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fanout.model import Endpoint
 
 
 class StaticResolver:
-    """Answers with the same endpoints, for ever."""
+    """Always answers with the same endpoints."""
 
     def __init__(self, endpoints: tuple[Endpoint, ...]) -> None:
         self._answer = DnsAnswer(endpoints)

@@ -1,1 +1,1 @@
-"""What `fanout bench` measures: a run, its probes, and what they add up to."""
+"""What `fanout bench` measures: a run, its probes, and its result."""

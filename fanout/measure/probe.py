@@ -1,4 +1,4 @@
-"""The side of `fanout bench` that listens: pings, requests, and what the pods answer."""
+"""Sends the pings and requests of `fanout bench`, and receives the pods' answers."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from fanout.protocol.probe import Observed, ProbeKind
 PINGS_MIN = 100
 PINGS_PER_SECOND = 5.0
 PINGS_MAX = 2000
-"""Pings to a pod: a second in a long run, and in all from the least to the most."""
+"""Pings per pod: the minimum, a second in a long run, and the maximum."""
 PING_RATE = 2000.0
-"""Pings a second to all pods together, at most."""
+"""Maximum pings a second to all pods together."""
 REQUEST_RATE = 200.0
-"""Requests for interim reports a second to all pods together, at most."""
+"""Maximum requests for interim reports a second to all pods together."""
 PATIENCE = (0.05, 0.05, 0.1, 0.1, 0.2, 0.2, 0.2, 0.3, 0.4, 0.4)
-"""Seconds to wait for reports after each request, 2 s in all."""
+"""Seconds to wait for reports after each request, 2 s in total."""
 _CHUNK = 64
 """Requests sent at once: their answers fit into a default receive buffer."""
 _LAG = 0.05
-"""Seconds of pings that are made up for after a pause; the others are left out."""
+"""Maximum seconds of pings to catch up on after a pause; the others are skipped."""
 _READ_MAX = 2048
-# include/uapi/asm-generic/socket.h: when the kernel got it, so that a busy interpreter does not count as latency.
+# include/uapi/asm-generic/socket.h: the kernel's receive time, so that a busy interpreter does not add latency.
 _SO_TIMESTAMPNS = 35
 _TIMESPEC = struct.Struct("@ll")
 
 
 class PodProbe:
-    """What has been heard of one pod."""
+    """What has been received from one pod."""
 
     __slots__ = ("answered_at", "endpoint", "observed", "pings", "report_token", "round_trips")
 
@@ -54,17 +54,17 @@ class PodProbe:
 
 
 class Prober:
-    """Pings the pods and asks them for reports, from a socket of its own a family.
+    """Pings the pods and requests reports, from one socket per address family.
 
-    Only what a pod of the list answers to what it was asked, with the run's number, is believed; everything else
-    is counted in `ignored`. Nothing blocks for longer than it was told to.
+    Only answers of a listed pod to what it was asked, with the run's number, are accepted; everything else is counted
+    in `ignored`. Nothing blocks for longer than its arguments say.
     """
 
     def __init__(self, endpoints: Sequence[Endpoint], run: int) -> None:
         self.pods = {endpoint: PodProbe(endpoint) for endpoint in endpoints}
         self.ignored = 0
         self.stranger: Endpoint | None = None
-        """One that sent something without having been asked."""
+        """An endpoint outside the list that sent something."""
         self._run = run
         self._token = 0
         self._pings: dict[int, tuple[Endpoint, float]] = {}
@@ -76,7 +76,7 @@ class Prober:
         self._sockets: dict[bool, socket.socket] = {}
         self._poll = select.poll()
         for is_ipv6 in {endpoint.is_ipv6 for endpoint in endpoints}:
-            # Where a family is missing, the stream's own report says so, pod by pod.
+            # Where a family is missing, the stream's own report says so for each pod.
             with contextlib.suppress(OSError):
                 self._open(is_ipv6)
 
@@ -90,18 +90,18 @@ class Prober:
         self._poll.register(opened, select.POLLIN)
 
     def ping_for(self, seconds: float) -> None:
-        """Send pings from now on, spread over so many seconds."""
+        """Send pings from now on, spread over `seconds`."""
         count = min(PINGS_MAX, max(PINGS_MIN, round(PINGS_PER_SECOND * seconds)))
         self._pings_left = count * len(self.pods)
         self._ping_gap = 1.0 / min(PING_RATE, self._pings_left / seconds)
         self._ping_due = time.monotonic()
 
     def stop_pings(self) -> None:
-        """Send no more pings; those under way are still waited for."""
+        """Send no more pings; still accept the answers to earlier ones."""
         self._ping_gap = 0.0
 
     def step(self, seconds: float, *, interim: bool = False) -> None:
-        """Send what is due and take what comes, for so long; with `interim`, ask for reports in turn."""
+        """Send what is due and receive answers for `seconds`; with `interim`, request reports in turn."""
         deadline = time.monotonic() + seconds
         while True:
             now = time.monotonic()
@@ -111,14 +111,14 @@ class Prober:
             wait = deadline - now
             if self._ping_gap and self._pings_left:
                 wait = min(wait, self._ping_due - now)
-            # Rounded up: poll() counts in milliseconds, and must not turn without a pause.
+            # Rounded up: poll() counts in milliseconds, and must not spin.
             for descriptor, _ in self._poll.poll(max(0, int(wait * 1000) + 1)):
                 self._take(descriptor)
             if time.monotonic() >= deadline:
                 return
 
     def ask(self, endpoints: Iterable[Endpoint], patience: Sequence[float] = PATIENCE) -> list[Endpoint]:
-        """Ask for a report, again after each wait of `patience`, until all have answered; return who has not."""
+        """Request reports, again after each wait of `patience`, until all have answered; return those that have not."""
         since = self._token
         missing = list(endpoints)
         for wait in patience:
@@ -148,7 +148,7 @@ class Prober:
             endpoint = endpoints[self._turn % len(endpoints)]
             self._turn += 1
             self._pings_left -= 1
-            # Not evenly: pings in step with the stream would always meet the same moment of it (RFC 2330, 11.1).
+            # Not evenly: pings in step with the stream would always sample the same phase of it (RFC 2330, 11.1).
             self._ping_due += self._ping_gap * random.uniform(0.5, 1.5)
             token = self._next_token()
             datagram = probe.ping(self._run, token)
@@ -176,7 +176,7 @@ class Prober:
         return self._token
 
     def _send(self, datagram: bytes, endpoint: Endpoint) -> bool:
-        """Send where the socket has room and the kernel a way: what is missing shows as silence."""
+        """Send unless the socket is full or there is no route; what is missing shows as silence."""
         sender = self._sockets.get(endpoint.is_ipv6)
         if sender is None:
             return False
@@ -214,7 +214,7 @@ class Prober:
                 if observed is not None:
                     del self._requests[frame.number]
                     pod.answered_at = arrived
-                    # Not an older one that was overtaken.
+                    # Not an older report that was overtaken.
                     if frame.number > pod.report_token:
                         pod.report_token, pod.observed = frame.number, observed
                     return
@@ -222,16 +222,16 @@ class Prober:
 
 
 def draw_run() -> int:
-    """Return a number for a run, which only those that are probed will know."""
+    """Return a random number for a run, known only to the probed pods."""
     return secrets.randbits(64)
 
 
 def _waited(ancillary: list[tuple[int, int, bytes]]) -> float:
-    """Return for how many seconds the kernel has held a datagram, 0 where it does not tell."""
+    """Return how many seconds the kernel held a datagram, 0 where it does not report it."""
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS) and len(data) == _TIMESPEC.size:
             seconds, nanoseconds = _TIMESPEC.unpack(data)
-            # Both on the clock that may be set; a jump between the two would be a wait of seconds.
+            # Both on the wall clock; a jump between the two would look like a wait of seconds.
             waited = time.time() - (seconds + nanoseconds / 1e9)
             return waited if 0 < waited < 1 else 0.0
     return 0.0

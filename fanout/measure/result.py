@@ -1,4 +1,4 @@
-"""What `fanout bench` has measured: one `PodResult` a pod, and all of them together. No socket, no clock."""
+"""What `fanout bench` has measured: one `PodResult` per pod, and all of them together. No socket, no clock."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
 class PodStatus(StrEnum):
-    """Whether a pod's figures can be had."""
+    """Whether a pod's figures are available."""
 
     MEASURED = "measured"
     SILENT = "silent"
     """It did not report."""
     IMPLAUSIBLE = "implausible"
-    """It claims what cannot be: more than was sent, for instance."""
+    """It reported something impossible, such as more than was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +32,25 @@ class PodResult:
     attempted: int
     """Messages of the run."""
     size: int
-    """Bytes of payload in each."""
+    """Bytes of payload in each message."""
     dropped: int = 0
     """Copies that this host's kernel did not take."""
     refused: int = 0
-    """ICMP errors heard."""
+    """ICMP errors received."""
     errno: int = 0
-    """Of the last drop or refusal; 0 where there was none."""
+    """Errno of the last drop or refusal; 0 where there was none."""
     observed: Observed | None = None
     """The pod's own report; None where there was none."""
     round_trips: tuple[float, ...] = ()
     """Seconds, in ascending order."""
     pings: int = 0
-    """Sent; those without an answer are missing among `round_trips`."""
+    """Pings sent; those without an answer have no entry in `round_trips`."""
     last_answer: float | None = None
-    """Seconds into the run when it last answered anything; None where it never did."""
+    """When it last answered anything, in seconds into the run; None where it never did."""
 
     @property
     def status(self) -> PodStatus:
-        """Whether the figures can be had and believed."""
+        """Whether the figures are available and plausible."""
         if self.observed is None:
             return PodStatus.SILENT
         return PodStatus.MEASURED if is_plausible(self.observed, self.attempted, self.size) else PodStatus.IMPLAUSIBLE
@@ -62,24 +62,24 @@ class PodResult:
 
     @property
     def seen(self) -> Observed:
-        """What the pod reported where that can be believed, zeros elsewhere."""
+        """The pod's report where it is plausible, zeros otherwise."""
         return self.observed if self.observed is not None and self.status is PodStatus.MEASURED else Observed()
 
     @property
     def lost(self) -> int:
-        """Messages of which no copy was counted by the pod."""
+        """Messages that the pod did not count."""
         return self.attempted - self.seen.unique
 
     @property
     def loss(self) -> float | None:
-        """Per cent of the messages; None where it is not known."""
+        """Loss in per cent of the messages; None where unknown."""
         if self.status is not PodStatus.MEASURED:
             return None
         return 100.0 * self.lost / self.attempted if self.attempted else 0.0
 
     @property
     def rate(self) -> float | None:
-        """Datagrams a second that came, between the first and the last; None where fewer than two came."""
+        """Datagrams received a second, between the first and the last; None for fewer than two."""
         if self.seen.received < 2 or not self.seen.nanoseconds:
             return None
         return (self.seen.received - 1) / (self.seen.nanoseconds / 1e9)
@@ -91,7 +91,7 @@ class PodResult:
         return self.round_trips[max(1, math.ceil(fraction * len(self.round_trips))) - 1]
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything; seconds, bytes, per cent. What is not known is null."""
+        """Return all figures in seconds, bytes and per cent; unknown ones are null."""
         seen = self.seen._asdict() if self.status is PodStatus.MEASURED else dict.fromkeys(Observed._fields)
         known = self.status is PodStatus.MEASURED
         return {
@@ -122,13 +122,13 @@ class PodResult:
 
 
 def is_plausible(observed: Observed, attempted: int, size: int) -> bool:
-    """Whether a report can be of a run of so many messages of `size` bytes: counts agree, and nothing is invented."""
+    """Whether a report fits a run of `attempted` messages of `size` bytes: its counts agree, and none is too high."""
     return (
         observed.expected <= attempted
         and observed.unique <= observed.expected
         # The highest number is never reordered.
         and observed.reordered <= max(0, observed.unique - 1)
-        # One batch may have one timestamp; a hundred datagrams in each nanosecond between two of them cannot be.
+        # One batch may have one timestamp; a hundred datagrams per nanosecond between two of them are impossible.
         and (not observed.nanoseconds or observed.received <= 100 * observed.nanoseconds)
         and observed.received == observed.unique + observed.duplicates + observed.stale
         and observed.bytes == observed.received * size
@@ -137,7 +137,7 @@ def is_plausible(observed: Observed, attempted: int, size: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """What a run came to."""
+    """The result of a run."""
 
     pods: tuple[PodResult, ...]
     messages: int
@@ -146,13 +146,13 @@ class BenchResult:
     """Seconds that sending took."""
     interrupted: bool = False
     ignored: int = 0
-    """Replies that were not believed: strangers, garbage, other runs."""
+    """Replies that were ignored: from strangers, garbage, other runs."""
     stranger: Endpoint | None = None
-    """One that replied without having been asked."""
+    """An endpoint outside the list that replied."""
 
     @property
     def rate(self) -> float:
-        """Messages a second that were sent to each pod."""
+        """Messages sent a second to each pod."""
         return self.messages / self.elapsed if self.elapsed > 0 else 0.0
 
     def having(self, status: PodStatus) -> tuple[PodResult, ...]:
@@ -166,7 +166,7 @@ class BenchResult:
 
     @property
     def loss(self) -> float | None:
-        """Per cent of the copies for the pods that were measured; None where none was."""
+        """Loss in per cent of the copies to the measured pods; None where none was measured."""
         measured = self.having(PodStatus.MEASURED)
         if not measured:
             return None
@@ -174,7 +174,7 @@ class BenchResult:
 
     @property
     def worst(self) -> PodResult | None:
-        """The measured pod that lost most; None where none was measured."""
+        """The measured pod with the most loss; None where none was measured."""
         return max(self.having(PodStatus.MEASURED), key=lambda pod: pod.lost, default=None)
 
     def round_trips(self) -> PodResult:
@@ -210,10 +210,10 @@ class BenchResult:
 
 
 def rounded(value: float | None, digits: int) -> float | None:
-    """Return `value` with so many digits behind the point; None stays None."""
+    """Return `value` rounded to `digits` decimals; None stays None."""
     return None if value is None else round(value, digits)
 
 
 def worst_first(pods: Sequence[PodResult]) -> list[PodResult]:
-    """Return the pods so that those to look at come first; equals stay in order."""
+    """Return the pods, those with problems first; the sort is stable."""
     return sorted(pods, key=lambda pod: (pod.loss is not None, -(pod.loss or 0.0), -(pod.round_trip(0.99) or 0.0)))

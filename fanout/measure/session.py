@@ -1,4 +1,4 @@
-"""A run of `fanout bench`: the stream in a thread, the probes beside it, and what both came to."""
+"""A run of `fanout bench`: the stream in a thread, the probes beside it, and the result of both."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fanout.report import Report
 from fanout.sender.sync import Sender
 
 _LOOK = 0.02
-"""Seconds between two looks at whether the stream has ended."""
+"""Seconds between two checks whether the stream has ended."""
 _SETTLE = 0.2
-"""Seconds for the last datagrams and pongs to arrive, and for ICMP errors."""
+"""Seconds to wait for the last datagrams, pongs and ICMP errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +28,15 @@ class Plan:
     rate: float
     """Messages a second."""
     size: int
-    """Bytes of payload in each."""
+    """Bytes of payload in each message."""
     seconds: float
-    """How long it takes, or may take where `count` is given."""
+    """Duration, or expected duration where `count` is given."""
     count: int | None = None
-    """Messages; None for as many as `seconds` hold."""
+    """Number of messages; None for as many as fit into `seconds`."""
 
 
 class Bench:
-    """Sends one numbered stream to `endpoints` and gathers what each of them saw of it.
+    """Sends one numbered stream to `endpoints` and gathers what each of them received.
 
     `interrupt` ends the stream early; what was measured until then is the result.
     """
@@ -56,17 +56,17 @@ class Bench:
         self._prober = Prober(endpoints, self._run)
 
     def greet(self) -> int:
-        """Ask every pod for a report before the run; return how many answered.
+        """Request a report from every pod before the run; return how many answered.
 
-        It begins the run on each of them, so that what their sockets dropped before does not count.
+        This begins the run on each of them, so that earlier drops of their sockets do not count.
         """
         self._prober.ask(self._endpoints, PATIENCE[:-3])
         return sum(pod.observed is not None for pod in self._prober.pods.values())
 
     def run(self, look: Callable[[Bench], None] | None = None) -> BenchResult:
-        """Send the stream, ping meanwhile, and ask each pod what it saw; raise what the sender raises.
+        """Send the stream, ping meanwhile, and request each pod's report; raise what the sender raises.
 
-        `look` is called some times a second, and may ask for the `result` so far.
+        `look` is called several times a second, and may call `result` for the figures so far.
         """
         prober = self._prober
         stream = threading.Thread(target=self._stream, name="fanout-bench", daemon=True)
@@ -83,26 +83,26 @@ class Bench:
         prober.stop_pings()
         prober.step(_SETTLE)
         for endpoint in prober.ask(self._endpoints):
-            # What it said in between is not what it came to.
+            # An interim report is not the final one.
             prober.pods[endpoint].observed = None
         return self.result()
 
     def interrupt(self) -> None:
-        """End the stream; the second time, end without a result."""
+        """End the stream; the second time, raise `KeyboardInterrupt`."""
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
         self._stopped.set()
 
     def result(self) -> BenchResult:
-        """Return what is known by now."""
+        """Return the result so far."""
         done = self._report is not None
         messages = self._report.messages if self._report is not None else self.sent
         outcomes = {} if self._report is None else {each.endpoint: each for each in self._report.outcomes}
         pods = []
         for endpoint, heard in self._prober.pods.items():
             outcome = outcomes.get(endpoint)
-            # While the stream goes on, what is under way is not lost: the pod knows what it should have by now.
+            # During the stream, what is in flight is not lost: count up to the highest number that the pod has seen.
             seen = heard.observed
             pods.append(
                 PodResult(
@@ -136,7 +136,7 @@ class Bench:
 
     def _stream(self) -> None:
         try:
-            # The pods of the beginning to the end: one that joins in the middle would count as lossy.
+            # The same pods throughout: one that joins in the middle would count as lossy.
             with Sender(self._service, resolver=StaticResolver(self._endpoints)) as sender:
                 self._report = sender.send_many(
                     self._payloads(), rate=self.plan.rate, stop=self._stopped, settle=_SETTLE
@@ -158,10 +158,10 @@ class Bench:
 
 
 def planned(rate: float, size: int, seconds: float, count: int | None) -> Plan:
-    """Return the plan of a run of `count` messages, or of as many as come in `seconds`."""
+    """Return the plan of a run of `count` messages, or of as many as fit into `seconds`."""
     return Plan(rate, size, seconds if count is None else max(count / rate, 0.001), count)
 
 
 def silent(endpoints: Sequence[Endpoint], size: int) -> BenchResult:
-    """Return the result of a run that was not begun: nobody would have counted it."""
+    """Return the result of a run that was not started, because no pod would have counted it."""
     return BenchResult(tuple(PodResult(endpoint, 0, size) for endpoint in endpoints), 0, size, 0.0)

@@ -1,1 +1,1 @@
-"""Sockets: how datagrams leave and arrive, and what the kernel says about them."""
+"""Sockets: how datagrams leave and arrive, and what the kernel reports about them."""

@@ -1,4 +1,4 @@
-"""Sockets that listen: how they are bound, how much they hold, what they dropped, and whether they merge datagrams."""
+"""Listening sockets: how they are bound, their buffers, their drops, and whether they merge datagrams."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fanout.net import errno_text, sockaddr
 log = logging.getLogger("fanout")
 
 RECEIVE_BUFFER = 4 * 1024 * 1024
-"""Bytes that are asked for, where nobody asks for another size."""
+"""Default bytes of receive buffer to request."""
 
 _SO_MEMINFO = 55  # include/uapi/asm-generic/socket.h: nine counters of the socket, no privilege needed
 _MEMINFO = struct.Struct("=9I")
@@ -26,24 +26,24 @@ UDP_GRO = 104  # include/uapi/linux/udp.h, Linux 5.0
 _INT_MAX = 2**31 - 1
 _SO_ATTACH_FILTER = 26  # include/uapi/asm-generic/socket.h
 _DROP_ALL = struct.pack("=HBBI", 0x06, 0, 0, 0)  # struct sock_filter: return 0 bytes of each packet
-_FILTER_PROGRAM = struct.Struct("@HP")  # struct sock_fprog: how many of those, and where
+_FILTER_PROGRAM = struct.Struct("@HP")  # struct sock_fprog: their number and address
 _DISCARD_PORT = 9
 
 
 def listen(host: str | None, port: int, *, shared: bool = False, device: str = "") -> socket.socket:
     """Return a non-blocking UDP socket on `host`, or on all addresses of both families; port 0 is a free one.
 
-    Where it is `shared`, other sockets of the same user that are shared too may have the same port (SO_REUSEPORT,
-    man 7 socket). With a `device` it gets only what comes by that interface (SO_BINDTODEVICE). Raises
-    `InvalidService` for an address that is none, `SocketUnavailable` where the system refuses.
+    With `shared`, other shared sockets of the same user may have the same port (SO_REUSEPORT, man 7 socket). With a
+    `device` it receives only from that interface (SO_BINDTODEVICE). Raises `InvalidService` for an invalid address,
+    `SocketUnavailable` where the system refuses.
     """
     if port != 0:
         parse_port(port)
     try:
-        # Not of a number, nor of bytes: ip_address() takes them for addresses, too.
+        # Only of a string: ip_address() accepts numbers and bytes, too.
         address = None if host is None else ipaddress.ip_address(host if isinstance(host, str) else "")
     except ValueError:
-        raise InvalidService(f"host {host!r} is not an IP address to listen on") from None
+        raise InvalidService(f"host must be an IP address to listen on; got {host!r}") from None
     if address is None:
         try:
             return _bind(socket.AF_INET6, Endpoint("::", port), shared, device, both_families=True)
@@ -84,11 +84,11 @@ def is_on_all_addresses(listening: socket.socket) -> bool:
 
 
 def deafen(listening: socket.socket) -> None:
-    """Let the socket keep what it has and get nothing more; its port stays taken, and senders are told (ICMP).
+    """Let the socket keep what it holds and receive nothing more; its port stays taken, and senders get ICMP errors.
 
-    A connected socket gets datagrams of its peer alone (man 7 udp), so it is connected to a peer that never sends: this
-    host itself. Where it cannot be, bound to an interface for instance, a filter drops what comes (man 7 socket,
-    SO_ATTACH_FILTER), which counts as `drops`. Without this, what comes between the last look and the close would be
+    A connected socket receives only from its peer (man 7 udp), so it is connected to a peer that never sends: this
+    host itself. Where it cannot be, bound to an interface for instance, a filter drops what arrives (man 7 socket,
+    SO_ATTACH_FILTER), which counts as `drops`. Without this, what arrives between the last read and the close would be
     lost uncounted.
     """
     host = listening.getsockname()[0].partition("%")[0]
@@ -104,11 +104,11 @@ def deafen(listening: socket.socket) -> None:
 
 
 def drop_all(opened: socket.socket) -> None:
-    """Let the kernel drop whatever comes to the socket, by a filter (man 7 socket, SO_ATTACH_FILTER).
+    """Let the kernel drop all that arrives at the socket, by a filter (man 7 socket, SO_ATTACH_FILTER).
 
-    What ICMP tells of it comes all the same.
+    ICMP errors are still received.
     """
-    import ctypes  # takes a while, and few need it
+    import ctypes  # slow to import, and seldom needed
 
     program = ctypes.create_string_buffer(_DROP_ALL, len(_DROP_ALL))
     with contextlib.suppress(OSError):
@@ -117,10 +117,10 @@ def drop_all(opened: socket.socket) -> None:
 
 
 def merge(listening: socket.socket, wanted: bool) -> bool:
-    """Let the kernel hand over runs of datagrams as one buffer (UDP_GRO), or not; return whether it does now.
+    """Let the kernel deliver runs of datagrams as one buffer (UDP_GRO), or not; return whether it does now.
 
     False where the system has no UDP_GRO. What was merged before must be read while merging is on: otherwise the
-    size of the segments is not told.
+    kernel does not report the segment size.
     """
     if sys.platform != "linux":
         return False
@@ -132,7 +132,7 @@ def merge(listening: socket.socket, wanted: bool) -> bool:
 
 
 def drops(listening: socket.socket) -> int:
-    """Return how often the kernel dropped because the buffer was full (0 where it does not tell); raise OSError.
+    """Return how often the kernel dropped for a full buffer (0 where it does not report it); raise OSError.
 
     A merged buffer (UDP_GRO) counts as one drop, however many datagrams it holds (net/ipv4/udp.c,
     __udp_enqueue_schedule_skb); a socket that does not merge counts each datagram.
@@ -141,7 +141,7 @@ def drops(listening: socket.socket) -> int:
 
 
 def held(listening: socket.socket) -> int:
-    """Return how much of its buffer what waits there takes (0 where the kernel does not tell); raise OSError."""
+    """Return the bytes of buffer in use (0 where the kernel does not report it); raise OSError."""
     return _counter(listening, _MEMINFO_HELD)
 
 
@@ -152,13 +152,13 @@ def _counter(listening: socket.socket, number: int) -> int:
 
 
 def set_buffer(listening: socket.socket, size: int) -> None:
-    """Let the kernel add to what the socket holds as long as it is no more than so many bytes."""
+    """Set the receive buffer to `size` bytes, as far as the system allows."""
     with contextlib.suppress(OSError):
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, min(size, _INT_MAX))
 
 
 def grow_buffer(listening: socket.socket, wanted: int) -> int:
-    """Ask for `wanted` bytes of receive buffer; return what was granted, and warn where that is less."""
+    """Request `wanted` bytes of receive buffer; return what was granted, and warn where that is less."""
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, min(wanted, _INT_MAX))
     granted = listening.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
     if sys.platform == "linux":

@@ -1,4 +1,4 @@
-"""An errno becomes a sentence: what it means for this address, and what to change. An exception becomes one line."""
+"""Sentences for errnos: what one means for an address, and what to change. One line for an exception."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LINE_MAX = 500
 
 _SENDING = {
     errno.ECONNREFUSED: "nothing listens on that port there: is the receiver ready, and is the port right?",
-    errno.EHOSTUNREACH: "no way to that host: has the pod or its node gone, or does a policy reject it?",
+    errno.EHOSTUNREACH: "the host is unreachable: is the pod or its node gone, or does a policy reject it?",
     errno.ENETUNREACH: "no route to that network: does this machine have that address family?",
     errno.ENETDOWN: "the network interface is down",
     errno.EPERM: "a firewall rule on this host forbids it",
@@ -20,30 +20,30 @@ _SENDING = {
     errno.ENOBUFS: "the interface's queue is full: send more slowly (--rate)",
     errno.ENOMEM: "the kernel has no memory for it: send more slowly (--rate)",
     errno.EAGAIN: "the socket stayed full: is the interface stuck? raise net.core.wmem_max",
-    errno.EINVAL: "the kernel takes no such address",
+    errno.EINVAL: "the kernel does not accept that address",
     errno.EAFNOSUPPORT: "this machine has no such address family: try --family",
     errno.EADDRNOTAVAIL: "no source address for it: does this machine have that address family?",
 }
 
 
 def exception(error: BaseException) -> str:
-    """Return an exception of a user's code as one printable line: `ValueError: no such cache`. It cannot fail."""
+    """Return an exception of a user's code as one printable line: `ValueError: no such cache`. Never raises."""
     name = type(error).__name__
     try:
         text = " ".join(str(error).split())[:_LINE_MAX]
-    except BaseException:  # its own code runs here, and may raise anything
+    except BaseException:  # the exception's own code runs here, and may raise anything
         text = "it cannot be printed"
     line = f"{name}: {text}" if text else name
     return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def sending(endpoint: Endpoint, number: int) -> str:
-    """Say why a datagram to `endpoint` was refused or dropped."""
+    """Return why a datagram to `endpoint` was refused or dropped."""
     return f"{endpoint}: {_SENDING.get(number) or os.strerror(number)} ({errno.errorcode.get(number, number)})"
 
 
 def binding(endpoint: Endpoint, number: int, protocol: str = "UDP", device: str = "") -> str:
-    """Say why a socket could not listen on `endpoint`, or could not be bound to the interface `device`."""
+    """Return why a socket could not listen on `endpoint`, or be bound to the interface `device`."""
     if number == errno.EADDRINUSE:
         flag = "u" if protocol == "UDP" else "t"
         hint = f"the port is in use: find the process (ss -l{flag}np 'sport = :{endpoint.port}') or choose another"
@@ -54,28 +54,28 @@ def binding(endpoint: Endpoint, number: int, protocol: str = "UDP", device: str 
     elif number == errno.EADDRNOTAVAIL:
         hint = "no interface of this machine has that address (ip address)"
     elif number in (errno.EMFILE, errno.ENFILE):
-        hint = "this process may have no more sockets: raise its limit of open files (ulimit -n)"
+        hint = "this process has as many open files as it may: raise its limit (ulimit -n)"
     else:
         hint = os.strerror(number)
     return f"cannot listen on {protocol} {endpoint}: {hint}"
 
 
 def leaving(number: int) -> str:
-    """Say why there is no socket to send to a pod, or no way to it."""
+    """Return why there is no socket for sending to a pod, or no route to it."""
     if number in (errno.EMFILE, errno.ENFILE):
-        return "no more sockets: raise the limit of open files (ulimit -n), or listen on fewer ports"
+        return "too many open files: raise their limit (ulimit -n), or listen on fewer ports"
     if number == errno.EUSERS:
-        return "ports times pods are more sockets than a relay opens: listen on fewer ports, or share them among relays"
+        return "too many sockets, one for each port and pod: listen on fewer ports, or split them among relays"
     if number == errno.EAGAIN:
         return "no free port to send from: raise net.ipv4.ip_local_port_range (sysctl), or listen on fewer ports"
     return _SENDING.get(number) or os.strerror(number)
 
 
 def joining(group: str, interface: str, number: int) -> str:
-    """Say why a multicast group could not be joined on an interface."""
+    """Return why a multicast group could not be joined on an interface."""
     version = 6 if ":" in group else 4
     if number == errno.ENOBUFS and version == 4:
-        hint = "the kernel takes no more groups: raise net.ipv4.igmp_max_memberships (sysctl)"
+        hint = "the kernel allows no more groups: raise net.ipv4.igmp_max_memberships (sysctl)"
     elif number in (errno.EADDRNOTAVAIL, errno.EINVAL, errno.EAFNOSUPPORT):
         hint = f"does it have IPv{version} (ip address show {interface})?"
     else:

@@ -1,4 +1,4 @@
-"""The error queue of a socket that sends: who was refused, as ICMP told (IP_RECVERR, man 7 ip)."""
+"""The error queue of a sending socket: ICMP errors and the endpoints they concern (IP_RECVERR, man 7 ip)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,13 @@ _READS = 8192
 
 
 def fill(sender: socket.socket, is_ipv6: bool) -> None:
-    """Let the kernel keep ICMP errors for `read`; the next send on the socket fails with each, whoever it is to."""
+    """Let the kernel queue ICMP errors for `read`; each also fails the socket's next send, to any destination."""
     if _IS_THERE:
         sender.setsockopt(*(_IPV6_ERRORS if is_ipv6 else _IPV4_ERRORS), 1)
 
 
 def read(sender: socket.socket, most: int = _READS) -> list[Fault]:
-    """Return the ICMP errors that have come, each by the endpoint that it concerns.
-
-    At most so many: a peer may answer with a flood of them.
-    """
+    """Return the queued ICMP errors with the endpoints they concern, at most N: a peer may send a flood."""
     faults: list[Fault] = []
     if not _IS_THERE:
         return faults
@@ -39,6 +36,6 @@ def read(sender: socket.socket, most: int = _READS) -> list[Fault]:
         for level, kind, data in ancillary:
             if (level, kind) in (_IPV4_ERRORS, _IPV6_ERRORS) and len(data) >= _SOCK_EXTENDED_ERR.size:
                 number, origin, *_ = _SOCK_EXTENDED_ERR.unpack_from(data)
-                if origin != _LOCAL:  # of the very send that failed: its errno says the same
+                if origin != _LOCAL:  # of the failed send itself, whose errno says the same
                     faults.append(Fault(Endpoint(address[0], address[1]), number))
     return faults

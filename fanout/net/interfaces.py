@@ -1,4 +1,4 @@
-"""The network interfaces of this host: which there are, their addresses, and when that changes."""
+"""The network interfaces of this host, their addresses, and changes of both."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import ifaddr
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _SIOCGIFFLAGS, _SIOCGIFINDEX = 0x8913, 0x8933  # include/uapi/linux/sockios.h
-_FLAGS = struct.Struct("16sH22x")  # struct ifreq, as each of the requests has it
+_FLAGS = struct.Struct("16sH22x")  # struct ifreq, as each request uses it
 _INDEX = struct.Struct("16si20x")
 _MREQN = struct.Struct("=4s4si")  # struct ip_mreqn (man 7 ip)
 _NAME_MAX = 15
@@ -28,14 +28,14 @@ _ANY_PORT = 9
 
 @cache
 def _asking() -> socket.socket:
-    """The socket that interfaces are asked of by: one for all, which is there when there are no more to be had."""
+    """The one socket for interface requests, kept open so that they work even without free descriptors."""
     opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     atexit.register(opened.close)
     return opened
 
 
 def index(name: str) -> int | None:
-    """Return the number of that interface; None where there is none of that name. Raises OSError."""
+    """Return the interface's index; None where there is no such interface. Raises OSError."""
     if not 0 < len(name.encode()) <= _NAME_MAX:
         return None
     try:
@@ -49,7 +49,7 @@ def index(name: str) -> int | None:
 
 
 def names() -> list[str]:
-    """Return the names of all interfaces; nothing where the system does not tell."""
+    """Return the names of all interfaces; empty where the system does not tell."""
     try:
         return [name for _, name in socket.if_nameindex()]
     except OSError:
@@ -57,13 +57,13 @@ def names() -> list[str]:
 
 
 def addresses(name: str | None = None) -> list[Address]:
-    """Return the addresses of one interface, or of all, IPv4 before IPv6; nothing where the system does not tell."""
+    """Return the addresses of one interface, or of all, IPv4 before IPv6; empty where the system does not tell."""
     found = [address for each, address in _all_addresses() if name in (None, each)]
     return sorted(found, key=lambda address: address.version)
 
 
 def networks(name: str) -> list[ipaddress.IPv4Interface]:
-    """Return the IPv4 addresses of one interface with their networks; nothing where the system does not tell."""
+    """Return the IPv4 addresses of one interface with their networks; empty where the system does not tell."""
     try:
         adapters = list(ifaddr.get_adapters())
     except OSError:  # no netlink, in some sandboxes
@@ -89,7 +89,7 @@ def _all_addresses() -> list[tuple[str, Address]]:
 
 
 def is_up(name: str) -> bool:
-    """Whether the interface is switched on and has a carrier (man 7 netdevice, IFF_UP and IFF_RUNNING)."""
+    """Whether the interface is up and has a carrier (man 7 netdevice, IFF_UP and IFF_RUNNING)."""
     if not 0 < len(name.encode()) <= _NAME_MAX:
         return False
     try:
@@ -101,14 +101,14 @@ def is_up(name: str) -> bool:
 
 
 def is_local(host: str) -> bool:
-    """Whether that is an address of this host: to itself it would send from that very address."""
+    """Whether that is an address of this host, which sends to itself from that same address."""
     return host.startswith("127.") or source(host) == host
 
 
 def route(address: str, scope: str = "") -> tuple[str, str] | None:
-    """Return the interface by which a datagram to `address` would leave, and its source address; None without a way.
+    """Return the interface by which a datagram to `address` would leave, and its source address; None without a route.
 
-    `scope` is the interface of an IPv6 address that is one only there.
+    `scope` is the interface of a link-local IPv6 address.
     """
     chosen = source(address, scope)
     if chosen is None:
@@ -117,16 +117,16 @@ def route(address: str, scope: str = "") -> tuple[str, str] | None:
 
 
 def source(address: str, scope: str = "") -> str | None:
-    """Return the address that a datagram to `address` would have as its source; None without a way.
+    """Return the source address that a datagram to `address` would have; None without a route.
 
     Nothing is sent: connecting a UDP socket chooses the route (man 7 udp).
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as trial:
-            place = (address, _ANY_PORT)
-            # Of a global address the kernel disregards it.
-            trial.connect((*place, 0, index(scope) or 0) if family == socket.AF_INET6 else place)
+            target = (address, _ANY_PORT)
+            # The kernel ignores the scope of a global address.
+            trial.connect((*target, 0, index(scope) or 0) if family == socket.AF_INET6 else target)
             found: str = trial.getsockname()[0].partition("%")[0]
     except OSError:
         return None
@@ -134,16 +134,16 @@ def source(address: str, scope: str = "") -> str | None:
 
 
 def send_groups_by(opened: socket.socket, index: int, address: str, hops: int) -> None:
-    """Let what an IPv4 socket sends to groups leave by the interface of that number and address. Raises OSError."""
+    """Let an IPv4 socket send to groups by the interface with that index and address. Raises OSError."""
     opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, hops)
     request = _MREQN.pack(bytes(4), socket.inet_aton(address), index)
     opened.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)
 
 
 class InterfaceWatch:
-    """Becomes readable when an interface, or an address of one, comes, goes or changes (man 7 rtnetlink).
+    """Becomes readable when an interface or its address appears, disappears or changes (man 7 rtnetlink).
 
-    Raises OSError where the system lets nobody know.
+    Raises OSError where the system does not report changes.
     """
 
     def __init__(self) -> None:
@@ -152,15 +152,15 @@ class InterfaceWatch:
         self._socket.bind((0, _CHANGES))
 
     def fileno(self) -> int:
-        """Return what to wait on."""
+        """Return the descriptor to wait on."""
         return self._socket.fileno()
 
     def drain(self) -> None:
-        """Forget what was told: that something changed is all that is asked for."""
-        with contextlib.suppress(OSError):  # nothing more; or more than the buffer held, which is a change as well
+        """Discard the notifications: only that something changed matters."""
+        with contextlib.suppress(OSError):  # nothing more, or an overflow, which is a change as well
             while self._socket.recv(65_536):
                 pass
 
     def close(self) -> None:
-        """Tell no more."""
+        """Close the socket."""
         self._socket.close()

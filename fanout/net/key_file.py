@@ -1,4 +1,4 @@
-"""Key files: read when they are named, and again when they change, so that keys rotate without a restart."""
+"""Key files: read at the start and again when they change, so that keys rotate without a restart."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fanout.protocol.seal import Keyring
 log = logging.getLogger("fanout")
 
 LOOK_INTERVAL = 1.0
-"""Seconds between two looks at the file, at least."""
+"""Minimum seconds between two reads of the file."""
 _SIZE_MAX = 65_536
-"""Bytes of a key file: sixteen keys, and a few pages of comments."""
+"""Maximum bytes of a key file: sixteen keys, and a few pages of comments."""
 _WHAT_TO_DO = {
     errno.ENOENT: "make one with `fanout keygen`, or mount the Secret that holds it",
     errno.EACCES: "let this user read it",
@@ -27,11 +27,11 @@ _WHAT_TO_DO = {
 
 
 class KeyFile:
-    """The keys in a file, as they are now; safe to use from any thread.
+    """The current keys of a file. Thread-safe.
 
-    Raises `KeyUnavailable` where the file cannot be used at the beginning. Later, what cannot be used (unreadable,
-    empty, half written) is logged once and leaves the keys as they were. The path is followed anew each time: a
-    Secret's volume swaps a symlink. What the file holds is never logged.
+    Raises `KeyUnavailable` where the file cannot be used at the start. Later, an unusable file (unreadable, empty, half
+    written) is logged once and leaves the keys unchanged. The path is resolved anew each time: a Secret's volume swaps
+    a symlink. The content is never logged.
     """
 
     def __init__(self, path: str, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -48,7 +48,7 @@ class KeyFile:
         return f"the key file {self.path}"
 
     def keyring(self) -> Keyring:
-        """Return the keys: the same object as before where they have not changed. Looks once a second at most."""
+        """Return the keys, the same object while they are unchanged. Reads the file at most once a second."""
         if self._clock() < self._next_look or not self._lock.acquire(blocking=False):
             return self._keyring
         try:
@@ -67,7 +67,7 @@ class KeyFile:
             if str(error) != self._complaint:
                 self._complaint = str(error)
                 log.warning(
-                    "key_file_unusable: %(reason)s; the keys that were read before stay in use",
+                    "key_file_unusable: %(reason)s; the keys read before stay in use",
                     {"reason": self._complaint},
                 )
             return
@@ -82,20 +82,20 @@ class KeyFile:
 
 
 def _read(path: str) -> bytes:
-    """Return what is in a key file; raise `KeyUnavailable`."""
+    """Return the content of a key file; raise `KeyUnavailable`."""
     try:
-        # Not blocking: a FIFO would wait for its writer.
+        # Non-blocking: a FIFO would wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise _unreadable(path, error) from None
     except ValueError:
-        raise KeyUnavailable(f"the key file {path!r} cannot be read: no path has a null character") from None
+        raise KeyUnavailable(f"cannot read the key file {path!r}: a path must not contain a null character") from None
     try:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
             raise KeyUnavailable(f"the key file {path} is a directory: name the file in it")
         if not stat.S_ISREG(mode):
-            raise KeyUnavailable(f"the key file {path} is no regular file, and could not be read again")
+            raise KeyUnavailable(f"the key file {path} is not a regular file, which can be read again when it changes")
         text = b""
         while len(text) <= _SIZE_MAX and (more := os.read(descriptor, _SIZE_MAX + 1 - len(text))):
             text += more
@@ -104,10 +104,10 @@ def _read(path: str) -> bytes:
     finally:
         os.close(descriptor)
     if len(text) > _SIZE_MAX:
-        raise KeyUnavailable(f"the key file {path} is larger than {_SIZE_MAX:,} bytes: it is no key file")
+        raise KeyUnavailable(f"the key file {path} must be at most {_SIZE_MAX:,} bytes; it is larger")
     return text
 
 
 def _unreadable(path: str, error: OSError) -> KeyUnavailable:
     advice = _WHAT_TO_DO.get(error.errno or 0)
-    return KeyUnavailable(f"the key file {path} cannot be read: {error.strerror}{f': {advice}' if advice else ''}")
+    return KeyUnavailable(f"cannot read the key file {path}: {error.strerror}{f'; {advice}' if advice else ''}")

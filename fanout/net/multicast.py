@@ -1,4 +1,4 @@
-"""Sockets for multicast groups and for broadcast, with an errno's sentence on refusal; waiting for their interface."""
+"""Sockets for multicast groups and broadcast, and the wait for their interface."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _SOURCE_REQUEST = struct.Struct(f"@I0Q{_STORAGE}s{_STORAGE}s")  # struct group_s
 
 
 INTERFACE_TIMEOUT = 60.0
-"""Seconds that an interface may take to appear, unless another time is named."""
+"""Default seconds that an interface may take to appear."""
 
 
 class InterfaceNotReady(SocketUnavailable):
-    """The interface is not there (yet), or has no address (yet)."""
+    """The interface does not exist yet, or has no address yet."""
 
 
 class InterfaceState:
-    """Whether one listens on an interface, which may come late (within `timeout` seconds), go and come back.
+    """Whether an ingress listens on its interface, which may appear late (within `timeout` seconds), go and come back.
 
-    Raises `InvalidInput` for a timeout that is none.
+    Raises `InvalidInput` for an invalid timeout.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -40,19 +40,19 @@ class InterfaceState:
             "interface_timeout", timeout, most=math.inf, unit="seconds", allow_zero=True
         )
         self._since: float | None = None
-        """When it was first waited for."""
+        """When the wait began."""
         self.waiting: str | None = "not opened yet"
-        """Why one does not listen; None where one does."""
+        """Why it does not listen; None where it does."""
         self.has_listened = False
 
     def opened(self) -> None:
-        """One listens from now on."""
+        """Record that it listens."""
         self.has_listened, self.waiting = True, None
 
     def failed(self, error: SocketUnavailable, now: float) -> bool:
-        """One could not listen; return whether the reason is new.
+        """Record that it could not listen; return whether the reason is new.
 
-        Raises `SocketUnavailable` where one never could: for another reason than the interface, or for too long.
+        Raises `SocketUnavailable` where it never has, for a reason other than the interface or for too long.
         """
         if self._since is None:
             self._since = now
@@ -66,14 +66,14 @@ class InterfaceState:
 
 
 def open_group(group: str, port: int, interface: str, *, source: str = "") -> socket.socket:
-    """Return a non-blocking socket that gets what comes to a group by an interface, of one `source` or of all.
+    """Return a non-blocking socket that receives from a group on an interface, from one `source` or from all.
 
-    The port may be others' as well, each gets a copy. Raises `InterfaceNotReady` and `SocketUnavailable`.
+    Other sockets may share the port: each gets a copy. Raises `InterfaceNotReady` and `SocketUnavailable`.
     """
     is_ipv6 = ":" in group
     device = interfaces.index(interface) or 0
-    # Of an IPv6 group the kernel looks at the membership, and not at the interface (net/ipv6/mcast.c).
-    # Bound to the group itself: what comes to the same port of this host, or for another group, is not for it.
+    # For an IPv6 group the kernel checks the membership, not the interface (net/ipv6/mcast.c).
+    # Bound to the group itself: it gets nothing sent to that port of this host, or to another group.
     opened = _bind(Endpoint(group, port), interface, device, is_bound_to_device=is_ipv6)
     try:
         level = socket.IPPROTO_IPV6 if is_ipv6 else socket.IPPROTO_IP
@@ -90,16 +90,16 @@ def open_group(group: str, port: int, interface: str, *, source: str = "") -> so
 
 
 def open_broadcast(port: int, interface: str) -> socket.socket:
-    """Return a non-blocking socket that gets what is broadcast on an interface; `pktinfo` tells it from the rest.
+    """Return a non-blocking socket that receives broadcasts on an interface; `pktinfo` tells them from unicast.
 
-    The port may be others' as well, each gets a copy. Raises `InterfaceNotReady` and `SocketUnavailable`.
+    Other sockets may share the port: each gets a copy. Raises `InterfaceNotReady` and `SocketUnavailable`.
     """
     device = interfaces.index(interface) or 0
     return _bind(Endpoint("0.0.0.0", port), interface, device, is_bound_to_device=True, tells_destinations=True)
 
 
 def keep_to_own_groups(opened: socket.socket) -> None:
-    """Let a socket get nothing of groups that other programs of this host have joined."""
+    """Let a socket receive nothing from groups that only other programs of this host have joined."""
     with contextlib.suppress(OSError):
         opened.setsockopt(socket.IPPROTO_IP, _IP_MULTICAST_ALL, 0)
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Which address of this host a datagram came to, and from which one an answer leaves (man 7 ip, IP_PKTINFO)."""
+"""The address of this host that a datagram came to, and that its answer leaves from (man 7 ip, IP_PKTINFO)."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from fanout.net import sockaddr
 Control = list[tuple[int, int, bytes]]
 """Control messages, as `recvmsg` gives them and `sendmsg` takes them."""
 
-# include/uapi/linux/in.h and in6.h; asked for by one number over IPv6, and told by another.
+# include/uapi/linux/in.h and in6.h; IPv6 has one number for the option and another for the message.
 _IPV4 = (socket.IPPROTO_IP, 8)
 _IPV6 = (socket.IPPROTO_IPV6, 50)
 _IPV6_RECV = (socket.IPPROTO_IPV6, 49)
 _INFO = struct.Struct("=i4s4s")  # struct in_pktinfo: interface, local address, destination
 _INFO6 = struct.Struct("=16si")  # struct in6_pktinfo: destination, interface
 SPACE = socket.CMSG_SPACE(_INFO6.size)
-"""Bytes of the one control message that tells it, of either family."""
+"""Bytes of the control message, of either family."""
 _ANY_SOURCE = [(*_IPV4, bytes(_INFO.size))]  # no interface, no source: the route chooses
 
 
 def tell_destinations(listening: socket.socket, wanted: bool) -> None:
-    """Let the kernel say of each datagram to which address of this host it came, or not.
+    """Let the kernel report the destination address of each datagram, or not.
 
-    It does in one control message, the last one; an IPv6 socket's also for what came over IPv4. Where the system
-    cannot, nothing is said.
+    It does so in one control message, the last one; on an IPv6 socket, also for datagrams over IPv4. Does nothing
+    where the system cannot.
     """
     if sys.platform == "linux":
         option = _IPV6_RECV if listening.family == socket.AF_INET6 else _IPV4
@@ -38,7 +38,7 @@ def tell_destinations(listening: socket.socket, wanted: bool) -> None:
 
 
 def interface(control: Control) -> int:
-    """Return the number of the interface that a datagram came by; 0 where the system does not tell."""
+    """Return the index of the interface that a datagram came by; 0 where the system does not tell."""
     for level, kind, data in control:
         if (level, kind) == _IPV4 and len(data) == _INFO.size:
             return int(_INFO.unpack(data)[0])
@@ -48,7 +48,7 @@ def interface(control: Control) -> int:
 
 
 def is_broadcast(control: Control) -> bool:
-    """Whether a datagram came over IPv4 to another address than the one of this host by which it came in."""
+    """Whether an IPv4 datagram's destination differs from the local address that received it."""
     for level, kind, data in control:
         if (level, kind) == _IPV4 and len(data) == _INFO.size:
             _, local, destination = _INFO.unpack(data)
@@ -57,16 +57,16 @@ def is_broadcast(control: Control) -> bool:
 
 
 def answer_from(control: Control | None) -> Control:
-    """Return how `sendmsg` is told to send from the address that a datagram came to; nothing where that is unknown."""
+    """Return the control for `sendmsg` to send from the address that a datagram came to; empty where unknown."""
     return _answer_from(*control[-1]) if control else []
 
 
 @lru_cache(256)
 def _answer_from(level: int, kind: int, data: bytes) -> Control:
-    # By any interface: the way back need not be the way that the question came.
+    # By any interface: the way back may differ.
     if (level, kind) == _IPV4 and len(data) == _INFO.size:
         _, local, destination = _INFO.unpack(data)
-        # Without a local address it came before the kernel was asked to tell.
+        # Without a local address, it arrived before the option was set.
         return [(level, kind, _INFO.pack(0, local if any(local) else destination, bytes(4)))]
     if (level, kind) == _IPV6 and len(data) == _INFO6.size:
         return [(level, kind, _INFO6.pack(data[:16], 0))]
@@ -74,7 +74,7 @@ def _answer_from(level: int, kind: int, data: bytes) -> Control:
 
 
 def answer_from_any(address: tuple[Any, ...]) -> Control:
-    """Return how `sendmsg` is told to let the route to `address` choose the source, whatever the socket is bound to.
+    """Return the control for `sendmsg` to let the route to `address` choose the source, whatever the socket's own.
 
     Raises OSError where there is no route.
     """

@@ -1,4 +1,4 @@
-"""The table of message headers that `sendmmsg` reads (man 2 sendmmsg): made once for a set of pods."""
+"""The table of message headers for `sendmmsg` (man 2 sendmmsg), made once for a set of pods."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from fanout.model import Endpoint
 from fanout.net import sockaddr
 
-_ENTRIES = 1024  # in one call: the kernel takes no more (UIO_MAXIOV)
+_ENTRIES = 1024  # maximum of one call in the kernel (UIO_MAXIOV)
 _SLOTS = 64
 _HEADER = struct.Struct("@PIPNPNi0P")  # struct msghdr: name, its length, iov, its length, control, its length, flags
 _ENTRY = struct.Struct(f"@{_HEADER.format.removeprefix('@')}I0P")  # struct mmsghdr: and the bytes sent
 
 SendMany = Callable[[int, int, int], int]
-"""Sends so many entries at an address through a file descriptor; returns how many were taken, or raises OSError."""
+"""Takes a file descriptor, an address and a count of entries; returns how many were sent, or raises OSError."""
 
 
 class _Vector(ctypes.Structure):
@@ -28,20 +28,20 @@ class MessageHeaders:
     """Headers for one message, or for several (`slots`), to each of `endpoints`, all of one family.
 
     Entry `slot * len(endpoints) + pod` is the copy of that slot's payload for that pod. Raises OSError for a host
-    that is no address.
+    that is not an address.
     """
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         pods = len(endpoints)
         self.endpoints = endpoints
         self.most = _ENTRIES
-        """Entries that one call takes."""
+        """Maximum entries in one call."""
         self.slots = max(1, min(_SLOTS, _ENTRIES // pods))
         names = b"".join(sockaddr.pack(*endpoint) for endpoint in endpoints)
         size = len(names) // pods
         self._names = ctypes.create_string_buffer(names, len(names))
         vectors = (_Vector * self.slots)()
-        self._vectors = list(vectors)  # the structures of the array: making them anew costs more than to fill them
+        self._vectors = list(vectors)  # the structures of the array: creating them again costs more than filling them
         first_name, first_vector = ctypes.addressof(self._names), ctypes.addressof(vectors)
         self._entries = ctypes.create_string_buffer(
             b"".join(
@@ -51,21 +51,21 @@ class MessageHeaders:
             )
         )
         self.start = ctypes.addressof(self._entries)
-        """Where the first entry begins in memory."""
+        """The address of the first entry."""
 
     def fill(self, payloads: Sequence[bytes]) -> None:
-        """Put payloads into the first slots: at most `slots`."""
+        """Put at most `slots` payloads into the first slots."""
         for vector, payload in zip(self._vectors, payloads, strict=False):
             vector.base = payload
             vector.length = len(payload)
 
     def address(self, entry: int) -> int:
-        """Return where an entry begins in memory."""
+        """Return the address of an entry."""
         return self.start + entry * _ENTRY.size
 
 
 def system_sendmmsg() -> SendMany | None:
-    """Return the system's `sendmmsg`; None where it has none, or another layout than Linux."""
+    """Return the system's `sendmmsg`; None where it is missing, or not Linux."""
     if sys.platform != "linux":
         return None
     try:

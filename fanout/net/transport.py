@@ -1,4 +1,4 @@
-"""What sends copies: the contract that `UdpTransport` and the transport in memory keep."""
+"""The contract of what sends copies: `UdpTransport`, and an in-memory transport for tests."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ class Transport(Protocol):
     """Sends copies of datagrams; never blocks and never raises for one endpoint.
 
     * A copy is attempted exactly once, and in order: those of one message by endpoint, those of a batch as `Batch`
-      says. A copy that the kernel did not take is appended to `faults`, and the next one is attempted. (What the
-      kernel refused because of something else, such as an ICMP error of an earlier copy, was not attempted.)
-    * Both methods attempt from position `start` on and before `stop`, and return the position of the first copy
-      that was not attempted because the socket is full: `stop` where all were. Call again from there once the
-      `fileno` of that copy's endpoint is writable.
-    * `heard` returns the ICMP errors that came since the last call, by the endpoint that they concern; `has_heard`
-      says whether some are known already.
-    * `receive` returns datagrams that came back, by their source. Where it returns as many as were asked for, more
-      may wait; otherwise wait until one of `readable` can be read.
-    * Two calls never run at once: the sender sees to that. After `close` each of them raises `Closed`.
+      says. A copy that the kernel did not take is appended to `faults`, and the next one is attempted. (A send that
+      failed for something else, such as an ICMP error of an earlier copy, does not count as an attempt.)
+    * Both send methods attempt the positions from `start` to before `stop`, and return the position of the first copy
+      not attempted because the socket is full: `stop` where all were. Call again from there once the `fileno` of that
+      copy's endpoint is writable.
+    * `heard` returns the ICMP errors since the last call, with the endpoints they concern; `has_heard` says whether
+      some are known already.
+    * `receive` returns datagrams that came back, with their source. Where it returns `limit` of them, more may wait;
+      otherwise wait until one of `readable` can be read.
+    * Calls never overlap: the sender ensures that. After `close` each of them raises `Closed`.
     """
 
     @property
     def gso_limit(self) -> int:
-        """The largest payload, in bytes, that is worth merging into runs (see `Batch`); 0 where none is."""
+        """The largest payload, in bytes, worth merging into runs (see `Batch`); 0 for none."""
         ...
 
     @property
     def has_heard(self) -> bool:
-        """Whether `heard` has something to tell without looking for it."""
+        """Whether `heard` has something to return without a system call."""
         ...
 
     def send(self, payload: bytes, endpoints: Sequence[Endpoint], start: int, stop: int, faults: list[Fault]) -> int:
@@ -47,21 +47,21 @@ class Transport(Protocol):
         ...
 
     def heard(self) -> list[Fault]:
-        """Return ICMP errors: who was refused, and how."""
+        """Return the ICMP errors: endpoints and errnos."""
         ...
 
     def receive(self, limit: int) -> list[tuple[bytes, Endpoint]]:
-        """Return up to `limit` datagrams that have come; never block."""
+        """Return up to `limit` datagrams that have arrived; never block."""
         ...
 
     def readable(self) -> list[int]:
-        """Return what to wait on for datagrams or ICMP errors: a descriptor for each socket that is open now."""
+        """Return the descriptors to wait on for datagrams or ICMP errors: one for each open socket."""
         ...
 
     def fileno(self, endpoint: Endpoint) -> int | None:
-        """Return what to wait on for writing after a call that ended before `endpoint`; None to try at once."""
+        """Return the descriptor to wait on after a call that stopped at `endpoint`; None to retry at once."""
         ...
 
     def close(self) -> None:
-        """Give the sockets back."""
+        """Close the sockets."""
         ...

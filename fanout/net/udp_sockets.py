@@ -1,8 +1,8 @@
-"""The sockets by which copies leave, one a family, and what ICMP says of earlier copies.
+"""The sending sockets, one per address family, and ICMP errors of earlier copies.
 
-Linux reports an ICMP error at the next send on the socket, whichever its destination; only the error queue (IP_RECVERR,
-man 7 ip) names the endpoint. So a failed send is tried again as long as the queue had such an error: that failure was
-not its own.
+Linux reports an ICMP error at the next send on the socket, to any destination; only the error queue (IP_RECVERR,
+man 7 ip) names the endpoint. So a failed send is retried as long as the queue held that error, which was then of an
+earlier copy.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from fanout.net import error_queue
 from fanout.report import Fault
 
 TRIES = 64
-"""Of one copy, at most: a peer may answer with a flood of ICMP errors."""
+"""Maximum tries of one copy: a peer may answer with a flood of ICMP errors."""
 _ANSWERS_BUFFER = 4 * 1024 * 1024
 
 
 class SendingSockets:
-    """One non-blocking, unconnected socket a family (`True`: IPv6), opened when first needed. Not thread-safe."""
+    """One non-blocking, unconnected socket per family (`True`: IPv6), opened when first needed. Not thread-safe."""
 
     def __init__(self, make_socket: Callable[[int, int], socket.socket] = socket.socket) -> None:
         self._make_socket = make_socket
@@ -30,15 +30,15 @@ class SendingSockets:
         self._listens = False
         self._heard: list[Fault] = []
         self.has_heard = False
-        """Whether ICMP errors have been read and not taken yet."""
+        """Whether ICMP errors have been read but not taken yet."""
 
     @property
     def families(self) -> list[bool]:
-        """The families of which there is a socket."""
+        """The families with an open socket."""
         return list(self._opened)
 
     def of(self, is_ipv6: bool) -> socket.socket:
-        """Return the socket of a family; raise OSError where there can be none."""
+        """Return the socket of a family; raise OSError where it cannot be opened."""
         if is_ipv6 not in self._opened:
             opened = self._make_socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
             opened.setblocking(False)
@@ -51,7 +51,7 @@ class SendingSockets:
         return self._opened[is_ipv6]
 
     def attempt(self, endpoint: Endpoint, send: Callable[[socket.socket], object]) -> int:
-        """Send by the endpoint's socket; return 0, EAGAIN where it is full, or the errno that is the endpoint's own."""
+        """Send on the endpoint's socket; return 0, EAGAIN where it is full, or the errno for this endpoint."""
         try:
             sender = self.of(endpoint.is_ipv6)
         except OSError as error:
@@ -69,14 +69,14 @@ class SendingSockets:
         return unexplained
 
     def explain(self, sender: socket.socket, error: OSError) -> int:
-        """Return the errno of a failed send; 0 where it was an earlier copy's, which ICMP reported."""
+        """Return the errno of a failed send; 0 where it was an ICMP error of an earlier copy."""
         # An error in the queue makes poll() return at once, full socket or not: drain it in any case.
         reported = self.drain(sender)
         number = error.errno or errno.EIO
         return 0 if number in reported else number
 
     def drain(self, sender: socket.socket) -> set[int]:
-        """Read the error queue, a bounded number of entries; return which errors there were."""
+        """Read a bounded number of entries of the error queue; return their errnos."""
         faults = error_queue.read(sender)
         self._heard += faults
         self.has_heard = self.has_heard or bool(faults)
@@ -91,7 +91,7 @@ class SendingSockets:
         return heard
 
     def receive(self, limit: int) -> list[tuple[bytes, Endpoint]]:
-        """Return up to `limit` datagrams that have come; never block."""
+        """Return up to `limit` datagrams that have arrived; never block."""
         received: list[tuple[bytes, Endpoint]] = []
         for sender in self._opened.values():
             failures = 0
@@ -101,7 +101,7 @@ class SendingSockets:
                 except BlockingIOError:
                     break
                 except OSError:
-                    # An ICMP error that is pending: the queue names the endpoint.
+                    # A pending ICMP error: the queue names the endpoint.
                     self.drain(sender)
                     failures += 1
                     continue
@@ -109,7 +109,7 @@ class SendingSockets:
         return received
 
     def readable(self) -> list[int]:
-        """Return what to wait on for datagrams and ICMP errors."""
+        """Return the descriptors to wait on for datagrams and ICMP errors."""
         if not self._listens:
             self._listens = True
             for sender in self._opened.values():
@@ -117,7 +117,7 @@ class SendingSockets:
         return [sender.fileno() for sender in self._opened.values()]
 
     def close(self) -> None:
-        """Close the sockets, and forget what was heard: others are opened when they are needed."""
+        """Close the sockets, and discard ICMP errors; sockets are opened again when needed."""
         for opened in self._opened.values():
             opened.close()
         self._opened.clear()
@@ -126,6 +126,6 @@ class SendingSockets:
 
 
 def _grow(sender: socket.socket) -> None:
-    """Grow the receive buffer: the answers of thousands of pods may come at once."""
+    """Enlarge the receive buffer: thousands of pods may answer at once."""
     with contextlib.suppress(OSError):
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ANSWERS_BUFFER)

@@ -1,6 +1,6 @@
-"""The frame: what stands before the payload where a plain datagram is not enough. `docs/wire-format.md` specifies it.
+"""Frames: headers before the payload where a plain datagram is not enough. Specified in `docs/wire-format.md`.
 
-Pure: `decode` takes a datagram apart, the other functions put one together. Sizes are bytes, numbers are in network
+Pure: `decode` parses a datagram, the other functions encode one. Sizes are bytes, numbers are in network
 byte order.
 """
 
@@ -19,33 +19,33 @@ HEADER = struct.Struct("!6sBBQQ")
 """Magic, version, kind, sender, number."""
 SENDER_AT, NUMBER_AT = 8, 16
 FRAGMENT = struct.Struct("!BBHII")
-"""Flags, try, bytes of each fragment, index, bytes of the whole message."""
+"""Flags, attempt, bytes of each fragment, index, bytes of the whole message."""
 _FRAGMENT_START = struct.Struct(HEADER.format + FRAGMENT.format.removeprefix("!"))
-"""Both: what a fragment begins with."""
+"""Both headers of a fragment."""
 _ANSWER = struct.Struct("!QBBHI")
 _MARK = struct.Struct("!Q")
 _ASKER = struct.Struct("!Q")
 SEALED_PART = struct.Struct("!QI")
-"""Of a sealed frame, between the header and the ciphertext: counter and time."""
+"""Counter and time of a sealed frame, between the header and the ciphertext."""
 NUMBER_LIMIT = 2**63
-"""Numbers of messages are from 1 to below it."""
+"""Message numbers are from 1 to below it."""
 MESSAGE_MAX = 16 * 1024 * 1024
-"""Bytes of the largest message."""
+"""Maximum bytes of a message."""
 FRAGMENT_MIN = 256
-"""Bytes of a fragment, at least, where a message has several: what a claim costs its receiver is bounded."""
+"""Minimum bytes of a fragment where a message has several: it bounds what a claim costs the receiver."""
 ASK_MIN = 128
-"""Bytes of a frame that asks for an answer, at least: the answer has room for a reason, and is no larger."""
+"""Minimum bytes of a frame that asks for an answer, so that an answer with a reason is not larger."""
 PULLS_MAX = 64
-"""Fragments of a reply that one frame may ask for."""
+"""Maximum fragments of a reply that one frame asks for."""
 REPLIES_UNASKED = 32
-"""Fragments of a reply that come, at most, without being pulled."""
+"""Maximum fragments of a reply that are sent without being pulled."""
 FRAGMENT_OVERHEAD = HEADER.size + FRAGMENT.size
 REPLY_OVERHEAD = FRAGMENT_OVERHEAD + _ASKER.size
 ANSWER_OVERHEAD = HEADER.size + _ANSWER.size
 SEALED_OVERHEAD = SEALED_PART.size + 16
 """What sealing adds: counter, time and the tag."""
 SEALED = 0x80
-"""The bit of the kind that tells a sealed frame."""
+"""The bit of the kind that marks a sealed frame."""
 
 
 class FrameKind(IntEnum):
@@ -62,7 +62,7 @@ class FrameKind(IntEnum):
     REPLY = 5
     """A reply to a query, or a part of it."""
     PULL = 6
-    """Asks for parts of a reply that did not come."""
+    """Asks for missing parts of a reply."""
 
 
 _KINDS = frozenset(FrameKind)
@@ -75,11 +75,11 @@ class AnswerStatus(IntEnum):
     """What an answer says of a message."""
 
     CONFIRMED = 1
-    """It was handed over, and its handler has returned."""
+    """It was handed over and its handler has returned."""
     FAILED = 2
     """Its handler failed; the detail says how."""
     PENDING = 3
-    """All of it is there, and its handler has not returned yet."""
+    """It has arrived completely, but its handler has not returned yet."""
     PARTIAL = 4
     """Fragments are missing; the detail says which."""
     REFUSED = 5
@@ -87,7 +87,7 @@ class AnswerStatus(IntEnum):
 
 
 class InvalidFrame(Exception):
-    """A datagram that is no frame of this version: `reason` to count, and a sentence."""
+    """A datagram that is not a frame of this version: a `reason` to count, and a sentence."""
 
     def __init__(self, reason: ReceiveDrop, sentence: str) -> None:
         super().__init__(sentence)
@@ -103,26 +103,26 @@ class Numbered(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """See `FrameKind.MARK`: `number` is the last that was sent."""
+    """See `FrameKind.MARK`: `number` is the last one sent."""
 
     sender: int
     number: int
     origin: int
-    """The first number that was sent to this receiver."""
+    """The first number sent to this receiver."""
 
 
 class Fragment(NamedTuple):
-    """See `FrameKind.FRAGMENT`; a message that fits one datagram is one fragment."""
+    """See `FrameKind.FRAGMENT`; a message that fits in one datagram is one fragment."""
 
     sender: int
     number: int
     flags: int
     attempt: int
-    """How often the sender has sent this message to this receiver before, modulo 256; an answer repeats it."""
+    """How often this message was sent to this receiver before, modulo 256; an answer repeats it."""
     size: int
     """Bytes of each fragment but the last."""
     position: int
-    """Index of this fragment, from 0 on."""
+    """Index of this fragment, from 0."""
     total: int
     """Bytes of the whole message."""
     payload: bytes
@@ -142,9 +142,9 @@ class Answer(NamedTuple):
     attempt: int
     status: AnswerStatus
     first_missing: int
-    """Of a partial message: index of the first fragment that is missing."""
+    """Index of the first missing fragment of a partial message."""
     detail: bytes
-    """A reason (UTF-8); of a partial message which of the fragments from `first_missing` on are there, a bit each."""
+    """A reason (UTF-8); of a partial message, a bit for each fragment from `first_missing` on: whether it is there."""
 
 
 class ReplyFragment(NamedTuple):
@@ -166,7 +166,7 @@ class ReplyFragment(NamedTuple):
 
 
 class Pull(NamedTuple):
-    """See `FrameKind.PULL`: the fragments of the reply to query `number` that are asked for."""
+    """See `FrameKind.PULL`: the fragments wanted of the reply to query `number`."""
 
     sender: int
     number: int
@@ -174,7 +174,7 @@ class Pull(NamedTuple):
 
 
 class Sealed(NamedTuple):
-    """A frame of any kind whose body is encrypted, and all of which is authenticated."""
+    """A frame of any kind, with an encrypted body, authenticated as a whole."""
 
     sender: int
     number: int
@@ -182,9 +182,9 @@ class Sealed(NamedTuple):
     time: int
     """Seconds since the epoch, on the sender's clock."""
     header: bytes
-    """Of the frame, as it would be unsealed."""
+    """The header of the unsealed frame."""
     associated: bytes
-    """What is authenticated and not encrypted."""
+    """What is authenticated but not encrypted."""
     ciphertext: bytes
 
 
@@ -192,23 +192,23 @@ Frame = Numbered | Mark | Fragment | Answer | ReplyFragment | Pull | Sealed
 
 
 def fragment_count(total: int, size: int) -> int:
-    """Return how many fragments of `size` bytes a message of `total` bytes has: an empty one has one."""
+    """Return how many fragments of `size` bytes a message of `total` bytes has; an empty one has one."""
     return max(1, -(-total // size))
 
 
 def decode(datagram: bytes) -> Frame:
-    """Return the frame that a datagram is; or raise `InvalidFrame`. Nothing is allocated on what it claims."""
+    """Decode a datagram; raise `InvalidFrame`. Allocates nothing on the strength of what it claims."""
     if len(datagram) < HEADER.size:
-        raise InvalidFrame(ReceiveDrop.MALFORMED, f"a frame of {len(datagram)} bytes has no whole header")
+        raise InvalidFrame(ReceiveDrop.MALFORMED, f"a frame of {len(datagram)} bytes is shorter than its header")
     magic, version, kind, sender, number = HEADER.unpack_from(datagram)
     if magic != MAGIC:
-        raise InvalidFrame(ReceiveDrop.MALFORMED, "no frame: it begins otherwise")
+        raise InvalidFrame(ReceiveDrop.MALFORMED, "not a frame: it begins differently")
     if version != VERSION:
         raise InvalidFrame(ReceiveDrop.UNKNOWN_VERSION, f"a frame of version {version}, not {VERSION}")
     if kind & ~SEALED not in _KINDS:
         raise InvalidFrame(ReceiveDrop.UNKNOWN_KIND, f"a frame of kind {kind & ~SEALED}")
     if not 1 <= number < NUMBER_LIMIT:
-        raise InvalidFrame(ReceiveDrop.MALFORMED, f"{number} is no number of a message")
+        raise InvalidFrame(ReceiveDrop.MALFORMED, f"message number {number} is out of range")
     if kind & SEALED:
         return _sealed(datagram, kind, sender, number)
     body = datagram[HEADER.size :]
@@ -281,7 +281,7 @@ _DECODERS: dict[int, Callable[[int, int, bytes], Frame]] = {
 
 
 def _cut_out(body: bytes, start: int, size: int, index: int, total: int) -> bytes:
-    """Return the fragment's payload, without padding; raise `InvalidFrame` where the sizes do not agree."""
+    """Return the fragment's payload without padding; raise `InvalidFrame` where the sizes disagree."""
     if size == 0 or total > MESSAGE_MAX:
         raise InvalidFrame(ReceiveDrop.MALFORMED, f"a message of {total} bytes in fragments of {size}")
     count = fragment_count(total, size)
@@ -294,12 +294,12 @@ def _cut_out(body: bytes, start: int, size: int, index: int, total: int) -> byte
 
 
 def header(kind: FrameKind, sender: int, number: int) -> bytes:
-    """Return what each frame begins with."""
+    """Return the header of a frame."""
     return HEADER.pack(MAGIC, VERSION, kind, sender, number)
 
 
 def numbered_prefix(sender: int) -> bytes:
-    """Return what each numbered message of a sender begins with: 8 bytes of number, and the payload, follow."""
+    """Return the first bytes of a sender's numbered messages; 8 bytes of number and the payload follow."""
     return header(FrameKind.NUMBERED, sender, 0)[:NUMBER_AT]
 
 
@@ -309,30 +309,30 @@ def mark(sender: int, number: int, origin: int) -> bytes:
 
 
 class Cut(NamedTuple):
-    """A message or a reply as it is cut into fragments of `size` bytes."""
+    """A message or a reply, cut into fragments of `size` bytes."""
 
     payload: bytes
     size: int
 
     @classmethod
     def of(cls, payload: bytes, size: int) -> Cut:
-        """Cut a message; what fits one datagram is one fragment."""
+        """Cut a message; one of up to `size` bytes is one fragment."""
         return cls(payload, size if len(payload) > size else max(1, len(payload)))
 
     @property
     def parts(self) -> int:
-        """Fragments."""
+        """Number of fragments."""
         return fragment_count(len(self.payload), self.size)
 
     def body(self, index: int, flags: int, attempt: int) -> bytes:
-        """Return fragment `index` with what describes it."""
+        """Return the fragment header and payload of fragment `index`."""
         start = index * self.size
         fields = FRAGMENT.pack(flags, attempt & 0xFF, self.size, index, len(self.payload))
         return fields + self.payload[start : start + self.size]
 
 
 def fragment(cut: Cut, sender: int, number: int, index: int, *, flags: int, attempt: int = 0, pad: int = 0) -> bytes:
-    """Return one fragment of a message, padded to `pad` bytes; to the least that is needed where it asks."""
+    """Return one fragment of a message, padded to `pad` bytes, and to at least `ASK_MIN` where it asks."""
     payload, size = cut
     start = index * size
     fields = _FRAGMENT_START.pack(
@@ -367,12 +367,12 @@ def pull(sender: int, number: int, indexes: Sequence[int]) -> bytes:
 
 
 def bitmap(present: Sequence[bool]) -> bytes:
-    """Return a bit for each, the first in the highest bit of the first byte; the last byte is filled up with zeros."""
+    """Return a bit for each item, highest bit of the first byte first, zero-padded to whole bytes."""
     bits = "".join("1" if one else "0" for one in present)
     bits = bits.ljust(-(-len(bits) // 8) * 8, "0")
     return bytes(int(bits[start : start + 8], 2) for start in range(0, len(bits), 8))
 
 
 def bits(data: bytes) -> list[bool]:
-    """Return what a bitmap says."""
+    """Return the bits of a bitmap."""
     return [bool(byte >> shift & 1) for byte in data for shift in range(7, -1, -1)]

@@ -5,16 +5,16 @@ Every frame begins with `HEADER`, in network byte order:
 ====== ==== ==========================================================================
 offset size field
 ====== ==== ==========================================================================
-0      8    `MAGIC`: not UTF-8 text, no RTP, no JSON
+0      8    `MAGIC`: neither UTF-8 text nor RTP nor JSON
 8      1    version, 1
 9      1    kind: 1 data, 2 ping, 3 pong, 4 request, 5 report
 10     2    zero
-12     8    run: a random number that whoever measures draws once
-20     8    number: sequence number of data from 0 on, below 2^63; token of the other kinds
+12     8    run: a random number, drawn once per measurement
+20     8    number: sequence number of data, from 0 to below 2^63; token of other kinds
 ====== ==== ==========================================================================
 
-Data is padded to the size that is to be measured. A pong is its ping with another kind: exactly as large. A report
-is `REPORT_SIZE` bytes, and only a request of at least so many is answered: no reply is larger than what asked for it.
+Data is padded to the size to be measured. A pong is its ping with another kind, of the same size. A report has
+`REPORT_SIZE` bytes, and only a request of at least that size is answered: no reply is larger than its request.
 Data, pongs and reports are never answered, so two receivers cannot keep each other busy.
 """
 
@@ -29,7 +29,7 @@ VERSION = 1
 HEADER = struct.Struct("!8sBBHQQ")
 _BODY = struct.Struct("!10Q16s")
 REPORT_SIZE = HEADER.size + _BODY.size
-"""Bytes of a report, and the least of a request."""
+"""Bytes of a report, and the minimum of a request."""
 NUMBER_LIMIT = 2**63
 """Sequence numbers are below it."""
 
@@ -66,21 +66,21 @@ class Observed(NamedTuple):
     reordered: int = 0
     """Datagrams whose number was below the highest seen when they first came (RFC 4737, 3.3)."""
     stale: int = 0
-    """Datagrams so late that the window has forgotten whether they are duplicates or reordered."""
+    """Datagrams too late for the window to tell duplicates from reordered ones."""
     bytes: int = 0
     """Bytes of payload in `received`."""
     nanoseconds: int = 0
-    """Between the first datagram and the last, on the receiver's clock."""
+    """From the first datagram to the last, on the receiver's clock."""
     kernel_drops: int = 0
-    """Datagrams, whoever sent them, that the receiver's kernel dropped from a full buffer since the run began."""
+    """Datagrams from any sender that the receiver's kernel dropped from a full buffer since the run began."""
     queue_drops: int = 0
-    """Datagrams, whoever sent them, that the receiver itself dropped since the run began."""
+    """Datagrams from any sender that the receiver itself dropped since the run began."""
     version: str = ""
-    """Of the receiver: at most 16 characters of ASCII."""
+    """The receiver's version: at most 16 ASCII characters."""
 
 
 def data_prefix(run: int) -> bytes:
-    """Return what each datagram of a run begins with; 8 bytes of sequence number and the padding follow."""
+    """Return the first bytes of a run's data; 8 bytes of sequence number and the padding follow."""
     return HEADER.pack(MAGIC, VERSION, ProbeKind.DATA, 0, run, 0)[:-8]
 
 
@@ -90,7 +90,7 @@ def ping(run: int, token: int) -> bytes:
 
 
 def pong(request: bytes) -> bytes:
-    """Return the answer to a ping, as large as it."""
+    """Return the answer to a ping, of the same size."""
     return request[:9] + bytes((ProbeKind.PONG,)) + request[10:]
 
 
@@ -107,7 +107,7 @@ def report(run: int, token: int, observed: Observed) -> bytes:
 
 
 def parse(datagram: bytes) -> Frame | None:
-    """Return the header of a frame; None for anything else, whatever it is, and for other versions."""
+    """Return the header of a frame; None for anything else and for other versions."""
     if len(datagram) < HEADER.size:
         return None
     magic, version, kind, _, run, number = HEADER.unpack_from(datagram)
@@ -117,7 +117,7 @@ def parse(datagram: bytes) -> Frame | None:
 
 
 def parse_report(datagram: bytes) -> Observed | None:
-    """Return what a report says; None where it has not the size of one."""
+    """Return the content of a report; None where the size is wrong."""
     if len(datagram) != REPORT_SIZE:
         return None
     *counts, version = _BODY.unpack_from(datagram, HEADER.size)

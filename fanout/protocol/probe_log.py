@@ -1,4 +1,4 @@
-"""What a receiver keeps of the probes that reach it, and what it answers. Pure."""
+"""Counts the probes that reach a receiver, and answers them. Pure."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from fanout.protocol.probe import HEADER, MAGIC, NUMBER_LIMIT, REPORT_SIZE, VERS
 from fanout.protocol.sequence import Arrival, Sequence
 
 RUNS = 32
-"""Runs that a receiver remembers; the one that was quiet for longest makes room for a new one."""
+"""Runs that a receiver remembers; a new one replaces the one idle for longest."""
 WINDOW = 65_536
-"""Sequence numbers, below the highest seen, of which a run remembers whether they came: a byte for each."""
+"""Sequence numbers below the highest seen for which a run remembers whether they arrived: a byte for each."""
 
 
 class ProbeLog:
     """Counts the data of each run and answers pings and requests: `take` each datagram that begins with `MAGIC`.
 
-    `drops` returns how many datagrams the kernel and the receiver itself have dropped so far; a run reports what
-    came on top of that since it began, which is at its first datagram, data or request. Memory is bounded by
-    `runs` times `window` bytes. `now` is in seconds on any clock that does not go back.
+    `drops` returns how many datagrams the kernel and the receiver itself have dropped so far; a run reports the
+    difference since it began, with its first datagram, data or request. Memory is bounded by `runs` times `window`
+    bytes. `now` is in seconds on any monotonic clock.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class ProbeLog:
         self.taken = 0
         """Datagrams taken, of all kinds."""
         self.unknown = 0
-        """Those of them that are no frame of this version, or that no receiver is meant to get."""
+        """Those that are not a frame of this version, or not meant for a receiver."""
         self._version = version[:16]
         self._drops = drops
         self._limit = runs
@@ -36,7 +36,7 @@ class ProbeLog:
         self._latest: tuple[int, _Run] | None = None
 
     def take(self, datagram: bytes, now: float) -> bytes | None:
-        """Count one datagram; return what to answer, never larger than the datagram, or None."""
+        """Count one datagram; return the answer, never larger than the datagram, or None."""
         self.taken += 1
         if len(datagram) >= HEADER.size:
             magic, version, kind, _, number_of_run, number = HEADER.unpack_from(datagram)
@@ -59,7 +59,7 @@ class ProbeLog:
             if len(self._runs) >= self._limit:
                 del self._runs[next(iter(self._runs))]
             run = _Run(self._window, self._drops())
-        # At the end of the dictionary: it is the last that makes room.
+        # At the end of the dictionary: it is replaced last.
         self._runs[number] = run
         self._latest = (number, run)
         return run

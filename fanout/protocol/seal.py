@@ -1,10 +1,10 @@
-"""Seals: a frame encrypted and authenticated with a key that a group shares. `docs/wire-format.md` specifies them.
+"""Seals: frames encrypted and authenticated with a shared key. Specified in `docs/wire-format.md`.
 
-A `Sealer` seals what one sender sends; an `Opener` opens what many have sealed, each sealed frame once. Pure: the
+A `Sealer` seals the frames of one sender; an `Opener` opens those of many, each sealed frame once. Pure: the
 time is an argument, in seconds since the epoch.
 
-AES-256-GCM with a key for each sender: HKDF-SHA256 of the group's key and the sender's id. The nonce is the counter
-behind the header, which no sender uses twice. The header, counter, time and the label of the cluster are authenticated.
+AES-256-GCM with a key for each sender: HKDF-SHA256 of the shared key and the sender's id. The nonce is the counter
+after the header, which no sender uses twice. The header, counter, time and cluster label are authenticated.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from fanout.protocol.sequence import Sequence
 KEY_SIZE = 32
 """Bytes of a key."""
 KEYS_MAX = 16
-"""Keys in one keyring, at most: a forged frame costs its receiver a try with each."""
+"""Maximum keys in one keyring: a forged frame costs its receiver a try with each."""
 FRESHNESS = 300.0
-"""Seconds that the clocks of a sender not seen before and of its receiver may be apart, delay on the way included."""
+"""Maximum seconds between the clocks of a new sender and its receiver, including the delay on the way."""
 _INFO = b"fanout sealed frame 1"
 _ID = struct.Struct("!Q")
 _NONCE = struct.Struct("!4xQ")
@@ -50,7 +50,7 @@ _TIME_MASK = 0xFFFFFFFF
 _KIND_AT = len(MAGIC) + 1
 _BEGINNING = MAGIC + bytes((VERSION,))
 SEALED_STREAM = _BEGINNING + bytes((FrameKind.NUMBERED | SEALED,))
-"""What each sealed message of a numbered stream begins with."""
+"""The first bytes of each sealed message of a numbered stream."""
 _TEXT_AT = HEADER.size + SEALED_PART.size
 _HEXADECIMAL = re.compile(rb"[0-9a-fA-F]{64}")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -66,25 +66,25 @@ class Keyring(NamedTuple):
 
     @classmethod
     def parse(cls, text: bytes, where: str) -> Keyring:
-        """Return the keys of a file: one a line, as base64 or 64 hexadecimal digits; blank lines and # comments.
+        """Return the keys of a file: one per line, as base64 or 64 hexadecimal digits; blank lines and # comments.
 
-        Raises `KeyUnavailable` for what is none; it names `where` and the line, never what stands there.
+        Raises `KeyUnavailable`, which names `where` and the line, never its content.
         """
         if b"\0" in text:
-            raise KeyUnavailable(f"{where} is no text with a key a line; `fanout keygen` makes one")
+            raise KeyUnavailable(f"{where} must be a text file with one key per line: make one with `fanout keygen`")
         keys: dict[bytes, None] = {}
         for number, line in enumerate(text.removeprefix(_BYTE_ORDER_MARK).splitlines(), start=1):
             written = line.partition(b"#")[0].strip()
             if written:
                 keys[_key(written, f"line {number} of {where}")] = None
             if len(keys) > KEYS_MAX:
-                raise KeyUnavailable(f"{where} holds more than {KEYS_MAX} keys; leave out those that are out of use")
+                raise KeyUnavailable(f"{where} must hold at most {KEYS_MAX} keys: remove those no longer in use")
         if not keys:
-            raise KeyUnavailable(f"{where} holds no key; `fanout keygen` makes one")
+            raise KeyUnavailable(f"{where} holds no key: make one with `fanout keygen`")
         return cls(tuple(keys))
 
     def __repr__(self) -> str:
-        """No key is ever printed."""
+        """Show no key."""
         return f"Keyring({len(self.keys)} keys)"
 
 
@@ -97,11 +97,11 @@ def _key(written: bytes, where: str) -> bytes:
         key = base64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
     except binascii.Error:
         raise KeyUnavailable(
-            f"{where} is no key: write {KEY_SIZE} bytes as base64 or as {2 * KEY_SIZE} hexadecimal digits, "
-            "as `fanout keygen` does"
+            f"{where} must be a key of {KEY_SIZE} bytes, as base64 or {2 * KEY_SIZE} hexadecimal digits: "
+            "make one with `fanout keygen`"
         ) from None
     if len(key) != KEY_SIZE:
-        raise KeyUnavailable(f"{where} is a key of {len(key)} bytes, not {KEY_SIZE}; `fanout keygen` makes one")
+        raise KeyUnavailable(f"{where} must be a key of {KEY_SIZE} bytes; got {len(key)}: use `fanout keygen`")
     return key
 
 
@@ -112,7 +112,7 @@ def subkey(key: bytes, sender: int) -> bytes:
 
 
 def _label(cluster: str) -> bytes:
-    """Return a cluster's label as it is authenticated; one that came in as no UTF-8 is the bytes that it was."""
+    """Return a cluster's label as authenticated; one that is not UTF-8 keeps its bytes."""
     return cluster.encode("utf-8", "surrogateescape")
 
 
@@ -124,7 +124,7 @@ class _Cipher(NamedTuple):
 
 
 class _Ciphers:
-    """Makes ciphers; the package is imported with the first `_Ciphers`."""
+    """Makes ciphers; creating it imports the cryptography package."""
 
     def __init__(self) -> None:
         try:
@@ -135,7 +135,7 @@ class _Ciphers:
                 "sealed messages need the cryptography package: pip install 'fanout[sealed]'"
             ) from None
         self.wrong: type[Exception] = InvalidTag
-        """What `decrypt` raises where the key or any bit is wrong."""
+        """The exception that `decrypt` raises where the key or any bit is wrong."""
         self._make = AESGCM
 
     def of(self, key: bytes, sender: int) -> _Cipher:
@@ -147,8 +147,8 @@ class _Ciphers:
 class Sealer:
     """Seals the frames of one sender; threads may share it.
 
-    `counter` is the first nonce. Who has the same keys and the same `sender` must never use one twice: begin with
-    the nanoseconds since the epoch, which no process that counts datagrams catches up with.
+    `counter` is the first nonce. No nonce may be used twice with the same keys and `sender`: begin with the
+    nanoseconds since the epoch, which a count of datagrams never overtakes.
     """
 
     def __init__(self, keyring: Keyring, cluster: str, sender: int, counter: int) -> None:
@@ -180,7 +180,7 @@ class Sealer:
         sender = self._prefix[SENDER_AT:]
         time = int(now) & _TIME_MASK
         sealed = []
-        # Each counter is taken from the iterator once, whatever fails and whichever thread asks.
+        # Each counter is taken from the iterator once, whatever fails, and from any thread.
         for each, counter in zip(frames, self._counters, strict=False):
             kind = bytes((each[_KIND_AT] | SEALED,))
             start = b"".join((_BEGINNING, kind, sender, each[NUMBER_AT : HEADER.size], part(counter, time)))
@@ -188,7 +188,7 @@ class Sealer:
         return sealed
 
     def seal_stream(self, number: int, payloads: Iterable[bytes], now: float) -> list[bytes]:
-        """Return the sealed frames of a numbered stream, from `number` on: as `seal_many` would, but faster."""
+        """Return the sealed frames of a numbered stream from `number` on, faster than `seal_many`."""
         encrypt, nonce, start, label, prefix = self._encrypt, _NONCE.pack, _START.pack, self._label, self._prefix
         time = int(now) & _TIME_MASK
         return [
@@ -208,11 +208,11 @@ class _KnownSender:
         self.decrypt = decrypt
         self.sequence = Sequence(window, counter)
         self.first = counter
-        """What is below it may have been opened before this sender was known."""
+        """Frames below it may have been opened before this sender was known."""
         self.newest = time
         """The latest time in a frame of this sender."""
         self.since = since
-        """What was sealed before may have been opened, and its sender forgotten since."""
+        """Frames sealed before may have been opened, and their sender forgotten since."""
 
 
 class OpenedRun(NamedTuple):
@@ -225,30 +225,30 @@ class OpenedRun(NamedTuple):
 
     @property
     def is_stream(self) -> bool:
-        """Whether they are messages of a numbered stream: the bodies are payloads."""
+        """Whether they are messages of a numbered stream, whose bodies are payloads."""
         return self.prefix.startswith(SEALED_STREAM)
 
     @property
     def sender(self) -> int:
-        """Who has sealed them."""
+        """The sender that sealed them."""
         return int.from_bytes(self.prefix[SENDER_AT:])
 
     def frames(self) -> list[bytes]:
-        """Return them as if they had come unsealed."""
+        """Return them as unsealed frames."""
         start = self.prefix[:_KIND_AT] + bytes((self.prefix[_KIND_AT] & ~SEALED,)) + self.prefix[SENDER_AT:]
         return [start + _ID.pack(number) + body for number, body in zip(self.numbers, self.bodies, strict=True)]
 
 
 class Opener:
-    """Opens what a group has sealed, and each sealed frame at most once; for one thread at a time.
+    """Opens frames sealed with shared keys, each at most once; for one thread at a time.
 
-    * A sender not seen before is taken where its frame's time is within `freshness` seconds of `now`. So is a frame
-      from before the first one that was seen, since nobody knows what was opened before.
-    * What was sealed more than `freshness` seconds before its sender was taken is never opened.
-    * From then on the counters tell: each is opened once; one that is `window` or more behind the highest is refused.
-    * A table of up to `senders` remembers. A sender is only forgotten where the table is full and its newest frame is
-      no longer fresh: a replay is then refused for its time. Where all are fresh, a new sender is refused.
-    * Only who has a key gets into the table, or costs more than a few microseconds.
+    * A new sender is accepted where its frame's time is within `freshness` seconds of `now`. So is a frame older than
+      the first one seen, since what was opened before is unknown.
+    * A frame sealed more than `freshness` seconds before its sender was accepted is never opened.
+    * After that the counters decide: each is opened once; one that is `window` or more behind the highest is refused.
+    * A table holds up to `senders`. A sender is forgotten only where the table is full and its newest frame is no
+      longer fresh: a replay is then refused for its time. Where all are fresh, a new sender is refused.
+    * Only holders of a key enter the table, or cost more than a few microseconds.
     """
 
     def __init__(
@@ -263,15 +263,15 @@ class Opener:
         self._window = window
         self._senders: dict[int, _KnownSender] = {}
         self._full_until = float("-inf")
-        """Until then nobody in the full table can be forgotten."""
+        """Until then no sender in the full table can be forgotten."""
 
     def __len__(self) -> int:
-        """Return how many senders are remembered."""
+        """Return the number of known senders."""
         return len(self._senders)
 
     @property
     def keyring(self) -> Keyring:
-        """The keys; can be set at any time. What was opened stays opened; a key that is gone opens nothing more."""
+        """The keys; can be set at any time. A removed key opens nothing more."""
         return self._keyring
 
     @keyring.setter
@@ -285,7 +285,7 @@ class Opener:
         raise self._wrong
 
     def open(self, sealed: Sealed, now: float) -> bytes:
-        """Return the frame as if it had come unsealed; raise `InvalidFrame`."""
+        """Return the unsealed frame; raise `InvalidFrame`."""
         sender, _, counter, seconds, header, associated, text = sealed
         known = self._senders.get(sender)
         if known is None:
@@ -293,7 +293,7 @@ class Opener:
         sequence = known.sequence
         ahead = counter - sequence.expected
         if ahead < 0:
-            # Looked at before anything is decrypted: a replay costs nothing.
+            # Checked before decrypting: a replay costs nothing.
             window = self._window
             if ahead < -window:
                 raise InvalidFrame(
@@ -314,7 +314,7 @@ class Opener:
             known.key, known.decrypt = key, cipher.decrypt
         if ahead:
             sequence.arrived(counter)
-        else:  # the same, without a call: most frames come in order
+        else:  # the same, without a call: most frames arrive in order
             sequence.seen[counter % self._window] = 1
             sequence.expected = counter + 1
         if seconds > known.newest:
@@ -324,7 +324,7 @@ class Opener:
     def open_run(self, data: bytes, segment: int, count: int) -> OpenedRun | None:
         """Open `count` datagrams at once, each `segment` bytes (the last may have fewer).
 
-        None, and nothing is opened, where they are not of one kind and one known sender, in order, and authentic, as
+        Return None, and open nothing, unless they are of one kind and one known sender, in order, and authentic, as
         those of a stream nearly always are.
         """
         if len(data) - (count - 1) * segment < HEADER.size + SEALED_OVERHEAD:
@@ -358,7 +358,7 @@ class Opener:
         return OpenedRun(prefix, fields[1::4], opened)
 
     def _open_first(self, sealed: Sealed, now: float) -> bytes:
-        """Open a frame of a sender not seen before."""
+        """Open a frame of a new sender."""
         self._check_freshness(sealed.time, now)
         key, cipher, inner = self._try_keys(sealed)
         if len(self._senders) >= self._limit:
@@ -370,7 +370,7 @@ class Opener:
         return sealed.header + inner
 
     def _check_freshness(self, seconds: int, now: float) -> None:
-        # Written so that a `now` that is no number refuses.
+        # Written so that NaN for `now` refuses.
         if not abs(now - seconds) <= self._freshness:
             raise InvalidFrame(
                 ReceiveDrop.STALE,
@@ -378,7 +378,7 @@ class Opener:
             )
 
     def _try_keys(self, sealed: Sealed, tried: bytes | None = None) -> tuple[bytes, _Cipher, bytes]:
-        """Return the key that opens the frame, its cipher and what is inside."""
+        """Return the key that opens the frame, its cipher and the body; raise `InvalidFrame`."""
         nonce, associated = _NONCE.pack(sealed.counter), sealed.associated + self._label
         for key in self._keyring.keys:
             if key == tried:
@@ -389,11 +389,11 @@ class Opener:
             except self._wrong:
                 continue
         raise InvalidFrame(
-            ReceiveDrop.WRONG_KEY, "no key opens a sealed frame: another key, another cluster label, or it was changed"
+            ReceiveDrop.WRONG_KEY, "no key opens a sealed frame: sealed with another key or cluster label, or altered"
         )
 
     def _forget(self, now: float) -> None:
-        """Forget the senders whose frames would be refused for their time; refuse where there is none."""
+        """Forget the senders whose frames would be refused for their time; raise `InvalidFrame` if none."""
         if now > self._full_until:
             oldest = now - self._freshness
             self._senders = {sender: known for sender, known in self._senders.items() if known.newest >= oldest}
@@ -401,12 +401,12 @@ class Opener:
             self._full_until = min(newest, default=float("inf")) + self._freshness
         if len(self._senders) >= self._limit:
             raise InvalidFrame(
-                ReceiveDrop.SENDERS_FULL, f"a new sender of sealed frames, and {self._limit} others were here of late"
+                ReceiveDrop.SENDERS_FULL, f"a new sender of sealed frames, but the table of {self._limit} is full"
             )
 
 
 @lru_cache(64)
 def _run_starts(segment: int, count: int) -> struct.Struct:
-    """Read what is in the clear of each datagram of a run: all at once, since Python is slow at loops."""
+    """Return a struct that reads the clear headers of all datagrams of a run at once: Python loops are slow."""
     each = f"{NUMBER_AT}sQQI"
     return struct.Struct("!" + f"{each}{segment - _TEXT_AT}x" * (count - 1) + each)

@@ -1,4 +1,4 @@
-"""Which numbers of a stream came, and which did not: exact, in bounded memory. Pure."""
+"""Which numbers of a stream arrived, exactly and in bounded memory. Pure."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from enum import IntEnum
 
 
 class Arrival(IntEnum):
-    """What a number was when it came."""
+    """What a number was when it arrived."""
 
     NEW = 1
-    """Above all that came before."""
+    """Above all before."""
     LATE = 2
-    """Below the highest, and it had not come before (RFC 4737, 3.3: reordered)."""
+    """Below the highest, and not seen before (RFC 4737, 3.3: reordered)."""
     DUPLICATE = 3
-    """It had come before."""
+    """Seen before."""
     STALE = 4
-    """So far below the highest that nobody knows any more."""
+    """Too far below the highest to know."""
 
 
 class Sequence:
-    """Remembers, for the last `window` numbers below `expected`, which came: a byte for each."""
+    """Remembers which of the last `window` numbers below `expected` arrived: a byte for each."""
 
     __slots__ = ("expected", "seen")
 
     def __init__(self, window: int, expected: int = 0) -> None:
         self.expected = expected
-        """One more than the highest number that came."""
+        """One more than the highest number that arrived."""
         self.seen = bytearray(window)
 
     def arrived(self, number: int) -> Arrival:
-        """Take note of a number."""
+        """Record a number."""
         window = len(self.seen)
         ahead = number - self.expected
         if ahead >= 0:
@@ -46,7 +46,7 @@ class Sequence:
         return Arrival.LATE
 
     def run_arrived(self, count: int) -> None:
-        """Take note of `count` numbers from `expected` on."""
+        """Record `count` numbers from `expected` on."""
         window = len(self.seen)
         if count >= window:
             self.seen = bytearray(b"\1" * window)
@@ -55,7 +55,7 @@ class Sequence:
         self.expected += count
 
     def skip(self, count: int) -> None:
-        """Mark `count` numbers from `expected` on as not seen; `expected` stays."""
+        """Mark `count` numbers from `expected` on as not seen; leave `expected`."""
         window = len(self.seen)
         if count >= window:
             self.seen = bytearray(window)

@@ -18,8 +18,8 @@ from fanout.receiver.queue import MessageBatch, Overflow
 class AsyncReceiver:
     """`Receiver` for asyncio: the same arguments and guarantees.
 
-    While a handler awaits, datagrams are taken from the kernel into the queue. One event loop at a time uses it:
-    where a loop has ended, iterating in the next one goes on.
+    While a handler awaits, datagrams are read from the kernel into the queue. One event loop at a time may use it;
+    after a loop has ended, iterating in another one continues.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class AsyncReceiver:
         framing = frame_settings(key_file, cluster, accept_plaintext, reply_to_anyone)
         self._engine = ReceiverEngine(port, host, receive_buffer, capacity, overflow, workers, framing)
         self._loop: asyncio.AbstractEventLoop | None = None
-        """The loop that opened it or iterates over it: the last one, where there were several."""
+        """The last loop that opened it or iterated over it."""
         self._is_watching = False
         self._arrived: asyncio.Event | None = None
-        """Of that loop: set when it is worth another look."""
+        """An event of that loop, set when messages may have arrived."""
 
     @property
     def address(self) -> Endpoint:
-        """Where it listens; raises `Closed` before it was opened and after it stopped."""
+        """The endpoint that it listens on; raises `Closed` before it is opened and after it is stopped."""
         return self._engine.address
 
     @property
@@ -56,27 +56,26 @@ class AsyncReceiver:
 
     @property
     def senders(self) -> list[SenderCounts]:
-        """What came of each sender of frames, at most 1,024: the one that was heard last at the end."""
+        """Counts of each sender of frames, at most 1,024, the most recent last."""
         return self._engine.senders
 
     def handler_failed(self, message: Message, error: Exception) -> None:
-        """Count one message's failure, answer a sender that asked, and log a few a second.
+        """Count a message as failed, answer a sender that asked, and log at most 10 lines a second.
 
-        `serve` does it, and who iterates may, before the next message is asked for.
+        `serve` calls it; a program that iterates may, before it takes the next message.
         """
         self._engine.handler_failed(message, error)
 
     async def open(self) -> Self:
-        """Listen; `async with` and iterating do it too."""
+        """Start listening; `async with` and iterating do it, too."""
         self._enter_loop()
         self._watch(self._engine.listen())
         return self
 
     def stop(self) -> None:
-        """Stop listening; iteration ends once what was received is handed over. Call it in the event loop.
+        """Stop listening; iteration ends once everything received is handed over. Call it in the event loop.
 
-        It holds the loop up for some 2 ms, the time that the kernel may need to deliver what is under way: 7 ms
-        with 64 workers.
+        It blocks the loop for some 2 ms (7 ms with 64 workers), in which the kernel delivers what is in flight.
         """
         engine = self._engine
         if engine.is_stopped:
@@ -84,14 +83,14 @@ class AsyncReceiver:
         self._unwatch()
         if engine.listener is not None:
             engine.listener.drain()
-            if not engine.listener.has_pending:  # otherwise answers leave by its sockets
+            if not engine.listener.has_pending:  # otherwise its sockets are needed for answers
                 engine.listener.close()
         engine.is_stopped = True
         if self._arrived is not None:
             self._arrived.set()
 
     async def close(self) -> None:
-        """Stop listening and drop what was not handed over; see `Receiver.close`. Closing twice is fine."""
+        """Stop listening and drop messages not handed over; see `Receiver.close`. Closing twice is fine."""
         self.stop()
         self._engine.close()
 
@@ -109,13 +108,13 @@ class AsyncReceiver:
                 engine.settle_handed()
 
     async def batches(self) -> AsyncIterator[list[Message]]:
-        """Yield what is there, as lists of 1 to 1,024 messages, until `stop`: the fastest way to have them."""
+        """Yield lists of 1 to 1,024 messages until `stop`: the fastest way to receive."""
         async for batch in self._batches(BATCH, self._engine.keep_handed):
             yield batch
             self._engine.settle_handed()
 
     async def _batches(self, limit: int, keep: Callable[[MessageBatch], None]) -> AsyncIterator[MessageBatch]:
-        """Yield what is there; `keep` keeps a batch before that is yielded."""
+        """Yield batches, each passed to `keep` before."""
         engine = self._engine
         engine.settle_handed()  # of an iteration that was broken out of
         listener = engine.listen()
@@ -129,7 +128,7 @@ class AsyncReceiver:
                     self._watch(listener)
             if batch := engine.take(limit, keep):
                 yield batch
-                # A consumer that never awaits must not keep the loop from timers, signals and other tasks.
+                # A consumer that never awaits must not starve timers, signals and other tasks.
                 await asyncio.sleep(0)
             elif engine.is_stopped:
                 listener.close()
@@ -141,8 +140,8 @@ class AsyncReceiver:
     async def serve(self, handler: Callable[[Message], Awaitable[object] | object]) -> None:
         """Call `handler`, a function or a coroutine function, for each message until `stop`.
 
-        One message at a time; what it raises is counted and logged. A query's reply is what it returns: bytes, or
-        None for an empty one, unless it called `message.reply`.
+        One message at a time; exceptions are counted and logged. The return value is a query's reply: bytes, or None
+        for an empty one, unless it called `message.reply`.
         """
         engine = self._engine
         async for message in self:
@@ -179,7 +178,7 @@ class AsyncReceiver:
     def _readable(self, listener: Listener) -> None:
         listener.fill()
         if self._engine.queue.is_full:
-            self._unwatch()  # the iterator watches again when it has made room
+            self._unwatch()  # the iterator watches again when the queue has space
         if self._arrived is not None:
             self._arrived.set()
 

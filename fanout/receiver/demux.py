@@ -1,4 +1,4 @@
-"""Where what arrives is looked at: plain datagrams pass, probes and frames are taken and answered."""
+"""Separates what arrives: plain datagrams pass, probes and frames are taken and answered."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from fanout.receiver.reply_path import ReplyPath
 log = logging.getLogger("fanout")
 
 _FIRST = 0xFF
-"""What frames and probes begin with."""
+"""The first byte of frames and probes."""
 _MARK_AT = 2
 _FRAME_MARK, _PROBE_MARK = frame.MAGIC[_MARK_AT], probe.MAGIC[_MARK_AT]
-"""What distinguishes them."""
+"""The byte that distinguishes them."""
 _STREAMS = (frame.MAGIC + bytes((frame.VERSION, frame.FrameKind.NUMBERED)), SEALED_STREAM)
 _MERGED_MOST = 256
 _LINES = 5  # a second
@@ -48,11 +48,10 @@ os.register_at_fork(after_in_child=_forked)
 
 
 class Demux:
-    """Takes frames and probes out of what arrives, and answers them; any thread may call anything.
+    """Takes frames and probes out of what arrives, and answers them. Thread-safe.
 
-    What passes are datagrams that are neither, as they came, and the messages that were in frames. Ordinary datagrams
-    cost one look at the first byte of each. Answers leave by the socket on which the question came, to the address
-    from which it came.
+    What passes are all other datagrams, unchanged, and the messages in frames. Ordinary datagrams cost a check of
+    their first byte. Answers leave by the socket on which the question came, to its source address.
     """
 
     def __init__(self, reception: Reception, probe_filter: ProbeFilter, keys: KeyFile | None = None) -> None:
@@ -67,18 +66,18 @@ class Demux:
         _demuxes.add(self)
 
     def start_anew(self) -> None:
-        """Be one of its own in a process that was forked: two of one identity would seal with the same nonces."""
+        """Become independent in a forked process: two with one identity would seal with the same nonces."""
         self._lock = threading.Lock()
         self.answering = threading.RLock()
         self._reception.rename(secrets.randbits(64), time.time_ns())
 
     @property
     def probes(self) -> int:
-        """Probes that were taken out."""
+        """Probes taken out."""
         return self._probe_filter.probes
 
     def sift(self, runs: list[Run], reply_path: ReplyPath) -> list[Run]:
-        """Return what to hand over, in its order."""
+        """Return what to hand over, in order."""
         if self._reception.takes_plaintext:
             for run in runs:
                 data, segment = run[:2]
@@ -129,7 +128,7 @@ class Demux:
             )
 
     def settle(self, pending: PendingReply, result: HandlingResult) -> bool:
-        """Record what became of a message, and answer; False, and nothing is done, where it was settled before."""
+        """Record a message's result, and answer; return False, and do nothing, where it was settled before."""
         with self.answering:
             with self._lock:
                 if not pending.is_open:
@@ -142,17 +141,17 @@ class Demux:
         return True
 
     def release(self, pending: PendingReply) -> None:
-        """Take a message back that nobody will get."""
+        """Forget a message that will not be handed over."""
         with self._lock:
             pending.state.release(pending)
 
     @property
     def has_pending(self) -> bool:
-        """Whether messages were handed over or queued whose senders may ask for them."""
+        """Whether messages to be confirmed are queued or handed over."""
         return self._reception.has_pending
 
     def counts(self) -> DemuxCounts:
-        """Return what it has done so far."""
+        """Return the counts so far."""
         reception = self._reception
         with self._lock:
             reception.give_up(time.monotonic())
@@ -167,19 +166,19 @@ class Demux:
             )
 
     def senders(self) -> list[SenderCounts]:
-        """Return what came of each sender of frames."""
+        """Return the counts of each sender of frames."""
         with self._lock:
             return self._reception.senders()
 
 
 def _merged(runs: list[Run]) -> list[Run]:
-    """Merge runs of streams as the kernel merges datagrams: a long run costs little more than a short one."""
+    """Merge runs of streams as the kernel does datagrams: a long run costs little more than a short one."""
     merged: list[Run] = []
     alike: list[Run] = []
     messages = 0
     for run in runs:
         data, segment, count, address, *_ = run
-        # Only a run whose last datagram is as long as the others can be gone on with.
+        # Only a run whose last datagram is as long as the others can be continued.
         if not data.startswith(_STREAMS) or len(data) != segment * count:
             merged += _joined(alike)
             merged.append(run)
@@ -206,7 +205,7 @@ def _joined(alike: list[Run]) -> list[Run]:
 
 
 class DemuxCounts(NamedTuple):
-    """What came in frames, and what became of it: see `ReceiverStats`."""
+    """Counts of frames and their messages: see `ReceiverStats`."""
 
     skipped: int
     reordered: int

@@ -1,4 +1,4 @@
-"""What both receivers are made of: everything but the waiting."""
+"""The engine that `Receiver` and `AsyncReceiver` share: everything except the waiting."""
 
 from __future__ import annotations
 
@@ -24,65 +24,64 @@ from fanout.receiver.queue import MessageBatch, MessageQueue, Overflow
 log = logging.getLogger("fanout")
 
 CAPACITY = 65_536
-"""Messages that are queued for a busy handler before they are left to the kernel's buffer."""
+"""Messages queued for a busy handler before the rest stays in the kernel's buffer."""
 BATCH = 1024
-"""Messages in a batch, at most."""
+"""Maximum messages in a batch."""
 TURN = 32
-"""Messages handed over one by one between two looks at the socket: the kernel's buffer stays short."""
+"""Messages handed over one by one between two reads of the socket, so that the kernel's buffer stays short."""
 _CLOSED = "the receiver was closed"
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiverStats:
-    """What a receiver has done since it was opened: counts that only grow, and its queue now."""
+    """What a receiver has done since it was opened: counts that only grow, and the current queue."""
 
     datagrams: int = 0
-    """Taken from the kernel: handed over, queued, or dropped by the queue. A message in fragments counts once."""
+    """Read from the kernel: handed over, queued, or dropped by the queue. A message in fragments counts once."""
     bytes: int = 0
-    """Of their payloads."""
+    """Bytes of their payloads."""
     kernel_drops: int = 0
     """Datagrams that the kernel dropped because the receive buffer was full.
 
-    Exact for datagrams that came one by one. A run of them that the kernel keeps merged (UDP_GRO: it came from a
-    sender on this host that coalesces, or was merged by the network card) counts as one where it was dropped while
-    nobody looked at the socket: at least so many were lost. From where the queue is full (`Overflow.WAIT`) until the
-    kernel's buffer was found empty again, nothing is merged and each counts.
+    Exact for datagrams that are not merged. A run that the kernel keeps merged (UDP_GRO: from a sender on this host
+    that coalesces, or merged by the network card) counts as one, so the count is a lower bound. While the queue is
+    full (`Overflow.WAIT`) and until the kernel's buffer was read empty, nothing is merged and each datagram counts.
     """
     queue_drops: int = 0
-    """Messages that the queue dropped because it was full (`Overflow`), or that were in it at `close`."""
+    """Messages dropped because the queue was full (`Overflow`), or still queued at `close`."""
     handler_errors: int = 0
     queue_depth: int = 0
-    """Messages taken from the kernel and not handed over yet."""
+    """Messages read from the kernel but not handed over yet."""
     receive_buffer: int = 0
-    """Bytes of receive buffer that the kernel granted, of all workers' sockets together."""
+    """Bytes of receive buffer that the kernel granted, for all sockets together."""
     bench_probes: int = 0
-    """Datagrams of `fanout bench`, which it answers by itself: they are not among `datagrams`."""
+    """Datagrams of `fanout bench`, answered by the receiver itself and not counted in `datagrams`."""
     skipped: int = 0
-    """Messages of numbered streams that had not come when a later one did."""
+    """Messages of numbered streams missing when a later one arrived."""
     reordered: int = 0
-    """Those of them that came all the same, late."""
+    """Skipped messages that arrived late."""
     duplicates: int = 0
-    """Messages of numbered streams that came again, and were not handed over again."""
+    """Messages of numbered streams that arrived again, and were not handed over again."""
     refused: Mapping[ReceiveDrop, int] = field(default_factory=dict)
-    """Frames, and messages in several of them, that were not handed over, by reason; only reasons that occurred."""
+    """Frames, and messages in several frames, that were not handed over, by reason; only reasons that occurred."""
     confirmed: int = 0
-    """Messages whose senders were told, or would be, that their handler has returned."""
+    """Messages whose handler returned, confirmed to their senders."""
     failed: int = 0
-    """Messages whose senders asked, and were told that they failed."""
+    """Messages reported as failed to senders that asked."""
     replied: int = 0
-    """Replies that were sent, each counted once or more often."""
+    """Queries answered with a reply."""
 
     @property
     def lost(self) -> int:
-        """Messages of numbered streams that have not come."""
+        """Messages of numbered streams that have not arrived."""
         return self.skipped - self.reordered
 
 
 class ReceiverEngine:
-    """The listener and its queue, and the messages that are being handed over.
+    """The listener, its queue, and the messages being handed over.
 
-    Handed over are batches, or the messages of a batch one by one; they are settled when the next is asked for. The
-    `rest` of a batch is what was not handed over yet: the next iteration begins with it where one was broken out of.
+    Messages are handed over in batches or one by one, and settled when the next is taken. The `rest` of a batch is not
+    handed over yet: where an iteration was left, the next one begins with it.
     """
 
     def __init__(
@@ -106,18 +105,18 @@ class ReceiverEngine:
         self.listener: Listener | None = None
         self.is_stopped = False
         self.handing = threading.RLock()
-        """Held while messages change hands: `close` in another thread comes before or after, and misses none."""
+        """Held while messages are handed over, so that `close` in another thread misses none."""
         self.rest: Iterator[Message] = iter(())
         self._rest_may_ask = False
-        self._handed: Sequence[Question] = ()  # over, and not settled before the next messages are asked for
+        self._handed: Sequence[Question] = ()  # settled when the next messages are taken
         self._handler_errors = 0
         self._log_failure = LimitedLogger(log.error, 10)
 
     @property
     def address(self) -> Endpoint:
-        """Where it listens; raises `Closed` before it was opened and after it stopped."""
+        """The endpoint that it listens on; raises `Closed` before it is opened and after it is stopped."""
         if self.listener is None or self.is_stopped:
-            raise Closed("the receiver does not listen: open it first")
+            raise Closed("the receiver is not listening: open it first")
         return self.listener.address
 
     @property
@@ -139,7 +138,7 @@ class ReceiverEngine:
 
     @property
     def senders(self) -> list[SenderCounts]:
-        """What came of each sender of frames, at most 1,024: the one that was heard last at the end."""
+        """Counts of each sender of frames, at most 1,024, the most recent last."""
         return [] if self.listener is None else self.listener.senders()
 
     def __str__(self) -> str:
@@ -148,7 +147,7 @@ class ReceiverEngine:
         return "stopped" if self.is_stopped else f"on {self.listener.address}"
 
     def listen(self) -> Listener:
-        """Open the sockets, unless they are."""
+        """Open the sockets, unless they are open."""
         if self.is_stopped:
             raise Closed("the receiver was stopped: make a new one")
         if self.listener is None:
@@ -159,7 +158,7 @@ class ReceiverEngine:
         return self.listener
 
     def close(self) -> None:
-        """Drop what was not handed over, fail what is not settled, and give the port back."""
+        """Drop messages not handed over, fail those not settled, and release the port."""
         with self.handing:
             if self.listener is None:
                 return
@@ -167,16 +166,16 @@ class ReceiverEngine:
             rest = self._unhanded()
             questions = [*self._handed, *rest.questions, *self.queue.clear(len(rest))]
             self._handed = ()
-            for question in questions:  # the answers leave by the sockets that are closed next
+            for question in questions:  # answered before the sockets are closed
                 question.fail(_CLOSED)
             self.listener.close()
 
-    # Messages change hands.
+    # Handing messages over.
 
     def take(self, limit: int, keep: Callable[[MessageBatch], None], listener: Listener | None = None) -> MessageBatch:
-        """Take the next messages, at most `limit`, which `keep` keeps: `keep_rest` or `keep_handed`.
+        """Take the next messages, at most `limit`, and pass them to `keep`: `keep_rest` or `keep_handed`.
 
-        Where there is a listener, it fills the queue first, unless the receiver was stopped.
+        A `listener` fills the queue first, unless the receiver was stopped.
         """
         with self.handing:
             if listener is not None and not self.is_stopped:
@@ -186,7 +185,7 @@ class ReceiverEngine:
             return batch
 
     def take_rest(self, keep: Callable[[MessageBatch], None]) -> MessageBatch:
-        """Take what an iteration over messages did not hand over: it was broken out of."""
+        """Take the messages that an iteration did not hand over, because it was left."""
         with self.handing:
             batch = self._unhanded()
             keep(batch)
@@ -198,16 +197,16 @@ class ReceiverEngine:
         return batch
 
     def keep_rest(self, batch: MessageBatch) -> None:
-        """Hand this batch over message by message."""
+        """Hand over this batch message by message."""
         self.rest, self._rest_may_ask = iter(batch), batch.may_ask
 
     def keep_handed(self, batch: MessageBatch) -> None:
-        """Hand this batch over as a whole."""
+        """Hand over this batch as a whole."""
         if batch.may_ask:
             self._handed = batch.questions
 
     def next_of(self, rest: Iterator[Message]) -> Message | None:
-        """Return the next message, which is handed over now; None where there is none."""
+        """Hand over and return the next message; None where there is none."""
         with self.handing:
             message = next(rest, None)
             if message is not None and (question := message.question) is not None:
@@ -215,7 +214,7 @@ class ReceiverEngine:
             return message
 
     def settle_handed(self) -> None:
-        """Confirm what was handed over: the next messages are asked for."""
+        """Confirm what was handed over before."""
         if not self._handed:
             return
         with self.handing:
@@ -223,10 +222,10 @@ class ReceiverEngine:
             for question in questions:
                 question.confirm()
 
-    # What becomes of them.
+    # Their results.
 
     def handler_failed(self, message: Message, error: Exception) -> None:
-        """Count one message's failure, answer a sender that asked, and log a few a second."""
+        """Count a message as failed, answer a sender that asked, and log at most 10 lines a second."""
         self._handler_errors += 1
         reason = errno_text.exception(error)
         if message.question is not None:
@@ -239,15 +238,15 @@ class ReceiverEngine:
         )
 
     def handled(self, message: Message, result: object) -> None:
-        """Answer a sender that asked: `serve`'s handler has returned, and `result` is a query's reply."""
+        """Answer a sender that asked, after `serve`'s handler returned `result`, a query's reply."""
         if problem := conclude(message, result):
             self.handler_failed(message, InvalidInput(problem))
 
 
 def conclude(message: Message, result: object) -> str:
-    """Answer a sender that asked: the handler has returned `result`, a query's reply. Return why not, where it failed.
+    """Answer a sender that asked, after the handler returned `result`, a query's reply; return why it failed, if so.
 
-    A message that has no reply and was not failed is confirmed, whatever was returned.
+    A message that is not a query and has not failed is confirmed, whatever was returned.
     """
     question = message.question
     if question is None:
@@ -259,25 +258,25 @@ def conclude(message: Message, result: object) -> str:
         try:
             message.reply(b"" if result is None else bytes(result))
         except Exception as error:
-            if question.wants_reply:  # otherwise another thread has replied in this very moment
+            if question.wants_reply:  # otherwise another thread has just replied
                 problem = str(error) if isinstance(error, InvalidInput) else errno_text.exception(error)
     else:
-        problem = f"the handler returned {type(result).__name__}, not bytes or None"
+        problem = f"the handler must return bytes or None; got {type(result).__name__}"
     if problem:
         question.fail(problem)
     return problem
 
 
 def frame_settings(key_file: str | None, cluster: str, accept_plaintext: bool, reply_to_anyone: bool) -> FrameSettings:
-    """Return what a receiver's options say of frames; raise `InvalidInput` or `KeyUnavailable`."""
+    """Return a receiver's settings for frames; raise `InvalidInput` or `KeyUnavailable`."""
     path = options.key_path(key_file)
     label = options.cluster_label(cluster, key_file)
     if accept_plaintext and path is None:
-        raise InvalidInput("accept_plaintext says nothing without key_file: give both")
+        raise InvalidInput("accept_plaintext needs key_file: give both")
     if reply_to_anyone and path is None:
         log.warning(
-            "reply_to_anyone: replies go to whoever asks, however large they are: "
-            "with a forged source address they hit others. Seal queries instead (key_file)"
+            "reply_to_anyone: replies of any size go to the source address of a query, which may be forged to "
+            "flood a victim: seal queries instead (key_file)"
         )
     keys = None if path is None else KeyFile(path)
     return FrameSettings(keys, label, bool(accept_plaintext), bool(reply_to_anyone))

@@ -1,4 +1,4 @@
-"""How datagrams arrive: listening sockets and their threads, which fill the queue."""
+"""Listening sockets and their threads, which fill the queue."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from fanout.receiver.workers import Waker, Workers
 
 WORKERS_MAX = 64
 _ROUNDS = 64
-_ROUNDS_PRESSED = 8  # 2,048 datagrams, where nothing is merged: what is handed over at a time must not be more
-_IN_FLIGHT = 0.002  # seconds for what the kernel was delivering on another CPU when the sockets were deafened
+_ROUNDS_PRESSED = 8  # 2,048 unmerged datagrams: the maximum to hand over at a time
+_IN_FLIGHT = 0.002  # seconds for what another CPU was delivering when the sockets were closed to new datagrams
 
 
 class FrameSettings(NamedTuple):
@@ -34,7 +34,7 @@ class FrameSettings(NamedTuple):
     reply_to_anyone: bool = False
 
     def reception(self) -> Reception:
-        """Make what does it, with an identity of its own."""
+        """Return a new `Reception` with its own identity."""
         return Reception(
             secrets.randbits(64),
             keyring=None if self.keys is None else self.keys.keyring(),
@@ -46,13 +46,13 @@ class FrameSettings(NamedTuple):
 
 
 class Listener:
-    """Listening sockets on one port, which fill the queue of messages that nobody has handled yet.
+    """Listening sockets on one port, which fill the queue of unhandled messages.
 
     `fill` moves what the kernel holds into the queue, without blocking and some milliseconds' work at a time;
-    `readable` is what to wait on until it has something to do. With one worker the caller's thread does it all. With
-    more there is a socket and a thread for each, and `fill` has nothing to do but to clear `readable`. The kernel
-    maps a source to one socket (SO_REUSEPORT, man 7 socket), so each source's order is kept. Probes of `fanout bench`
-    and frames are answered on the way (`framing`); what was in frames is handed over.
+    `readable` is what to wait on until it has something to do. With one worker the caller's thread does all of it. With
+    more, there is a socket and a thread for each, and `fill` only clears `readable`. The kernel maps a source to one
+    socket (SO_REUSEPORT, man 7 socket), so each source's order is kept. Probes of `fanout bench` and frames are
+    answered on the way (`framing`); the messages in frames are handed over.
 
     Raises `InvalidService` and `SocketUnavailable`.
     """
@@ -93,65 +93,65 @@ class Listener:
         try:
             return Reader(opened, self._queue, self._demux, receive_buffer)
         except BaseException:
-            opened.close()  # a handler of the log has raised, for one
+            opened.close()  # a log handler may raise
             raise
 
     @property
     def address(self) -> Endpoint:
-        """Return where the sockets listen."""
+        """The endpoint that the sockets listen on."""
         return Endpoint(*self._readers[0].socket.getsockname()[:2])
 
     @property
     def receive_buffer(self) -> int:
-        """Bytes of receive buffer that the kernel granted, of all sockets together."""
+        """Bytes of receive buffer that the kernel granted, for all sockets together."""
         return sum(reader.receive_buffer for reader in self._readers)
 
     @property
     def readable(self) -> socket.socket:
-        """Return what becomes readable when `fill` is worth a call."""
+        """The socket that becomes readable when `fill` has something to do."""
         return self._readers[0].socket if self._arrived is None else self._arrived.readable
 
     @property
     def probes(self) -> int:
-        """Probes that were taken out on the way."""
+        """Probes taken out."""
         return self._demux.probes
 
     def fill(self) -> None:
-        """Take what waits, as far as there is room."""
+        """Read what waits, as far as the queue has space."""
         if self._arrived is not None:
             self._arrived.clear()
             return
         (reader,) = self._readers
-        # What the queue may drop must not wait in the kernel, which drops the newest: look until nothing waits.
+        # What the queue may drop must not wait in the kernel, which drops the newest: read until nothing waits.
         for _ in range(_ROUNDS if self._may_drop else _ROUNDS_PRESSED if reader.is_pressed else 1):
             if not reader.fill():
                 return
 
     @property
     def kernel_drops(self) -> int:
-        """Datagrams that the kernel dropped because the receive buffer was full (0 where it does not tell).
+        """Datagrams that the kernel dropped because the receive buffer was full (0 where it does not report it).
 
-        From where the queue is full until the socket was found empty again, each datagram counts. Otherwise a run
-        that the kernel merged counts as one, however many it has: at least so many were dropped.
+        While the queue is full and until the socket was read empty, each datagram counts. Otherwise a run that the
+        kernel merged counts as one, so the count is a lower bound.
         """
         return sum(reader.drops for reader in self._readers)
 
     @property
     def counts(self) -> DemuxCounts:
-        """What came in frames, and what became of it."""
+        """Counts of frames and their messages."""
         return self._demux.counts()
 
     def senders(self) -> list[SenderCounts]:
-        """Return what came of each sender of frames."""
+        """Return the counts of each sender of frames."""
         return self._demux.senders()
 
     @property
     def has_pending(self) -> bool:
-        """Whether messages were taken whose senders may ask for them: the answers leave by these sockets."""
+        """Whether messages to be confirmed are not settled: their answers leave by these sockets."""
         return self._demux.has_pending
 
     def drain(self) -> None:
-        """Take all that the kernel still holds, beyond the bounds where need be, and get nothing more."""
+        """Receive nothing more, and read all that the kernel still holds, beyond the bounds if needed."""
         with self._closing:
             if self._is_drained:
                 return
@@ -159,7 +159,7 @@ class Listener:
             if self._workers is not None:
                 self._workers.close()
             self._queue.lift()
-            # All of them first: the kernel gives to the next socket what the one before gets no more.
+            # All of them first: the kernel passes on to the next socket what one no longer receives.
             for reader in self._readers:
                 reader.deafen()
             time.sleep(_IN_FLIGHT)
@@ -167,7 +167,7 @@ class Listener:
                 reader.drain()
 
     def close(self) -> None:
-        """Take what the kernel still holds, and give the port back."""
+        """Read what the kernel still holds, and release the port."""
         self.drain()
         with self._closing:
             if self._is_closed:

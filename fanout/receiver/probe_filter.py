@@ -1,4 +1,4 @@
-"""Takes the probes of `fanout bench` out of what arrives, and answers them: no program has to know of them."""
+"""Takes the probes of `fanout bench` out of what arrives, and answers them, unseen by the program."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fanout.version import __version__
 
 
 class ProbeFilter:
-    """What passes it are the datagrams that are no probes, as they came. Several threads may share one.
+    """Passes all datagrams except probes, unchanged. Thread-safe.
 
-    Answers leave by the socket on which the question came; a full socket drops them, and whoever measures asks again.
+    Answers leave by the socket on which the question came; a full socket drops them, and the prober asks again.
     """
 
     def __init__(self, drops: Callable[[], tuple[int, int]]) -> None:
@@ -30,7 +30,7 @@ class ProbeFilter:
         return self._log.taken
 
     def sift(self, runs: list[Run], reply_path: ReplyPath) -> list[Run]:
-        """Return the runs without probes, in their order; answer the probes."""
+        """Return the runs without probes, in order; answer the probes."""
         for run in runs:
             if MAGIC in run.data:
                 return self._sift(runs, reply_path)

@@ -1,4 +1,4 @@
-"""The bounded queue between the kernel and whoever handles messages, and what happens when it is full."""
+"""The bounded queue between the kernel and the handler of messages, and what happens when it is full."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from fanout.protocol.receiving.run import Run
 
 BYTES_MAX = 32 * 1024 * 1024
 _SOURCES_MAX = 4096
-_CALLS = 256  # of all takers between two looks at the bounds: some milliseconds' work
+_CALLS = 256  # of all takers between two checks of the bounds: some milliseconds' work
 
 
 class Overflow(StrEnum):
-    """What a receiver does when messages come faster than they are handled, and its queue is full."""
+    """What a receiver does when messages arrive faster than they are handled, and its queue is full."""
 
     WAIT = "wait"
-    """Leave them in the kernel's buffer. When that is full too, the kernel drops the newest (`kernel_drops`)."""
+    """Leave them in the kernel's buffer. When that is full, too, the kernel drops the newest (`kernel_drops`)."""
     DROP_OLDEST = "drop_oldest"
-    """Take the new ones and drop those that waited longest (`queue_drops`): what is handed over is fresh."""
+    """Drop the messages that waited longest (`queue_drops`): what is handed over is recent."""
     DROP_NEWEST = "drop_newest"
-    """Take the new ones and drop them (`queue_drops`): what is handed over has no gap before the loss began."""
+    """Drop the new messages (`queue_drops`): what is handed over has no gap before the loss began."""
 
     @classmethod
     def parse(cls, text: str) -> Overflow:
@@ -39,11 +39,11 @@ class Overflow(StrEnum):
         try:
             return cls(text)
         except ValueError:
-            raise InvalidInput(f"overflow {text!r} is not one of {', '.join(cls)}") from None
+            raise InvalidInput(f"overflow must be one of {', '.join(cls)}; got {text!r}") from None
 
 
 class Reservation(NamedTuple):
-    """What may be received: so many messages (the last run may go beyond), in so many calls."""
+    """How much may be received: messages (the last run may exceed them), and calls."""
 
     messages: int
     calls: int
@@ -54,27 +54,27 @@ _UNBOUNDED = 1 << 62
 
 
 class MessageBatch(list[Message]):
-    """Messages that are handed over together."""
+    """Messages handed over together."""
 
     may_ask = False
-    """Whether some of them may be asked for: `questions`."""
+    """Whether some of them have `questions`."""
 
     @property
     def questions(self) -> list[Question]:
-        """What settles those that may be asked for."""
+        """What settles the messages whose senders may ask for the result."""
         return [question for one in self if (question := one.question) is not None]
 
 
 class MessageQueue:
-    """Runs of messages that were received and not handed over yet. Any thread may call anything.
+    """Runs of messages that were received but not handed over yet. Thread-safe.
 
-    It holds `capacity` messages or 32 MiB of payload, and at most one run more for each of the `takers` that fill it.
-    Runs are cut into messages when they are handed over, so that taking a run from the kernel costs the same for one
+    It holds `capacity` messages or 32 MiB of payload, and at most one more run for each of the `takers` that fill it.
+    Runs are cut into messages when they are handed over, so that reading a run from the kernel costs the same for one
     message as for sixty-four.
 
-    With `Overflow.WAIT` it `is_full` from that bound on until half of it was handed over, so that those who fill it
-    work in long strides; `reserve` gives them nothing then. With the other policies it never is: `put` drops, and
-    counts `drops`.
+    With `Overflow.WAIT` it `is_full` from that bound on until half of it was handed over, so that the takers work in
+    long strides; `reserve` returns nothing then. With the other policies it is never full: `put` drops, and counts
+    `drops`.
     """
 
     def __init__(self, capacity: int, overflow: Overflow, takers: int = 1) -> None:
@@ -95,21 +95,21 @@ class MessageQueue:
         self._size = 0
 
     def reserve(self) -> Reservation:
-        """Return how much to receive before the next `put`, which takes the reservation back; nothing while full."""
+        """Return how much to receive before the next `put`, which ends the reservation; nothing while full."""
         with self._lock:
             if self.is_full:
                 return NO_ROOM
             calls = _CALLS // self._takers
             messages = _UNBOUNDED
             if self._is_bounded:
-                # A call can always be made: what is reserved by others may never come.
+                # One call is always allowed: what others reserved may never arrive.
                 calls = min(calls, max(1, (BYTES_MAX - self._size - self._reserved.calls * BUFFER) // BUFFER))
                 messages = max(1, (self._capacity - self.depth - self._reserved.messages) // self._takers)
             self._reserved = Reservation(self._reserved.messages + messages, self._reserved.calls + calls)
             return Reservation(messages, calls)
 
     def put(self, runs: list[Run], reserved: Reservation) -> list[Question]:
-        """Queue the runs, or drop what the policy says; return what of that its sender may ask for."""
+        """Queue the runs, or drop by the policy; return the questions of what was dropped."""
         dropped: list[Question] = []
         with self._lock:
             self._reserved = Reservation(
@@ -138,7 +138,7 @@ class MessageQueue:
         return depth >= self._capacity or size >= BYTES_MAX
 
     def _drop_oldest(self, dropped: list[Question]) -> None:
-        """Drop runs as long as the rest still fills the queue."""
+        """Drop runs while the rest still fills the queue."""
         while self._runs:
             oldest = self._runs[0]
             count = oldest.messages - self._skip
@@ -191,7 +191,7 @@ class MessageQueue:
                     self._has_room.wait()
 
     def lift(self) -> None:
-        """Let it never be full from now on: those who fill it are closing, and bring what they have."""
+        """Remove the bound: the takers are closing, and put what they still have."""
         with self._lock:
             self._is_bounded = False
             self._make_room()
@@ -201,7 +201,7 @@ class MessageQueue:
         self._has_room.notify_all()
 
     def clear(self, others: int = 0) -> list[Question]:
-        """Drop everything queued, and count it with `others`; return what of that its sender may ask for."""
+        """Drop everything queued, and count it with `others`; return the questions of what was dropped."""
         with self._lock:
             dropped = [run.question for run in self._runs if run.question is not None]
             self.drops += self.depth + others
@@ -212,16 +212,16 @@ class MessageQueue:
 
 
 def _size(run: Run) -> int:
-    """Return the bytes that a run takes."""
+    """Return the bytes of a run."""
     return len(run.data) if run.payloads is None else sum(map(len, run.payloads))
 
 
 Gaps = list[tuple[int, int]]
-"""Which of some messages do not just follow the one before: their index, and their gap (`Message.gap`)."""
+"""Index and gap (`Message.gap`) of the messages that do not directly follow the one before."""
 
 
 def split(run: Run, start: int, count: int, source: Endpoint, into: list[Message], gaps: Gaps | None = None) -> None:
-    """Append `count` messages of the run, from the one at index `start` on: one copy for each payload."""
+    """Append `count` messages of the run, from index `start` on, copying each payload once."""
     data, segment, messages, _, received_at, header, _, question, _, opened = run
     begin = len(into)
     payloads: Sequence[bytes]
@@ -246,15 +246,15 @@ def split(run: Run, start: int, count: int, source: Endpoint, into: list[Message
 
 @lru_cache(256)
 def _layout(segment: int, count: int, last: int, header: int) -> struct.Struct:
-    """A struct cuts a buffer five times faster than slices do."""
+    """Return a struct that cuts a buffer into payloads, five times faster than slicing."""
     skip = f"{header}x" if header else ""
     return struct.Struct(f"{skip}{segment - header}s" * (count - 1) + f"{skip}{last - header}s")
 
 
 class Sources(dict[tuple[Any, ...], Endpoint]):
-    """The endpoint of each address that a socket reported: made once, since it costs more than a datagram's copy.
+    """The endpoint of each address that a socket reported, cached: creating one costs more than a datagram.
 
-    At most 4,096 are kept, whoever sends under however many addresses.
+    At most 4,096 are kept.
     """
 
     def __missing__(self, address: tuple[Any, ...]) -> Endpoint:

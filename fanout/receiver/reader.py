@@ -1,4 +1,4 @@
-"""One listening socket, and how what it holds gets into the queue."""
+"""Moves what one listening socket holds into the queue."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from fanout.receiver.queue import MessageQueue, Reservation
 from fanout.receiver.reply_path import ReplyPath
 
 _CLOSING_CALLS = 65_536  # more than a receive buffer of 8 MiB holds of the smallest datagrams
-_FLOOD = 64  # plain datagrams, or runs of them, at a time
-_RESERVE = 4  # the part of the receive buffer, one in so many, that is kept for what comes while merged runs are read
+_FLOOD = 64  # plain datagrams, or runs of them, in one read
+_RESERVE = 4  # 1/N of the receive buffer is kept for what arrives while merged runs are read
 
 
 class Reader:
-    """Moves datagrams from one socket into the queue, without blocking. One thread at a time uses it.
+    """Moves datagrams from one socket into the queue, without blocking; for one thread at a time.
 
-    The kernel counts a merged run as one drop, however long it is. So it does not merge while it may drop: from where
-    the queue is full until the socket was found empty, it `is_pressed`. What was merged before must be read
-    while merging is on, or its boundaries would be lost, and what comes meanwhile is merged as well: a part of the
-    buffer is kept for that, which the kernel may fill only then.
+    The kernel counts a merged run as one drop, however long it is. So merging is off while the kernel may drop: it
+    `is_pressed` from when the queue is full until the socket was read empty. What was merged before must be read while
+    merging is on, or its boundaries would be lost, and what arrives meanwhile is merged as well: a part of the buffer
+    is kept for that, which the kernel may fill only then.
 
-    A question to one address of several is answered from there, so the kernel is to report to which address a datagram
-    came. That costs a tenth of the time that a datagram takes: under a flood of plain ones it does not, and the first
-    question after that is answered from the address that the route chooses; the next one is not.
+    A question to one address of several is answered from there, so the kernel reports each datagram's destination.
+    That costs a tenth of a datagram's time, so it is off under a flood of plain ones: the first question after that is
+    answered from the address that the route chooses.
     """
 
     def __init__(self, opened: socket.socket, queue: MessageQueue, demux: Demux, receive_buffer: int) -> None:
@@ -38,7 +38,7 @@ class Reader:
         self._demux = demux
         self._reply_path = ReplyPath(opened)
         self._can_merge = bind.merge(opened, True)
-        self._merges = bind.merge(opened, False)  # until somebody takes: see `fill`
+        self._merges = bind.merge(opened, False)  # until the first `fill`
         self.is_pressed = False
         self._drops_at_close = 0
         self._is_on_all = bind.is_on_all_addresses(opened)
@@ -46,18 +46,18 @@ class Reader:
         self._ask_destinations(self._is_on_all)
 
     def fill(self) -> bool:
-        """Take what waits, as far as there is room and some milliseconds' work; return whether more may wait."""
-        room = self._queue.reserve()
+        """Read what waits, as far as the queue has space and for some milliseconds; return whether more may wait."""
+        reserved = self._queue.reserve()
         more = False
-        if room.calls:
+        if reserved.calls:
             if not self._merges:
                 self._merge(True)
-            runs = receive(self.socket, *room, time.time())
-            more = len(runs) == room.calls
-            if self.is_pressed:  # still, unless nothing waits and there is room left
-                self.is_pressed = more or sum(run.messages for run in runs) >= room.messages
+            runs = receive(self.socket, *reserved, time.time())
+            more = len(runs) == reserved.calls
+            if self.is_pressed:  # still, unless nothing waits and the queue has space
+                self.is_pressed = more or sum(run.messages for run in runs) >= reserved.messages
                 self._merge(not self.is_pressed)
-            self._put(runs, room)
+            self._put(runs, reserved)
         if self._queue.is_full:
             self._rest()
         return more
@@ -69,18 +69,18 @@ class Reader:
             self._queue.wait_for_room()
 
     def _rest(self) -> None:
-        """Let the kernel count each datagram: the queue is full."""
+        """Turn merging off while the queue is full, so that the kernel counts each dropped datagram."""
         self.is_pressed = True
         self._merge(False)
 
-    def _put(self, runs: list[Run], room: Reservation) -> None:
+    def _put(self, runs: list[Run], reserved: Reservation) -> None:
         kept = self._demux.sift(runs, self._reply_path)
         if self._is_on_all:
             if kept is not runs:
                 self._ask_destinations(True)
             elif len(runs) >= _FLOOD:
                 self._ask_destinations(False)
-        for question in self._queue.put(kept, room):
+        for question in self._queue.put(kept, reserved):
             question.release()
 
     def _ask_destinations(self, wanted: bool) -> None:
@@ -99,28 +99,28 @@ class Reader:
 
     @property
     def drops(self) -> int:
-        """Drops by the kernel, as it counts them: see `bind.drops`."""
+        """Drops as the kernel counts them: see `bind.drops`."""
         with contextlib.suppress(OSError):
             return bind.drops(self.socket)
         return self._drops_at_close
 
     def deafen(self) -> None:
-        """Get nothing more; what came before can still be taken."""
+        """Receive nothing more; what arrived before can still be read."""
         self._reply_path.deafen()
 
     def drain(self) -> None:
-        """Take all that the kernel still holds."""
+        """Read all that the kernel still holds."""
         self._merge(True)
         calls = _CLOSING_CALLS
         while calls > 0:
-            room = self._queue.reserve()
-            calls -= room.calls
-            runs = receive(self.socket, *room, time.time())
-            self._put(runs, room)
-            if len(runs) < room.calls:
+            reserved = self._queue.reserve()
+            calls -= reserved.calls
+            runs = receive(self.socket, *reserved, time.time())
+            self._put(runs, reserved)
+            if len(runs) < reserved.calls:
                 break
 
     def close(self) -> None:
-        """Give the port back."""
+        """Release the port."""
         self._drops_at_close = self.drops
         self.socket.close()

@@ -1,4 +1,4 @@
-"""The way out of a listening socket: answers leave from the address that was asked."""
+"""Sends answers by a listening socket, from the address that was asked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fanout.net.pktinfo import Control
 
 
 class ReplyPath:
-    """A listening socket, as far as answers leave by it."""
+    """Sends answers by a listening socket."""
 
     def __init__(self, opened: socket.socket) -> None:
         self.socket = opened
@@ -19,14 +19,14 @@ class ReplyPath:
         self._is_any = bind.is_on_all_addresses(opened)
 
     def deafen(self) -> None:
-        """Get nothing more; answers can still be sent."""
+        """Receive nothing more; answers can still be sent."""
         bind.deafen(self.socket)
         self._is_deaf = self._is_any
 
     def send(self, datagrams: list[bytes], address: tuple[Any, ...], source: Control) -> None:
-        """Send answers, as far as there is room: whoever asks and hears nothing asks again.
+        """Send answers until the socket is full; a sender without an answer asks again.
 
-        `source` is the address that was asked, as `pktinfo.answer_from` gives it; nothing where the socket has but
+        `source` is the address that was asked, as `pktinfo.answer_from` returns it; empty where the socket has only
         one, or it is unknown.
         """
         with contextlib.suppress(OSError):
@@ -38,6 +38,6 @@ class ReplyPath:
                 except BlockingIOError:
                     return
                 except OSError:
-                    # The address that was asked is none to answer from (a broadcast), or is gone: let the route choose.
+                    # The address that was asked cannot be a source (a broadcast), or is gone: let the route choose.
                     source = pktinfo.answer_from_any(address) if self._is_deaf else []
                     self.socket.sendmsg([datagram], source, socket.MSG_DONTWAIT, address)

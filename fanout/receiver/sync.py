@@ -1,4 +1,4 @@
-"""`Receiver`: the driver that blocks."""
+"""`Receiver`: the blocking driver."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from fanout.receiver.queue import MessageBatch, Overflow
 class Receiver:
     """Receives messages: iterate over it, or give `serve` a handler.
 
-    Listens on `port` of all addresses of both families, or of `host` alone; port 0 takes a free one (`address`).
-    Asks for `receive_buffer` bytes of kernel buffer and warns where less is granted. Up to `capacity` messages and
-    32 MiB of payload are queued for a busy handler (the last run that the kernel merged may go beyond);
-    `overflow` says what happens then. With `workers` from 2 to 64, so many threads, with a socket each, empty the
-    kernel's buffers while Python code handles messages, and other processes of the same user may have the port as
-    well, where they too have more than one (SO_REUSEPORT, man 7 socket). Each source's order is kept.
+    Listens on `port` of all addresses of both families, or of `host` only; port 0 picks a free one (`address`).
+    Requests `receive_buffer` bytes of kernel buffer and warns where less is granted. At most `capacity` messages and
+    32 MiB of payload are queued for a busy handler (the last run that the kernel merged may exceed that); `overflow`
+    says what happens then. With `workers` from 2 to 64, that many threads, each with a socket, empty the kernel's
+    buffers while Python code handles messages, and other processes of the same user with several workers may share
+    the port (SO_REUSEPORT, man 7 socket). Each source's order is kept.
 
-    What comes in frames is handed over once, as whole messages, with no doing of the user's. A confirmed message is
-    confirmed when the next message is asked for (of `batches`: the next batch), be it by another iteration, or
-    `serve`'s handler has returned; a query that was not replied to by then has failed, and so has, when the receiver
-    is closed, what nothing was asked for after. With a `key_file` (a key a line, the first seals, all open; followed
-    as it changes) only what was sealed with one of them, for the same `cluster`, is taken, unless
-    `accept_plaintext`. Replies are no larger than the question, but where that was sealed, or where
-    `reply_to_anyone`. What is sent to one address of several is answered from there.
+    Messages in frames are reassembled and handed over once. A confirmed message is confirmed when the next message
+    (with `batches`, the next batch) is taken, by any iteration, or when `serve`'s handler has returned. A query without
+    a reply by then has failed, and so has the last message taken when the receiver is closed. With a `key_file` (one
+    key per line, the first seals, all open; re-read when it changes) only messages sealed with one of its keys, for the
+    same `cluster`, are accepted, unless `accept_plaintext`. Replies are no larger than the question, unless that was
+    sealed, or with `reply_to_anyone`. A question to one address of several is answered from there.
 
     Raises `InvalidInput` and `KeyUnavailable`; opening raises `SocketUnavailable` or `InvalidService`.
     """
@@ -53,11 +52,11 @@ class Receiver:
         framing = frame_settings(key_file, cluster, accept_plaintext, reply_to_anyone)
         self._engine = ReceiverEngine(port, host, receive_buffer, capacity, overflow, workers, framing)
         self._wake: tuple[socket.socket, socket.socket] | None = None
-        """What `stop` writes to, and what a waiting iteration watches beside the socket."""
+        """A waiting iteration polls the first beside the socket; `stop` writes to the second."""
 
     @property
     def address(self) -> Endpoint:
-        """Where it listens; raises `Closed` before it was opened and after it stopped."""
+        """The endpoint that it listens on; raises `Closed` before it is opened and after it is stopped."""
         return self._engine.address
 
     @property
@@ -67,39 +66,39 @@ class Receiver:
 
     @property
     def senders(self) -> list[SenderCounts]:
-        """What came of each sender of frames, at most 1,024: the one that was heard last at the end."""
+        """Counts of each sender of frames, at most 1,024, the most recent last."""
         return self._engine.senders
 
     def handler_failed(self, message: Message, error: Exception) -> None:
-        """Count one message's failure, answer a sender that asked, and log a few a second.
+        """Count a message as failed, answer a sender that asked, and log at most 10 lines a second.
 
-        `serve` does it, and who iterates may, before the next message is asked for.
+        `serve` calls it; a program that iterates may, before it takes the next message.
         """
         self._engine.handler_failed(message, error)
 
     def open(self) -> Self:
-        """Listen; `with` and iterating do it too."""
+        """Start listening; `with` and iterating do it, too."""
         self._engine.listen()
         self._woken()
         return self
 
     def _woken(self) -> socket.socket:
-        """Return what becomes readable when the receiver is stopped."""
+        """Return the socket that becomes readable when the receiver is stopped."""
         if self._wake is None:
             self._wake = socket.socketpair()
         return self._wake[0]
 
     def stop(self) -> None:
-        """Stop listening; iteration ends once what was received is handed over. Any thread may call it."""
+        """Stop listening; iteration ends once everything received is handed over. Any thread may call it."""
         self._engine.is_stopped = True
         if self._wake is not None:
-            with contextlib.suppress(OSError):  # closed, or written to so often that the pipe is full
+            with contextlib.suppress(OSError):  # closed, or full after many calls
                 self._wake[1].send(b"\0", socket.MSG_DONTWAIT)
 
     def close(self) -> None:
-        """Stop listening and drop what was not handed over, which `queue_drops` counts. Closing twice is fine.
+        """Stop listening and drop messages not handed over, which `queue_drops` counts. Closing twice is fine.
 
-        Who asks for a message that is not settled by now is told that the receiver was closed.
+        Unsettled messages fail, and their senders are answered that the receiver was closed.
         """
         self.stop()
         with self._engine.handing:
@@ -120,13 +119,13 @@ class Receiver:
                 engine.settle_handed()
 
     def batches(self) -> Iterator[list[Message]]:
-        """Yield what is there, as lists of 1 to 1,024 messages, until `stop`: the fastest way to have them."""
+        """Yield lists of 1 to 1,024 messages until `stop`: the fastest way to receive."""
         for batch in self._batches(BATCH, self._engine.keep_handed):
             yield batch
             self._engine.settle_handed()
 
     def _batches(self, limit: int, keep: Callable[[MessageBatch], None]) -> Iterator[MessageBatch]:
-        """Yield what is there; `keep` keeps a batch before that is yielded."""
+        """Yield batches, each passed to `keep` before."""
         engine = self._engine
         engine.settle_handed()  # of an iteration that was broken out of
         listener, woken = engine.listen(), self._woken()
@@ -136,7 +135,7 @@ class Receiver:
         with contextlib.ExitStack() as stack:
             with engine.handing:
                 if not engine.is_stopped:
-                    # A copy: `close` in another thread closes the others, and new files may get their numbers.
+                    # A duplicate: `close` in another thread closes the original, whose number may be reused.
                     poll.register(stack.enter_context(woken.dup()), select.POLLIN)
                     poll.register(listener.readable, select.POLLIN)
             while not engine.is_stopped:
@@ -146,7 +145,7 @@ class Receiver:
                     yield batch
         with engine.handing:
             listener.drain()
-        # The answers to what is still queued leave by its sockets.
+        # Its sockets are needed to answer what is still queued.
         while listener.has_pending and (batch := engine.take(limit, keep)):
             yield batch
         with engine.handing:
@@ -155,9 +154,9 @@ class Receiver:
             yield batch
 
     def serve(self, handler: Callable[[Message], object]) -> None:
-        """Call `handler` for each message until `stop`; what it raises is counted and logged.
+        """Call `handler` for each message until `stop`; exceptions are counted and logged.
 
-        A query's reply is what it returns: bytes, or None for an empty one, unless it called `message.reply`.
+        The return value is a query's reply: bytes, or None for an empty one, unless it called `message.reply`.
         """
         engine = self._engine
         for message in self:

@@ -13,7 +13,7 @@ from fanout.receiver.reader import Reader
 
 
 class Waker:
-    """Something to wait on for reading, that any thread can make readable."""
+    """A socket to wait on, which any thread can make readable."""
 
     def __init__(self) -> None:
         self.readable, self._written = socket.socketpair()
@@ -28,20 +28,20 @@ class Waker:
                 self._written.send(b"\0")
 
     def clear(self) -> None:
-        """Make it wait again."""
+        """Make it unreadable again."""
         with self._lock:
             if self._is_set:
                 self._is_set = False
                 self.readable.recv(1)
 
     def close(self) -> None:
-        """Give the sockets back."""
+        """Close the sockets."""
         self.readable.close()
         self._written.close()
 
 
 class Workers:
-    """A thread for each reader, from here to `close`; `arrived` is set whenever one has put something."""
+    """A running thread for each reader, until `close`; sets `arrived` after each read."""
 
     def __init__(self, readers: Sequence[Reader], queue: MessageQueue, arrived: Waker) -> None:
         self._queue = queue
@@ -55,8 +55,8 @@ class Workers:
             except RuntimeError:
                 self.close()
                 raise SocketUnavailable(
-                    f"the system refused thread {number} of workers={len(readers)}: "
-                    "ask for fewer, or raise the limit of processes (pids)"
+                    f"cannot start thread {number} of workers={len(readers)}: the system refused it; "
+                    "use fewer workers, or raise the limit of processes (pids)"
                 ) from None
             self._threads.append(thread)
 
@@ -71,7 +71,7 @@ class Workers:
             reader.wait_for_room()
 
     def close(self) -> None:
-        """End the threads and wait for them."""
+        """Stop the threads and wait for them."""
         self._end.set()
         self._queue.lift()
         for thread in self._threads:

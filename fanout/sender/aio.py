@@ -1,4 +1,4 @@
-"""`AsyncSender`: the shell for asyncio; what it does is in `engine` and `confirming`, and awaited here."""
+"""`AsyncSender`: the asyncio shell around `engine` and `confirming`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ class AsyncSender:
     """`Sender` for asyncio: the same arguments, guarantees and reports; nothing blocks the event loop.
 
     What several tasks send in one turn of the event loop leaves together, as runs of equal sizes where the kernel
-    can (GSO). The first message of a turn leaves at once. A task that is cancelled while its messages are queued
-    takes them back.
+    supports it (GSO). The first message of a turn leaves at once. Cancelling a task withdraws its queued messages.
     """
 
     def __init__(
@@ -153,9 +152,9 @@ class AsyncSender:
         stop: asyncio.Event | None = None,
         settle: float = 0.0,
     ) -> Report:
-        """See `Sender.send_many`; `payloads` may be an async iterable. One that is not must not block.
+        """See `Sender.send_many`; `payloads` may be an async iterable. A plain iterable must not block.
 
-        The event loop's timers are not finer than a millisecond: a pace above some 100,000 messages a second keeps
+        The event loop's timers have a resolution of a millisecond: pacing above some 100,000 messages a second keeps
         a core busy.
         """
         engine = self._engine
@@ -221,7 +220,7 @@ class AsyncSender:
         payloads = [queued.payload for queued in batch]
         driver, engine = self._driver, self._engine
         async with driver.in_order():
-            # One datagram a message: what has to be cut does not come here.
+            # One datagram per message: larger ones do not come here.
             await driver.run(engine.send(payloads, endpoints, partial(record, batch)))
         if engine.transport.has_heard:
             engine.hear(batch[0].call.tally)
@@ -235,14 +234,14 @@ class AsyncSender:
         retries: int | None = None,
         on_receipt: OnReceipt = None,
     ) -> AsyncQuery:
-        """See `Sender.query`; the pods are asked when the iteration begins."""
+        """See `Sender.query`; the query is sent when the iteration begins."""
         ask = partial(self._ask, payload, timeout, retries, on_receipt, is_query=True)
         return AsyncQuery(ask, lambda conversation: self._driver.converse(conversation))
 
     async def _ask(
         self, payload: bytes, patience: float, retries: int | None, on_receipt: OnReceipt, *, is_query: bool
     ) -> Conversation:
-        """Return a conversation whose first copies have left."""
+        """Return a conversation whose first copies have been sent."""
         from fanout.sender.confirming import Conversation, Request
 
         request = Request.checked(payload, patience, retries, on_receipt, is_query=is_query)
@@ -259,12 +258,12 @@ class AsyncSender:
         return refresher.known.endpoints or (await asyncio.to_thread(refresher.endpoints)).endpoints
 
     async def open(self) -> Self:
-        """Start to resolve, and return at once."""
+        """Start resolving, and return at once."""
         self._engine.open()
         return self
 
     async def close(self) -> None:
-        """Stop to resolve and close the sockets. Closing twice is fine."""
+        """Stop resolving and close the sockets. Closing twice is fine."""
         self._engine.end_stream()
         self._driver.close()
 
@@ -300,24 +299,24 @@ class AsyncQuery:
         return self._replies
 
     async def gather(self) -> list[Reply]:
-        """Return all replies that have not been taken yet, once the last has come or the time is up."""
+        """Wait for the last reply or the timeout; return all replies not yet iterated over."""
         return [reply async for reply in self._replies]
 
     @property
     def confirmation(self) -> Confirmation:
-        """What is known of each pod: those that may still reply are silent. Raises `InvalidInput` before that."""
+        """The state of each pod: those that may still reply are silent. Raises `InvalidInput` before the iteration."""
         if self._conversation is None:
-            raise InvalidInput("nobody was asked yet: iterate over the query first")
+            raise InvalidInput("cannot tell who replied: no pod was asked yet; iterate over the query first")
         return self._conversation.confirmation
 
 
 async def _admitted(pacer: Pacer, size: int, call: Call, stop: asyncio.Event | None) -> None:
-    """Wait until the pace lets a message of `size` bytes leave, or `stop` is set."""
+    """Wait until the pacer allows a message of `size` bytes, or `stop` is set."""
     while not pacer.admit(now := monotonic(), size):
         await call.wait()
         seconds = pacer.wait(now, size)
         if seconds < DELAY:
-            # A timer would end too late only where less than two of its ticks fit into the bucket.
+            # A timer fires too late only where fewer than two of its ticks fit into the bucket.
             seconds = DELAY if pacer.slack(size) > 1.5 * DELAY else 0.0
         if stop is None:
             await asyncio.sleep(seconds)

@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 
 
 class AioDriver:
-    """Awaits what a sender's flows wait for, in one event loop."""
+    """Runs a sender's flows in one event loop, and awaits what they wait for."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, engine: Engine, queue: AioQueue) -> None:
         self.loop = loop
         self.queue = queue
         self._engine = engine
         self._writing = asyncio.Lock()
-        """An event loop has one callback a descriptor: tasks wait for a full socket in turn."""
+        """An event loop has one callback per descriptor: tasks wait for a full socket in turn."""
         self._full: asyncio.Future[None] | None = None
-        """What they wait for."""
+        """Done when the full socket becomes writable."""
         self._waiting: dict[int, asyncio.Event] = {}
-        """Of each exchange that is waited for: set when it has news, or something to send."""
+        """An event for each exchange that is waited for: set when it has news, or something to send."""
         self._listening: list[int] = []
 
     def in_order(self) -> contextlib.AbstractAsyncContextManager[object]:
-        """Hold what gives numbers in the order in which messages leave: a task's large message takes a while."""
+        """Return the lock under which framed messages are numbered and sent, so that numbers leave in order."""
         return self.queue.order if self._engine.is_framed else contextlib.nullcontext()
 
     async def converse(self, conversation: Conversation) -> AsyncIterator[Reply]:
-        """Yield the replies of a conversation; what comes back is read until its end."""
+        """Yield the replies of a conversation; read answers until it ends."""
         number, flow = conversation.exchange.number, conversation.converse()
         self._waiting[number] = asyncio.Event()
         try:
@@ -54,16 +54,16 @@ class AioDriver:
                 self._listen([])
 
     async def run(self, flow: Flow) -> Reply | None:
-        """Run a flow until it hands out a reply, and return that; None once it has ended."""
+        """Run a flow until it yields a reply, and return that; None once it has ended."""
         try:
             step = next(flow)
             while isinstance(step, (Sleep, WaitWritable, WaitReadable)):
                 try:
-                    has_room = await self._wait(step)
+                    is_writable = await self._wait(step)
                 except BaseException as error:
                     step = flow.throw(error)
                 else:
-                    step = flow.send(has_room)
+                    step = flow.send(is_writable)
         except StopIteration:
             return None
         return step
@@ -78,7 +78,7 @@ class AioDriver:
         return True
 
     async def _wait_writable(self, endpoint: Endpoint, seconds: float) -> bool:
-        """Wait until the socket has room; return False where it stayed full, raise `Closed` where it was closed."""
+        """Wait until the socket is writable; return False where it stayed full, raise `Closed` where it was closed."""
         async with self._writing:
             descriptor = self._engine.writable(endpoint)
             if descriptor is None:
@@ -120,7 +120,7 @@ class AioDriver:
                 waiting[exchange.number].set()
 
     def _listen(self, descriptors: list[int]) -> None:
-        """Take answers whenever one of these can be read, and no other from now on."""
+        """Read answers whenever one of these descriptors is readable, instead of those before."""
         if descriptors != self._listening:
             for descriptor in self._listening:
                 self.loop.remove_reader(descriptor)
@@ -129,7 +129,7 @@ class AioDriver:
             self._listening = descriptors
 
     def close(self) -> None:
-        """Close the engine, and let all that wait see it."""
+        """Close the engine, and wake all waiting tasks."""
         self._listen([])
         self._engine.close()
         if self._full is not None:

@@ -1,4 +1,4 @@
-"""What is sent in one event loop: messages of several tasks leave together at the end of a turn."""
+"""The send queue of one event loop: messages of several tasks leave together at the end of a turn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SENDS_A_TURN = 128
 
 
 class Call:
-    """A call to `send` or `send_many`: what became of its messages, and how many are still queued."""
+    """A call to `send` or `send_many`: the tally of its messages, and how many are still queued."""
 
     def __init__(self) -> None:
         self.tally = Tally()
@@ -28,7 +28,7 @@ class Call:
         self._done: asyncio.Future[None] | None = None
 
     async def wait(self) -> None:
-        """Wait until nothing is queued; raise what kept messages from being sent. Cancelling takes them back."""
+        """Wait until nothing is queued; raise the error that stopped messages. Cancelling withdraws them."""
         if self.queued:
             self._done = asyncio.get_running_loop().create_future()
             try:
@@ -48,17 +48,17 @@ class Call:
 
 
 class Queued(NamedTuple):
-    """A message of a call, on its way."""
+    """A queued message and its call."""
 
     payload: bytes
     call: Call
 
 
 class AioQueue:
-    """What is sent in one event loop: the queue of this turn, and who empties it.
+    """The send queue of one event loop, and the task that empties it.
 
-    The first task that sends in a turn of the loop does so at once, and may go on. What others send in that turn is
-    queued, and `send_batch` gets it when the turn ends.
+    The first task that sends in a turn of the loop sends at once, and may go on. What other tasks send in that turn is
+    queued, and passed to `send_batch` when the turn ends.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class AioQueue:
         self._under_way: list[Queued] = []
 
     def may_send_now(self) -> bool:
-        """Whether no other task has sent in this turn, or is still sending."""
+        """Return whether no other task has sent in this turn or is still sending."""
         if self._queue or self._flusher is not None:
             return False
         task = asyncio.current_task()
@@ -92,7 +92,7 @@ class AioQueue:
         self._end_turn_later()
 
     async def give_way(self, sends: int) -> None:
-        """Let the loop turn after a millisecond's worth: a socket that is never full must not keep it from others."""
+        """Yield to the loop after a millisecond's worth of sends: a socket never full must not starve others."""
         self._sends += sends
         if self._sends >= SENDS_A_TURN:
             self._sends = 0
@@ -112,7 +112,7 @@ class AioQueue:
             self._flusher.add_done_callback(self._flushed)
 
     async def _flush(self) -> None:
-        """Send what is queued, and what comes to it meanwhile."""
+        """Send what is queued, including what is added meanwhile."""
         while self._queue:
             self._under_way = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
             error = None
@@ -123,7 +123,7 @@ class AioQueue:
             self._leave(error)
 
     def _flushed(self, flusher: asyncio.Task[None]) -> None:
-        # Where somebody cancelled the task, perhaps before it began, those who wait must not wait for ever.
+        # Where the task was cancelled, perhaps before it began, the waiting calls must not wait forever.
         self._leave(Closed("the task that sends was cancelled: some pods may have got the message"))
         self._flusher = None
         if self._queue:
@@ -136,7 +136,7 @@ class AioQueue:
 
 
 def set_done(future: asyncio.Future[None]) -> None:
-    """Let those who wait for the future go on."""
+    """Complete the future, unless it is done."""
     if not future.done():
         future.set_result(None)
 

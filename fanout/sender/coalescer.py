@@ -1,4 +1,4 @@
-"""A stream's messages on their way to the kernel: what comes close together leaves together, at the pace asked for."""
+"""Collects a stream's messages: what is put within a millisecond leaves together, at the requested pace."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Self
 from fanout.protocol.sending.pacer import Pacer
 
 BATCH = 256
-"""Messages that leave together at most: four GSO runs."""
+"""Maximum of messages that leave together: four GSO runs."""
 DELAY = 0.001
-"""Seconds that a message waits at most for others; one that comes that long after the last ones does not wait."""
+"""Maximum seconds that a message waits for others; one that comes that long after the last flush does not wait."""
 _LONG_WAIT = 0.01
 _LONGEST_WAIT = 3600.0
 
 
 class Coalescer:
-    """Passes payloads on to `flush`, many at a time where they come fast; `put` blocks while the pace says so.
+    """Passes payloads to `flush`, many at a time where they come fast; `put` blocks to keep the pace.
 
-    A producer that pauses must not hold back what it has put before: a thread sees to that, from the first message
-    that has to wait, unless the producer `never_pauses`. What `flush` raises comes out of the next `put`, or at the
-    end of the `with` block. `put` returns False once `stop` is set, and does not take the payload.
+    A producer that pauses must not hold back what it put before: a thread flushes it, started with the first message
+    that has to wait, unless the producer `never_pauses`. What `flush` raises is raised by the next `put`, or at the
+    end of the `with` block. Once `stop` is set, `put` returns False and does not take the payload.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Coalescer:
 
     def _wait(self, seconds: float) -> None:
         seconds = min(seconds, _LONGEST_WAIT)
-        # An event wakes up later than a sleep does: at short waits that would be felt.
+        # An event wakes up later than a sleep, which matters for short waits.
         if self._stop is None or seconds < _LONG_WAIT:
             time.sleep(seconds)
         else:
@@ -89,11 +89,11 @@ class Coalescer:
             self._flush_by = time.monotonic() + DELAY
 
     def _watch(self) -> None:
-        while not self._ended.is_set():  # looked at after each clear(): the end sets both
+        while not self._ended.is_set():  # checked after each clear(): the end sets both
             self._has_queued.wait()
             if self._ended.wait(DELAY):
                 return
-            self._has_queued.clear()  # before the look at what is queued before it is set
+            self._has_queued.clear()  # before the queue is checked, which is filled before it is set
             if not self._queue:
                 continue
             if time.monotonic() < self._flush_by:

@@ -1,4 +1,4 @@
-"""Confirmed messages and queries: the flow of one, for both senders, and the table of those under way."""
+"""Confirmed messages and queries: the flow of one, for both senders, and the table of those in progress."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 OnReceipt = Callable[[Receipt], object] | None
 _ANSWERS = 1024
-"""Answers that are taken at a time."""
+"""Maximum of answers read at a time."""
 
 
 class Request(NamedTuple):
-    """What a sender is asked to have confirmed, or replied to."""
+    """A message to be confirmed or replied to, with its options."""
 
     payload: bytes
     timeout: float
@@ -54,21 +54,21 @@ class Request(NamedTuple):
 
 
 class ExchangeTable:
-    """A sender's exchanges under way: what comes back is given to the one that it answers. Any thread may call it."""
+    """A sender's exchanges in progress: dispatches each answer to its exchange. Thread-safe."""
 
     def __init__(self, encoder: Encoder, counts: SenderStats) -> None:
         self.encoder = encoder
         self.answers = threading.Condition()
-        """Held while exchanges are changed, or looked at."""
+        """Held while exchanges are read or changed."""
         self.is_reading = False
-        """Whether a thread waits for what comes back: it reads for all that wait for answers."""
+        """Whether a thread is waiting on the sockets: it reads for all threads that wait for answers."""
         self._counts = counts
         self._under_way: dict[int, Exchange] = {}
         self._abandoned: deque[Exchange] = deque()
         self._round_trip = RttEstimator()
 
     def begin(self, request: Request, endpoints: tuple[Endpoint, ...]) -> Exchange:
-        """Return a new exchange, which is given its answers until `end`; hold `order` until it was first sent."""
+        """Return a new exchange, which gets its answers until `end`; hold `order` until it was first sent."""
         if self._abandoned:
             self.end_abandoned()
         encoder = self.encoder
@@ -91,7 +91,7 @@ class ExchangeTable:
         return exchange
 
     def end(self, exchange: Exchange) -> None:
-        """Give it no more answers, and count what became of it. Ending twice is fine."""
+        """Dispatch no more answers to it, and count its outcome. Ending twice is fine."""
         with self.answers:
             if self._under_way.pop(exchange.number, None) is None:
                 return
@@ -100,16 +100,16 @@ class ExchangeTable:
             self._counts.unconfirmed += unconfirmed
 
     def abandon(self, exchange: Exchange) -> None:
-        """Have it ended soon. It may be called in the middle of anything, with locks held, as by the collector."""
+        """Schedule it to be ended. Safe at any point, even with locks held, as from the garbage collector."""
         self._abandoned.append(exchange)
 
     def end_abandoned(self) -> None:
-        """End the exchanges that nobody waits for any more."""
+        """End the abandoned exchanges."""
         while self._abandoned:
             self.end(self._abandoned.popleft())
 
     def take(self, engine: Engine) -> list[Exchange]:
-        """Take what came back; return the exchanges that have news. Hold `answers`."""
+        """Read answers and ICMP errors; return the exchanges that have news. Hold `answers`."""
         datagrams, heard = engine.receive(_ANSWERS)
         now = monotonic()
         changed: dict[int, Exchange] = {}
@@ -142,7 +142,7 @@ class Conversation:
     """One confirmed message or query; both senders run its flows: `ask` first, and then `converse`."""
 
     def __init__(self, engine: Engine, table: ExchangeTable, request: Request, endpoints: tuple[Endpoint, ...]) -> None:
-        """Hold `order` of the encoder until `ask` has ended: the message has its number now."""
+        """Hold `order` of the encoder until `ask` has ended: the message is numbered here."""
         self._engine = engine
         self._table = table
         self._refresher = engine.opened or engine.open()
@@ -161,7 +161,7 @@ class Conversation:
             raise
 
     def converse(self) -> Flow:
-        """Hand out replies, and send what is due, until the exchange is over."""
+        """Yield replies, and send what is due, until the exchange is over."""
         table, exchange, on_receipt = self._table, self.exchange, self._on_receipt
         try:
             turn = self._first or (yield from self._turn())
@@ -176,12 +176,12 @@ class Conversation:
                 yield WaitReadable(exchange, table)
                 turn = yield from self._turn()
         except BaseException:
-            # Not ended here: the collector of garbage may close a generator while this very thread holds a lock.
+            # Not ended here: the garbage collector may close a generator while this very thread holds a lock.
             table.abandon(exchange)
             raise
 
     def _turn(self) -> Generator[Step, bool, Turn]:
-        """Send what is due; return what else there is."""
+        """Send what is due; return the exchange's turn."""
         engine, table, exchange = self._engine, self._table, self.exchange
         with table.answers:
             turn = exchange.advance(
@@ -200,12 +200,12 @@ class Conversation:
         return turn
 
     def end_with(self, owner: object) -> None:
-        """Have it ended once its owner is gone, whether or not it was waited for."""
+        """End it once its owner is gone, whether or not it was waited for."""
         weakref.finalize(owner, self._table.abandon, self.exchange)
 
     @property
     def confirmation(self) -> Confirmation:
-        """What is known of each pod."""
+        """The state of each pod."""
         known, now, exchange = self._refresher.known, monotonic(), self.exchange
         with self._table.answers:
             return Confirmation(

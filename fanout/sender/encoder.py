@@ -1,4 +1,4 @@
-"""What a sender's frames have in common: its identity, their numbers and seals."""
+"""Encodes a sender's frames: its identity, their numbers and seals."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
     from fanout.protocol.seal import Opener, Sealer
 
 MAX_DATAGRAM = 1200
-"""Bytes of payload in a framed datagram: with all headers it is below IPv6's least MTU of 1,280, or near it."""
+"""Bytes of payload in a framed datagram: with all headers about IPv6's minimum MTU of 1,280."""
 _MOST = MAX_PAYLOAD - frame.REPLY_OVERHEAD - frame.SEALED_OVERHEAD
 _MARKS = 3
-"""Copies of a mark: nobody says that one arrived."""
+"""Copies of each mark: they are not acknowledged."""
 _FRAGMENTS = 32
-"""Fragments of a large message that leave at once where nobody confirms them: a default receive buffer holds them."""
+"""Unconfirmed fragments of a large message that leave at once: a default receive buffer holds them."""
 _PAUSE = 0.001
-"""Seconds between two such."""
+"""Seconds between two such bursts."""
 _NUMBER = struct.Struct("!Q")
 
 
 def check_max_datagram(size: int | None) -> int | None:
-    """Return the bytes of payload in a framed datagram, if they are given; raise `InvalidInput`."""
+    """Return `max_datagram`, bytes of payload in a framed datagram, or None; raise `InvalidInput`."""
     if size is None:
         return None
     return options.whole_number("max_datagram", size, least=frame.FRAGMENT_MIN, most=_MOST, unit="bytes")
 
 
 class Encoder:
-    """Makes a sender's frames, and opens what comes back. Any thread may call anything.
+    """Encodes a sender's frames, and decodes the answers. Thread-safe.
 
-    Numbers are given in the order in which messages leave: a thread that takes some holds `order` until they have
-    left. (The tasks of an event loop hold that of its queue.)
+    Numbers follow the order in which messages leave: a thread that takes some holds `order` until they have left.
+    (The tasks of an event loop hold the lock of its queue.)
     """
 
     def __init__(self, *, is_numbered: bool, max_datagram: int | None, key_file: str | None, cluster: str) -> None:
@@ -73,7 +73,7 @@ class Encoder:
             self._opener = Opener(keyring, cluster)
 
     def take_numbers(self, messages: int, endpoints: tuple[Endpoint, ...]) -> int:
-        """Return the first of N numbers in a row, for N messages that leave to these pods."""
+        """Return the first of N consecutive numbers, for N messages to these pods."""
         first = self._last + 1
         self._last += messages
         if endpoints is not self._origins_of:
@@ -82,7 +82,7 @@ class Encoder:
         return first
 
     def copies(self, payloads: Sequence[bytes], endpoints: tuple[Endpoint, ...], gso_limit: int) -> Iterator[Copies]:
-        """Return the copies of messages that ask for nothing: all at once, unless some have to be cut."""
+        """Yield the copies of unconfirmed messages: all at once, unless some have to be fragmented."""
         if max(map(len, payloads)) <= self.fragment_size:
             frames = self._frames(payloads, endpoints)
             yield Copies(frames, endpoints, gso_limit, size=sum(map(len, payloads)))
@@ -95,14 +95,14 @@ class Encoder:
                 yield Copies(part, endpoints, gso_limit, messages=0, size=0, pause=_PAUSE)
 
     def _frames(self, payloads: Sequence[bytes], endpoints: tuple[Endpoint, ...]) -> Sequence[bytes]:
-        """Return the datagrams, one each, of messages that need not be cut."""
+        """Return one datagram for each message; all fit without fragmentation."""
         if not self.is_numbered:
             return payloads
         number = self.take_numbers(len(payloads), endpoints)
         if self._sealer is not None:
             self.follow_keys()
             return self._sealer.seal_stream(number, payloads, time.time())
-        # One pass without a loop in Python: streams are a million messages a second.
+        # One pass without a Python loop: streams reach a million messages a second.
         numbers = map(_NUMBER.pack, range(number, number + len(payloads)))
         return list(map(b"".join, zip(repeat(self._prefix), numbers, payloads, strict=False)))
 
@@ -117,7 +117,7 @@ class Encoder:
         return self.seal(list(fragments))
 
     def marks(self) -> list[Copies]:
-        """Return what tells each pod how far the stream has come; nothing where it has no numbers."""
+        """Return the marks that tell each pod how far the stream has come; empty without numbers."""
         if not self.is_numbered or not self._last:
             return []
         by_origin: dict[int, list[Endpoint]] = {}
@@ -134,14 +134,14 @@ class Encoder:
         ]
 
     def seal(self, frames: list[bytes]) -> list[bytes]:
-        """Return the frames as they go on the wire: sealed where there is a key."""
+        """Return the frames for the wire: sealed where there is a key."""
         if self._sealer is None:
             return frames
         self.follow_keys()
         return self._sealer.seal_many(frames, time.time())
 
     def follow_keys(self) -> None:
-        """Use the keys that the file has now."""
+        """Use the keys now in the file."""
         if self._keys is None or self._sealer is None or self._opener is None:
             return
         keyring = self._keys.keyring()
@@ -149,18 +149,18 @@ class Encoder:
             self._sealer.keyring = self._opener.keyring = keyring
 
     def open(self, datagram: bytes) -> Answer | ReplyFragment:
-        """Return the answer that a datagram is; raise `InvalidFrame` where it is none to a message of this sender."""
+        """Decode an answer to a message of this sender; raise `InvalidFrame` for anything else."""
         if not datagram.startswith(MAGIC):
-            raise InvalidFrame(ReceiveDrop.UNEXPECTED, "no frame")
+            raise InvalidFrame(ReceiveDrop.UNEXPECTED, "not a frame")
         found = frame.decode(datagram)
         if isinstance(found, Sealed):
             if self._opener is None:
-                raise InvalidFrame(ReceiveDrop.NO_KEY, "sealed, and no key is set")
+                raise InvalidFrame(ReceiveDrop.NO_KEY, "sealed, but no key is set")
             found = frame.decode(self._opener.open(found, time.time()))
         elif self._opener is not None:
             raise InvalidFrame(ReceiveDrop.UNSEALED, "not sealed")
         if not isinstance(found, (Answer, ReplyFragment)) or found.asker != self.identity:
-            raise InvalidFrame(ReceiveDrop.UNEXPECTED, "no answer to a question of this sender")
+            raise InvalidFrame(ReceiveDrop.UNEXPECTED, "not an answer to a message of this sender")
         return found
 
 
@@ -169,7 +169,7 @@ def check_message(payload: object) -> bytes:
     if type(payload) is bytes and len(payload) <= frame.MESSAGE_MAX:
         return payload
     if not isinstance(payload, (bytes, bytearray, memoryview)):
-        raise InvalidInput(f"a payload is bytes, not {type(payload).__name__}: encode it first")
+        raise InvalidInput(f"payload must be bytes: encode it first; got {type(payload).__name__}")
     data = bytes(payload)
     if len(data) > frame.MESSAGE_MAX:
         raise MessageTooLarge(

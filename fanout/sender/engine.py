@@ -1,4 +1,4 @@
-"""The engine that `Sender` and `AsyncSender` hold: they differ in how they wait and in nothing else."""
+"""The engine that `Sender` and `AsyncSender` share; they differ only in how they wait."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from fanout.sender.steps import Flow
 
 STALL = 5.0
-"""Seconds that a full socket is waited for before the rest of a message's copies count as dropped."""
+"""Seconds to wait for a full socket before the rest of a message's copies count as dropped."""
 
 
 @dataclass(slots=True)
 class SenderStats:
-    """What a sender has done since it was made: counts that only grow, and what is known now."""
+    """What a sender has done since it was created: counts that only grow, and current values."""
 
     messages: int = 0
     sent: int = 0
     """Copies that the kernel took."""
     refused: int = 0
-    """ICMP errors heard."""
+    """ICMP errors received."""
     dropped: dict[DropReason, int] = field(default_factory=dict)
     """Copies that the kernel did not take, by reason."""
     endpoints: int = 0
@@ -45,11 +45,11 @@ class SenderStats:
     """Seconds since DNS last answered; None before the first answer."""
     resolver_failures: int = 0
     confirmed: int = 0
-    """Pods that have confirmed a message or replied to a query, each time counted."""
+    """Pods that confirmed a message or replied to a query, counted each time."""
     unconfirmed: int = 0
-    """Pods that were asked to and have not, each time counted."""
+    """Pods that were asked to and did not, counted each time."""
     unexpected: dict[ReceiveDrop, int] = field(default_factory=dict)
-    """Datagrams that came back and were no answer that was waited for, by reason: late ones are `UNEXPECTED`."""
+    """Datagrams that came back but answered no pending message, by reason: late answers are `UNEXPECTED`."""
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -64,9 +64,9 @@ os.register_at_fork(after_in_child=_forked)
 
 
 class Engine:
-    """Knows the pods, owns the transport and the counts; its flows say what to send and what to wait for.
+    """Knows the pods, owns the transport and the counts; its flows say what to send and what to wait for. Thread-safe.
 
-    `sends_a_turn` bounds what leaves before a flow lets others have a turn. Any thread may call anything.
+    `sends_a_turn` bounds the sends between two points at which a flow yields to others.
     """
 
     def __init__(
@@ -90,22 +90,22 @@ class Engine:
         self.transport = transport or UdpTransport()
         self.refresher: Refresher | None = None
         self.opened: Refresher | None = None
-        """The same, until the engine is closed."""
+        """The refresher, until the engine is closed."""
         self.is_closed = False
         self.lock = threading.Lock()
-        """Held while the transport is called, and while what is counted changes."""
+        """Held while the transport is called and while `counts` change."""
         self.counts = SenderStats()
-        """Of what `stats` tells, all that is counted."""
+        """The counters of `stats`."""
         self._sends_a_turn = sends_a_turn
         self.is_framed = bool(numbered or key_file is not None or max_datagram is not None or cluster)
-        """Whether messages that ask for no answer are framed, too."""
+        """Whether unconfirmed messages are framed, too."""
         self._framing = (numbered, max_datagram, key_file, cluster)
         self._encoder: Encoder | None = None
         self._exchanges: ExchangeTable | None = None
         self.check: Callable[[object], bytes] = check_payload
-        """Returns a payload as bytes; raises `InvalidInput` or `MessageTooLarge`."""
+        """Return a payload as bytes; raise `InvalidInput` or `MessageTooLarge`."""
         self.datagram_max = MAX_PAYLOAD
-        """Bytes of the largest message that need not be cut."""
+        """Bytes of the largest message that fits in one datagram."""
         if self.is_framed:
             from fanout.sender.encoder import check_message
 
@@ -114,9 +114,9 @@ class Engine:
         _engines.add(self)
 
     def start_anew(self) -> None:
-        """Be an engine of its own in a process that was forked: no thread came along, and nothing may be shared.
+        """Become independent in a forked process: it has no threads, and must share nothing with its parent.
 
-        Two senders with one identity would seal with the same nonces, and confirm each other's messages.
+        Two senders with one identity would seal with the same nonces, and take each other's answers.
         """
         self.lock = threading.Lock()
         self.refresher = self.opened = None
@@ -126,9 +126,9 @@ class Engine:
 
     @property
     def encoder(self) -> Encoder:
-        """What makes frames."""
+        """The encoder of frames, created on first use."""
         if self._encoder is None:
-            # Imported when first needed: a plain message is not to wait for it.
+            # Imported when first needed: plain messages must not wait for it.
             from fanout.sender.encoder import Encoder
 
             numbered, max_datagram, key_file, cluster = self._framing
@@ -139,7 +139,7 @@ class Engine:
 
     @property
     def exchanges(self) -> ExchangeTable:
-        """The confirmed messages and queries under way."""
+        """The confirmed messages and queries in progress."""
         if self._exchanges is None:
             from fanout.sender.confirming import ExchangeTable
 
@@ -150,12 +150,12 @@ class Engine:
 
     @property
     def known(self) -> Known:
-        """What is known of the pods; nothing before the first answer."""
+        """The known pods; empty before the first answer."""
         return Known() if self.refresher is None else self.refresher.known
 
     @property
     def stats(self) -> SenderStats:
-        """Counts since the sender was made; a copy."""
+        """Counts since the sender was created; a copy."""
         if self._exchanges is not None:
             self._exchanges.end_abandoned()
         known = self.known
@@ -170,20 +170,20 @@ class Engine:
             )
 
     def open(self) -> Refresher:
-        """Start to resolve, where that was not done; raise `Closed`."""
+        """Start resolving, unless started before; raise `Closed`."""
         with self.lock:
             if self.is_closed:
                 raise Closed(f"the sender to {self.service.name!r} is closed: make a new one")
             if self.refresher is None:
                 self.refresher = Refresher(self._resolver, self.service.name)
                 self.refresher.start()
-                # The thread does not know the engine: one that is forgotten without close() must not keep it busy.
+                # The thread holds no reference to the engine: one dropped without close() must not keep it running.
                 weakref.finalize(self, self.refresher.stop)
             self.opened = self.refresher
             return self.refresher
 
     def close(self) -> None:
-        """Stop to resolve and close the sockets. Closing twice is fine."""
+        """Stop resolving and close the sockets. Closing twice is fine."""
         with self.lock:
             if self.is_closed:
                 return
@@ -196,9 +196,9 @@ class Engine:
     def send(
         self, payloads: Sequence[bytes], endpoints: tuple[Endpoint, ...], record: Callable[[Copies], None]
     ) -> Flow:
-        """Send messages that ask for nothing, and have recorded what became of them.
+        """Send unconfirmed messages, and `record` what became of their copies.
 
-        Hold what keeps frames in their order meanwhile, where they are framed.
+        Where they are framed, hold the lock that keeps frames in order meanwhile.
         """
         gso_limit = self.transport.gso_limit
         if self.is_framed:
@@ -213,7 +213,7 @@ class Engine:
             record(copies)
 
     def finish(self, copies: Copies) -> Flow:
-        """Attempt what is left once there is room for it; give it up where the socket stays full."""
+        """Attempt the remaining copies once the socket is writable; drop them where it stays full."""
         while True:
             if not copies.is_blocked:
                 yield Sleep(0.0)
@@ -229,9 +229,9 @@ class Engine:
                 return
 
     def step(self, copies: Copies) -> bool:
-        """Attempt what can be attempted now; return whether all copies have been. Counts, whatever becomes of the rest.
+        """Attempt what can be attempted now, and count it; return whether all copies have been attempted.
 
-        Where there are some left, `finish` sees to them.
+        Where some are left, run `finish`.
         """
         with self.lock:
             start, known = copies.position, len(copies.faults)
@@ -252,21 +252,21 @@ class Engine:
             return is_done
 
     def count_faults(self, faults: Sequence[Fault]) -> None:
-        """Count copies as dropped that were counted as sent. Hold `lock`."""
+        """Count copies that were counted as sent as dropped instead. Hold `lock`."""
         self.counts.sent -= len(faults)
         for fault in faults:
             reason = DropReason.of(fault.errno)
             self.counts.dropped[reason] = self.counts.dropped.get(reason, 0) + 1
 
     def record(self, tally: Tally, copies: Copies) -> None:
-        """Record in a tally what became of the copies, and ICMP errors that are known by now."""
+        """Record in a tally what became of the copies, and the ICMP errors known by now."""
         tally.attempted(copies.endpoints, copies.size, copies.messages, len(copies.payloads))
         tally.dropped(copies.faults)
         if self.transport.has_heard:
             self.hear(tally)
 
     def hear(self, tally: Tally) -> None:
-        """Count the ICMP errors that have come."""
+        """Count the ICMP errors received so far."""
         with self.lock:
             if self.is_closed:
                 return
@@ -275,28 +275,28 @@ class Engine:
         tally.refused(heard)
 
     def report(self, tally: Tally) -> Report:
-        """Return what was counted, with what is known of DNS."""
+        """Return the report of a tally, with the age of the DNS answer."""
         known = self.known
         return Report.of(tally, known.age(monotonic()) or 0.0, known.failure is not None)
 
     def writable(self, endpoint: Endpoint) -> int | None:
-        """Return a descriptor to wait on before a copy to `endpoint` can be attempted: to be closed by the caller.
+        """Return a descriptor to wait on before a copy to `endpoint` can be attempted; the caller closes it.
 
-        It is of the caller's own, for the socket may be closed meanwhile, and its number given to another.
+        It is a duplicate, since the socket may be closed meanwhile and its number reused.
         """
         with self.lock:
             fileno = self.transport.fileno(endpoint)
             return None if fileno is None else os.dup(fileno)
 
     def readable(self) -> list[int]:
-        """Return what to wait on for answers; raise `Closed`."""
+        """Return the descriptors to wait on for answers; raise `Closed`."""
         if self.opened is None:
             self.open()
         with self.lock:
             return self.transport.readable()
 
     def receive(self, limit: int) -> tuple[list[tuple[bytes, Endpoint]], list[Fault]]:
-        """Return up to `limit` datagrams that came back, and the ICMP errors that are known by now."""
+        """Return up to `limit` datagrams that came back, and the ICMP errors known by now."""
         with self.lock:
             if self.is_closed:
                 return [], []
@@ -306,24 +306,26 @@ class Engine:
         return datagrams, heard
 
     def end_stream(self) -> None:
-        """Tell the pods how far the stream has come, as far as the socket has room."""
+        """Send each pod a mark of how far the stream has come, unless the socket is full."""
         if self.opened is not None and self._encoder is not None:
             for copies in self._encoder.marks():
                 self.step(copies)
 
     def describe(self, kind: str) -> str:
-        """Return the line that a sender of this kind shows of itself."""
+        """Return the `repr` of a sender of this kind."""
         state = "closed" if self.is_closed else "open" if self.refresher is not None else "not opened"
         return f"<{kind} {self.service.name} ({len(self.known.endpoints)} endpoints, {state})>"
 
 
 def check_stream(payloads: object) -> None:
-    """Raise `InvalidInput` for one payload where several are asked for."""
+    """Raise `InvalidInput` for a single payload instead of an iterable."""
     if isinstance(payloads, (bytes, bytearray, memoryview, str)):
-        raise InvalidInput("send_many takes an iterable of payloads, not one of them: use send, or a list")
+        raise InvalidInput(
+            f"payloads must be an iterable of payloads: use send for one, or a list; got {type(payloads).__name__}"
+        )
 
 
 def make_pacer(rate: float | None, bandwidth: float | None, burst: int) -> Pacer | None:
-    """Return what paces a stream from now on; None where nothing does. Raises `InvalidInput`."""
+    """Return the pacer of a stream that starts now; None where it is not paced. Raises `InvalidInput`."""
     pacer = Pacer(monotonic(), rate=rate, bandwidth=bandwidth, burst=burst)
     return None if rate is None and bandwidth is None else pacer

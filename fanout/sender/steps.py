@@ -1,6 +1,6 @@
-"""What a sender's flow works with: the copies to send, and what it waits for.
+"""The steps of a sender's flow: the copies to send, and what it waits for.
 
-A flow is a generator that yields a step and goes on once that is done: `sync` blocks for it, `aio` awaits it.
+A flow is a generator that yields a step and goes on once it is done: `sync` blocks for it, `aio` awaits it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 class Sleep(NamedTuple):
-    """Let `seconds` pass, or others have a turn where it is 0."""
+    """Wait for `seconds`; 0 yields to others."""
 
     seconds: float
 
 
 class WaitWritable(NamedTuple):
-    """Wait until a copy to `endpoint` can be attempted; the flow is sent False where that is not within `seconds`."""
+    """Wait until a copy to `endpoint` can be attempted; the flow is sent False after `seconds`."""
 
     endpoint: Endpoint
     seconds: float
 
 
 class WaitReadable(NamedTuple):
-    """Wait until the exchange has news, or something is due; meanwhile give those of its table what comes back."""
+    """Wait until the exchange has news, or something is due; meanwhile dispatch answers to the table's exchanges."""
 
     exchange: Exchange
     table: ExchangeTable
@@ -41,14 +41,14 @@ class WaitReadable(NamedTuple):
 
 if TYPE_CHECKING:
     Step = Sleep | WaitWritable | WaitReadable | Reply
-    """A reply is there to be handed out."""
+    """A `Reply` is passed to the caller."""
     Flow = Generator[Step, bool, None]
 
 
 class Copies:
     """The copies of some datagrams: what is still to be attempted, and what failed.
 
-    Those before `position` were attempted. `is_blocked` says whether the socket was full there.
+    Those before `position` were attempted. `is_blocked` says whether the socket is full.
     """
 
     __slots__ = (
@@ -78,21 +78,21 @@ class Copies:
     ) -> None:
         self.payloads = payloads
         self.batch = Batch(payloads, gso_limit) if len(payloads) != 1 else None
-        """None where one datagram leaves alone: positions are then those of the endpoints."""
+        """None for a single datagram: positions are then those of the endpoints."""
         self.endpoints = endpoints
         self.faults: list[Fault] = faults or []
         self.is_blocked = False
         self.position = position
         self.total = len(payloads) * len(endpoints)
         self.size = sum(map(len, payloads)) if size is None else size
-        """Bytes of the messages, each counted once."""
+        """Bytes of payload, each message counted once."""
         self.messages = len(payloads) if messages is None else messages
         """Messages that begin with these datagrams."""
         self.pause = pause
         """Seconds to wait before they are sent."""
 
     def after(self, sends: int) -> int:
-        """Return the position that about this many more sends reach."""
+        """Return the position after about N more sends."""
         if self.batch is None:
             return min(self.total, self.position + sends)
         return self.batch.after(self.position, len(self.endpoints), sends)
@@ -103,7 +103,7 @@ class Copies:
         return self.endpoints[self._at(self.position)[1]]
 
     def give_up(self) -> None:
-        """Count what was not attempted as dropped: the socket stayed full."""
+        """Record the copies not attempted as dropped: the socket stayed full."""
         for position in range(self.position, self.total):
             message, pod = self._at(position)
             self.faults.append(Fault(self.endpoints[pod], errno.EAGAIN, message))

@@ -1,4 +1,4 @@
-"""`Sender`: the shell that blocks; what it does is in `engine` and `confirming`, and waited for here."""
+"""`Sender`: the blocking shell around `engine` and `confirming`."""
 
 from __future__ import annotations
 
@@ -30,27 +30,26 @@ if TYPE_CHECKING:
     from fanout.sender.steps import Flow
 
 TIMEOUT = 2.0
-"""Seconds to wait for the answers of all pods."""
+"""Seconds to wait for all pods to answer."""
 _LOOK_AGAIN = 0.05
-"""Seconds between two looks at whether the sender was closed meanwhile."""
+"""Seconds between two checks whether the sender was closed meanwhile."""
 
 
 class Sender:
     """Sends each message to every pod of a headless Service.
 
-    `service` is a short name, an FQDN (with a trailing dot it is taken as it is) or a literal list of endpoints
-    (`10.0.0.7,10.0.0.8:13000`), `port` a number or the name of a Service port. Loopback addresses in answers of
-    DNS are refused unless `allow_loopback`. `nameserver` (`HOST[:PORT]`) takes the place of those in resolv.conf.
-    `resolver` and `transport` replace DNS and the sockets, in tests for instance (`fanout.testing`).
+    `service` is a short name, an FQDN (with a trailing dot, no search list applies) or a literal list of endpoints
+    (`10.0.0.7,10.0.0.8:13000`), `port` a number or the name of a Service port. Loopback addresses in DNS answers are
+    refused unless `allow_loopback`. `nameserver` (`HOST[:PORT]`) replaces those in resolv.conf. `resolver` and
+    `transport` replace DNS and the sockets, in tests for instance (`fanout.testing`).
 
-    The pods are resolved in the background from the first use on. `send` waits for DNS only where there never was
-    an answer; a later outage keeps the last known pods. Safe to use from several threads. Raises `InvalidService`.
+    Pods are resolved in the background from the first use on. `send` waits for DNS only until the first answer; a
+    later outage keeps the last known pods. Safe to use from several threads. Raises `InvalidService`.
 
-    Messages are plain datagrams, unless one of these is given; only a fanout `Receiver` understands framed ones:
-    `numbered` lets receivers count what was lost, `max_datagram` (bytes, 256 or more) cuts what is larger into
-    fragments, and `key_file` seals everything, for receivers that have one of its keys and the same `cluster` label.
-    Framed messages may have up to 16 MiB, in fragments of `max_datagram` or 1,200 bytes. Raises `InvalidInput` and
-    `KeyUnavailable`.
+    Messages are plain datagrams, unless one of these options is given; framed ones need a fanout `Receiver`:
+    `numbered` lets receivers count losses, `max_datagram` (bytes, 256 or more) splits larger messages into fragments,
+    and `key_file` seals everything, for receivers with one of its keys and the same `cluster` label. Framed messages
+    may have up to 16 MiB, in fragments of `max_datagram` or 1,200 bytes. Raises `InvalidInput` and `KeyUnavailable`.
     """
 
     def __init__(
@@ -90,12 +89,12 @@ class Sender:
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """The pods as they are known now; empty before the first answer."""
+        """The pods known now; empty before the first answer."""
         return self._engine.known.endpoints
 
     @property
     def stats(self) -> SenderStats:
-        """Counts since the sender was made, for metrics; a copy."""
+        """Counts since the sender was created, for metrics; a copy."""
         return self._engine.stats
 
     def __repr__(self) -> str:
@@ -127,16 +126,16 @@ class Sender:
     ) -> Report | Confirmation:
         """Send one copy of `payload` to each pod and report on each.
 
-        A plain message has up to 65,507 bytes. ICMP errors come a round trip later: `settle` is how many seconds to
+        A plain message has at most 65,507 bytes. ICMP errors come a round trip later: `settle` is how many seconds to
         wait for them. Those that come after this call are in a later report.
 
         With `confirm`, the message is framed, and each pod acknowledges it after its handler has returned. It is sent
-        again to those that are silent, up to `retries` times, until all have answered or `timeout` (seconds) is over;
-        each pod hands it over once, however often it comes. Pods that join meanwhile get it, too. `on_receipt` is
-        called with a pod's `Receipt` whenever that changes.
+        again to silent pods, at most `retries` times, until all have answered or `timeout` (seconds) has passed; each
+        pod hands it over once, however often it arrives. Pods that join meanwhile get it, too. `on_receipt` is called
+        with a pod's `Receipt` whenever it changes.
 
         Raises `InvalidInput`, `MessageTooLarge`, `NoEndpoints`, `ResolverUnavailable` or `Closed`; no pod got a copy
-        then (but for a sender that is closed while it sends).
+        then (except where the sender is closed while sending).
         """
         if confirm:
             conversation = self._ask(payload, timeout, retries, on_receipt, is_query=False)
@@ -149,7 +148,7 @@ class Sender:
             data, tally = engine.check(payload), Tally()
             self._send([data], self.resolve(), tally)
             return self._settled(tally, settle)
-        # Written out, and not a stream of one: to two pods, this function must cost next to nothing.
+        # Written out instead of a stream of one: for two pods, this function must cost next to nothing.
         if type(payload) is not bytes or len(payload) > MAX_PAYLOAD:
             payload = check_payload(payload)
         refresher = engine.opened or engine.open()
@@ -195,12 +194,12 @@ class Sender:
     ) -> Report:
         """Send each of `payloads` as it is produced, following the pods meanwhile; report on all.
 
-        What is produced within a millisecond leaves together, as runs of equal sizes where the kernel can (GSO);
-        what comes after a pause leaves at once. `rate` (messages/s) and `bandwidth` (bits of payload/s) pace the
-        stream, in bursts of at most `burst` tiny datagrams (see `Pacer`); `stop`, set by anyone, ends it before its
-        next message.
+        What is produced within a millisecond leaves together, as runs of equal sizes where the kernel supports it
+        (GSO); what comes after a pause leaves at once. `rate` (messages/s) and `bandwidth` (bits of payload/s) pace
+        the stream, in bursts of at most `burst` tiny datagrams (see `Pacer`); setting `stop` ends it before its next
+        message.
 
-        An error raised by the iterable, or by one of its payloads, ends the stream: what came before it was sent.
+        An error raised by the iterable, or for one of its payloads, ends the stream: what came before it was sent.
         Raises what `send` raises, with the `report` of what was sent.
         """
         engine = self._engine
@@ -234,17 +233,17 @@ class Sender:
         retries: int | None = None,
         on_receipt: OnReceipt = None,
     ) -> Query:
-        """Ask every pod, and return their replies as they come: see `Query`.
+        """Send a query to every pod, and return the replies as they arrive: see `Query`.
 
-        Each pod's handler replies (`Message.reply`, or by what it returns). What is said of `send` with `confirm` holds
-        for a query, too: it is handed over once, and asked again of the silent. Raises what `send` raises.
+        Each pod's handler replies (with `Message.reply`, or its return value). As with `send(confirm=True)`, a query is
+        handed over once, and sent again to silent pods. Raises what `send` raises.
         """
         return Query(self._ask(payload, timeout, retries, on_receipt, is_query=True), self._driver)
 
     def _ask(
         self, payload: bytes, timeout: float, retries: int | None, on_receipt: OnReceipt, *, is_query: bool
     ) -> Conversation:
-        """Return a conversation whose first copies have left."""
+        """Return a conversation whose first copies have been sent."""
         from fanout.sender.confirming import Conversation, Request
 
         request = Request.checked(payload, timeout, retries, on_receipt, is_query=is_query)
@@ -261,17 +260,17 @@ class Sender:
         return self._engine.report(tally)
 
     def resolve(self) -> tuple[Endpoint, ...]:
-        """Return the pods; wait where there never was an answer. Raises `NoEndpoints` or `ResolverUnavailable`."""
+        """Return the pods; wait for the first answer. Raises `NoEndpoints` or `ResolverUnavailable`."""
         refresher = self._engine.opened or self._engine.open()
         return refresher.known.endpoints or refresher.endpoints().endpoints
 
     def open(self) -> Self:
-        """Start to resolve, and return at once; `send` does it where it was not done."""
+        """Start resolving, and return at once; `send` does it if needed."""
         self._engine.open()
         return self
 
     def close(self) -> None:
-        """Stop to resolve and close the sockets. Closing twice is fine."""
+        """Stop resolving and close the sockets. Closing twice is fine."""
         self._engine.end_stream()
         self._engine.close()
 
@@ -283,22 +282,22 @@ class Sender:
 
 
 class BlockingDriver:
-    """Runs a sender's flows, and blocks for what they wait for; several threads may, each with a flow of its own."""
+    """Runs a sender's flows, and blocks for what they wait for. Threads may share it, each with its own flow."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def run(self, flow: Flow) -> Reply | None:
-        """Run a flow until it hands out a reply, and return that; None once it has ended."""
+        """Run a flow until it yields a reply, and return that; None once it has ended."""
         try:
             step = next(flow)
             while isinstance(step, (Sleep, WaitWritable, WaitReadable)):
                 try:
-                    has_room = self._wait(step)
+                    is_writable = self._wait(step)
                 except BaseException as error:
                     step = flow.throw(error)
                 else:
-                    step = flow.send(has_room)
+                    step = flow.send(is_writable)
         except StopIteration:
             return None
         return step
@@ -313,7 +312,7 @@ class BlockingDriver:
         return True
 
     def _wait_writable(self, endpoint: Endpoint, seconds: float) -> bool:
-        """Wait until the socket has room; return False where it stayed full, raise `Closed` where it was closed."""
+        """Wait until the socket is writable; return False where it stayed full, raise `Closed` where it was closed."""
         engine = self._engine
         descriptor = engine.writable(endpoint)
         if descriptor is None:
@@ -332,7 +331,7 @@ class BlockingDriver:
         return False
 
     def _wait_readable(self, exchange: Exchange, table: ExchangeTable) -> None:
-        """Wait until the exchange has news, or something to send: one of the threads that wait reads for all."""
+        """Wait until the exchange has news, or something to send: one of the waiting threads reads for all."""
         answers = table.answers
         with answers:
             while True:
@@ -347,7 +346,7 @@ class BlockingDriver:
             poll = select.poll()
             for descriptor in self._engine.readable():
                 poll.register(descriptor, select.POLLIN)
-            # A bit later than asked for, never earlier: poll counts milliseconds.
+            # Rounded up: poll counts milliseconds, and must not return early.
             poll.poll(math.ceil(min(seconds, _LOOK_AGAIN) * 1000))
         finally:
             with answers:
@@ -357,9 +356,9 @@ class BlockingDriver:
 
 
 class Query:
-    """The replies of all pods: iterate over them as they come, or `gather` them. Ends with the last that is expected.
+    """The replies of all pods: iterate over them as they arrive, or `gather` them. Ends with the last expected one.
 
-    Pods are asked again only while somebody iterates. `confirmation` names who did not reply.
+    Silent pods are asked again only during the iteration. `confirmation` says which pods did not reply.
     """
 
     def __init__(self, conversation: Conversation, driver: BlockingDriver) -> None:
@@ -378,10 +377,10 @@ class Query:
         return reply
 
     def gather(self) -> list[Reply]:
-        """Return all replies that have not been taken yet, once the last has come or the time is up."""
+        """Wait for the last reply or the timeout; return all replies not yet iterated over."""
         return list(self)
 
     @property
     def confirmation(self) -> Confirmation:
-        """What is known of each pod: those that may still reply are silent."""
+        """The state of each pod: those that may still reply are silent."""
         return self._conversation.confirmation

@@ -1,1 +1,1 @@
-"""What is believed of answers, and the pods as they are known. Pure."""
+"""What is accepted of answers, and the known pods. Pure."""

@@ -1,4 +1,4 @@
-"""What one resolution of a Service came to, and which addresses in it are believed. Pure."""
+"""The answer of one resolution of a Service, and which of its addresses are accepted. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 
 
 class Lookup(NamedTuple):
-    """One question to one nameserver, and how it ended."""
+    """One query to one nameserver, and its result."""
 
     name: str
     record: str
@@ -27,7 +27,7 @@ class Lookup(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """An address in an answer that is not sent to, and why."""
+    """An address in an answer that is refused, and why."""
 
     address: str
     reason: str
@@ -35,7 +35,7 @@ class Refusal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DnsAnswer:
-    """What DNS (or a literal list) says of a Service at one moment. No endpoints: no such Service, or no ready pod."""
+    """The answer of DNS (or a literal list) for a Service. No endpoints: no such Service, or no ready pod."""
 
     endpoints: tuple[Endpoint, ...]
     dns_ttl: float | None = None
@@ -49,7 +49,7 @@ class DnsAnswer:
 def accept(
     candidates: Iterable[tuple[str, int]], *, allow_loopback: bool, limit: int
 ) -> tuple[tuple[Endpoint, ...], tuple[Refusal, ...]]:
-    """Return the believable ones of (address, port), each once and in order, and the refused ones with a reason."""
+    """Return the accepted (address, port) pairs, each once and in order, and the refused ones with a reason."""
     endpoints: dict[Endpoint, None] = {}
     refused: dict[str, Refusal] = {}
     for text, port in candidates:
@@ -72,15 +72,15 @@ def accept(
 
 
 def why_no_endpoints(refused: Iterable[Refusal]) -> str:
-    """Say why an answer has no endpoints, with up to three of the refused addresses."""
+    """Return why an answer has no endpoints, with up to three of the refused addresses."""
     examples = ", ".join(f"{address} ({reason})" for address, reason in sorted(refused)[:3])
     if examples:
-        return f"DNS names only addresses that are refused: {examples}"
+        return f"DNS returned only addresses that are refused: {examples}"
     return "DNS knows no such Service, or no pod is ready"
 
 
 def refusal_reason(address: ipaddress.IPv4Address | ipaddress.IPv6Address, *, allow_loopback: bool) -> str | None:
-    """Say why no pod can have this address; None where one can. A spoofed answer must not aim at such a place."""
+    """Return why no pod can have this address; None where one can. A spoofed answer must not direct traffic there."""
     if address.is_loopback:
         return None if allow_loopback else "loopback"
     if address.is_unspecified or address in _THIS_NETWORK:

@@ -1,12 +1,12 @@
-"""The pods of one Service as far as they are known: answers and failures in, joined and left out. Pure.
+"""The known pods of one Service: answers and failures in, joined and left pods out. Pure.
 
 The rules:
 
 * A pod joins with the first answer that names it.
-* A pod leaves with the second answer in a row that does not: servers may differ for a few seconds, and an
+* A pod leaves with the second answer in a row that does not name it: servers may differ for a few seconds, and an
   answer can be late. An empty answer and NXDOMAIN are the case where all pods leave.
-* A failure (timeout, SERVFAIL, garbage) changes nothing but the age: the last known pods are kept.
-* The next question is due after the answer's TTL, clamped to 1..30 s and jittered; sooner where an answer
+* A failure (timeout, SERVFAIL, garbage) changes only the age: the last known pods are kept.
+* The next query is due after the answer's TTL, clamped to 1..30 s and jittered; sooner where an answer
   waits for its confirmation; after a failure with a back-off from 1 to 5 s.
 """
 
@@ -20,9 +20,9 @@ from fanout.model import Endpoint
 TTL_MIN = 1.0
 TTL_MAX = 30.0
 TTL_UNKNOWN = 5.0
-"""For an answer without records: what CoreDNS gives headless Services, in seconds."""
+"""TTL of an answer without records, in seconds: what CoreDNS uses for headless Services."""
 CONFIRM_AFTER = 0.25
-"""Seconds between an answer that lacks known pods, or all, and the question that confirms it."""
+"""Seconds between an answer that lacks known pods and the query that confirms it."""
 RETRY_MIN = 1.0
 RETRY_MAX = 5.0
 
@@ -38,26 +38,26 @@ class Change(NamedTuple):
 
 
 class EndpointSet:
-    """The known pods of one Service. Not thread-safe: one owner feeds it, and publishes `endpoints`."""
+    """The known pods of one Service. Not thread-safe: one owner updates it, and publishes `endpoints`."""
 
     def __init__(self) -> None:
         self.endpoints: tuple[Endpoint, ...] = ()
-        """In the order of `Endpoint.sort_key`; the same object as long as nothing changes."""
+        """Sorted by `Endpoint.sort_key`; the same object while nothing changes."""
         self.settled = False
-        """Whether an answer has been believed: until then, an empty set only means that nothing is known."""
+        """Whether an answer has been accepted: until then, an empty set only means that nothing is known."""
         self.answered_at: float | None = None
-        """When the last answer came (`now` of that call)."""
+        """When the last answer arrived (`now` of that call)."""
         self.failure: str | None = None
-        """Why the last question failed; None after an answer."""
+        """Why the last query failed; None after an answer."""
         self.failures = 0
-        """How many questions have failed, in all."""
+        """Failed queries in total."""
         self._missing: frozenset[Endpoint] = frozenset()
         self._unconfirmed_empty = False
         self._failures_in_a_row = 0
         self._next: float | None = None
 
     def answered(self, answer: DnsAnswer, now: float, jitter: float = 0.5) -> Change:
-        """Take an answer that came at `now`; `jitter` is a random number from 0 to 1."""
+        """Record an answer that arrived at `now`; `jitter` is a random number from 0 to 1."""
         self.answered_at = now
         self.failure = None
         self._failures_in_a_row = 0
@@ -82,7 +82,7 @@ class EndpointSet:
         return Change(_ordered(joined), _ordered(left))
 
     def failed(self, reason: str, now: float, jitter: float = 0.5) -> None:
-        """Take a failure that was noticed at `now`: known pods stay."""
+        """Record a failure at `now`; known pods are kept."""
         self.failure = reason
         self.failures += 1
         delay = min(RETRY_MIN * 2.0 ** min(self._failures_in_a_row, 8), RETRY_MAX)
@@ -90,7 +90,7 @@ class EndpointSet:
         self._next = now + delay * (0.9 + 0.2 * jitter)
 
     def next_wakeup(self) -> float | None:
-        """When to ask again, on the clock of `now`; None for never."""
+        """Return when to query again, on the clock of `now`; None for never."""
         return self._next
 
 

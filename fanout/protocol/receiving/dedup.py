@@ -1,4 +1,4 @@
-"""What a receiver knows of each sender of frames: which numbers came, what became of those that ask. Pure, bounded."""
+"""What a receiver knows of each sender of frames: which numbers arrived, and the results. Pure, bounded."""
 
 from __future__ import annotations
 
@@ -8,46 +8,45 @@ from fanout.protocol.frame import AnswerStatus, Cut
 from fanout.protocol.sequence import Arrival, Sequence
 
 WINDOW = 4096
-"""Numbers, below the highest that came, of which each sender's record knows whether they came."""
+"""Numbers below the highest for which a sender's record knows whether they arrived."""
 SENDERS_MAX = 1024
-"""Senders of which a record is kept; the one that was quiet for longest makes room for a new one."""
+"""Senders of which a record is kept; a new one replaces the one idle for longest."""
 RESULTS_MAX = 16_384
-"""Messages, of all senders together, of which it is remembered what became of them."""
+"""Messages of all senders together whose result is kept."""
 PENDING_MAX = 16_384
-"""Messages in fragments that were taken, and whose handler has not returned."""
+"""Messages in fragments that were accepted and whose handler has not returned."""
 REPLIES_MAX = 16 * 1024 * 1024
-"""Bytes of replies that are kept, so that what is lost of them can be sent again; the newest is, however large."""
+"""Bytes of replies kept so that lost parts can be sent again; the newest is kept, however large."""
 JUMP_MAX = 2**32
-"""Numbers that one frame may show to be missing: after a longer leap a stream begins anew."""
+"""Maximum gap that counts as missing: after a larger jump a stream begins anew."""
 REASON_MAX = 300
-"""Bytes of a failure's reason that are kept for those who ask again."""
+"""Bytes of a failure's reason that are kept for repeated questions."""
 _REPLY_OVERHEAD = 500
 
 Key = tuple[int, int]
-"""Names a message: the sender, and the number."""
+"""Identifies a message: sender and number."""
 
 
 class Order:
-    """The numbered messages of one sender in the order in which somebody meets them: what is missing before each.
+    """The gaps before the numbered messages of one sender, at one point that they pass in some order.
 
-    The first that is met begins it. Where one leaps further ahead than `JUMP_MAX`, it begins anew, and nothing is
-    missing before it.
+    The first number begins it. A jump ahead of more than `JUMP_MAX` begins it anew, with no gap.
     """
 
     __slots__ = ("first", "next")
 
     def __init__(self) -> None:
         self.first = self.next = 0
-        """The lowest number that was met, and one more than the highest; 0 where none was."""
+        """The lowest number met, and one more than the highest; 0 before the first."""
 
     def begin(self, number: int) -> None:
-        """Take this number for the first that is expected."""
+        """Expect this number first."""
         self.first = self.next = number
 
     def met(self, number: int, count: int) -> list[tuple[int, int]]:
-        """Record `count` numbers in a row; return those that are not just the next: their index, and the gap.
+        """Record `count` consecutive numbers; return the index and the gap of those that do not follow the last.
 
-        That is how many are missing directly before it, or -1 for a late one, which was counted as missing.
+        The gap is how many are missing directly before it, or -1 for a late one, which was counted as missing.
         """
         if number == self.next:
             self.next = number + count
@@ -92,19 +91,19 @@ class Order:
 
 
 class Counts:
-    """What came of one sender, or of all; they only grow."""
+    """Counts of one sender, or of all; they only grow."""
 
     __slots__ = ("duplicates", "received", "reordered", "skipped")
 
     def __init__(self) -> None:
         self.received = 0
-        """Messages that were taken."""
+        """Messages accepted."""
         self.skipped = 0
-        """Numbers of a stream that had not come when a higher one did."""
+        """Numbers of a stream missing when a higher one arrived."""
         self.reordered = 0
-        """Those of them that came later."""
+        """Skipped numbers that arrived later."""
         self.duplicates = 0
-        """Numbers of a stream that came again."""
+        """Numbers of a stream that arrived again."""
 
 
 class Peer:
@@ -119,10 +118,10 @@ class Peer:
         self.arrivals = Order()
         self.hand_over = Order()
         self.is_new = is_new
-        """Whether it was certainly never forgotten before."""
+        """Whether it cannot have been forgotten before."""
 
     def state(self, number: int) -> Arrival:
-        """Say what the number would be, if it came now."""
+        """Return what the number would be if it arrived now."""
         sequence = self.sequence
         if number >= sequence.expected:
             return Arrival.NEW
@@ -132,10 +131,10 @@ class Peer:
 
 
 class SenderCounts(NamedTuple):
-    """What came of one sender of frames."""
+    """Counts of one sender of frames."""
 
     sender: str
-    """Its identity, a random number that it drew when it began, as 16 hexadecimal digits."""
+    """Its identity, a random number drawn when it started, as 16 hexadecimal digits."""
     sealed: bool
     received: int
     skipped: int
@@ -144,7 +143,7 @@ class SenderCounts(NamedTuple):
 
 
 class HandlingResult(NamedTuple):
-    """What became of a message."""
+    """The result of handling a message."""
 
     status: AnswerStatus
     detail: bytes = b""
@@ -152,17 +151,17 @@ class HandlingResult(NamedTuple):
 
     @classmethod
     def failed(cls, reason: str) -> HandlingResult:
-        """Return that its handler failed."""
+        """Return the result of a failed handler."""
         return cls(AnswerStatus.FAILED, reason.encode("utf-8", "replace")[:REASON_MAX])
 
     @classmethod
     def replied(cls, payload: bytes) -> HandlingResult:
-        """Return that a query was replied to."""
+        """Return the result of a query that was replied to."""
         return cls(AnswerStatus.CONFIRMED, reply=Kept(payload))
 
 
 CONFIRMED = HandlingResult(AnswerStatus.CONFIRMED)
-_GONE = HandlingResult(AnswerStatus.FAILED, b"its reply had to make room for others")
+_GONE = HandlingResult(AnswerStatus.FAILED, b"its reply was dropped to keep newer ones")
 
 
 class Kept:
@@ -173,21 +172,21 @@ class Kept:
     def __init__(self, payload: bytes) -> None:
         self.payload = payload
         self.cut: Cut | None = None
-        """As it was cut for the first who asked."""
+        """The cut made when it was first sent."""
         self.attempt = 0
 
 
 class DedupTable:
-    """The records of at most `senders` senders, and what became of the messages that were taken lately.
+    """The records of at most `senders` senders, and the results of recent messages.
 
-    Those who seal, and those who do not, have one each, so that strangers cannot fill the former.
+    Sealed and plain frames have one table each, so that strangers cannot fill that of sealed ones.
     """
 
     def __init__(self, is_sealed: bool = False, senders: int = SENDERS_MAX) -> None:
         self.is_sealed = is_sealed
         self.totals = Counts()
         self.pending: dict[Key, Any] = {}
-        """The messages that were taken and are not settled."""
+        """The messages accepted and not settled."""
         self._senders = senders
         self._peers: dict[int, Peer] = {}
         self._latest: Peer | None = None
@@ -198,7 +197,7 @@ class DedupTable:
         self._released: dict[Key, None] = {}
 
     def peer(self, sender: int, number: int) -> Peer:
-        """Return the record of a sender, of which `number` is here."""
+        """Return the record of a sender; a new one starts at `number`."""
         latest = self._latest
         if latest is not None and latest.sender == sender:
             return latest
@@ -208,7 +207,7 @@ class DedupTable:
                 del self._peers[next(iter(self._peers))]
                 self._has_forgotten = True
             peer = Peer(sender, number, not self._has_forgotten)
-        # At the end of the dictionary: it is the last that makes room.
+        # At the end of the dictionary: it is replaced last.
         self._peers[sender] = self._latest = peer
         return peer
 
@@ -218,14 +217,14 @@ class DedupTable:
         key = (peer.sender, number)
         if key in self._released:
             del self._released[key]
-            return  # it came and was counted before; the queue had no room for it
+            return  # it was counted before; the queue was full then
         peer.counts.received += 1
         self.totals.received += 1
         if numbered:
             self._met(peer, number, 1)
 
     def run_arrived(self, peer: Peer, number: int, count: int) -> None:
-        """Record numbered messages in a row, the first of which is no lower than what is expected."""
+        """Record consecutive numbered messages, the first of which is not below the expected one."""
         if number > peer.sequence.expected:
             peer.sequence.skip(number - peer.sequence.expected)
             peer.sequence.expected = number
@@ -244,7 +243,7 @@ class DedupTable:
             else:
                 self._reordered(peer)
         if 0 < peer.arrivals.first < first:
-            # Below all that came before: it was missing, and nobody knew.
+            # Below all that arrived before: it was missing, but not counted.
             self._skipped(peer, 1)
             self._reordered(peer)
 
@@ -257,12 +256,12 @@ class DedupTable:
         self.totals.reordered += 1
 
     def duplicated(self, peer: Peer) -> None:
-        """Record a numbered message that came before."""
+        """Record a numbered message that arrived before."""
         peer.counts.duplicates += 1
         self.totals.duplicates += 1
 
     def marked(self, peer: Peer, number: int, origin: int) -> None:
-        """Record how far a stream has come; of where it began only where nothing can have been forgotten."""
+        """Record how far a stream has come; and where it began, unless its sender may have been forgotten."""
         sequence = peer.sequence
         if not peer.is_new:
             origin = max(origin, peer.arrivals.first or number + 1)
@@ -273,11 +272,11 @@ class DedupTable:
 
     @property
     def is_full(self) -> bool:
-        """Whether as many messages are unsettled as may be."""
+        """Whether the maximum of unsettled messages is reached."""
         return len(self.pending) >= PENDING_MAX
 
     def settle(self, key: Key, result: HandlingResult) -> None:
-        """Remember what became of a message."""
+        """Record the result of a message."""
         self.pending.pop(key, None)
         if len(self._results) >= RESULTS_MAX:
             oldest = next(iter(self._results))
@@ -298,11 +297,11 @@ class DedupTable:
             self._reply_bytes -= len(kept.payload) + _REPLY_OVERHEAD
 
     def result(self, key: Key) -> HandlingResult | None:
-        """Return what became of a message; None where it is not settled, or nobody remembers."""
+        """Return the result of a message; None where it is not settled or no longer kept."""
         return self._results.get(key)
 
     def release(self, key: Key) -> None:
-        """Forget that a message came: the queue had no room for it, and it may come again."""
+        """Forget that a message arrived: the queue was full, and it may be sent again."""
         self.pending.pop(key, None)
         sender, number = key
         peer = self._peers.get(sender)
@@ -313,7 +312,7 @@ class DedupTable:
             self._released[key] = None
 
     def senders(self) -> list[SenderCounts]:
-        """Return what came of each sender that is known, the one that was heard last at the end."""
+        """Return the counts of each known sender, the most recent last."""
         return [
             SenderCounts(
                 f"{sender:016x}",

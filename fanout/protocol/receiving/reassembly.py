@@ -1,4 +1,4 @@
-"""Messages of which some fragments have come: nothing is allocated on what a fragment claims. Pure, bounded."""
+"""Reassembly of fragmented messages; nothing is allocated on the strength of a fragment's claims. Pure, bounded."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from fanout.protocol.frame import ASK, NUMBERED, QUERY, Fragment, bitmap
 from fanout.protocol.receiving.dedup import Key
 
 BYTES_MAX = 32 * 1024 * 1024
-"""Bytes of fragments that are kept in all."""
+"""Bytes of fragments kept in total."""
 SENDER_BYTES_MAX = 28 * 1024 * 1024
-"""Bytes of fragments that are kept of one sender: the largest message fits, in the smallest fragments."""
+"""Bytes of fragments kept for one sender: the largest message fits, in the smallest fragments."""
 PATIENCE = 30.0
-"""Seconds without a new fragment after which a message is given up."""
+"""Seconds without a new fragment after which a message is dropped."""
 IDLE = 1.0
-"""Seconds without a new fragment after which a message makes room for others."""
+"""Seconds without a new fragment after which a message may be evicted for others."""
 _FRAGMENT_OVERHEAD = 150
 _MESSAGE_OVERHEAD = 1500
 
 
 class Partial:
-    """A message of which some fragments are there."""
+    """A message of which some fragments have arrived."""
 
     __slots__ = ("_first_missing", "_fragments", "_highest", "cost", "heard", "is_asked", "kind", "missing")
 
@@ -29,9 +29,9 @@ class Partial:
         self.missing = fragment.parts
         self.cost = _MESSAGE_OVERHEAD
         self.heard = 0.0
-        """When the last new fragment came."""
+        """When the last new fragment arrived."""
         self.is_asked = False
-        """Whether its sender asks what became of it, and sends again what is missing."""
+        """Whether its sender asks for a confirmation, and sends missing fragments again."""
         self._fragments: dict[int, bytes] = {}
         self._first_missing = 0
         self._highest = 0
@@ -41,7 +41,7 @@ class Partial:
         return fragment.position in self._fragments
 
     def take(self, fragment: Fragment) -> None:
-        """Keep a fragment that is not there."""
+        """Keep a new fragment."""
         self._fragments[fragment.position] = fragment.payload
         self.missing -= 1
         self._highest = max(self._highest, fragment.position)
@@ -52,7 +52,7 @@ class Partial:
         return b"".join(map(self._fragments.__getitem__, range(len(self._fragments))))
 
     def gaps(self, size: int) -> tuple[int, bytes]:
-        """Return the first fragment that is missing, and a bitmap of those from there on, of at most `size` bytes."""
+        """Return the first missing fragment, and a bitmap of those from there on, of at most `size` bytes."""
         first = self._first_missing
         while first in self._fragments:
             first += 1
@@ -60,7 +60,7 @@ class Partial:
         last = min(self._highest + 1, first + 8 * size)
         if len(self._fragments) > (last - first) // 4:
             return first, bitmap([position in self._fragments for position in range(first, last)])
-        # Few of many: it costs no more than what has come.
+        # Few of many: costs no more than what has arrived.
         present = bytearray(-(-(last - first) // 8))
         for position in self._fragments:
             if first <= position < last:
@@ -74,7 +74,7 @@ def _kind(fragment: Fragment) -> tuple[int, int, int]:
 
 
 def cost_of(fragment: Fragment) -> int:
-    """Return what it costs to keep a fragment."""
+    """Return the bytes that keeping a fragment costs."""
     return len(fragment.payload) + _FRAGMENT_OVERHEAD
 
 
@@ -86,7 +86,7 @@ class _Pool:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.bytes = 0
-        # The one that got nothing new for longest is the first of each.
+        # The one idle for longest is the first of each.
         self._asked: dict[Key, Partial] = {}
         self._others: dict[Key, Partial] = {}
         self._favourite: Key | None = None
@@ -100,12 +100,12 @@ class _Pool:
         del (self._asked if partial.is_asked else self._others)[key]
 
     def victim(self, key: Key, partial: Partial, now: float) -> Key | None:
-        """Return which message makes room for a fragment of this one; None where the fragment is not to be taken."""
+        """Return the message to evict for a fragment of this one; None where the fragment must be refused."""
         for some in (self._others, self._asked):
             found = _first_but(key, some)
             if found is not None and (some is self._others or now - some[found].heard >= IDLE):
                 return found
-        # All are asked for, and go on. One of them has the right of way, or none would ever be whole.
+        # All are to be confirmed, and active. One of them has priority, or none would ever complete.
         favourite = self._asked.get(self._favourite) if self._favourite is not None else None
         if favourite is None or now - favourite.heard >= IDLE:
             self._favourite = key if partial.is_asked else None
@@ -113,40 +113,40 @@ class _Pool:
 
 
 def _first_but(key: Key, some: dict[Key, Partial]) -> Key | None:
-    """Return the first of them that is another one."""
+    """Return the first other one."""
     return next((other for other in islice(some, 2) if other != key), None)
 
 
 class Reassembly:
-    """The messages that are not whole.
+    """The incomplete messages.
 
-    Where there is no room for a fragment, one that got nothing new for a second makes room, or that nobody asks for;
-    where there is none such the fragment is not taken, but for those of the message that has the right of way.
+    Where memory is full, a fragment evicts a message that is not to be confirmed or was idle for a second; where there
+    is none, the fragment is refused, unless its message has priority.
     """
 
     def __init__(self, limit: int = BYTES_MAX, sender_limit: int = SENDER_BYTES_MAX) -> None:
         self.given_up = 0
-        """Messages of which not all fragments came in time, or that had to make room."""
+        """Messages whose fragments did not all come in time, or that were evicted."""
         self._all = _Pool(limit)
         self._of_sender: dict[int, _Pool] = {}
         self._sender_limit = sender_limit
         self.partial: dict[Key, Partial] = {}
-        """What is there of each; the one that got nothing new for longest is the first. Nobody else changes it."""
+        """The incomplete messages, the one idle for longest first. Read-only outside."""
 
     @property
     def bytes(self) -> int:
-        """What the fragments cost."""
+        """Bytes that the fragments cost."""
         return self._all.bytes
 
     def find(self, key: Key, fragment: Fragment) -> Partial | None:
-        """Return the message that a fragment is a part of, a new one where none is there; None where it is no part."""
+        """Return a fragment's message, a new one if needed; None where the fragment does not fit the others."""
         partial = self.partial.get(key)
         if partial is None:
             return Partial(fragment)
         return partial if partial.kind == _kind(fragment) else None
 
     def take(self, key: Key, partial: Partial, fragment: Fragment, now: float) -> bool:
-        """Keep a fragment of a message that was found; False where there is no room for it."""
+        """Keep a fragment of a message that was found; return False where memory is full."""
         if partial.has(fragment):
             if fragment.flags & ASK and not partial.is_asked:
                 pools = self._all, self._of_sender[key[0]]
@@ -157,7 +157,7 @@ class Reassembly:
                     pool.add(key, partial)
             return True
         is_there = key in self.partial
-        # What makes it whole needs no room.
+        # What completes it needs no memory.
         if partial.missing > 1 and not self._make_room(key, partial, fragment, is_there, now):
             return False
         if is_there:
@@ -165,7 +165,7 @@ class Reassembly:
         partial.take(fragment)
         partial.heard = now
         partial.is_asked |= bool(fragment.flags & ASK)
-        # At the end of all dictionaries: it is the last that makes room.
+        # At the end of all dictionaries: it is evicted last.
         self._add(key, partial)
         return True
 
@@ -197,14 +197,14 @@ class Reassembly:
         self.remove(key)
 
     def remove(self, key: Key) -> None:
-        """Forget a message: it is whole."""
+        """Forget a message, once it is complete."""
         sender = key[0]
         self._remove(key, self.partial[key])
         if not self._of_sender[sender].bytes:
             del self._of_sender[sender]
 
     def expire(self, now: float) -> None:
-        """Give up what got nothing new for long."""
+        """Drop the messages idle for too long."""
         while self.partial:
             key, partial = next(iter(self.partial.items()))
             if now - partial.heard < PATIENCE:

@@ -1,4 +1,4 @@
-"""What a receiver knows of messages in frames, from their first fragment to what became of them. Pure, bounded."""
+"""A receiver's state of framed messages, from their first fragment to their result. Pure, bounded."""
 
 from __future__ import annotations
 
@@ -44,33 +44,33 @@ from fanout.protocol.seal import OpenedRun, Sealer
 from fanout.protocol.sequence import Arrival
 
 NUMBERED_START = MAGIC + bytes((VERSION, FrameKind.NUMBERED))
-"""What each message of a numbered stream begins with."""
+"""The first bytes of each message of a numbered stream."""
 _HEADER_SIZE = HEADER.size
 _SENDER_AND_NUMBER = struct.Struct(f"!{SENDER_AT}xQQ")
 _FRESH = (Arrival.NEW, Arrival.LATE)
 _NO_REPLY = HandlingResult.failed("the handler did not reply")
-_FORGOTTEN = b"it came so late, or so often, that nobody knows any more whether it was handed over"
+_FORGOTTEN = b"it came too late to tell whether it was handed over before"
 
 
 class Settler(Protocol):
-    """The shell, as far as messages are settled by it; any thread may call it."""
+    """What settles messages, outside the core. Thread-safe."""
 
     def settle(self, pending: PendingReply, result: HandlingResult) -> bool:
-        """Record what became of a message and send the answer; False where it was settled before."""
+        """Record a message's result and send the answer; return False where it was settled before."""
 
     def release(self, pending: PendingReply) -> None:
-        """Take a message back that nobody will get."""
+        """Forget a message that will not be handed over."""
 
 
 class AnswerSocket(Protocol):
-    """The socket by which a question came, as far as its answer leaves by it."""
+    """The socket on which a question arrived, for sending its answer."""
 
     def send(self, datagrams: list[bytes], address: tuple[Any, ...], source: ControlMessages) -> None:
-        """Send datagrams to `address`, from the address that `source` says."""
+        """Send datagrams to `address`, from the address in `source`."""
 
 
 class PendingReply:
-    """A message whose sender may ask what became of it, until it is settled: see `Question`. Any thread may use it."""
+    """A message whose sender may ask for its result, until it is settled: see `Question`. Thread-safe."""
 
     __slots__ = (
         "address",
@@ -88,7 +88,7 @@ class PendingReply:
         "wants_answer",
     )
 
-    # How to answer is the shell's matter, which sets these.
+    # Set outside the core, which does not know how to answer.
     settler: Settler
     reply_path: AnswerSocket
     source: ControlMessages
@@ -101,7 +101,7 @@ class PendingReply:
         self.wants_answer = wants_answer
         """Whether the sender has asked so far."""
         self.attempt = self.size = 0
-        """Of the question that waits for an answer: what it is to repeat, and its bytes; 0 where none waits."""
+        """Attempt and bytes of the question that waits for an answer; 0 where none waits."""
         self.is_open = True
         """Whether it waits to be settled."""
         self.problem = ""
@@ -109,64 +109,64 @@ class PendingReply:
 
     @property
     def wants_reply(self) -> bool:
-        """Whether it is a query that was not answered yet."""
+        """Whether it is a query that has not been answered."""
         return self.is_query and self.is_open
 
     def reply(self, payload: bytes) -> None:
         """Answer a query; see `Message.reply`."""
         if not isinstance(payload, (bytes, bytearray, memoryview)):
-            raise InvalidInput(f"a reply is bytes, not {type(payload).__name__}: encode it first")
+            raise InvalidInput(f"reply must be bytes: encode it first; got {type(payload).__name__}")
         data = bytes(payload)
         if len(data) > MESSAGE_MAX:
-            raise MessageTooLarge(f"the reply has {len(data):,} bytes; at most {MESSAGE_MAX:,} can be sent")
+            raise MessageTooLarge(f"reply must be at most {MESSAGE_MAX:,} bytes; got {len(data):,}")
         if not self.is_query:
-            raise InvalidInput("the message asks for no reply: it is no query")
+            raise InvalidInput("cannot reply: the message is not a query")
         if not self.settler.settle(self, HandlingResult.replied(data)):
             raise InvalidInput(
-                "the query was answered before: it has one reply, and none once the next one is asked for"
+                "cannot reply: the query was answered before; reply once, before the next message is taken"
             )
 
     def confirm(self) -> None:
-        """Say that the message was handled, or of a query that it was not replied to; nothing where it is settled."""
+        """Report it as handled, or a query as failed for want of a reply; does nothing where it is settled."""
         if self.is_open:
             self.settler.settle(self, _NO_REPLY if self.is_query else CONFIRMED)
 
     def fail(self, reason: str) -> None:
-        """Say that the handler failed; nothing where it is settled."""
+        """Report that its handler failed; does nothing where it is settled."""
         if self.is_open:
             self.settler.settle(self, HandlingResult.failed(reason))
 
     def release(self) -> None:
-        """Say that nobody will get the message: where it comes again, it is taken again."""
+        """Report that it will not be handed over: accept it again where it is sent again."""
         self.settler.release(self)
 
 
 @dataclass(slots=True)
 class Taken:
-    """What became of a run of datagrams."""
+    """What to do about a run of datagrams."""
 
     drops: Counter[ReceiveDrop]
-    """What was not handed over since the receiver began, by reason."""
+    """What was not handed over since the receiver was opened, by reason."""
     runs: list[Run] = field(default_factory=list)
-    """To hand over."""
+    """Messages to hand over."""
     pending: list[PendingReply] = field(default_factory=list)
-    """Of the messages in them whose senders may ask what became of them."""
+    """Those of the messages whose senders may ask for the result."""
     answers: list[bytes] = field(default_factory=list)
-    """To be sent to the source at once."""
+    """Answers to send to the source at once."""
     refusals: dict[ReceiveDrop, str] = field(default_factory=dict)
-    """Why some were not handed over, for the log: a sentence for each reason."""
+    """A sentence for each reason why some were not handed over, for the log."""
 
     def refuse(self, reason: ReceiveDrop, sentence: str, count: int = 1) -> None:
-        """Hand some not over."""
+        """Count datagrams that are not handed over."""
         self.drops[reason] += count
         self.refusals[reason] = sentence
 
 
 class ReceiveState:
-    """What is known of the messages of those who do not seal, or of those who do.
+    """The state of plain frames, or of sealed ones.
 
-    They have one each: no stranger makes the receiver forget what was sealed, nor passes for who sealed it. `sealer`
-    seals the answers. Replies are larger than their question only where they are sealed, or `replies_to_anyone`.
+    Each has its own, so that a stranger can neither evict sealed messages nor pose as their sender. `sealer` seals the
+    answers. Replies may be larger than their question only where they are sealed, or with `replies_to_anyone`.
     """
 
     def __init__(self, identity: int, replies_to_anyone: bool, sealer: Sealer | None = None) -> None:
@@ -179,7 +179,7 @@ class ReceiveState:
     # What arrives.
 
     def take_stream(self, run: Run, taken: Taken) -> bool:
-        """Take numbered messages of one sender; False where they are not all such."""
+        """Take numbered messages of one sender; return False where not all of them are."""
         data, segment, count = run[:3]
         if min(segment, len(data) - (count - 1) * segment) < _HEADER_SIZE:
             return False
@@ -193,7 +193,7 @@ class ReceiveState:
         return self._take_numbers(run, sender, outer_numbers(segment, count).unpack_from(data), _HEADER_SIZE, taken)
 
     def take_opened_stream(self, opened: OpenedRun, run: Run, taken: Taken) -> bool:
-        """Take numbered messages of one sender, which were sealed; False where one can be none."""
+        """Take numbered messages of one sender that were sealed; return False where a number is invalid."""
         numbers, bodies = opened.numbers, opened.bodies
         first, count, size = numbers[0], len(numbers), len(bodies[0])
         if numbers == tuple(range(first, first + count)) and (track := self._go_on(opened.sender, first, count)):
@@ -203,7 +203,7 @@ class ReceiveState:
         return self._take_numbers(joined, opened.sender, numbers, 0, taken)
 
     def _go_on(self, sender: int, first: int, count: int) -> Track | None:
-        """Record numbers in a row above all that came; None, and nothing is recorded, where they are none such."""
+        """Record consecutive numbers above all before; return None, and record nothing, where they are not."""
         if not 1 <= first < NUMBER_LIMIT - count:
             return None
         peer = self.table.peer(sender, first)
@@ -213,7 +213,7 @@ class ReceiveState:
         return Track(peer.hand_over, first)
 
     def _take_numbers(self, run: Run, sender: int, numbers: tuple[int, ...], header: int, taken: Taken) -> bool:
-        """Take messages that have these numbers, `header` bytes into each; False where one can be none."""
+        """Take messages with these numbers, their payloads `header` bytes in; return False on an invalid number."""
         data, segment, count = run[:3]
         first, table = numbers[0], self.table
         if numbers == tuple(range(first, first + count)) and 1 <= first < NUMBER_LIMIT - count:
@@ -245,16 +245,16 @@ class ReceiveState:
         return True
 
     def _came_before(self, peer: Peer, number: int, arrival: Arrival, numbered: bool, taken: Taken) -> None:
-        """Count a message that came before, or may have."""
+        """Count a message that arrived before, or may have."""
         if arrival is Arrival.STALE:
-            taken.refuse(ReceiveDrop.TOO_OLD, f"number {number} is far behind")
+            taken.refuse(ReceiveDrop.TOO_OLD, f"number {number} is too far behind the highest")
             return
         taken.drops[ReceiveDrop.DUPLICATE] += 1
         if numbered:
             self.table.duplicated(peer)
 
     def take_frame(self, run: Run, now: float, taken: Taken) -> None:
-        """Take a run of one datagram: a frame that was not sealed, or that was opened."""
+        """Take a run of one datagram: a plain frame, or one that was opened."""
         if run.data.startswith(NUMBERED_START) and self.take_stream(run, taken):
             return
         try:
@@ -270,11 +270,11 @@ class ReceiveState:
         elif isinstance(decoded, Pull) and self.builder.replies_to_anyone:
             answers = self._pulled(decoded, taken)
         else:
-            taken.refuse(ReceiveDrop.UNEXPECTED, f"nobody asked for this {type(decoded).__name__.lower()}")
+            taken.refuse(ReceiveDrop.UNEXPECTED, f"a receiver does not take this {type(decoded).__name__.lower()}")
         taken.answers += answers if self.sealer is None else self.sealer.seal_many(answers, run.received_at)
 
     def _take_fragment(self, fragment: Fragment, run: Run, now: float, taken: Taken) -> list[bytes]:
-        """Take a part of a message, or all of it; return what to answer."""
+        """Take a part of a message, or all of it; return the answers."""
         table, answer, size = self.table, self.builder.answer, len(run.data)
         key = (fragment.sender, fragment.number)
         asks = bool(fragment.flags & ASK)
@@ -289,7 +289,7 @@ class ReceiveState:
             return self.builder.result(result, fragment, size) if asks else []
         peer = table.peer(fragment.sender, fragment.number)
         numbered = bool(fragment.flags & NUMBERED)
-        # What has begun to come was certainly not handed over before, however late the rest is.
+        # An incomplete message was certainly not handed over before, however late the rest is.
         if key not in self.reassembly.partial and (arrival := peer.state(fragment.number)) not in _FRESH:
             self._came_before(peer, fragment.number, arrival, numbered, taken)
             return [answer(fragment, size, AnswerStatus.REFUSED, _FORGOTTEN)] if asks else []
@@ -318,22 +318,22 @@ class ReceiveState:
         return []
 
     def _keep_part(self, key: Key, fragment: Fragment, now: float, taken: Taken) -> Partial | None:
-        """Return the message that a fragment is a part of, with that; None where it is no part of it.
+        """Keep a fragment and return its message; None where the fragment does not fit the others.
 
-        Once it is whole, it is kept no longer.
+        A complete message is not kept.
         """
         partial = self.reassembly.find(key, fragment)
         if partial is None:
-            taken.refuse(ReceiveDrop.MALFORMED, "its sizes are not those of the message's other fragments")
+            taken.refuse(ReceiveDrop.MALFORMED, "its sizes differ from those of the message's other fragments")
             return None
         if not self.reassembly.take(key, partial, fragment, now):
-            taken.refuse(ReceiveDrop.NO_ROOM, "other large messages are coming, and there is no room for it")
+            taken.refuse(ReceiveDrop.NO_ROOM, "the fragments of other messages fill the memory for them")
         if not partial.missing:
             self.reassembly.remove(key)
         return partial
 
     def _pulled(self, pull: Pull, taken: Taken) -> list[bytes]:
-        """Return the fragments of a reply that are asked for."""
+        """Return the fragments of a reply that are pulled."""
         result = self.table.result((pull.sender, pull.number))
         if result is None or result.reply is None:
             taken.refuse(ReceiveDrop.UNEXPECTED, "it asks for a reply that is not kept")
@@ -343,7 +343,7 @@ class ReceiveState:
     # What becomes of it.
 
     def settle(self, pending: PendingReply, result: HandlingResult, epoch: float) -> list[bytes]:
-        """Record what became of a message; return what to send, which is nothing where it was settled before."""
+        """Record a message's result; return what to send, nothing where it was settled before."""
         if not pending.is_open:
             return []
         if result.reply is not None and pending.size:
@@ -362,7 +362,7 @@ class ReceiveState:
         return answers if self.sealer is None else self.sealer.seal_many(answers, epoch)
 
     def release(self, pending: PendingReply) -> None:
-        """Take a message back that nobody will get: where it comes again, it is taken again."""
+        """Forget a message that will not be handed over: accept it again where it is sent again."""
         if pending.is_open:
             pending.is_open = False
             self.table.release((pending.sender, pending.number))

@@ -13,20 +13,20 @@ from fanout.protocol.receiving.run import Run
 from fanout.protocol.seal import Keyring, Opener, Sealer
 
 _KIND_AT = 7
-_NO_KEY = "it is sealed, and this receiver has no key"
-_NO_PLAIN = "it is not sealed, and this receiver has keys"
+_NO_KEY = "it is sealed, but this receiver has no key"
+_NO_PLAIN = "it is not sealed, but this receiver has keys"
 
 
 class Reception:
-    """Takes what arrives at a receiver; one thread at a time.
+    """Takes what arrives at a receiver; for one thread at a time.
 
-    `take` returns the messages to hand over and what to answer at once. A message in a frame that may be asked for is
-    pending: it is to be settled when its handler has returned, or released where the queue had no room for it
-    (`ReceiveState.settle`, which returns what to send, and `release`). Each message is handed over once, however often
-    it comes. Nobody gets an answer who did not ask, nor one that is larger than the question, but for replies to
-    sealed questions, and to all where `reply_to_anyone`.
+    `take` returns the messages to hand over and the answers to send at once. A message to be confirmed is pending: it
+    must be settled when its handler has returned, or released where the queue was full (`ReceiveState.settle`, which
+    returns what to send, and `release`). Each message is handed over once, however often it arrives. Only questions
+    are answered, and no answer is larger than its question, except replies to sealed questions, and all replies with
+    `reply_to_anyone`.
 
-    `now` is in seconds on a clock that does not go back, `epoch` in seconds since the epoch.
+    `now` is in seconds on a monotonic clock, `epoch` in seconds since the epoch.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Reception:
     ) -> None:
         self.drops: Counter[ReceiveDrop] = Counter()
         self.takes_plaintext = keyring is None or accept_plaintext
-        """Whether what is not sealed is taken at all."""
+        """Whether unsealed datagrams are accepted."""
         self._cluster = cluster
         self._opener = sealer = None
         if keyring is not None:
@@ -52,7 +52,7 @@ class Reception:
         self._states = (self.plain, self.sealed)
 
     def rename(self, identity: int, counter: int) -> None:
-        """Answer under another identity from now on."""
+        """Use another identity from now on."""
         for state in self._states:
             state.builder.identity = identity
         if self._opener is not None:
@@ -65,12 +65,12 @@ class Reception:
 
     @property
     def confirmations(self) -> int:
-        """Messages whose senders asked, and were handled."""
+        """Messages confirmed to senders that asked."""
         return sum(state.confirmations for state in self._states)
 
     @property
     def failures(self) -> int:
-        """Messages whose senders asked, and failed."""
+        """Failed messages whose senders asked."""
         return sum(state.failures for state in self._states)
 
     @property
@@ -80,26 +80,26 @@ class Reception:
 
     @property
     def skipped(self) -> int:
-        """Messages of numbered streams that had not come when a later one did."""
+        """Messages of numbered streams missing when a later one arrived."""
         return sum(state.table.totals.skipped for state in self._states)
 
     @property
     def reordered(self) -> int:
-        """Those of them that came all the same, late."""
+        """Skipped messages that arrived late."""
         return sum(state.table.totals.reordered for state in self._states)
 
     @property
     def duplicates(self) -> int:
-        """Messages of numbered streams that came again."""
+        """Messages of numbered streams that arrived again."""
         return sum(state.table.totals.duplicates for state in self._states)
 
     @property
     def has_pending(self) -> bool:
-        """Whether messages that were taken are not settled."""
+        """Whether accepted messages are not settled."""
         return any(state.table.pending for state in self._states)
 
     def senders(self) -> list[SenderCounts]:
-        """Return what came of each sender of frames."""
+        """Return the counts of each sender of frames."""
         return [known for state in self._states for known in state.table.senders()]
 
     def use(self, keyring: Keyring) -> None:
@@ -109,13 +109,13 @@ class Reception:
             self.sealed.sealer.keyring = keyring
 
     def give_up(self, now: float) -> None:
-        """Forget the messages that will not become whole."""
+        """Drop the messages that will not be completed."""
         for state in self._states:
             if state.reassembly.partial:
                 state.reassembly.expire(now)
 
     def take(self, run: Run, now: float) -> Taken:
-        """Take a run of datagrams, as it came."""
+        """Take a run of datagrams as it arrived."""
         self.give_up(now)
         taken = Taken(self.drops)
         data, segment, count = run[:3]
@@ -142,7 +142,7 @@ class Reception:
         return taken
 
     def _take_plain(self, run: Run, datagrams: list[bytes], taken: Taken) -> None:
-        """Take plain datagrams in a row."""
+        """Take consecutive plain datagrams."""
         if self.takes_plaintext:
             # Only the last datagram of a run may be shorter than the others: that holds for a part of it, too.
             joined = b"".join(datagrams)
@@ -164,7 +164,7 @@ class Reception:
             self.sealed.take_frame(run.of(inner), now, taken)
 
     def _take_sealed_run(self, opener: Opener, run: Run, now: float, taken: Taken) -> bool:
-        """Take sealed frames of one sender; False where they are not all such, or not in order."""
+        """Take sealed frames of one sender; return False where not all of them are, or not in order."""
         opened = opener.open_run(run.data, run.segment, run.messages)
         if opened is None:
             return False

@@ -1,4 +1,4 @@
-"""What a receiver answers: no more than was asked for, nor larger than the question where that is not safe. Pure."""
+"""A receiver's answers: only what was asked for, and not larger than the question unless that is safe. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class QuestionId(Protocol):
 
     @property
     def number(self) -> int:
-        """Of the message that is asked about."""
+        """Number of the message asked about."""
 
     @property
     def attempt(self) -> int:
@@ -36,21 +36,21 @@ class QuestionId(Protocol):
 
 
 class AnswerBuilder:
-    """Makes answers. `size` is the bytes of the question, without its seal: no answer is larger.
+    """Makes answers. `size` is the bytes of the question without its seal: no answer is larger.
 
-    Replies are, where `replies_to_anyone`.
+    Replies may be larger with `replies_to_anyone`.
     """
 
     def __init__(self, identity: int, replies_to_anyone: bool) -> None:
         self.identity = identity
         self.replies_to_anyone = replies_to_anyone
         self.replies = 0
-        """Those that were sent, once or more often."""
+        """Replies sent, once or more often."""
 
     def answer(
         self, asked: QuestionId, size: int, status: AnswerStatus, detail: bytes = b"", first_missing: int = 0
     ) -> bytes:
-        """Return an answer, whose detail is cut to the size."""
+        """Return an answer, its detail truncated to the size."""
         detail = detail[: size - ANSWER_OVERHEAD]
         if status is not AnswerStatus.PARTIAL:
             detail = detail.decode("utf-8", "ignore").encode()  # no half character at the end
@@ -77,7 +77,7 @@ class AnswerBuilder:
         ]
 
     def why_no_reply(self, payload: int, size: int) -> str:
-        """Say why a reply of `payload` bytes must not be sent; nothing where it may."""
+        """Return why a reply of `payload` bytes must not be sent; empty where it may."""
         if self.replies_to_anyone or REPLY_OVERHEAD + payload <= size:
             return ""
         return (

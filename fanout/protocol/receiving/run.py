@@ -1,4 +1,4 @@
-"""Runs of messages, as they pass from the sockets to the queue, and how runs of frames are read at once. Pure."""
+"""Runs of messages between the sockets and the queue, and how a run of frames is read at once. Pure."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ ControlMessages = list[tuple[int, int, bytes]]
 
 
 class Track(NamedTuple):
-    """Where messages stand in their sender's stream: what is missing before them is known when they are handed over."""
+    """The position of messages in their sender's stream: the gap before them is known when they are handed over."""
 
     order: Order
     first: int
 
     def handed(self, start: int, count: int) -> list[tuple[int, int]]:
-        """Record that `count` are handed over, from the one at index `start` on; see `Order.met`."""
+        """Record that `count` are handed over, from index `start` on; see `Order.met`."""
         return self.order.met(self.first + start, count)
 
 
 class Run(NamedTuple):
-    """Datagrams of one source in a row, or the messages that were in them: one, or several of equal size.
+    """Consecutive datagrams of one source, or the messages in them: one, or several of equal size.
 
-    The kernel hands them over in one buffer; the queue keeps them so until they are handed over.
+    The kernel delivers them in one buffer, which the queue keeps until they are handed over.
     """
 
     data: bytes
     segment: int
-    """Bytes of each datagram but the last, which has the rest."""
+    """Bytes of each datagram except the last, which has the rest."""
     messages: int
     """Datagrams in it, at least 1: each is a message."""
     address: tuple[Any, ...]
@@ -44,22 +44,22 @@ class Run(NamedTuple):
     header: int = 0
     """Bytes at the beginning of each datagram that are not for the user."""
     track: Track | None = None
-    """Where they stand in their sender's stream."""
+    """Their position in their sender's stream."""
     question: Question | None = None
-    """What settles the message, where its sender may ask what became of it."""
+    """What settles the message, where its sender may ask for the result."""
     control: ControlMessages | None = None
-    """As `recvmsg` gave it, where the run may have to be answered: the last one may say to which address it came."""
+    """From `recvmsg`, where the run may have to be answered: the last one may hold its destination address."""
     payloads: list[bytes] | None = None
-    """Of messages that were opened one by one, in the place of `data`."""
+    """The payloads of messages that were opened one by one, instead of `data`."""
 
     def of(self, datagram: bytes) -> Run:
-        """Return one datagram of the run."""
+        """Return a run of one datagram, from the same source."""
         return Run(datagram, len(datagram), 1, self.address, self.received_at)
 
 
 @lru_cache(256)
 def outer_numbers(segment: int, count: int) -> struct.Struct:
-    """Read the number of each frame of a run: all at once, since Python is slow at loops."""
+    """Return a struct that reads the numbers of all frames of a run at once: Python loops are slow."""
     return struct.Struct("!" + f"{NUMBER_AT}xQ{segment - HEADER.size}x" * (count - 1) + f"{NUMBER_AT}xQ")
 
 
@@ -72,9 +72,9 @@ def all_begin_alike(data: bytes, segment: int, count: int, stop: int = NUMBER_AT
 
 
 def is_in_a_row(data: bytes, segment: int, count: int) -> bool:
-    """Whether all frames of a run are of one kind and one sender, and their numbers go on by one.
+    """Whether all frames of a run are of one kind and one sender, with consecutive numbers.
 
-    It is False as well where more than the last two bytes of the numbers change: that is to be found another way.
+    Also False where more than the last two bytes of the numbers change, which needs another check.
     """
     high, low = data[_LOW_AT - 1], data[_LOW_AT]
     turns = (low + count - 1) // 256
@@ -95,11 +95,11 @@ _LOW_AT = HEADER.size - 1
 
 @lru_cache(256)
 def _columns(beginning: bytes, count: int) -> list[tuple[int, bytes]]:
-    """Return what stands at each place of the beginning in `count` frames: a slice takes it out of a run at once."""
+    """Return what each byte of the beginning is in `count` frames: one slice of a run compares them all."""
     return [(at, bytes((byte,)) * count) for at, byte in enumerate(beginning)]
 
 
 def in_a_row(numbers: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Cut numbers where they do not go on by one."""
+    """Return the (start, stop) of each stretch of consecutive numbers."""
     cuts = [0, *(at for at in range(1, len(numbers)) if numbers[at] != numbers[at - 1] + 1), len(numbers)]
     return list(pairwise(cuts))

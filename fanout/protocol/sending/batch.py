@@ -1,4 +1,4 @@
-"""Messages that leave together, cut into parts that one system call a pod can carry. Pure."""
+"""Messages that leave together, cut into parts for one system call per pod. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SEGMENTS_MAX = 64
 
 
 class Segments(NamedTuple):
-    """Datagrams that lie one behind the other: all of `size` bytes but the last, which may have fewer."""
+    """Consecutive datagrams in one buffer: all of `size` bytes except the last, which may be shorter."""
 
     data: memoryview | bytes
     size: int
@@ -23,8 +23,8 @@ class Segments(NamedTuple):
 class BatchPart(NamedTuple):
     """Consecutive messages of a batch, from index `first` on.
 
-    A merged part is a run of equal payloads (the last may be shorter) for one GSO send a pod. The messages of
-    another part leave one by one.
+    A merged part is a run of equal payloads (the last may be shorter) for one GSO send per pod. The messages of
+    any other part leave one by one.
     """
 
     first: int
@@ -35,8 +35,8 @@ class BatchPart(NamedTuple):
 class Batch:
     """Payloads in their order, cut into parts.
 
-    Payloads up to `gso_limit` bytes are merged where neighbours have equal sizes: at most 64 and 65,507 bytes in
-    all (man 7 udp, UDP_SEGMENT); 0 merges nothing.
+    Consecutive payloads of up to `gso_limit` bytes and equal size are merged: at most 64, and 65,507 bytes in
+    total (man 7 udp, UDP_SEGMENT); 0 merges nothing.
 
     A batch's copies to N pods have positions from 0 to `len(payloads) * N`, in the order in which they are
     attempted. A merged part goes pod by pod, another part message by message; either way each pod gets the
@@ -64,7 +64,7 @@ class Batch:
         return message, pod
 
     def after(self, position: int, pods: int, sends: int) -> int:
-        """Return the position that about so many sends reach from `position` on: a merged run is one send."""
+        """Return the position after about `sends` sends from `position`: a merged run is one send."""
         total = len(self.payloads) * pods
         while sends > 0 and position < total:
             part = self.part_at(position, pods)
@@ -80,7 +80,7 @@ def _cut(payloads: Sequence[bytes], gso_limit: int) -> list[BatchPart]:
     parts: list[BatchPart] = []
     total = len(payloads)
     sizes = list(map(len, payloads))
-    single = 0  # the first message that is in no part yet
+    single = 0  # the first message not in a part yet
     index = 0
     while index < total:
         size = sizes[index]

@@ -1,4 +1,4 @@
-"""One confirmed message or query, as whoever asks sees it: what to send when, and what became of it. Pure."""
+"""The sender's side of one confirmed message or query: what to send when, and what became of it. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fanout.protocol.sending.receipt import Receipt, ReceiptStatus, Reply
 from fanout.protocol.sending.rtt import RttEstimator
 
 REPLIES_MAX = 256 * 1024 * 1024
-"""Bytes of replies that one query keeps."""
+"""Maximum bytes of replies that one query keeps."""
 
 
 class Dispatch(NamedTuple):
@@ -27,22 +27,22 @@ class Dispatch(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What is to be done for an exchange now."""
+    """What to do for an exchange now."""
 
     is_over: bool
     due: list[Dispatch]
     receipts: list[Receipt]
-    """Those that have changed since the last turn; none where nobody watches them."""
+    """Those that have changed since the last turn; empty where they are not watched."""
     replies: list[Reply]
-    """Those that have become whole since."""
+    """Those completed since the last turn."""
 
 
 class Exchange:
-    """Brings one message to every pod and gathers their answers, until all have answered or the time is up.
+    """Sends one message to every pod and gathers the answers, until all have answered or the time is up.
 
-    `advance` says what to do now, `next_wakeup` when to ask for that again, unless it `has_news` before; `take`,
-    `refused` and `dropped` record what was heard. `now` is in seconds on a clock that does not go back; nothing here
-    waits. A pod that joins is asked as well, one that leaves is asked no more.
+    `advance` returns what to do now, `next_wakeup` when to call it again, unless it `has_news` before; `take`,
+    `refused` and `dropped` record what was received. `now` is in seconds on a monotonic clock; nothing here waits. A
+    pod that joins gets the message, too; one that leaves gets nothing more.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Exchange:
         """Bytes of the message."""
         self.deadline = now + timeout
         flags = (QUERY if is_query else 0) | (NUMBERED if is_numbered else 0)
-        # A reply without a seal is never larger than the question: so the question takes all the space there is.
+        # An unsealed reply is never larger than the query: so the query is padded to the full size.
         pad = FRAGMENT_OVERHEAD + fragment_size if is_query else 0
         cut = Cut.of(payload, fragment_size)
         self._message = OutgoingMessage(sender, number, cut, flags, pad, retries, round_trip, jitter)
@@ -74,7 +74,7 @@ class Exchange:
         self._ended: float | None = None
         self._pods: dict[Endpoint, PeerExchange] = {}
         self._wakes: list[tuple[float, int, PeerExchange]] = []
-        """When to look at which pod; outdated where that pod's `wake` is another by now."""
+        """When to check which pod; outdated where that pod's `wake` has changed."""
         self._order = count()
         self._changed: dict[Endpoint, PeerExchange] = {}
         self._replies: list[Reply] = []
@@ -93,7 +93,7 @@ class Exchange:
             heapq.heappush(self._wakes, (now, next(self._order), pod))
 
     def advance(self, endpoints: tuple[Endpoint, ...], now: float, *, is_watched: bool = True) -> Turn:
-        """Follow the pods as they are now, and return what to do."""
+        """Follow the current pods, and return what to do."""
         if endpoints is not self._endpoints:
             self.follow(endpoints, now)
         is_over = self.is_over(now)
@@ -104,7 +104,7 @@ class Exchange:
         return Turn(is_over, due, receipts, replies)
 
     def follow(self, endpoints: tuple[Endpoint, ...], now: float) -> None:
-        """Record which pods there are now."""
+        """Record the current pods."""
         self._endpoints = endpoints
         named = set(endpoints)
         for endpoint, pod in self._pods.items():
@@ -150,13 +150,13 @@ class Exchange:
                     bursts.setdefault((attempt, positions), []).append(pod.endpoint)
             self._note(pod)
         for (attempt, positions), endpoints in bursts.items():
-            # The very tuple where it is all pods: what was prepared for them is used again.
+            # The same tuple where it is all pods, so that what was prepared for them is reused.
             to = self._endpoints if len(endpoints) == len(self._endpoints) else tuple(endpoints)
             dispatches.append(Dispatch(message.frames(attempt, positions), to))
         return dispatches
 
     def take(self, frame: Answer | ReplyFragment, source: Endpoint, now: float) -> bool:
-        """Take a frame that names this message; return whether it is of a pod that was asked and has not answered."""
+        """Take an answer to this message; return whether it is from a pod that was asked and has not answered."""
         pod = self._pods.get(source)
         if pod is None or pod.status is not None:
             return False
@@ -170,19 +170,19 @@ class Exchange:
                 self._replies.append(reply)
             elif self._reply_bytes > REPLIES_MAX:
                 self._reply_bytes -= pod.reply_bytes
-                pod.end(ReceiptStatus.FAILED, f"the replies have more than {REPLIES_MAX:,} bytes together")
+                pod.end(ReceiptStatus.FAILED, f"the replies have more than {REPLIES_MAX:,} bytes in total")
         self._note(pod)
         return True
 
     def refused(self, endpoint: Endpoint, number: int, now: float) -> None:
-        """Record an ICMP error that concerns a pod."""
+        """Record an ICMP error for a pod."""
         pod = self._pods.get(endpoint)
         if pod is not None and pod.status is None:
             pod.refused(number, now)
             self._note(pod)
 
     def dropped(self, endpoint: Endpoint, number: int, now: float) -> None:
-        """Record that the kernel did not take what was to be sent to a pod."""
+        """Record that the kernel did not take a pod's copy."""
         pod = self._pods[endpoint]
         if pod.status is None:
             pod.dropped(number, now)
@@ -198,7 +198,7 @@ class Exchange:
             heapq.heappush(self._wakes, (pod.wake, next(self._order), pod))
 
     def is_over(self, now: float) -> bool:
-        """Whether every pod that has not left has answered, or the time is up: the rest is then given up."""
+        """Whether every pod that has not left has answered, or the time is up; the others are then given up."""
         is_over = now >= self.deadline or not self._open
         if not is_over and self._some_left:
             is_over = all(pod.status is not None or pod.is_gone for pod in self._pods.values())
@@ -215,14 +215,14 @@ class Exchange:
                 self._note(pod)
 
     def elapsed(self, now: float) -> float:
-        """Return how many seconds it has taken, or did take."""
+        """Return how many seconds it has taken so far, or took."""
         return (now if self._ended is None else self._ended) - self._started
 
     def count(self) -> tuple[int, int]:
-        """Return how many pods have confirmed the message or replied to it, and how many have not."""
+        """Return how many pods have confirmed or replied, and how many have not."""
         confirmed = [pod.status for pod in self._pods.values()].count(ReceiptStatus.CONFIRMED)
         return confirmed, len(self._pods) - confirmed
 
     def receipts(self) -> tuple[Receipt, ...]:
-        """Return what is known of each pod."""
+        """Return the receipt of each pod."""
         return tuple(map(PeerExchange.receipt, self._pods.values()))

@@ -1,4 +1,4 @@
-"""What a pod has of a large message, and what has come of its reply. Pure."""
+"""Which fragments of a large message a pod has, and which of its reply have arrived. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from operator import gt
 from fanout.protocol.frame import PULLS_MAX, REPLIES_UNASKED, ReplyFragment, bits
 
 WINDOW_FIRST, WINDOW_MOST = 16, 128
-"""Fragments that are sent before an answer is waited for: at first, and at most."""
+"""Fragments sent before waiting for an answer: at first, and at most."""
 
 
 class SendWindow:
-    """Which of a message's `parts` fragments a pod has, as far as it said, and how many are sent in one burst.
+    """Which of a message's `parts` fragments a pod has reported, and how many are sent in one burst.
 
     A burst doubles while nothing is lost, and is halved by loss.
     """
@@ -26,7 +26,7 @@ class SendWindow:
         self._size = WINDOW_FIRST
 
     def burst(self, *, is_retry: bool) -> tuple[int, ...]:
-        """Return the fragments to send now: as many as are missing and the window allows, or one to ask again."""
+        """Return the missing fragments to send now, as many as the window allows, or one to ask again."""
         if is_retry:
             self._size = max(1, self._size // 2)
         limit = 1 if is_retry else self._size
@@ -49,14 +49,14 @@ class SendWindow:
         self._have[:] = b"\1" * self._parts
 
     def record(self, first_missing: int, bitmap: bytes) -> bool:
-        """Record what a pod says that it has (see `Answer`); return whether that is more than before."""
+        """Record what a pod reports to have (see `Answer`); return whether that is more than before."""
         before = self.arrived
         first = min(first_missing, self._parts - 1)
         rest = self._parts - first
         present = bits(bitmap[: -(-rest // 8)])[:rest]
         end = first + len(present)
         if any(map(gt, self._have[first:end], present)):
-            # It gave up what it had: beyond the bitmap as well, and that is no loss on the way.
+            # It dropped what it had, also beyond the bitmap, which is not loss on the way.
             self._have[end:] = bytes(self._parts - end)
             self._next = first
             before = 0
@@ -69,20 +69,20 @@ class SendWindow:
 
 
 class ReplyAssembly:
-    """A reply of which some fragments have come."""
+    """A reply of which some fragments have arrived."""
 
     __slots__ = ("_first_missing", "_fragments", "_outstanding", "_parts", "_size", "_total", "size")
 
     def __init__(self, first: ReplyFragment) -> None:
         self.size = 0
-        """Bytes that have come."""
+        """Bytes that have arrived."""
         self._size, self._total, self._parts = first.size, first.total, first.parts
         self._fragments: dict[int, bytes] = {}
         self._first_missing = 0
         self._outstanding = set(range(min(REPLIES_UNASKED, self._parts)))
 
     def take(self, fragment: ReplyFragment) -> bool:
-        """Keep a fragment; return False where it has come before, or is of another reply."""
+        """Keep a fragment; return False where it is a duplicate or of another reply."""
         if (fragment.size, fragment.total) != (self._size, self._total) or fragment.position in self._fragments:
             return False
         self._fragments[fragment.position] = fragment.payload
@@ -97,11 +97,11 @@ class ReplyAssembly:
 
     @property
     def wants_more(self) -> bool:
-        """Whether all that was asked for has come, and more is missing."""
+        """Whether all that was asked for has arrived."""
         return not self._outstanding
 
     def ask(self) -> tuple[int, ...]:
-        """Return the first positions that are missing."""
+        """Return the first missing positions, at most `PULLS_MAX`, and expect them."""
         while self._first_missing in self._fragments:
             self._first_missing += 1
         missing: list[int] = []
@@ -114,7 +114,7 @@ class ReplyAssembly:
         return tuple(missing)
 
     def join(self) -> bytes:
-        """Return the whole reply, and keep nothing of it."""
+        """Return the whole reply, and drop its fragments."""
         payload = b"".join(self._fragments[position] for position in range(self._parts))
         self._fragments.clear()
         return payload

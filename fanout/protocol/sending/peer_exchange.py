@@ -1,4 +1,4 @@
-"""One pod of an exchange: what it said, and when it is to be asked again. Pure."""
+"""One pod of an exchange: what it answered, and when to ask it again. Pure."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from fanout.protocol.sending.receipt import Receipt, ReceiptStatus, Reply
 from fanout.protocol.sending.rtt import MOST, RttEstimator
 
 _GIVE_UP_AFTER = 3
-"""Bursts that ICMP refused, or the kernel did not take, before a pod is given up."""
+"""Bursts that ICMP or the kernel refused before a pod is given up."""
 _GIVE_UP_SECONDS = 1.0
-"""Seconds since the first of them before it is: it may be starting."""
+"""Seconds since the first of them before a pod is given up: it may be starting."""
 _DETAIL_MAX = 300
 _WHOLE: tuple[int, ...] = (0,)
-"""What is sent of a message of one fragment."""
+"""The positions of a message of one fragment."""
 
 
 class OutgoingMessage(NamedTuple):
-    """A message that asks for an answer: what is the same for all pods."""
+    """A message that asks for an answer: what all pods have in common."""
 
     sender: int
     number: int
     cut: Cut
     flags: int
     pad: int
-    """Bytes of a frame that asks, at least."""
+    """Minimum bytes of a frame that asks."""
     retries: int | None
     round_trip: RttEstimator
     jitter: Callable[[], float]
@@ -47,13 +47,13 @@ class OutgoingMessage(NamedTuple):
 
 
 class _Failures:
-    """Bursts that did not leave, or did not get there."""
+    """Bursts that were not sent or not delivered."""
 
     __slots__ = ("counted", "drops", "errno", "refusals", "since")
 
     def __init__(self) -> None:
         self.refusals = self.drops = self.errno = 0
-        self.counted = 0  # the burst that a refusal was last counted for
+        self.counted = 0  # the last burst for which a refusal was counted
         self.since = math.inf
 
 
@@ -61,33 +61,32 @@ class _Failures:
 class PeerExchange:
     """Sends a message to one pod in bursts, each of which ends with a question, until the pod has answered.
 
-    A burst's answer says what is missing: that is sent again, with as much that was not sent yet as the window
-    allows. Where no answer comes, one fragment asks again. A query goes on with the fragments of the reply: those that
-    do not come are pulled.
+    A burst's answer says what is missing: that is sent again, together with new fragments as the window allows. Where
+    no answer comes, one fragment asks again. A query goes on with the fragments of the reply: missing ones are pulled.
     """
 
     endpoint: Endpoint
     joined: bool
     wake: float
-    """When there is something to do next; infinite where there is not."""
+    """When there is something to do next; infinite where there is nothing."""
     _message: OutgoingMessage
     _window: SendWindow | None
     """None for a message of one fragment."""
     status: ReceiptStatus | None = None
-    """None as long as it may still answer."""
+    """None while it may still answer."""
     is_gone: bool = False
     rtt: float | None = None
     tries: int = 0
     reason: str = ""
     reply: ReplyAssembly | None = None
-    """What has come of the reply; None before its first fragment."""
-    _attempts: int = 0  # bursts: what an answer names
+    """The reply so far; None before its first fragment."""
+    _attempts: int = 0  # bursts: an answer repeats its number
     _sent_at: dict[int, float] = field(default_factory=dict)
     _is_waiting: bool = False
     _failures: _Failures | None = None
 
     def burst(self, now: float) -> tuple[int, tuple[int, ...]]:
-        """Return the attempt, and the fragments to send now, the last of which asks; none where all tries are used."""
+        """Return the attempt and the fragments to send now, the last of which asks; none where all tries are used."""
         is_retry = self._is_waiting
         if not self._ask(now):
             return 0, ()
@@ -98,11 +97,11 @@ class PeerExchange:
         return attempt, positions
 
     def pulls(self, now: float) -> tuple[int, ...]:
-        """Return which fragments of the reply to ask for now; none where all tries are used."""
+        """Return the fragments of the reply to ask for now; none where all tries are used."""
         return self.reply.ask() if self.reply is not None and self._ask(now) else ()
 
     def _ask(self, now: float) -> bool:
-        """Get ready to ask; False where the last question was not answered, and was the last: it still may be."""
+        """Count a try and set the timer; return False where all tries are used: the last may still be answered."""
         if self._is_waiting or not self.tries:
             retries = self._message.retries
             if retries is not None and self.tries > retries:
@@ -119,12 +118,12 @@ class PeerExchange:
         self.wake = now + message.round_trip.patience(self.tries - 1, message.jitter())
 
     def answered(self, answer: Answer, now: float) -> None:
-        """Record what the pod said of the message."""
+        """Record the pod's answer."""
         if self.reply is not None or not self._is_timely(answer.attempt, now):
             return
         if answer.status is AnswerStatus.CONFIRMED:
             if self._message.flags & QUERY:
-                self.end(ReceiptStatus.FAILED, "it replied nothing")
+                self.end(ReceiptStatus.FAILED, "it sent no reply")
             else:
                 self.end(ReceiptStatus.CONFIRMED)
         elif answer.status is AnswerStatus.PENDING:
@@ -132,14 +131,14 @@ class PeerExchange:
                 self._window.all_arrived()
             self._is_waiting = False
             self.wake = now + MOST
-            self.reason = "it has the message, and its handler has not returned"
+            self.reason = "it has the message, but its handler has not returned"
         elif answer.status is AnswerStatus.PARTIAL:
             self._partial(answer, now)
         else:
             self.end(ReceiptStatus.FAILED, _text(answer.detail))
 
     def _is_timely(self, attempt: int, now: float) -> bool:
-        """Measure the round trip of the question that was answered; False where there was none such."""
+        """Measure the round trip of the answered attempt; return False for an unknown one."""
         sent_at = self._sent_at.get(attempt)
         if sent_at is None:
             return False
@@ -148,7 +147,7 @@ class PeerExchange:
         return True
 
     def _partial(self, answer: Answer, now: float) -> None:
-        # The newest answer counts: the pod may have given up since what it had before.
+        # The newest answer counts: the pod may have dropped what it had before.
         if self._window is None or answer.attempt != (self._attempts - 1) & 0xFF:
             return
         has_more = self._window.record(answer.first_missing, answer.detail)
@@ -158,12 +157,12 @@ class PeerExchange:
             self.wake = now
 
     def replied(self, frame: ReplyFragment, now: float) -> Reply | None:
-        """Take a fragment of the reply; return the reply once it is whole."""
+        """Take a fragment of the reply; return the reply once it is complete."""
         if self.reply is None:
             if not self._is_timely(frame.attempt, now):
                 return None
             self.reply = ReplyAssembly(frame)
-            self.reason = "its reply has not arrived whole"
+            self.reason = "its reply has not arrived completely"
         if not self.reply.take(frame):
             return None
         if self.reply.is_whole:
@@ -179,11 +178,11 @@ class PeerExchange:
 
     @property
     def reply_bytes(self) -> int:
-        """Bytes of its reply that have come."""
+        """Bytes of its reply that have arrived."""
         return 0 if self.reply is None else self.reply.size
 
     def refused(self, number: int, now: float) -> None:
-        """Record an ICMP error that concerns the pod; one for each burst counts, whoever else sends to it."""
+        """Record an ICMP error for the pod; at most one counts per burst, since others may send to it, too."""
         failures = self._failures = self._failures or _Failures()
         if failures.counted < self._attempts:
             failures.counted = self._attempts
@@ -199,7 +198,7 @@ class PeerExchange:
     def _failed(self, failures: _Failures, times: int, number: int, status: ReceiptStatus, now: float) -> None:
         failures.errno = number
         failures.since = min(failures.since, now)
-        # What has answered before has the message, or a part of it: it may be stopping, with a handler at work.
+        # A pod that answered before has the message, or a part of it: it may be stopping, with a handler at work.
         if times >= _GIVE_UP_AFTER and now >= failures.since + _GIVE_UP_SECONDS and self.rtt is None:
             self.end(status, os.strerror(number))
 
@@ -216,7 +215,7 @@ class PeerExchange:
             self.end(ReceiptStatus.SILENT, self.reason)
 
     def end(self, status: ReceiptStatus, reason: str = "") -> None:
-        """Have it answer, or be asked, no more."""
+        """Set the final status: it is not asked any more, and its answers are ignored."""
         self.status = status
         self.reason = reason
         self.wake = math.inf
@@ -224,12 +223,12 @@ class PeerExchange:
             self.rtt = None
 
     def receipt(self) -> Receipt:
-        """Return what is known; silent as long as it may still answer."""
+        """Return the pod's receipt; silent while it may still answer."""
         status = self.status or ReceiptStatus.SILENT
         return Receipt(self.endpoint, status, self.rtt, self.tries, self.reason, self.joined)
 
 
 def _text(detail: bytes) -> str:
-    """Return a peer's words as one line that a terminal can show."""
+    """Return a peer's text as one printable line."""
     text = " ".join(detail.decode("utf-8", "replace").split())
     return "".join(character if character.isprintable() else "?" for character in text)[:_DETAIL_MAX]

@@ -1,4 +1,4 @@
-"""What became of a confirmed message or a query: a `Receipt` a pod, in a `Confirmation`. Pure."""
+"""What became of a confirmed message or a query: a `Receipt` per pod, in a `Confirmation`. Pure."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from fanout.model import Endpoint
 
 
 class ReceiptStatus(StrEnum):
-    """What a pod said of a message, if anything."""
+    """What a pod answered to a message, if anything."""
 
     CONFIRMED = "confirmed"
     """Its handler has returned; of a query: it has replied."""
     FAILED = "failed"
-    """Its handler failed, or the pod would not take the message: `reason` says why."""
+    """Its handler failed, or the pod refused the message: `reason` says why."""
     REFUSED = "refused"
-    """ICMP said that nobody listens there."""
+    """ICMP said that nothing listens there."""
     DROPPED = "dropped"
-    """The kernel here did not take a single copy: `reason` says why."""
+    """The local kernel did not take a single copy: `reason` says why."""
     SILENT = "silent"
-    """No answer came in time; `reason` says what is known of it all the same, such as that its handler is busy."""
+    """No final answer came in time; `reason` says what is known, such as that its handler is busy."""
     LEFT = "left"
-    """It did not answer, and DNS ceased to name it meanwhile."""
+    """It did not answer, and DNS stopped naming it meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,13 @@ class Receipt:
     endpoint: Endpoint
     status: ReceiptStatus
     rtt: float | None = None
-    """Seconds from the copy that was answered to its answer: the handler's time is part of it. None without one."""
+    """Seconds from the answered copy to its answer, including the handler's time; None without an answer."""
     tries: int = 0
     """How often the message was sent to it."""
     reason: str = ""
     """Why it failed, was dropped, or is silent; one line."""
     joined: bool = False
-    """Whether DNS named it only after the message had first been sent."""
+    """Whether DNS named it only after the message was first sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +49,21 @@ class Reply:
     endpoint: Endpoint
     payload: bytes
     rtt: float
-    """Seconds from the copy of the query that it answers to its first part."""
+    """Seconds from the answered copy of the query to the first part of the reply."""
 
 
 class Confirmation:
-    """What became of one confirmed message or query of `size` bytes: a `Receipt` a pod.
+    """What became of one confirmed message or query of `size` bytes: a `Receipt` per pod.
 
-    `elapsed` is how long it took, `age` how old the answer of DNS is, both in seconds; `stale` says whether DNS has
-    failed since, so that the last known pods were used.
+    `elapsed` is how long it took and `age` the age of the DNS answer, in seconds; `stale` says whether DNS has failed
+    since, so that the last known pods were used.
     """
 
     __slots__ = ("age", "elapsed", "receipts", "size", "stale")
 
     def __init__(self, receipts: Sequence[Receipt], size: int, elapsed: float, age: float, stale: bool) -> None:
         self.receipts = tuple(receipts)
-        """One a pod, in the order in which they were first attempted."""
+        """One per pod, in the order first attempted."""
         self.size = size
         self.elapsed = elapsed
         self.age = age
@@ -75,22 +75,22 @@ class Confirmation:
 
     @property
     def confirmed(self) -> tuple[Receipt, ...]:
-        """The pods whose handler has returned; of a query: that have replied."""
+        """The pods whose handler has returned; for a query, those that have replied."""
         return self.having(ReceiptStatus.CONFIRMED)
 
     @property
     def failed(self) -> tuple[Receipt, ...]:
-        """The pods whose handler failed, or that would not take the message."""
+        """The pods whose handler failed, or that refused the message."""
         return self.having(ReceiptStatus.FAILED)
 
     @property
     def refused(self) -> tuple[Receipt, ...]:
-        """The pods of which ICMP said that nobody listens there."""
+        """The pods where, as ICMP said, nothing listens."""
         return self.having(ReceiptStatus.REFUSED)
 
     @property
     def dropped(self) -> tuple[Receipt, ...]:
-        """The pods for which the kernel here did not take a single copy."""
+        """The pods for which the local kernel did not take a single copy."""
         return self.having(ReceiptStatus.DROPPED)
 
     @property
@@ -100,17 +100,17 @@ class Confirmation:
 
     @property
     def left(self) -> tuple[Receipt, ...]:
-        """The pods that DNS ceased to name before they answered."""
+        """The pods that DNS stopped naming before they answered."""
         return self.having(ReceiptStatus.LEFT)
 
     @property
     def joined(self) -> tuple[Receipt, ...]:
-        """The pods that DNS named only after the message had first been sent; they got it too."""
+        """The pods that DNS named only after the message was first sent; they got it, too."""
         return tuple(receipt for receipt in self.receipts if receipt.joined)
 
     @property
     def complete(self) -> bool:
-        """Whether every pod that did not leave has confirmed, and there was one."""
+        """Whether every pod that did not leave has confirmed, and at least one has."""
         confirmed = len(self.confirmed)
         return confirmed > 0 and confirmed + len(self.left) == len(self.receipts)
 

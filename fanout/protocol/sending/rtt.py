@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 FIRST = 0.1
-"""Seconds to wait while no answer was ever measured."""
+"""Seconds to wait before the first measurement."""
 LEAST, MOST = 0.02, 0.5
-"""Bounds of the time to wait, in seconds: a handler and a scheduler take milliseconds, and a copy costs little."""
+"""Bounds of the time to wait, in seconds: handlers and schedulers take milliseconds, and a copy costs little."""
 
 
 class RttEstimator:
@@ -18,7 +18,7 @@ class RttEstimator:
         self._variance = 0.0
 
     def measured(self, seconds: float) -> None:
-        """Take one measurement into account."""
+        """Record a measurement."""
         if self._smoothed is None:
             self._smoothed, self._variance = seconds, seconds / 2
         else:
@@ -26,9 +26,9 @@ class RttEstimator:
             self._smoothed += (seconds - self._smoothed) / 8
 
     def patience(self, unanswered: int, jitter: float) -> float:
-        """Return the seconds to wait for an answer after so many unanswered tries; `jitter` is from 0 to 1.
+        """Return the seconds to wait for an answer after N unanswered tries; `jitter` is from 0 to 1.
 
-        Twice as long after each try, up to the bound, and up to a quarter more, so that pods are not asked in step.
+        Doubled with each try, up to the bound, and up to a quarter longer, so that pods are not asked in step.
         """
         base = FIRST if self._smoothed is None else max(LEAST, self._smoothed + 4 * self._variance)
         return float(min(MOST, base * 2 ** min(unanswered, 16)) * (1 + jitter / 4))

@@ -129,7 +129,7 @@ def test_a_busy_handler_is_named(tmp_path: Path) -> None:
             run = invoke("send", "-s", endpoint, "-m", "x", *PATIENT)
         fifo.write_bytes(b"the handler may return")
     assert run.code == 4
-    assert "): it has the message, and its handler has not returned" in run.out.splitlines()[0]
+    assert "): it has the message, but its handler has not returned" in run.out.splitlines()[0]
     assert len(run.out.splitlines()) == 2
 
 

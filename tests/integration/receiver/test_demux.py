@@ -148,6 +148,6 @@ def test_ordinary_messages_and_those_with_a_gap_are_alike() -> None:
     assert plain.question is framed.question is None
     for message in (plain, framed):
         assert not message.wants_reply
-        with pytest.raises(fanout.InvalidInput, match="no query"):
+        with pytest.raises(fanout.InvalidInput, match="cannot reply: the message is not a query"):
             message.reply(b"")
     assert "payload=b'x'" in repr(framed)

@@ -48,7 +48,7 @@ def test_errors_and_replies_that_cannot_be_told(serving: Serving, caplog: pytest
     expected = [
         (b"unprintable", b"Unprintable: it cannot be printed"),
         (b"talkative", b"Talkative: two lines?[31m? xxxx"),
-        (b"huge", b"the reply has 17,825,792 bytes; at most 16,777,216 can be sent"),
+        (b"huge", b"reply must be at most 16,777,216 bytes; got 17,825,792"),
         (b"released", b"ValueError: operation forbidden on released memoryview object"),
     ]
     with serving(handler) as receiver, asking(receiver.address) as asker:
@@ -90,7 +90,7 @@ def test_a_message_is_confirmed_when_the_next_one_is_asked_for() -> None:
         with pytest.raises(fanout.InvalidInput, match="answered before"):
             query.reply(b"late")
         assert (plain.gap, plain.wants_reply) == (0, False)
-        with pytest.raises(fanout.InvalidInput, match="no query"):
+        with pytest.raises(fanout.InvalidInput, match="cannot reply: the message is not a query"):
             plain.reply(b"x")
 
 

@@ -76,8 +76,8 @@ def test_failures_and_replies(serving: Serving, caplog: pytest.LogCaptureFixture
     with serving(handler) as receiver, asking(receiver.address) as asker:
         expected: list[tuple[bytes, object]] = [
             (b"bad", b"ValueError: bad payload"),
-            (b"wrong", b"the handler returned int, not bytes or None"),
-            (b"text", b"InvalidInput: a reply is bytes, not str: encode it first"),
+            (b"wrong", b"the handler must return bytes or None; got int"),
+            (b"text", b"InvalidInput: reply must be bytes: encode it first; got str"),
             (b"ping", b"PING"),
             (b"replies", b"by itself"),
             (b"nothing", b""),

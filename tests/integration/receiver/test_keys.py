@@ -85,10 +85,10 @@ def test_a_reply_that_is_too_large_is_told_to_both_sides(caplog: pytest.LogCaptu
     [
         ({"key_file": 5}, "key_file must be the path of the file that holds the keys; got 5"),
         ({"key_file": b"key"}, "key_file must be the path of the file that holds the keys; got b'key'"),
-        ({"cluster": 5}, "cluster must be text, the label that senders have, too; got 5"),
-        ({"cluster": "\ud800"}, "cluster must be text, the label that senders have, too; got '\\ud800'"),
-        ({"cluster": "east"}, "cluster is a label of sealed messages: give a key_file as well; got 'east' alone"),
-        ({"accept_plaintext": True}, "accept_plaintext says nothing without key_file: give both"),
+        ({"cluster": 5}, "cluster must be a string, the same as that of the senders; got 5"),
+        ({"cluster": "\ud800"}, "cluster must be a string, the same as that of the senders; got '\\ud800'"),
+        ({"cluster": "east"}, "cluster needs a key_file, for only sealed messages carry it; got 'east' alone"),
+        ({"accept_plaintext": True}, "accept_plaintext needs key_file: give both"),
     ],
 )
 @pytest.mark.parametrize("kind", [Receiver, AsyncReceiver])

@@ -283,7 +283,7 @@ def test_an_address_that_nobody_has_here() -> None:
     ("arguments", "says"),
     [
         (("10.0.0.1", []), "a relay must have at least one ingress"),
-        (("", ["udp://:1"]), "is empty"),
+        (("", ["udp://:1"]), "Service name must be a string that is not empty"),
         (("a b", ["nonsense"]), "ingress 'nonsense'"),
         (("10.0.0.1", "udp://:1"), "a list of URLs"),
         (("10.0.0.1", ["udp://:1"], {"allow_source": "10.0.0.0/8"}), "a list of networks"),

@@ -191,7 +191,7 @@ def test_an_async_query_is_an_iterator_and_can_be_left() -> None:
     async def first() -> bytes:
         async with fanout.AsyncSender(literal(receivers)) as sender:
             query = sender.query(b"x", timeout=HOUR)
-            with pytest.raises(fanout.InvalidInput, match="nobody was asked yet"):
+            with pytest.raises(fanout.InvalidInput, match="no pod was asked yet"):
                 _ = query.confirmation
             async for reply in query:
                 return reply.payload

@@ -46,7 +46,7 @@ def test_addresses_that_are_refused(pod: Namespace) -> None:
     run = pod.invoke("doctor", "-s", "headless-udp", "-o", "json")
     assert run.code == 1
     check = resolve_check(run)
-    assert "DNS names only addresses that are refused: 127.0.0.41 (loopback)" in check["sentence"]
+    assert "DNS returned only addresses that are refused: 127.0.0.41 (loopback)" in check["sentence"]
     assert any("--allow-loopback" in hint for hint in check["hints"])
 
 

@@ -68,20 +68,23 @@ def test_keys_are_read_however_they_are_written(text: bytes) -> None:
     assert Keyring.parse(text, "f").keys == (OLD, NEW)
 
 
+KEY = "must be a key of 32 bytes, as base64 or 64 hexadecimal digits: make one with `fanout keygen`"
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (b"", "the key file f holds no key; `fanout keygen` makes one"),
+        (b"", "the key file f holds no key: make one with `fanout keygen`"),
         (b"\n # nothing\n", "the key file f holds no key"),
-        (b"# x\nmy secret\n", "line 2 of the key file f is no key: write 32 bytes as base64"),
-        (encoded(OLD) + b"\n" + encoded(OLD[:16]), "line 2 of the key file f is a key of 16 bytes, not 32"),
-        (encoded(OLD + b"x"), "line 1 of the key file f is a key of 33 bytes"),
-        (OLD.hex().encode()[:-1], "line 1 of the key file f is "),
-        (OLD.hex().encode() + b"0", "line 1 of the key file f is "),
-        (b"\xff" * 32, "line 1 of the key file f is no key"),
-        (b"\0" * 32, "the key file f is no text with a key a line"),
-        (b"\n".join(encoded(os.urandom(32)) for _ in range(KEYS_MAX + 1)), "holds more than 16 keys"),
-        (encoded(OLD).replace(b"=", b"*"), "line 1 of the key file f is no key"),
+        (b"# x\nmy secret\n", f"line 2 of the key file f {KEY}"),
+        (encoded(OLD) + b"\n" + encoded(OLD[:16]), "line 2 of the key file f must be a key of 32 bytes; got 16"),
+        (encoded(OLD + b"x"), "line 1 of the key file f must be a key of 32 bytes; got 33"),
+        (OLD.hex().encode()[:-1], "line 1 of the key file f must be a key of 32 bytes; got 47"),
+        (OLD.hex().encode() + b"0", f"line 1 of the key file f {KEY}"),
+        (b"\xff" * 32, f"line 1 of the key file f {KEY}"),
+        (b"\0" * 32, "the key file f must be a text file with one key per line: make one"),
+        (b"\n".join(encoded(os.urandom(32)) for _ in range(KEYS_MAX + 1)), "the key file f must hold at most 16 keys"),
+        (encoded(OLD).replace(b"=", b"*"), f"line 1 of the key file f {KEY}"),
     ],
 )
 def test_what_is_no_key_is_named_and_never_shown(text: bytes, sentence: str) -> None:
@@ -117,26 +120,26 @@ def complaint(path: object) -> str:
         KeyFile(str(path))
     sentence = str(error.value)
     assert "\n" not in sentence
-    assert sentence.startswith("the key file ")
-    return sentence.removeprefix("the key file ")
+    assert sentence.removeprefix("cannot read ").startswith("the key file ")
+    return sentence.replace("the key file ", "", 1)
 
 
 def test_a_file_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
     path = tmp_path / "key"
-    missing = f"{path} cannot be read: No such file or directory: make one with `fanout keygen`, or mount the Secret"
+    missing = f"cannot read {path}: No such file or directory; make one with `fanout keygen`, or mount the Secret"
     assert complaint(path).startswith(missing)
     assert complaint(tmp_path) == f"{tmp_path} is a directory: name the file in it"
     path.write_bytes(b"")
-    assert complaint(path) == f"{path} holds no key; `fanout keygen` makes one"
+    assert complaint(path) == f"{path} holds no key: make one with `fanout keygen`"
     path.write_bytes(os.urandom(31) + b"\0")
-    assert complaint(path) == f"{path} is no text with a key a line; `fanout keygen` makes one"
+    assert complaint(path) == f"{path} must be a text file with one key per line: make one with `fanout keygen`"
     path.write_bytes(b"\n" * 70_000)
-    assert complaint(path) == f"{path} is larger than 65,536 bytes: it is no key file"
-    assert complaint("/dev/zero") == "/dev/zero is no regular file, and could not be read again"
-    assert complaint(path / "below").startswith(f"{path / 'below'} cannot be read: Not a directory")
-    assert "no path has a null character" in complaint("a\0b")
+    assert complaint(path) == f"{path} must be at most 65,536 bytes; it is larger"
+    assert complaint("/dev/zero") == "/dev/zero is not a regular file, which can be read again when it changes"
+    assert complaint(path / "below").startswith(f"cannot read {path / 'below'}: Not a directory")
+    assert complaint("a\0b") == r"cannot read 'a\x00b': a path must not contain a null character"
     os.mkfifo(tmp_path / "fifo")
-    assert "is no regular file" in complaint(tmp_path / "fifo")
+    assert "is not a regular file" in complaint(tmp_path / "fifo")
 
 
 def test_a_file_that_this_user_may_not_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +149,7 @@ def test_a_file_that_this_user_may_not_read(path: Path, monkeypatch: pytest.Monk
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("fanout.net.key_file.os.open", refuse)
-    assert complaint(path) == f"{path} cannot be read: Permission denied: let this user read it"
+    assert complaint(path) == f"cannot read {path}: Permission denied; let this user read it"
 
 
 def test_a_file_whose_disk_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +157,7 @@ def test_a_file_whose_disk_fails(path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("fanout.net.key_file.os.read", fail)
-    assert complaint(path) == f"{path} cannot be read: Input/output error"
+    assert complaint(path) == f"cannot read {path}: Input/output error"
 
 
 # Changes
@@ -216,7 +219,7 @@ def test_what_cannot_be_used_leaves_the_keys_and_is_said_once(
         assert level == logging.WARNING
         assert line.startswith("key_file_unusable: ")
         assert str(path) in line
-        assert line.endswith("; the keys that were read before stay in use")
+        assert line.endswith("; the keys read before stay in use")
         assert not broken or broken.decode() not in line
         log.clear()
         path.write_bytes(encoded(OLD))

@@ -39,7 +39,7 @@ PODS = "10.60.0.11,10.60.0.12"
         ({"descriptions": ["80/a b"]}, "a description must be PORT/PATH"),
         ({"descriptions": [None]}, "a description must be PORT/PATH"),
         ({"allow_source": "10.0.0.0/8"}, "must be lists of strings"),
-        ({"allow_source": ["10.0.0.1/8"]}, "no network"),
+        ({"allow_source": ["10.0.0.1/8"]}, "allowed source must be an address, or a network"),
         ({"allow_source": []}, "allow_source must name at least one network"),
         ({"family": "ipv5"}, "family"),
         ({"interface_timeout": -1}, "interface_timeout"),

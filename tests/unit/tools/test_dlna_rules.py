@@ -106,7 +106,7 @@ BROKEN: list[tuple[str, Break, str]] = [
     ("another port of SSDP", set_at(_relay, "ports", 0, "containerPort", value=1901), r"UDP 1900, and declares \[1901"),
     ("no Service", _setting("FANOUT_SERVICE", None), "FANOUT_SERVICE None is no Service of this deployment"),
     ("no such Service", _setting("FANOUT_SERVICE", "films"), "FANOUT_SERVICE films is no Service of this deployment"),
-    ("no network", _setting("FANOUT_ALLOW_SOURCE", "10.0.0.0/8 tv"), "allowed source 'tv' is no network"),
+    ("no network", _setting("FANOUT_ALLOW_SOURCE", "10.0.0.0/8 tv"), "no bits set beyond the mask; got 'tv'"),
     ("another SCC", set_at(_at("RoleBinding"), "roleRef", "name", value="system:openshift:scc:privileged"),
      "binds system:openshift:scc:privileged, not"),
     ("no binding", _without("RoleBinding"), "no RoleBinding lets ServiceAccount relay-dlna use the host network"),

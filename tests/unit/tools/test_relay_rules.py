@@ -109,7 +109,7 @@ BROKEN: list[tuple[str, str, Break, str]] = [
     ("no group", "Multicast", _setting(_multicast, _LISTEN, "mcast://10.0.0.1:5001@eth1"),
      "group must be a multicast address; got 10.0.0.1"),
     ("a huge range", "Rtp", _setting(_rtp, _LISTEN, "udp://0.0.0.0:2000-9000"), "must have at most 1,024 ports"),
-    ("no network", "Rtp", _setting(_rtp, "FANOUT_ALLOW_SOURCE", "camera"), "allowed source 'camera' is no network"),
+    ("no network", "Rtp", _setting(_rtp, "FANOUT_ALLOW_SOURCE", "camera"), "no bits set beyond the mask; got 'camera'"),
     ("a port in words", "Multicast", _setting(_multicast, "FANOUT_TO_PORT", "udp"), "FANOUT_TO_PORT 'udp' is no port"),
     ("a port too high", "Multicast", _setting(_multicast, "FANOUT_TO_PORT", "70000"),
      "to_port must be 1 to 65535; got 70000"),

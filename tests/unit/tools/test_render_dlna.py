@@ -129,7 +129,7 @@ def test_parameters_that_go_together(parameters: dict[str, str]) -> None:
         ("MEDIA_PORT=80", "Service/media: 80 to 80 is not one number from 1024 to 65535"),
         ("MEDIA_PORT=8096", "FANOUT_DESCRIPTION 8200/rootDesc.xml asks no TCP port of Service/media"),
         ("DESCRIPTION=rootDesc.xml", "a description must be PORT/PATH such as 8200/rootDesc.xml"),
-        ("ALLOW_SOURCE=192.168.1.1/24", "allowed source '192.168.1.1/24' is no network"),
+        ("ALLOW_SOURCE=192.168.1.1/24", "no bits set beyond the mask; got '192.168.1.1/24'"),
         ("MEDIA_ACCESS_MODE=RWX", r"accessModes is ['RWX'], not one of ReadWriteMany"),
         ("NODE_NETWORK=0.0.0.0/0", "its egress is not of a network of the nodes alone"),
     ],

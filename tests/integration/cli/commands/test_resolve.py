@@ -78,7 +78,7 @@ def test_the_changes_that_watch_shows() -> None:
             [
                 ("left", "10.0.0.2:1"),
                 ("refused", "loopback"),
-                ("no_endpoints", "DNS names only addresses that are refused: 127.0.0.1 (loopback)"),
+                ("no_endpoints", "DNS returned only addresses that are refused: 127.0.0.1 (loopback)"),
             ],
         ),
         (Known((), 9.0, settled=True), []),

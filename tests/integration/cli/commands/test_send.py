@@ -207,7 +207,7 @@ def test_no_color(refusing_port: int) -> None:
         (["-s", "127.0.0.999", "-m", "x"], 2, "127.0.0.999"),
         (["-s", "10.0.0.1,pod", "-m", "x"], 2, "'pod'"),
         (["-s", "a..b", "-m", "x"], 2, "'a..b'"),
-        (["-s", "127.0.0.1:0", "-m", "x"], 2, "port 0"),
+        (["-s", "127.0.0.1:0", "-m", "x"], 2, "port must be a number from 1 to 65535; got 0"),
         (["-s", "127.0.0.1", "-p", "70000", "-m", "x"], 2, "70000"),
         (["-s", "headless-udp", "-p", "No Such", "-m", "x"], 2, "'No Such'"),
         (["-s", "127.0.0.1", "-m", "x", "--count", "0"], 2, "--count"),
@@ -222,7 +222,7 @@ def test_no_color(refusing_port: int) -> None:
         (["-s", "127.0.0.1", "-m", "x", "--bandwidth", "0"], 2, "--bandwidth"),
         (["-s", "127.0.0.1", "-m", "x", "--bandwidth", "-1M"], 2, "--bandwidth"),
         (["-s", "127.0.0.1", "-m", "x", "--bandwidth", "many"], 2, "--bandwidth"),
-        (["-s", "127.0.0.1", "-m", "hello", "--bandwidth", "39"], 2, "less than one datagram of 5 bytes"),
+        (["-s", "127.0.0.1", "-m", "hello", "--bandwidth", "39"], 2, "must be at least one datagram of 5 bytes"),
         (["-s", "127.0.0.1", "-m", "x", "--burst", "0"], 2, "--burst"),
         (["-s", "127.0.0.1", "--lines", "--count", "2"], 2, "--count"),
         (["-s", "127.0.0.1", "-m", "x", "--family", "ipx"], 2, "ipx"),
@@ -281,7 +281,7 @@ def test_a_line_over_the_bandwidth_ends_the_stream_and_what_came_before_is_repor
     run = invoke("send", "-s", str(pod.endpoint), "--lines", "--bandwidth", "100", stdin=b"a\n" + b"b" * 20 + b"\n")
     assert run.code == 2
     assert run.out.splitlines()[-1] == "sent 1 message (1 byte) to 1 endpoint"
-    assert "less than one datagram of 20 bytes" in run.err
+    assert "bandwidth must be at least one datagram of 20 bytes" in run.err
     assert pod.waiting(1) == [b"a"]
 
 

@@ -63,14 +63,14 @@ FUNCTIONS = {
     b"reverse": (b"esrever", ""),
     b"nothing": (b"", ""),
     b"replies": (b"by itself", ""),
-    b"text": (None, "the handler returned str, not bytes or None"),
+    b"text": (None, "the handler must return bytes or None; got str"),
     b"boom": (None, "ValueError: no such cache"),
     b"leave": (None, "SystemExit: 3"),
     b"unprintable": (None, "Unprintable: it cannot be printed"),
     b"leaving": (None, "Leaving: it cannot be printed"),
     b"exiting": (None, "Exiting: it cannot be printed"),
     b"cancelled": (None, "CancelledError"),
-    b"large": (None, "the reply has 33,554,432 bytes; at most 16,777,216 can be sent"),
+    b"large": (None, "reply must be at most 16,777,216 bytes; got 33,554,432"),
     b"ping": (b"pong", ""),  # the app's own, in any case
 }
 

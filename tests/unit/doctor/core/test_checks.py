@@ -142,7 +142,7 @@ def test_a_pod_that_refuses_has_nothing_on_the_port() -> None:
         refuses, CheckStatus.PROBLEM, "10.0.0.8:12000: nothing listens on that port there", "the Service's port"
     )
     unreachable = only(checks.reached([PodFacts(POD, 1, None, errno.EHOSTUNREACH)]))
-    assert_said(unreachable, CheckStatus.PROBLEM, "no way to that host")
+    assert_said(unreachable, CheckStatus.PROBLEM, "the host is unreachable")
     assert not unreachable.hints
 
 

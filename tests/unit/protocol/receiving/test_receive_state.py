@@ -170,7 +170,7 @@ def test_a_pending_message_is_settled_once_whatever_is_said_of_it_later() -> Non
     for number, settle in enumerate((PendingReply.confirm, lambda each: each.fail("no"), PendingReply.release), 1):
         shell = Shell()
         pending = asked_by(shell, reception, number)
-        with pytest.raises(InvalidInput, match="no query"):
+        with pytest.raises(InvalidInput, match="cannot reply: the message is not a query"):
             pending.reply(b"")
         settle(pending)
         sent = list(shell.sent)
@@ -186,7 +186,7 @@ def test_a_pending_message_is_settled_once_whatever_is_said_of_it_later() -> Non
 def test_a_pending_query_has_one_reply_or_fails() -> None:
     reception, shell = Reception(ME), Shell()
     query = asked_by(shell, reception, 1, ASK | QUERY)
-    with pytest.raises(InvalidInput, match="bytes, not str"):
+    with pytest.raises(InvalidInput, match="reply must be bytes: encode it first; got str"):
         query.reply("text")  # type: ignore[arg-type]
     with pytest.raises(MessageTooLarge):
         query.reply(bytes(frame.MESSAGE_MAX + 1))
@@ -265,6 +265,6 @@ def test_kept_replies_are_bounded_and_one_that_made_room_is_said_to_be_gone() ->
         pending = taken_pending(reception, *fragments(number, b"status", flags=ASK | QUERY))
         replied(pending, bytes(8 * 1024 * 1024))
     status, detail = told(take(reception, *fragments(1, b"status", flags=ASK | QUERY))[1])
-    assert (status, detail) == (AnswerStatus.FAILED, b"its reply had to make room for others")
+    assert (status, detail) == (AnswerStatus.FAILED, b"its reply was dropped to keep newer ones")
     assert take(reception, frame.pull(SENDER, 1, [0])) == ([], [])
     assert len(take(reception, *fragments(5, b"status", flags=ASK | QUERY))[1]) == REPLIES_UNASKED

@@ -290,7 +290,7 @@ def test_a_query_that_is_confirmed_without_a_reply_has_failed() -> None:
     exchange.due(0.0)
     exchange.take(answer(), A, 0.01)
     assert exchange.receipts()[0].status is ReceiptStatus.FAILED
-    assert exchange.receipts()[0].reason == "it replied nothing"
+    assert exchange.receipts()[0].reason == "it sent no reply"
 
 
 def test_a_lost_burst_is_asked_about_with_one_fragment() -> None:

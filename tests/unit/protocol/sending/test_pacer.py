@@ -164,11 +164,11 @@ def test_nonsense_is_refused() -> None:
             Pacer(0.0, rate=None, bandwidth=figure)  # type: ignore[arg-type]
     with pytest.raises(InvalidInput):
         Pacer(0.0, rate=1.0, bandwidth=None, burst=0)
-    with pytest.raises(InvalidInput, match="less than one datagram of 200 bytes"):
+    with pytest.raises(InvalidInput, match="bandwidth must be at least one datagram of 200 bytes"):
         Pacer(0.0, rate=None, bandwidth=1599).admit(0.0, 200)
     pacer = Pacer(0.0, rate=None, bandwidth=8000)
     assert pacer.admit(0.0, 1)
-    with pytest.raises(InvalidInput, match="less than one datagram of 2,000 bytes"):
+    with pytest.raises(InvalidInput, match="bandwidth must be at least one datagram of 2,000 bytes"):
         pacer.admit(0.0, 2000)
     assert Pacer(0.0, rate=None, bandwidth=1600).admit(0.0, 200)
     assert BURST == 256
