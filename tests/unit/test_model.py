@@ -122,7 +122,7 @@ def test_a_service_is_written_as_its_name() -> None:
 
 def test_a_literal_list_takes_the_port_as_a_number_in_any_spelling_and_no_name() -> None:
     assert parse_literals("10.0.0.7,10.0.0.8:1", "13000") == (Endpoint("10.0.0.7", 13_000), Endpoint("10.0.0.8", 1))
-    with pytest.raises(InvalidService, match="needs a port number, not 'udp'"):
+    with pytest.raises(InvalidService, match="port must be a number for a literal list of endpoints; got 'udp'"):
         parse_literals("10.0.0.7", "udp")
 
 
@@ -153,7 +153,7 @@ class Asked:
 def test_a_plain_message_has_no_gap_and_asks_for_no_reply() -> None:
     message = Message(b"x", Endpoint("10.0.0.7", 1), 0.0)
     assert (message.gap, message.question, message.wants_reply) == (0, None, False)
-    with pytest.raises(InvalidInput, match="it is no query"):
+    with pytest.raises(InvalidInput, match="cannot reply: the message is not a query"):
         message.reply(b"y")
 
 

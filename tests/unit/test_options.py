@@ -79,7 +79,7 @@ def test_a_label_that_came_in_as_bytes_of_no_utf8_is_taken() -> None:
 
 @pytest.mark.parametrize("label", [None, b"east", 7, "\ud800"])
 def test_a_label_that_is_no_text_is_refused(label: object) -> None:
-    with pytest.raises(InvalidInput, match="cluster must be text") as refused:
+    with pytest.raises(InvalidInput, match="cluster must be a string, the same as that of the senders") as refused:
         cluster_label(label, "key")
     assert str(refused.value).endswith(f"got {label!r}")
 

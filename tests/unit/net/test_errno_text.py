@@ -58,7 +58,7 @@ def test_why_a_socket_cannot_listen(number: int, protocol: str, device: str, hin
     ("number", "hint"),
     [
         (errno.EMFILE, "ulimit -n"),
-        (errno.EUSERS, "share them among relays"),
+        (errno.EUSERS, "split them among relays"),
         (errno.EAGAIN, "ip_local_port_range"),
         (errno.ENETUNREACH, "no route to that network"),
         (errno.EIO, "Input/output error"),

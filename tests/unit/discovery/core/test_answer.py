@@ -70,5 +70,5 @@ def test_why_there_are_no_endpoints_is_said_with_three_examples_at_most() -> Non
     assert why_no_endpoints(()) == "DNS knows no such Service, or no pod is ready"
     refused = [Refusal(f"127.0.0.{number}", "loopback") for number in (4, 3, 2, 1)]
     assert why_no_endpoints(refused) == (
-        "DNS names only addresses that are refused: 127.0.0.1 (loopback), 127.0.0.2 (loopback), 127.0.0.3 (loopback)"
+        "DNS returned only addresses that are refused: 127.0.0.1 (loopback), 127.0.0.2 (loopback), 127.0.0.3 (loopback)"
     )

@@ -84,7 +84,7 @@ def test_kept_replies_make_room_and_the_newest_stays_however_large(monkeypatch: 
     for number in range(3):
         table.settle((SENDER, number), HandlingResult.replied(bytes(600)))
     details = [result.detail for number in range(3) if (result := table.result((SENDER, number)))]
-    assert details == [b"its reply had to make room for others"] * 2 + [b""]
+    assert details == [b"its reply was dropped to keep newer ones"] * 2 + [b""]
     table.settle((SENDER, 3), HandlingResult.replied(bytes(5000)))
     newest, before = table.result((SENDER, 3)), table.result((SENDER, 2))
     assert newest is not None

@@ -372,7 +372,7 @@ def test_where_all_tries_are_used_no_more_of_a_reply_is_pulled() -> None:
     assert exchange.is_over(exchange.deadline)
     (receipt,) = exchange.receipts()
     assert (receipt.status, receipt.tries, receipt.reason) == (
-        ReceiptStatus.SILENT, 2, "its reply has not arrived whole",
+        ReceiptStatus.SILENT, 2, "its reply has not arrived completely",
     )  # fmt: skip
 
 
