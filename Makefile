@@ -80,8 +80,13 @@ test: .venv/.dev ## All tests that this machine can run; at the end it says whic
 soak: .venv/.dev ## All tests again and again on a machine that is kept busy; RUNS=10
 	@$(BIN)/python -m tests.soak --runs $(RUNS) $(PYTEST_ARGS)
 
-lint: .venv/.dev ## Ruff, mypy --strict, the contracts between the floors, and one class to a name
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache --no-logo && $(BIN)/python tools/unique_names.py fanout apps benchmarks tools
+lint: .venv/.dev ## Ruff, mypy --strict, the contracts between the floors, one class to a name, types for users
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-cache --no-logo
+	@$(BIN)/python tools/unique_names.py fanout apps benchmarks tools
+	@# It finds the environment by the Python on the PATH.
+	@mkdir -p build
+	@PATH="$(CURDIR)/$(BIN):$$PATH" basedpyright --ignoreexternal --verifytypes fanout >build/verifytypes 2>&1 || \
+	  { cat build/verifytypes; exit 1; }
 
 bench: .venv/.dev ## Measure, side by side: a quarter of an hour; as root it builds a laboratory of network namespaces
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)

@@ -105,8 +105,8 @@ class Tally:
 
     def __init__(self) -> None:
         self._fold_at = _RUNS_MAX
-        self.messages = 0
-        self.size = 0
+        self.messages: int = 0
+        self.size: int = 0
         self.runs: list[Run] = []
         self.drops: dict[tuple[Endpoint, int], int] = {}
         self.refusals: dict[tuple[Endpoint, int], int] = {}
@@ -177,10 +177,10 @@ class Report:
         drops: Counts = _NONE,
         refusals: Counts = _NONE,
     ) -> None:
-        self.messages = messages
-        self.size = size
-        self.age = age
-        self.stale = stale
+        self.messages: int = messages
+        self.size: int = size
+        self.age: float = age
+        self.stale: bool = stale
         self._runs = runs
         self._drops = drops
         self._refusals = refusals

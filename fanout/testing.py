@@ -33,7 +33,7 @@ class ScriptedResolver:
     def __init__(self, *script: str | DnsAnswer | Exception, dns_ttl: float | None = 5.0) -> None:
         if not script:
             raise ValueError("script must have at least one entry; got none")
-        self.asked = 0
+        self.asked: int = 0
         self._script = deque(script)
         self._dns_ttl = dns_ttl
         self._lock = threading.Lock()
@@ -68,9 +68,9 @@ class MemoryTransport:
     ) -> None:
         self.sent: list[tuple[Endpoint, bytes]] = []
         self.attempted: list[Endpoint] = []
-        self.faults = dict(faults or {})
-        self.refusals = dict(refusals or {})
-        self.closed = False
+        self.faults: dict[Endpoint, int] = dict(faults or {})
+        self.refusals: dict[Endpoint, int] = dict(refusals or {})
+        self.closed: bool = False
         self._room = deque(room)
         self._heard: deque[Fault] = deque()
         self._pods = pods

@@ -27,10 +27,10 @@ class MessageInProgress:
     """Keeps the state of the message that is under way, for the view."""
 
     def __init__(self) -> None:
-        self.message = 0
-        self.is_cut = False
+        self.message: int = 0
+        self.is_cut: bool = False
         """Whether it left in several fragments."""
-        self.started = time.monotonic()
+        self.started: float = time.monotonic()
         self.receipts: dict[Endpoint, Receipt] = {}
 
     def begin(self, *, is_cut: bool = False) -> None:

@@ -73,14 +73,14 @@ class ConfirmTally:
     """What became of one or many messages that were confirmed one after the other."""
 
     def __init__(self) -> None:
-        self.messages = 0
-        self.size = 0
-        self.elapsed = 0.0
+        self.messages: int = 0
+        self.size: int = 0
+        self.elapsed: float = 0.0
         """Seconds that the messages took, the time between them left out."""
         self.age: float | None = None
         """Of the answer of DNS, when the last message that was not interrupted was over; None without one."""
         self.stale: bool | None = None
-        self.complete = True
+        self.complete: bool = True
         """Whether every pod has confirmed every message, as long as it had not left."""
         self._pods: dict[Endpoint, PodTally] = {}
 

@@ -38,8 +38,8 @@ class Interruption:
     """An interrupt that a command waits for: `came` and `stopped` are set, and what may be cut ends at once."""
 
     def __init__(self) -> None:
-        self.came = False
-        self.stopped = threading.Event()
+        self.came: bool = False
+        self.stopped: threading.Event = threading.Event()
         self._may_be_cut = False
 
     def set(self) -> None:

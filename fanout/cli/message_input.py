@@ -82,7 +82,7 @@ class MessageStream:
     """
 
     def __init__(self, limit: Limit, *, allow_empty: bool = False) -> None:
-        self.interruption = Interruption()
+        self.interruption: Interruption = Interruption()
         self.failure: FanoutError | None = None
         self._empty_lines = 0
         self._limit = limit

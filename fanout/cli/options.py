@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import click
 
@@ -21,7 +21,14 @@ DATAGRAM_LEAST, DATAGRAM_MOST = 256, 65_435
 """Bytes of payload in a framed datagram, as in the wire format; repeated here, for that takes long to import."""
 
 
-def option(*declarations: str, **settings: Any) -> Callable[[Command], Command]:
+class OptionDecorator(Protocol):
+    """Adds options to a command."""
+
+    def __call__(self, command: Command, /) -> Command:
+        """Return the command with them."""
+
+
+def option(*declarations: str, **settings: Any) -> OptionDecorator:
     """Return `click.option` with the environment variable FANOUT_<LONG NAME>, shown in the help."""
     long_name = next(name for name in declarations if name.startswith("--")).partition("/")[0]
     settings.setdefault("envvar", "FANOUT_" + long_name.removeprefix("--").replace("-", "_").upper())
@@ -64,7 +71,7 @@ def is_given(name: str) -> bool:
     return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
-def gathered(kind: type[NamedTuple], name: str) -> Callable[[Command], Command]:
+def gathered(kind: type[NamedTuple], name: str) -> OptionDecorator:
     """Return a decorator that passes the values of the fields of `kind` to a command as one argument, `name`."""
 
     def decorate(command: Command) -> Command:
@@ -79,7 +86,7 @@ def gathered(kind: type[NamedTuple], name: str) -> Callable[[Command], Command]:
     return decorate
 
 
-def group(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def group(*options: OptionDecorator) -> OptionDecorator:
     """Return a decorator that adds these options, in this order."""
 
     def decorate(command: Command) -> Command:
@@ -116,7 +123,7 @@ class PatienceOptions(NamedTuple):
     """None for as many as fit into `timeout`."""
 
 
-output_option = option(
+output_option: OptionDecorator = option(
     "-o",
     "--output",
     type=click.Choice(["text", "json"]),
@@ -126,7 +133,7 @@ output_option = option(
 )
 
 # An empty path means no keys: a manifest can set FANOUT_KEY_FILE to nothing.
-key_options = group(
+key_options: OptionDecorator = group(
     option(
         "--key-file",
         metavar="PATH",
@@ -140,20 +147,20 @@ key_options = group(
         help="With keys: what is sealed for one label is refused under another.",
     ),
 )
-seal_options = group(gathered(SealOptions, "seal"), key_options)
+seal_options: OptionDecorator = group(gathered(SealOptions, "seal"), key_options)
 
-admin_port_option = option(
+admin_port_option: OptionDecorator = option(
     "--admin-port",
     type=click.IntRange(0, 65_535),
     default=8080,
     show_default=True,
     help="TCP port of /livez, /readyz and /metrics; 0 for none.",
 )
-admin_host_option = option(
+admin_host_option: OptionDecorator = option(
     "--admin-host", metavar="ADDRESS", help="Serve the admin port on this address only. [default: all addresses]"
 )
 
-log_options = group(
+log_options: OptionDecorator = group(
     option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"]),
@@ -171,7 +178,7 @@ log_options = group(
     option("--log-file", metavar="PATH", help="Append the log to this file instead of standard output."),
 )
 
-patience_options = group(
+patience_options: OptionDecorator = group(
     gathered(PatienceOptions, "patience"),
     option(
         "--timeout",
@@ -190,14 +197,14 @@ patience_options = group(
     ),
 )
 
-max_datagram_option = option(
+max_datagram_option: OptionDecorator = option(
     "--max-datagram",
     type=click.IntRange(DATAGRAM_LEAST, DATAGRAM_MOST),
     metavar="BYTES",
     help="Cut larger messages into datagrams of at most BYTES of payload, which fanout receivers put together.",
 )
 
-interface_timeout_option = option(
+interface_timeout_option: OptionDecorator = option(
     "--interface-timeout",
     type=FiniteRange(0, 86_400),
     default=60.0,
@@ -206,7 +213,7 @@ interface_timeout_option = option(
     help="Wait at most this long at the start for an interface to appear.",
 )
 
-bandwidth_option = option(
+bandwidth_option: OptionDecorator = option(
     "--bandwidth",
     type=Bandwidth(),
     metavar="BITS",
@@ -214,7 +221,7 @@ bandwidth_option = option(
 )
 
 
-def drain_option(default: float, goes_on: str) -> Callable[[Command], Command]:
+def drain_option(default: float, goes_on: str) -> OptionDecorator:
     """Return --drain of a program that `goes_on` after SIGTERM."""
     return option(
         "--drain",

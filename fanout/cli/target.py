@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from fanout.cli.options import Command, gathered, group, option
+from fanout.cli.options import Command, OptionDecorator, gathered, group, option
 from fanout.cli.output import plural
 from fanout.discovery.core.endpoints import CONFIRM_AFTER
 from fanout.discovery.refresher import Resolver, resolver_for
@@ -61,7 +60,7 @@ class Target(NamedTuple):
         return answer
 
 
-dns_options = group(
+dns_options: OptionDecorator = group(
     option(
         "--family",
         type=click.Choice(list(Family), case_sensitive=False),
@@ -74,7 +73,7 @@ dns_options = group(
 )
 
 
-def _target_options(*, required: bool) -> Callable[[Command], Command]:
+def _target_options(*, required: bool) -> OptionDecorator:
     return group(
         option(
             "-s",
@@ -103,8 +102,8 @@ def _none_without_service(command: Command) -> Command:
     return check  # type: ignore[return-value]
 
 
-target_options = group(gathered(TargetOptions, "target"), _target_options(required=True))
-optional_target_options = group(
+target_options: OptionDecorator = group(gathered(TargetOptions, "target"), _target_options(required=True))
+optional_target_options: OptionDecorator = group(
     gathered(TargetOptions, "target"), _none_without_service, _target_options(required=False)
 )
 """The same where a Service may be left out: the argument `target` is None then."""

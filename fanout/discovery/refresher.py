@@ -20,7 +20,7 @@ from fanout.discovery.static import StaticResolver
 from fanout.errors import FanoutError, NoEndpoints, ResolverUnavailable
 from fanout.model import Endpoint, Service
 
-log = logging.getLogger("fanout")
+log: logging.Logger = logging.getLogger("fanout")
 
 
 class Resolver(Protocol):
@@ -77,7 +77,7 @@ class Refresher:
     """
 
     def __init__(self, resolver: Resolver, name: str) -> None:
-        self.known = Known()
+        self.known: Known = Known()
         self._name = name
         self._resolver = resolver
         self._set = EndpointSet()

@@ -28,7 +28,7 @@ class Nameserver:
 
     def __init__(self, zone: Zone, udp: socket.socket, *, idle_timeout: float) -> None:
         self.zone = zone
-        self.endpoint = Endpoint(*udp.getsockname())
+        self.endpoint: Endpoint = Endpoint(*udp.getsockname())
         self._udp = udp
         self._idle_timeout = idle_timeout
         self._connections: set[asyncio.Task[None]] = set()

@@ -47,10 +47,10 @@ class PodProcess:
         on_change: Callable[[], None],
     ) -> None:
         self.name = name
-        self.address = pick_address()
-        self.ready = False
-        self.restarts = 0
-        self.failures = 0
+        self.address: str = pick_address()
+        self.ready: bool = False
+        self.restarts: int = 0
+        self.failures: int = 0
         """Ends in a row without having been ready."""
         self.problem: str | None = None
         """What went wrong last, as the receiver wrote it to standard error."""

@@ -44,11 +44,11 @@ class PodProbe:
     __slots__ = ("answered_at", "endpoint", "observed", "pings", "report_token", "round_trips")
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
+        self.endpoint: Endpoint = endpoint
         self.observed: Observed | None = None
         self.answered_at: float | None = None
-        self.report_token = -1
-        self.pings = 0
+        self.report_token: int = -1
+        self.pings: int = 0
         self.round_trips: list[float] = []
         """Seconds, in ascending order."""
 
@@ -61,8 +61,8 @@ class Prober:
     """
 
     def __init__(self, endpoints: Sequence[Endpoint], run: int) -> None:
-        self.pods = {endpoint: PodProbe(endpoint) for endpoint in endpoints}
-        self.ignored = 0
+        self.pods: dict[Endpoint, PodProbe] = {endpoint: PodProbe(endpoint) for endpoint in endpoints}
+        self.ignored: int = 0
         self.stranger: Endpoint | None = None
         """An endpoint outside the list that sent something."""
         self._run = run

@@ -43,9 +43,9 @@ class Bench:
 
     def __init__(self, service: Service, endpoints: tuple[Endpoint, ...], plan: Plan) -> None:
         self.plan = plan
-        self.sent = 0
+        self.sent: int = 0
         """Messages handed to the sender so far."""
-        self.interrupted = False
+        self.interrupted: bool = False
         self._service = service
         self._endpoints = endpoints
         self._run = draw_run()

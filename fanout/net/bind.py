@@ -14,7 +14,7 @@ from fanout.errors import InvalidService, SocketUnavailable
 from fanout.model import Endpoint, parse_port
 from fanout.net import errno_text, sockaddr
 
-log = logging.getLogger("fanout")
+log: logging.Logger = logging.getLogger("fanout")
 
 RECEIVE_BUFFER = 4 * 1024 * 1024
 """Default bytes of receive buffer to request."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from fanout.errors import KeyUnavailable
 from fanout.protocol.seal import Keyring
 
-log = logging.getLogger("fanout")
+log: logging.Logger = logging.getLogger("fanout")
 
 LOOK_INTERVAL = 1.0
 """Minimum seconds between two reads of the file."""

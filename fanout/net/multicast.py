@@ -43,7 +43,7 @@ class InterfaceState:
         """When the wait began."""
         self.waiting: str | None = "not opened yet"
         """Why it does not listen; None where it does."""
-        self.has_listened = False
+        self.has_listened: bool = False
 
     def opened(self) -> None:
         """Record that it listens."""

@@ -36,7 +36,7 @@ class MessageHeaders:
         self.endpoints = endpoints
         self.most = _ENTRIES
         """Maximum entries in one call."""
-        self.slots = max(1, min(_SLOTS, _ENTRIES // pods))
+        self.slots: int = max(1, min(_SLOTS, _ENTRIES // pods))
         names = b"".join(sockaddr.pack(*endpoint) for endpoint in endpoints)
         size = len(names) // pods
         self._names = ctypes.create_string_buffer(names, len(names))
@@ -50,7 +50,7 @@ class MessageHeaders:
                 for pod in range(pods)
             )
         )
-        self.start = ctypes.addressof(self._entries)
+        self.start: int = ctypes.addressof(self._entries)
         """The address of the first entry."""
 
     def fill(self, payloads: Sequence[bytes]) -> None:

@@ -29,7 +29,7 @@ class SendingSockets:
         self._opened: dict[bool, socket.socket] = {}
         self._listens = False
         self._heard: list[Fault] = []
-        self.has_heard = False
+        self.has_heard: bool = False
         """Whether ICMP errors have been read but not taken yet."""
 
     @property

@@ -24,9 +24,9 @@ class ProbeLog:
     def __init__(
         self, version: str, drops: Callable[[], tuple[int, int]], *, runs: int = RUNS, window: int = WINDOW
     ) -> None:
-        self.taken = 0
+        self.taken: int = 0
         """Datagrams taken, of all kinds."""
-        self.unknown = 0
+        self.unknown: int = 0
         """Those that are not a frame of this version, or not meant for a receiver."""
         self._version = version[:16]
         self._drops = drops

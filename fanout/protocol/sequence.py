@@ -24,9 +24,9 @@ class Sequence:
     __slots__ = ("expected", "seen")
 
     def __init__(self, window: int, expected: int = 0) -> None:
-        self.expected = expected
+        self.expected: int = expected
         """One more than the highest number that arrived."""
-        self.seen = bytearray(window)
+        self.seen: bytearray = bytearray(window)
 
     def arrived(self, number: int) -> Arrival:
         """Record a number."""

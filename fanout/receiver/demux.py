@@ -24,7 +24,7 @@ from fanout.protocol.seal import SEALED_STREAM
 from fanout.receiver.probe_filter import ProbeFilter
 from fanout.receiver.reply_path import ReplyPath
 
-log = logging.getLogger("fanout")
+log: logging.Logger = logging.getLogger("fanout")
 
 _FIRST = 0xFF
 """The first byte of frames and probes."""
@@ -59,7 +59,7 @@ class Demux:
         self._probe_filter = probe_filter
         self._keys = keys
         self._lock = threading.Lock()
-        self.answering = threading.RLock()
+        self.answering: threading.RLock = threading.RLock()
         """Held while a message is settled, until its answer has left, and while the sockets are closed."""
         self._warn_refused = LimitedLogger(log.warning, _LINES)
         self._warn_not_sent = LimitedLogger(log.warning, _LINES)

@@ -21,7 +21,7 @@ from fanout.receiver.demux import NOTHING
 from fanout.receiver.listener import WORKERS_MAX, FrameSettings, Listener
 from fanout.receiver.queue import MessageBatch, MessageQueue, Overflow
 
-log = logging.getLogger("fanout")
+log: logging.Logger = logging.getLogger("fanout")
 
 CAPACITY = 65_536
 """Messages queued for a busy handler before the rest stays in the kernel's buffer."""
@@ -101,10 +101,10 @@ class ReceiverEngine:
             options.whole_number("workers", workers, least=1, most=WORKERS_MAX),
         )
         self.framing = framing
-        self.queue = MessageQueue(capacity, Overflow.parse(overflow), takers=workers)
+        self.queue: MessageQueue = MessageQueue(capacity, Overflow.parse(overflow), takers=workers)
         self.listener: Listener | None = None
         self.is_stopped = False
-        self.handing = threading.RLock()
+        self.handing: threading.RLock = threading.RLock()
         """Held while messages are handed over, so that `close` in another thread misses none."""
         self.rest: Iterator[Message] = iter(())
         self._rest_may_ask = False

@@ -78,11 +78,11 @@ class MessageQueue:
     """
 
     def __init__(self, capacity: int, overflow: Overflow, takers: int = 1) -> None:
-        self.datagrams = 0
-        self.bytes = 0
-        self.drops = 0
-        self.is_full = False
-        self.depth = 0
+        self.datagrams: int = 0
+        self.bytes: int = 0
+        self.drops: int = 0
+        self.is_full: bool = False
+        self.depth: int = 0
         self.overflow = overflow
         self._capacity = options.whole_number("capacity", capacity, least=1, unit="messages")
         self._takers = takers

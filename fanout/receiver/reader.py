@@ -33,13 +33,13 @@ class Reader:
 
     def __init__(self, opened: socket.socket, queue: MessageQueue, demux: Demux, receive_buffer: int) -> None:
         self.socket = opened
-        self.receive_buffer = bind.grow_buffer(opened, receive_buffer)
+        self.receive_buffer: int = bind.grow_buffer(opened, receive_buffer)
         self._queue = queue
         self._demux = demux
         self._reply_path = ReplyPath(opened)
         self._can_merge = bind.merge(opened, True)
         self._merges = bind.merge(opened, False)  # until the first `fill`
-        self.is_pressed = False
+        self.is_pressed: bool = False
         self._drops_at_close = 0
         self._is_on_all = bind.is_on_all_addresses(opened)
         self._has_destinations = False

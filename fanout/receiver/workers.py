@@ -16,6 +16,7 @@ class Waker:
     """A socket to wait on, which any thread can make readable."""
 
     def __init__(self) -> None:
+        self.readable: socket.socket
         self.readable, self._written = socket.socketpair()
         self._is_set = False
         self._lock = threading.Lock()

@@ -51,17 +51,17 @@ class Egress:
         make_socket: Callable[[int, int], socket.socket] = socket.socket,
     ) -> None:
         self.endpoint = endpoint
-        self.sent = 0
+        self.sent: int = 0
         """Datagrams that the kernel took."""
-        self.bytes = 0
+        self.bytes: int = 0
         """Their payload."""
-        self.refused = 0
+        self.refused: int = 0
         """ICMP errors received."""
         self.dropped: dict[DropReason, int] = {}
         """Datagrams that the kernel did not take."""
-        self.gso_limit = 0
+        self.gso_limit: int = 0
         """The largest segment that leaves in runs."""
-        self.broken = 0
+        self.broken: int = 0
         """The errno with which it could not be opened; 0 where it could."""
         self.local: Endpoint | None = None
         """Where its datagrams come from."""
@@ -100,7 +100,7 @@ class Egress:
         self._budget.sockets -= 1
         self._socket = opened
         self.local = Endpoint(*opened.getsockname()[:2])
-        self.send_now = opened.send
+        self.send_now: Callable[[bytes | memoryview], int] = opened.send
         """Sends a datagram, or a run that `cut` cuts; the caller counts, and passes errors to `failed`."""
 
     def renew(self) -> None:

@@ -17,7 +17,7 @@ from fanout.relay.self_filter import SelfFilter
 from fanout.relay.service_pods import ServicePods, Totals, stats_of
 from fanout.relay.source import Source
 
-log = logging.getLogger("fanout")
+log: logging.Logger = logging.getLogger("fanout")
 
 _RETRY_FIRST, _RETRY_MOST = 1.0, 30.0
 

@@ -32,8 +32,8 @@ class PortFanout:
         self._broken: list[Egress] = []
         self._gso_limit = 0
         self._segment = 0  # the segment size set on the sockets
-        self.datagrams = 0
-        self.bytes = 0
+        self.datagrams: int = 0
+        self.bytes: int = 0
 
     def __bool__(self) -> bool:
         """Whether there is a pod."""

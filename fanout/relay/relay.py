@@ -32,7 +32,7 @@ from fanout.relay.service_pods import ServicePods
 from fanout.relay.serving import ServingThread
 from fanout.relay.source import Source
 
-log = logging.getLogger("fanout")
+log: logging.Logger = logging.getLogger("fanout")
 
 _CHECK = 1.0  # seconds between two checks of interfaces and pods, where nothing signals a change
 _CHECK_SOON = 0.05  # the same while something is awaited

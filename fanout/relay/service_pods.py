@@ -41,7 +41,7 @@ class ServicePods:
 
     def __init__(self, service: Service, resolver: Resolver) -> None:
         self.service = service
-        self.refresher = Refresher(resolver, service.name)
+        self.refresher: Refresher = Refresher(resolver, service.name)
         self._endpoints: tuple[Endpoint, ...] = ()
         # An endpoint given with a port keeps it, whatever the ingress: such a one has it with any default.
         other_port = 2 if service.port == 1 else 1

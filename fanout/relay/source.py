@@ -21,7 +21,7 @@ from fanout.relay.port_fanout import PortFanout
 from fanout.relay.self_filter import SelfFilter
 from fanout.relay.service_pods import ServicePods
 
-log = logging.getLogger("fanout")
+log: logging.Logger = logging.getLogger("fanout")
 
 
 class Source:
@@ -40,10 +40,10 @@ class Source:
         self.ingress = ingress
         self.pods = pods
         """Those of its Service."""
-        self.counts = PortCounts()
-        self.state = InterfaceState(interface_timeout)
+        self.counts: PortCounts = PortCounts()
+        self.state: InterfaceState = InterfaceState(interface_timeout)
         self.ports: list[Port] = []
-        self.port_fanouts = {port: PortFanout(budget, counting) for port in ingress.ports}
+        self.port_fanouts: dict[int, PortFanout] = {port: PortFanout(budget, counting) for port in ingress.ports}
         """What sends each port's datagrams to the pods."""
         self.interface: int | None = None
         self._loop_guard = loop_guard

@@ -21,9 +21,9 @@ class Call:
     """A call to `send` or `send_many`: the tally of its messages, and how many are still queued."""
 
     def __init__(self) -> None:
-        self.tally = Tally()
-        self.queued = 0
-        self.is_cancelled = False
+        self.tally: Tally = Tally()
+        self.queued: int = 0
+        self.is_cancelled: bool = False
         self._error: BaseException | None = None
         self._done: asyncio.Future[None] | None = None
 
@@ -65,7 +65,7 @@ class AioQueue:
         self, loop: asyncio.AbstractEventLoop, send_batch: Callable[[list[Queued]], Coroutine[Any, Any, None]]
     ) -> None:
         self.loop = loop
-        self.order = asyncio.Lock()
+        self.order: asyncio.Lock = asyncio.Lock()
         """Held while framed messages get their numbers and leave."""
         self._send_batch = send_batch
         self._queue: deque[Queued] = deque()

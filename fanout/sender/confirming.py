@@ -58,7 +58,7 @@ class ExchangeTable:
 
     def __init__(self, encoder: Encoder, counts: SenderStats) -> None:
         self.encoder = encoder
-        self.answers = threading.Condition()
+        self.answers: threading.Condition = threading.Condition()
         """Held while exchanges are read or changed."""
         self.is_reading = False
         """Whether a thread is waiting on the sockets: it reads for all threads that wait for answers."""
@@ -148,7 +148,7 @@ class Conversation:
         self._refresher = engine.opened or engine.open()
         self._on_receipt = request.on_receipt
         self._first: Turn | None = None
-        self.exchange = table.begin(request, endpoints)
+        self.exchange: Exchange = table.begin(request, endpoints)
         with engine.lock:
             engine.counts.messages += 1
 

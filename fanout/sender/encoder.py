@@ -49,10 +49,10 @@ class Encoder:
     """
 
     def __init__(self, *, is_numbered: bool, max_datagram: int | None, key_file: str | None, cluster: str) -> None:
-        self.fragment_size = check_max_datagram(max_datagram) or MAX_DATAGRAM
-        self.is_numbered = is_numbered or key_file is not None
-        self.identity = random.SystemRandom().getrandbits(64)
-        self.order = threading.Lock()
+        self.fragment_size: int = check_max_datagram(max_datagram) or MAX_DATAGRAM
+        self.is_numbered: bool = is_numbered or key_file is not None
+        self.identity: int = random.SystemRandom().getrandbits(64)
+        self.order: threading.Lock = threading.Lock()
         self._last = 0
         self._prefix = frame.numbered_prefix(self.identity)
         self._origins: dict[Endpoint, int] = {}
@@ -61,7 +61,7 @@ class Encoder:
         self._sealer: Sealer | None = None
         self._opener: Opener | None = None
         path = options.key_path(key_file)
-        self.is_sealed = path is not None
+        self.is_sealed: bool = path is not None
         options.cluster_label(cluster, key_file)
         if path is not None:
             from fanout.net.key_file import KeyFile

@@ -85,26 +85,27 @@ class Engine:
         cluster: str,
         sends_a_turn: int | None = None,
     ) -> None:
-        self.service = service if isinstance(service, Service) else Service(service, port, Family.parse(family))
+        named = service if isinstance(service, Service) else Service(service, port, Family.parse(family))
+        self.service: Service = named
         self._resolver = resolver or resolver_for(self.service, nameserver=nameserver, allow_loopback=allow_loopback)
-        self.transport = transport or UdpTransport()
+        self.transport: Transport = transport or UdpTransport()
         self.refresher: Refresher | None = None
         self.opened: Refresher | None = None
         """The refresher, until the engine is closed."""
-        self.is_closed = False
-        self.lock = threading.Lock()
+        self.is_closed: bool = False
+        self.lock: threading.Lock = threading.Lock()
         """Held while the transport is called and while `counts` change."""
-        self.counts = SenderStats()
+        self.counts: SenderStats = SenderStats()
         """The counters of `stats`."""
         self._sends_a_turn = sends_a_turn
-        self.is_framed = bool(numbered or key_file is not None or max_datagram is not None or cluster)
+        self.is_framed: bool = bool(numbered or key_file is not None or max_datagram is not None or cluster)
         """Whether unconfirmed messages are framed, too."""
         self._framing = (numbered, max_datagram, key_file, cluster)
         self._encoder: Encoder | None = None
         self._exchanges: ExchangeTable | None = None
         self.check: Callable[[object], bytes] = check_payload
         """Return a payload as bytes; raise `InvalidInput` or `MessageTooLarge`."""
-        self.datagram_max = MAX_PAYLOAD
+        self.datagram_max: int = MAX_PAYLOAD
         """Bytes of the largest message that fits in one datagram."""
         if self.is_framed:
             from fanout.sender.encoder import check_message

@@ -76,19 +76,19 @@ class Copies:
         size: int | None = None,
         pause: float = 0.0,
     ) -> None:
-        self.payloads = payloads
-        self.batch = Batch(payloads, gso_limit) if len(payloads) != 1 else None
+        self.payloads: Sequence[bytes] = payloads
+        self.batch: Batch | None = Batch(payloads, gso_limit) if len(payloads) != 1 else None
         """None for a single datagram: positions are then those of the endpoints."""
-        self.endpoints = endpoints
+        self.endpoints: tuple[Endpoint, ...] = endpoints
         self.faults: list[Fault] = faults or []
-        self.is_blocked = False
-        self.position = position
-        self.total = len(payloads) * len(endpoints)
-        self.size = sum(map(len, payloads)) if size is None else size
+        self.is_blocked: bool = False
+        self.position: int = position
+        self.total: int = len(payloads) * len(endpoints)
+        self.size: int = sum(map(len, payloads)) if size is None else size
         """Bytes of payload, each message counted once."""
-        self.messages = len(payloads) if messages is None else messages
+        self.messages: int = len(payloads) if messages is None else messages
         """Messages that begin with these datagrams."""
-        self.pause = pause
+        self.pause: float = pause
         """Seconds to wait before they are sent."""
 
     def after(self, sends: int) -> int:

@@ -39,7 +39,7 @@ class Lan:
 
     def __init__(self, interface: str) -> None:
         self.interface = interface
-        self.address = ""
+        self.address: str = ""
         """Where clients find the relay: the interface's first IPv4 address."""
         self.sockets: list[socket.socket] = []
         self._networks: list[ipaddress.IPv4Interface] = []

@@ -16,7 +16,7 @@ from fanout.ssdp.core.directory import Directory
 from fanout.ssdp.core.message import GROUP, PORT
 from fanout.ssdp.searches import CarryOut, receive
 
-log = logging.getLogger("fanout")
+log: logging.Logger = logging.getLogger("fanout")
 
 _PODS_MAX = 256
 """Pods of which is looked up by which interface they are reached: all go by one or two."""

@@ -24,7 +24,7 @@ from fanout.ssdp.lan import Lan
 from fanout.ssdp.searches import CarryOut, PodAddresses, receive
 from fanout.version import __version__
 
-log = logging.getLogger("fanout")
+log: logging.Logger = logging.getLogger("fanout")
 
 READ_TIMEOUT = 3.0
 """Seconds that a description may take."""

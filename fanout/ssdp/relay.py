@@ -35,7 +35,7 @@ from fanout.ssdp.pod_listener import PodListener
 from fanout.ssdp.pod_monitor import PodMonitor
 from fanout.ssdp.searches import Searches
 
-log = logging.getLogger("fanout")
+log: logging.Logger = logging.getLogger("fanout")
 
 _TICK = 0.1
 _LOOK = 1.0

@@ -89,7 +89,7 @@ class Searches:
     """Takes what clients search, and what pods answer, to the directory."""
 
     def __init__(self, directory: Directory, lan: Lan, carry_out: CarryOut) -> None:
-        self.count = 0
+        self.count: int = 0
         """Datagrams that came from the LAN, but for announcements."""
         self.answers = 0
         """Those that were sent to clients."""

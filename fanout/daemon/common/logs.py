@@ -37,7 +37,7 @@ class LogStream:
     """
 
     def __init__(self, path: str | None, *, patience: float | None = None) -> None:
-        self.lost_lines = 0
+        self.lost_lines: int = 0
         self._starter: int | None = threading.get_ident()
         """The thread that starts the app; None once it has."""
         self._early: list[str] = []

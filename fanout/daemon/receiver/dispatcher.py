@@ -22,7 +22,7 @@ class Dispatcher:
     """Has messages handled one by one: by the handler, if there is one, and built-in queries by itself."""
 
     def __init__(self, receiver: AsyncReceiver, handler: Handler | None) -> None:
-        self.unhandled = 0
+        self.unhandled: int = 0
         """Messages that the handler did not get, or had not returned from, when the receiver was stopped."""
         self._receiver = receiver
         self._handler = handler

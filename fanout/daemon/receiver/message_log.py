@@ -32,7 +32,7 @@ class MessageLog:
         rate: float,
         payload_limit: int,
     ) -> None:
-        self.suppressed = 0
+        self.suppressed: int = 0
         """Messages left out, of those that `log_suppressed` has reported."""
         self._log = log
         self._failed = failed

@@ -43,13 +43,13 @@ class EndpointSet:
     def __init__(self) -> None:
         self.endpoints: tuple[Endpoint, ...] = ()
         """Sorted by `Endpoint.sort_key`; the same object while nothing changes."""
-        self.settled = False
+        self.settled: bool = False
         """Whether an answer has been accepted: until then, an empty set only means that nothing is known."""
         self.answered_at: float | None = None
         """When the last answer arrived (`now` of that call)."""
         self.failure: str | None = None
         """Why the last query failed; None after an answer."""
-        self.failures = 0
+        self.failures: int = 0
         """Failed queries in total."""
         self._missing: frozenset[Endpoint] = frozenset()
         self._unconfirmed_empty = False

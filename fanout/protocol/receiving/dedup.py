@@ -36,8 +36,10 @@ class Order:
     __slots__ = ("first", "next")
 
     def __init__(self) -> None:
-        self.first = self.next = 0
-        """The lowest number met, and one more than the highest; 0 before the first."""
+        self.first: int = 0
+        """The lowest number met; 0 before the first."""
+        self.next: int = 0
+        """One more than the highest number met; 0 before the first."""
 
     def begin(self, number: int) -> None:
         """Expect this number first."""
@@ -96,13 +98,13 @@ class Counts:
     __slots__ = ("duplicates", "received", "reordered", "skipped")
 
     def __init__(self) -> None:
-        self.received = 0
+        self.received: int = 0
         """Messages accepted."""
-        self.skipped = 0
+        self.skipped: int = 0
         """Numbers of a stream missing when a higher one arrived."""
-        self.reordered = 0
+        self.reordered: int = 0
         """Skipped numbers that arrived later."""
-        self.duplicates = 0
+        self.duplicates: int = 0
         """Numbers of a stream that arrived again."""
 
 
@@ -112,12 +114,12 @@ class Peer:
     __slots__ = ("arrivals", "counts", "hand_over", "is_new", "sender", "sequence")
 
     def __init__(self, sender: int, number: int, is_new: bool) -> None:
-        self.sender = sender
-        self.sequence = Sequence(WINDOW, number)
-        self.counts = Counts()
-        self.arrivals = Order()
-        self.hand_over = Order()
-        self.is_new = is_new
+        self.sender: int = sender
+        self.sequence: Sequence = Sequence(WINDOW, number)
+        self.counts: Counts = Counts()
+        self.arrivals: Order = Order()
+        self.hand_over: Order = Order()
+        self.is_new: bool = is_new
         """Whether it cannot have been forgotten before."""
 
     def state(self, number: int) -> Arrival:
@@ -170,10 +172,10 @@ class Kept:
     __slots__ = ("attempt", "cut", "payload")
 
     def __init__(self, payload: bytes) -> None:
-        self.payload = payload
+        self.payload: bytes = payload
         self.cut: Cut | None = None
         """The cut made when it was first sent."""
-        self.attempt = 0
+        self.attempt: int = 0
 
 
 class DedupTable:
@@ -184,7 +186,7 @@ class DedupTable:
 
     def __init__(self, is_sealed: bool = False, senders: int = SENDERS_MAX) -> None:
         self.is_sealed = is_sealed
-        self.totals = Counts()
+        self.totals: Counts = Counts()
         self.pending: dict[Key, Any] = {}
         """The messages accepted and not settled."""
         self._senders = senders

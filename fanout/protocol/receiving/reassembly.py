@@ -25,12 +25,12 @@ class Partial:
     __slots__ = ("_first_missing", "_fragments", "_highest", "cost", "heard", "is_asked", "kind", "missing")
 
     def __init__(self, fragment: Fragment) -> None:
-        self.kind = _kind(fragment)
-        self.missing = fragment.parts
-        self.cost = _MESSAGE_OVERHEAD
-        self.heard = 0.0
+        self.kind: tuple[int, int, int] = _kind(fragment)
+        self.missing: int = fragment.parts
+        self.cost: int = _MESSAGE_OVERHEAD
+        self.heard: float = 0.0
         """When the last new fragment arrived."""
-        self.is_asked = False
+        self.is_asked: bool = False
         """Whether its sender asks for a confirmation, and sends missing fragments again."""
         self._fragments: dict[int, bytes] = {}
         self._first_missing = 0
@@ -125,7 +125,7 @@ class Reassembly:
     """
 
     def __init__(self, limit: int = BYTES_MAX, sender_limit: int = SENDER_BYTES_MAX) -> None:
-        self.given_up = 0
+        self.given_up: int = 0
         """Messages whose fragments did not all come in time, or that were evicted."""
         self._all = _Pool(limit)
         self._of_sender: dict[int, _Pool] = {}

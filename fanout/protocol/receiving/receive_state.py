@@ -94,17 +94,20 @@ class PendingReply:
     source: ControlMessages
 
     def __init__(self, state: ReceiveState, fragment: Fragment, address: tuple[Any, ...], wants_answer: bool) -> None:
-        self.state = state
-        self.address = address
-        self.sender, self.number = fragment.sender, fragment.number
-        self.is_query = bool(fragment.flags & QUERY)
-        self.wants_answer = wants_answer
+        self.state: ReceiveState = state
+        self.address: tuple[Any, ...] = address
+        self.sender: int = fragment.sender
+        self.number: int = fragment.number
+        self.is_query: bool = bool(fragment.flags & QUERY)
+        self.wants_answer: bool = wants_answer
         """Whether the sender has asked so far."""
-        self.attempt = self.size = 0
-        """Attempt and bytes of the question that waits for an answer; 0 where none waits."""
-        self.is_open = True
+        self.attempt: int = 0
+        """Of the question that waits for an answer."""
+        self.size: int = 0
+        """Its bytes; 0 where none waits."""
+        self.is_open: bool = True
         """Whether it waits to be settled."""
-        self.problem = ""
+        self.problem: str = ""
         """Why its reply was not sent."""
 
     @property
@@ -170,11 +173,12 @@ class ReceiveState:
     """
 
     def __init__(self, identity: int, replies_to_anyone: bool, sealer: Sealer | None = None) -> None:
-        self.table = DedupTable(is_sealed=sealer is not None)
-        self.reassembly = Reassembly()
-        self.builder = AnswerBuilder(identity, replies_to_anyone or sealer is not None)
+        self.table: DedupTable = DedupTable(is_sealed=sealer is not None)
+        self.reassembly: Reassembly = Reassembly()
+        self.builder: AnswerBuilder = AnswerBuilder(identity, replies_to_anyone or sealer is not None)
         self.sealer = sealer
-        self.confirmations = self.failures = 0
+        self.confirmations: int = 0
+        self.failures: int = 0
 
     # What arrives.
 

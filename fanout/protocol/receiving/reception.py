@@ -40,15 +40,15 @@ class Reception:
         reply_to_anyone: bool = False,
     ) -> None:
         self.drops: Counter[ReceiveDrop] = Counter()
-        self.takes_plaintext = keyring is None or accept_plaintext
+        self.takes_plaintext: bool = keyring is None or accept_plaintext
         """Whether unsealed datagrams are accepted."""
         self._cluster = cluster
         self._opener = sealer = None
         if keyring is not None:
             self._opener = Opener(keyring, cluster)
             sealer = Sealer(keyring, cluster, identity, counter)
-        self.plain = ReceiveState(identity, reply_to_anyone)
-        self.sealed = ReceiveState(identity, reply_to_anyone, sealer)
+        self.plain: ReceiveState = ReceiveState(identity, reply_to_anyone)
+        self.sealed: ReceiveState = ReceiveState(identity, reply_to_anyone, sealer)
         self._states = (self.plain, self.sealed)
 
     def rename(self, identity: int, counter: int) -> None:

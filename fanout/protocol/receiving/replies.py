@@ -44,7 +44,7 @@ class AnswerBuilder:
     def __init__(self, identity: int, replies_to_anyone: bool) -> None:
         self.identity = identity
         self.replies_to_anyone = replies_to_anyone
-        self.replies = 0
+        self.replies: int = 0
         """Replies sent, once or more often."""
 
     def answer(

@@ -46,8 +46,8 @@ class Batch:
     __slots__ = ("_firsts", "parts", "payloads")
 
     def __init__(self, payloads: Sequence[bytes], gso_limit: int) -> None:
-        self.payloads = payloads
-        self.parts = _cut(payloads, gso_limit)
+        self.payloads: Sequence[bytes] = payloads
+        self.parts: list[BatchPart] = _cut(payloads, gso_limit)
         self._firsts = [part.first for part in self.parts]
 
     def part_at(self, position: int, pods: int) -> BatchPart:

@@ -62,9 +62,9 @@ class Exchange:
         jitter: Callable[[], float],
     ) -> None:
         self.number = number
-        self.size = len(payload)
+        self.size: int = len(payload)
         """Bytes of the message."""
-        self.deadline = now + timeout
+        self.deadline: float = now + timeout
         flags = (QUERY if is_query else 0) | (NUMBERED if is_numbered else 0)
         # An unsealed reply is never larger than the query: so the query is padded to the full size.
         pad = FRAGMENT_OVERHEAD + fragment_size if is_query else 0

@@ -74,7 +74,7 @@ class ReplyAssembly:
     __slots__ = ("_first_missing", "_fragments", "_outstanding", "_parts", "_size", "_total", "size")
 
     def __init__(self, first: ReplyFragment) -> None:
-        self.size = 0
+        self.size: int = 0
         """Bytes that have arrived."""
         self._size, self._total, self._parts = first.size, first.total, first.parts
         self._fragments: dict[int, bytes] = {}

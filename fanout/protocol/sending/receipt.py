@@ -62,12 +62,12 @@ class Confirmation:
     __slots__ = ("age", "elapsed", "receipts", "size", "stale")
 
     def __init__(self, receipts: Sequence[Receipt], size: int, elapsed: float, age: float, stale: bool) -> None:
-        self.receipts = tuple(receipts)
+        self.receipts: tuple[Receipt, ...] = tuple(receipts)
         """One per pod, in the order first attempted."""
-        self.size = size
-        self.elapsed = elapsed
-        self.age = age
-        self.stale = stale
+        self.size: int = size
+        self.elapsed: float = elapsed
+        self.age: float = age
+        self.stale: bool = stale
 
     def having(self, status: ReceiptStatus) -> tuple[Receipt, ...]:
         """Return the receipts of that status."""

@@ -44,7 +44,7 @@ class Announcer:
         self._repeats: dict[tuple[str, str], tuple[float, bytes]] = {}
         """What to repeat, and when, by NT and USN."""
         self._udns: set[str] = set()
-        self.has_changed = False
+        self.has_changed: bool = False
         """Whether `update` is to be called."""
         self._devices: list[tuple[DeviceStats, int | None]] = []
 

@@ -130,14 +130,14 @@ class Directory:
 
     def __init__(self, ports: range, allowed: Sequence[Network], jitter: Callable[[], float]) -> None:
         self.dropped: Counter[SsdpDrop] = Counter()
-        self.foreign = 0
+        self.foreign: int = 0
         """LOCATIONs that name another host than the pod."""
         self.hosts: frozenset[str] = frozenset()
         """Addresses of the pods of the Service."""
         self.known: set[str] = set()
         """Those that have announced or described some device, or answered."""
-        self.port_map = PortMap(ports[0], ports[-1])
-        self.announcer = Announcer()
+        self.port_map: PortMap = PortMap(ports[0], ports[-1])
+        self.announcer: Announcer = Announcer()
         self._registry = Registry(self.dropped, jitter)
         self._jitter = jitter
         self._acl = Acl(allowed, LIMIT, _BURST)

@@ -70,7 +70,7 @@ class Headers:
 
     def __init__(self, fields: Iterable[tuple[str, str]] = ()) -> None:
         """Raise ValueError for a name that is not a token, or a value of more than one line."""
-        self.fields = tuple(fields)
+        self.fields: tuple[tuple[str, str], ...] = tuple(fields)
         self.by_name: dict[str, str] = {}
         """The value of the first of each name, by the name in lower case."""
         for name, value in self.fields:

@@ -35,7 +35,7 @@ from fanout.ssdp.http.server import Connection, HttpServer
 from fanout.ssdp.http.splice import ClientGone, PodBroke, pump
 from fanout.ssdp.http.upstream import DOCUMENT_TIMEOUT, PodAnswer, RequestRefused, ResponseRewriter, Upstream
 
-log = logging.getLogger("fanout")
+log: logging.Logger = logging.getLogger("fanout")
 
 BODY_MAX = 1024 * 1024
 """Bytes of a request's body."""
@@ -88,7 +88,7 @@ class Proxy:
         self._port_map = port_map
         self._is_pod = is_pod
         self._is_client = is_client
-        self.counts = HttpCounts()
+        self.counts: HttpCounts = HttpCounts()
         self._server = HttpServer(is_client, is_pod, self._serve, self.counts)
         self._rewriter = ResponseRewriter(port_map, is_pod, self._server.listen, self.counts)
         self._budget = BodyBudget()

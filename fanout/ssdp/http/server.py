@@ -23,7 +23,7 @@ from fanout.ssdp.core.headers import PSEUDONYM
 from fanout.ssdp.core.stats import HttpCounts
 from fanout.ssdp.http.body_budget import CONNECTION_BUFFER, small_reads
 
-log = logging.getLogger("fanout")
+log: logging.Logger = logging.getLogger("fanout")
 
 CONNECTIONS_MAX = 256
 CONNECTIONS_OF_ONE_MAX = 32
@@ -242,11 +242,11 @@ class Connection(web.RequestHandler):
         self.peer = peer
         self.local = local
         self.port = port
-        self.patience = POD_TIMEOUT if is_pod else HEAD_TIMEOUT
+        self.patience: float = POD_TIMEOUT if is_pod else HEAD_TIMEOUT
         """Seconds that a head may take."""
         self.waits_since: float | None = loop.time()
         """When the head of a request began that is not there yet."""
-        self.is_silent = True
+        self.is_silent: bool = True
         """Whether nothing has come yet."""
         self.request: web.BaseRequest | None = None
         """What is being served."""

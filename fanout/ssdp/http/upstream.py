@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 import aiohttp
 from aiohttp import hdrs
@@ -140,15 +140,15 @@ class PodAnswer:
         self._response = response
         connection = response.connection
         self._protocol = None if connection is None else connection.protocol
-        self.status = response.status
-        self.reason = response.reason
-        self.headers = response.headers
-        self.url = str(response.url)
-        self.encoding = response.headers.get(hdrs.CONTENT_ENCODING, "")
+        self.status: int = response.status
+        self.reason: str | None = response.reason
+        self.headers: Mapping[str, str] = response.headers
+        self.url: str = str(response.url)
+        self.encoding: str = response.headers.get(hdrs.CONTENT_ENCODING, "")
         given = ",".join(response.headers.getall(hdrs.TRANSFER_ENCODING, [])).lower()
-        self.codings = {each.strip() for each in given.split(",")} - {"", "identity"}
+        self.codings: set[str] = {each.strip() for each in given.split(",")} - {"", "identity"}
         """How the transfer is coded (RFC 9112, 7)."""
-        self.size = None if hdrs.TRANSFER_ENCODING in response.headers else response.content_length
+        self.size: int | None = None if hdrs.TRANSFER_ENCODING in response.headers else response.content_length
         """Bytes of the body, where the pod says so."""
 
     @property
