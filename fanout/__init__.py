@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fanout.protocol.receiving.dedup import SenderCounts
     from fanout.protocol.sending.receipt import Confirmation, Receipt, ReceiptStatus, Reply
     from fanout.receiver.aio import AsyncReceiver
-    from fanout.receiver.engine import ReceiverStats
+    from fanout.receiver.core.stats import ReceiverStats
     from fanout.receiver.queue import Overflow
     from fanout.receiver.sync import Receiver
     from fanout.relay.core.drop_reasons import RelayDrop
@@ -101,7 +101,7 @@ _MODULES = (
     "fanout.protocol.receiving.dedup",
     "fanout.sender.engine",
     "fanout.sender.sync",
-    "fanout.receiver.engine",
+    "fanout.receiver.core.stats",
     "fanout.receiver.sync",
     "fanout.sender.aio",
     "fanout.receiver.aio",

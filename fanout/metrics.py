@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from fanout.protocol.drop_reasons import ReceiveDrop
-from fanout.receiver.engine import ReceiverStats
+from fanout.receiver.core.stats import ReceiverStats
 from fanout.relay.core.drop_reasons import RelayDrop
 from fanout.relay.core.stats import RelayStats
 from fanout.report import DropReason

@@ -12,7 +12,7 @@ import struct
 
 from fanout.net import pktinfo
 from fanout.net.bind import UDP_GRO
-from fanout.protocol.receiving.run import Run
+from fanout.protocol.receiving.run import ControlMessages, Run
 
 BUFFER = 65_535
 """Maximum bytes of one call: more than any datagram, or run of them, has."""
@@ -31,7 +31,7 @@ def receive(listening: socket.socket, messages: int, calls: int, now: float) -> 
     recvmsg = listening.recvmsg
     make = tuple.__new__
     taken = 0
-    control: pktinfo.Control | None
+    control: ControlMessages | None
     try:
         while taken < messages and len(runs) < calls:
             data, control, _, address = recvmsg(BUFFER, CONTROL)

@@ -10,9 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from fanout.net import sockaddr
-
-Control = list[tuple[int, int, bytes]]
-"""Control messages, as `recvmsg` gives them and `sendmsg` takes them."""
+from fanout.protocol.receiving.run import ControlMessages
 
 # include/uapi/linux/in.h and in6.h; IPv6 has one number for the option and another for the message.
 _IPV4 = (socket.IPPROTO_IP, 8)
@@ -37,7 +35,7 @@ def tell_destinations(listening: socket.socket, wanted: bool) -> None:
             listening.setsockopt(*option, wanted)
 
 
-def interface(control: Control) -> int:
+def interface(control: ControlMessages) -> int:
     """Return the index of the interface that a datagram came by; 0 where the system does not tell."""
     for level, kind, data in control:
         if (level, kind) == _IPV4 and len(data) == _INFO.size:
@@ -47,7 +45,7 @@ def interface(control: Control) -> int:
     return 0
 
 
-def is_broadcast(control: Control) -> bool:
+def is_broadcast(control: ControlMessages) -> bool:
     """Whether an IPv4 datagram's destination differs from the local address that received it."""
     for level, kind, data in control:
         if (level, kind) == _IPV4 and len(data) == _INFO.size:
@@ -56,13 +54,13 @@ def is_broadcast(control: Control) -> bool:
     return False
 
 
-def answer_from(control: Control | None) -> Control:
+def answer_from(control: ControlMessages | None) -> ControlMessages:
     """Return the control for `sendmsg` to send from the address that a datagram came to; empty where unknown."""
     return _answer_from(*control[-1]) if control else []
 
 
 @lru_cache(256)
-def _answer_from(level: int, kind: int, data: bytes) -> Control:
+def _answer_from(level: int, kind: int, data: bytes) -> ControlMessages:
     # By any interface: the way back may differ.
     if (level, kind) == _IPV4 and len(data) == _INFO.size:
         _, local, destination = _INFO.unpack(data)
@@ -73,7 +71,7 @@ def _answer_from(level: int, kind: int, data: bytes) -> Control:
     return []
 
 
-def answer_from_any(address: tuple[Any, ...]) -> Control:
+def answer_from_any(address: tuple[Any, ...]) -> ControlMessages:
     """Return the control for `sendmsg` to let the route to `address` choose the source, whatever the socket's own.
 
     Raises OSError where there is no route.

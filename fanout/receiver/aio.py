@@ -10,7 +10,8 @@ from typing import Self
 from fanout.model import DEFAULT_PORT, Endpoint, Message
 from fanout.net.bind import RECEIVE_BUFFER
 from fanout.protocol.receiving.dedup import SenderCounts
-from fanout.receiver.engine import BATCH, CAPACITY, TURN, ReceiverEngine, ReceiverStats, frame_settings
+from fanout.receiver.core.stats import ReceiverStats
+from fanout.receiver.engine import BATCH, CAPACITY, TURN, ReceiverEngine, frame_settings
 from fanout.receiver.listener import Listener
 from fanout.receiver.queue import MessageBatch, Overflow
 

@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 from fanout.net import bind, pktinfo
-from fanout.net.pktinfo import Control
+from fanout.protocol.receiving.run import ControlMessages
 
 
 class ReplyPath:
@@ -23,7 +23,7 @@ class ReplyPath:
         bind.deafen(self.socket)
         self._is_deaf = self._is_any
 
-    def send(self, datagrams: list[bytes], address: tuple[Any, ...], source: Control) -> None:
+    def send(self, datagrams: list[bytes], address: tuple[Any, ...], source: ControlMessages) -> None:
         """Send answers until the socket is full; a sender without an answer asks again.
 
         `source` is the address that was asked, as `pktinfo.answer_from` returns it; empty where the socket has only

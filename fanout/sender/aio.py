@@ -18,8 +18,7 @@ from fanout.report import Report, Tally
 from fanout.sender.aio_driver import AioDriver
 from fanout.sender.aio_queue import SENDS_A_TURN, AioQueue, Call, Queued, record
 from fanout.sender.coalescer import BATCH, DELAY
-from fanout.sender.engine import Engine, SenderStats, check_stream, make_pacer
-from fanout.sender.sync import TIMEOUT
+from fanout.sender.engine import TIMEOUT, Engine, SenderStats, check_stream, make_pacer
 
 if TYPE_CHECKING:
     from fanout.protocol.sending.receipt import Confirmation, Reply

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from fanout import options
-from fanout.errors import InvalidInput
+from fanout.errors import Closed, InvalidInput
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.frame import InvalidFrame
-from fanout.protocol.sending.exchange import Exchange, Turn
+from fanout.protocol.sending.exchange import Dispatch, Exchange
 from fanout.protocol.sending.receipt import Confirmation, Receipt
 from fanout.protocol.sending.rtt import RttEstimator
 from fanout.sender.encoder import Encoder, check_message
@@ -23,7 +24,7 @@ from fanout.sender.steps import Copies, WaitReadable
 if TYPE_CHECKING:
     from fanout.model import Endpoint
     from fanout.sender.engine import Engine, SenderStats
-    from fanout.sender.steps import Flow, Step
+    from fanout.sender.steps import Flow
 
 OnReceipt = Callable[[Receipt], object] | None
 _ANSWERS = 1024
@@ -56,13 +57,18 @@ class Request(NamedTuple):
 class ExchangeTable:
     """A sender's exchanges in progress: dispatches each answer to its exchange. Thread-safe."""
 
-    def __init__(self, encoder: Encoder, counts: SenderStats) -> None:
+    def __init__(self, encoder: Encoder, counts: SenderStats, counting: threading.Lock) -> None:
         self.encoder = encoder
         self.answers: threading.Condition = threading.Condition()
         """Held while exchanges are read or changed."""
         self.is_reading = False
         """Whether a thread is waiting on the sockets: it reads for all threads that wait for answers."""
+        self.is_inherited: bool = False
+        """Whether it belongs to the process from which this one was forked: with its keys and numbers, nothing may
+        be sent here."""
         self._counts = counts
+        self._counting = counting
+        """Held while `counts` change; taken after `answers`."""
         self._under_way: dict[int, Exchange] = {}
         self._abandoned: deque[Exchange] = deque()
         self._round_trip = RttEstimator()
@@ -96,8 +102,9 @@ class ExchangeTable:
             if self._under_way.pop(exchange.number, None) is None:
                 return
             confirmed, unconfirmed = exchange.count()
-            self._counts.confirmed += confirmed
-            self._counts.unconfirmed += unconfirmed
+            with self._counting:
+                self._counts.confirmed += confirmed
+                self._counts.unconfirmed += unconfirmed
 
     def abandon(self, exchange: Exchange) -> None:
         """Schedule it to be ended. Safe at any point, even with locks held, as from the garbage collector."""
@@ -135,7 +142,8 @@ class ExchangeTable:
 
     def _refuse(self, reason: ReceiveDrop) -> None:
         unexpected = self._counts.unexpected
-        unexpected[reason] = unexpected.get(reason, 0) + 1
+        with self._counting:
+            unexpected[reason] = unexpected.get(reason, 0) + 1
 
 
 class Conversation:
@@ -147,47 +155,48 @@ class Conversation:
         self._table = table
         self._refresher = engine.opened or engine.open()
         self._on_receipt = request.on_receipt
-        self._first: Turn | None = None
         self.exchange: Exchange = table.begin(request, endpoints)
         with engine.lock:
             engine.counts.messages += 1
 
     def ask(self) -> Flow:
         """Send the first copies."""
+        table = self._table
         try:
-            self._first = yield from self._turn()
+            with table.answers:
+                due = self.exchange.due(monotonic())
+            yield from self._send(due)
         except BaseException:
-            self._table.abandon(self.exchange)
+            table.abandon(self.exchange)
             raise
 
     def converse(self) -> Flow:
         """Yield replies, and send what is due, until the exchange is over."""
         table, exchange, on_receipt = self._table, self.exchange, self._on_receipt
         try:
-            turn = self._first or (yield from self._turn())
             while True:
+                if table.is_inherited:
+                    raise Closed("the message was sent by the process from which this one was forked: send it here")
+                with table.answers:
+                    known = self._refresher.known.endpoints
+                    turn = exchange.advance(known, monotonic(), is_watched=on_receipt is not None)
                 if on_receipt is not None:
                     for receipt in turn.receipts:
                         on_receipt(receipt)
+                yield from self._send(turn.due)
                 yield from turn.replies
                 if turn.is_over:
                     table.end(exchange)
                     return
                 yield WaitReadable(exchange, table)
-                turn = yield from self._turn()
         except BaseException:
             # Not ended here: the garbage collector may close a generator while this very thread holds a lock.
             table.abandon(exchange)
             raise
 
-    def _turn(self) -> Generator[Step, bool, Turn]:
-        """Send what is due; return the exchange's turn."""
+    def _send(self, due: list[Dispatch]) -> Flow:
         engine, table, exchange = self._engine, self._table, self.exchange
-        with table.answers:
-            turn = exchange.advance(
-                self._refresher.known.endpoints, monotonic(), is_watched=self._on_receipt is not None
-            )
-        for frames, endpoints in turn.due:
+        for frames, endpoints in due:
             gso_limit = engine.transport.gso_limit if len(frames) > 1 else 0
             datagrams = table.encoder.seal(frames) if table.encoder.is_sealed else frames
             copies = Copies(datagrams, endpoints, gso_limit, messages=0)
@@ -197,7 +206,6 @@ class Conversation:
                 with table.answers:
                     for endpoint, number in {fault.endpoint: fault.errno for fault in copies.faults}.items():
                         exchange.dropped(endpoint, number, monotonic())
-        return turn
 
     def end_with(self, owner: object) -> None:
         """End it once its owner is gone, whether or not it was waited for."""
@@ -207,7 +215,8 @@ class Conversation:
     def confirmation(self) -> Confirmation:
         """The state of each pod."""
         known, now, exchange = self._refresher.known, monotonic(), self.exchange
-        with self._table.answers:
+        # In a forked process, a thread that is not there may hold the lock, and nothing changes any more.
+        with contextlib.nullcontext() if self._table.is_inherited else self._table.answers:
             return Confirmation(
                 exchange.receipts(),
                 exchange.size,

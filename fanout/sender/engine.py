@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from fanout.sender.encoder import Encoder
     from fanout.sender.steps import Flow
 
+TIMEOUT = 2.0
+"""Seconds to wait for the answers of all pods."""
 STALL = 5.0
 """Seconds to wait for a full socket before the rest of a message's copies count as dropped."""
 
@@ -121,6 +123,8 @@ class Engine:
         """
         self.lock = threading.Lock()
         self.refresher = self.opened = None
+        if self._exchanges is not None:
+            self._exchanges.is_inherited = True
         self._encoder = self._exchanges = None
         if isinstance(self.transport, UdpTransport):
             self.transport.start_anew()
@@ -144,7 +148,7 @@ class Engine:
         if self._exchanges is None:
             from fanout.sender.confirming import ExchangeTable
 
-            made = ExchangeTable(self.encoder, self.counts)
+            made = ExchangeTable(self.encoder, self.counts, self.lock)
             with self.lock:
                 self._exchanges = self._exchanges or made
         return self._exchanges

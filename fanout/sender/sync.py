@@ -20,7 +20,7 @@ from fanout.net.transport import Transport
 from fanout.protocol.sending.pacer import BURST
 from fanout.report import Fault, Report, Tally
 from fanout.sender.coalescer import Coalescer
-from fanout.sender.engine import Engine, SenderStats, check_stream, make_pacer
+from fanout.sender.engine import TIMEOUT, Engine, SenderStats, check_stream, make_pacer
 from fanout.sender.steps import Copies, Sleep, WaitReadable, WaitWritable
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from fanout.sender.confirming import Conversation, ExchangeTable, OnReceipt
     from fanout.sender.steps import Flow
 
-TIMEOUT = 2.0
-"""Seconds to wait for all pods to answer."""
 _LOOK_AGAIN = 0.05
 """Seconds between two checks whether the sender was closed meanwhile."""
 

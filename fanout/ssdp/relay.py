@@ -218,7 +218,7 @@ class SsdpRelay:
             self._looked_at = now
             self._look_at_lan(now)
         known = self._refresher.known
-        if known.settled and known.endpoints is not self._endpoints:
+        if known.settled and known.endpoints != self._endpoints:
             self._endpoints = known.endpoints
             self._follow(known.endpoints, now)
             if not known.endpoints:

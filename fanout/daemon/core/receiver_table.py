@@ -5,7 +5,7 @@ from __future__ import annotations
 from fanout.daemon.core.text_table import Alarm, TextTable, bits_per_second, drops, more, per_second, size
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.receiving.dedup import SenderCounts
-from fanout.receiver.engine import ReceiverStats
+from fanout.receiver.core.stats import ReceiverStats
 
 _SENDERS = 10
 _DISPENSABLE = ("BYTES", "RATE", "QUEUED")

@@ -8,7 +8,7 @@ import time
 
 import fanout
 from fanout.daemon.common.logs import identity
-from fanout.receiver.engine import ReceiverStats
+from fanout.receiver.core.stats import ReceiverStats
 
 PING, PONG = b"ping", b"pong"
 INFO = b"info"

@@ -24,7 +24,7 @@ from fanout.daemon.receiver.message_log import LINES_A_TURN, MessageLog
 from fanout.metrics import ReceiverCollector
 from fanout.model import Message
 from fanout.receiver.aio import AsyncReceiver
-from fanout.receiver.engine import ReceiverStats
+from fanout.receiver.core.stats import ReceiverStats
 from fanout.receiver.queue import MessageBatch
 
 _GRACE = 1.0

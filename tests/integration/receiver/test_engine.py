@@ -12,7 +12,7 @@ import fanout
 from fanout.model import Message
 from fanout.protocol.frame import AnswerStatus
 from fanout.receiver.aio import AsyncReceiver
-from fanout.receiver.engine import ReceiverStats
+from fanout.receiver.core.stats import ReceiverStats
 from fanout.receiver.sync import Receiver
 from tests.support.asker import Asker, asking
 from tests.support.serving import SHELLS, Serving, serving_sync

@@ -275,3 +275,18 @@ def test_a_sender_with_a_key_believes_nobody_without(ask: Ask, key_file: str) ->
         confirmation = ask("10.0.0.1,", "send", b"secret", confirm=True, timeout=HOUR, sender=settings)
     assert not confirmation.complete
     assert not any(b"secret" in datagram for _, datagram in transport.sent)
+
+
+def test_receipts_are_told_in_their_order_before_what_they_say_is_sent(ask: Ask) -> None:
+    events: list[str] = []
+
+    def pod(datagram: bytes, endpoint: fanout.Endpoint) -> list[bytes]:
+        events.append("copy")
+        return [] if events.count("copy") == 1 else list(_confirming()(datagram, endpoint))
+
+    confirmation = ask(
+        "10.0.0.1,", "send", b"x", confirm=True, timeout=HOUR, sender={"transport": MemoryTransport(pods=pod)},
+        on_receipt=lambda receipt: events.append(f"{receipt.status} {receipt.tries}"),
+    )  # fmt: skip
+    assert confirmation.complete
+    assert events == ["copy", "silent 1", "silent 2", "copy", "confirmed 2"]

@@ -89,6 +89,44 @@ def test_a_child_that_is_forked_while_a_thread_waits_for_answers_reads_its_own()
     assert held[0].complete
 
 
+def test_a_child_sends_nothing_for_a_query_of_its_parent(key_file: str) -> None:
+    """With its parent's counters it would seal with the nonces of the parent; and a lock may be held for ever."""
+    holding, released = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with sender._engine.exchanges.answers:
+            holding.set()
+            assert released.wait(PATIENCE)
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as pod:
+        pod.settimeout(PATIENCE)
+        pod.bind(("127.0.1.1", 0))
+        host, port = pod.getsockname()
+        with fanout.Sender(f"{host}:{port},", key_file=key_file) as sender:
+            query = sender.query(b"x", timeout=HOUR)
+            assert pod.recv(65_535)
+            holder = threading.Thread(target=hold)
+            holder.start()
+            assert holding.wait(PATIENCE)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: there are threads
+                child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    next(query)
+                except fanout.Closed:
+                    code = query.confirmation.complete
+                finally:
+                    os._exit(code)
+            assert os.waitpid(child, 0)[1] == 0
+            released.set()
+            holder.join()
+            pod.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                pod.recv(65_535)
+
+
 def _confirm(pod: socket.socket, payload: bytes) -> None:
     """Let a pod confirm a message once it comes, and say nothing to others."""
     while True:

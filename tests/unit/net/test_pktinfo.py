@@ -9,16 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanout.net import pktinfo
+from fanout.protocol.receiving.run import ControlMessages
 
 HERE, BROADCAST = bytes((10, 0, 0, 1)), bytes((10, 0, 0, 255))
 OF_IPV4, OF_IPV6 = (socket.IPPROTO_IP, 8), (socket.IPPROTO_IPV6, 50)
 
 
-def told(interface: int, local: bytes, destination: bytes) -> pktinfo.Control:
+def told(interface: int, local: bytes, destination: bytes) -> ControlMessages:
     return [(*OF_IPV4, struct.pack("=i4s4s", interface, local, destination))]
 
 
-def told6(destination: bytes, interface: int) -> pktinfo.Control:
+def told6(destination: bytes, interface: int) -> ControlMessages:
     return [(*OF_IPV6, struct.pack("=16si", destination, interface))]
 
 
@@ -45,7 +46,7 @@ def test_an_answer_leaves_from_the_address_that_was_asked_by_any_interface() -> 
 
 
 @given(st.lists(st.tuples(st.integers(0, 255), st.integers(0, 255), st.binary(max_size=40)), max_size=3))
-def test_other_control_messages_say_nothing(control: pktinfo.Control) -> None:
+def test_other_control_messages_say_nothing(control: ControlMessages) -> None:
     others = [each for each in control if each[:2] not in (OF_IPV4, OF_IPV6)]
     assert pktinfo.interface(others) == 0
     assert not pktinfo.is_broadcast(others)

@@ -15,7 +15,7 @@ import pytest
 
 import fanout as package
 from fanout.discovery.refresher import Known, Refresher
-from fanout.receiver.engine import ReceiverStats
+from fanout.receiver.core.stats import ReceiverStats
 from fanout.receiver.sync import Receiver
 from tests.support.cli import invoke, receiving, running
 from tests.support.confirming import without_answers_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fanout.daemon.core import receiver_table
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.receiving.dedup import SenderCounts
-from fanout.receiver.engine import ReceiverStats
+from fanout.receiver.core.stats import ReceiverStats
 
 
 def test_the_receivers_table_says_what_came_of_whom() -> None:

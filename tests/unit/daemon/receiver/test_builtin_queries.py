@@ -10,7 +10,7 @@ import pytest
 
 from fanout.daemon.receiver.builtin_queries import BuiltinQueries
 from fanout.protocol.drop_reasons import ReceiveDrop
-from fanout.receiver.engine import ReceiverStats
+from fanout.receiver.core.stats import ReceiverStats
 
 
 def test_info_fits_into_what_an_unsealed_question_allows(monkeypatch: pytest.MonkeyPatch) -> None:
