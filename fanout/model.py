@@ -240,9 +240,21 @@ class Question(Protocol):
         """Report that it will not be handed over: accept it again where it is sent again."""
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class FramedMessage(Message):
-    """A message that came in frames and has a gap before it or a `question`."""
+    """A message that came in frames and has a gap before it or a `question`.
 
-    gap: int = 0
-    question: Question | None = None
+    These two are no fields of the dataclass: who turns messages into dictionaries gets what all messages have.
+    """
+
+    __slots__ = ("gap", "question")
+    gap: int
+    question: Question | None
+
+    def __init__(
+        self, payload: bytes, source: Endpoint, received_at: float, gap: int = 0, question: Question | None = None
+    ) -> None:
+        self.payload = payload
+        self.source = source
+        self.received_at = received_at
+        self.gap = gap
+        self.question = question

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Any
+from dataclasses import asdict, fields
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from fanout.model import (
     Endpoint,
     FramedMessage,
     Message,
+    Question,
     Service,
     check_payload,
     parse_literals,
@@ -164,3 +166,12 @@ def test_the_reply_to_a_query_goes_to_who_asks() -> None:
     message.reply(b"y")
     assert asked.replies == [b"y"]
     assert not message.wants_reply
+
+
+def test_a_framed_message_has_the_fields_of_all_messages() -> None:
+    source = Endpoint("10.0.0.7", 12000)
+    framed = FramedMessage(b"x", source, 1.0, 2, cast(Question, object()))
+    plain = Message(b"x", source, 1.0)
+    assert asdict(framed) == asdict(plain)
+    assert [field.name for field in fields(framed)] == ["payload", "source", "received_at"]
+    assert (framed.gap, plain.gap, plain.question) == (2, 0, None)
