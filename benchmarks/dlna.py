@@ -62,7 +62,7 @@ def why_not(lab: Lab) -> str | None:
     if shutil.which("minidlnad") is None:
         return "the media server minidlnad is missing (Debian, Ubuntu: apt install minidlna)"
     lacking = [name for name in ("aiohttp", "defusedxml") if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(lacking)}: missing (pip install 'fanout[dlna]')" if lacking else None
+    return f"{' and '.join(lacking)}: missing (pip install {' '.join(lacking)})" if lacking else None
 
 
 def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> BenchPart:

@@ -131,9 +131,7 @@ class _Ciphers:
             from cryptography.exceptions import InvalidTag
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM
         except ImportError:
-            raise KeyUnavailable(
-                "sealed messages need the cryptography package: pip install 'fanout[sealed]'"
-            ) from None
+            raise KeyUnavailable("sealed messages need the cryptography package: pip install cryptography") from None
         self.wrong: type[Exception] = InvalidTag
         """The exception that `decrypt` raises where the key or any bit is wrong."""
         self._make = AESGCM

@@ -117,7 +117,5 @@ def ssdp(**settings: Any) -> None:
         package = (error.name or "").partition(".")[0]
         if package not in _EXTRA:
             raise
-        raise click.ClickException(
-            f"the relay for SSDP needs the {package} package: pip install 'fanout[dlna]'"
-        ) from None
+        raise click.ClickException(f"the relay for SSDP needs the {package} package: pip install {package}") from None
     run(SsdpSettings(**settings))

@@ -70,7 +70,7 @@ def search(target: str, interface: str | None, host: str | None, timeout: float,
             from fanout.ssdp.control_point import ways
         except ModuleNotFoundError as error:
             package = (error.name or "aiohttp").partition(".")[0]
-            raise FanoutError(f"this needs the package {package}: pip install 'fanout[dlna]'") from None
+            raise FanoutError(f"this needs the package {package}: pip install {package}") from None
         import asyncio
 
         way = ways(interface) if host is None else host

@@ -326,4 +326,4 @@ def test_without_the_extra(package: str) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr == f"fanout: this needs the package {package}: pip install 'fanout[dlna]'\n"
+    assert done.stderr == f"fanout: this needs the package {package}: pip install {package}\n"

@@ -201,5 +201,5 @@ def test_without_the_packages_it_says_what_to_install(
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     assert capsys.readouterr().err == (
-        f"fanout: the relay for SSDP needs the {package} package: pip install 'fanout[dlna]'\n"
+        f"fanout: the relay for SSDP needs the {package} package: pip install {package}\n"
     )
