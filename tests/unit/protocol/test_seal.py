@@ -233,6 +233,6 @@ def test_without_the_package_the_error_says_what_to_install(make: object, monkey
     monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.ciphers.aead", None)
     assert callable(make)
     with pytest.raises(
-        KeyUnavailable, match="^sealed messages need the cryptography package: pip install cryptography$"
+        KeyUnavailable, match=r"^sealed messages need the cryptography package: pip install cryptography$"
     ):
         make()
