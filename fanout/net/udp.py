@@ -6,19 +6,20 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable, Sequence
-from operator import length_hint
+from operator import length_hint, methodcaller
 from typing import TYPE_CHECKING
 
 from fanout.errors import Closed
-from fanout.model import Endpoint
-from fanout.net import gso
-from fanout.net.udp_sockets import TRIES, SendingSockets
+from fanout.model import MAX_PAYLOAD, Endpoint
+from fanout.net import error_queue, gso
+from fanout.net.udp_sockets import SendingSockets
 from fanout.protocol.sending.batch import Batch, BatchPart
 from fanout.report import Fault
 
 if TYPE_CHECKING:
     from fanout.net.sendmmsg import MessageHeaders, SendMany
 
+_TRIES = 64  # per copy: a peer may answer with a flood of ICMP errors
 HEADERS_FROM = 8
 """Copies from which on `sendmmsg` beats the loop, ctypes and all (`make bench`)."""
 
@@ -38,6 +39,10 @@ class UdpTransport:
     the rest goes by the loop. A merged part of a batch leaves as one GSO send a pod; a family for which the kernel
     refuses that while it takes the messages one by one gets them so from then on.
 
+    Linux reports an ICMP error at the next send on the socket, to any destination; only the error queue (IP_RECVERR,
+    man 7 ip) names the endpoint. So a failed send is retried as long as the queue held that error, which was then of
+    an earlier copy.
+
     `make_socket` and `find_sendmmsg` take the place of the system's; where there is no `sendmmsg` the loop is used.
     """
 
@@ -52,6 +57,9 @@ class UdpTransport:
         self._sendmmsg: SendMany | None = None
         self._looked_for_sendmmsg = False
         self._gso_limits = dict.fromkeys((False, True), gso.LIMIT)
+        self._heard: list[Fault] = []
+        self.has_heard: bool = False
+        """An attribute, and no property: each plain send reads it."""
         self._closed = False
         self._prepared: Sequence[Endpoint] | None = None
         self._sendto: Callable[[bytes, Endpoint], int] | None = None
@@ -77,7 +85,7 @@ class UdpTransport:
                 sendto(payload, endpoint)
         except OSError as error:
             position = stop - length_hint(rest) - 1
-            number = self._sockets.explain(self._sockets.of(endpoints[0].is_ipv6), error)
+            number = self._explain(self._sockets.of(endpoints[0].is_ipv6), error)
             if number == errno.EAGAIN:
                 return position
             if number:
@@ -110,20 +118,33 @@ class UdpTransport:
                 break
         return position
 
-    @property
-    def has_heard(self) -> bool:
-        """See `Transport`."""
-        return self._sockets.has_heard
-
     def heard(self) -> list[Fault]:
         """See `Transport`."""
         self._check_open()
-        return self._sockets.take_heard()
+        for sender in self._sockets:
+            self._drain(sender)
+        heard, self._heard = self._heard, []
+        self.has_heard = False
+        return heard
 
     def receive(self, limit: int) -> list[tuple[bytes, Endpoint]]:
         """See `Transport`."""
         self._check_open()
-        return self._sockets.receive(limit)
+        received: list[tuple[bytes, Endpoint]] = []
+        for sender in self._sockets:
+            failures = 0
+            while len(received) < limit and failures < _TRIES:
+                try:
+                    datagram, address = sender.recvfrom(MAX_PAYLOAD)
+                except BlockingIOError:
+                    break
+                except OSError:
+                    # A pending ICMP error: the queue names the endpoint.
+                    self._drain(sender)
+                    failures += 1
+                    continue
+                received.append((datagram, Endpoint(address[0], address[1])))
+        return received
 
     def readable(self) -> list[int]:
         """See `Transport`."""
@@ -143,6 +164,8 @@ class UdpTransport:
     def start_anew(self) -> None:
         """Give the sockets up, to the process that this one was forked from for one; others are opened when needed."""
         self._sockets.close()
+        self._heard.clear()
+        self.has_heard = False
         self._prepared = self._sendto = self._headers = None
 
     def _prepare(self, endpoints: Sequence[Endpoint]) -> None:
@@ -187,7 +210,7 @@ class UdpTransport:
             position, number = self._send_headers(headers, payloads, start, stop)
         while position < stop and number != errno.EAGAIN:
             message, pod = divmod(position, pods)
-            number = number or self._send_one(payloads[message], endpoints[pod])
+            number = number or self._attempt(endpoints[pod], methodcaller("sendto", payloads[message], endpoints[pod]))
             if number == errno.EAGAIN:
                 break
             if number:
@@ -205,7 +228,7 @@ class UdpTransport:
         errno is 0: that copy has to be attempted again, alone. So do those whose failure was not their own.
         """
         sendmmsg = self._sendmmsg
-        tries = TRIES
+        tries = _TRIES
         pods = len(headers.endpoints)
         sender = self._sockets.of(headers.endpoints[0].is_ipv6)
         position, number = start, 0
@@ -223,11 +246,11 @@ class UdpTransport:
                         self._sendmmsg = self._headers = self._prepared = None
                         return position, 0
                     tries -= 1
-                    if tries and not (number := self._sockets.explain(sender, error)):
+                    if tries and not (number := self._explain(sender, error)):
                         continue
                     return position, number
                 position += taken
-                if taken < count and not self._sockets.drain(sender):
+                if taken < count and not self._drain(sender):
                     return position, 0
         return position, 0
 
@@ -250,7 +273,7 @@ class UdpTransport:
             endpoint = endpoints[pod]
             whole = message == 0 and stop - position >= part.length
             if whole and size <= self._gso_limits[endpoint.is_ipv6]:
-                number = self._send_merged(run, option, endpoint)
+                number = self._attempt(endpoint, methodcaller("sendmsg", run, option, 0, endpoint))
                 if number == errno.EAGAIN:
                     break
                 if number not in gso.REFUSALS:
@@ -261,7 +284,7 @@ class UdpTransport:
                 refused = True
             else:
                 refused = False
-            number = self._send_one(payloads[message], endpoint)
+            number = self._attempt(endpoint, methodcaller("sendto", payloads[message], endpoint))
             if number == errno.EAGAIN:
                 break
             if number:
@@ -272,11 +295,37 @@ class UdpTransport:
             position += 1
         return position
 
-    def _send_one(self, payload: bytes, endpoint: Endpoint) -> int:
-        return self._sockets.attempt(endpoint, lambda sender: sender.sendto(payload, endpoint))
+    def _attempt(self, endpoint: Endpoint, send: Callable[[socket.socket], object]) -> int:
+        """Send on the endpoint's socket; return 0, EAGAIN where it is full, or the errno for this endpoint."""
+        try:
+            sender = self._sockets.of(endpoint.is_ipv6)
+        except OSError as error:
+            return error.errno or errno.EAFNOSUPPORT
+        unexplained = errno.EIO
+        for _ in range(_TRIES):
+            try:
+                send(sender)
+            except OSError as error:
+                unexplained = error.errno or unexplained
+                if number := self._explain(sender, error):
+                    return number
+            else:
+                return 0
+        return unexplained
 
-    def _send_merged(self, run: list[bytes], option: list[tuple[int, int, bytes]], endpoint: Endpoint) -> int:
-        return self._sockets.attempt(endpoint, lambda sender: sender.sendmsg(run, option, 0, endpoint))
+    def _explain(self, sender: socket.socket, error: OSError) -> int:
+        """Return the errno of a failed send; 0 where it was an ICMP error of an earlier copy."""
+        # An error in the queue makes poll() return at once, full socket or not: drain it in any case.
+        reported = self._drain(sender)
+        number = error.errno or errno.EIO
+        return 0 if number in reported else number
+
+    def _drain(self, sender: socket.socket) -> set[int]:
+        """Read a bounded number of entries of the error queue; return their errnos."""
+        faults = error_queue.read(sender)
+        self._heard += faults
+        self.has_heard = self.has_heard or bool(faults)
+        return {fault.errno for fault in faults}
 
     def _check_open(self) -> None:
         if self._closed:
