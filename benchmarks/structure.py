@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tools.unique_names import repeated
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("fanout", "apps")
 TOP = 5
@@ -80,13 +82,10 @@ def measure() -> Structure:
     """Read all sources."""
     modules = [ModuleSource(path) for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
     classes = [each for module in modules for each in module.classes]
-    places = defaultdict(set)
-    for each in classes:
-        places[each.name].add(each.module.path)
     private = [(name, len(found), found.total()) for name, found in _reached(modules)]
     return Structure(
         sum(module.lines for module in modules),
-        [(name, sorted(at)) for name, at in sorted(places.items()) if len(at) > 1],
+        list(repeated([str(ROOT / folder) for folder in FOLDERS]).items()),
         sorted(private, key=lambda row: (-row[1], row[0]))[:TOP],
         _largest({f"{each.name} ({each.module.path})": len(each.attributes) for each in classes}),
         _largest({f"{each.name} ({each.module.path})": len(each.methods) for each in classes}),
