@@ -12,47 +12,14 @@ from fanout.model import Endpoint
 from fanout.net.sendmmsg import SendMany, system_sendmmsg
 from fanout.net.transport import Transport
 from fanout.net.udp import UdpTransport
-from fanout.protocol.sending.batch import Batch
 from fanout.report import Fault
 from tests.support.pods import Pod
 from tests.support.ports import refusing
+from tests.support.transports import send_all, send_batch
 from tests.support.waiting import until
 
 BROADCAST = Endpoint("127.255.255.255", 9)
 """Of loopback: refused by the kernel without SO_BROADCAST, also where a machine has no route to anywhere."""
-
-
-NO_ROOM = 1_000
-"""More calls than any script has entries: a transport that has not come to its end then never will."""
-
-
-def send_all(transport: Transport, payload: bytes, endpoints: list[Endpoint]) -> list[Fault]:
-    faults: list[Fault] = []
-    position = 0
-    for _ in range(NO_ROOM):
-        if position == len(endpoints):
-            break
-        position = transport.send(payload, endpoints, position, len(endpoints), faults)
-    assert position == len(endpoints)
-    return faults
-
-
-def send_batch(
-    transport: Transport, payloads: list[bytes], endpoints: list[Endpoint], stops: list[int] | None = None
-) -> list[Fault]:
-    """Send a batch, in calls that end at the positions of `stops` and at its end."""
-    faults: list[Fault] = []
-    batch = Batch(payloads, transport.gso_limit)
-    total = len(payloads) * len(endpoints)
-    position = 0
-    for stop in [*sorted(stops or []), total]:
-        for _ in range(NO_ROOM):
-            if position >= stop:
-                break
-            position = transport.send_batch(batch, endpoints, position, stop, faults)
-            assert position <= stop
-    assert position == total
-    return faults
 
 
 def hear(transport: Transport, count: int) -> list[Fault]:

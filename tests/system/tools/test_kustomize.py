@@ -12,32 +12,10 @@ import render
 import rules
 from tests.support.breaking import Manifest, find
 from tests.support.kustomize import kustomized
+from tests.support.overlays import NAMES, deployed, its_namespace
 from tests.support.tree import ROOT
 
 OVERLAYS = ROOT / "deployments" / "overlays"
-
-
-FOLDERS = {
-    "Deploy": "base",
-    "Multicast": "overlays/multus-multicast",
-    "Rtp": "overlays/hostnetwork-rtp",
-    "Dlna": "overlays/dlna",
-}
-
-
-NAMES = [name for name in FOLDERS if name != "Deploy"]
-
-
-def deployed(name: str, **parameters: str) -> list[Manifest]:
-    """Return everything that runs: a Template's objects and those of its base."""
-    objects, beside = render.render(name, parameters)
-    return [*beside, *objects]
-
-
-def its_namespace(name: str) -> dict[str, str]:
-    """Return the parameter that names a Template's namespace, as its overlay has it; nothing where it needs none."""
-    namespace = render.TARGETS[name].namespace
-    return {"NAMESPACE": namespace} if namespace else {}
 
 
 def test_the_base_is_what_its_template_has() -> None:

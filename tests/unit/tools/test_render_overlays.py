@@ -13,29 +13,11 @@ import render
 import rules
 from fanout.relay.core.ingress import Ingress
 from tests.support.breaking import Manifest, find
+from tests.support.overlays import FOLDERS, NAMES, deployed, its_namespace
 from tests.support.schemas import assert_valid
 from tests.support.tree import ROOT
 
 KUBERNETES_VERSIONS = ["1.26", "1.31", "1.37"]
-FOLDERS = {
-    "Deploy": "base",
-    "Multicast": "overlays/multus-multicast",
-    "Rtp": "overlays/hostnetwork-rtp",
-    "Dlna": "overlays/dlna",
-}
-NAMES = [name for name in FOLDERS if name != "Deploy"]
-
-
-def deployed(name: str, **parameters: str) -> list[Manifest]:
-    """Return everything that runs: a Template's objects and those of its base."""
-    objects, beside = render.render(name, parameters)
-    return [*beside, *objects]
-
-
-def its_namespace(name: str) -> dict[str, str]:
-    """Return the parameter that names a Template's namespace, as its overlay has it; nothing where it needs none."""
-    namespace = render.TARGETS[name].namespace
-    return {"NAMESPACE": namespace} if namespace else {}
 
 
 def relay(objects: list[Manifest]) -> manifests.PodSpec:
