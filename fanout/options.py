@@ -57,7 +57,7 @@ def cluster_label(value: object, key_file: object) -> str:
     except (TypeError, UnicodeEncodeError):
         raise InvalidInput(f"cluster must be a string, the same as that of the senders; got {value!r}") from None
     if value and key_file is None:
-        raise InvalidInput(f"cluster needs a key_file, for only sealed messages carry it; got {value!r} alone")
+        raise InvalidInput(f"cluster needs key_file: give both; got cluster {value!r} alone")
     return value
 
 

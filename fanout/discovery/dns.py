@@ -294,7 +294,7 @@ def _parse_name(text: str, origin: dns.name.Name | None, prefix: dns.name.Name =
         name = dns.name.from_text(text, origin)
         prefix.concatenate(name)
     except (dns.exception.DNSException, UnicodeError) as error:
-        raise InvalidService(f"name must be a DNS name; got {text!r}: {_said(error)}") from None
+        raise InvalidService(f"Service name must be a DNS name; got {text!r}: {_said(error)}") from None
     return name
 
 

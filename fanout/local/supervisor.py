@@ -132,7 +132,9 @@ class Supervisor:
                 await self.scale(replicas)
                 return self._status()
             case {"command": "scale"}:
-                raise InvalidInput(f"replicas must be 0 to {MAX_REPLICAS}")
+                raise InvalidInput(
+                    f"replicas must be a number from 0 to {MAX_REPLICAS}; got {command.get('replicas')!r}"
+                )
             case {"command": "down"}:
                 self._stop()
                 await self._stopped.wait()

@@ -95,7 +95,7 @@ def _read(path: str) -> bytes:
         if stat.S_ISDIR(mode):
             raise KeyUnavailable(f"the key file {path} is a directory: name the file in it")
         if not stat.S_ISREG(mode):
-            raise KeyUnavailable(f"the key file {path} is not a regular file, which can be read again when it changes")
+            raise KeyUnavailable(f"the key file {path} must be a regular file: it is read again when it changes")
         text = b""
         while len(text) <= _SIZE_MAX and (more := os.read(descriptor, _SIZE_MAX + 1 - len(text))):
             text += more

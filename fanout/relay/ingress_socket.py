@@ -50,7 +50,7 @@ def describe(ingress: Ingress) -> str:
     group = f"{ingress.host} from {ingress.source}" if ingress.source else ingress.host
     route = interfaces.route(ingress.source or ingress.host, ingress.interface)
     target = f"to {ingress.source}" if ingress.source else "to the group"
-    way = f"there is no route {target}" if route is None else f"the route {target} is via {route[0]} ({route[1]})"
+    way = f"there is no route {target}" if route is None else f"the route {target} is by {route[0]} ({route[1]})"
     return f"joined {group} on {where}; {way}"
 
 

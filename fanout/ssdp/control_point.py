@@ -99,7 +99,9 @@ async def search(
     `SocketUnavailable`.
     """
     if not message.is_target(target):
-        raise InvalidInput(f"ST must be ssdp:all, upnp:rootdevice, uuid:... or urn:...; got {target[:80]!r}")
+        raise InvalidInput(
+            f"the search target must be ssdp:all, upnp:rootdevice, uuid:... or urn:...; got {target[:80]!r}"
+        )
     mx = max(1, min(message.MX_MAX, int(seconds - _MARGIN)))
     data = message.search(target, mx, _WHO)
     loop = asyncio.get_running_loop()

@@ -78,7 +78,7 @@ class SsdpRelay:
         if not isinstance(interface, str) or not options.is_interface_name(interface):
             raise InvalidInput(f"interface must be a name such as eth0 (`ls /sys/class/net`); got {interface!r}")
         if interface == "lo":
-            raise InvalidInput("interface must be one of a LAN; got 'lo'")
+            raise InvalidInput("interface must be on a LAN; got 'lo', which is not")
         self._service = Service(service, message.PORT, Family.parse(family))
         check_pods(self._service)
         if find_resolver is not None:

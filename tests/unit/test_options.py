@@ -86,5 +86,5 @@ def test_a_label_that_is_no_text_is_refused(label: object) -> None:
 
 def test_a_label_needs_a_key() -> None:
     assert cluster_label("", None) == ""
-    with pytest.raises(InvalidInput, match="only sealed messages carry it; got 'east' alone"):
+    with pytest.raises(InvalidInput, match=r"^cluster needs key_file: give both; got cluster 'east' alone$"):
         cluster_label("east", None)

@@ -125,7 +125,10 @@ class Ingress:
         except InvalidInput as error:
             raise InvalidIngress(f"{_named(url)}: {error}") from None
         if to_port is not None and not (_is_port(to_port) and to_port + last - first <= 65_535):
-            raise InvalidIngress(f"{_named(url)}: to_port must be 1 to {65_535 - last + first}; got {shown(to_port)}")
+            ports = f", as {last - first + 1:,} ports go there in a row" if last > first else ""
+            raise InvalidIngress(
+                f"{_named(url)}: to_port must be 1 to {65_535 - last + first}{ports}; got {shown(to_port)}"
+            )
         if limit is not None and not (_is_number(limit) and 0 < limit <= LIMIT_MAX):
             raise InvalidIngress(f"{_named(url)}: limit must be datagrams a second, above 0; got {shown(limit)}")
         return cls(kind, host, first, last, interface, source, service, to_port, networks, limit)
@@ -136,7 +139,7 @@ def check_pods(service: Service) -> None:
     for pod in service.literals or ():
         address = ipaddress.ip_address(pod.host)
         if address.is_multicast or str(address) == "255.255.255.255":
-            raise InvalidInput(f"an endpoint must be a pod's address, not a group's and not broadcast; got {address}")
+            raise InvalidInput(f"an endpoint must be a pod's address, neither multicast nor broadcast; got {address}")
 
 
 def check(ingresses: Sequence[Ingress]) -> None:
@@ -156,7 +159,7 @@ def misfit(ingresses: Sequence[Ingress]) -> tuple[int, str] | None:
         ports += len(ingress.ports)
         if ports > PORTS_MAX:
             return index, (
-                f"a relay must have at most {PORTS_MAX:,} ports, for each takes a socket; '{ingress}' makes it "
+                f"a relay must listen on at most {PORTS_MAX:,} ports, a socket each; '{ingress}' makes it "
                 f"{ports:,}: run another relay for the rest"
             )
         for port in ingress.ports:
@@ -228,7 +231,7 @@ def _ports(url: str, text: str) -> tuple[int, int]:
         raise InvalidIngress(f"{_named(url)}: the range {text} must ascend: write {last}-{first}")
     if last - first >= PORTS_MAX:
         raise InvalidIngress(
-            f"{_named(url)}: must have at most {PORTS_MAX:,} ports, for each takes a socket; got {last - first + 1:,}"
+            f"{_named(url)}: must listen on at most {PORTS_MAX:,} ports, a socket each; got {last - first + 1:,}"
         )
     return first, last
 
@@ -259,13 +262,14 @@ def _group(url: str, text: str, source_text: str | None) -> tuple[str, str]:
     group = _address(url, text)
     if not group.is_multicast:
         raise InvalidIngress(
-            f"{_named(url)}: group must be a multicast address; got {group}: for a source write SOURCE,GROUP"
+            f"{_named(url)}: group must be a multicast address (224.0.0.0/4, ff00::/8); got {group}: "
+            "for a source write SOURCE,GROUP"
         )
     if source_text is None:
         return str(group), ""
     source = _address(url, source_text)
     if source.version != group.version:
-        raise InvalidIngress(f"{_named(url)}: source and group must be one family; got {source} and {group}")
+        raise InvalidIngress(f"{_named(url)}: source and group must be of one address family; got {source} and {group}")
     if source.is_multicast or source.is_unspecified or source.is_loopback or str(source) == "255.255.255.255":
         raise InvalidIngress(f"{_named(url)}: source must be a unicast address that is not loopback; got {source}")
     return str(group), str(source)

@@ -87,7 +87,7 @@ def test_a_reply_that_is_too_large_is_told_to_both_sides(caplog: pytest.LogCaptu
         ({"key_file": b"key"}, "key_file must be the path of the file that holds the keys; got b'key'"),
         ({"cluster": 5}, "cluster must be a string, the same as that of the senders; got 5"),
         ({"cluster": "\ud800"}, "cluster must be a string, the same as that of the senders; got '\\ud800'"),
-        ({"cluster": "east"}, "cluster needs a key_file, for only sealed messages carry it; got 'east' alone"),
+        ({"cluster": "east"}, "cluster needs key_file: give both; got cluster 'east' alone"),
         ({"accept_plaintext": True}, "accept_plaintext needs key_file: give both"),
     ],
 )

@@ -138,7 +138,7 @@ def test_nonsense_is_refused(ask: Ask, named: dict[str, Any], says: str) -> None
     ("settings", "says"),
     [
         ({"key_file": 5}, "key_file must be the path .*; got 5"),
-        ({"cluster": "east"}, "cluster needs a key_file"),
+        ({"cluster": "east"}, "cluster needs key_file: give both; got cluster .east. alone"),
         ({"cluster": 5}, "cluster must be a string, .*; got 5"),
         ({"key_file": "/dev/null", "cluster": "\ud800"}, "cluster must be a string, .*; got .*ud800"),
     ],

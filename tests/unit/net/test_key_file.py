@@ -135,11 +135,11 @@ def test_a_file_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
     assert complaint(path) == f"{path} must be a text file with one key per line: make one with `fanout keygen`"
     path.write_bytes(b"\n" * 70_000)
     assert complaint(path) == f"{path} must be at most 65,536 bytes; it is larger"
-    assert complaint("/dev/zero") == "/dev/zero is not a regular file, which can be read again when it changes"
+    assert complaint("/dev/zero") == "/dev/zero must be a regular file: it is read again when it changes"
     assert complaint(path / "below").startswith(f"cannot read {path / 'below'}: Not a directory")
     assert complaint("a\0b") == r"cannot read 'a\x00b': a path must not contain a null character"
     os.mkfifo(tmp_path / "fifo")
-    assert "is not a regular file" in complaint(tmp_path / "fifo")
+    assert "must be a regular file" in complaint(tmp_path / "fifo")
 
 
 def test_a_file_that_this_user_may_not_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ def test_what_is_not_quoted_is_what_yaml_1_2_has(relay_yaml: Path) -> None:
         (f"{ONE}  - listen: mcast://10.0.0.7:5001@eth1\n", "line 4: ingress 'mcast://10.0.0.7:5001@eth1': group"),
         (f"{ONE}\n  - listen: udp://:5000-5009\n", "line 5: ingress 'udp://:5000-5009' collides with 'udp://:5004': "),
         (f"{ONE}  - listen: udp://:10000-11023\n",
-         "line 4: a relay must have at most 1,024 ports, for each takes a socket; 'udp://:10000-11023' makes it 1,025"),
+         "line 4: a relay must listen on at most 1,024 ports, a socket each; 'udp://:10000-11023' makes it 1,025"),
         (f"{ONE}service: b\n", "line 4: duplicate key 'service': first given in line 1"),
         (f"{ONE}    listen: udp://:5005\n", "line 4: duplicate key 'listen': first given in line 3"),
         ("service: &a x\n", "line 1: anchors (&) and aliases (*) are"),

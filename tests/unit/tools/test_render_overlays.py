@@ -125,7 +125,10 @@ def test_a_node_selector_is_an_object() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["Multicast", "-p", "GROUP=10.0.0.1"], "group must be a multicast address; got 10.0.0.1"),
+        (
+            ["Multicast", "-p", "GROUP=10.0.0.1"],
+            "group must be a multicast address (224.0.0.0/4, ff00::/8); got 10.0.0.1",
+        ),
         (["Multicast", "-p", "INTERFACE=much-too-long-a-name"], "interface must be a name such as eth1, as `ls /sys"),
         (["Multicast", "-p", "ALLOW_SOURCE=10.0.0.1/8"], "no bits set beyond the mask; got '10.0.0.1/8'"),
         (["Multicast", "-p", "RANGE_END=192.168.68.1"], "192.168.67.240 to 192.168.68.1 is no range of"),

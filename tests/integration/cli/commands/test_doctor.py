@@ -49,7 +49,7 @@ main()
         (
             ["--listen", "mcast://10.0.0.1:5001@eth0"],
             2,
-            "group must be a multicast address; got 10.0.0.1",
+            "group must be a multicast address (224.0.0.0/4, ff00::/8); got 10.0.0.1",
         ),
         (["--listen", "nonsense"], 2, "'nonsense'"),
         (["--listen", "udp://0.0.0.0:7-1"], 2, "the range 7-1 must ascend: write 1-7"),

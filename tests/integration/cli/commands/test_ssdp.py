@@ -293,7 +293,8 @@ def test_usage() -> None:
         ).assert_one_sentence(2)
     for target in ("", "two words", "é", "a\x1b", "a" * 600):
         run = invoke("ssdp", "search", "--st", target, "--host", "127.0.0.1", "--timeout", "1")
-        assert "ST must be ssdp:all, upnp:rootdevice, uuid:... or urn:...; got " in run.assert_one_sentence(2)
+        said = "the search target must be ssdp:all, upnp:rootdevice, uuid:... or urn:...; got "
+        assert said in run.assert_one_sentence(2)
         assert run.err.rstrip("\n").isprintable()
     for timeout in ("0", "0.5", "-1", "nan", "inf", "121", "x"):
         invoke("ssdp", "search", "--timeout", timeout).assert_one_sentence(2)

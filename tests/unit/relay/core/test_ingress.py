@@ -14,6 +14,9 @@ from fanout.acl import parse_network
 from fanout.errors import InvalidIngress, InvalidInput
 from fanout.relay.core.ingress import PORTS_MAX, Ingress, IngressKind, check
 
+NO_GROUP = "group must be a multicast address (224.0.0.0/4, ff00::/8); got 10.0.0.12: for a source"
+ONE_FAMILY = "source and group must be of one address family; got 10.0.0.12 and ff35::67"
+
 GOOD = [
     ("udp://0.0.0.0:5004", Ingress(IngressKind.UDP, "0.0.0.0", 5004, 5004, service="a")),
     ("udp://:5004@eth1", Ingress(IngressKind.UDP, "", 5004, 5004, "eth1", service="a")),
@@ -122,7 +125,7 @@ def test_what_is_accepted_means_the_same_once_more(url: str) -> None:
         ("udp://0.0.0.0:99999999999999999999", "port must be 1 to 65535, or FIRST-LAST; got "),
         ("udp://0.0.0.0:-", "port must be 1 to 65535, or FIRST-LAST; got "),
         ("udp://0.0.0.0:5-4", "must ascend: write 4-5"),
-        ("udp://0.0.0.0:1-65535", "must have at most 1,024 ports, for each takes a socket; got 65,535"),
+        ("udp://0.0.0.0:1-65535", "must listen on at most 1,024 ports, a socket each; got 65,535"),
         ("udp://1.2.3:5004", "address must be an IP, IPv6 in brackets; got "),
         ("udp://camera.lan:5004", "address must be an IP, IPv6 in brackets; got "),
         ("udp://[fe80::1%eth1]:5004", "name the interface after the port (@eth1), not after a %"),
@@ -142,9 +145,9 @@ def test_what_is_accepted_means_the_same_once_more(url: str) -> None:
         ("udp://:5004@ééééééééé", "interface must be a name such as eth1, as `ls /sys/class/net` has it; got "),
         ("mcast://224.0.67.67:5001", "must name an interface: add @eth1"),
         ("mcast://:5001@eth1", "address must be an IP, IPv6 in brackets; got "),
-        ("mcast://10.0.0.12:5001@eth1", "group must be a multicast address; got 10.0.0.12"),
-        ("mcast://224.0.67.67,10.0.0.12:5001@eth1", "group must be a multicast address; got 10.0.0.12"),
-        ("mcast://10.0.0.12,[ff35::67]:5001@eth1", "source and group must be one family; got 10.0.0.12 and ff35::67"),
+        ("mcast://10.0.0.12:5001@eth1", NO_GROUP),
+        ("mcast://224.0.67.67,10.0.0.12:5001@eth1", NO_GROUP),
+        ("mcast://10.0.0.12,[ff35::67]:5001@eth1", ONE_FAMILY),
         ("mcast://127.0.0.1,224.0.67.67:5001@eth1", "source must be a unicast address that is not loopback; got "),
         ("mcast://224.0.0.1,224.0.67.67:5001@eth1", "source must be a unicast address that is not loopback; got "),
         ("mcast://,224.0.67.67:5001@eth1", "address must be an IP, IPv6 in brackets; got "),
@@ -166,10 +169,10 @@ def test_what_is_no_ingress_is_told_what_to_write(url: str, says: str) -> None:
         ({"service": ""}, "Service name"),
         ({"service": "10.0.0.256"}, "endpoint must be an IP address .*; got '10.0.0.256'"),
         ({"service": None}, "Service name"),
-        ({"to_port": 0}, "to_port must be 1 to 65532; got 0"),
-        ({"to_port": True}, "to_port must be 1 to 65532; got True"),
-        ({"to_port": 5004.0}, r"to_port must be 1 to 65532; got 5004\.0"),
-        ({"to_port": 65_533}, "to_port must be 1 to 65532; got 65533"),
+        ({"to_port": 0}, "to_port must be 1 to 65532, as 4 ports go there in a row; got 0"),
+        ({"to_port": True}, "to_port must be 1 to 65532, as 4 ports go there in a row; got True"),
+        ({"to_port": 5004.0}, r"to_port must be 1 to 65532, as 4 ports go there in a row; got 5004\.0"),
+        ({"to_port": 65_533}, "to_port must be 1 to 65532, as 4 ports go there in a row; got 65533"),
         ({"to_port": 10**9999}, "of type int"),
         ({"limit": 0}, "limit must be datagrams a second, above 0; got 0"),
         ({"limit": float("nan")}, "limit must be datagrams a second, above 0; got nan"),
@@ -268,7 +271,7 @@ def test_a_relay_has_one_ingress_at_least_and_a_bounded_number_of_ports() -> Non
     check(most)
     with pytest.raises(
         InvalidIngress,
-        match=r"^a relay must have at most 1,024 ports, for each takes a socket; 'udp://:9' makes it 1,025",
+        match=r"^a relay must listen on at most 1,024 ports, a socket each; 'udp://:9' makes it 1,025",
     ):
         check([*most, parse("udp://:9")])
 
@@ -286,5 +289,5 @@ def test_a_group_goes_to_several_services_and_to_each_once() -> None:
 
 @pytest.mark.parametrize("service", ["224.0.67.67", "10.0.0.1,239.1.1.1:5", "[ff15::67]", "255.255.255.255"])
 def test_no_group_is_a_pod(service: str) -> None:
-    with pytest.raises(InvalidIngress, match="an endpoint must be a pod's address, not a group's and not broadcast"):
+    with pytest.raises(InvalidIngress, match="an endpoint must be a pod's address, neither multicast nor broadcast"):
         Ingress.parse("udp://:5000", service=service)
