@@ -14,8 +14,8 @@ from fanout.cli.interrupt import on_interrupt
 from fanout.cli.message_input import MessageStream
 from fanout.cli.output import plural
 from fanout.cli.target import Target
+from fanout.errno_text import sending
 from fanout.errors import FanoutError
-from fanout.net.errno_text import sending
 from fanout.report import Outcome, Report, Status
 from fanout.sender.sync import Sender
 
