@@ -114,15 +114,6 @@ class SealOptions(NamedTuple):
         return self.cluster if self.key_file else ""
 
 
-class PatienceOptions(NamedTuple):
-    """How long answers are waited for."""
-
-    timeout: float
-    """Seconds."""
-    retries: int | None
-    """None for as many as fit into `timeout`."""
-
-
 output_option: OptionDecorator = option(
     "-o",
     "--output",
@@ -179,7 +170,6 @@ log_options: OptionDecorator = group(
 )
 
 patience_options: OptionDecorator = group(
-    gathered(PatienceOptions, "patience"),
     option(
         "--timeout",
         type=FiniteRange(0, 86_400, min_open=True),

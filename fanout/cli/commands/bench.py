@@ -113,8 +113,6 @@ def bench(target: TargetOptions, load: PlanOptions, max_loss: float | None, plot
         found = find_target(target)
         picture = None if plot is None else _Picture(plot)
         try:
-            if found.note:
-                note(found.note)
             with Sender(found.service, resolver=found.resolver) as sender:
                 endpoints = sender.resolve()
             result = _measure(found, endpoints, plan)

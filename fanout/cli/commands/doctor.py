@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from fanout.cli.options import FiniteRange, option, output_option
-from fanout.cli.output import EXIT_ERROR, EXIT_OK, errors_as_json, note, print_json
+from fanout.cli.output import EXIT_ERROR, EXIT_OK, errors_as_json, print_json
 from fanout.cli.target import Target, TargetOptions, find_target, optional_target_options
 from fanout.doctor.core.facts import Check, CheckStatus
 from fanout.relay.core.ingress import Ingress
@@ -47,12 +47,10 @@ def doctor(target: TargetOptions | None, listen: tuple[str, ...], wait: float, o
     Exit codes: 0 all is well, 1 a problem or a warning, 2 usage.
     """
     with errors_as_json(output, service="" if target is None else target.service):
-        found = None if target is None else find_target(target)
         ingresses = [Ingress.parse(url, service="unused") for url in listen]
         if ingresses:
             check_ingresses(ingresses)
-        if found is not None and found.note:
-            note(found.note)
+        found = None if target is None else find_target(target)
         checks: list[Check] = []
         for check in _examine(found, ingresses, wait):
             checks.append(check)
