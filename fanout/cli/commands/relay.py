@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
 import click
 
 from fanout.cli.interrupt import hold_signals
+from fanout.cli.main import LazyGroup
 from fanout.cli.options import (
     FiniteRange,
     admin_host_option,
@@ -26,28 +26,14 @@ from fanout.relay.core.ingress import LIMIT_MAX, Ingress, check
 
 _ORDER = "fanout.cli.commands.relay.order"
 _OF_AN_INGRESS = ("listen", "to", "to_port")
-_SUBCOMMANDS = {"ssdp": "Media server pods (DLNA, UPnP), found and played from the LAN."}
 _OF_THE_FILE = (*_OF_AN_INGRESS, "allow_source", "limit")
 
 
-class _Relay(click.Group):
+class _Relay(LazyGroup):
     """Works without a subcommand, and remembers the order of options: --to belongs to the --listen before it."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """See `click.Group.list_commands`."""
-        return list(_SUBCOMMANDS)
-
-    def get_command(self, ctx: click.Context | None, cmd_name: str) -> click.Command | None:
-        """See `click.Group.get_command`."""
-        if cmd_name not in _SUBCOMMANDS:
-            return None
-        command: click.Command = getattr(import_module(f"fanout.cli.commands.relay_{cmd_name}"), cmd_name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """See `click.Group.format_commands`."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_SUBCOMMANDS.items()))
+    summaries: Mapping[str, str] = {"ssdp": "Media server pods (DLNA, UPnP), found and played from the LAN."}
+    modules = "fanout.cli.commands.relay_"
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
