@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fanout.cli.options import FiniteRange, option, output_option
-from fanout.cli.output import EXIT_OK, plural, print_json
+from fanout.cli.output import EXIT_OK, aligned, plural, print_json
 from fanout.local.settings import MAX_DRAIN, MAX_REPLICAS, STATUS_TIMEOUT, STOP_TIMEOUT, LocalSettings, ready_timeout
 from fanout.local.state import LocalService, LocalServiceError, running
 from fanout.model import DEFAULT_PORT
@@ -139,9 +139,8 @@ def status(output: str) -> None:
         )
         for pod in pods
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows if pods else []:
-        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in aligned(rows) if pods else []:
+        click.echo(line)
     for pod in pods:
         if pod["problem"]:
             click.secho(f"{pod['name']}: {pod['problem']}", fg="yellow")

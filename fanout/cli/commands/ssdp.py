@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fanout.cli.options import FiniteRange, is_given, option, output_option
-from fanout.cli.output import EXIT_NO_ENDPOINTS, EXIT_OK, errors_as_json, note, plural, print_json
+from fanout.cli.output import EXIT_NO_ENDPOINTS, EXIT_OK, aligned, console, errors_as_json, note, plural, print_json
 from fanout.errors import FanoutError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from fanout.ssdp.control_point import Found
 
 _SECONDS_MAX = 120
@@ -95,25 +93,22 @@ def _waiting(text: str) -> contextlib.AbstractContextManager[object]:
     """Return what says so on a terminal, as long as it is entered."""
     if not sys.stderr.isatty():
         return contextlib.nullcontext()
-    console = _console(err=True)
-    return contextlib.nullcontext() if console.is_dumb_terminal else console.status(text)
+    terminal = console(err=True)
+    return contextlib.nullcontext() if terminal.is_dumb_terminal else terminal.status(text)
 
 
 def _show(found: list[Found]) -> None:
     rows = [_cells(device) for device in found]
     if not sys.stdout.isatty():
         # The name is last: it alone has spaces, where programs split.
-        lines = [(*others, name) for name, *others in (_COLUMNS, *rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for line in lines:
-            cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-            click.echo("  ".join(cells).rstrip())
+        for line in aligned([(*others, name) for name, *others in (_COLUMNS, *rows)]):
+            click.echo(line)
         return
     from rich import box
     from rich.table import Table
 
-    console = _console(err=False)
-    shown = _fitting(rows, console.width)
+    terminal = console(err=False)
+    shown = _fitting(rows, terminal.width)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in shown:
         # A LOCATION that is cut is none.
@@ -126,7 +121,7 @@ def _show(found: list[Found]) -> None:
         )
     for row, device in zip(rows, found, strict=True):
         table.add_row(*(row[column] for column in shown), style=None if device.friendly_name is not None else "yellow")
-    console.print(table)
+    terminal.print(table)
 
 
 def _fitting(rows: list[tuple[str, str, str, str]], width: int) -> list[int]:
@@ -159,10 +154,3 @@ def _as_json(device: Found) -> dict[str, Any]:
         "server": device.server,
         "host": device.host,
     }
-
-
-def _console(*, err: bool) -> Console:
-    from rich.console import Console
-
-    # Without markup: a name may have brackets.
-    return Console(stderr=err, markup=False, emoji=False, highlight=False)
