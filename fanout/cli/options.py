@@ -29,10 +29,11 @@ class OptionDecorator(Protocol):
 
 
 def option(*declarations: str, **settings: Any) -> OptionDecorator:
-    """Return `click.option` with the environment variable FANOUT_<LONG NAME>, shown in the help."""
+    """Return `click.option` with the environment variable FANOUT_<LONG NAME>; the help shows it, and the default."""
     long_name = next(name for name in declarations if name.startswith("--")).partition("/")[0]
     settings.setdefault("envvar", "FANOUT_" + long_name.removeprefix("--").replace("-", "_").upper())
     settings.setdefault("show_envvar", True)
+    settings.setdefault("show_default", settings.get("default", "") != "")
     return click.option(*declarations, **settings)
 
 
@@ -119,7 +120,6 @@ output_option: OptionDecorator = option(
     "--output",
     type=click.Choice(["text", "json"]),
     default="text",
-    show_default=True,
     help="What to print: lines for people, or JSON.",
 )
 
@@ -144,7 +144,6 @@ admin_port_option: OptionDecorator = option(
     "--admin-port",
     type=click.IntRange(0, 65_535),
     default=8080,
-    show_default=True,
     help="TCP port of /livez, /readyz and /metrics; 0 for none.",
 )
 admin_host_option: OptionDecorator = option(
@@ -156,14 +155,12 @@ log_options: OptionDecorator = group(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"]),
         default="info",
-        show_default=True,
         help="Lowest level to log.",
     ),
     option(
         "--log-format",
         type=click.Choice(["auto", "json", "console"]),
         default="auto",
-        show_default=True,
         help="auto is console lines above a live table on a terminal, JSON elsewhere.",
     ),
     option("--log-file", metavar="PATH", help="Append the log to this file instead of standard output."),
@@ -174,7 +171,6 @@ patience_options: OptionDecorator = group(
         "--timeout",
         type=FiniteRange(0, 86_400, min_open=True),
         default=2.0,
-        show_default=True,
         metavar="SECONDS",
         help="Wait at most this long for the answers of all pods.",
     ),
@@ -198,7 +194,6 @@ interface_timeout_option: OptionDecorator = option(
     "--interface-timeout",
     type=FiniteRange(0, 86_400),
     default=60.0,
-    show_default=True,
     metavar="SECONDS",
     help="Wait at most this long at the start for an interface to appear.",
 )
@@ -217,7 +212,6 @@ def drain_option(default: float, goes_on: str) -> OptionDecorator:
         "--drain",
         type=FiniteRange(0, 3600),
         default=default,
-        show_default=True,
         metavar="SECONDS",
         help=f"Go on {goes_on} for this long after SIGTERM.",
     )

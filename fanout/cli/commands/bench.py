@@ -76,7 +76,6 @@ def _datagrams_per_second(bandwidth: float, size: int) -> float:
     "--size",
     type=click.IntRange(HEADER.size, MAX_PAYLOAD),
     default=200,
-    show_default=True,
     metavar="BYTES",
     help="Payload of each message.",
 )

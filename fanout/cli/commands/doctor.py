@@ -36,7 +36,6 @@ _CLEAR = "\r\033[K"
     "--wait",
     type=FiniteRange(0, _WAIT_MAX, min_open=True),
     default=10.0,
-    show_default=True,
     metavar="SECONDS",
     help="Listen at most this long.",
 )

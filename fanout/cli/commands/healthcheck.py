@@ -15,17 +15,15 @@ from fanout.cli.output import EXIT_ERROR, EXIT_OK
     "--host",
     envvar=["FANOUT_ADMIN_HOST", "FANOUT_HOST"],  # a relay's, a receiver's
     default="localhost",
-    show_default=True,
     metavar="ADDRESS",
     help="Address of its admin port.",
 )
-@option("--admin-port", type=click.IntRange(1, 65_535), default=8080, show_default=True, help="Its admin port.")
+@option("--admin-port", type=click.IntRange(1, 65_535), default=8080, help="Its admin port.")
 @option("--live", is_flag=True, help="Check whether it is alive (/livez) instead of ready (/readyz).")
 @option(
     "--timeout",
     type=FiniteRange(0, 60, min_open=True),
     default=2.0,
-    show_default=True,
     metavar="SECONDS",
     help="Wait at most this long for an answer.",
 )

@@ -40,20 +40,12 @@ def local() -> None:
 
 
 @local.command()
-@option("-r", "--replicas", type=_REPLICAS, default=2, show_default=True, metavar="N", help="Start N receivers.")
-@option(
-    "-p",
-    "--port",
-    type=click.IntRange(1, 65_535),
-    default=DEFAULT_PORT,
-    show_default=True,
-    help="UDP port of the receivers.",
-)
+@option("-r", "--replicas", type=_REPLICAS, default=2, metavar="N", help="Start N receivers.")
+@option("-p", "--port", type=click.IntRange(1, 65_535), default=DEFAULT_PORT, help="UDP port of the receivers.")
 @option(
     "--drain",
     type=FiniteRange(0, MAX_DRAIN),
     default=0.5,
-    show_default=True,
     metavar="SECONDS",
     help="Receivers go on receiving for this long after SIGTERM.",
 )

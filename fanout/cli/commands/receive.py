@@ -16,20 +16,12 @@ from fanout.receiver.queue import Overflow
 
 @click.command()
 @option("--host", metavar="ADDRESS", help="Listen on this address only. [default: all addresses, IPv4 and IPv6]")
-@option(
-    "-p",
-    "--port",
-    type=click.IntRange(0, 65_535),
-    default=DEFAULT_PORT,
-    show_default=True,
-    help="UDP port; 0 for any free one.",
-)
+@option("-p", "--port", type=click.IntRange(0, 65_535), default=DEFAULT_PORT, help="UDP port; 0 for any free one.")
 @admin_port_option
 @option(
     "--receive-buffer",
     type=click.IntRange(min=1),
     default=RECEIVE_BUFFER,
-    show_default=True,
     metavar="BYTES",
     help="Receive buffer to request from the kernel.",
 )
@@ -37,7 +29,6 @@ from fanout.receiver.queue import Overflow
     "--workers",
     type=click.IntRange(1, WORKERS_MAX),
     default=1,
-    show_default=True,
     metavar="N",
     help="Read by N threads with a socket each; 1 needs no thread.",
 )
@@ -45,7 +36,6 @@ from fanout.receiver.queue import Overflow
     "--overflow",
     type=click.Choice([policy.value for policy in Overflow]),
     default=Overflow.WAIT.value,
-    show_default=True,
     help="When the queue is full: leave datagrams in the kernel's buffer, or drop them.",
 )
 @drain_option(5.0, "receiving")
@@ -54,7 +44,6 @@ from fanout.receiver.queue import Overflow
     "--log-rate",
     type=FiniteRange(min=0),
     default=200.0,
-    show_default=True,
     metavar="N",
     help="Log at most N messages a second, and the number left out; 0 logs all.",
 )
@@ -62,7 +51,6 @@ from fanout.receiver.queue import Overflow
     "--log-payload",
     type=click.IntRange(0, MAX_PAYLOAD),
     default=MAX_PAYLOAD,
-    show_default=True,
     metavar="BYTES",
     help="Log at most BYTES of each payload.",
 )
@@ -76,7 +64,6 @@ from fanout.receiver.queue import Overflow
     "--exec-timeout",
     type=FiniteRange(0, 86_400, min_open=True),
     default=10.0,
-    show_default=True,
     metavar="SECONDS",
     help="Kill the command after this long: the message has failed.",
 )

@@ -175,7 +175,6 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: b
     "--receive-buffer",
     type=click.IntRange(1, 2**31 - 1),
     default=RECEIVE_BUFFER,
-    show_default=True,
     metavar="BYTES",
     help="Receive buffer to request from the kernel, for each port.",
 )

@@ -113,14 +113,7 @@ class SendOptions(NamedTuple):
 @option("-m", "--message", metavar="TEXT", help="The message; '-' reads it from standard input.")
 @option("--file", "path", metavar="PATH", help="Send the content of this file.")
 @option("--lines", is_flag=True, help="Read standard input and send each line as a message.")
-@option(
-    "--count",
-    "repeats",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Send the message this many times.",
-)
+@option("--count", "repeats", type=click.IntRange(min=1), default=1, help="Send the message this many times.")
 @option("--interval", type=FiniteRange(0, 86_400), metavar="SECONDS", help="Wait at least this long between messages.")
 @option("--rate", type=FiniteRange(min=0.0001), metavar="N", help="Send N messages a second.")
 @bandwidth_option
@@ -128,7 +121,6 @@ class SendOptions(NamedTuple):
     "--burst",
     type=click.IntRange(min=1),
     default=BURST,
-    show_default=True,
     metavar="N",
     help="When paced, send at most N tiny messages at once, fewer larger ones: what a default receive buffer holds.",
 )
@@ -136,7 +128,6 @@ class SendOptions(NamedTuple):
     "--settle",
     type=FiniteRange(min=0, max=60),
     default=_SETTLE,
-    show_default=True,
     metavar="SECONDS",
     help="Wait this long for refusals (ICMP) after the last message.",
 )

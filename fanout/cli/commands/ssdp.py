@@ -33,7 +33,7 @@ def ssdp() -> None:
 
 
 @ssdp.command(short_help="List the devices that answer a search.")
-@option("--st", "target", default="ssdp:all", show_default=True, metavar="ST", help="What to look for.")
+@option("--st", "target", default="ssdp:all", metavar="ST", help="What to look for.")
 @option("--interface", metavar="NAME", help="Search on this interface.  [default: on all that are up]")
 @option(
     "--host",
@@ -42,12 +42,7 @@ def ssdp() -> None:
     help="Search this host only, by unicast: a relay, for instance.",
 )
 @option(
-    "--timeout",
-    type=FiniteRange(1, _SECONDS_MAX),
-    default=3.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Wait this long for answers.",
+    "--timeout", type=FiniteRange(1, _SECONDS_MAX), default=3.0, metavar="SECONDS", help="Wait this long for answers."
 )
 @output_option
 def search(target: str, interface: str | None, host: str | None, timeout: float, output: str) -> int:
