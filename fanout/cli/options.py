@@ -48,6 +48,14 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+def seconds_option(
+    name: str, default: float | None, text: str, *, most: float, least: float = 0.0, above_zero: bool = False
+) -> OptionDecorator:
+    """Return an option that takes seconds, from `least` (or above it, with `above_zero`) to `most`."""
+    number = FiniteRange(least, most, min_open=above_zero)
+    return option(name, type=number, default=default, metavar="SECONDS", help=text)
+
+
 class Bandwidth(click.types.FloatParamType):
     """Bits a second as iperf takes them: `800`, `64k`, `10M`, `1.5G`, a `float` above 0; k, M, G and T are decimal."""
 
@@ -167,12 +175,8 @@ log_options: OptionDecorator = group(
 )
 
 patience_options: OptionDecorator = group(
-    option(
-        "--timeout",
-        type=FiniteRange(0, 86_400, min_open=True),
-        default=2.0,
-        metavar="SECONDS",
-        help="Wait at most this long for the answers of all pods.",
+    seconds_option(
+        "--timeout", 2.0, "Wait at most this long for the answers of all pods.", most=86_400, above_zero=True
     ),
     option(
         "--retries",
@@ -190,12 +194,8 @@ max_datagram_option: OptionDecorator = option(
     help="Cut larger messages into datagrams of at most BYTES of payload, which fanout receivers put together.",
 )
 
-interface_timeout_option: OptionDecorator = option(
-    "--interface-timeout",
-    type=FiniteRange(0, 86_400),
-    default=60.0,
-    metavar="SECONDS",
-    help="Wait at most this long at the start for an interface to appear.",
+interface_timeout_option: OptionDecorator = seconds_option(
+    "--interface-timeout", 60.0, "Wait at most this long at the start for an interface to appear.", most=86_400
 )
 
 bandwidth_option: OptionDecorator = option(
@@ -208,10 +208,4 @@ bandwidth_option: OptionDecorator = option(
 
 def drain_option(default: float, goes_on: str) -> OptionDecorator:
     """Return --drain of a program that `goes_on` after SIGTERM."""
-    return option(
-        "--drain",
-        type=FiniteRange(0, 3600),
-        default=default,
-        metavar="SECONDS",
-        help=f"Go on {goes_on} for this long after SIGTERM.",
-    )
+    return seconds_option("--drain", default, f"Go on {goes_on} for this long after SIGTERM.", most=3600)

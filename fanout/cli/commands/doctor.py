@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from fanout.cli.options import FiniteRange, option, output_option
+from fanout.cli.options import option, output_option, seconds_option
 from fanout.cli.output import EXIT_ERROR, EXIT_OK, errors_as_json, print_json
 from fanout.cli.target import Target, TargetOptions, find_target, optional_target_options
 from fanout.doctor.core.facts import Check, CheckStatus
@@ -32,13 +32,7 @@ _CLEAR = "\r\033[K"
     metavar="INGRESS",
     help="Wait for a datagram at this ingress of a relay, mcast://224.0.67.67:5001@eth1 for instance; repeatable.",
 )
-@option(
-    "--wait",
-    type=FiniteRange(0, _WAIT_MAX, min_open=True),
-    default=10.0,
-    metavar="SECONDS",
-    help="Listen at most this long.",
-)
+@seconds_option("--wait", 10.0, "Listen at most this long.", most=_WAIT_MAX, above_zero=True)
 @output_option
 def doctor(target: TargetOptions | None, listen: tuple[str, ...], wait: float, output: str) -> int:
     """Check this host, the pods of a Service (-s), and what a relay would receive (--listen); say what to change.

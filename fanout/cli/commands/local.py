@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fanout.cli.options import FiniteRange, option, output_option
+from fanout.cli.options import option, output_option, seconds_option
 from fanout.cli.output import EXIT_OK, aligned, plural, print_json
 from fanout.local.settings import MAX_DRAIN, MAX_REPLICAS, STATUS_TIMEOUT, STOP_TIMEOUT, LocalSettings, ready_timeout
 from fanout.local.state import LocalService, LocalServiceError, running
@@ -42,13 +42,7 @@ def local() -> None:
 @local.command()
 @option("-r", "--replicas", type=_REPLICAS, default=2, metavar="N", help="Start N receivers.")
 @option("-p", "--port", type=click.IntRange(1, 65_535), default=DEFAULT_PORT, help="UDP port of the receivers.")
-@option(
-    "--drain",
-    type=FiniteRange(0, MAX_DRAIN),
-    default=0.5,
-    metavar="SECONDS",
-    help="Receivers go on receiving for this long after SIGTERM.",
-)
+@seconds_option("--drain", 0.5, "Receivers go on receiving for this long after SIGTERM.", most=MAX_DRAIN)
 @option("-d", "--detach", is_flag=True, help="Return when all receivers are ready, and leave them running.")
 @option("--pid", type=click.IntRange(min=1), help="Go down when this process ends: --pid $$ in a script.")
 def up(replicas: int, port: int, drain: float, detach: bool, pid: int | None) -> int:

@@ -7,7 +7,16 @@ from typing import Any
 import click
 
 from fanout.cli.interrupt import hold_signals
-from fanout.cli.options import FiniteRange, admin_port_option, drain_option, is_given, key_options, log_options, option
+from fanout.cli.options import (
+    FiniteRange,
+    admin_port_option,
+    drain_option,
+    is_given,
+    key_options,
+    log_options,
+    option,
+    seconds_option,
+)
 from fanout.model import DEFAULT_PORT, MAX_PAYLOAD
 from fanout.net.bind import RECEIVE_BUFFER
 from fanout.receiver.listener import WORKERS_MAX
@@ -60,12 +69,8 @@ from fanout.receiver.queue import Overflow
     metavar="COMMAND",
     help="Run this, without a shell, for each message, its standard input; its standard output is a query's reply.",
 )
-@option(
-    "--exec-timeout",
-    type=FiniteRange(0, 86_400, min_open=True),
-    default=10.0,
-    metavar="SECONDS",
-    help="Kill the command after this long: the message has failed.",
+@seconds_option(
+    "--exec-timeout", 10.0, "Kill the command after this long: the message has failed.", most=86_400, above_zero=True
 )
 @option(
     "--handler",

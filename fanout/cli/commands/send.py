@@ -23,6 +23,7 @@ from fanout.cli.options import (
     output_option,
     patience_options,
     seal_options,
+    seconds_option,
 )
 from fanout.cli.output import EXIT_OK, errors_as_json, plural, print_json, show_library_notes
 from fanout.cli.target import Target, TargetOptions, find_target, target_options
@@ -114,7 +115,7 @@ class SendOptions(NamedTuple):
 @option("--file", "path", metavar="PATH", help="Send the content of this file.")
 @option("--lines", is_flag=True, help="Read standard input and send each line as a message.")
 @option("--count", "repeats", type=click.IntRange(min=1), default=1, help="Send the message this many times.")
-@option("--interval", type=FiniteRange(0, 86_400), metavar="SECONDS", help="Wait at least this long between messages.")
+@seconds_option("--interval", None, "Wait at least this long between messages.", most=86_400)
 @option("--rate", type=FiniteRange(min=0.0001), metavar="N", help="Send N messages a second.")
 @bandwidth_option
 @option(
@@ -124,13 +125,7 @@ class SendOptions(NamedTuple):
     metavar="N",
     help="When paced, send at most N tiny messages at once, fewer larger ones: what a default receive buffer holds.",
 )
-@option(
-    "--settle",
-    type=FiniteRange(min=0, max=60),
-    default=_SETTLE,
-    metavar="SECONDS",
-    help="Wait this long for refusals (ICMP) after the last message.",
-)
+@seconds_option("--settle", _SETTLE, "Wait this long for refusals (ICMP) after the last message.", most=60)
 @option("--confirm", is_flag=True, help="Have each pod confirm that it has handled the message; retry silent pods.")
 @patience_options
 @option("--numbered", is_flag=True, help="Number the messages, so that fanout receivers count what was lost.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fanout.cli.options import FiniteRange, is_given, option, output_option
+from fanout.cli.options import is_given, option, output_option, seconds_option
 from fanout.cli.output import EXIT_NO_ENDPOINTS, EXIT_OK, aligned, console, errors_as_json, note, plural, print_json
 from fanout.errors import FanoutError
 
@@ -41,9 +41,7 @@ def ssdp() -> None:
     envvar="FANOUT_SSDP_HOST",  # FANOUT_HOST is where a receiver listens
     help="Search this host only, by unicast: a relay, for instance.",
 )
-@option(
-    "--timeout", type=FiniteRange(1, _SECONDS_MAX), default=3.0, metavar="SECONDS", help="Wait this long for answers."
-)
+@seconds_option("--timeout", 3.0, "Wait this long for answers.", most=_SECONDS_MAX, least=1)
 @output_option
 def search(target: str, interface: str | None, host: str | None, timeout: float, output: str) -> int:
     """List the devices that answer a search (M-SEARCH), with the name and the LOCATION of each.
