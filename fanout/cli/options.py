@@ -49,7 +49,7 @@ class FiniteRange(click.FloatRange):
 
 
 def seconds_option(
-    name: str, default: float | None, text: str, *, most: float, least: float = 0.0, above_zero: bool = False
+    name: str, default: float | None, text: str, *, most: float, least: float = 0, above_zero: bool = False
 ) -> OptionDecorator:
     """Return an option that takes seconds, from `least` (or above it, with `above_zero`) to `most`."""
     number = FiniteRange(least, most, min_open=above_zero)
