@@ -13,7 +13,7 @@ import click
 from fanout.cli.output import aligned, console, milliseconds, plural
 from fanout.cli.target import Target
 from fanout.errno_text import sending
-from fanout.measure.probe import REQUEST_RATE
+from fanout.measure.prober import REQUEST_RATE
 from fanout.measure.result import PERCENTILES, BenchResult, PodResult, PodStatus, worst_first
 from fanout.model import Endpoint
 

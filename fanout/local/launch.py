@@ -1,4 +1,4 @@
-"""Starting processes of the local headless Service: the supervisor, and what it needs to start pods."""
+"""Starts the local headless Service: its settings and their limits, its supervisor, and how a process ends."""
 
 from __future__ import annotations
 
@@ -9,10 +9,40 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from fanout.local import state
-from fanout.local.settings import LocalSettings
 from fanout.local.state import LocalService, LocalServiceError
+from fanout.model import DEFAULT_PORT
+
+MAX_REPLICAS = 100
+"""Each is a process of its own, of about 30 MB."""
+MAX_DRAIN = 60.0
+STOP_GRACE = 5.0
+"""Seconds past the drain time that a receiver has to end before it is killed."""
+STATUS_TIMEOUT = 30.0
+"""Seconds after which a supervisor that does not say its status hangs: it takes milliseconds on a machine that runs."""
+STOP_TIMEOUT = MAX_DRAIN + 3 * STOP_GRACE
+"""Seconds after which a command that ends pods is not waited for any longer."""
+
+
+class LocalSettings(NamedTuple):
+    """The Service to run: the supervisor gets it as JSON, in its only argument."""
+
+    replicas: int = 2
+    port: int = DEFAULT_PORT
+    drain: float = 0.5
+    """Seconds that a receiver goes on receiving after SIGTERM."""
+    watched: tuple[int, ...] = ()
+    """Processes whose end ends the Service."""
+
+
+def ready_timeout(replicas: int) -> float:
+    """Return the seconds that N pods may take to become ready: they start side by side.
+
+    On a machine that is busy; a pod that cannot start ends, and is not waited for so long.
+    """
+    return 60.0 + replicas
 
 
 def launch(settings: LocalSettings) -> tuple[subprocess.Popen[bytes], LocalService]:
@@ -31,7 +61,7 @@ def launch(settings: LocalSettings) -> tuple[subprocess.Popen[bytes], LocalServi
     try:
         with interrupts_later():
             process = subprocess.Popen(
-                python_command("fanout.local.supervisor", settings.to_json()),
+                python_command("fanout.local.supervisor", json.dumps(settings)),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 start_new_session=True,

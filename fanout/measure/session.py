@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fanout.discovery.static import StaticResolver
-from fanout.measure.probe import PATIENCE, Prober, draw_run
+from fanout.measure.prober import PATIENCE, Prober, draw_run
 from fanout.measure.result import BenchResult, PodResult
 from fanout.model import Endpoint, Service
 from fanout.protocol import probe

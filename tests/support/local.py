@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from fanout.local.launch import launch
-from fanout.local.settings import LocalSettings
+from fanout.local.launch import LocalSettings, launch
 from fanout.local.state import LocalService
 from tests.support.cli import FANOUT, Running, environment, invoke
 from tests.support.limits import PATIENT, Limits, setting, variables

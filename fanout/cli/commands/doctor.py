@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import asdict
 
 import click
 
@@ -53,7 +53,7 @@ def doctor(target: TargetOptions | None, listen: tuple[str, ...], wait: float, o
         (each for each in reversed(CheckStatus) if any(check.status is each for check in checks)), CheckStatus.OK
     )
     if output == "json":
-        print_json({"status": worst.value, "checks": [_as_json(check) for check in checks]})
+        print_json({"status": worst.value, "checks": [asdict(check) for check in checks]})
     return EXIT_OK if worst is CheckStatus.OK else EXIT_ERROR
 
 
@@ -85,7 +85,7 @@ def _examine(target: Target | None, ingresses: Sequence[Ingress], wait: float) -
 
 def _examine_service(target: Target) -> list[Check]:
     """Resolve, probe each pod, and look at the ways to them."""
-    from fanout.doctor import probes
+    from fanout.doctor import reachability
     from fanout.doctor.core import checks
     from fanout.errors import ResolverUnavailable
 
@@ -93,12 +93,12 @@ def _examine_service(target: Target) -> list[Check]:
         answer = target.resolve()
     except ResolverUnavailable as error:
         return [checks.unresolved(target.service, str(error))]
-    found = probes.reach(answer.endpoints) if answer.endpoints else []
+    found = reachability.reach(answer.endpoints) if answer.endpoints else []
     return [
         *checks.resolved(target.service, answer),
         *checks.reached(found, inside="KUBERNETES_SERVICE_HOST" in os.environ),
         # Of one that was refused, or cannot be reached, the size of its way says nothing.
-        *checks.carried(probes.ways([pod for pod in found if not pod.errno])),
+        *checks.carried(reachability.ways([pod for pod in found if not pod.errno])),
     ]
 
 
@@ -144,13 +144,3 @@ def _show(check: Check) -> None:
     for hint in check.hints:
         click.echo(f"{_INDENT}- {hint}")
     sys.stdout.flush()
-
-
-def _as_json(check: Check) -> dict[str, Any]:
-    return {
-        "check": check.check,
-        "status": check.status.value,
-        "sentence": check.sentence,
-        "hints": list(check.hints),
-        "details": dict(check.details),
-    }

@@ -14,7 +14,7 @@ import pytest
 
 from fanout.local import demo, launch, logs, pods
 from fanout.local.directory import StateDirectory
-from fanout.local.settings import LocalSettings
+from fanout.local.launch import LocalSettings
 from fanout.local.state import LocalServiceError
 from fanout.local.supervisor import Supervisor
 from tests.support.limits import PATIENT, variables

@@ -1,4 +1,4 @@
-"""A command of fanout that ends with its parent: `python -m fanout.local.pod PARENT_PID receive ...`.
+"""A command of fanout that ends with its parent: `python -m fanout.local.child PARENT_PID receive ...`.
 
 The same as `python -m fanout receive ...`, in a process that the kernel kills when the supervisor dies, even of
 SIGKILL. The kernel is asked from here, and not in a preexec function, which is unsafe where the parent has
