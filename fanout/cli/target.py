@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from functools import wraps
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from fanout.local.state import LocalService
 
 
-class TargetOptions(NamedTuple):
+class TargetOptions(SimpleNamespace):
     """A Service, and how its pods are found."""
 
     service: str

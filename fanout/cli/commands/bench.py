@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from types import SimpleNamespace
+from typing import Any, BinaryIO
 
 import click
 
@@ -31,7 +32,7 @@ _RATE = 1000.0
 _SECONDS = 5.0
 
 
-class PlanOptions(NamedTuple):
+class PlanOptions(SimpleNamespace):
     """How much to send."""
 
     rate: float | None

@@ -7,7 +7,8 @@ import sys
 import time
 from collections.abc import Iterator
 from itertools import repeat
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import click
 
@@ -27,7 +28,6 @@ from fanout.cli.options import (
 )
 from fanout.cli.output import EXIT_OK, errors_as_json, plural, print_json, show_library_notes
 from fanout.cli.target import Target, TargetOptions, find_target, target_options
-from fanout.errno_text import sending
 from fanout.errors import FanoutError
 from fanout.model import Endpoint
 from fanout.protocol.sending.pacer import BURST
@@ -39,7 +39,7 @@ _SETTLE = 0.003
 _PROGRESS_INTERVAL = 0.1
 
 
-class SendOptions(NamedTuple):
+class SendOptions(SimpleNamespace):
     """What to send to whom, and how."""
 
     target: TargetOptions
@@ -264,6 +264,8 @@ def _line(outcome: Outcome, messages: int) -> str:
     what = "message" if messages == 1 else plural(outcome.sent, "message")
     if outcome.status is Status.SENT:
         return f"sent {what} to {outcome.endpoint}"
+    from fanout.errno_text import sending  # where all is well, it is not needed
+
     counts = [f"{n} {word}" for n, word in ((outcome.refused, "refused"), (outcome.dropped, "dropped")) if n]
     how = outcome.status if messages == 1 else f"sent {what}, {', '.join(counts)}"
     return click.style(f"{how}: {sending(outcome.endpoint, outcome.errno)}", fg="red")

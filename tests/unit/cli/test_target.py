@@ -23,20 +23,20 @@ def _local(monkeypatch: pytest.MonkeyPatch) -> None:
     [("10.0.0.1,10.0.0.2", "1 endpoint", "2 endpoints"), ("other", "1 pod of other", "2 pods of other")],
 )
 def test_a_list_has_endpoints_and_a_name_has_pods(service: str, one: str, two: str) -> None:
-    target = find_target(TargetOptions(service))
+    target = find_target(TargetOptions(service=service))
     assert (target.whom(1), target.whom(2)) == (one, two)
     assert target.is_literal == service.startswith("10.")
     assert target.pods(2) == " ".join(two.split()[:2])
 
 
 def test_the_local_service_is_found_and_noted(capsys: pytest.CaptureFixture[str]) -> None:
-    assert find_target(TargetOptions("headless-udp")).service.name == "headless-udp"
+    assert find_target(TargetOptions(service="headless-udp")).service.name == "headless-udp"
     assert capsys.readouterr().err == (
         "fanout: headless-udp is the local headless Service (`fanout local`, nameserver 127.0.0.1:5353)\n"
     )
-    find_target(TargetOptions("headless-udp"), quiet=True)
-    find_target(TargetOptions("other"))
-    find_target(TargetOptions("10.0.0.1"))
+    find_target(TargetOptions(service="headless-udp"), quiet=True)
+    find_target(TargetOptions(service="other"))
+    find_target(TargetOptions(service="10.0.0.1"))
     assert capsys.readouterr() == ("", "")
 
 
@@ -50,4 +50,4 @@ def test_whose_names_are_the_local_service_s(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_no_service_can_be_called() -> None:
     with pytest.raises(InvalidService):
-        find_target(TargetOptions(""))
+        find_target(TargetOptions(service=""))
