@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import secrets
 import select
 import socket
 import struct
@@ -219,11 +218,6 @@ class Prober:
                         pod.report_token, pod.observed = frame.number, observed
                     return
         self.ignored += 1
-
-
-def draw_run() -> int:
-    """Return a random number for a run, known only to the probed pods."""
-    return secrets.randbits(64)
 
 
 def _waited(ancillary: list[tuple[int, int, bytes]]) -> float:
