@@ -28,11 +28,6 @@ class Line(NamedTuple):
     """As in the line; lines without one have that of the line before."""
     text: bytes
 
-    @property
-    def event(self) -> dict[str, object] | None:
-        """The line as an event of the receiver, or None where it is something else."""
-        return parse(self.text)
-
 
 class LogFile:
     """One pod's log, written line by line; past `max_size` bytes it becomes the one before, POD.log.1."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from fanout.discovery.static import StaticResolver
@@ -156,13 +156,3 @@ class Bench:
             number += 1
             self.sent = number
             self._ended = time.monotonic()
-
-
-def planned(rate: float, size: int, seconds: float, count: int | None) -> Plan:
-    """Return the plan of a run of `count` messages, or of as many as fit into `seconds`."""
-    return Plan(rate, size, seconds if count is None else max(count / rate, 0.001), count)
-
-
-def silent(endpoints: Sequence[Endpoint], size: int) -> BenchResult:
-    """Return the result of a run that was not started, because no pod would have counted it."""
-    return BenchResult(tuple(PodResult(endpoint, 0, size) for endpoint in endpoints), 0, size, 0.0)

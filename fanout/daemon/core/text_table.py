@@ -87,6 +87,17 @@ def drops(counts: Mapping[_Reason, int]) -> str:
     return Alarm(", ".join(f"{-count:,} {reason}" for count, reason in some)) if some else "0"
 
 
+def alarming(count: int) -> str:
+    """Return a count that should be 0: an alarm where it is not."""
+    return Alarm(f"{count:,}") if count else "0"
+
+
+def shortened(text: str, most: int) -> str:
+    """Return untrusted text, shortened, with `?` for what a terminal must not get."""
+    shown = "".join(character if character.isprintable() else "?" for character in text)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
 def chosen(these: Sequence[_T], room: int, is_troubled: Callable[[_T], object]) -> list[_T]:
     """Return at most `room` of them, those with trouble first if not all fit."""
     return list(these if len(these) <= room else sorted(these, key=lambda one: not is_troubled(one))[: max(room, 0)])
