@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import click
 
@@ -44,7 +43,7 @@ def resolve(target: TargetOptions, watch: bool, output: str) -> int:
             return _watch(found, output)
         answer = found.resolve()
     if output == "json":
-        print_json(_as_json(found, answer))
+        print_json(answer.as_json(found.service.name))
     else:
         _show(found, answer)
     return EXIT_OK if answer.endpoints else EXIT_NO_ENDPOINTS
@@ -67,17 +66,6 @@ def _show(target: Target, answer: DnsAnswer) -> None:
         click.echo("asked:")
         for lookup in answer.lookups:
             click.echo(f"  {lookup.name} {lookup.record} at {lookup.nameserver} over {lookup.over}: {lookup.result}")
-
-
-def _as_json(target: Target, answer: DnsAnswer) -> dict[str, Any]:
-    return {
-        "service": target.service.name,
-        "name": answer.name,
-        "dns_ttl": answer.dns_ttl,
-        "endpoints": [str(endpoint) for endpoint in answer.endpoints],
-        "refused": [refusal._asdict() for refusal in answer.refused],
-        "lookups": [lookup._asdict() for lookup in answer.lookups],
-    }
 
 
 def _watch(target: Target, output: str) -> int:

@@ -45,6 +45,17 @@ class DnsAnswer:
     refused: tuple[Refusal, ...] = ()
     lookups: tuple[Lookup, ...] = ()
 
+    def as_json(self, service: str) -> dict[str, object]:
+        """Return it as an object that begins with the name of the Service."""
+        return {
+            "service": service,
+            "name": self.name,
+            "dns_ttl": self.dns_ttl,
+            "endpoints": [str(endpoint) for endpoint in self.endpoints],
+            "refused": [refusal._asdict() for refusal in self.refused],
+            "lookups": [lookup._asdict() for lookup in self.lookups],
+        }
+
 
 def accept(
     candidates: Iterable[tuple[str, int]], *, allow_loopback: bool, limit: int

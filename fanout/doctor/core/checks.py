@@ -27,17 +27,15 @@ def host(facts: HostFacts) -> list[Check]:
         "datagrams": {str(size): count for size, count in facts.room.items()},
     }
     if facts.granted < facts.asked:
-        buffers = Check(
-            "receive buffer",
-            CheckStatus.WARNING,
+        sentence = (
             f"only {facts.granted:,} of the {facts.asked:,} bytes that receivers and relays ask for are granted{holds}"
-            ": what a longer burst has is dropped",
-            (
-                f"raise net.core.rmem_max on the node (sysctl -w net.core.rmem_max={facts.asked}): "
-                "a pod cannot, and has no limit of its own",
-            ),
-            details,
+            ": what a longer burst has is dropped"
         )
+        hint = (
+            f"raise net.core.rmem_max on the node (sysctl -w net.core.rmem_max={facts.asked}): "
+            "a pod cannot, and has no limit of its own"
+        )
+        buffers = Check("receive buffer", CheckStatus.WARNING, sentence, (hint,), details)
     else:
         buffers = Check("receive buffer", CheckStatus.OK, f"{facts.granted:,} bytes are granted{holds}", (), details)
     return [buffers, _gso(facts.has_gso)]
@@ -61,39 +59,22 @@ def dropped(before: int | None, after: int | None) -> list[Check]:
     so_far = f"{after:,} since this network namespace was made"
     details = {"RcvbufErrors": after, "meanwhile": after - before}
     if after > before:
-        check = Check(
-            "receive drops",
-            CheckStatus.WARNING,
-            f"full receive buffers cost {_count(after - before, 'datagram')} while this was checked ({so_far})",
-            (
-                "whose? kernel_drops of a receiver, kernel_buffer of a relay, the last column of /proc/net/udp",
-                "that program needs a larger --receive-buffer, or more CPU",
-            ),
-            details,
+        said = f"full receive buffers cost {_count(after - before, 'datagram')} while this was checked ({so_far})"
+        hints = (
+            "whose? kernel_drops of a receiver, kernel_buffer of a relay, the last column of /proc/net/udp",
+            "that program needs a larger --receive-buffer, or more CPU",
         )
-    else:
-        said = "no datagram was dropped for lack of receive buffer meanwhile" + (f" ({so_far})" if after else "")
-        check = Check("receive drops", CheckStatus.OK, said, (), details)
-    return [check]
+        return [Check("receive drops", CheckStatus.WARNING, said, hints, details)]
+    said = "no datagram was dropped for lack of receive buffer meanwhile" + (f" ({so_far})" if after else "")
+    return [Check("receive drops", CheckStatus.OK, said, (), details)]
 
 
 def resolved(service: Service, answer: DnsAnswer) -> list[Check]:
     """Judge what DNS, or a literal list, says of a Service."""
-    details = {
-        "service": service.name,
-        "name": answer.name,
-        "dns_ttl": answer.dns_ttl,
-        "endpoints": [str(endpoint) for endpoint in answer.endpoints],
-        "refused": [refusal._asdict() for refusal in answer.refused],
-        "lookups": [lookup._asdict() for lookup in answer.lookups],
-    }
+    details = answer.as_json(service.name)
     if service.literals is not None:
-        number = len(answer.endpoints)
-        return [
-            Check(
-                "resolve", CheckStatus.OK, f"{_count(number, 'endpoint')} given as a list: DNS is not used", (), details
-            )
-        ]
+        sentence = f"{_count(len(answer.endpoints), 'endpoint')} given as a list: DNS is not used"
+        return [Check("resolve", CheckStatus.OK, sentence, (), details)]
     if not answer.endpoints:
         return [_nothing_resolved(service, answer, details)]
     last = answer.lookups[-1] if answer.lookups else Lookup("", "", "", "", "")
@@ -103,13 +84,10 @@ def resolved(service: Service, answer: DnsAnswer) -> list[Check]:
         f"{service.name}{expanded}, is {_count(len(answer.endpoints), 'pod')}: "
         f"{last.result} of type {last.record} from nameserver {last.nameserver} over {last.over}{dns_ttl}"
     )
-    hints = []
-    if len(answer.endpoints) == 1:
-        hints.append("one address alone: where there are more pods, the Service is not headless (clusterIP: None)")
-    checks = [Check("resolve", CheckStatus.OK, sentence, tuple(hints), details)]
-    if answer.refused:
-        checks.append(_refused(answer))
-    return checks
+    alone = "one address alone: where there are more pods, the Service is not headless (clusterIP: None)"
+    hints = (alone,) if len(answer.endpoints) == 1 else ()
+    checks = [Check("resolve", CheckStatus.OK, sentence, hints, details)]
+    return [*checks, _refused(answer)] if answer.refused else checks
 
 
 def unresolved(service: Service, why: str) -> Check:
@@ -136,17 +114,11 @@ def _nothing_resolved(service: Service, answer: DnsAnswer, details: Mapping[str,
         why = why_no_endpoints(answer.refused)
         return Check("resolve", CheckStatus.PROBLEM, f"{service.name}: {why}", tuple(hints), details)
     asked = list(dict.fromkeys(lookup.name for lookup in answer.lookups))
-    results = {lookup.result for lookup in answer.lookups}
     tried = f" (asked: {_examples(asked)})" if asked else ""
-    if "NODATA" in results:
-        types = " or ".join(dict.fromkeys(lookup.record for lookup in answer.lookups if lookup.result == "NODATA"))
-        return Check(
-            "resolve",
-            CheckStatus.PROBLEM,
-            f"{service.name} is a name, and has no record of type {types}{tried}",
-            ("check --family, and the name of the Service's port (-p)",),
-            details,
-        )
+    if types := " or ".join(dict.fromkeys(lookup.record for lookup in answer.lookups if lookup.result == "NODATA")):
+        why = f"{service.name} is a name, and has no record of type {types}{tried}"
+        hint = "check --family, and the name of the Service's port (-p)"
+        return Check("resolve", CheckStatus.PROBLEM, why, (hint,), details)
     hints = ["DNS says NXDOMAIN for both; this tells which: kubectl get service,endpointslices"]
     if not isinstance(service.port, int):
         hints.append(f"is {service.port} the name of a UDP port of the Service?")
@@ -155,13 +127,8 @@ def _nothing_resolved(service: Service, answer: DnsAnswer, details: Mapping[str,
             "no name in a cluster (.svc.) was asked for: outside of one give the full name and --nameserver, "
             "in a pod with hostNetwork dnsPolicy: ClusterFirstWithHostNet"
         )
-    return Check(
-        "resolve",
-        CheckStatus.PROBLEM,
-        f"{service.name}: there is no such Service, or none of its pods is ready{tried}",
-        tuple(hints),
-        details,
-    )
+    why = f"{service.name}: there is no such Service, or none of its pods is ready{tried}"
+    return Check("resolve", CheckStatus.PROBLEM, why, tuple(hints), details)
 
 
 def reached(pods: Sequence[PodFacts], *, inside: bool = True) -> list[Check]:
@@ -224,29 +191,25 @@ def carried(ways: Iterable[WayFacts]) -> list[Check]:
     for (interface, mtu, payload, passed), same in alike.items():
         names = _examples(str(way.endpoint) for way in same)
         by = f"by {interface} " if interface else ""
-        sentence = f"the way {by}to {names} has an MTU of {mtu:,}: payloads up to {payload:,} bytes stay in one piece"
         details = {
             "interface": interface, "mtu": mtu, "payload": payload, "passed": passed,
             "endpoints": [str(way.endpoint) for way in same],
         }  # fmt: skip
         if passed is False:
-            checks.append(
-                Check(
-                    "mtu",
-                    CheckStatus.PROBLEM,
-                    f"the way {by}to {names} should carry payloads of {payload:,} bytes (MTU {mtu:,}): "
-                    "probes of that size got no answer, but small ones did",
-                    (
-                        "something on the way carries less and does not say so (ICMP dropped): "
-                        "is the MTU of the pod network above what the network below it carries?",
-                        f"until then send at most {_SAFE_PAYLOAD:,} bytes at once (--max-datagram {_SAFE_PAYLOAD})",
-                    ),
-                    details,
-                )
+            sentence = (
+                f"the way {by}to {names} should carry payloads of {payload:,} bytes (MTU {mtu:,}): "
+                "probes of that size got no answer, but small ones did"
             )
+            hints = (
+                "something on the way carries less and does not say so (ICMP dropped): "
+                "is the MTU of the pod network above what the network below it carries?",
+                f"until then send at most {_SAFE_PAYLOAD:,} bytes at once (--max-datagram {_SAFE_PAYLOAD})",
+            )
+            checks.append(Check("mtu", CheckStatus.PROBLEM, sentence, hints, details))
         else:
             tried = "; a probe of that size came back" if passed else "; not tried, as no probe is answered there"
-            checks.append(Check("mtu", CheckStatus.OK, sentence + tried, (), details))
+            whole = f"the way {by}to {names} has an MTU of {mtu:,}: payloads up to {payload:,} bytes stay in one piece"
+            checks.append(Check("mtu", CheckStatus.OK, whole + tried, (), details))
     return checks
 
 
