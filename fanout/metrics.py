@@ -92,11 +92,7 @@ class ReceiverCollector(Collector):
             "fanout_receiver_dropped",
             "Datagrams, or messages in several datagrams, that were not handed over.",
             ReceiveDrop,
-            {
-                **stats.refused,
-                ReceiveDrop.KERNEL_BUFFER: stats.kernel_drops,
-                ReceiveDrop.QUEUE_FULL: stats.queue_drops,
-            },
+            {**stats.refused, ReceiveDrop.KERNEL_BUFFER: stats.kernel_drops, ReceiveDrop.QUEUE_FULL: stats.queue_drops},
         )
         for name, text, count in (
             ("skipped", "Messages of numbered streams missing when a later one arrived.", stats.skipped),

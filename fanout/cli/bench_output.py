@@ -115,10 +115,7 @@ def quiet_for(result: BenchResult) -> dict[Endpoint, float]:
 
 
 def _table(
-    width: int,
-    pods: Sequence[PodResult],
-    without: tuple[str, ...] = (),
-    quiet: Mapping[Endpoint, float] | None = None,
+    width: int, pods: Sequence[PodResult], without: tuple[str, ...] = (), quiet: Mapping[Endpoint, float] | None = None
 ) -> Table:
     from rich import box
     from rich.table import Table

@@ -199,10 +199,7 @@ interface_timeout_option: OptionDecorator = seconds_option(
 )
 
 bandwidth_option: OptionDecorator = option(
-    "--bandwidth",
-    type=Bandwidth(),
-    metavar="BITS",
-    help="Send BITS of payload a second to each pod: 64k, 10M, 1.5G.",
+    "--bandwidth", type=Bandwidth(), metavar="BITS", help="Send BITS of payload a second to each pod: 64k, 10M, 1.5G."
 )
 
 

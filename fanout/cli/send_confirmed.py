@@ -69,11 +69,7 @@ def _send_all(
         confirmation = None
         with interruption.may_be_cut():
             confirmation = sender.send(
-                payload,
-                confirm=True,
-                timeout=options.timeout,
-                retries=options.retries,
-                on_receipt=watch.note,
+                payload, confirm=True, timeout=options.timeout, retries=options.retries, on_receipt=watch.note
             )
         if confirmation is None:  # interrupted: what is known of it counts
             elapsed = time.monotonic() - watch.started

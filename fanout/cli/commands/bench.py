@@ -84,12 +84,7 @@ def _datagrams_per_second(bandwidth: float, size: int) -> float:
 )
 @option("--seconds", type=FiniteRange(0.1, 86_400), metavar="S", help="Send for this long. [default: 5]")
 @option("--count", "messages", type=click.IntRange(min=1), metavar="N", help="Send N messages instead.")
-@option(
-    "--max-loss",
-    type=FiniteRange(0, 100),
-    metavar="PERCENT",
-    help="Exit with 4 where a pod lost more.",
-)
+@option("--max-loss", type=FiniteRange(0, 100), metavar="PERCENT", help="Exit with 4 where a pod lost more.")
 @option("--plot", metavar="FILE", help="Draw latency and loss of each pod as SVG; - is standard output.")
 @output_option
 @gathered(PlanOptions, "load")

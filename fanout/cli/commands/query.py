@@ -14,14 +14,7 @@ import click
 from fanout.cli.confirm_report import ConfirmTally, hint, pod_json, pod_line, pods_by_status, seconds
 from fanout.cli.interrupt import Interruption, on_interrupt
 from fanout.cli.message_input import limit_of, read_message
-from fanout.cli.options import (
-    SealOptions,
-    max_datagram_option,
-    option,
-    output_option,
-    patience_options,
-    seal_options,
-)
+from fanout.cli.options import SealOptions, max_datagram_option, option, output_option, patience_options, seal_options
 from fanout.cli.output import (
     EXIT_INCOMPLETE,
     EXIT_INTERRUPTED,

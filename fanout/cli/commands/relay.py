@@ -93,11 +93,7 @@ class IngressOptions(SimpleNamespace):
                 )
         ingresses = tuple(
             Ingress.parse(
-                each.url,
-                service=each.service,
-                to_port=each.to_port,
-                allow_source=self.allow_source,
-                limit=self.limit,
+                each.url, service=each.service, to_port=each.to_port, allow_source=self.allow_source, limit=self.limit
             )
             for each in listens
         )
@@ -216,11 +212,7 @@ def relay(options: IngressOptions, **settings: Any) -> None:
 
     run(
         RelaySettings(
-            ingresses=ingresses,
-            loop_guard=loop_guard,
-            nameserver=nameserver,
-            allow_loopback=allow_loopback,
-            **settings,
+            ingresses=ingresses, loop_guard=loop_guard, nameserver=nameserver, allow_loopback=allow_loopback, **settings
         )
     )
 

@@ -190,11 +190,7 @@ def send(**values: Any) -> int:
 def _show_dry_run(target: Target, endpoints: tuple[Endpoint, ...], options: SendOptions) -> int:
     if options.output == "json":
         print_json(
-            {
-                "service": target.service.name,
-                "dry_run": True,
-                "endpoints": [{"endpoint": str(e)} for e in endpoints],
-            }
+            {"service": target.service.name, "dry_run": True, "endpoints": [{"endpoint": str(e)} for e in endpoints]}
         )
     elif not options.quiet:
         for endpoint in endpoints:

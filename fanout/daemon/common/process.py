@@ -100,11 +100,7 @@ class Process(Generic[_Stats]):
     """Holds a program's log, admin port and live table; the table stays until this is left."""
 
     def __init__(
-        self,
-        settings: ProcessSettings,
-        program: Program[_Stats],
-        stream: logs.LogStream,
-        log: FilteringBoundLogger,
+        self, settings: ProcessSettings, program: Program[_Stats], stream: logs.LogStream, log: FilteringBoundLogger
     ) -> None:
         self._settings = settings
         self._program = program
