@@ -44,7 +44,7 @@ def _by_reason(name: str, text: str, reasons: Iterable[_Reason], counts: Mapping
 
 
 def _of_dns(prefix: str, age: float | None, failures: int, age_text: str) -> Iterator[Metric]:
-    """Yield how old the answer of DNS is, if there is one, and how often there was none."""
+    """Yield the age of the answer of DNS, if there is one, and the number of failures."""
     if age is not None:
         yield Gauge(f"{prefix}_answer_age_seconds", age_text, age)
     yield Counter(f"{prefix}_resolver_failures", "DNS queries without a usable answer.", failures)

@@ -40,7 +40,7 @@ _DISPENSABLE = ("SENT", "P90 MS", "DUP", "MAX MS", "REORD", "PER S")
 
 
 class BenchProgress:
-    """A progress bar and a table on standard error while a run goes on; nothing of it stays."""
+    """A progress bar and a table on standard error while a run goes on; they are erased at the end."""
 
     def __init__(self, target: Target) -> None:
         from rich.live import Live as RichLive
@@ -51,7 +51,7 @@ class BenchProgress:
         self._due = 0.0
 
     def look(self, bench: Bench) -> None:
-        """Show how a run stands, where it is time."""
+        """Show the state of a run, unless it was shown just now."""
         now = time.monotonic()
         if now < self._due or self._console.is_dumb_terminal:
             return
@@ -205,7 +205,7 @@ def _how_unanswered(pod: PodResult) -> str:
 def _why_implausible(pod: PodResult) -> str:
     seen = pod.observed
     claims = "" if seen is None else f" ({seen.unique:,} different messages of {pod.attempted:,})"
-    return f"implausible: {pod.endpoint} reports what cannot be{claims}: is it a fanout receiver that answers?"
+    return f"implausible: {pod.endpoint} reports impossible counts{claims}: is it a fanout receiver that answers?"
 
 
 def _why_lost(pod: PodResult) -> str:

@@ -43,7 +43,7 @@ class _Listened:
         """By descriptor: a socket and its port."""
         self.heard: Heard | None = None
         self.facts: IngressFacts | None = None
-        """The facts that are final."""
+        """The facts, once they are final."""
         self.seen: dict[Match, Seen] | None = None
         self.refused = ""
         self.in_use = False
@@ -140,7 +140,7 @@ def _take(owner: _Listened, descriptor: int, started: float) -> bool:
 
 
 def _open_wire(stack: contextlib.ExitStack) -> dict[int, tuple[socket.socket, int]]:
-    """Return sockets that get what interfaces get, before it is judged (man 7 packet); none without CAP_NET_RAW."""
+    """Return sockets that get all packets before the kernel filters them (man 7 packet); none without CAP_NET_RAW."""
     opened = {}
     for ethertype, version in _ETHERTYPES.items():
         with contextlib.suppress(OSError, AttributeError):
@@ -168,7 +168,7 @@ def _look(wire: socket.socket, version: int, listened: list[_Listened]) -> None:
 
 
 def parse_packet(packet: bytes, version: int, interface: str, *, broadcast: bool) -> Seen | None:
-    """Return the UDP datagram of an IP packet; None for what is none, and for a later fragment of one."""
+    """Return the UDP datagram in an IP packet; None where there is none, and for later fragments."""
     if version == 4:
         if len(packet) < 20 or packet[9] != socket.IPPROTO_UDP or packet[6] & 0x1F or packet[7]:
             return None

@@ -33,9 +33,9 @@ def sysctl(name: str) -> int | None:
 
 
 def counters(interface: str = "") -> dict[str, int]:
-    """Return the counters that tell of datagrams dropped, and of packets that came in by `interface`.
+    """Return the counters of dropped datagrams, and of packets that came in by `interface`.
 
-    Those of the protocols are both families' together; all are of this network namespace alone.
+    Those of protocols are the sums of both families; all are of this network namespace alone.
     """
     counted = parse_counters(read("/proc/net/snmp") + read("/proc/net/netstat"), read("/proc/net/snmp6"))
     return {**counted, **parse_interface(read("/proc/net/dev"), interface)}

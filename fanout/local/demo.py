@@ -27,7 +27,7 @@ from fanout.model import DEFAULT_PORT
 _SERVICE = "headless-udp"
 _FIRST, _SECOND = "cache invalidated", "hello to all five"
 _LOG_TIMEOUT = 30.0
-"""Seconds for a message to show in the logs: it takes milliseconds, unless the machine stands still meanwhile."""
+"""Seconds for a message to show in the logs: it takes milliseconds, unless the machine stands still."""
 
 
 def play() -> None:
@@ -68,7 +68,7 @@ class _Stage:
         command = shlex.join(["fanout", *arguments])
         click.secho(f"$ {command}", bold=True)
         with interrupts_later():
-            # Ctrl-C is for the demo, which ends the command: one that starts up just then would complain of it.
+            # Ctrl-C is for the demo, which ends the command: one that is just starting would complain.
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 self._process = subprocess.Popen(python_command("fanout", *arguments), env=self._environment)

@@ -159,7 +159,7 @@ class PodProcess:
 
     def _take_output(self, line: bytes) -> None:
         self._write(line)
-        # Most lines tell of a message: those are not parsed.
+        # Most lines are about messages: those are not parsed.
         if b'"receiver_' in line and (values := parse(line)) is not None:
             if values["event"] == RECEIVER_STARTED:
                 self._set_ready(True)

@@ -45,9 +45,9 @@ class PlanOptions(SimpleNamespace):
         """Return what to send; raise `click.UsageError` for options that exclude each other."""
         rate = self.rate
         if rate is not None and self.bandwidth is not None:
-            raise click.UsageError("--rate and --bandwidth are two ways to say one thing: give one")
+            raise click.UsageError("--rate and --bandwidth exclude each other: give one")
         if self.seconds is not None and self.messages is not None:
-            raise click.UsageError("--seconds and --count are two ways to say one thing: give one")
+            raise click.UsageError("--seconds and --count exclude each other: give one")
         if self.bandwidth is not None:
             rate = _datagrams_per_second(self.bandwidth, self.size)
         rate = rate or _RATE
@@ -96,7 +96,7 @@ def bench(target: TargetOptions, load: PlanOptions, max_loss: float | None, plot
     stream measure the round trip.
 
     Exit codes: 0 measured, 1 error, 2 usage, 3 no endpoints, 4 some pods silent or worse than --max-loss,
-    130 interrupted; what was measured until then is shown.
+    130 interrupted; what was measured so far is shown.
 
     \b
     fanout bench -s headless-udp

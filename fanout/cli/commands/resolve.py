@@ -69,7 +69,7 @@ def _show(target: Target, answer: DnsAnswer) -> None:
 
 
 def _watch(target: Target, output: str) -> int:
-    """Print what changes in what is known, from knowing nothing on."""
+    """Print every change of what is known, beginning with nothing."""
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
@@ -100,7 +100,7 @@ def _show_change(change: dict[str, str], output: str) -> None:
 
 
 def _changes(before: Known, now: Known) -> Iterator[dict[str, str]]:
-    """Yield what is different, an object each."""
+    """Yield an object for each difference."""
     known, knew = set(now.endpoints), set(before.endpoints)
     for endpoint in now.endpoints:
         if endpoint not in knew:

@@ -83,7 +83,7 @@ def search(target: str, interface: str | None, host: str | None, timeout: float,
 
 
 def _waiting(text: str) -> contextlib.AbstractContextManager[object]:
-    """Return what says so on a terminal, as long as it is entered."""
+    """Return a context that shows this on a terminal while it is entered."""
     if not sys.stderr.isatty():
         return contextlib.nullcontext()
     terminal = console(err=True)
@@ -104,7 +104,7 @@ def _show(found: list[Found]) -> None:
     shown = _fitting(rows, terminal.width)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in shown:
-        # A LOCATION that is cut is none.
+        # A LOCATION cut short is of no use.
         is_whole = _COLUMNS[column] == "LOCATION"
         table.add_column(
             _COLUMNS[column],

@@ -33,10 +33,10 @@ _PIPE_BUF = 4096  # bytes that a writable pipe takes without blocking (man 7 pip
 class LogStream:
     """Where log lines go, a `write` each.
 
-    Until the app has `started`, a line that cannot be written raises `FanoutError`: better to fail then than to
-    receive for nobody. It is the thread that made this one that fails; lines of others wait meanwhile. A later one is
-    counted and said once on standard error: datagrams are taken all the same. So are, after `patience` (seconds; None
-    for ever), those that nobody reads, until somebody does again.
+    Until the app has `started`, a line that cannot be written raises `FanoutError` in the thread that made the stream:
+    better to fail then than to receive for nobody; lines of other threads wait. Later, a line that cannot be written is
+    counted, and standard error says so once: datagrams are still taken. So is a line that nobody reads for `patience`
+    seconds (None waits for ever), until somebody reads again.
     """
 
     def __init__(self, path: str | None, *, patience: float | None = None) -> None:

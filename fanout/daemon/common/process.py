@@ -71,7 +71,7 @@ class Program(ABC, Generic[_Stats]):
 
     @abstractmethod
     def introduction(self, admin: str | None) -> dict[str, object]:
-        """Return what the log says of it at the start; `admin` is the address of the admin port."""
+        """Return what the log says at the start; `admin` is the address of the admin port."""
 
     @abstractmethod
     def collectors(self) -> Iterable[Collector]:
@@ -87,11 +87,11 @@ class Program(ABC, Generic[_Stats]):
 
     @abstractmethod
     def totals(self, stats: _Stats) -> dict[str, object]:
-        """Return what the log says of it at the end."""
+        """Return what the log says at the end."""
 
 
 def open_log(settings: ProcessSettings, patience: float | None = None) -> tuple[logs.LogStream, FilteringBoundLogger]:
-    """Return the stream of the log (which see for `patience`), and what writes to it; raise `FanoutError`."""
+    """Return the stream of the log (`patience` is its), and what writes to it; raise `FanoutError`."""
     stream = logs.LogStream(settings.log_file, patience=patience)
     return stream, logs.configure(stream, settings.log_format, settings.log_level)
 
@@ -122,7 +122,7 @@ class Process(Generic[_Stats]):
     def running(self) -> Iterator[None]:
         """Open the admin port, log that the program has started, and show it until it has stopped, as is logged.
 
-        Raises `FanoutError` where that cannot be.
+        Raises `FanoutError` where the port or the log cannot be used.
         """
         program = self._program
         admin = self._open_admin()

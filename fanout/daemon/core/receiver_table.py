@@ -14,7 +14,7 @@ _DISPENSABLE = ("BYTES", "RATE", "QUEUED")
 def tables(
     address: str, before: ReceiverStats, after: ReceiverStats, seconds: float, senders: list[SenderCounts], room: int
 ) -> list[TextTable]:
-    """Return what came to the port, and of which senders of frames most of it, or most trouble."""
+    """Return what came to the port, and the senders of frames with the most trouble or the most messages."""
     dropped = {
         **after.refused,
         ReceiveDrop.KERNEL_BUFFER: after.kernel_drops,

@@ -28,7 +28,7 @@ class TextTable(NamedTuple):
     numbers: tuple[str, ...]
     rows: list[tuple[str, ...]]
     more: str = ""
-    """What is to be said below, such as how many rows were left out."""
+    """A line below the rows, such as how many were left out."""
     dispensable: tuple[str, ...] = ()
     """Columns that a narrow terminal does without, in this order."""
 

@@ -29,7 +29,7 @@ def host(facts: HostFacts) -> list[Check]:
     if facts.granted < facts.asked:
         sentence = (
             f"only {facts.granted:,} of the {facts.asked:,} bytes that receivers and relays ask for are granted{holds}"
-            ": what a longer burst has is dropped"
+            ": the rest of a longer burst is dropped"
         )
         hint = (
             f"raise net.core.rmem_max on the node (sysctl -w net.core.rmem_max={facts.asked}): "
@@ -79,9 +79,9 @@ def resolved(service: Service, answer: DnsAnswer) -> list[Check]:
         return [_nothing_resolved(service, answer, details)]
     last = answer.lookups[-1] if answer.lookups else Lookup("", "", "", "", "")
     dns_ttl = "" if answer.dns_ttl is None else f", DNS TTL {answer.dns_ttl:g} s"
-    expanded = "" if answer.name.rstrip(".") == service.name.rstrip(".") else f", expanded to {answer.name}"
+    expanded = "" if answer.name.rstrip(".") == service.name.rstrip(".") else f", expanded to {answer.name},"
     sentence = (
-        f"{service.name}{expanded}, is {_count(len(answer.endpoints), 'pod')}: "
+        f"{service.name}{expanded} has {_count(len(answer.endpoints), 'pod')}: "
         f"{last.result} of type {last.record} from nameserver {last.nameserver} over {last.over}{dns_ttl}"
     )
     alone = "one address alone: where there are more pods, the Service is not headless (clusterIP: None)"
@@ -197,7 +197,7 @@ def carried(ways: Iterable[WayFacts]) -> list[Check]:
         }  # fmt: skip
         if passed is False:
             sentence = (
-                f"the way {by}to {names} should carry payloads of {payload:,} bytes (MTU {mtu:,}): "
+                f"the path {by}to {names} should carry payloads of {payload:,} bytes (MTU {mtu:,}): "
                 "probes of that size got no answer, but small ones did"
             )
             hints = (
@@ -208,7 +208,7 @@ def carried(ways: Iterable[WayFacts]) -> list[Check]:
             checks.append(Check("mtu", CheckStatus.PROBLEM, sentence, hints, details))
         else:
             tried = "; a probe of that size came back" if passed else "; not tried, as no probe is answered there"
-            whole = f"the way {by}to {names} has an MTU of {mtu:,}: payloads up to {payload:,} bytes stay in one piece"
+            whole = f"the path {by}to {names} has an MTU of {mtu:,}: payloads up to {payload:,} bytes stay in one piece"
             checks.append(Check("mtu", CheckStatus.OK, whole + tried, (), details))
     return checks
 

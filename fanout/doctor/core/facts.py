@@ -36,7 +36,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """What holds of this host, or pod, whatever it sends and receives."""
+    """What is true of this host, or pod, whatever it sends and receives."""
 
     asked: int
     """Bytes of receive buffer that fanout asks for."""
@@ -90,7 +90,7 @@ class Seen(NamedTuple):
     destination: Endpoint
     size: int
     hops: int
-    """What is left of its time to live."""
+    """Its remaining time to live."""
     broadcast: bool = False
 
 
@@ -105,7 +105,7 @@ class Match(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InterfaceFacts:
-    """What was found out of an ingress's interface, or of all where it names none."""
+    """What was found out about an ingress's interface, or about all where it names none."""
 
     is_up: bool = True
     addresses: tuple[str, ...] = ()
@@ -119,12 +119,12 @@ class InterfaceFacts:
     reverse_filter: int = 0
     """rp_filter as it counts for the interface: 0 off, 1 strict, 2 loose."""
     default_interface: str = ""
-    """On which the default route lies; empty where there is none."""
+    """The interface of the default route; empty without one."""
 
 
 @dataclass(frozen=True, slots=True)
 class IngressFacts:
-    """What was found out of one ingress."""
+    """What was found out about one ingress."""
 
     ingress: Ingress
     seconds: float
@@ -137,14 +137,14 @@ class IngressFacts:
     in_use: bool = False
     """Whether that is because another program has its port."""
     joined: bool | None = None
-    """Whether the kernel lists the group on the interface; None where there is none to list."""
+    """Whether the kernel lists the group on the interface; None where the ingress has no group."""
     heard: Heard | None = None
     seen: Mapping[Match, Seen] | None = None
     """The first datagram of each kind on the wire; None where fanout may not look there (CAP_NET_RAW)."""
     missed: int = 0
     """Packets on the wire that fanout had no time to look at."""
     way_back: str | None = None
-    """The interface by which the source of what was seen would be answered; None where there is no route."""
+    """The interface of the route back to the source of what was seen; None without a route."""
     grown: Mapping[str, int] = field(default_factory=dict)
     """The kernel's counters that grew meanwhile, such as `IPReversePathFilter`, and by how much."""
 
