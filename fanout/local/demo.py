@@ -115,8 +115,8 @@ class _Stage:
 
 @contextmanager
 def _stage() -> Iterator[_Stage]:
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     stage = _Stage(_make_directory())
     try:
         yield stage
@@ -150,7 +150,3 @@ def _usable_port() -> int:
 
 def _say(sentence: str) -> None:
     click.secho(f"\n# {sentence}", dim=True)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt

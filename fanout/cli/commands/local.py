@@ -57,7 +57,7 @@ def local() -> None:
 def up(replicas: int, port: int, drain: float, detach: bool, pid: int | None) -> int:
     """Start the Service, and show its receivers' logs until Ctrl-C."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        signal.signal(number, signal.default_int_handler)
     watched = [] if detach else [os.getpid()]
     watched += [] if pid is None else [pid]
     supervisor, service = launch(LocalSettings(replicas, port, drain, tuple(watched)))
@@ -238,7 +238,3 @@ def _age(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size}{unit}"
     return f"{whole}s"
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
