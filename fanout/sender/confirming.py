@@ -71,7 +71,7 @@ class ExchangeTable:
         """Held while `counts` change; taken after `answers`."""
         self._under_way: dict[int, Exchange] = {}
         self._abandoned: deque[Exchange] = deque()
-        self._round_trip = RttEstimator()
+        self._round_trip = RttEstimator(random.random)
 
     def begin(self, request: Request, endpoints: tuple[Endpoint, ...]) -> Exchange:
         """Return a new exchange, which gets its answers until `end`; hold `order` until it was first sent."""
@@ -90,7 +90,6 @@ class ExchangeTable:
             is_query=request.is_query,
             is_numbered=encoder.is_numbered,
             round_trip=self._round_trip,
-            jitter=random.random,
         )
         with self.answers:
             self._under_way[exchange.number] = exchange

@@ -121,8 +121,7 @@ def _exchange(now: float) -> Exchange:
         timeout=1.0,
         retries=None,
         is_query=True,
-        round_trip=RttEstimator(),
-        jitter=lambda: 0.0,
+        round_trip=RttEstimator(lambda: 0.0),
     )
     exchange.due(now)
     return exchange

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import count
 from typing import NamedTuple
 
@@ -59,7 +59,6 @@ class Exchange:
         is_query: bool = False,
         is_numbered: bool = False,
         round_trip: RttEstimator,
-        jitter: Callable[[], float],
     ) -> None:
         self.number = number
         self.size: int = len(payload)
@@ -69,7 +68,7 @@ class Exchange:
         # An unsealed reply is never larger than the query: so the query is padded to the full size.
         pad = FRAGMENT_OVERHEAD + fragment_size if is_query else 0
         cut = Cut.of(payload, fragment_size)
-        self._message = OutgoingMessage(sender, number, cut, flags, pad, retries, round_trip, jitter)
+        self._message = OutgoingMessage(sender, number, cut, flags, pad, retries, round_trip)
         self._started = now
         self._ended: float | None = None
         self._pods: dict[Endpoint, PeerExchange] = {}

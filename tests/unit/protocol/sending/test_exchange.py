@@ -22,8 +22,13 @@ NUMBER = 7
 
 
 def begin(payload: bytes = b"reload", endpoints: tuple[Endpoint, ...] = (A, B), **settings: Any) -> Exchange:
-    settings = {"timeout": 2.0, "retries": None, "round_trip": RttEstimator(), "fragment_size": 1200} | settings
-    return Exchange(payload, endpoints, 0.0, sender=ME, number=NUMBER, jitter=lambda: 0.0, **settings)
+    settings = {
+        "timeout": 2.0,
+        "retries": None,
+        "round_trip": RttEstimator(lambda: 0.0),
+        "fragment_size": 1200,
+    } | settings
+    return Exchange(payload, endpoints, 0.0, sender=ME, number=NUMBER, **settings)
 
 
 def asked(dispatches: list[Dispatch]) -> dict[Endpoint, list[Fragment]]:
