@@ -15,8 +15,8 @@ from fanout.model import Endpoint, Message, Question
 from fanout.net import errno_text
 from fanout.net.key_file import KeyFile
 from fanout.protocol.receiving.dedup import SenderCounts
+from fanout.protocol.receiving.reception import FrameCounts
 from fanout.receiver.core.stats import ReceiverStats
-from fanout.receiver.demux import NOTHING
 from fanout.receiver.listener import WORKERS_MAX, FrameSettings, Listener
 from fanout.receiver.queue import MessageBatch, MessageQueue, Overflow
 
@@ -77,7 +77,7 @@ class ReceiverEngine:
     def stats(self) -> ReceiverStats:
         """Counts since it was opened."""
         listener, queue = self.listener, self.queue
-        framed = NOTHING if listener is None else listener.counts
+        framed = FrameCounts() if listener is None else listener.counts
         return ReceiverStats(
             datagrams=queue.datagrams,
             bytes=queue.bytes,

@@ -13,8 +13,6 @@ SENDERS_MAX = 1024
 """Senders of which a record is kept; a new one replaces the one idle for longest."""
 RESULTS_MAX = 16_384
 """Messages of all senders together whose result is kept."""
-PENDING_MAX = 16_384
-"""Messages in fragments that were accepted and whose handler has not returned."""
 REPLIES_MAX = 16 * 1024 * 1024
 """Bytes of replies kept so that lost parts can be sent again; the newest is kept, however large."""
 JUMP_MAX = 2**32
@@ -193,7 +191,8 @@ class DedupTable:
         self._peers: dict[int, Peer] = {}
         self._latest: Peer | None = None
         self._has_forgotten = False
-        self._results: dict[Key, HandlingResult] = {}
+        self.results: dict[Key, HandlingResult] = {}
+        """Those of the messages settled last, at most `RESULTS_MAX`."""
         self._replies: dict[Key, Kept] = {}
         self._reply_bytes = 0
         self._released: dict[Key, None] = {}
@@ -272,35 +271,26 @@ class DedupTable:
             sequence.expected = number + 1
         self._skipped(peer, peer.arrivals.marked(number, origin))
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the maximum of unsettled messages is reached."""
-        return len(self.pending) >= PENDING_MAX
-
     def settle(self, key: Key, result: HandlingResult) -> None:
         """Record the result of a message."""
         self.pending.pop(key, None)
-        if len(self._results) >= RESULTS_MAX:
-            oldest = next(iter(self._results))
-            del self._results[oldest]
+        if len(self.results) >= RESULTS_MAX:
+            oldest = next(iter(self.results))
+            del self.results[oldest]
             self._forget_reply(oldest)
-        self._results[key] = result
+        self.results[key] = result
         if result.reply is not None:
             self._replies[key] = result.reply
             self._reply_bytes += len(result.reply.payload) + _REPLY_OVERHEAD
             while self._reply_bytes > REPLIES_MAX and len(self._replies) > 1:
                 oldest = next(iter(self._replies))
                 self._forget_reply(oldest)
-                self._results[oldest] = _GONE
+                self.results[oldest] = _GONE
 
     def _forget_reply(self, key: Key) -> None:
         kept = self._replies.pop(key, None)
         if kept is not None:
             self._reply_bytes -= len(kept.payload) + _REPLY_OVERHEAD
-
-    def result(self, key: Key) -> HandlingResult | None:
-        """Return the result of a message; None where it is not settled or no longer kept."""
-        return self._results.get(key)
 
     def release(self, key: Key) -> None:
         """Forget that a message arrived: the queue was full, and it may be sent again."""

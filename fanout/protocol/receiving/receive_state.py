@@ -43,6 +43,8 @@ from fanout.protocol.receiving.run import (
 from fanout.protocol.seal import OpenedRun, Sealer
 from fanout.protocol.sequence import Arrival
 
+PENDING_MAX = 16_384
+"""Messages in fragments that were accepted and whose handler has not returned."""
 NUMBERED_START = MAGIC + bytes((VERSION, FrameKind.NUMBERED))
 """The first bytes of each message of a numbered stream."""
 _HEADER_SIZE = HEADER.size
@@ -287,7 +289,7 @@ class ReceiveState:
             taken.drops[ReceiveDrop.DUPLICATE] += 1
             pending.wants_answer |= asks
             return [answer(fragment, size, AnswerStatus.PENDING)] if asks else []
-        result = table.result(key)
+        result = table.results.get(key)
         if result is not None:
             taken.drops[ReceiveDrop.DUPLICATE] += 1
             return self.builder.result(result, fragment, size) if asks else []
@@ -297,7 +299,7 @@ class ReceiveState:
         if key not in self.reassembly.partial and (arrival := peer.state(fragment.number)) not in _FRESH:
             self._came_before(peer, fragment.number, arrival, numbered, taken)
             return [answer(fragment, size, AnswerStatus.REFUSED, _FORGOTTEN)] if asks else []
-        if table.is_full:
+        if len(table.pending) >= PENDING_MAX:
             # No answer: it is asked again, later and later.
             taken.refuse(ReceiveDrop.NO_ROOM, "too many messages wait for their handlers")
             return []
@@ -338,7 +340,7 @@ class ReceiveState:
 
     def _pulled(self, pull: Pull, taken: Taken) -> list[bytes]:
         """Return the fragments of a reply that are pulled."""
-        result = self.table.result((pull.sender, pull.number))
+        result = self.table.results.get((pull.sender, pull.number))
         if result is None or result.reply is None:
             taken.refuse(ReceiveDrop.UNEXPECTED, "it asks for a reply that is not kept")
             return []
