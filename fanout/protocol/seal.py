@@ -15,6 +15,7 @@ import hmac
 import re
 import struct
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
 from typing import NamedTuple
@@ -196,21 +197,19 @@ class Sealer:
         ]
 
 
+@dataclass(slots=True, eq=False)
 class _KnownSender:
     """A sender that has sealed a frame with one of the keys."""
 
-    __slots__ = ("decrypt", "first", "key", "newest", "sequence", "since")
-
-    def __init__(self, key: bytes, decrypt: _Crypt, counter: int, time: int, since: float, window: int) -> None:
-        self.key = key
-        self.decrypt = decrypt
-        self.sequence = Sequence(window, counter)
-        self.first = counter
-        """Frames below it may have been opened before this sender was known."""
-        self.newest = time
-        """The latest time in a frame of this sender."""
-        self.since = since
-        """Frames sealed before may have been opened, and their sender forgotten since."""
+    key: bytes
+    decrypt: _Crypt
+    sequence: Sequence
+    first: int
+    """Frames below it may have been opened before this sender was known."""
+    newest: int
+    """The latest time in a frame of this sender."""
+    since: float
+    """Frames sealed before may have been opened, and their sender forgotten since."""
 
 
 class OpenedRun(NamedTuple):
@@ -361,7 +360,8 @@ class Opener:
         key, cipher, inner = self._try_keys(sealed)
         if len(self._senders) >= self._limit:
             self._forget(now)
-        known = _KnownSender(key, cipher.decrypt, sealed.counter, sealed.time, now - self._freshness, self._window)
+        sequence = Sequence(self._window, sealed.counter)
+        known = _KnownSender(key, cipher.decrypt, sequence, sealed.counter, sealed.time, now - self._freshness)
         known.sequence.arrived(sealed.counter)
         self._senders[sealed.sender] = known
         self._full_until = min(self._full_until, sealed.time + self._freshness)

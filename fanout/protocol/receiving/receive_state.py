@@ -71,46 +71,29 @@ class AnswerSocket(Protocol):
         """Send datagrams to `address`, from the address in `source`."""
 
 
+@dataclass(slots=True, eq=False)
 class PendingReply:
     """A message whose sender may ask for its result, until it is settled: see `Question`. Thread-safe."""
 
-    __slots__ = (
-        "address",
-        "attempt",
-        "is_open",
-        "is_query",
-        "number",
-        "problem",
-        "reply_path",
-        "sender",
-        "settler",
-        "size",
-        "source",
-        "state",
-        "wants_answer",
-    )
-
+    state: ReceiveState
+    address: tuple[Any, ...]
+    sender: int
+    number: int
+    is_query: bool
+    wants_answer: bool
+    """Whether the sender has asked so far."""
+    attempt: int = 0
+    """Of the question that waits for an answer."""
+    size: int = 0
+    """Its bytes; 0 where none waits."""
+    is_open: bool = True
+    """Whether it waits to be settled."""
+    problem: str = ""
+    """Why its reply was not sent."""
     # Set outside the core, which does not know how to answer.
-    settler: Settler
-    reply_path: AnswerSocket
-    source: ControlMessages
-
-    def __init__(self, state: ReceiveState, fragment: Fragment, address: tuple[Any, ...], wants_answer: bool) -> None:
-        self.state: ReceiveState = state
-        self.address: tuple[Any, ...] = address
-        self.sender: int = fragment.sender
-        self.number: int = fragment.number
-        self.is_query: bool = bool(fragment.flags & QUERY)
-        self.wants_answer: bool = wants_answer
-        """Whether the sender has asked so far."""
-        self.attempt: int = 0
-        """Of the question that waits for an answer."""
-        self.size: int = 0
-        """Its bytes; 0 where none waits."""
-        self.is_open: bool = True
-        """Whether it waits to be settled."""
-        self.problem: str = ""
-        """Why its reply was not sent."""
+    settler: Settler = field(init=False)
+    reply_path: AnswerSocket = field(init=False)
+    source: ControlMessages = field(init=False)
 
     @property
     def wants_reply(self) -> bool:
@@ -315,9 +298,10 @@ class ReceiveState:
                 return [answer(fragment, size, AnswerStatus.PARTIAL, present, first)]
             payload, wants_answer = partial.payload(), partial.is_asked
         table.arrived(peer, fragment.number, numbered)
-        table.pending[key] = pending = PendingReply(self, fragment, run.address, wants_answer)
+        pending = PendingReply(self, run.address, *key, bool(fragment.flags & QUERY), wants_answer)
         if asks:
             pending.attempt, pending.size = fragment.attempt, size
+        table.pending[key] = pending
         track = Track(peer.hand_over, fragment.number) if numbered else None
         taken.pending.append(pending)
         taken.runs.append(Run(payload, len(payload), 1, run.address, run.received_at, 0, track, pending))
