@@ -182,7 +182,8 @@ class Conversation:
                 if on_receipt is not None:
                     for receipt in turn.receipts:
                         on_receipt(receipt)
-                yield from self._send(turn.due)
+                if turn.due:
+                    yield from self._send(turn.due)
                 yield from turn.replies
                 if turn.is_over:
                     table.end(exchange)
@@ -216,10 +217,4 @@ class Conversation:
         known, now, exchange = self._refresher.known, monotonic(), self.exchange
         # In a forked process, a thread that is not there may hold the lock, and nothing changes any more.
         with contextlib.nullcontext() if self._table.is_inherited else self._table.answers:
-            return Confirmation(
-                exchange.receipts(),
-                exchange.size,
-                exchange.elapsed(now),
-                now - (known.answered_at or now),
-                known.failure is not None,
-            )
+            return exchange.confirmation(now, now - (known.answered_at or now), known.failure is not None)
