@@ -64,28 +64,25 @@ def addresses(name: str | None = None) -> list[Address]:
 
 def networks(name: str) -> list[ipaddress.IPv4Interface]:
     """Return the IPv4 addresses of one interface with their networks; empty where the system does not tell."""
-    try:
-        adapters = list(ifaddr.get_adapters())
-    except OSError:  # no netlink, in some sandboxes
-        return []
     return [
         ipaddress.IPv4Interface(f"{each.ip}/{each.network_prefix}")
-        for adapter in adapters
-        for each in adapter.ips
-        if adapter.name == name and each.is_IPv4
+        for adapter, each in _assigned()
+        if adapter == name and each.is_IPv4
     ]
 
 
 def _all_addresses() -> list[tuple[str, Address]]:
+    return [
+        (adapter, ipaddress.ip_address(each.ip if isinstance(each.ip, str) else each.ip[0]))
+        for adapter, each in _assigned()
+    ]
+
+
+def _assigned() -> list[tuple[str, ifaddr.IP]]:
     try:
-        adapters = list(ifaddr.get_adapters())
+        return [(adapter.name, each) for adapter in ifaddr.get_adapters() for each in adapter.ips]
     except OSError:  # no netlink, in some sandboxes
         return []
-    return [
-        (adapter.name, ipaddress.ip_address(each.ip if isinstance(each.ip, str) else each.ip[0]))
-        for adapter in adapters
-        for each in adapter.ips
-    ]
 
 
 def is_up(name: str) -> bool:
