@@ -71,10 +71,10 @@ class MemoryTransport:
         self.faults: dict[Endpoint, int] = dict(faults or {})
         self.refusals: dict[Endpoint, int] = dict(refusals or {})
         self.closed: bool = False
-        self.has_heard: bool = False
+        self.has_icmp_errors: bool = False
         """See `Transport`."""
         self._room = deque(room)
-        self._heard: list[Fault] = []
+        self._icmp_errors: list[Fault] = []
         self._pods = pods
         self._answers: list[tuple[bytes, Endpoint]] = []
         self._lock = threading.Lock()
@@ -119,14 +119,14 @@ class MemoryTransport:
             for datagram in self._pods(payload, endpoint):
                 self.answer(datagram, endpoint)
         if endpoint in self.refusals:
-            self._heard.append(Fault(endpoint, self.refusals[endpoint]))
-            self.has_heard = True
+            self._icmp_errors.append(Fault(endpoint, self.refusals[endpoint]))
+            self.has_icmp_errors = True
 
-    def heard(self) -> list[Fault]:
+    def icmp_errors(self) -> list[Fault]:
         """See `Transport`."""
         self._check_open()
-        heard, self._heard, self.has_heard = self._heard, [], False
-        return heard
+        errors, self._icmp_errors, self.has_icmp_errors = self._icmp_errors, [], False
+        return errors
 
     def answer(self, datagram: bytes, source: Endpoint) -> None:
         """Queue a datagram to be received as if from `source`."""

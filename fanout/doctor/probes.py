@@ -70,7 +70,7 @@ def _take(transport: UdpTransport, run: int, found: dict[Endpoint, PodFacts], se
             continue
         if frame.number < len(sent_at) and pod.round_trip is None:
             found[source] = pod._replace(round_trip=now - sent_at[frame.number], errno=0)
-    for fault in transport.heard():
+    for fault in transport.icmp_errors():
         pod = found.get(fault.endpoint)
         if pod is not None and pod.round_trip is None:
             found[fault.endpoint] = pod._replace(errno=fault.errno)

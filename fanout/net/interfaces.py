@@ -49,7 +49,7 @@ def index(name: str) -> int | None:
 
 
 def names() -> list[str]:
-    """Return the names of all interfaces; empty where the system does not tell."""
+    """Return the names of all interfaces; empty where the system reports none."""
     try:
         return [name for _, name in socket.if_nameindex()]
     except OSError:
@@ -57,13 +57,13 @@ def names() -> list[str]:
 
 
 def addresses(name: str | None = None) -> list[Address]:
-    """Return the addresses of one interface, or of all, IPv4 before IPv6; empty where the system does not tell."""
+    """Return the addresses of one interface, or of all, IPv4 before IPv6; empty where the system reports none."""
     found = [address for each, address in _all_addresses() if name in (None, each)]
     return sorted(found, key=lambda address: address.version)
 
 
 def networks(name: str) -> list[ipaddress.IPv4Interface]:
-    """Return the IPv4 addresses of one interface with their networks; empty where the system does not tell."""
+    """Return the IPv4 addresses of one interface with their networks; empty where the system reports none."""
     return [
         ipaddress.IPv4Interface(f"{each.ip}/{each.network_prefix}")
         for adapter, each in _assigned()

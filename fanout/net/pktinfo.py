@@ -36,7 +36,7 @@ def tell_destinations(listening: socket.socket, wanted: bool) -> None:
 
 
 def interface(control: ControlMessages) -> int:
-    """Return the index of the interface that a datagram came by; 0 where the system does not tell."""
+    """Return the index of the interface that a datagram came by; 0 where the system does not report it."""
     for level, kind, data in control:
         if (level, kind) == _IPV4 and len(data) == _INFO.size:
             return int(_INFO.unpack(data)[0])

@@ -116,7 +116,7 @@ class ExchangeTable:
 
     def take(self, engine: Engine) -> list[Exchange]:
         """Read answers and ICMP errors; return the exchanges that have news. Hold `answers`."""
-        datagrams, heard = engine.receive(_ANSWERS)
+        datagrams, errors = engine.receive(_ANSWERS)
         now = monotonic()
         changed: dict[int, Exchange] = {}
         encoder = self.encoder
@@ -133,7 +133,7 @@ class ExchangeTable:
                 self._refuse(ReceiveDrop.UNEXPECTED)
             else:
                 changed[exchange.number] = exchange
-        for fault in heard:
+        for fault in errors:
             for exchange in self._under_way.values():
                 exchange.refused(fault.endpoint, fault.errno, now)
                 changed[exchange.number] = exchange
