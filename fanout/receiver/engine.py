@@ -129,19 +129,15 @@ class ReceiverEngine:
     def take(self, limit: int, keep: Callable[[MessageBatch], None], listener: Listener | None = None) -> MessageBatch:
         """Take the next messages, at most `limit`, and pass them to `keep`: `keep_rest` or `keep_handed`.
 
-        A `listener` fills the queue first, unless the receiver was stopped.
+        Those that another iteration left come first. A `listener` fills the queue, unless the receiver was stopped.
         """
         with self.handing:
-            if listener is not None and not self.is_stopped:
-                listener.fill()
-            batch = self.queue.take(limit)
-            keep(batch)
-            return batch
-
-    def take_rest(self, keep: Callable[[MessageBatch], None]) -> MessageBatch:
-        """Take the messages that an iteration did not hand over, because it was left."""
-        with self.handing:
-            batch = self._unhanded()
+            if length_hint(self.rest):
+                batch = self._unhanded()
+            else:
+                if listener is not None and not self.is_stopped:
+                    listener.fill()
+                batch = self.queue.take(limit)
             keep(batch)
             return batch
 
