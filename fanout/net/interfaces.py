@@ -36,15 +36,20 @@ def _asking() -> socket.socket:
 
 def index(name: str) -> int | None:
     """Return the interface's index; None where there is no such interface. Raises OSError."""
+    return _request(_SIOCGIFINDEX, _INDEX, name)
+
+
+def _request(number: int, layout: struct.Struct, name: str) -> int | None:
+    """Return the answer to an interface request (man 7 netdevice); None where there is no such interface."""
     if not 0 < len(name.encode()) <= _NAME_MAX:
         return None
     try:
-        answer = fcntl.ioctl(_asking(), _SIOCGIFINDEX, _INDEX.pack(name.encode(), 0))
+        answer = fcntl.ioctl(_asking(), number, layout.pack(name.encode(), 0))
     except OSError as error:
         if error.errno == errno.ENODEV:
             return None
         raise
-    found: int = _INDEX.unpack(answer)[1]
+    found: int = layout.unpack(answer)[1]
     return found
 
 
@@ -87,13 +92,10 @@ def _assigned() -> list[tuple[str, ifaddr.IP]]:
 
 def is_up(name: str) -> bool:
     """Whether the interface is up and has a carrier (man 7 netdevice, IFF_UP and IFF_RUNNING)."""
-    if not 0 < len(name.encode()) <= _NAME_MAX:
-        return False
     try:
-        answer = fcntl.ioctl(_asking(), _SIOCGIFFLAGS, _FLAGS.pack(name.encode(), 0))
+        flags = _request(_SIOCGIFFLAGS, _FLAGS, name) or 0
     except OSError:
         return False
-    flags: int = _FLAGS.unpack(answer)[1]
     return flags & _IFF_UP != 0 and flags & _IFF_RUNNING != 0
 
 
