@@ -12,8 +12,8 @@ from time import monotonic
 from fanout.errors import SocketUnavailable
 from fanout.net import interfaces
 from fanout.net.multicast import open_group
-from fanout.ssdp.core.directory import Directory
 from fanout.ssdp.core.message import GROUP, PORT
+from fanout.ssdp.core.responder import Responder
 from fanout.ssdp.searches import CarryOut, receive
 
 log: logging.Logger = logging.getLogger("fanout")
@@ -25,8 +25,8 @@ _PODS_MAX = 256
 class PodListener:
     """Listens on the interfaces that lead to pods, but not on the LAN's. Not before there is an event loop."""
 
-    def __init__(self, directory: Directory, lan: str, carry_out: CarryOut) -> None:
-        self._directory = directory
+    def __init__(self, responder: Responder, lan: str, carry_out: CarryOut) -> None:
+        self._responder = responder
         self._lan = lan
         self._carry_out = carry_out
         self._sockets: dict[str, socket.socket] = {}
@@ -53,7 +53,7 @@ class PodListener:
 
     def _readable(self, opened: socket.socket) -> None:
         for data, host, _ in receive(opened):
-            self._carry_out(self._directory.pod_announced(host, data, monotonic()))
+            self._carry_out(self._responder.pod_announced(host, data, monotonic()))
 
     def _close(self, name: str) -> None:
         opened = self._sockets.pop(name)

@@ -16,9 +16,9 @@ from fanout.model import Endpoint
 from fanout.net import errno_text
 from fanout.ssdp.core import body, description, message
 from fanout.ssdp.core.description import Description, InvalidDescription
-from fanout.ssdp.core.directory import Directory, LearnName
 from fanout.ssdp.core.drop_reasons import SsdpDrop
 from fanout.ssdp.core.message import Advert, Headers
+from fanout.ssdp.core.responder import LearnName, Responder
 from fanout.ssdp.core.settings import DescriptionPlace
 from fanout.ssdp.lan import Lan
 from fanout.ssdp.searches import CarryOut, PodAddresses, receive
@@ -88,10 +88,10 @@ class PodMonitor:
     """
 
     def __init__(
-        self, descriptions: Collection[DescriptionPlace], directory: Directory, lan: Lan, carry_out: CarryOut
+        self, descriptions: Collection[DescriptionPlace], responder: Responder, lan: Lan, carry_out: CarryOut
     ) -> None:
         self._descriptions = descriptions
-        self._directory = directory
+        self._responder = responder
         self._lan = lan
         self._carry_out = carry_out
         self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
@@ -150,7 +150,7 @@ class PodMonitor:
                     addresses.ask(opened, message.search(message.ALL, 1))
                     for place in self._descriptions:
                         await self._describe(pod.host, place.url(pod.host))
-                    if pod.host in self._directory.known:
+                    if pod.host in self._responder.known:
                         delay = _RETRY_MIN
                         await asyncio.sleep(REFRESH * random.uniform(0.9, 1.1))
                     else:
@@ -162,9 +162,9 @@ class PodMonitor:
     def _take_answers(self, opened: socket.socket, pod: Endpoint) -> None:
         for data, host, interface in receive(opened):
             if host == pod.host and self._lan.may_come_from(host, interface):
-                self._carry_out(self._directory.pod_answered(host, data, monotonic()))
+                self._carry_out(self._responder.pod_answered(host, data, monotonic()))
             else:
-                self._directory.dropped[SsdpDrop.NOT_ASKED] += 1
+                self._responder.dropped[SsdpDrop.NOT_ASKED] += 1
 
     async def _describe(self, host: str, url: str) -> None:
         """Take what a pod's description says, where it has one there."""
@@ -181,7 +181,7 @@ class PodMonitor:
         except ValueError:  # with control characters
             headers = Headers()
         adverts = [Advert(nt, usn, url, message.MAX_AGE, headers) for nt, usn in described.adverts]
-        self._carry_out(self._directory.description_read(host, adverts, monotonic()))
+        self._carry_out(self._responder.description_read(host, adverts, monotonic()))
 
     def learn_name(self, wanted: LearnName) -> None:
         """Read what a pod's device is called, in the background and once."""

@@ -25,8 +25,8 @@ from fanout.relay.core.ingress import check_pods
 from fanout.relay.serving import ServingThread
 from fanout.ssdp.core import message
 from fanout.ssdp.core.announcer import AGAIN, Announce, Log
-from fanout.ssdp.core.directory import Action, Directory, LearnName, OpenPort, SearchReply
 from fanout.ssdp.core.drop_reasons import SsdpDrop
+from fanout.ssdp.core.responder import Action, LearnName, OpenPort, Responder, SearchReply
 from fanout.ssdp.core.settings import DESCRIPTIONS, HTTP_PORTS, PRIVATE, DescriptionPlace, parse_ports
 from fanout.ssdp.core.stats import SsdpStats
 from fanout.ssdp.http.proxy import Proxy
@@ -90,19 +90,19 @@ class SsdpRelay:
         allowed = tuple(map(parse_network, allow_source))
         if not allowed:
             raise InvalidInput("allow_source must name at least one network")
-        directory = Directory(parse_ports(http_ports), allowed, random.random)
+        responder = Responder(parse_ports(http_ports), allowed, random.random)
         lan, acl = Lan(interface), Acl(allowed, None)
 
         def is_client(peer: str, local: str) -> bool:
             # Linux takes what comes to any address by any interface: others of this host's networks are no LAN.
             return lan.is_here(local) and acl.refusal(peer, 0.0) is None and lan.leads_to(peer)
 
-        self._directory = directory
+        self._responder = responder
         self._lan = lan
-        self._proxy = Proxy(directory.port_map, lambda host: host in directory.hosts, is_client)
-        self._searches = Searches(directory, lan, self._carry_out)
-        self._pods = PodMonitor(tuple(map(DescriptionPlace.parse, descriptions)), directory, lan, self._carry_out)
-        self._pod_listener = PodListener(directory, interface, self._carry_out)
+        self._proxy = Proxy(responder.port_map, lambda host: host in responder.hosts, is_client)
+        self._searches = Searches(responder, lan, self._carry_out)
+        self._pods = PodMonitor(tuple(map(DescriptionPlace.parse, descriptions)), responder, lan, self._carry_out)
+        self._pod_listener = PodListener(responder, interface, self._carry_out)
         self._endpoints: tuple[Endpoint, ...] | None = None
         """The pods, as DNS has them; None before it has answered."""
         self._is_opened = False
@@ -115,15 +115,15 @@ class SsdpRelay:
     @property
     def stats(self) -> SsdpStats:
         """Counts since it was opened."""
-        directory, http, known = self._directory, self._proxy.counts, self._refresher.known
+        responder, http, known = self._responder, self._proxy.counts, self._refresher.known
         return SsdpStats(
-            devices=directory.announcer.devices(dict(self._pods.names), http),
+            devices=responder.announcer.devices(dict(self._pods.names), http),
             searches=self._searches.count,
             answers=self._searches.answers,
             sessions=len(self._searches),
-            announcements=dict(directory.announcer.counts),
-            foreign=directory.foreign,
-            dropped=dict(directory.dropped),
+            announcements=dict(responder.announcer.counts),
+            foreign=responder.foreign,
+            dropped=dict(responder.dropped),
             http=replace(
                 http,
                 requests=dict(http.requests),
@@ -198,10 +198,10 @@ class SsdpRelay:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(woken.wait(), _TICK)
             self._stop_listening()
-            if farewell := self._directory.farewell(monotonic()):
+            if farewell := self._responder.farewell(monotonic()):
                 self._carry_out(farewell)
                 await asyncio.sleep(AGAIN)
-                self._carry_out(self._directory.time_passed(math.inf))
+                self._carry_out(self._responder.time_passed(math.inf))
         finally:
             self._stop_listening()
             await self._pods.close()
@@ -223,14 +223,14 @@ class SsdpRelay:
             self._follow(known.endpoints, now)
             if not known.endpoints:
                 log.warning("service_empty: %(service)s has no pods (yet)", {"service": self._service.name})
-        self._carry_out(self._directory.time_passed(now))
+        self._carry_out(self._responder.time_passed(now))
 
     def _look_at_lan(self, now: float) -> None:
         self._lan.forget_routes()
         if self._lan.is_open and self._lan.is_stale:
             self._unwatch_lan()
             self._lan.close()
-            self._directory.lan_lost()
+            self._responder.lan_lost()
             self._interface.waiting = f"interface {self._lan.interface} is gone or down, or has other addresses"
             log.warning("interface_lost: %(reason)s", {"reason": self._interface.waiting})
         if not self._lan.is_open:
@@ -238,7 +238,7 @@ class SsdpRelay:
             if self._lan.is_open:
                 self._watch_lan()
         elif dropped := self._lan.take_drops():
-            self._directory.dropped[SsdpDrop.KERNEL_BUFFER] += dropped
+            self._responder.dropped[SsdpDrop.KERNEL_BUFFER] += dropped
 
     def _open_lan(self, now: float) -> None:
         """Listen if the interface is there; raise `SocketUnavailable` where waiting for it would not help."""
@@ -251,7 +251,7 @@ class SsdpRelay:
         self._interface.opened()
         values = {"interface": self._lan.interface, "address": self._lan.address}
         log.info("ssdp_listening: searches on %(interface)s (%(address)s) are answered", values)
-        self._carry_out(self._directory.lan_opened(self._lan.address, now))
+        self._carry_out(self._responder.lan_opened(self._lan.address, now))
 
     def _watch_lan(self) -> None:
         for opened in self._lan.sockets:
@@ -266,7 +266,7 @@ class SsdpRelay:
         pods = [each for each in endpoints if not self._is_itself(each)]
         hosts = frozenset(pod.host for pod in pods)
         self._searches.follow(pods)
-        self._carry_out(self._directory.pods_changed(hosts, now))
+        self._carry_out(self._responder.pods_changed(hosts, now))
         self._pods.follow(pods)
         self._pod_listener.follow(sorted(hosts))
 
@@ -282,7 +282,7 @@ class SsdpRelay:
         return True
 
     def _carry_out(self, actions: Iterable[Action]) -> None:
-        """Carry out what the directory decided."""
+        """Carry out what the responder decided."""
         pending = deque(actions)
         while pending:
             action = pending.popleft()
@@ -290,13 +290,13 @@ class SsdpRelay:
                 if self._lan.send(action.data, action.client):
                     self._searches.answers += 1
                 else:
-                    self._directory.dropped[SsdpDrop.NOT_SENT] += 1
+                    self._responder.dropped[SsdpDrop.NOT_SENT] += 1
             elif isinstance(action, Announce):
                 if self._lan.is_open and not self._lan.send(action.data):
-                    self._directory.dropped[SsdpDrop.NOT_SENT] += 1
+                    self._responder.dropped[SsdpDrop.NOT_SENT] += 1
             elif isinstance(action, OpenPort):
                 is_open = self._proxy.listen(action.port)
-                pending.extend(self._directory.port_opened(action.port, is_open, monotonic()))
+                pending.extend(self._responder.port_opened(action.port, is_open, monotonic()))
             elif isinstance(action, LearnName):
                 self._pods.learn_name(action)
             elif isinstance(action, Log):

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from fanout.model import Endpoint
 from fanout.net import pktinfo, sockaddr
-from fanout.ssdp.core.directory import Action, AskPods, Directory, OpenSearch
 from fanout.ssdp.core.drop_reasons import SsdpDrop
 from fanout.ssdp.core.message import DATAGRAM_MAX
+from fanout.ssdp.core.responder import Action, AskPods, OpenSearch, Responder
 from fanout.ssdp.lan import Lan
 
 SEARCHES_MAX = 2048
@@ -33,7 +33,7 @@ _TURN = 32
 """Datagrams that are read of one socket before it is another's turn."""
 
 CarryOut = Callable[[Iterable[Action]], None]
-"""Carries out what the directory decided."""
+"""Carries out what the responder decided."""
 
 
 class PodDatagram(NamedTuple):
@@ -86,14 +86,14 @@ def receive(opened: socket.socket) -> list[PodDatagram]:
 
 
 class Searches:
-    """Takes what clients search, and what pods answer, to the directory."""
+    """Takes what clients search, and what pods answer, to the responder."""
 
-    def __init__(self, directory: Directory, lan: Lan, carry_out: CarryOut) -> None:
+    def __init__(self, responder: Responder, lan: Lan, carry_out: CarryOut) -> None:
         self.count: int = 0
         """Datagrams that came from the LAN, but for announcements."""
         self.answers = 0
         """Those that were sent to clients."""
-        self._directory = directory
+        self._responder = responder
         self._lan = lan
         self._carry_out = carry_out
         self._pods = PodAddresses(())
@@ -113,23 +113,23 @@ class Searches:
 
     def take_searches(self, opened: socket.socket) -> None:
         """Take what came to one of the LAN's sockets."""
-        lan, directory = self._lan, self._directory
+        lan, responder = self._lan, self._responder
         for data, client, to_group in lan.receive(opened):
             if data.startswith(b"NOTIFY"):  # a LAN is full of them; those of pods come elsewhere
                 continue
             self.count += 1
             if not lan.may_answer(client):
-                directory.dropped[SsdpDrop.SOURCE_NOT_UNICAST] += 1
-            elif refusal := directory.refusal(client[0], monotonic()):
-                directory.dropped[refusal] += 1
+                responder.dropped[SsdpDrop.SOURCE_NOT_UNICAST] += 1
+            elif refusal := responder.refusal(client[0], monotonic()):
+                responder.dropped[refusal] += 1
             elif not lan.leads_to(client[0]):
-                directory.dropped[SsdpDrop.SOURCE_NOT_ALLOWED] += 1
-            elif asked := directory.search_arrived(data, client, to_group):
+                responder.dropped[SsdpDrop.SOURCE_NOT_ALLOWED] += 1
+            elif asked := responder.search_arrived(data, client, to_group):
                 self.ask(asked)
 
     def ask(self, asked: AskPods) -> None:
         """Send a client's search to all pods."""
-        dropped = self._directory.dropped
+        dropped = self._responder.dropped
         if len(self._sockets) >= self._most:  # the oldest has most of its answers
             self._end(next(iter(self._sockets)))
             dropped[SsdpDrop.TOO_MANY_SEARCHES] += 1
@@ -158,12 +158,12 @@ class Searches:
         for data, host, interface in receive(opened):
             # What only names a pod as its source does not take that one's turns.
             if host in search.pods and self._lan.may_come_from(host, interface):
-                self._carry_out(self._directory.answer_arrived(search, host, data, monotonic()))
+                self._carry_out(self._responder.answer_arrived(search, host, data, monotonic()))
             else:
-                self._directory.dropped[SsdpDrop.NOT_ASKED] += 1
+                self._responder.dropped[SsdpDrop.NOT_ASKED] += 1
 
     def _answer_for_pods(self, search: OpenSearch, is_late: bool) -> None:
-        self._carry_out(self._directory.answers_due(search, is_late, monotonic()))
+        self._carry_out(self._responder.answers_due(search, is_late, monotonic()))
 
     def _end(self, search: OpenSearch) -> None:
         for timer in self._timers.pop(search):

@@ -1,8 +1,8 @@
-"""The devices of the pods as the LAN has them: events in, actions out. Pure.
+"""Decides what is said on the LAN, to whom and when: events in, actions out. Pure.
 
-An event is a method: a search came, a pod answered, announced itself or was described, the pods of the Service
-changed, the LAN was opened or lost, a port was opened or not, time passed. It returns what is to be done, which the
-relay carries out in this order.
+Each event is a method: a search arrived, a pod answered, announced itself or was described, the pods of the Service
+changed, the LAN was opened or lost, a port was opened or not, time passed. It returns the actions, which the relay
+carries out in this order. Which devices are known is in `registry`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class AskPods(NamedTuple):
 
 
 class OpenPort(NamedTuple):
-    """Listen on an HTTP port, and report how that went (`Directory.port_opened`): the last of its actions."""
+    """Listen on an HTTP port, and report how that went (`Responder.port_opened`): the last of its actions."""
 
     port: int
 
@@ -122,7 +122,7 @@ class _Answer(NamedTuple):
     """As it answers the search, but for its LOCATION, which leads to the pod."""
 
 
-class Directory:
+class Responder:
     """Decides which searches are answered, with which LOCATION, and what is announced when. Not thread-safe.
 
     Only `allowed` networks are answered; `jitter` returns random numbers from 0 to 1.
