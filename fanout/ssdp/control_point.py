@@ -133,12 +133,9 @@ class _Answers:
         """Take a datagram: one a turn, so that a flood of them does not keep the clock from being looked at."""
         try:
             data, address = opened.recvfrom(message.DATAGRAM_MAX + 1)
-            found = message.parse(data)
+            advert, host = message.parse_answer(data), str(address[0])
         except (OSError, message.InvalidSsdp):
             return
-        if not isinstance(found, message.SearchResponse):
-            return
-        advert, host = found.advert, str(address[0])
         candidate = self._candidates.get(advert.location)
         if candidate is None:
             if len(self._candidates) >= LOCATIONS_MAX:

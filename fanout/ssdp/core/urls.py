@@ -133,6 +133,13 @@ def split(url: str) -> HttpUrl | None:
     return None if match is None or origin is None else HttpUrl(origin, url[match.end() :])
 
 
+@lru_cache(256)
+def at(host: str, url: str) -> HttpUrl | None:
+    """Return the parts of an http URL whose address is `host`; None for all others."""
+    parts = split(url)
+    return parts if parts is not None and parts.origin.host == host else None
+
+
 class _Substitutes:
     """The replacements for the URLs of one document, looked up once for each host and port."""
 
