@@ -1,4 +1,4 @@
-"""Announcements of the pods' devices on the LAN, their repetition, and the devices announced now. Pure."""
+"""Announcements of the pods' devices on the LAN, their repetition, and the devices that are announced now. Pure."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ class Log(NamedTuple):
 
 
 class Announcer:
-    """Makes announcements of adverts as the LAN has them, and keeps what they amount to."""
+    """Makes announcements of adverts that lead to the relay, and keeps what they amount to."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        """Announcements by their NTS."""
+        """Announcements, by NTS."""
         self._locations: dict[str, str] = {}
         """The LOCATION of each device that is announced now, by UDN."""
         self._alive: set[tuple[str, str]] = set()
-        """NT and USN of what was announced and not revoked since."""
+        """NT and USN of the adverts that were announced and not revoked since."""
         self._repeats: dict[tuple[str, str], tuple[float, bytes]] = {}
-        """What to repeat, and when, by NT and USN."""
+        """When to repeat which datagram, by NT and USN."""
         self._udns: set[str] = set()
         self.has_changed: bool = False
         """Whether `update` is to be called."""
         self._devices: list[tuple[DeviceStats, int | None]] = []
 
     def is_alive(self, advert: Advert) -> bool:
-        """Whether it was announced and not revoked since; one for which there was no port never was."""
+        """Whether an advert was announced and not revoked since; one without a port never was."""
         return (advert.nt, advert.usn) in self._alive
 
     def announce(self, kind: NotifyKind, pod: str, located: Advert, now: float) -> list[Announce | Log]:
@@ -61,7 +61,7 @@ class Announcer:
             self._alive.add(key)
         data = message.notify(kind, located)
         self.counts[kind.value] += 1
-        # Of what is alive after a byebye, or the other way round, only the last is repeated, and in this order.
+        # Only the last announcement of an advert is repeated, and in the order of the announcements.
         self._repeats.pop(key, None)
         self._repeats[key] = now + AGAIN, data
         logged = self._device_changed(kind, pod, located) if located.nt == message.ROOT_DEVICE else None
@@ -73,7 +73,7 @@ class Announcer:
         return [Announce(self._repeats.pop(key)[1]) for key in due]
 
     def update(self, devices: Iterable[Device], port_map: PortMap) -> None:
-        """Record the devices that there are, for `devices`, which other threads may call."""
+        """Record the devices for `devices`, which other threads may call."""
         self.has_changed = False
         found, udns = [], set()
         for device in devices:
@@ -101,7 +101,7 @@ class Announcer:
         ]
 
     def _device_changed(self, kind: NotifyKind, pod: str, located: Advert) -> Log | None:
-        """Return a line that says that a device can be found, or no longer; None if that was logged."""
+        """Return a line that says that a device is announced or gone; None if that was logged before."""
         udn, location = located.udn, located.location
         if kind is NotifyKind.BYEBYE:
             if self._locations.pop(udn, None) is None:
