@@ -204,16 +204,14 @@ def _open(stack: contextlib.AsyncExitStack, family: int, address: str | None = N
 
 def _send(data: bytes, sockets: list[tuple[socket.socket, _Address]]) -> None:
     """Send to all; raise `SocketUnavailable` if nothing could be sent."""
-    failure: OSError | None = None
-    is_sent = False
+    failures = []
     for opened, address in sockets:
         try:
             opened.sendto(data, address)
-            is_sent = True
         except OSError as error:
-            failure = error
-    if failure is not None and not is_sent:
-        raise SocketUnavailable(f"cannot send a search to {sockets[0][1][0]}: {errno_text.leaving(failure.errno or 0)}")
+            failures.append(error.errno or 0)
+    if failures and len(failures) == len(sockets):
+        raise SocketUnavailable(f"cannot send a search to {sockets[0][1][0]}: {errno_text.leaving(failures[-1])}")
 
 
 def _address(name: str, *, loopback: bool) -> str | None:

@@ -1,4 +1,4 @@
-"""The interface to the LAN: searches come in by it, answers and announcements leave."""
+"""The LAN's interface: searches arrive on it, answers and announcements leave by it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from fanout.net.multicast import InterfaceNotReady, open_group
 from fanout.ssdp.core.message import DATAGRAM_MAX, GROUP, PORT
 
 HOPS = 2
-"""Of announcements (UDA 1.1, 1.2.2: the TTL of a multicast should default to 2)."""
+"""IP TTL of announcements (UDA 1.1, 1.2.2: the TTL of a multicast should default to 2)."""
 _TURN = 64
-"""Datagrams that are read of one socket before it is another's turn."""
+"""Datagrams that are read from one socket before the next has its turn."""
 _RECEIVE_BUFFER = 1 << 20
 _PORT_MIN = 1024
-"""No client searches from a port below: an answer would go to a service of the host named as the source."""
+"""No client searches from a lower port: an answer would go to a service of the host that is named as the source."""
 _ROUTES_MAX = 4096
-"""Addresses of which is remembered whether the way to them is by the interface."""
+"""Addresses whose route is remembered."""
 
 
 class LanDatagram(NamedTuple):
-    """A datagram that came."""
+    """A datagram that arrived from the LAN."""
 
     data: bytes
     client: tuple[str, int]
@@ -35,12 +35,12 @@ class LanDatagram(NamedTuple):
 
 
 class Lan:
-    """One interface, while it is there; `open` again when it `is_stale`."""
+    """One interface, while it exists; `close` and `open` it again when it `is_stale`."""
 
     def __init__(self, interface: str) -> None:
         self.interface = interface
         self.address: str = ""
-        """Where clients find the relay: the interface's first IPv4 address."""
+        """The interface's first IPv4 address, at which clients find the relay."""
         self.sockets: list[socket.socket] = []
         self._networks: list[ipaddress.IPv4Interface] = []
         self._index: int | None = None
@@ -48,7 +48,7 @@ class Lan:
         self._broadcasts: frozenset[str] = frozenset()
         self._drops = 0
         self._routes: dict[str, bool] = {}
-        """Whether the way to an address is by this interface."""
+        """Whether the route to an address is by this interface."""
 
     @property
     def is_open(self) -> bool:
@@ -65,7 +65,7 @@ class Lan:
         )
 
     def open(self) -> None:
-        """Listen; raise `InterfaceNotReady`, or `SocketUnavailable` where the system refuses otherwise."""
+        """Listen; raise `InterfaceNotReady`, or `SocketUnavailable` if the system refuses for another reason."""
         if interfaces.index(self.interface) is None:
             there = ", ".join(interfaces.names())
             raise InterfaceNotReady(f"there is no interface {self.interface} here (there are {there})")
@@ -98,11 +98,11 @@ class Lan:
             bind.grow_buffer(each, _RECEIVE_BUFFER)
 
     def _listen(self) -> socket.socket:
-        """Return the socket that answers and announcements leave by, and to which clients may send searches."""
+        """Return the socket that sends answers and announcements, and takes searches to the relay alone."""
         opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
             opened.setblocking(False)
-            # Other programs of this host may listen on all addresses; what is sent to this one is the relay's.
+            # Other programs of this host may listen on all addresses; datagrams to this one are the relay's.
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.interface.encode())
             interfaces.send_groups_by(opened, self._index or 0, self.address, HOPS)
@@ -113,10 +113,10 @@ class Lan:
         return opened
 
     def receive(self, opened: socket.socket) -> list[LanDatagram]:
-        """Return what waits at one of the sockets, up to a turn's worth."""
+        """Return the datagrams that wait at one of the sockets, up to a turn's worth."""
         to_group = opened is self.sockets[0]
         arrivals = []
-        with contextlib.suppress(OSError):  # nothing more, or an interface that went
+        with contextlib.suppress(OSError):  # nothing more, or the interface is gone
             for _ in range(_TURN):
                 # One byte more than the limit, to detect larger ones.
                 data, client = opened.recvfrom(DATAGRAM_MAX + 1)
@@ -124,37 +124,37 @@ class Lan:
         return arrivals
 
     def take_drops(self) -> int:
-        """Return how many datagrams the kernel dropped since the last call, because a buffer was full."""
+        """Return how many datagrams the kernel has dropped since the last call because a buffer was full."""
         with contextlib.suppress(OSError):
             before, self._drops = self._drops, sum(bind.drops(each) for each in self.sockets)
             return max(0, self._drops - before)
         return 0
 
     def may_answer(self, client: tuple[str, int]) -> bool:
-        """Whether the source of a search is one host's, and a port of its own."""
+        """Whether the source of a search is one host, and a port that clients use."""
         address = ipaddress.IPv4Address(client[0])
         return not (
             client[1] < _PORT_MIN
             or address.is_multicast
             or address.is_unspecified
-            or address.is_reserved  # 255.255.255.255 as well
+            or address.is_reserved  # including 255.255.255.255
             or address.is_loopback
             or client[0] in self._broadcasts
         )
 
     def is_here(self, address: str) -> bool:
-        """Whether that is an address of the interface."""
+        """Whether the interface has that address."""
         return address in self._addresses
 
     def may_come_from(self, host: str, interface: int) -> bool:
-        """Whether what names `host` as its source may have come by the interface of that number.
+        """Whether a datagram from `host` can be genuine if it arrived on the interface with that index.
 
         A source on the LAN may be forged, unless the route to that host leads there, too.
         """
         return interface != self._index or self.leads_to(host)
 
     def leads_to(self, host: str) -> bool:
-        """Whether the way to that host is by this interface, as it was at the first question since `forget_routes`."""
+        """Whether the route to a host is by this interface, as of the first call since `forget_routes`."""
         known = self._routes.get(host)
         if known is None:
             if len(self._routes) >= _ROUTES_MAX:
@@ -163,7 +163,7 @@ class Lan:
         return known
 
     def forget_routes(self) -> None:
-        """Forget the routes to hosts: they may have changed."""
+        """Forget the routes, which may have changed."""
         self._routes.clear()
 
     def send(self, data: bytes, client: tuple[str, int] = (GROUP, PORT)) -> bool:

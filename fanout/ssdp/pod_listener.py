@@ -1,4 +1,4 @@
-"""Listens to what pods announce to the group, where their network carries it: most do not, and nothing relies on it."""
+"""Listens to the announcements of pods, where their network carries multicast; most do not, and nothing needs it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from fanout.ssdp.searches import CarryOut, receive
 log: logging.Logger = logging.getLogger("fanout")
 
 _PODS_MAX = 256
-"""Pods of which is looked up by which interface they are reached: all go by one or two."""
+"""Pods whose route is looked up; all of them are reached by one interface or two."""
 
 
 class PodListener:
-    """Listens on the interfaces that lead to pods, but not on the LAN's. Not before there is an event loop."""
+    """Listens on the interfaces that lead to pods, except the LAN's. `follow` needs a running event loop."""
 
     def __init__(self, responder: Responder, lan: str, carry_out: CarryOut) -> None:
         self._responder = responder
