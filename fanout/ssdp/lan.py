@@ -7,8 +7,10 @@ import errno
 import ipaddress
 import os
 import socket
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from fanout.acl import Acl, Network
 from fanout.errors import SocketUnavailable
 from fanout.model import Endpoint
 from fanout.net import bind, interfaces
@@ -35,10 +37,14 @@ class LanDatagram(NamedTuple):
 
 
 class Lan:
-    """One interface, while it exists; `close` and `open` it again when it `is_stale`."""
+    """One interface, while it exists; `close` and `open` it again when it `is_stale`.
 
-    def __init__(self, interface: str) -> None:
+    HTTP clients of the networks `allowed` are served.
+    """
+
+    def __init__(self, interface: str, allowed: Sequence[Network]) -> None:
         self.interface = interface
+        self._acl = Acl(allowed, None)
         self.address: str = ""
         """The interface's first IPv4 address, at which clients find the relay."""
         self.sockets: list[socket.socket] = []
@@ -142,9 +148,12 @@ class Lan:
             or client[0] in self._broadcasts
         )
 
-    def is_here(self, address: str) -> bool:
-        """Whether the interface has that address."""
-        return address in self._addresses
+    def serves(self, peer: str, local: str) -> bool:
+        """Whether an HTTP client that has connected to an address of this host is served.
+
+        Linux accepts packets to any of its addresses on any interface: other networks of this host are not the LAN.
+        """
+        return local in self._addresses and self._acl.refusal(peer, 0.0) is None and self.leads_to(peer)
 
     def may_come_from(self, host: str, interface: int) -> bool:
         """Whether a datagram from `host` can be genuine if it arrived on the interface with that index.
@@ -159,7 +168,7 @@ class Lan:
         if known is None:
             if len(self._routes) >= _ROUTES_MAX:
                 self._routes.clear()
-            known = self._routes[host] = self.is_here(interfaces.source(host) or "")
+            known = self._routes[host] = interfaces.source(host) in self._addresses
         return known
 
     def forget_routes(self) -> None:

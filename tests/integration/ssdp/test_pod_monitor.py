@@ -67,7 +67,7 @@ class PodNetwork(Lan):
 
 @contextlib.asynccontextmanager
 async def looking(found: Found, *descriptions: DescriptionPlace) -> AsyncIterator[PodMonitor]:
-    looked = PodMonitor(descriptions, found, PodNetwork("lan0"), lambda actions: None)
+    looked = PodMonitor(descriptions, found, PodNetwork("lan0", ()), lambda actions: None)
     try:
         yield looked
     finally:

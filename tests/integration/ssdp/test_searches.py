@@ -35,7 +35,7 @@ class Heard(Responder):
         super().__init__(range(28_200, 28_232), (), lambda: 0.5)
         self.answers: list[tuple[tuple[str, int], str, str]] = []
         self.missing: list[tuple[tuple[str, int], bool]] = []
-        self.sessions = Searches(self, PodNetwork("lan0"), lambda actions: None)
+        self.sessions = Searches(self, PodNetwork("lan0", ()), lambda actions: None)
 
     def ask(self, client: tuple[str, int], search: Search, pods: list[Endpoint]) -> None:
         """Let a client search these pods."""

@@ -39,7 +39,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> Joined:
 
 
 def refusal(kind: type[SocketUnavailable]) -> str:
-    lan = Lan("eth1")
+    lan = Lan("eth1", ())
     with pytest.raises(kind) as refused:
         lan.open()
     assert not lan.is_open
@@ -105,7 +105,7 @@ def test_a_port_that_cannot_be_bound_leaves_nothing_open(joined: Joined, monkeyp
 
 def opened() -> Lan:
     """A LAN as it is once it was opened, without its sockets."""
-    lan = Lan("eth1")
+    lan = Lan("eth1", ())
     lan._addresses, lan._broadcasts, lan._index = frozenset({"192.168.1.2"}), frozenset({"192.168.1.255"}), 7
     return lan
 
