@@ -167,7 +167,7 @@ class Proxy:
             if request.method == "SUBSCRIBE":
                 return await self._subscribe(exchange)
             if request.method == "UNSUBSCRIBE":
-                self._events.ended(connection, exchange.headers)
+                self._events.unsubscribe(connection, exchange.headers)
             return await self._forward(exchange)
 
     async def _body(self, request: web.BaseRequest, reservation: BodyReservation) -> bytes:
@@ -285,7 +285,7 @@ class Proxy:
         downstream.set_write_buffer_limits()
 
     async def _subscribe(self, exchange: ForwardedRequest) -> web.StreamResponse:
-        subscription, exchange.headers = self._events.asked(exchange.connection, exchange.origin, exchange.headers)
+        subscription, exchange.headers = self._events.subscribe(exchange.connection, exchange.origin, exchange.headers)
         try:
             answer = await self._ask(exchange)
         except RequestRefused:
@@ -303,7 +303,7 @@ class Proxy:
 
     async def _notify(self, request: web.BaseRequest, connection: Connection, path: str) -> web.StreamResponse:
         """Carry a pod's event to its subscriber."""
-        subscription = self._events.expected(connection, path)
+        subscription = self._events.addressed(connection, path)
         with self._budget.for_one(connection.peer) as reservation:
             body = await self._body(request, reservation)
             content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
