@@ -78,13 +78,14 @@ class Lan:
         if not interfaces.is_up(self.interface):
             up = f"run `ip link set {self.interface} up`, for a macvlan on its parent"
             raise InterfaceNotReady(f"interface {self.interface} is down, or has no carrier: {up}")
-        try:
-            joined = open_group(GROUP, PORT, self.interface)
-        except InterfaceNotReady:
-            raise
-        except SocketUnavailable as error:
-            raise _unavailable(self.interface, error) from error
-        try:
+        with contextlib.ExitStack() as opened:
+            try:
+                joined = open_group(GROUP, PORT, self.interface)
+            except InterfaceNotReady:
+                raise
+            except SocketUnavailable as error:
+                raise _unavailable(self.interface, error) from error
+            opened.callback(joined.close)
             self._index = interfaces.index(self.interface)
             self._networks = interfaces.networks(self.interface)
             if not self._networks:
@@ -95,11 +96,8 @@ class Lan:
             broadcasts = (each.network.broadcast_address for each in self._networks if each.network.prefixlen < 31)
             self._broadcasts = frozenset(map(str, broadcasts))
             self.address = str(self._networks[0].ip)
-            unicast = self._listen()
-        except BaseException:
-            joined.close()
-            raise
-        self.sockets = [joined, unicast]
+            self.sockets = [joined, self._listen()]
+            opened.pop_all()
         for each in self.sockets:
             bind.grow_buffer(each, _RECEIVE_BUFFER)
 

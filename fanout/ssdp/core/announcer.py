@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from fanout.ssdp.core import message, urls
@@ -46,7 +45,8 @@ class Announcer:
         self._udns: set[str] = set()
         self.has_changed: bool = False
         """Whether `update` is to be called."""
-        self._devices: list[tuple[DeviceStats, int | None]] = []
+        self._devices: list[tuple[str, str, str, int]] = []
+        """UDN, pod, LOCATION and port of each device; port 0 where it has none."""
 
     def is_alive(self, advert: Advert) -> bool:
         """Whether an advert was announced and not revoked since; one without a port never was."""
@@ -82,7 +82,7 @@ class Announcer:
             if location is not None:
                 url = urls.split(device.location)
                 port = None if url is None else port_map.known(url.origin)
-                found.append((DeviceStats(device.udn, device.pod, location), port))
+                found.append((device.udn, device.pod, location, port or 0))
         self._devices = found
         for udn in self._udns - udns:
             port_map.left(udn)
@@ -91,13 +91,10 @@ class Announcer:
     def devices(self, names: Mapping[tuple[str, str], str], counts: HttpCounts) -> list[DeviceStats]:
         """Return the devices that are announced now; `names` are by pod and UDN."""
         return [
-            replace(
-                device,
-                name=names.get((device.pod, device.udn), ""),
-                requests=0 if port is None else counts.requests.get(port, 0),
-                bytes=0 if port is None else counts.bytes.get(port, 0),
+            DeviceStats(
+                udn, pod, location, names.get((pod, udn), ""), counts.requests.get(port, 0), counts.bytes.get(port, 0)
             )
-            for device, port in self._devices
+            for udn, pod, location, port in self._devices
         ]
 
     def _device_changed(self, kind: NotifyKind, pod: str, located: Advert) -> Log | None:

@@ -7,7 +7,6 @@ every other byte stays as it was.
 
 from __future__ import annotations
 
-import codecs
 import ipaddress
 import re
 from collections.abc import Callable
@@ -44,17 +43,13 @@ _BEGINNING = (
 _URL = re.compile(_BEGINNING + rb"(?![0-9A-Za-z._~:@%!$*+=-])", re.DOTALL)
 _AT_START = re.compile(rb"[Hh][Tt][Tt][Pp]" + _BEGINNING + rb"(?=[/?#]|\Z)", re.DOTALL)
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?(utf-?(?:16|32)(?:-?[lb]e)?)\b", re.IGNORECASE)
-_MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-_WIDE_STARTS = (  # a document begins with an ASCII character: `<`, `#`, `[`
-    (re.compile(rb"[\x01-\x7f]\0\0\0"), "utf-32-le"),
-    (re.compile(rb"\0\0\0[\x01-\x7f]"), "utf-32-be"),
-    (re.compile(rb"[\x01-\x7f]\0"), "utf-16-le"),
-    (re.compile(rb"\0[\x01-\x7f]"), "utf-16-be"),
+# A document begins with a byte order mark or an ASCII character: `<`, `#`, `[`. UTF-32 is first, since its beginnings
+# include those of UTF-16.
+_WIDE_STARTS = (
+    (re.compile(rb"\xff\xfe\0\0|[\x01-\x7f]\0\0\0"), "utf-32-le"),
+    (re.compile(rb"\0\0\xfe\xff|\0\0\0[\x01-\x7f]"), "utf-32-be"),
+    (re.compile(rb"\xff\xfe|[\x01-\x7f]\0"), "utf-16-le"),
+    (re.compile(rb"\xfe\xff|\0[\x01-\x7f]"), "utf-16-be"),
 )
 
 
@@ -188,9 +183,6 @@ def _origin(match: re.Match[bytes]) -> Origin | None:
 
 def _wide(body: bytes, content_type: str) -> str | None:
     """Return the encoding of a document in UTF-16 or UTF-32; None for all others."""
-    for mark, encoding in _MARKS:
-        if body.startswith(mark):
-            return encoding
     for start, encoding in _WIDE_STARTS:
         if start.match(body):
             return encoding

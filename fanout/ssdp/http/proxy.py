@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import monotonic
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -27,13 +26,21 @@ from fanout.ssdp.core.headers import (
 )
 from fanout.ssdp.core.port_map import PortMap
 from fanout.ssdp.core.stats import HttpCounts
-from fanout.ssdp.core.urls import Origin, TooManyUrls
+from fanout.ssdp.core.urls import TooManyUrls
 from fanout.ssdp.http import gena
 from fanout.ssdp.http.body_budget import BodyBudget, BodyReservation, Busy
 from fanout.ssdp.http.gena import Events
 from fanout.ssdp.http.server import Connection, HttpServer
 from fanout.ssdp.http.splice import ClientGone, PodBroke, pump
-from fanout.ssdp.http.upstream import DOCUMENT_TIMEOUT, PIECE, PodAnswer, RequestRefused, ResponseRewriter, Upstream
+from fanout.ssdp.http.upstream import (
+    DOCUMENT_TIMEOUT,
+    PIECE,
+    ForwardedRequest,
+    PodAnswer,
+    RequestRefused,
+    ResponseRewriter,
+    Upstream,
+)
 
 log: logging.Logger = logging.getLogger("fanout")
 
@@ -50,18 +57,6 @@ _TICK = 1.0  # seconds between two checks for expired subscriptions
 _LINES = 5.0
 _EMPTY = (204, 304)
 _OF_THE_RELAY = ("host", "content-length", "accept-encoding", "expect")  # it writes its own
-
-
-@dataclass(slots=True)
-class ForwardedRequest:
-    """A client's request that is forwarded to a pod."""
-
-    request: web.BaseRequest
-    connection: Connection
-    origin: Origin
-    path: str
-    headers: list[tuple[str, str]]
-    body: bytes
 
 
 class Proxy:
@@ -147,8 +142,7 @@ class Proxy:
             raise RequestRefused(403, HttpFailure.WRONG_HOST, "Host must be the relay's IP address")
         path = target(raw)
         if raw == "*" and request.method == "OPTIONS":  # about the server as a whole (RFC 9110, 9.3.7)
-            head = web.StreamResponse(headers={hdrs.ALLOW: _ALLOWED})
-            head.content_length = 0
+            head = web.StreamResponse(headers={hdrs.ALLOW: _ALLOWED, hdrs.CONTENT_LENGTH: "0"})
             return await self._finish(request, connection, head)
         if path is None:
             raise RequestRefused(400, HttpFailure.BAD_REQUEST, "the target of a request must be a path")
@@ -192,23 +186,23 @@ class Proxy:
             raise RequestRefused(400, HttpFailure.BAD_REQUEST, "the body is broken") from error
 
     async def _forward(self, exchange: ForwardedRequest) -> web.StreamResponse:
-        answer = await self._ask(exchange)
+        answer = await self._upstream.ask(exchange)
         try:
             if answer.status == 206 and answer.is_document:
                 # Its offsets do not apply to the rewritten document: the whole is a valid answer (RFC 9110, 14.2).
                 answer.close()
                 exchange.headers = [pair for pair in exchange.headers if pair[0].lower() not in ("range", "if-range")]
-                answer = await self._ask(exchange)
+                answer = await self._upstream.ask(exchange)
             if answer.is_document:
                 return await self._send_document(exchange, answer)
             return await self._send_stream(exchange, answer, self._head(answer, exchange.connection))
         finally:
             answer.close()
 
-    async def _ask(self, exchange: ForwardedRequest) -> PodAnswer:
-        return await self._upstream.ask(
-            exchange.request.method, exchange.origin, exchange.path, exchange.headers, exchange.body
-        )
+    async def _begin(self, request: web.BaseRequest, head: web.StreamResponse) -> None:
+        self._counts.statuses[head.status // 100] += 1
+        head.headers.setdefault(hdrs.SERVER, PSEUDONYM)
+        await head.prepare(request)
 
     async def _send_document(self, exchange: ForwardedRequest, answer: PodAnswer) -> web.StreamResponse:
         head = self._head(answer, exchange.connection, *TRANSFORMED)
@@ -241,9 +235,7 @@ class Proxy:
         self, exchange: ForwardedRequest, answer: PodAnswer, head: web.StreamResponse
     ) -> web.StreamResponse:
         port = exchange.connection.port
-        self._counts.statuses[head.status // 100] += 1
-        head.headers.setdefault(hdrs.SERVER, PSEUDONYM)
-        await head.prepare(exchange.request)
+        await self._begin(exchange.request, head)
         if exchange.request.method != "HEAD" and answer.status not in _EMPTY:
             if answer.size is not None and answer.size >= PUMP_MIN:
                 await self._pump(exchange, answer, head, answer.size)
@@ -287,7 +279,7 @@ class Proxy:
     async def _subscribe(self, exchange: ForwardedRequest) -> web.StreamResponse:
         subscription, exchange.headers = self._events.subscribe(exchange.connection, exchange.origin, exchange.headers)
         try:
-            answer = await self._ask(exchange)
+            answer = await self._upstream.ask(exchange)
         except RequestRefused:
             self._events.answered(subscription, 0, "", None)
             raise
@@ -313,8 +305,7 @@ class Proxy:
                 except TooManyUrls as error:
                     raise RequestRefused(413, HttpFailure.DOCUMENT_TOO_LARGE, f"an event with {error}") from error
             status = await self._events.deliver(subscription, _carried(request), body)
-        head = web.StreamResponse(status=status)
-        head.content_length = 0
+        head = web.StreamResponse(status=status, headers={hdrs.CONTENT_LENGTH: "0"})
         return await self._finish(request, connection, head)
 
     def _head(self, answer: PodAnswer, connection: Connection, *without: str) -> web.StreamResponse:
@@ -327,9 +318,7 @@ class Proxy:
         self, request: web.BaseRequest, connection: Connection, head: web.StreamResponse, body: bytes = b""
     ) -> web.StreamResponse:
         """Send a whole answer."""
-        self._counts.statuses[head.status // 100] += 1
-        head.headers.setdefault(hdrs.SERVER, PSEUDONYM)
-        await head.prepare(request)
+        await self._begin(request, head)
         pieces = memoryview(body)
         for start in range(0, len(body), PIECE):
             piece = pieces[start : start + PIECE]

@@ -6,9 +6,10 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import aiohttp
-from aiohttp import hdrs
+from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -21,7 +22,7 @@ from fanout.ssdp.core.port_map import PortMap
 from fanout.ssdp.core.stats import HttpCounts
 from fanout.ssdp.core.urls import Authority, Origin
 from fanout.ssdp.http.body_budget import CONNECTION_BUFFER, BodyReservation, Busy, SmallReadSocket
-from fanout.ssdp.http.server import LINE_MAX
+from fanout.ssdp.http.server import LINE_MAX, Connection
 from fanout.ssdp.http.splice import PodBroke
 
 CONNECT_TIMEOUT = 3.0
@@ -42,6 +43,18 @@ class RequestRefused(Exception):
         super().__init__(sentence)
         self.status = status
         self.failure = failure
+
+
+@dataclass(slots=True)
+class ForwardedRequest:
+    """A client's request that is forwarded to a pod."""
+
+    request: web.BaseRequest
+    connection: Connection
+    origin: Origin
+    path: str
+    headers: list[tuple[str, str]]
+    body: bytes
 
 
 class Upstream:
@@ -70,7 +83,7 @@ class Upstream:
         self, method: str, origin: Origin, path: str, headers: Iterable[tuple[str, str]], body: bytes
     ) -> aiohttp.ClientResponse:
         """Return an answer, once its head has arrived, to be closed; raises what aiohttp does."""
-        authority = str(Endpoint(origin.host, origin.port))
+        authority = str(Endpoint(*origin))
         length = [(hdrs.CONTENT_LENGTH, str(len(body)))] if body else []
         return await self._session.request(
             method,
@@ -81,13 +94,14 @@ class Upstream:
             skip_auto_headers=_SKIPPED,
         )
 
-    async def ask(
-        self, method: str, origin: Origin, path: str, headers: Iterable[tuple[str, str]], body: bytes
-    ) -> PodAnswer:
+    async def ask(self, exchange: ForwardedRequest) -> PodAnswer:
         """Return a pod's answer, once its head has arrived, to be closed; raise `RequestRefused`."""
-        there = str(Endpoint(origin.host, origin.port))
+        there = str(Endpoint(*exchange.origin))
+        headers = [*exchange.headers, (hdrs.ACCEPT_ENCODING, "identity")]
         try:
-            response = await self.request(method, origin, path, [*headers, (hdrs.ACCEPT_ENCODING, "identity")], body)
+            response = await self.request(
+                exchange.request.method, exchange.origin, exchange.path, headers, exchange.body
+            )
         except aiohttp.ConnectionTimeoutError as error:
             sentence = f"{there} took no connection within {CONNECT_TIMEOUT:g} s"
             raise RequestRefused(502, HttpFailure.POD_UNREACHABLE, sentence) from error
