@@ -73,9 +73,7 @@ class BodyBudget:
 
     def give(self, who: str, size: int) -> None:
         """Release `size` bytes."""
-        self._of[who] -= size
-        if not self._of[who]:
-            del self._of[who]
+        self._of -= Counter({who: size})
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)
@@ -128,8 +126,3 @@ class SmallReadSocket(socket.socket):
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         """Receive at most `READ_MAX` bytes."""
         return super().recv(min(bufsize, READ_MAX), flags)
-
-
-def small_reads(opened: socket.socket) -> SmallReadSocket:
-    """Return a `SmallReadSocket` in the place of `opened`, which is detached."""
-    return SmallReadSocket(opened.family, opened.type, opened.proto, fileno=opened.detach())

@@ -117,9 +117,7 @@ class Subscriptions:
             return
         if subscription.sid is not None:
             self._by_sid.pop((subscription.port, subscription.sid), None)
-        self._of_client[subscription.client] -= 1
-        if not self._of_client[subscription.client]:
-            del self._of_client[subscription.client]
+        self._of_client -= Counter((subscription.client,))
 
     def expire(self, now: float) -> None:
         """End the subscriptions that have expired."""

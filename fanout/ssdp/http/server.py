@@ -20,7 +20,7 @@ from fanout.net import errno_text
 from fanout.ssdp.core.drop_reasons import HttpFailure
 from fanout.ssdp.core.headers import PSEUDONYM
 from fanout.ssdp.core.stats import HttpCounts
-from fanout.ssdp.http.body_budget import CONNECTION_BUFFER, small_reads
+from fanout.ssdp.http.body_budget import CONNECTION_BUFFER, SmallReadSocket
 
 log: logging.Logger = logging.getLogger("fanout")
 
@@ -130,7 +130,7 @@ class HttpServer:
                 continue
             accepted.setblocking(False)
             connection = self._connection(peer, local, port)
-            task = self._loop.create_task(self._admit(connection, small_reads(accepted)))
+            task = self._loop.create_task(self._admit(connection, SmallReadSocket(fileno=accepted.detach())))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -174,9 +174,7 @@ class HttpServer:
         if connection not in self._connections:
             return
         self._connections.discard(connection)
-        self._of_client[connection.peer] -= 1
-        if not self._of_client[connection.peer]:
-            del self._of_client[connection.peer]
+        self._of_client -= Counter((connection.peer,))
         self._counts.connections = self._of_client.total()
 
     def _end_late(self) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 ARENA = 1 << 20
 """Bytes that are carried at a time; other connections have a turn in between."""
@@ -20,17 +19,8 @@ _arena = memoryview(bytearray(ARENA))  # shared by all connections: its content 
 
 
 class _Rests:
-    """The bytes that are held for all slow clients."""
-
     size = 0
-
-    @contextlib.contextmanager
-    def one(self, size: int) -> Iterator[None]:
-        self.size += size
-        try:
-            yield
-        finally:
-            self.size -= size
+    """Bytes that are held for all slow clients."""
 
 
 _rests = _Rests()
@@ -75,8 +65,11 @@ async def pump(source: socket.socket, sink: socket.socket, count: int, sent: Cal
         taken = _send(sink, _arena[:size])
         if taken < size:
             most = max(taken, _LEAST)  # what the client takes at a time
-            with _rests.one(size - taken):
+            _rests.size += size - taken
+            try:
                 await _send_rest(loop, sink, memoryview(bytes(_arena[taken:size])))
+            finally:
+                _rests.size -= size - taken
         else:
             most = min(2 * most, ARENA)
             await asyncio.sleep(0)
@@ -86,7 +79,12 @@ async def pump(source: socket.socket, sink: socket.socket, count: int, sent: Cal
 
 async def _send_rest(loop: asyncio.AbstractEventLoop, sink: socket.socket, rest: memoryview) -> None:
     while rest:
-        await _is_writable(loop, sink)
+        waiter: asyncio.Future[bool] = loop.create_future()
+        loop.add_writer(sink.fileno(), _settle, waiter, True)
+        try:
+            await waiter
+        finally:
+            loop.remove_writer(sink.fileno())
         rest = rest[_send(sink, rest) :]
 
 
@@ -110,15 +108,6 @@ async def _is_readable(loop: asyncio.AbstractEventLoop, source: socket.socket, s
     finally:
         timer.cancel()
         loop.remove_reader(source.fileno())
-
-
-async def _is_writable(loop: asyncio.AbstractEventLoop, sink: socket.socket) -> None:
-    waiter: asyncio.Future[bool] = loop.create_future()
-    loop.add_writer(sink.fileno(), _settle, waiter, True)
-    try:
-        await waiter
-    finally:
-        loop.remove_writer(sink.fileno())
 
 
 def _settle(waiter: asyncio.Future[bool], value: bool) -> None:
