@@ -93,9 +93,7 @@ async def search(
     loop = asyncio.get_running_loop()
     async with contextlib.AsyncExitStack() as stack:
         sockets = await _sockets(stack, where)
-        reader = DescriptionReader(_READS)
-        stack.push_async_callback(reader.close)
-        answers = _Answers(reader)
+        answers = _Answers(DescriptionReader(_READS))
         stack.push_async_callback(answers.stop)
         for opened, _ in sockets:
             loop.add_reader(opened, answers.read, opened)

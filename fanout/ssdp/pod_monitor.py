@@ -45,17 +45,10 @@ class Unreadable(Exception):
 
 
 class DescriptionReader:
-    """Reads at most `at_once` descriptions at a time, and keeps no state between them. Needs a running event loop."""
+    """Reads at most `at_once` descriptions at a time, and keeps no state between them."""
 
     def __init__(self, at_once: int) -> None:
         self._turns = asyncio.Semaphore(at_once)
-        self._client = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=READ_TIMEOUT),
-            connector=aiohttp.TCPConnector(force_close=True, limit=0),
-            headers=_HEADERS,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
 
     async def read(self, url: str) -> tuple[Description, str] | None:
         """Return the description at `url` and its SERVER header; None where it cannot be fetched.
@@ -63,7 +56,13 @@ class DescriptionReader:
         Raises `Unreadable`. Redirects are not followed: whoever answers could make this host request anything.
         """
         try:
-            async with self._turns, self._client.get(URL(url, encoded=True), allow_redirects=False) as response:
+            async with (
+                self._turns,
+                aiohttp.ClientSession(
+                    timeout=aiohttp.ClientTimeout(total=READ_TIMEOUT), headers=_HEADERS, auto_decompress=False
+                ) as session,
+                session.get(URL(url, encoded=True), allow_redirects=False) as response,
+            ):
                 if response.status != 200:
                     return None
                 gathered = body.BodyBuffer(description.SIZE_MAX, response.headers.get("Content-Encoding", ""))
@@ -75,10 +74,6 @@ class DescriptionReader:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             log.debug("description_missing: %(url)s: %(reason)s", {"url": url, "reason": errno_text.exception(error)})
             return None
-
-    async def close(self) -> None:
-        """Stop reading."""
-        await self._client.close()
 
 
 class PodMonitor:
@@ -95,7 +90,7 @@ class PodMonitor:
         self._lan = lan
         self._carry_out = carry_out
         self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
-        self._reader: DescriptionReader | None = None
+        self._reader = DescriptionReader(_READS_MAX)
         self._learning: set[asyncio.Task[None]] = set()
         self._logged: set[tuple[str, str]] = set()
         """What was logged: a pod, with the URL of a description, `_ASKING` or `_LEARNING`."""
@@ -104,8 +99,6 @@ class PodMonitor:
 
     def follow(self, pods: Collection[Endpoint]) -> None:
         """Search these pods, and no others, from now on."""
-        if self._reader is None:
-            self._reader = DescriptionReader(_READS_MAX)
         for gone in self._tasks.keys() - set(pods):
             self._tasks.pop(gone).cancel()
             self._forget(gone.host)
@@ -125,8 +118,6 @@ class PodMonitor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._reader is not None:
-            await self._reader.close()
 
     async def _look_after(self, pod: Endpoint) -> None:
         """Search a pod, and start again if that fails."""
@@ -186,7 +177,7 @@ class PodMonitor:
     def learn_name(self, wanted: LearnName) -> None:
         """Read the name of a pod's device, once and in the background."""
         key = wanted.pod, wanted.udn
-        if key in self.names or self._reader is None or len(self._learning) >= _READS_MAX:
+        if key in self.names or len(self._learning) >= _READS_MAX:
             return
         if self._may_name(wanted.pod):
             self.names[key] = ""
@@ -205,7 +196,6 @@ class PodMonitor:
 
     async def _read(self, host: str, url: str, *, about: str) -> tuple[Description, str] | None:
         """Return the description at `url`; if it is invalid, log that once for each `about`."""
-        assert self._reader is not None  # noqa: S101 - narrows the type
         try:
             return await self._reader.read(url)
         except Unreadable as error:
