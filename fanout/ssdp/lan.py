@@ -89,9 +89,7 @@ class Lan:
             self._index = interfaces.index(self.interface)
             self._networks = interfaces.networks(self.interface)
             if not self._networks:
-                raise InterfaceNotReady(
-                    f"interface {self.interface} has no IPv4 address (yet): SSDP needs one to be found at"
-                )
+                raise InterfaceNotReady(f"interface {self.interface} has no IPv4 address (yet): SSDP needs one")
             self._addresses = frozenset(str(each.ip) for each in self._networks)
             broadcasts = (each.network.broadcast_address for each in self._networks if each.network.prefixlen < 31)
             self._broadcasts = frozenset(map(str, broadcasts))
@@ -197,4 +195,4 @@ def _unavailable(interface: str, error: Exception) -> SocketUnavailable:
         reason = f"another program has UDP port {PORT} for itself: end it (ss -lunp 'sport = :{PORT}' names it)"
     else:
         reason = str(error) if number is None else f"{os.strerror(number)} ({errno.errorcode.get(number, number)})"
-    return SocketUnavailable(f"SSDP cannot be heard on interface {interface}: {reason}")
+    return SocketUnavailable(f"cannot listen for SSDP on interface {interface}: {reason}")

@@ -213,7 +213,7 @@ class Events:
                     return self._delivered(subscription, answer.status)
         except TimeoutError:
             problem = f"no answer within {EVENT_TIMEOUT:g} s"
-        raise RequestRefused(504, HttpFailure.EVENT_LOST, f"{subscription.client} took no event: {problem}")
+        raise RequestRefused(504, HttpFailure.EVENT_LOST, f"{subscription.client} accepted no event: {problem}")
 
     def _delivered(self, subscription: Subscription, status: int) -> int:
         if 200 <= status < 300:

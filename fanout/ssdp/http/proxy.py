@@ -215,7 +215,7 @@ class Proxy:
                 async with asyncio.timeout(DOCUMENT_TIMEOUT):
                     return await self._finish(exchange.request, exchange.connection, head, body)
             except TimeoutError as error:
-                raise ClientGone(f"the client did not take a document within {DOCUMENT_TIMEOUT:g} s") from error
+                raise ClientGone(f"the client did not read a document within {DOCUMENT_TIMEOUT:g} s") from error
 
     async def _document(self, answer: PodAnswer, edge: str, reservation: BodyReservation) -> bytes:
         """Return a pod's document as the client gets it, and reserve memory for it."""

@@ -103,7 +103,7 @@ class Upstream:
                 exchange.request.method, exchange.origin, exchange.path, headers, exchange.body
             )
         except aiohttp.ConnectionTimeoutError as error:
-            sentence = f"{there} took no connection within {CONNECT_TIMEOUT:g} s"
+            sentence = f"{there} accepted no connection within {CONNECT_TIMEOUT:g} s"
             raise RequestRefused(502, HttpFailure.POD_UNREACHABLE, sentence) from error
         except aiohttp.ClientConnectorError as error:
             sentence = f"cannot reach {there}: {os.strerror(error.os_error.errno or 0)}"

@@ -82,7 +82,7 @@ def test_a_group_that_cannot_be_joined_is_one_sentence(
         raise SocketUnavailable("the group is full") from cause
 
     monkeypatch.setattr(module, "open_group", refuse)
-    assert refusal(SocketUnavailable) == f"SSDP cannot be heard on interface eth1: {says}"
+    assert refusal(SocketUnavailable) == f"cannot listen for SSDP on interface eth1: {says}"
 
 
 def test_a_port_that_cannot_be_bound_leaves_nothing_open(joined: Joined, monkeypatch: pytest.MonkeyPatch) -> None:
