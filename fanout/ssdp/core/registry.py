@@ -13,7 +13,8 @@ The rules:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, MutableMapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -96,7 +97,7 @@ class Registry:
     alive and not revoked since is what the owners of all UDNs have.
     """
 
-    def __init__(self, dropped: MutableMapping[SsdpDrop, int], jitter: Callable[[], float]) -> None:
+    def __init__(self, dropped: Counter[SsdpDrop], jitter: Callable[[], float]) -> None:
         self._dropped = dropped
         self._jitter = jitter
         self._pods: dict[str, _Pod] = {}
@@ -243,22 +244,19 @@ class Registry:
     def _owners(self) -> Iterator[_KnownDevice]:
         return (queue[0] for queue in self._by_udn.values())
 
-    def _drop(self, reason: SsdpDrop) -> None:
-        self._dropped[reason] = self._dropped.get(reason, 0) + 1
-
     def _has_room(self, about: _Pod, device: _KnownDevice) -> bool:
         """Whether a pod may have one more advert of a device, which is recorded then if it is new."""
         is_new = device.udn not in about.devices
         adverts = sum(len(each.adverts) for each in about.devices.values())
         if adverts >= ADVERTS_MAX or (is_new and len(about.devices) >= UDNS_MAX):
-            self._drop(SsdpDrop.TOO_MANY_DEVICES)
+            self._dropped[SsdpDrop.TOO_MANY_DEVICES] += 1
             return False
         if is_new:
             about.devices[device.udn] = device
             queue = self._by_udn.setdefault(device.udn, [])
             queue.append(device)
             if len(queue) > 1:
-                self._drop(SsdpDrop.UDN_TAKEN)
+                self._dropped[SsdpDrop.UDN_TAKEN] += 1
                 if len(self._conflicts) < _CONFLICTS_MAX:
                     self._conflicts.append(Conflict(device.udn, device.pod, queue[0].pod))
         return True
