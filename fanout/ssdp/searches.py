@@ -19,7 +19,7 @@ from fanout.model import Endpoint
 from fanout.net import pktinfo, sockaddr
 from fanout.ssdp.core.drop_reasons import SsdpDrop
 from fanout.ssdp.core.message import DATAGRAM_MAX
-from fanout.ssdp.core.responder import Action, AskPods, OpenSearch, Responder
+from fanout.ssdp.core.responder import Action, OpenSearch, Responder
 from fanout.ssdp.lan import Lan
 
 SEARCHES_MAX = 2048
@@ -125,10 +125,10 @@ class Searches:
                 responder.dropped[refusal] += 1
             elif not lan.leads_to(client[0]):
                 responder.dropped[SsdpDrop.SOURCE_NOT_ALLOWED] += 1
-            elif asked := responder.search_arrived(data, client, to_group):
-                self.ask(asked)
+            elif search := responder.search_arrived(data, client, to_group):
+                self.ask(search)
 
-    def ask(self, asked: AskPods) -> None:
+    def ask(self, search: OpenSearch) -> None:
         """Send a client's search to all pods."""
         dropped = self._responder.dropped
         if len(self._sockets) >= self._most:  # the oldest has had most of its answers
@@ -139,7 +139,7 @@ class Searches:
         except OSError:  # too many files are open
             dropped[SsdpDrop.TOO_MANY_SEARCHES] += 1
             return
-        search, loop = asked.search, asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         self._sockets[search] = opened
         loop.add_reader(opened, self._take_answers, search, opened)
         self._timers[search] = [
@@ -147,7 +147,7 @@ class Searches:
             loop.call_later(_GIVEN_UP * max(search.mx, 1), self._answer_for_pods, search, True),
             loop.call_later(search.mx + MARGIN, self._end, search),
         ]
-        if not self._pods.ask(opened, asked.data):
+        if not self._pods.ask(opened, search.datagram):
             dropped[SsdpDrop.NOT_SENT] += 1
 
     def close(self) -> None:

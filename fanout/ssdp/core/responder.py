@@ -47,6 +47,8 @@ class OpenSearch:
     """Seconds within which pods answer."""
     pods: frozenset[str]
     """Addresses of the pods that are searched."""
+    datagram: bytes
+    """The search, as it goes to the pods."""
     _arrived: Counter[str] = field(default_factory=Counter)
     """Answers of each pod, valid or not."""
     _sent: set[int] = field(default_factory=set)
@@ -87,13 +89,6 @@ class SearchReply(NamedTuple):
 
     data: bytes
     client: tuple[str, int]
-
-
-class AskPods(NamedTuple):
-    """Send a datagram to every pod, and take their answers until the search is over."""
-
-    search: OpenSearch
-    data: bytes
 
 
 class OpenPort(NamedTuple):
@@ -158,8 +153,8 @@ class Responder:
             return SsdpDrop(refusal)
         return SsdpDrop.TOO_MANY_SEARCHES if self._limit_of_all.refusal("", now) else None
 
-    def search_arrived(self, data: bytes, client: tuple[str, int], to_group: bool) -> AskPods | None:
-        """Take what a client has sent, to the group or to the relay alone."""
+    def search_arrived(self, data: bytes, client: tuple[str, int], to_group: bool) -> OpenSearch | None:
+        """Take what a client has sent, to the group or to the relay alone; return the search to send to the pods."""
         try:
             search = message.parse(data)
         except InvalidSsdp as error:
@@ -173,8 +168,8 @@ class Responder:
             self.dropped[SsdpDrop.NO_ENDPOINTS] += 1
         else:
             mx = MX_UNICAST if search.mx is None else search.mx
-            opened = OpenSearch(client, search.target, mx, self.hosts)
-            return AskPods(opened, message.search(search.target, max(1, mx), search.headers))
+            datagram = message.search(search.target, max(1, mx), search.headers)
+            return OpenSearch(client, search.target, mx, self.hosts, datagram)
         return None
 
     def answer_arrived(self, search: OpenSearch, pod: str, data: bytes, now: float) -> list[Action]:

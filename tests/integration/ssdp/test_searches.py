@@ -175,7 +175,7 @@ def advert(number: int = 0, *, nt: str = ROOT, location: str = "http://127.0.0.1
 
 
 def session(target: str = ROOT) -> OpenSearch:
-    return OpenSearch(CLIENT, target, 1, frozenset({"127.0.0.11"}))
+    return OpenSearch(CLIENT, target, 1, frozenset({"127.0.0.11"}), b"")
 
 
 def test_what_a_client_was_sent_is_not_sent_again() -> None:

@@ -171,7 +171,7 @@ def test_a_pod_that_restarted_elsewhere_keeps_its_location() -> None:
 def search(world: World, target: str = ROOT_DEVICE, *, mx: int = 1) -> responder.OpenSearch:
     asked = world.responder.search_arrived(message.search(target, mx), CLIENT, True)
     assert asked is not None
-    return asked.search
+    return asked
 
 
 def answer(world: World, asked: responder.OpenSearch, pod: str, udn: str = UDN, now: float = 0) -> None:
@@ -194,16 +194,16 @@ def test_a_search_is_asked_of_the_pods_and_their_answers_go_to_the_client_with_t
     world = World(100, 103)
     asked = world.responder.search_arrived(message.search(ROOT_DEVICE, 3), CLIENT, True)
     assert asked is not None
-    assert asked.data == message.search(ROOT_DEVICE, 3)
-    assert (asked.search.client, asked.search.mx, asked.search.pods) == (CLIENT, 3, frozenset({POD, OTHER}))
-    answer(world, asked.search, POD)
+    assert asked.datagram == message.search(ROOT_DEVICE, 3)
+    assert (asked.client, asked.mx, asked.pods) == (CLIENT, 3, frozenset({POD, OTHER}))
+    answer(world, asked, POD)
     (port,) = world.listened
     assert replied(world) == [(UDN, f"http://{RELAY}:{port}/d.xml")]
     assert world.said == [(NotifyKind.ALIVE, f"http://{RELAY}:{port}/d.xml")]
     assert world.learned == [LearnName(POD, UDN, f"http://{POD}:8200/d.xml")]
-    answer(world, asked.search, POD)
+    answer(world, asked, POD)
     assert replied(world) == [], "the client has it"
-    answer(world, asked.search, OTHER)
+    answer(world, asked, OTHER)
     assert replied(world) == []
     assert world.dropped == {SsdpDrop.UDN_TAKEN: 2}, "when it came into the shadow, and now"
 
@@ -239,7 +239,7 @@ def test_a_search_to_the_relay_alone_needs_no_mx_and_one_without_pods_is_not_ask
     data = message.search(ROOT_DEVICE, 1).replace(b"MX: 1\r\n", b"")
     asked = world.responder.search_arrived(data, CLIENT, False)
     assert asked is not None
-    assert asked.search.mx == 1
+    assert asked.mx == 1
     world.pods(set(), 1)
     assert world.responder.search_arrived(data, CLIENT, False) is None
     assert world.dropped == {SsdpDrop.NO_ENDPOINTS: 1}
