@@ -156,17 +156,12 @@ class Sealer:
         self._sender = sender
         self._prefix = SEALED_STREAM + _ID.pack(sender)
         self._counters = count(counter)
-        self.keyring = keyring
+        self.use(keyring)
 
-    @property
-    def keyring(self) -> Keyring:
-        """The keys, the first of which seals; can be set at any time."""
-        return self._keyring
-
-    @keyring.setter
-    def keyring(self, keyring: Keyring) -> None:
+    def use(self, keyring: Keyring) -> None:
+        """Seal with the first of these keys from now on."""
         self._encrypt = self._ciphers.of(keyring.keys[0], self._sender).encrypt
-        self._keyring = keyring
+        self.keyring: Keyring = keyring
 
     def seal(self, frame: bytes, now: float) -> bytes:
         """Return a frame of this sender, sealed."""
@@ -253,7 +248,7 @@ class Opener:
     ) -> None:
         self._ciphers = _Ciphers()
         self._wrong = self._ciphers.wrong
-        self._keyring = keyring
+        self.keyring: Keyring = keyring
         self._label = _label(cluster)
         self._freshness = freshness
         self._limit = senders
@@ -266,14 +261,9 @@ class Opener:
         """Return the number of known senders."""
         return len(self._senders)
 
-    @property
-    def keyring(self) -> Keyring:
-        """The keys; can be set at any time. A removed key opens nothing more."""
-        return self._keyring
-
-    @keyring.setter
-    def keyring(self, keyring: Keyring) -> None:
-        self._keyring = keyring
+    def use(self, keyring: Keyring) -> None:
+        """Open with these keys from now on; a removed key opens nothing more."""
+        self.keyring = keyring
         for known in self._senders.values():
             if known.key not in keyring.keys:
                 known.key, known.decrypt = b"", self._never
@@ -378,7 +368,7 @@ class Opener:
     def _try_keys(self, sealed: Sealed, tried: bytes | None = None) -> tuple[bytes, _Cipher, bytes]:
         """Return the key that opens the frame, its cipher and the body; raise `InvalidFrame`."""
         nonce, associated = _NONCE.pack(sealed.counter), sealed.associated + self._label
-        for key in self._keyring.keys:
+        for key in self.keyring.keys:
             if key == tried:
                 continue
             cipher = self._ciphers.of(key, sealed.sender)

@@ -240,7 +240,7 @@ class ReceiveState:
             return
         taken.drops[ReceiveDrop.DUPLICATE] += 1
         if numbered:
-            self.table.duplicated(peer)
+            peer.counts.duplicates += 1
 
     def take_frame(self, run: Run, now: float, taken: Taken) -> None:
         """Take a run of one datagram: a plain frame, or one that was opened."""

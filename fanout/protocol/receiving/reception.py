@@ -76,10 +76,11 @@ class Reception:
     def counts(self) -> FrameCounts:
         """The counts so far."""
         states = self._states
+        plain, sealed = (state.table.totals for state in states)
         return FrameCounts(
-            sum(state.table.totals.skipped for state in states),
-            sum(state.table.totals.reordered for state in states),
-            sum(state.table.totals.duplicates for state in states),
+            plain.skipped + sealed.skipped,
+            plain.reordered + sealed.reordered,
+            plain.duplicates + sealed.duplicates,
             self.drops + Counter({ReceiveDrop.INCOMPLETE: sum(state.reassembly.given_up for state in states)}),
             sum(state.confirmations for state in states),
             sum(state.failures for state in states),
@@ -98,8 +99,8 @@ class Reception:
     def use(self, keyring: Keyring) -> None:
         """Use these keys from now on."""
         if self._opener is not None and self.sealed.sealer is not None and self._opener.keyring is not keyring:
-            self._opener.keyring = keyring
-            self.sealed.sealer.keyring = keyring
+            self._opener.use(keyring)
+            self.sealed.sealer.use(keyring)
 
     def give_up(self, now: float) -> None:
         """Drop the messages that will not be completed."""

@@ -168,7 +168,7 @@ def test_keys_rotate_while_a_stream_goes_on() -> None:
     messages = take(reception, *sealed([numbered(1, b"1")], by))[0]
     both = Keyring((RING.keys[0], OTHER.keys[0]))
     reception.use(both)
-    by.keyring = Keyring((OTHER.keys[0],))
+    by.use(Keyring((OTHER.keys[0],)))
     messages += take(reception, *sealed([numbered(2, b"2")], by))[0]
     reception.use(OTHER)
     messages += take(reception, *sealed([numbered(3, b"3")], by))[0]
