@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import fanout as package
-from fanout.discovery.refresher import Known, Refresher
+from fanout.discovery.core.endpoints import Known
+from fanout.discovery.refresher import Refresher
 from fanout.receiver.core.stats import ReceiverStats
 from fanout.receiver.sync import Receiver
 from tests.support.cli import invoke, receiving, running
