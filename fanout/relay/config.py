@@ -60,7 +60,10 @@ def load(path: str) -> Config:
         at = ("ingresses", place, "listen")
         settings = {**defaults, **entry}
         if "service" not in settings:
-            raise document.wrong(at, f"ingress {_shown(entry['listen'])} must have a service, here or for all")
+            raise document.wrong(
+                at,
+                f"ingress {_shown(entry['listen'])} must have a service, its own or one for all",
+            )
         try:
             ingresses.append(Ingress.parse(settings.pop("listen"), **settings))
         except InvalidIngress as error:

@@ -34,9 +34,6 @@ class Change(NamedTuple):
     joined: tuple[Endpoint, ...]
     left: tuple[Endpoint, ...]
 
-    def __bool__(self) -> bool:
-        return bool(self.joined or self.left)
-
 
 @dataclass(frozen=True, slots=True)
 class Known:

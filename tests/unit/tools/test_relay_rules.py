@@ -104,16 +104,16 @@ _LISTEN, _NETWORKS = "FANOUT_LISTEN", "k8s.v1.cni.cncf.io/networks"
 
 BROKEN: list[tuple[str, str, Break, str]] = [
     # Where it listens, and where that goes
-    ("no ingress", "Multicast", _setting(_multicast, _LISTEN, "eth1"), "ingress 'eth1' must be udp://ADDRESS"),
+    ("no ingress", "Multicast", _setting(_multicast, _LISTEN, "eth1"), "ingress 'eth1': the URL must be udp://ADDRESS"),
     ("an empty list", "Multicast", _setting(_multicast, _LISTEN, " "), "FANOUT_LISTEN names no ingress"),
     ("no group", "Multicast", _setting(_multicast, _LISTEN, "mcast://10.0.0.1:5001@eth1"),
      r"group must be a multicast address \(224\.0\.0\.0/4, ff00::/8\); got 10\.0\.0\.1"),
     ("a huge range", "Rtp", _setting(_rtp, _LISTEN, "udp://0.0.0.0:2000-9000"),
-     "must listen on at most 1,024 ports, a socket each"),
+     "the range must be at most 1,024 ports, a socket each"),
     ("no network", "Rtp", _setting(_rtp, "FANOUT_ALLOW_SOURCE", "camera"), "no bits set beyond the mask; got 'camera'"),
     ("a port in words", "Multicast", _setting(_multicast, "FANOUT_TO_PORT", "udp"), "FANOUT_TO_PORT 'udp' is no port"),
     ("a port too high", "Multicast", _setting(_multicast, "FANOUT_TO_PORT", "70000"),
-     "to_port must be 1 to 65535; got 70000"),
+     "to_port must be a number from 1 to 65,535; got 70000"),
     ("a port nobody has", "Multicast", _setting(_multicast, "FANOUT_TO_PORT", "12001"),
      "mcast://224.0.67.67:5001@eth1 goes to 12001, no port of Service/headless-udp"),
     ("the group's own port", "Multicast", _setting(_multicast, "FANOUT_TO_PORT", None), "goes to 5001, no port of"),

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanout.discovery.core.answer import DnsAnswer
-from fanout.discovery.core.endpoints import CONFIRM_AFTER, RETRY_MAX, TTL_MAX, TTL_MIN, EndpointSet
+from fanout.discovery.core.endpoints import CONFIRM_AFTER, RETRY_MAX, TTL_MAX, TTL_MIN, Change, EndpointSet
 from fanout.model import Endpoint
 
 PODS = [Endpoint(f"10.0.0.{number}", 12000) for number in range(1, 8)]
+NO_CHANGE = Change((), ())
 ANSWERS = st.lists(st.sampled_from(PODS), unique=True).map(lambda pods: DnsAnswer(tuple(pods), 5.0))
 
 
@@ -39,14 +40,14 @@ def test_servers_that_differ_lose_no_pod() -> None:
     pods = EndpointSet()
     pods.answered(answer("123"), 0)
     for moment in range(1, 20):
-        assert not pods.answered(answer("12" if moment % 2 else "23"), moment)
+        assert pods.answered(answer("12" if moment % 2 else "23"), moment) == NO_CHANGE
     assert names(pods.known.endpoints) == "123"
 
 
 def test_an_empty_answer_is_believed_after_one_confirmation() -> None:
     pods = EndpointSet()
     pods.answered(answer("12"), 0)
-    assert not pods.answered(answer(""), 5)
+    assert pods.answered(answer(""), 5) == NO_CHANGE
     assert names(pods.known.endpoints) == "12"
     assert names(pods.answered(answer(""), 5.25).left) == "12"
     assert pods.known.endpoints == ()
