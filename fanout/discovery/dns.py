@@ -32,6 +32,7 @@ from fanout.model import Endpoint, Family, Service, parse_port
 LIFETIME = 2.0
 _MAX_LOOKUPS_KEPT = 64
 _TRUNCATED = "truncated"
+_RECORD_TYPES = {Family.ANY: ("A", "AAAA"), Family.IPV4: ("A",), Family.IPV6: ("AAAA",)}
 
 
 class DnsResolver:
@@ -68,12 +69,11 @@ class DnsResolver:
     def resolve(self) -> DnsAnswer:
         """Query the Service's pods now; raise `ResolverUnavailable` without a usable answer."""
         resolution = _Resolution(*self._configured(), self._lifetime)
-        candidates: list[tuple[str, int]]
-        port = self._service.port
-        if self._prefix is not None:
-            candidates = self._by_srv(resolution, self._prefix)
+        if self._prefix is None:
+            port = int(self._service.port)
+            candidates = [(address, port) for address in self._addresses(resolution, self._name)]
         else:
-            candidates = [(address, int(port)) for address in self._addresses(resolution, self._name)]
+            candidates = self._by_srv(resolution, self._prefix)
         endpoints, refused = accept(candidates, allow_loopback=self._allow_loopback, limit=self._max_endpoints)
         return DnsAnswer(endpoints, resolution.dns_ttl, resolution.answered_name, refused, tuple(resolution.lookups))
 
@@ -94,13 +94,11 @@ class DnsResolver:
         ]
 
     def _addresses(self, resolution: _Resolution, name: dns.name.Name) -> list[str]:
-        family = self._service.family
-        addresses: list[str] = []
-        if family is not Family.IPV6:
-            addresses = [record.address for record in resolution.ask(name, "A")]
-        if not addresses and family is not Family.IPV4 and not resolution.no_such_name:
-            addresses = [record.address for record in resolution.ask(name, "AAAA")]
-        return addresses
+        for record_type in _RECORD_TYPES[self._service.family]:
+            records = resolution.ask(name, record_type)
+            if records or resolution.no_such_name:
+                return [record.address for record in records]
+        return []
 
     def _configured(self) -> tuple[dns.resolver.Resolver, list[tuple[str, int]]]:
         """Read resolv.conf anew, so that changes are followed, and apply the options that override it."""
@@ -180,10 +178,8 @@ class _Resolution:
 
     def additional(self, name: dns.name.Name, family: Family) -> list[str]:
         """Return the addresses of `name` from the additional section of an earlier answer (RFC 2782, page 5)."""
-        first, second = self._additional.get((name, "A"), []), self._additional.get((name, "AAAA"), [])
-        if family is Family.ANY:
-            return first or second
-        return first if family is Family.IPV4 else second
+        found = (self._additional.get((name, record_type), []) for record_type in _RECORD_TYPES[family])
+        return next(filter(None, found), [])
 
     def _failure(self, name: dns.name.Name, record: str, error: Exception, lookups: Sequence[Lookup]) -> str:
         servers = ", ".join(dict.fromkeys(lookup.nameserver for lookup in lookups)) or "any nameserver"

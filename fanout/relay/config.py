@@ -26,12 +26,12 @@ from yaml.reader import Reader
 from yaml.scanner import ScannerError
 
 from fanout.errors import InvalidIngress
+from fanout.options import shown
 from fanout.relay.core.ingress import Ingress, misfit
 
 SIZE_MAX = 1 << 20
 """Bytes of a file: more than 1,024 ingresses with every key take."""
 _DEPTH_MAX = 8
-_SHOWN_MAX = 60
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}", re.ASCII)
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]{1,3})?", re.ASCII)
 _CONSTANTS = {"": None, "~": None, "null": None, "true": True, "false": False}
@@ -108,32 +108,30 @@ def _shown(value: object) -> str:
         return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str) and len(value) > _SHOWN_MAX:
-        return repr(f"{value[:_SHOWN_MAX]}...")
-    return repr(value)
+    return shown(value)
 
 
 def _read(path: str) -> str:
-    shown = _printable(path)
+    name = _printable(path)
     try:
         # Not blocking: a FIFO would wait for its writer.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        with open(path, "rb", opener=lambda file, flags: os.open(file, flags | os.O_NONBLOCK)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise InvalidIngress(f"{shown} must be a regular file")
+                raise InvalidIngress(f"{name} must be a regular file")
             raw = file.read(SIZE_MAX + 1)
     except InvalidIngress:
         raise
     except OSError as error:
-        raise InvalidIngress(f"cannot read {shown}: {error.strerror}") from None
+        raise InvalidIngress(f"cannot read {name}: {error.strerror}") from None
     except ValueError:
-        raise InvalidIngress(f"cannot read {shown}: a path must not contain a null character") from None
+        raise InvalidIngress(f"cannot read {name}: a path must not contain a null character") from None
     if len(raw) > SIZE_MAX:
-        raise InvalidIngress(f"{shown} must be at most {SIZE_MAX:,} bytes long")
+        raise InvalidIngress(f"{name} must be at most {SIZE_MAX:,} bytes long")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise InvalidIngress(f"{shown}, line {line}: not valid UTF-8") from None
+        raise InvalidIngress(f"{name}, line {line}: not valid UTF-8") from None
 
 
 def _printable(path: str) -> str:

@@ -13,7 +13,8 @@ from fanout.relay.egress import Egress, SendBudget
 class PortFanout:
     """Sends runs to every pod, in order; one pod's failure does not affect the others.
 
-    Copies that the kernel took at once are counted here, once for all pods: `fold` adds them to each pod's counts.
+    Copies that the kernel took at once are counted here, once for all pods that are not broken: `fold` adds them to
+    each pod's counts.
     `counting` is held while counts move; readers must hold it, too.
     """
 
@@ -29,7 +30,8 @@ class PortFanout:
         self._make_egress = make_egress
         self._egresses: dict[Endpoint, Egress] = {}
         self._ways: list[tuple[Egress, Callable[[memoryview | bytes], int]]] = []
-        self._broken: list[Egress] = []
+        self.broken: list[Egress] = []
+        """The egresses that could not be opened."""
         self._gso_limit = 0
         self._segment = 0  # the segment size set on the sockets
         self.datagrams: int = 0
@@ -42,11 +44,6 @@ class PortFanout:
     def __iter__(self) -> Iterator[Egress]:
         """Return the egresses."""
         return iter(list(self._egresses.values()))
-
-    @property
-    def at_once(self) -> dict[Egress, tuple[int, int]]:
-        """Copies, and their bytes, that `fold` has not added to the pods' counts yet."""
-        return {egress: (self.datagrams, self.bytes) for egress, _ in self._ways}
 
     def aim(self, endpoints: Iterable[Endpoint], is_here: Callable[[str], bool]) -> list[Egress]:
         """Send to these endpoints from now on; return the egresses that were closed.
@@ -65,15 +62,10 @@ class PortFanout:
             if endpoint not in self._egresses:
                 self._egresses[endpoint] = self._make_egress(endpoint, self._budget)
         self._ways = [(egress, egress.send_now) for egress in self._egresses.values() if not egress.broken]
-        self._broken = [egress for egress in self._egresses.values() if egress.broken]
+        self.broken = [egress for egress in self._egresses.values() if egress.broken]
         self._gso_limit = min((egress.gso_limit for egress, _ in self._ways), default=0)
         self._cut(0)
         return closed
-
-    @property
-    def is_broken(self) -> bool:
-        """Whether some pod's egress is broken."""
-        return bool(self._broken)
 
     def send(self, runs: Sequence[Segments], *, may_wait: bool) -> bool:
         """Send runs to every pod; return whether something waits now for a full socket.
@@ -105,7 +97,7 @@ class PortFanout:
                     self.bytes += len(data)
                 if self._segment > self._gso_limit:
                     self._cut(0)  # a segment size above the path's MTU would stop fragmentation
-            for egress in self._broken:
+            for egress in self.broken:
                 egress.send((run,))
         return may_wait
 

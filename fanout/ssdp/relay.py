@@ -194,7 +194,7 @@ class SsdpRelay:
             await self._proxy.open()
             self._watch_lan()
             while not self._stopped.is_set():
-                self._tend(self._serving.goes_round())
+                self._tend(self._serving.begin_turn())
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(woken.wait(), _TICK)
             self._stop_listening()

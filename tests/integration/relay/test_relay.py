@@ -228,7 +228,7 @@ def test_an_ingress_that_dns_names_as_a_pod_gets_no_copy(
 
 def test_a_relay_to_itself_is_refused(closed_port: int) -> None:
     relay = Relay("127.0.0.1", [f"udp://0.0.0.0:{closed_port}"])
-    with pytest.raises(InvalidIngress, match=r"is this relay itself: .*\(to_port\)"):
+    with pytest.raises(InvalidIngress, match=r"is this relay itself: .*\(--to-port, to_port\)"):
         relay.open()
 
 
@@ -267,9 +267,9 @@ def test_a_range_is_taken_whole_or_not_at_all(pods: Pods) -> None:
     (taken,) = pods(1)
     host, port = taken.endpoint
     before = open_files()
-    source = Relay("10.0.0.1", [f"udp://{host}:{port - 2}-{port + 2}"])._sources[0]
+    source = Relay("10.0.0.1", [f"udp://{host}:{port - 2}-{port + 2}"], receive_buffer=4096)._sources[0]
     with pytest.raises(SocketUnavailable, match="the port is in use"):
-        source.open(4096)
+        source.open()
     assert source.ports == []
     assert open_files() == before
 
