@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.changing_nameserver import NAME
 from benchmarks.dlna import MIB, OURS, PLAYER, make_file, media_server, started, wait_for
 from benchmarks.lab import SENDER, Lab
-from benchmarks.names import NAME
 from benchmarks.rows import BenchPart, Row
 from benchmarks.sending import Tell
 from benchmarks.talk import Helper, python

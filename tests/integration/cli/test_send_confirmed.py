@@ -27,8 +27,8 @@ from fanout.receiver.sync import Receiver
 from fanout.sender.sync import Sender
 from fanout.testing import ScriptedResolver
 from tests.support.cli import invoke, receiving
-from tests.support.confirming import without_answers_of
 from tests.support.pods import Pod, literals
+from tests.support.silent_pods import without_answers_of
 from tests.support.terminal import terminal
 from tests.support.waiting import until
 

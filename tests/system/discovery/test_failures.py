@@ -18,7 +18,7 @@ from fanout.model import Endpoint, Service
 from tests.support.cli import invoke
 from tests.support.knot import NAMESPACE, Knot, a_records, addresses
 from tests.support.limits import dns_lifetime, setting
-from tests.support.scripted import Front, Lie, Over, Reply
+from tests.support.scripted_nameserver import Front, Lie, Over, Reply
 from tests.support.waiting import until
 from tests.system.discovery.asking import HASTY, PATIENT, Asker, count_refreshing, first_error, sending
 

@@ -16,7 +16,7 @@ import pytest
 import dlna_rules
 import render
 import rules
-from tests.support.breaking import Break, Manifest, find, set_at
+from tests.support.manifest_changes import Break, Manifest, find, set_at
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import manifests
 import render
 import rules
 from fanout.cli.commands.relay_ssdp import ssdp
-from tests.support.breaking import Manifest, find
+from tests.support.manifest_changes import Manifest, find
 from tests.support.schemas import assert_valid
 from tests.support.tree import ROOT
 

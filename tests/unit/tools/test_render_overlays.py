@@ -12,7 +12,7 @@ import manifests
 import render
 import rules
 from fanout.relay.core.ingress import Ingress
-from tests.support.breaking import Manifest, find
+from tests.support.manifest_changes import Manifest, find
 from tests.support.overlays import FOLDERS, NAMES, deployed, its_namespace
 from tests.support.schemas import assert_valid
 from tests.support.tree import ROOT

@@ -16,9 +16,9 @@ import dlna_rules
 import relay_rules
 import render
 import rules
-from tests.support.breaking import Break, Manifest
-from tests.support.breaking import find as _find
-from tests.support.breaking import set_at as _set
+from tests.support.manifest_changes import Break, Manifest
+from tests.support.manifest_changes import find as _find
+from tests.support.manifest_changes import set_at as _set
 from tests.support.tree import ROOT
 
 

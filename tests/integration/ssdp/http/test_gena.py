@@ -13,7 +13,7 @@ from fanout.ssdp.core.drop_reasons import HttpFailure
 from fanout.ssdp.core.urls import Origin
 from fanout.ssdp.http import gena, server
 from fanout.ssdp.http.gena import Callback
-from tests.support.loops import advance
+from tests.support.event_loops import advance
 from tests.support.ssdp_http import (
     CLIENT,
     OTHER_POD,
