@@ -263,17 +263,6 @@ def test_a_port_in_use_is_said_of_the_ingress(pods: Pods) -> None:
         relay.open()
 
 
-def test_a_range_is_taken_whole_or_not_at_all(pods: Pods) -> None:
-    (taken,) = pods(1)
-    host, port = taken.endpoint
-    before = open_files()
-    source = Relay("10.0.0.1", [f"udp://{host}:{port - 2}-{port + 2}"], receive_buffer=4096)._sources[0]
-    with pytest.raises(SocketUnavailable, match="the port is in use"):
-        source.open()
-    assert source.ports == []
-    assert open_files() == before
-
-
 def test_an_address_that_nobody_has_here() -> None:
     with pytest.raises(SocketUnavailable, match="no interface of this machine has that address"):
         Relay("10.0.0.1", ["udp://198.51.100.7:5004"]).open()
