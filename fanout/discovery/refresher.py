@@ -95,26 +95,24 @@ class Refresher:
 
         Raises `NoEndpoints` or `ResolverUnavailable`.
         """
-        known = self.known
-        if not known.endpoints:
+        if not self.known.endpoints:
             self._decided.wait()
-            known = self.known
-            if not known.endpoints:
-                if known.settled:
-                    why = why_no_endpoints(known.refused)
-                    raise NoEndpoints(f"Service {self._name!r} has no endpoints: {why}")
-                state = "its sender was closed" if self._stopped.is_set() else "a first empty answer is being confirmed"
-                raise ResolverUnavailable(known.failure or f"Service {self._name!r} is not resolved: {state}")
-        return known
+        known = self.known
+        if known.endpoints:
+            return known
+        if known.settled:
+            raise NoEndpoints(f"Service {self._name!r} has no endpoints: {why_no_endpoints(known.refused)}")
+        state = "its sender was closed" if self._stopped.is_set() else "a first empty answer is being confirmed"
+        raise ResolverUnavailable(known.failure or f"Service {self._name!r} is not resolved: {state}")
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            self._ask()
+            self._resolve()
             wakeup = self._set.next_wakeup
             if wakeup is None or self._stopped.wait(max(0.0, wakeup - time.monotonic())):
                 break
 
-    def _ask(self) -> None:
+    def _resolve(self) -> None:
         before = self.known
         try:
             answer = self._resolver.resolve()

@@ -23,7 +23,7 @@ _RETRY_FIRST, _RETRY_MOST = 1.0, 30.0
 
 
 class EgressSet:
-    """The egress of all ports, of one relay's thread; `pod_stats` and `left` may be read by others.
+    """The egresses of all ports, for the thread that relays; others may read `pod_stats` and `left`.
 
     A full egress is registered with `poll`, until `flush` has sent what waits.
     """
@@ -61,7 +61,7 @@ class EgressSet:
                     _add(self.left, closed)
         egresses = [egress for port_fanout in self._port_fanouts() for egress in port_fanout]
         self._self_filter.send_from(egress.local for egress in egresses if egress.local is not None)
-        # The descriptors of those that were closed or reopened may be in use by others now.
+        # Descriptors of closed or reopened egresses may belong to others now.
         self._full = {
             number: each for number, each in self._full.items() if each.is_blocked and each.fileno() == number
         }

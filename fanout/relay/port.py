@@ -20,7 +20,6 @@ TURN = 64
 """Datagrams, or runs of them, that are read of one port before it is another's turn."""
 ARENA = 256 * 1024
 """Bytes of the buffer into which a turn is read."""
-_NO_PORTS: frozenset[int] = frozenset()
 
 
 class Port:
@@ -56,7 +55,7 @@ class Port:
         pieces: list[Piece] = []
         counts, recv, space = self.counts, self.socket.recvmsg_into, self._control
         is_guarded = self._is_guarded
-        own_ports = _NO_PORTS if self._is_group else self._self_filter.ports
+        own_ports = () if self._is_group else self._self_filter.ports
         datagrams = size_of_all = 0
         offset, limit = 0, len(arena) - gro.BUFFER
         now = monotonic()

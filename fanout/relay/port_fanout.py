@@ -29,7 +29,7 @@ class PortFanout:
         self._counting = counting or nullcontext()
         self._make_egress = make_egress
         self._egresses: dict[Endpoint, Egress] = {}
-        self._ways: list[tuple[Egress, Callable[[memoryview | bytes], int]]] = []
+        self._senders: list[tuple[Egress, Callable[[memoryview | bytes], int]]] = []
         self.broken: list[Egress] = []
         """The egresses that could not be opened."""
         self._gso_limit = 0
@@ -61,9 +61,9 @@ class PortFanout:
         for endpoint in wanted:
             if endpoint not in self._egresses:
                 self._egresses[endpoint] = self._make_egress(endpoint, self._budget)
-        self._ways = [(egress, egress.send_now) for egress in self._egresses.values() if not egress.broken]
+        self._senders = [(egress, egress.send_now) for egress in self._egresses.values() if not egress.broken]
         self.broken = [egress for egress in self._egresses.values() if egress.broken]
-        self._gso_limit = min((egress.gso_limit for egress, _ in self._ways), default=0)
+        self._gso_limit = min((egress.gso_limit for egress, _ in self._senders), default=0)
         self._cut(0)
         return closed
 
@@ -75,7 +75,7 @@ class PortFanout:
         for run in runs:
             data, size, datagrams = run
             if may_wait or (datagrams > 1 and size > self._gso_limit):
-                for egress, _ in self._ways:
+                for egress, _ in self._senders:
                     egress.send((run,))
                     may_wait = may_wait or egress.is_blocked
             else:
@@ -85,7 +85,7 @@ class PortFanout:
                 elif size > self._segment > 0:
                     self._cut(0)
                 failures = []
-                for egress, send in self._ways:
+                for egress, send in self._senders:
                     try:
                         send(data)
                     except OSError as error:
@@ -103,7 +103,7 @@ class PortFanout:
 
     def _cut(self, size: int) -> None:
         self._segment = size
-        for egress, _ in self._ways:
+        for egress, _ in self._senders:
             egress.cut(size)
 
     def _failed(self, failures: Sequence[tuple[Egress, OSError]], run: Segments) -> bool:
@@ -120,7 +120,7 @@ class PortFanout:
 
     def fold(self) -> None:
         """Add to each pod's counts what was counted for all."""
-        for egress, _ in self._ways:
+        for egress, _ in self._senders:
             egress.sent += self.datagrams
             egress.bytes += self.bytes
         self.datagrams = self.bytes = 0
@@ -128,6 +128,6 @@ class PortFanout:
     def close(self) -> None:
         """Close the egresses; their counts stay."""
         self.fold()
-        self._ways = []
+        self._senders = []
         for egress in self._egresses.values():
             egress.close()

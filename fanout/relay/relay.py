@@ -121,8 +121,8 @@ class Relay:
         """Closes what `open` has opened besides the ingresses."""
         self._serving = ServingThread()
         self._arena = memoryview(bytearray(ARENA))
-        self._has_news = False
-        """Whether the kernel has reported a change of an interface."""
+        self._interfaces_changed = False
+        """Whether the kernel has reported a change since the last check."""
         self._stopped = False
         self._is_closed = False
 
@@ -200,14 +200,14 @@ class Relay:
                 while not self._stopped:
                     now = self._serving.begin_turn()
                     if now >= wakeup:
-                        wakeup = now + self._tend(now)
+                        wakeup = now + self._check(now)
                     for descriptor, _ in self._poll.poll(max(0.0, wakeup - now)):
                         found = self._ports.get(descriptor)
                         if found is not None:
                             self._turn(*found)
                         elif not self._egress_set.flush(descriptor, self._poll) and self._watch is not None:
                             self._watch.drain()
-                            self._has_news = True
+                            self._interfaces_changed = True
                             # On a node, pods' interfaces come and go by the dozen: one check is for all of them.
                             wakeup = min(wakeup, now + _CHECK_SOON)
                 self._finish()
@@ -254,21 +254,21 @@ class Relay:
         self._egress_set.send(port_fanout, runs, self._poll)
         source.counts.forwarded += datagrams
 
-    def _tend(self, now: float) -> float:
+    def _check(self, now: float) -> float:
         """Check interfaces, pods and ports; return the seconds until the next check."""
         is_soon = False
-        self._egress_set.follow(may_have_moved=self._has_news or self._watch is None)
-        self._has_news = False
+        self._egress_set.follow(may_have_moved=self._interfaces_changed or self._watch is None)
+        self._interfaces_changed = False
         for source in self._sources:
             if source.is_stale:
-                self._lose(source)
+                self._close_lost(source)
             if not source.ports:
                 source.try_to_open(now)
             source.look_at_interface()
             if not self._is_read(source):
                 # Until DNS has answered or failed, the kernel keeps what comes.
                 if source.pods.is_decided:
-                    self._take_from(source)
+                    self._start_reading(source)
                 else:
                     is_soon = True
         return _CHECK_SOON if is_soon else _CHECK
@@ -276,7 +276,7 @@ class Relay:
     def _is_read(self, source: Source) -> bool:
         return not source.ports or source.ports[0].socket.fileno() in self._ports
 
-    def _take_from(self, source: Source) -> None:
+    def _start_reading(self, source: Source) -> None:
         """Start to read what comes to an ingress."""
         known = source.pods.refresher.known
         if known.answered_at is None:
@@ -288,12 +288,12 @@ class Relay:
             self._ports[port.socket.fileno()] = (source, port)
             self._poll.register(port.socket, select.EPOLLIN)
 
-    def _lose(self, source: Source) -> None:
-        """Forward what came by an interface that is gone, and close its sockets."""
+    def _close_lost(self, source: Source) -> None:
+        """Forward what came by an interface that is gone, and close the ingress."""
         for port in source.ports:
             descriptor = port.socket.fileno()
             if descriptor in self._ports:
-                self._empty(source, port, monotonic() + _STOP_WAIT)
+                self._drain(source, port, monotonic() + _STOP_WAIT)
                 del self._ports[descriptor]
                 self._poll.unregister(descriptor)
         with self._counting:
@@ -303,7 +303,7 @@ class Relay:
             {"ingress": str(source.ingress), "interface": source.ingress.interface},
         )
 
-    def _empty(self, source: Source, port: Port, deadline: float) -> None:
+    def _drain(self, source: Source, port: Port, deadline: float) -> None:
         """Forward what a port holds, until `deadline` at most: a flood may go on."""
         before = -1
         while before != source.counts.datagrams and monotonic() < deadline:
@@ -313,16 +313,16 @@ class Relay:
     def _finish(self) -> None:
         """Forward all that the kernel still holds."""
         deadline = monotonic() + _STOP_WAIT
-        while self._tend(monotonic()) == _CHECK_SOON and monotonic() < deadline:
+        while self._check(monotonic()) == _CHECK_SOON and monotonic() < deadline:
             time.sleep(_CHECK_SOON)
         for source in self._sources:
             if not self._is_read(source):
-                self._take_from(source)  # though its Service is not resolved: what it holds is counted
+                self._start_reading(source)  # though its Service is not resolved: what it holds is counted
         for _, port in self._ports.values():
             port.deafen()
         deadline = monotonic() + _STOP_FORWARD
         for source, port in self._ports.values():
-            self._empty(source, port, deadline)
+            self._drain(source, port, deadline)
         if monotonic() > deadline:
             log.warning(
                 "stopped_with_rest: cannot forward all that had arrived within %(seconds)g s: the rest is lost",

@@ -130,13 +130,13 @@ def check(ingresses: Sequence[Ingress]) -> None:
     """Raise `InvalidIngress` where there are none, too many, or two that collide."""
     if not ingresses:
         raise InvalidIngress(f"a relay must have at least one ingress: write {_FORMS}")
-    wrong = misfit(ingresses)
-    if wrong is not None:
-        raise InvalidIngress(wrong[1])
+    conflict = first_conflict(ingresses)
+    if conflict is not None:
+        raise InvalidIngress(conflict[1])
 
 
-def misfit(ingresses: Sequence[Ingress]) -> tuple[int, str] | None:
-    """Return the index of the first that one relay cannot have besides those before it, and why; None if all fit."""
+def first_conflict(ingresses: Sequence[Ingress]) -> tuple[int, str] | None:
+    """Return the index of the first ingress that conflicts with those before it, and why; None if all fit."""
     ports = 0
     by_port: dict[int, list[Ingress]] = defaultdict(list)
     for index, ingress in enumerate(ingresses):
