@@ -177,7 +177,7 @@ def _turn_of(relay: Relay) -> Callable[[], None]:
     while not relay._ports:  # until its pods are known
         if time.monotonic() > deadline:
             raise AssertionError("the relay does not begin to read")
-        relay._tend(time.monotonic())
+        relay._check(time.monotonic())
         time.sleep(0.001)
     ((source, port),) = relay._ports.values()
     return lambda: relay._turn(source, port)

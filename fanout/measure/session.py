@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from fanout.discovery.static import StaticResolver
+from fanout.discovery.refresher import StaticResolver
 from fanout.measure.probe import PATIENCE, Prober, draw_run
 from fanout.measure.result import BenchResult, PodResult
 from fanout.model import Endpoint, Service

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from fanout.discovery.refresher import Known, Refresher, Resolver, resolver_for
+from fanout.discovery.core.endpoints import Known
+from fanout.discovery.refresher import Refresher, Resolver, resolver_for
 from fanout.errors import Closed, InvalidInput
 from fanout.model import MAX_PAYLOAD, Endpoint, Family, Service, check_payload
 from fanout.net.transport import Transport

@@ -175,7 +175,7 @@ class SsdpRelay:
         try:
             self._watch_lan()
             while not self._stopped.is_set():
-                self._tend(self._serving.goes_round())
+                self._tend(self._serving.begin_turn())
                 await asyncio.sleep(_TICK)
             self._stop_listening()
             if farewell := responder.farewell(monotonic()):

@@ -24,7 +24,7 @@ from fanout.ssdp.core.stats import HttpCounts
 from fanout.ssdp.core.urls import Origin
 from fanout.ssdp.http import body_budget, gena, proxy, server, splice, upstream
 from fanout.ssdp.http.proxy import Proxy
-from tests.support.loops import AheadLoop, advance
+from tests.support.event_loops import AheadLoop, advance
 from tests.support.open_files import open_files
 from tests.support.ports import free_port
 from tests.support.waiting import give_turns, until_async

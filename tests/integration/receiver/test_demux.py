@@ -20,7 +20,7 @@ from fanout.receiver.probe_filter import ProbeFilter
 from fanout.receiver.queue import MessageQueue, split
 from fanout.receiver.reply_path import ReplyPath
 from fanout.receiver.sync import Receiver
-from tests.support.asker import asking
+from tests.support.frame_client import asking
 from tests.support.reception import numbered
 
 ADDRESS = ("127.0.0.1", 9)

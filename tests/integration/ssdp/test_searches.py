@@ -17,7 +17,7 @@ from fanout.ssdp.core.message import Advert, Headers, InvalidSsdp, Search
 from fanout.ssdp.core.responder import Action, OpenSearch, Responder
 from fanout.ssdp.lan import Lan
 from fanout.ssdp.searches import Searches
-from tests.support.loops import run_scripted
+from tests.support.event_loops import run_scripted
 from tests.support.needs import require_address
 from tests.support.open_files import open_files
 from tests.support.waiting import PATIENCE, until_async

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.frame import Sealed
 from fanout.protocol.seal import Keyring, Opener, Sealer
-from tests.support.sealing import NEW, NOW, OLD, RING, message, numbered, outcome, parsed, refusal, sealed, sealer
+from tests.support.sealed_frames import NEW, NOW, OLD, RING, message, numbered, outcome, parsed, refusal, sealed, sealer
 
 # Time
 

@@ -12,7 +12,7 @@ import pytest
 from fanout.ssdp.core.drop_reasons import HttpFailure
 from fanout.ssdp.core.urls import HttpUrl, Origin
 from fanout.ssdp.http import gena, server
-from tests.support.loops import advance
+from tests.support.event_loops import advance
 from tests.support.ssdp_http import (
     CLIENT,
     OTHER_POD,

@@ -9,7 +9,7 @@ from fanout.discovery.core.answer import DnsAnswer, Lookup, Refusal
 from fanout.doctor.core import checks
 from fanout.doctor.core.facts import Check, CheckStatus, HostFacts, PodFacts, WayFacts
 from fanout.model import Endpoint, Service
-from tests.support.checks import assert_said
+from tests.support.doctor_checks import assert_said
 
 NAMESERVER = "10.96.0.10:53"
 FULL_NAME = "headless-udp.shop.svc.cluster.local."

@@ -11,7 +11,7 @@ from fanout.doctor.core import diagnose_ingress
 from fanout.doctor.core.facts import CheckStatus, Heard, IngressFacts, InterfaceFacts, Match, Seen
 from fanout.model import Endpoint
 from fanout.relay.core.ingress import Ingress
-from tests.support.checks import assert_said
+from tests.support.doctor_checks import assert_said
 
 GROUP = Ingress.parse("mcast://224.0.67.67:5001@eth1", service="pods")
 FROM_ONE = Ingress.parse("mcast://10.0.0.12,224.0.67.67:5001@eth1", service="pods")

@@ -14,7 +14,7 @@ from fanout.protocol.frame import ASK, ASK_MIN, MESSAGE_MAX, NUMBERED, Answer, A
 from fanout.protocol.receiving import reassembly
 from fanout.protocol.receiving.reassembly import BYTES_MAX, PATIENCE, SENDER_BYTES_MAX, Reassembly
 from fanout.protocol.receiving.reception import Reception
-from tests.support.asker import SENDER, fragments
+from tests.support.frame_client import SENDER, fragments
 from tests.support.reception import ME, claim, handed, numbered, take, take_run
 
 

@@ -22,7 +22,7 @@ from fanout.protocol.receiving import receive_state
 from fanout.protocol.receiving.dedup import RESULTS_MAX, SENDERS_MAX, WINDOW, HandlingResult
 from fanout.protocol.receiving.receive_state import PendingReply
 from fanout.protocol.receiving.reception import Reception
-from tests.support.asker import SENDER, fragments
+from tests.support.frame_client import SENDER, fragments
 from tests.support.reception import EPOCH, ME, confirmed, failed, numbered, replied, reply_of, take, taken_pending, told
 
 # Confirmed messages.

@@ -14,7 +14,7 @@ from fanout.protocol.frame import NUMBER_LIMIT, NUMBERED, AnswerStatus
 from fanout.protocol.receiving.dedup import JUMP_MAX, WINDOW
 from fanout.protocol.receiving.reception import Reception
 from fanout.protocol.receiving.run import is_in_a_row
-from tests.support.asker import SENDER, fragments
+from tests.support.frame_client import SENDER, fragments
 from tests.support.reception import (
     ME,
     confirmed,

@@ -18,7 +18,7 @@ from fanout.protocol.receiving.reception import Reception
 from fanout.protocol.receiving.run import Run
 from fanout.receiver.engine import CAPACITY
 from fanout.receiver.queue import BYTES_MAX as BYTES_QUEUED
-from tests.support.asker import fragments
+from tests.support.frame_client import fragments
 from tests.support.reception import ME, claim, failed, numbered, replied, take, take_run
 from tests.support.tree import ROOT
 

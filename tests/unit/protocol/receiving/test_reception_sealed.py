@@ -15,7 +15,7 @@ from fanout.protocol.receiving import dedup
 from fanout.protocol.receiving.dedup import SENDERS_MAX
 from fanout.protocol.receiving.reception import Reception
 from fanout.protocol.seal import Keyring, Opener, Sealer
-from tests.support.asker import SENDER, fragments
+from tests.support.frame_client import SENDER, fragments
 from tests.support.reception import (
     EPOCH,
     ME,
