@@ -161,7 +161,7 @@ class Listener:
             self._queue.lift()
             # All of them first: the kernel passes on to the next socket what one no longer receives.
             for reader in self._readers:
-                reader.deafen()
+                reader.stop_receiving()
             time.sleep(_IN_FLIGHT)
             for reader in self._readers:
                 reader.drain()

@@ -96,9 +96,9 @@ class Port:
             return RelayDrop.LOOP
         return None
 
-    def deafen(self) -> None:
+    def stop_receiving(self) -> None:
         """Receive nothing more; what came before can still be read."""
-        bind.deafen(self.socket)
+        bind.stop_receiving(self.socket)
 
     @property
     def drops(self) -> int:

@@ -319,7 +319,7 @@ class Relay:
             if not self._is_read(source):
                 self._start_reading(source)  # though its Service is not resolved: what it holds is counted
         for _, port in self._ports.values():
-            port.deafen()
+            port.stop_receiving()
         deadline = monotonic() + _STOP_FORWARD
         for source, port in self._ports.values():
             self._drain(source, port, deadline)

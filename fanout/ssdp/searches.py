@@ -60,7 +60,7 @@ class PodAddresses:
         opened.setblocking(False)
         if self._family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        pktinfo.tell_destinations(opened, True)
+        pktinfo.report_destinations(opened, True)
         return opened
 
     def ask(self, opened: socket.socket, data: bytes) -> bool:

@@ -98,7 +98,7 @@ def test_a_deaf_port_keeps_what_came_before(sender: socket.socket) -> None:
     one = OnePort(sender)
     with one.port.socket:
         sender.send(b"before")
-        one.port.deafen()
+        one.port.stop_receiving()
         assert one.payloads() == [b"before"]
         assert one.port.drops == 0
     assert one.port.drops == 0, "a closed one has no counters"
