@@ -20,7 +20,7 @@ from fanout.errors import SocketUnavailable
 from fanout.local import logs
 from fanout.local.directory import has_room
 from fanout.local.launch import interrupts_later, python_command
-from fanout.local.pods import free_address
+from fanout.local.pod_process import free_address
 from fanout.local.state import LocalServiceError
 from fanout.model import DEFAULT_PORT
 

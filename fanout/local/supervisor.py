@@ -20,9 +20,9 @@ from fanout.errors import FanoutError, InvalidInput
 from fanout.local import control, state
 from fanout.local.core.zone import Pod, Zone
 from fanout.local.directory import StateDirectory
+from fanout.local.launch import MAX_REPLICAS, LocalSettings, ready_timeout
 from fanout.local.nameserver import Nameserver
-from fanout.local.pods import PodProcess, free_address
-from fanout.local.settings import MAX_REPLICAS, LocalSettings, ready_timeout
+from fanout.local.pod_process import PodProcess, free_address
 from fanout.local.state import LocalService, LocalServiceError
 
 _STATEFULSET = "statefulset-udp-server"
@@ -190,7 +190,7 @@ class Supervisor:
 
 def main() -> None:
     """Run with the settings in the first argument."""
-    settings = LocalSettings.from_json(sys.argv[1])
+    settings = LocalSettings(**json.loads(sys.argv[1]))
     path = state.directory_path()
     try:
         directory = StateDirectory.take(path)

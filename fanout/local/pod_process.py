@@ -19,9 +19,8 @@ from datetime import UTC, datetime
 
 from fanout.daemon.common.events import RECEIVER_DRAINING, RECEIVER_STARTED
 from fanout.errors import SocketUnavailable
-from fanout.local.launch import describe_end, python_command
+from fanout.local.launch import STOP_GRACE, LocalSettings, describe_end, python_command
 from fanout.local.logs import LogFile, parse, render
-from fanout.local.settings import STOP_GRACE, LocalSettings
 
 POD_RESTARTING = "pod_restarting"
 
@@ -113,7 +112,7 @@ class PodProcess:
                 # Not ready at this address: another program may have taken it since it was found free.
                 self.address = self._pick_address()
             self._process = process = await asyncio.create_subprocess_exec(
-                *python_command("fanout.local.pod", str(os.getpid()), "receive", *self._arguments()),
+                *python_command("fanout.local.launch", str(os.getpid()), "receive", *self._arguments()),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
