@@ -20,9 +20,8 @@ def listened(facts: IngressFacts) -> Check:
         return _check(facts, CheckStatus.OK, f"{said}; {facts.described}")
     if not facts.interface.is_up:
         why = f"nothing came within {facts.seconds:.0f} s: {ingress.interface} is down or has no carrier"
-        return _problem(
-            facts, why, f"ip link set {ingress.interface} up; is its cable, or the parent of a macvlan, up?"
-        )
+        hint = f"ip link set {ingress.interface} up; is its cable, or the parent of a macvlan, up?"
+        return _problem(facts, why, hint)
     if facts.joined is False:
         why = f"the kernel does not list {ingress.host} among the groups on {ingress.interface}"
         return _problem(facts, why, "start again: the interface may have gone away meanwhile")
@@ -43,9 +42,8 @@ def _not_open(facts: IngressFacts) -> Check:
         return _problem(facts, why)
     if fits is None:
         return _problem(facts, why, "if it is the relay itself, its table, log or metrics show what came")
-    return _check(
-        facts, CheckStatus.OK, f"{_datagram(fits)} came in by {fits.interface}, for the program that has the port"
-    )
+    said = f"{_datagram(fits)} came in by {fits.interface}, for the program that has the port"
+    return _check(facts, CheckStatus.OK, said)
 
 
 def _dropped_here(facts: IngressFacts, seen: Seen) -> Check:
@@ -61,12 +59,9 @@ def _dropped_here(facts: IngressFacts, seen: Seen) -> Check:
         mode = f"rp_filter={facts.interface.reverse_filter} ({'strict' if is_strict else 'loose'})"
         counted = facts.grown.get("IPReversePathFilter", 0)
         why = f"{leads}, and {mode} drops such packets" + (f" ({counted:,} meanwhile)" if counted else "")
+        other = f"or let any route do: sysctl -w net.ipv4.conf.{interface}.rp_filter={_LOOSE}"
         if way is None:
-            other = (
-                "or switch it off: rp_filter=0 in net.ipv4.conf.all and in the interface's own; the larger one counts"
-            )
-        else:
-            other = f"or let any route do: sysctl -w net.ipv4.conf.{interface}.rp_filter={_LOOSE}"
+            other = "or switch it off: rp_filter=0 in net.ipv4.conf.all and in the interface's; the larger one counts"
         return _problem(facts, f"{came}: {why}", f"add a route back: ip route add {source} dev {interface}", other)
     if facts.grown.get("InCsumErrors"):
         why = "checksums of UDP datagrams were wrong meanwhile (InCsumErrors)"
@@ -107,7 +102,6 @@ def _on_the_wire(facts: IngressFacts) -> str:
 def _causes(facts: IngressFacts) -> Iterator[str]:
     """Yield likely causes, those found by a check first."""
     ingress, grown = facts.ingress, facts.grown
-    is_multicast = ingress.kind is IngressKind.MULTICAST
     if ingress.interface and not facts.interface.addresses:
         yield f"{ingress.interface} has no IPv{6 if ingress.is_ipv6 else 4} address: give it one of that network"
     if facts.seen is None:
@@ -123,18 +117,13 @@ def _causes(facts: IngressFacts) -> Iterator[str]:
         yield f"full receive buffers cost {grown['RcvbufErrors']:,} datagrams meanwhile, of any program"
     version = facts.interface.igmp_version
     if ingress.source and version in ("V1", "V2"):
-        yield (
-            f"IGMP{version.lower()} is spoken on {ingress.interface}, which cannot ask for one source: "
-            + (
-                "set force_igmp_version=0"
-                if facts.interface.forced_version
-                else "the querier of that network should speak IGMPv3"
-            )
-        )
+        forced = facts.interface.forced_version
+        change = "set force_igmp_version=0" if forced else "the querier of that network should speak IGMPv3"
+        yield f"IGMP{version.lower()} is spoken on {ingress.interface}, which cannot ask for one source: {change}"
     elif facts.interface.forced_version:
         name = "force_mld_version" if ingress.is_ipv6 else "force_igmp_version"
         yield f"{name} is {facts.interface.forced_version}: does the switch's querier speak that version?"
-    if is_multicast:
+    if ingress.kind is IngressKind.MULTICAST:
         yield (
             "does the source send, out of the right interface, and with a TTL above the number of routers "
             "between? The default is 1 (iperf: --ttl)"
@@ -166,9 +155,8 @@ def _problem(facts: IngressFacts, sentence: str, *hints: str) -> Check:
 
 def _check(facts: IngressFacts, status: CheckStatus, sentence: str, *hints: str) -> Check:
     heard = facts.heard and {
+        **facts.heard._asdict(),
         "source": str(facts.heard.source),
-        "port": facts.heard.port,
-        "size": facts.heard.size,
         "seconds": round(facts.heard.seconds, 3),
     }
     on_the_wire = None if facts.seen is None else {how.value: _as_dict(seen) for how, seen in facts.seen.items()}
@@ -188,10 +176,6 @@ def _check(facts: IngressFacts, status: CheckStatus, sentence: str, *hints: str)
 
 
 def _as_dict(seen: Seen) -> dict[str, object]:
-    return {
-        "interface": seen.interface,
-        "source": str(seen.source),
-        "destination": str(seen.destination),
-        "size": seen.size,
-        "hops": seen.hops,
-    }
+    shown = {**seen._asdict(), "source": str(seen.source), "destination": str(seen.destination)}
+    del shown["broadcast"]
+    return shown
