@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fanout.discovery.static import StaticResolver
-from fanout.measure.probe import PATIENCE, Prober
+from fanout.measure.prober import PATIENCE, Prober
 from fanout.measure.result import BenchResult, PodResult
 from fanout.model import Endpoint, Service
 from fanout.protocol import probe

@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 from fanout.measure import session
-from fanout.measure.probe import PATIENCE, Prober
+from fanout.measure.prober import PATIENCE, Prober
 from fanout.measure.session import Bench
 from fanout.model import Endpoint
 from fanout.protocol import probe

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterable, Sequence
 
 from fanout.discovery.core.answer import DnsAnswer, Lookup, why_no_endpoints
-from fanout.doctor.core.facts import Check, CheckStatus, HostFacts, PodFacts, WayFacts
+from fanout.doctor.core.facts import Check, CheckStatus, HostFacts, PathFacts, PodFacts
 from fanout.model import Service
 from fanout.net import errno_text
 
@@ -181,33 +181,33 @@ def _pods(pods: Iterable[PodFacts]) -> dict[str, object]:
     }
 
 
-def carried(ways: Iterable[WayFacts]) -> list[Check]:
-    """Judge how large a datagram the ways to the pods carry: one check for the ways that are alike."""
-    alike: dict[tuple[str, int, int, bool | None], list[WayFacts]] = {}
-    for each in ways:
+def carried(paths: Iterable[PathFacts]) -> list[Check]:
+    """Judge how large a datagram the paths to the pods carry: one check for the paths that are alike."""
+    alike: dict[tuple[str, int, int, bool | None], list[PathFacts]] = {}
+    for each in paths:
         alike.setdefault((each.interface, each.mtu, each.payload, each.passed), []).append(each)
     checks = []
     for (interface, mtu, payload, passed), same in alike.items():
         by = f"by {interface} " if interface else ""
-        way = f"the way {by}to {_examples(str(each.endpoint) for each in same)}"
+        path = f"the path {by}to {_examples(str(each.endpoint) for each in same)}"
         details = {
             "interface": interface, "mtu": mtu, "payload": payload, "passed": passed,
             "endpoints": [str(each.endpoint) for each in same],
         }  # fmt: skip
         if passed is False:
             sentence = (
-                f"{way} should carry payloads of {payload:,} bytes (MTU {mtu:,}): "
+                f"{path} should carry payloads of {payload:,} bytes (MTU {mtu:,}): "
                 "probes of that size got no answer, but small ones did"
             )
             hints = (
-                "something on the way carries less and does not say so (ICMP dropped): "
+                "something on the path carries less and does not say so (ICMP dropped): "
                 "is the MTU of the pod network above what the network below it carries?",
                 f"until then send at most {_SAFE_PAYLOAD:,} bytes at once (--max-datagram {_SAFE_PAYLOAD})",
             )
             checks.append(Check("mtu", CheckStatus.PROBLEM, sentence, hints, details))
         else:
             tried = "a probe of that size came back" if passed else "not tried, as no probe is answered there"
-            sentence = f"{way} has an MTU of {mtu:,}: payloads up to {payload:,} bytes stay in one piece; {tried}"
+            sentence = f"{path} has an MTU of {mtu:,}: payloads up to {payload:,} bytes stay in one piece; {tried}"
             checks.append(Check("mtu", CheckStatus.OK, sentence, details=details))
     return checks
 

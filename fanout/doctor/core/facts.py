@@ -59,8 +59,8 @@ class PodFacts(NamedTuple):
     """What ICMP or the kernel said instead."""
 
 
-class WayFacts(NamedTuple):
-    """The way to one pod."""
+class PathFacts(NamedTuple):
+    """The path to one pod."""
 
     endpoint: Endpoint
     interface: str

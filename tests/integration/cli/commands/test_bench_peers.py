@@ -11,7 +11,7 @@ from itertools import count
 
 import pytest
 
-from fanout.measure.probe import Prober
+from fanout.measure.prober import Prober
 from fanout.measure.session import Bench, Plan
 from fanout.model import Service
 from fanout.protocol import probe

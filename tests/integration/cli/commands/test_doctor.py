@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fanout.cli.main import main
-from fanout.doctor import host, probes
+from fanout.doctor import host, paths
 from fanout.doctor.core.facts import HostFacts, PodFacts
 from fanout.model import Endpoint
 from fanout.net import interfaces
@@ -113,8 +113,8 @@ def test_interfaces_are_not_looked_at_again_for_each_pod(monkeypatch: pytest.Mon
         return "eth0", host
 
     monkeypatch.setattr(interfaces, "route", route)
-    found = probes.ways([PodFacts(Endpoint(f"127.0.0.{number}", 9)) for number in range(1, 100)])
-    assert [way.interface for way in found] == ["eth0"] * 99
+    found = paths.measure([PodFacts(Endpoint(f"127.0.0.{number}", 9)) for number in range(1, 100)])
+    assert [path.interface for path in found] == ["eth0"] * 99
     assert len(asked) == 1, "all by one address of this host"
 
 
