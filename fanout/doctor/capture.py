@@ -9,6 +9,7 @@ import selectors
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -199,7 +200,6 @@ def _missed(wires: list[socket.socket]) -> int:
 def _facts(each: _Listened, seconds: float) -> IngressFacts:
     ingress = each.ingress
     name = ingress.interface
-    after = kernel.counters(name)
     if ingress.is_ipv6:
         version, groups = "", kernel.parse_igmp6(kernel.read("/proc/net/igmp6"), name)
         forced = _sysctl("ipv6", name, "force_mld_version")
@@ -230,7 +230,7 @@ def _facts(each: _Listened, seconds: float) -> IngressFacts:
         heard=each.heard,
         seen=each.seen,
         way_back=None if back is None else back[0],
-        grown={key: count - each.before.get(key, 0) for key, count in after.items() if count > each.before.get(key, 0)},
+        grown=Counter(kernel.counters(name)) - Counter(each.before),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
+from collections import Counter
 from pathlib import Path
 
 _COUNTED = {
@@ -43,17 +44,17 @@ def counters(interface: str = "") -> dict[str, int]:
 
 def parse_counters(tables: str, ipv6: str) -> dict[str, int]:
     """Parse /proc/net/snmp and netstat (a line of names, a line of numbers), and snmp6 (a name and a number a line)."""
-    found: dict[str, int] = {}
+    found: Counter[str] = Counter()
     lines = tables.splitlines()
     for names, numbers in zip(lines[::2], lines[1::2], strict=False):
         table = dict(zip(names.split(), numbers.split(), strict=False))
         for name in _COUNTED.get(names.partition(":")[0], ()):
             if name in table:
-                found[name] = found.get(name, 0) + int(table[name])
+                found[name] += int(table[name])
     for line in ipv6.splitlines():
         name, _, number = line.partition(" ")
         if name in _COUNTED_6:
-            found[_COUNTED_6[name]] = found.get(_COUNTED_6[name], 0) + int(number)
+            found[_COUNTED_6[name]] += int(number)
     return found
 
 

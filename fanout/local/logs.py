@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,11 +28,6 @@ class Line(NamedTuple):
     timestamp: str
     """As in the line; lines without one have that of the line before."""
     text: bytes
-
-    @property
-    def event(self) -> dict[str, object] | None:
-        """The line as an event of the receiver, or None where it is something else."""
-        return parse(self.text)
 
 
 class LogFile:
@@ -166,8 +162,7 @@ class _Follower:
                 self._tails[pod] = _Tail(Path(state.logs_path(self._directory), pod + _SUFFIX), pod)
         lines: list[Line] = []
         for pod, log in list(self._tails.items()):
-            fresh = log.read()
-            lines += fresh if tail is None else fresh[len(fresh) - min(tail, len(fresh)) :]
+            lines += deque(log.read(), maxlen=tail)
             if log.ended:
                 del self._tails[pod]
         return lines

@@ -33,7 +33,7 @@ _MAX_LINE = 1024 * 1024
 
 
 class PodProcess:
-    """One pod: started by `start()`, ended by `await stop()`; `on_change` is called whenever readiness changes."""
+    """One pod, kept running until `await stop()`; `on_change` is called whenever readiness changes."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class PodProcess:
         self._stopping = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self._ready_since = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._task = asyncio.create_task(self._keep_running(), name=name)
 
     @property
     def pid(self) -> int | None:
@@ -73,20 +73,15 @@ class PodProcess:
         """Seconds since the receiver became ready; 0 while it is not."""
         return time.monotonic() - self._ready_since if self.ready else 0.0
 
-    def start(self) -> None:
-        """Start the receiver, and keep it running."""
-        self._task = asyncio.create_task(self._keep_running(), name=self.name)
-
     async def stop(self) -> None:
         """Take the pod out of DNS, let the receiver drain, and remove its log; kill it where it does not end."""
         self._stopping.set()
         self._set_ready(False)
         self._signal(signal.SIGTERM)
-        if self._task is not None:
-            _, pending = await asyncio.wait({self._task}, timeout=self._settings.drain + STOP_GRACE)
-            if pending:
-                self._signal(signal.SIGKILL)
-            await self._task
+        _, pending = await asyncio.wait({self._task}, timeout=self._settings.drain + STOP_GRACE)
+        if pending:
+            self._signal(signal.SIGKILL)
+        await self._task
         self._log.remove()
 
     async def _keep_running(self) -> None:
