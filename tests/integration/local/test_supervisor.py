@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fanout.local import demo, launch, logs, pod_process
+from fanout.local import demo, logs, pod_process
 from fanout.local.directory import StateDirectory
 from fanout.local.launch import LocalSettings
 from fanout.local.state import LocalServiceError
@@ -85,23 +85,6 @@ def test_a_command_that_does_not_exist_is_reported(path: Path, monkeypatch: pyte
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with pytest.raises(LocalServiceError, match="No such file or directory: '/nonexistent/python'"):
         supervise(path, monkeypatch, "")
-
-
-def test_an_interrupt_comes_once_the_process_that_is_being_started_is_known() -> None:
-    events: list[str] = []
-    before = signal.signal(signal.SIGHUP, lambda *_: events.append("interrupted"))
-    try:
-        with launch.interrupts_later():
-            signal.raise_signal(signal.SIGHUP)
-            events.append("known")
-        assert events == ["known", "interrupted"]
-        signal.raise_signal(signal.SIGHUP)
-        assert len(events) == 3, "as before"
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        with launch.interrupts_later():
-            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, "what is started ignores it, too"
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_demo_whose_message_does_not_arrive_fails_and_leaves_nothing(
