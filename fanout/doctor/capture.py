@@ -87,8 +87,7 @@ def hear(
         started = time.monotonic()
         _listen(listened, wires, started, seconds, tell)
         missed = _missed(wires)
-        found = [each.facts or _facts(each, time.monotonic() - started) for each in listened]
-        return [replace(facts, missed=missed) for facts in found]
+        return [replace(each.facts or _facts(each, time.monotonic() - started), missed=missed) for each in listened]
 
 
 def _listen(

@@ -115,8 +115,8 @@ class _Stage:
 
 @contextmanager
 def _stage() -> Iterator[_Stage]:
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
     stage = _Stage(_make_directory())
     try:
         yield stage
@@ -143,14 +143,9 @@ def _usable_port() -> int:
     except SocketUnavailable:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind(("", 0))
-            port: int = probe.getsockname()[1]
-            return port
+            return int(probe.getsockname()[1])
     return DEFAULT_PORT
 
 
 def _say(sentence: str) -> None:
     click.secho(f"\n# {sentence}", dim=True)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt

@@ -17,7 +17,7 @@ MAX_FILE_SIZE = 4 * 1024 * 1024
 """Bytes; a pod keeps the present file and the one before it. The state directory is often in memory."""
 _POLL_INTERVAL = 0.1
 _SUFFIX = ".log"
-_FIXED_KEYS = frozenset({"event", "timestamp", "pod", "namespace", "pod_ip", "node"})
+_FIXED_KEYS = frozenset({"event", "timestamp", "level", "pod", "namespace", "pod_ip", "node"})
 """Shown in their own place, or the same in every line of a pod."""
 
 
@@ -119,9 +119,7 @@ def render(text: bytes) -> str:
     words = [_time_of_day(values.get("timestamp")), _shown(values["event"])]
     if values.get("level") not in (None, "info"):
         words.append(_shown(values["level"]))
-    words += [
-        f"{_shown(key)}={_shown(value)}" for key, value in values.items() if key not in _FIXED_KEYS and key != "level"
-    ]
+    words += [f"{_shown(key)}={_shown(value)}" for key, value in values.items() if key not in _FIXED_KEYS]
     return " ".join(word for word in words if word)
 
 

@@ -22,8 +22,6 @@ from fanout.errors import SocketUnavailable
 from fanout.local.launch import STOP_GRACE, LocalSettings, describe_end, python_command
 from fanout.local.logs import LogFile, parse, render
 
-POD_RESTARTING = "pod_restarting"
-
 _FIRST_HOST, _LAST_HOST = 11, 254
 _MIN_BACKOFF, _MAX_BACKOFF = 0.2, 5.0
 _STABLE_AFTER = 10.0
@@ -93,7 +91,7 @@ class PodProcess:
                 return
             if time.monotonic() - started > _STABLE_AFTER:
                 backoff = _MIN_BACKOFF
-            self._write_event(POD_RESTARTING, reason=end, delay=backoff)
+            self._log_restart(end, backoff)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff)
                 return
@@ -171,10 +169,10 @@ class PodProcess:
         except OSError as error:
             self.problem = f"cannot write the log of {self.name}: {error.strerror}"
 
-    def _write_event(self, event: str, **values: object) -> None:
+    def _log_restart(self, reason: str, delay: float) -> None:
         timestamp = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        fields = {"event": event, "level": "warning", "timestamp": timestamp, "pod": self.name, **values}
-        self._write(json.dumps(fields).encode())
+        values = {"event": "pod_restarting", "level": "warning", "timestamp": timestamp, "pod": self.name}
+        self._write(json.dumps({**values, "reason": reason, "delay": delay}).encode())
 
     def _set_ready(self, ready: bool) -> None:
         if ready and not self._stopping.is_set():

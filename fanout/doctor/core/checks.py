@@ -157,28 +157,22 @@ def _silent(silent: Sequence[PodFacts], answered: Sequence[PodFacts], inside: bo
         f"{names}: {_count(max(pod.probes for pod in silent), 'probe')} left this host, and neither an answer "
         "nor an ICMP error came back; whether they arrived is not known"
     )
-    hints = [
+    hints = []
+    if answered:
+        hints.append("other pods of the Service answer: look at the node of this one, and whether it hangs")
+    if not inside:
+        hints.append("this host is not a pod of the cluster, and pods of most clusters cannot be reached from outside")
+    hints += [
         f"a NetworkPolicy? UDP {port} must be allowed into the receivers, and out of the senders where those have "
         "a policy for egress (kubectl get networkpolicy)",
         "no fanout receiver? Other UDP programs answer no probe, nor does a receiver with keys: "
         "look there whether messages come",
     ]
-    if not inside:
-        hints.insert(
-            0, "this host is not a pod of the cluster, and pods of most clusters cannot be reached from outside"
-        )
-    if answered:
-        hints.insert(0, "other pods of the Service answer: look at the node of this one, and whether it hangs")
     return Check("reach", CheckStatus.PROBLEM, sentence, tuple(hints), _pods(silent))
 
 
 def _pods(pods: Iterable[PodFacts]) -> dict[str, object]:
-    return {
-        "pods": [
-            {"endpoint": str(each.endpoint), "probes": each.probes, "round_trip": each.round_trip, "errno": each.errno}
-            for each in pods
-        ]
-    }
+    return {"pods": [{**each._asdict(), "endpoint": str(each.endpoint)} for each in pods]}
 
 
 def carried(paths: Iterable[PathFacts]) -> list[Check]:
