@@ -25,7 +25,7 @@ from fanout.relay.ingress_socket import describe, open_port
 _LOOK = 0.2
 """Seconds between two reports of progress."""
 _TURN = 64
-"""Datagrams that are read of one socket before it is another's turn."""
+"""Datagrams to read from one socket before the next one's turn."""
 _READ_MAX = 65_535
 # include/uapi/linux/if_ether.h, if_packet.h
 _ETHERTYPES = {0x0800: 4, 0x86DD: 6}
@@ -43,7 +43,7 @@ class _Listened:
         self.sockets: list[socket.socket] = []
         self.heard: Heard | None = None
         self.facts: IngressFacts | None = None
-        """The facts that are final."""
+        """The final facts, once a datagram has come."""
         self.seen: dict[Match, Seen] | None = None
         self.refused = ""
         self.in_use = False
@@ -60,7 +60,7 @@ class _Listened:
 
     @property
     def waits(self) -> bool:
-        """Whether there is something to come: a datagram, or one on the wire that another program gets."""
+        """Whether to listen on: for a datagram, or for one on the wire where another program has the port."""
         if self.sockets:
             return self.heard is None
         return self.in_use and self.seen is not None and Match.FITS not in self.seen
@@ -166,7 +166,7 @@ def _look(wire: socket.socket, listened: list[_Listened]) -> None:
 
 
 def parse_packet(packet: bytes, version: int, interface: str, *, broadcast: bool) -> Seen | None:
-    """Return the UDP datagram of an IP packet; None for what is none, and for a later fragment of one."""
+    """Return the UDP datagram in an IP packet; None for other packets, and for later fragments."""
     if version == 4:
         if len(packet) < 20 or packet[9] != socket.IPPROTO_UDP or packet[6] & 0x1F or packet[7]:
             return None

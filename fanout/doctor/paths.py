@@ -92,7 +92,7 @@ def measure(pods: Sequence[PodFacts]) -> list[PathFacts]:
 
 
 class _PathSocket:
-    """A connected socket to a pod: the kernel tells the MTU of its path, and of smaller ones that it hears of."""
+    """A connected socket to a pod: the kernel knows the MTU of its path, and learns of smaller ones from ICMP."""
 
     def __init__(self, pod: PodFacts, stack: contextlib.ExitStack) -> None:
         self.answers = pod.round_trip is not None

@@ -31,7 +31,7 @@ _LOG_TIMEOUT = 30.0
 
 
 def play() -> None:
-    """Play it, a command at a time; raise `LocalServiceError` unless all five receivers logged the second message."""
+    """Play the demo, command by command; raise `LocalServiceError` unless all five pods logged the last message."""
     port = _usable_port()
     port_options = [] if port == DEFAULT_PORT else ["--port", str(port)]
     started = time.monotonic()
@@ -59,7 +59,7 @@ class _Stage:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("FANOUT_")}
         # In a pod, `fanout send` would ask the cluster's DNS.
         inherited.pop("KUBERNETES_SERVICE_HOST", None)
-        # FANOUT_PID: whatever becomes of the demo, its Service ends with it.
+        # FANOUT_PID: however the demo ends, its Service ends with it.
         self._environment = {**inherited, "FANOUT_LOCAL_DIR": directory, "FANOUT_PID": str(os.getpid())}
         self._process: subprocess.Popen[bytes] | None = None
 

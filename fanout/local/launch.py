@@ -57,8 +57,8 @@ def launch(settings: LocalSettings) -> tuple[subprocess.Popen[bytes], LocalServi
     """Start the local headless Service, and return its supervisor and itself once every pod is ready.
 
     The supervisor is a process with a session of its own: neither Ctrl-C nor a terminal that is held (Ctrl-S)
-    reaches it. Raises `LocalServiceError` with the reason where the Service does not come up; nothing of it is
-    left then.
+    reaches it. Raises `LocalServiceError` with the reason where the Service does not come up; nothing is left behind
+    then.
     """
     if sys.platform != "linux":
         raise LocalServiceError(
@@ -92,7 +92,7 @@ def launch(settings: LocalSettings) -> tuple[subprocess.Popen[bytes], LocalServi
 
 @contextmanager
 def interrupts_later() -> Iterator[None]:
-    """Hold back signals that end a command: a process started meanwhile must be known before it can be ended."""
+    """Hold back the signals that end a command until the process being started is known, and can be ended with it."""
     came: list[int] = []
     caught = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if callable(signal.getsignal(number))]
     before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in caught}

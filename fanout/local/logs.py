@@ -108,7 +108,7 @@ def parse(text: bytes) -> dict[str, object] | None:
 
 
 def render(text: bytes) -> str:
-    """Return a line of a receiver for people: time of day (UTC), event, and the values that tell something.
+    """Return a line of a receiver for people: time of day (UTC), event, and the values that vary.
 
     What a terminal could take for a command is escaped, in events and in other lines.
     """

@@ -61,7 +61,7 @@ def dropped(before: int | None, after: int | None) -> list[Check]:
         return [Check("receive drops", CheckStatus.OK, sentence, details=details)]
     sentence = f"full receive buffers cost {_count(after - before, 'datagram')} while this was checked ({so_far})"
     hints = (
-        "whose? kernel_drops of a receiver, kernel_buffer of a relay, the last column of /proc/net/udp",
+        "which program? See kernel_drops of a receiver, kernel_buffer of a relay, the last column of /proc/net/udp",
         "that program needs a larger --receive-buffer, or more CPU",
     )
     return [Check("receive drops", CheckStatus.WARNING, sentence, hints, details)]
@@ -87,7 +87,7 @@ def resolved(service: Service, answer: DnsAnswer) -> list[Check]:
     dns_ttl = "" if answer.dns_ttl is None else f", DNS TTL {answer.dns_ttl:g} s"
     expanded = "" if answer.name.rstrip(".") == service.name.rstrip(".") else f", expanded to {answer.name}"
     sentence = (
-        f"{service.name}{expanded}, is {_count(len(answer.endpoints), 'pod')}: "
+        f"{service.name}{expanded}, has {_count(len(answer.endpoints), 'pod')}: "
         f"{last.result} of type {last.record} from nameserver {last.nameserver} over {last.over}{dns_ttl}"
     )
     hints = []
@@ -117,7 +117,7 @@ def _nothing_resolved(service: Service, answer: DnsAnswer) -> tuple[str, list[st
     asked = list(dict.fromkeys(lookup.name for lookup in answer.lookups))
     tried = f" (asked: {_examples(asked)})" if asked else ""
     if empty := dict.fromkeys(lookup.record for lookup in answer.lookups if lookup.result == "NODATA"):
-        sentence = f"{service.name} is a name, and has no record of type {' or '.join(empty)}{tried}"
+        sentence = f"{service.name} exists, but has no record of type {' or '.join(empty)}{tried}"
         return sentence, ["check --family, and the name of the Service's port (-p)"]
     hints = ["DNS says NXDOMAIN for both; this tells which: kubectl get service,endpointslices"]
     if not isinstance(service.port, int):
@@ -131,7 +131,7 @@ def _nothing_resolved(service: Service, answer: DnsAnswer) -> tuple[str, list[st
 
 
 def reached(pods: Sequence[PodFacts], *, inside: bool = True) -> list[Check]:
-    """Judge what became of the probes, one check for each kind of outcome; `inside` tells whether this is a pod."""
+    """Judge what became of the probes, one check for each kind of outcome; `inside` says whether this is a pod."""
     answered = [pod for pod in pods if pod.round_trip is not None]
     failed = [pod for pod in pods if pod.round_trip is None and pod.errno]
     silent = [pod for pod in pods if pod.round_trip is None and not pod.errno]

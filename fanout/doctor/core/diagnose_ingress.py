@@ -52,7 +52,7 @@ def _dropped_here(facts: IngressFacts, seen: Seen) -> Check:
     came = f"{_datagram(seen)} came in by {interface}, and this host dropped it before any program could get it"
     is_strict = facts.interface.reverse_filter == _STRICT
     if source in facts.interface.own_addresses:
-        why = f"{source} is an address of this host, and the kernel takes no such source from a network"
+        why = f"{source} is an address of this host, and the kernel accepts no such source from a network"
         return _problem(facts, f"{came}: {why}", "send from another host, or from another network namespace")
     if facts.interface.reverse_filter and (way is None or (is_strict and way != interface)):
         leads = f"no route leads back to {source}" if way is None else f"the route back to {source} is by {way}"
@@ -71,20 +71,20 @@ def _dropped_here(facts: IngressFacts, seen: Seen) -> Check:
 
 
 def _beside(facts: IngressFacts, how: Match, seen: Seen) -> Check:
-    """Return what came instead: for the same group, but not for this ingress."""
+    """Judge an ingress for which nothing came, though something similar did."""
     came = f"nothing came for it within {facts.seconds:.0f} s, but {_datagram(seen)} to {seen.destination}"
     match how:
         case Match.OTHER_SOURCE:
-            why, meant = f": the source is not {facts.ingress.source}", f"{seen.source.host} the source"
+            why, meant = f": the source is not {facts.ingress.source}", f"source {seen.source.host}"
         case Match.OTHER_PORT:
-            why, meant = ": the port is another one", f"{seen.destination.port} the port"
+            why, meant = ": the port is another one", f"port {seen.destination.port}"
         case _:
-            why, meant = f" came in by {seen.interface}", f"@{seen.interface} the interface"
-    return _problem(facts, came + why, f"is {meant} that was meant?")
+            why, meant = f" came in by {seen.interface}", f"interface @{seen.interface}"
+    return _problem(facts, came + why, f"was {meant} meant?")
 
 
 def _on_the_wire(facts: IngressFacts) -> str:
-    """Return where else nothing arrived."""
+    """Return what the wire and the interface's counters showed meanwhile."""
     if facts.seen is not None:
         said = f", nor did {facts.where} get anything of the kind"
         if facts.missed:
@@ -119,7 +119,7 @@ def _causes(facts: IngressFacts) -> Iterator[str]:
     if ingress.source and version in ("V1", "V2"):
         forced = facts.interface.forced_version
         change = "set force_igmp_version=0" if forced else "the querier of that network should speak IGMPv3"
-        yield f"IGMP{version.lower()} is spoken on {ingress.interface}, which cannot ask for one source: {change}"
+        yield f"{ingress.interface} uses IGMP{version.lower()}, which cannot select a source: {change}"
     elif facts.interface.forced_version:
         name = "force_mld_version" if ingress.is_ipv6 else "force_igmp_version"
         yield f"{name} is {facts.interface.forced_version}: does the switch's querier speak that version?"

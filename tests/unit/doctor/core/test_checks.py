@@ -65,14 +65,14 @@ def lookup(name: str, result: str, record: str = "A") -> Lookup:
 def test_a_name_that_resolves_says_how() -> None:
     answer = DnsAnswer((POD, OTHER_POD), 5.0, FULL_NAME, (), (lookup(FULL_NAME, "2 records"),))
     check = only(checks.resolved(SERVICE, answer))
-    assert_said(check, CheckStatus.OK, FULL_NAME, "is 2 pods", NAMESERVER, "2 records of type A", "DNS TTL 5 s")
+    assert_said(check, CheckStatus.OK, FULL_NAME, "has 2 pods", NAMESERVER, "2 records of type A", "DNS TTL 5 s")
     assert not check.hints
     assert check.details["endpoints"] == ["10.0.0.7:12000", "10.0.0.8:12000"]
 
 
 def test_one_address_may_be_a_service_that_is_not_headless() -> None:
     answer = DnsAnswer((POD,), 5.0, FULL_NAME, (), (lookup(FULL_NAME, "1 record"),))
-    assert_said(only(checks.resolved(SERVICE, answer)), CheckStatus.OK, "is 1 pod", "clusterIP: None")
+    assert_said(only(checks.resolved(SERVICE, answer)), CheckStatus.OK, "has 1 pod", "clusterIP: None")
 
 
 def test_a_literal_list_needs_no_dns() -> None:
