@@ -96,21 +96,14 @@ class _Stage:
             self._process.terminate()
             self._process.wait()
         subprocess.run(
-            python_command("fanout", "local", "down"),
-            env=self._environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
+            python_command("fanout", "local", "down"), env=self._environment, capture_output=True, check=False
         )
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _pods_that_logged(self, payload: str) -> set[str]:
+        logged = (MESSAGE_RECEIVED, payload)
         events = ((line.pod, logs.parse(line.text) or {}) for line in logs.read(self.directory))
-        return {
-            pod
-            for pod, values in events
-            if values.get("event") == MESSAGE_RECEIVED and values.get("payload") == payload
-        }
+        return {pod for pod, values in events if (values.get("event"), values.get("payload")) == logged}
 
 
 @contextmanager

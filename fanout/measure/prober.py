@@ -168,14 +168,11 @@ class Prober:
 
     def _send(self, datagram: bytes, endpoint: Endpoint) -> bool:
         """Send unless the socket is full or there is no route; what is missing shows as silence."""
-        sender = self._sockets.get(endpoint.is_ipv6)
-        if sender is None:
-            return False
-        try:
-            sender.sendto(datagram, endpoint)
-        except OSError:
-            return False
-        return True
+        if sender := self._sockets.get(endpoint.is_ipv6):
+            with contextlib.suppress(OSError):
+                sender.sendto(datagram, endpoint)
+                return True
+        return False
 
     def _take(self, opened: socket.socket) -> None:
         for _ in range(_CHUNK):

@@ -17,21 +17,21 @@ def listened(facts: IngressFacts) -> Check:
         return _not_open(facts)
     if heard is not None:
         said = f"{heard.size:,} bytes from {heard.source} on port {heard.port} after {heard.seconds:.1f} s"
-        return _check(facts, CheckStatus.OK, f"{said}; {facts.described}")
+        return _check(facts, f"{said}; {facts.described}", status=CheckStatus.OK)
     if not facts.interface.is_up:
         why = f"nothing came within {facts.seconds:.0f} s: {ingress.interface} is down or has no carrier"
         hint = f"ip link set {ingress.interface} up; is its cable, or the parent of a macvlan, up?"
-        return _problem(facts, why, hint)
+        return _check(facts, why, hint)
     if facts.joined is False:
         why = f"the kernel does not list {ingress.host} among the groups on {ingress.interface}"
-        return _problem(facts, why, "start again: the interface may have gone away meanwhile")
+        return _check(facts, why, "start again: the interface may have gone away meanwhile")
     if Match.FITS in seen:
         return _dropped_here(facts, seen[Match.FITS])
     for how in (Match.OTHER_SOURCE, Match.OTHER_PORT, Match.OTHER_INTERFACE):
         if how in seen:
             return _beside(facts, how, seen[how])
     why = f"nothing came for it within {facts.seconds:.0f} s{_on_the_wire(facts)}; {facts.described}"
-    return _problem(facts, why, *_causes(facts))
+    return _check(facts, why, *_causes(facts))
 
 
 def _not_open(facts: IngressFacts) -> Check:
@@ -39,11 +39,11 @@ def _not_open(facts: IngressFacts) -> Check:
     why = facts.refused.removeprefix(f"ingress {facts.ingress}: ")
     fits = (facts.seen or {}).get(Match.FITS)
     if not facts.in_use:
-        return _problem(facts, why)
+        return _check(facts, why)
     if fits is None:
-        return _problem(facts, why, "if it is the relay itself, its table, log or metrics show what came")
+        return _check(facts, why, "if it is the relay itself, its table, log or metrics show what came")
     said = f"{_datagram(fits)} came in by {fits.interface}, for the program that has the port"
-    return _check(facts, CheckStatus.OK, said)
+    return _check(facts, said, status=CheckStatus.OK)
 
 
 def _dropped_here(facts: IngressFacts, seen: Seen) -> Check:
@@ -53,7 +53,7 @@ def _dropped_here(facts: IngressFacts, seen: Seen) -> Check:
     is_strict = facts.interface.reverse_filter == _STRICT
     if source in facts.interface.own_addresses:
         why = f"{source} is an address of this host, and the kernel accepts no such source from a network"
-        return _problem(facts, f"{came}: {why}", "send from another host, or from another network namespace")
+        return _check(facts, f"{came}: {why}", "send from another host, or from another network namespace")
     if facts.interface.reverse_filter and (way is None or (is_strict and way != interface)):
         leads = f"no route leads back to {source}" if way is None else f"the route back to {source} is by {way}"
         mode = f"rp_filter={facts.interface.reverse_filter} ({'strict' if is_strict else 'loose'})"
@@ -62,12 +62,12 @@ def _dropped_here(facts: IngressFacts, seen: Seen) -> Check:
         other = f"or let any route do: sysctl -w net.ipv4.conf.{interface}.rp_filter={_LOOSE}"
         if way is None:
             other = "or switch it off: rp_filter=0 in net.ipv4.conf.all and in the interface's; the larger one counts"
-        return _problem(facts, f"{came}: {why}", f"add a route back: ip route add {source} dev {interface}", other)
+        return _check(facts, f"{came}: {why}", f"add a route back: ip route add {source} dev {interface}", other)
     if facts.grown.get("InCsumErrors"):
         why = "checksums of UDP datagrams were wrong meanwhile (InCsumErrors)"
-        return _problem(facts, f"{came}: {why}", f"is it a driver's offload? ethtool -K {interface} rx off")
+        return _check(facts, f"{came}: {why}", f"is it a driver's offload? ethtool -K {interface} rx off")
     hint = "look for a firewall's rule on this host: nft list ruleset, iptables -nvL"
-    return _problem(facts, f"{came}; rp_filter does not explain it", hint)
+    return _check(facts, f"{came}; rp_filter does not explain it", hint)
 
 
 def _beside(facts: IngressFacts, how: Match, seen: Seen) -> Check:
@@ -80,7 +80,7 @@ def _beside(facts: IngressFacts, how: Match, seen: Seen) -> Check:
             why, meant = ": the port is another one", f"port {seen.destination.port}"
         case _:
             why, meant = f" came in by {seen.interface}", f"interface @{seen.interface}"
-    return _problem(facts, came + why, f"was {meant} meant?")
+    return _check(facts, came + why, f"was {meant} meant?")
 
 
 def _on_the_wire(facts: IngressFacts) -> str:
@@ -149,11 +149,7 @@ def _datagram(seen: Seen) -> str:
     return f"a datagram from {seen.source} ({seen.size:,} bytes, TTL {seen.hops})"
 
 
-def _problem(facts: IngressFacts, sentence: str, *hints: str) -> Check:
-    return _check(facts, CheckStatus.PROBLEM, sentence, *hints)
-
-
-def _check(facts: IngressFacts, status: CheckStatus, sentence: str, *hints: str) -> Check:
+def _check(facts: IngressFacts, sentence: str, *hints: str, status: CheckStatus = CheckStatus.PROBLEM) -> Check:
     heard = facts.heard and {
         **facts.heard._asdict(),
         "source": str(facts.heard.source),

@@ -38,6 +38,7 @@ MAX_UDP_SIZE = 1232
 """Bytes of the largest answer over UDP (`bufsize 1232` in OpenShift's Corefile)."""
 MAX_TCP_SIZE = 65_535
 _MIN_UDP_SIZE = 512
+_PORT_NAME = "udp"
 _HEADER_SIZE = 12
 
 _APEX = dns.name.from_text(CLUSTER_DOMAIN)
@@ -57,7 +58,6 @@ class Zone:
     service: str = "headless-udp"
     namespace: str = "local"
     port: int = DEFAULT_PORT
-    port_name: str = "udp"
     pods: tuple[Pod, ...] = ()
     serial: int = 1
     """Of the SOA record: grows with each change of the pods."""
@@ -92,7 +92,7 @@ class Zone:
                         return self.pods
                     case [pod_name]:
                         return tuple(pod for pod in self.pods if pod.name == pod_name)
-                    case [port, protocol] if port.removeprefix("_") == self.port_name:
+                    case [port, protocol] if port.removeprefix("_") == _PORT_NAME:
                         return self.pods if protocol.removeprefix("_") == "udp" else ()
         return ()
 
