@@ -63,7 +63,7 @@ class PodProcess:
 
     @property
     def pid(self) -> int | None:
-        """Of the receiver; None while it is not running."""
+        """The receiver's process; None while it is not running."""
         return self._process.pid if self._process is not None else None
 
     @property
@@ -152,7 +152,7 @@ class PodProcess:
 
     def _take_output(self, line: bytes) -> None:
         self._write(line)
-        # Most lines tell of a message: those are not parsed.
+        # Most lines are about a message: those are not parsed.
         if b'"receiver_' in line and (values := parse(line)) is not None:
             if values["event"] == RECEIVER_STARTED:
                 self._set_ready(True)

@@ -14,7 +14,7 @@ _EXAMPLES = 3
 """The most pods that a sentence names; the details name all."""
 _SAFE_PAYLOAD = 1200
 """Bytes that nearly every network carries in one piece."""
-_WHOSE_ANSWER = "check the Service's name, and that the nameserver is the cluster's"
+_CHECK_THE_NAME = "check the Service's name, and that the nameserver is the cluster's"
 
 
 def host(facts: HostFacts) -> list[Check]:
@@ -98,7 +98,7 @@ def resolved(service: Service, answer: DnsAnswer) -> list[Check]:
         examples = _examples(f"{refusal.address} ({refusal.reason})" for refusal in answer.refused)
         sentence = f"{_count(len(answer.refused), 'address', 'addresses')} in the answer were refused: {examples}"
         refused = {"refused": details["refused"]}
-        checks.append(Check("resolve", CheckStatus.WARNING, sentence, (_WHOSE_ANSWER,), refused))
+        checks.append(Check("resolve", CheckStatus.WARNING, sentence, (_CHECK_THE_NAME,), refused))
     return checks
 
 
@@ -110,7 +110,7 @@ def unresolved(service: Service, why: str) -> Check:
 def _nothing_resolved(service: Service, answer: DnsAnswer) -> tuple[str, list[str]]:
     """Return why there are no pods, and what to look at."""
     if answer.refused:
-        hints = [_WHOSE_ANSWER]
+        hints = [_CHECK_THE_NAME]
         if any(refusal.reason == "loopback" for refusal in answer.refused):
             hints.append("--allow-loopback believes loopback addresses, for a nameserver of your own")
         return f"{service.name}: {why_no_endpoints(answer.refused)}", hints
@@ -176,7 +176,7 @@ def _pods(pods: Iterable[PodFacts]) -> dict[str, object]:
 
 
 def carried(paths: Iterable[PathFacts]) -> list[Check]:
-    """Judge how large a datagram the paths to the pods carry: one check for the paths that are alike."""
+    """Judge how large a datagram the paths to the pods carry, one check for all paths that are alike."""
     alike: dict[tuple[str, int, int, bool | None], list[PathFacts]] = {}
     for each in paths:
         alike.setdefault((each.interface, each.mtu, each.payload, each.passed), []).append(each)

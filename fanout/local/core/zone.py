@@ -8,8 +8,8 @@ Three kinds of names are in the zone, for the Service `headless-udp` in the name
     statefulset-udp-server-0.headless-udp.local.svc.cluster.local   that pod, while it is ready
     _udp._udp.headless-udp.local.svc.cluster.local                  the pods that have the named port
 
-Each answers A and SRV. Without a ready pod the name does not exist (NXDOMAIN); other types, and names that
-others lie under, are empty (NODATA). A name outside `cluster.local` does not exist either: in a cluster, that is
+Each answers A and SRV. Without a ready pod the name does not exist (NXDOMAIN); other types, and the parents
+of these names, are empty (NODATA). A name outside `cluster.local` does not exist either: in a cluster, that is
 what the root servers say of the bare `headless-udp` that a resolver asks for after the search list.
 """
 
@@ -77,9 +77,9 @@ class Zone:
         return replace(self, pods=tuple(pods), serial=self.serial + 1)
 
     def select(self, labels: tuple[str, ...]) -> tuple[Pod, ...] | None:
-        """Return the pods that a name stands for, or None where others lie under it.
+        """Return the pods that a name stands for, or None where it is a parent of other names.
 
-        `labels` are those before `cluster.local`, in lower case; an empty tuple means that there is no such name.
+        `labels` are those before `cluster.local`, in lower case; for a name that does not exist the tuple is empty.
         """
         match labels:
             case () | ("svc",) | ("pod",):
@@ -98,7 +98,7 @@ class Zone:
 
 
 def respond(query_wire: bytes, zone: Zone, *, over_tcp: bool = False) -> bytes | None:
-    """Return the answer to one query, both as on the wire, or None where silence is the answer.
+    """Return the answer to one query, both as on the wire, or None where there is none.
 
     What is not a query gets silence (two servers could otherwise answer each other for ever), what cannot be
     parsed FORMERR. An answer over UDP holds as many records as fit into what the client takes (512 bytes
