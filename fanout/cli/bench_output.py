@@ -12,7 +12,7 @@ import click
 
 from fanout.cli.output import milliseconds, plural
 from fanout.cli.target import Target
-from fanout.measure.probe import REQUEST_RATE
+from fanout.measure.prober import REQUEST_RATE
 from fanout.measure.result import PERCENTILES, BenchResult, PodResult, PodStatus, worst_first
 from fanout.model import Endpoint
 from fanout.net.errno_text import sending

@@ -93,8 +93,8 @@ def _examine(target: Target | None, ingresses: Sequence[Ingress], wait: float) -
 
 
 def _examine_service(target: Target) -> list[Check]:
-    """Resolve, probe each pod, and look at the ways to them."""
-    from fanout.doctor import probes
+    """Resolve, probe each pod, and measure the paths to them."""
+    from fanout.doctor import paths
     from fanout.doctor.core import checks
     from fanout.errors import ResolverUnavailable
 
@@ -102,12 +102,12 @@ def _examine_service(target: Target) -> list[Check]:
         answer = target.resolve()
     except ResolverUnavailable as error:
         return [checks.unresolved(target.service, str(error))]
-    found = probes.reach(answer.endpoints) if answer.endpoints else []
+    found = paths.reach(answer.endpoints) if answer.endpoints else []
     return [
         *checks.resolved(target.service, answer),
         *checks.reached(found, inside="KUBERNETES_SERVICE_HOST" in os.environ),
-        # Of one that was refused, or cannot be reached, the size of its way says nothing.
-        *checks.carried(probes.ways([pod for pod in found if not pod.errno])),
+        # Where a pod refused, or cannot be reached, the size of its path says nothing.
+        *checks.carried(paths.measure([pod for pod in found if not pod.errno])),
     ]
 
 

@@ -13,7 +13,16 @@ import click
 
 from fanout.cli.options import FiniteRange, option, output_option
 from fanout.cli.output import EXIT_OK, plural, print_json
-from fanout.local.settings import MAX_DRAIN, MAX_REPLICAS, STATUS_TIMEOUT, STOP_TIMEOUT, LocalSettings, ready_timeout
+from fanout.local.launch import (
+    MAX_DRAIN,
+    MAX_REPLICAS,
+    STATUS_TIMEOUT,
+    STOP_TIMEOUT,
+    LocalSettings,
+    describe_end,
+    launch,
+    ready_timeout,
+)
 from fanout.local.state import LocalService, LocalServiceError, running
 from fanout.model import DEFAULT_PORT
 
@@ -61,8 +70,6 @@ def local() -> None:
 @option("--pid", type=click.IntRange(min=1), help="Go down when this process ends: --pid $$ in a script.")
 def up(replicas: int, port: int, drain: float, detach: bool, pid: int | None) -> int:
     """Start the Service, and show its receivers' logs until Ctrl-C."""
-    from fanout.local.launch import launch
-
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     watched = [] if detach else [os.getpid()]
@@ -171,7 +178,6 @@ def demo() -> None:
 
 def _stay(supervisor: subprocess.Popen[bytes], service: LocalService) -> int:
     """Show the logs until the Service has ended; end it at Ctrl-C, and whatever happens."""
-    from fanout.local.launch import describe_end
     from fanout.local.logs import follow
 
     has_stopped = False
