@@ -10,8 +10,8 @@ from fanout.doctor import paths
 from fanout.doctor.core.facts import PodFacts
 from fanout.model import MAX_PAYLOAD, Endpoint
 from fanout.net import interfaces
-from tests.support.listening_doctor import patience
-from tests.support.probed import endpoint_of, honest, peer, wrong_run
+from tests.support.doctor_timing import patience
+from tests.support.probe_peers import endpoint_of, honest, peer, wrong_run
 
 
 def test_who_answers_and_who_refuses(refusing_port: int) -> None:

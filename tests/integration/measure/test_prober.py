@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 from fanout.measure.prober import Prober
-from tests.support.probed import endpoint_of, honest, peer, wrong_run
+from tests.support.probe_peers import endpoint_of, honest, peer, wrong_run
 from tests.support.waiting import until
 
 

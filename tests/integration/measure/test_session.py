@@ -7,7 +7,7 @@ from contextlib import closing
 from fanout.measure.result import PodStatus
 from fanout.measure.session import Bench, planned
 from fanout.model import Service
-from tests.support.probed import endpoint_of, honest, patiently, peer
+from tests.support.probe_peers import endpoint_of, honest, patiently, peer
 
 
 def test_a_run_counts_what_the_pod_received() -> None:
