@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import asdict
 
 import click
 
@@ -53,7 +53,7 @@ def doctor(target: TargetOptions | None, listen: tuple[str, ...], wait: float, o
         (each for each in reversed(CheckStatus) if any(check.status is each for check in checks)), CheckStatus.OK
     )
     if output == "json":
-        print_json({"status": worst.value, "checks": [_as_json(check) for check in checks]})
+        print_json({"status": worst.value, "checks": [asdict(check) for check in checks]})
     return EXIT_OK if worst is CheckStatus.OK else EXIT_ERROR
 
 
@@ -144,13 +144,3 @@ def _show(check: Check) -> None:
     for hint in check.hints:
         click.echo(f"{_INDENT}- {hint}")
     sys.stdout.flush()
-
-
-def _as_json(check: Check) -> dict[str, Any]:
-    return {
-        "check": check.check,
-        "status": check.status.value,
-        "sentence": check.sentence,
-        "hints": list(check.hints),
-        "details": dict(check.details),
-    }

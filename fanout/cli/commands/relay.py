@@ -84,6 +84,12 @@ class IngressOptions(NamedTuple):
         context = click.get_current_context()
         if self.config is not None:
             return self._of_file(self.config, context)
+        listens = _in_order(context.meta.get(_ORDER, []), self)
+        for each in listens:
+            if not each.service.strip():
+                raise click.UsageError(
+                    f"--listen {each.url} must have a Service: add --to SERVICE, or --service for all"
+                )
         ingresses = tuple(
             Ingress.parse(
                 each.url,
@@ -92,7 +98,7 @@ class IngressOptions(NamedTuple):
                 allow_source=self.allow_source,
                 limit=self.limit,
             )
-            for each in _in_order(context.meta.get(_ORDER, []), self)
+            for each in listens
         )
         check(ingresses)
         return ingresses, self.loop_guard
@@ -234,7 +240,7 @@ def _in_order(order: Sequence[str], options: IngressOptions) -> list[_ListenOpti
     if "listen" not in order:  # from the environment: what is given applies to all
         if to or len(to_port) > 1:
             raise click.UsageError("FANOUT_LISTEN takes one --service and at most one --to-port: give --listen instead")
-        return _with_services([_ListenOption(url, service, to_port[0] if to_port else None) for url in listen])
+        return [_ListenOption(url, service, to_port[0] if to_port else None) for url in listen]
     default_port = None
     if to_port and "to_port" not in order:
         if len(to_port) > 1:
@@ -256,11 +262,4 @@ def _in_order(order: Sequence[str], options: IngressOptions) -> list[_ListenOpti
             raise click.UsageError(f"{flag} is the second for --listen {listens[-1].url}: give one")
         given.add(name)
         listens[-1] = listens[-1]._replace(**{"service" if name == "to" else name: value})
-    return _with_services(listens)
-
-
-def _with_services(listens: list[_ListenOption]) -> list[_ListenOption]:
-    for each in listens:
-        if not each.service.strip():
-            raise click.UsageError(f"--listen {each.url} must have a Service: add --to SERVICE, or --service for all")
     return listens
