@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from fanout.cli.output import milliseconds, plural
+from fanout.errno_text import sending
 from fanout.model import Endpoint
-from fanout.net.errno_text import sending
 from fanout.protocol.sending.receipt import Confirmation, Receipt, ReceiptStatus
 
 _WELL = (ReceiptStatus.CONFIRMED, ReceiptStatus.LEFT)

@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from operator import length_hint
 
-from fanout import options
+from fanout import errno_text, options
 from fanout.errors import Closed, InvalidInput
 from fanout.limiter import LimitedLogger
 from fanout.model import Endpoint, Message, Question
-from fanout.net import errno_text
 from fanout.net.key_file import KeyFile
 from fanout.protocol.receiving.dedup import SenderCounts
 from fanout.protocol.receiving.reception import FrameCounts

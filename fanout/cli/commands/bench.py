@@ -76,7 +76,6 @@ def _datagrams_per_second(bandwidth: float, size: int) -> float:
     "--size",
     type=click.IntRange(HEADER.size, MAX_PAYLOAD),
     default=200,
-    show_default=True,
     metavar="BYTES",
     help="Payload of each message.",
 )
@@ -113,8 +112,6 @@ def bench(target: TargetOptions, load: PlanOptions, max_loss: float | None, plot
         found = find_target(target)
         picture = None if plot is None else _Picture(plot)
         try:
-            if found.note:
-                note(found.note)
             with Sender(found.service, resolver=found.resolver) as sender:
                 endpoints = sender.resolve()
             result = _measure(found, endpoints, plan)

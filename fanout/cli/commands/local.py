@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fanout.cli.options import FiniteRange, option, output_option
-from fanout.cli.output import EXIT_OK, plural, print_json
+from fanout.cli.options import option, output_option, seconds_option
+from fanout.cli.output import EXIT_OK, aligned, plural, print_json
 from fanout.local.launch import (
     MAX_DRAIN,
     MAX_REPLICAS,
@@ -49,23 +49,9 @@ def local() -> None:
 
 
 @local.command()
-@option("-r", "--replicas", type=_REPLICAS, default=2, show_default=True, metavar="N", help="Start N receivers.")
-@option(
-    "-p",
-    "--port",
-    type=click.IntRange(1, 65_535),
-    default=DEFAULT_PORT,
-    show_default=True,
-    help="UDP port of the receivers.",
-)
-@option(
-    "--drain",
-    type=FiniteRange(0, MAX_DRAIN),
-    default=0.5,
-    show_default=True,
-    metavar="SECONDS",
-    help="Receivers go on receiving for this long after SIGTERM.",
-)
+@option("-r", "--replicas", type=_REPLICAS, default=2, metavar="N", help="Start N receivers.")
+@option("-p", "--port", type=click.IntRange(1, 65_535), default=DEFAULT_PORT, help="UDP port of the receivers.")
+@seconds_option("--drain", 0.5, "Receivers go on receiving for this long after SIGTERM.", most=MAX_DRAIN)
 @option("-d", "--detach", is_flag=True, help="Return when all receivers are ready, and leave them running.")
 @option("--pid", type=click.IntRange(min=1), help="Go down when this process ends: --pid $$ in a script.")
 def up(replicas: int, port: int, drain: float, detach: bool, pid: int | None) -> int:
@@ -146,9 +132,8 @@ def status(output: str) -> None:
         )
         for pod in pods
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows if pods else []:
-        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in aligned(rows) if pods else []:
+        click.echo(line)
     for pod in pods:
         if pod["problem"]:
             click.secho(f"{pod['name']}: {pod['problem']}", fg="yellow")

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from fanout.cli.options import option, output_option
-from fanout.cli.output import EXIT_NO_ENDPOINTS, EXIT_OK, errors_as_json, note, print_json
+from fanout.cli.output import EXIT_NO_ENDPOINTS, EXIT_OK, errors_as_json, print_json
 from fanout.cli.target import Target, TargetOptions, find_target, target_options
 from fanout.discovery.core.answer import DnsAnswer, why_no_endpoints
 from fanout.discovery.core.endpoints import Known
@@ -41,8 +41,6 @@ def resolve(target: TargetOptions, watch: bool, output: str) -> int:
     """
     with errors_as_json(output, service=target.service):
         found = find_target(target)
-        if found.note:
-            note(found.note)
         if watch:
             return _watch(found, output)
         answer = found.resolve()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Sequence
 
+from fanout import errno_text
 from fanout.discovery.core.answer import DnsAnswer, Lookup, why_no_endpoints
 from fanout.doctor.core.facts import Check, CheckStatus, HostFacts, PathFacts, PodFacts
 from fanout.model import Service
-from fanout.net import errno_text
 
 _EXAMPLES = 3
 """The most pods that a sentence names; the details name all."""
