@@ -96,7 +96,7 @@ def test_only_refused_addresses_are_a_problem() -> None:
     answer = DnsAnswer((), 5.0, FULL_NAME, (Refusal("127.0.0.1", "loopback"),), (lookup(FULL_NAME, "1 record"),))
     check = only(checks.resolved(SERVICE, answer))
     assert_said(check, CheckStatus.PROBLEM, "127.0.0.1 (loopback)", "--allow-loopback")
-    linked = replace(answer, refused=(Refusal("169.254.0.1", "link-local"),))
+    linked = answer._replace(refused=(Refusal("169.254.0.1", "link-local"),))
     assert not any("--allow-loopback" in hint for hint in only(checks.resolved(SERVICE, linked)).hints)
 
 
