@@ -23,6 +23,9 @@ from unittest import mock
 
 from fanout import Endpoint, ReceiptStatus, Receiver, Sender
 from fanout.net import interfaces
+from fanout.protocol.receiving.dedup import CONFIRMED
+from fanout.protocol.receiving.reception import Reception
+from fanout.protocol.receiving.run import Run
 from fanout.relay.relay import Relay
 from fanout.ssdp import relay as ssdp_relay
 from fanout.ssdp.core import message
@@ -77,6 +80,25 @@ def confirmed_message(note: Note) -> Iterator[Once]:
                 return receipt.tries == 1  # on a machine that stood still, the pod is asked again
 
             yield once
+
+
+@contextlib.contextmanager
+def confirmed_in_memory(note: Note) -> Iterator[Once]:
+    """Inside: the same without the receiver's socket, queue and loop: its state of frames is asked directly."""
+    reception = Reception(1)
+
+    def pod(datagram: bytes, endpoint: Endpoint) -> list[bytes]:
+        taken = reception.take(Run(datagram, len(datagram), 1, endpoint, 0.0), 0.0)
+        (pending,) = taken.pending
+        return pending.state.settle(pending, CONFIRMED, 0.0)
+
+    with Sender("10.0.0.1", transport=MemoryTransport(pods=pod)) as sender:
+
+        def once() -> bool:
+            (receipt,) = sender.send(PAYLOAD, confirm=True, timeout=_PATIENCE).receipts
+            return receipt.status is ReceiptStatus.CONFIRMED and receipt.tries == 1
+
+        yield once
 
 
 @contextlib.contextmanager
@@ -155,7 +177,7 @@ def _turn_of(relay: Relay) -> Callable[[], None]:
     while not relay._ports:  # until its pods are known
         if time.monotonic() > deadline:
             raise AssertionError("the relay does not begin to read")
-        relay._tend(time.monotonic())
+        relay._check(time.monotonic())
         time.sleep(0.001)
     ((source, port),) = relay._ports.values()
     return lambda: relay._turn(source, port)
@@ -304,6 +326,7 @@ def _tend(relay: SsdpRelay) -> None:
 SCENARIOS: dict[str, Scenario] = {
     "plain send": plain_send,
     "confirmed message": confirmed_message,
+    "confirmed in memory": confirmed_in_memory,
     "datagram to handler": datagram_to_handler,
     "relay datagram": relayed_datagram,
     "M-SEARCH and answer": search_and_answer,

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.changing_nameserver import NAME
 from benchmarks.dlna import MIB, OURS, PLAYER, make_file, media_server, started, wait_for
 from benchmarks.lab import SENDER, Lab
-from benchmarks.names import NAME
 from benchmarks.rows import BenchPart, Row
 from benchmarks.sending import Tell
 from benchmarks.talk import Helper, python
@@ -68,7 +68,7 @@ def measure(lab: Lab, tell: Tell, *, quick: bool = False) -> BenchPart:
     with tempfile.TemporaryDirectory(dir="/run") as folder, contextlib.ExitStack() as stack:
         make_file(Path(folder), MIB)
         stack.enter_context(media_server(lab, Path(folder)))
-        names = stack.enter_context(Helper([*lab.in_sender, *python("names", str(DNS_TTL))]))
+        names = stack.enter_context(Helper([*lab.in_sender, *python("changing_nameserver", str(DNS_TTL))]))
         listener, attacker = (
             stack.enter_context(Helper([*lab.add(name, address), *python("contenders.searcher", address)]))
             for name, address in (("player", PLAYER), ("attacker", _ATTACKER))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from fanout.errors import InvalidInput
@@ -77,10 +78,8 @@ class Acl:
         return any(address.version == network.version and address in network for network in self._allowed)
 
 
+@dataclass(slots=True)
 class _SeenSource:
-    __slots__ = ("filled_at", "is_allowed", "tokens")
-
-    def __init__(self, is_allowed: bool, tokens: float, now: float) -> None:
-        self.is_allowed = is_allowed
-        self.tokens = tokens
-        self.filled_at = now
+    is_allowed: bool
+    tokens: float
+    filled_at: float

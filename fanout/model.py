@@ -6,6 +6,7 @@ Pure: no socket, no clock. Seconds are floats, sizes are bytes.
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -13,6 +14,7 @@ from typing import NamedTuple, Protocol
 from fanout.errors import InvalidInput, InvalidService, MessageTooLarge
 
 DEFAULT_PORT = 12000
+_PORT_NAME = re.compile("(?=.*[a-z])(?!.*--)[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?")
 MAX_PAYLOAD = 65_507
 """Largest UDP payload over IPv4, in bytes: 65,535 minus 20 of IPv4 header and 8 of UDP header (RFC 768)."""
 
@@ -129,16 +131,7 @@ class Service:
 
 def is_port_name(text: str) -> bool:
     """Whether Kubernetes accepts `text` as a port name (IANA_SVC_NAME, RFC 6335, 5.1)."""
-    return (
-        0 < len(text) <= 15
-        and text.isascii()
-        and text.replace("-", "").isalnum()
-        and text == text.lower()
-        and any(character.isalpha() for character in text)
-        and not text.startswith("-")
-        and not text.endswith("-")
-        and "--" not in text
-    )
+    return _PORT_NAME.fullmatch(text) is not None
 
 
 def parse_literals(text: str, default_port: int | str = DEFAULT_PORT) -> tuple[Endpoint, ...] | None:

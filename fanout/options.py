@@ -16,7 +16,7 @@ def whole_number(name: str, value: object, *, least: int, most: int | None = Non
     if isinstance(value, int) and not isinstance(value, bool) and least <= value and (most is None or value <= most):
         return value
     bounds = f"of at least {least:,}" if most is None else f"from {least:,} to {most:,}"
-    raise InvalidInput(f"{name} must be a number{unit and f' of {unit}'} {bounds}; got {value!r}")
+    raise InvalidInput(f"{name} must be a number{unit and f' of {unit}'} {bounds}; got {_printed(value)}")
 
 
 def positive_number(
@@ -32,7 +32,7 @@ def positive_number(
             return value
     least = "of at least 0" if allow_zero else "above 0"
     bounds = least if most >= sys.float_info.max else f"{least}, up to {most:,}"
-    raise InvalidInput(f"{name} must be a number{unit and f' of {unit}'} {bounds}; got {value!r}")
+    raise InvalidInput(f"{name} must be a number{unit and f' of {unit}'} {bounds}; got {_printed(value)}")
 
 
 def key_path(value: object) -> str | None:
@@ -67,9 +67,13 @@ def is_interface_name(text: str) -> bool:
     return is_name and len(text.encode()) <= _INTERFACE_MAX
 
 
+def _printed(value: object) -> str:
+    return shown(value) if isinstance(value, int) else repr(value)  # Python prints no integer of thousands of digits
+
+
 def shown(value: object) -> str:
     """Return a refused value for an error message, shortened where it is long."""
     if isinstance(value, str):
         return repr(value if len(value) <= _SHOWN_MAX else f"{value[:_SHOWN_MAX]}...")
-    is_short = isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= 64)
+    is_short = isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= 3 * _SHOWN_MAX)
     return repr(value) if is_short else f"a value of type {type(value).__name__}"

@@ -71,10 +71,12 @@ class MemoryTransport:
         self.faults: dict[Endpoint, int] = dict(faults or {})
         self.refusals: dict[Endpoint, int] = dict(refusals or {})
         self.closed: bool = False
+        self.has_icmp_errors: bool = False
+        """See `Transport`."""
         self._room = deque(room)
-        self._heard: deque[Fault] = deque()
+        self._icmp_errors: list[Fault] = []
         self._pods = pods
-        self._answers: deque[tuple[bytes, Endpoint]] = deque()
+        self._answers: list[tuple[bytes, Endpoint]] = []
         self._lock = threading.Lock()
 
     def received(self, host: str, port: int | None = None) -> list[bytes]:
@@ -85,11 +87,6 @@ class MemoryTransport:
     def gso_limit(self) -> int:
         """See `Transport`."""
         return MAX_PAYLOAD
-
-    @property
-    def has_heard(self) -> bool:
-        """See `Transport`."""
-        return bool(self._heard)
 
     def send(self, payload: bytes, endpoints: Sequence[Endpoint], start: int, stop: int, faults: list[Fault]) -> int:
         """See `Transport`."""
@@ -122,37 +119,38 @@ class MemoryTransport:
             for datagram in self._pods(payload, endpoint):
                 self.answer(datagram, endpoint)
         if endpoint in self.refusals:
-            self._heard.append(Fault(endpoint, self.refusals[endpoint]))
+            self._icmp_errors.append(Fault(endpoint, self.refusals[endpoint]))
+            self.has_icmp_errors = True
 
-    def heard(self) -> list[Fault]:
+    def icmp_errors(self) -> list[Fault]:
         """See `Transport`."""
         self._check_open()
-        return [self._heard.popleft() for _ in range(len(self._heard))]
+        errors, self._icmp_errors, self.has_icmp_errors = self._icmp_errors, [], False
+        return errors
 
     def answer(self, datagram: bytes, source: Endpoint) -> None:
         """Queue a datagram to be received as if from `source`."""
-        self._check_open()
         with self._lock:
-            self._answers.append((datagram, source))
             self._bell[1].send(b"\0")
+            self._answers.append((datagram, source))
 
     def receive(self, limit: int) -> list[tuple[bytes, Endpoint]]:
         """See `Transport`."""
-        self._check_open()
         with self._lock:
-            count = min(limit, len(self._answers))
-            if count:
-                self._bell[0].recv(count)
-            return [self._answers.popleft() for _ in range(count)]
+            bell, taken = self._bell[0], self._answers[:limit]
+            if taken:
+                bell.recv(len(taken))
+                del self._answers[:limit]
+            return taken
 
     def readable(self) -> list[int]:
         """See `Transport`."""
-        self._check_open()
         return [self._bell[0].fileno()]
 
     @cached_property
     def _bell(self) -> tuple[socket.socket, socket.socket]:
-        """Holds one byte for each datagram that waits."""
+        """Holds one byte for each datagram that waits. Raises `Closed` after `close`, which removes it."""
+        self._check_open()
         return socket.socketpair()
 
     def fileno(self, endpoint: Endpoint) -> int | None:

@@ -20,12 +20,12 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.cli import FOREIGN
+from tests.support.handler_pods import Ask, ask_async, ask_sync
 from tests.support.limits import SOON, dns_lifetime, setting
 from tests.support.needs import NEEDS, require_address, required
 from tests.support.pods import Pod, at_one_port
 from tests.support.ports import free_ports, refusing
-from tests.support.serving import Ask, ask_async, ask_sync
-from tests.support.shells import Shell, send_async, send_sync
+from tests.support.senders import Shell, send_async, send_sync
 from tests.support.waiting import until
 
 # No deadline: an example takes as long as the machine lets it. `make test` tries the same few examples each time;

@@ -32,6 +32,7 @@ from fanout.model import Endpoint, Family, Service, parse_port
 LIFETIME = 2.0
 _MAX_LOOKUPS_KEPT = 64
 _TRUNCATED = "truncated"
+_RECORD_TYPES = {Family.ANY: ("A", "AAAA"), Family.IPV4: ("A",), Family.IPV6: ("AAAA",)}
 
 
 class DnsResolver:
@@ -68,17 +69,16 @@ class DnsResolver:
     def resolve(self) -> DnsAnswer:
         """Query the Service's pods now; raise `ResolverUnavailable` without a usable answer."""
         resolution = _Resolution(*self._configured(), self._lifetime)
-        candidates: list[tuple[str, int]]
-        port = self._service.port
-        if self._prefix is not None:
-            candidates = self._by_srv(resolution, self._prefix)
+        if self._prefix is None:
+            port = int(self._service.port)
+            candidates = [(address, port) for address in self._addresses(resolution, self._name)]
         else:
-            candidates = [(address, int(port)) for address in self._addresses(resolution, self._name)]
+            candidates = self._by_srv(resolution, self._prefix)
         endpoints, refused = accept(candidates, allow_loopback=self._allow_loopback, limit=self._max_endpoints)
         return DnsAnswer(endpoints, resolution.dns_ttl, resolution.answered_name, refused, tuple(resolution.lookups))
 
     def _by_srv(self, resolution: _Resolution, prefix: dns.name.Name) -> list[tuple[str, int]]:
-        records = resolution.ask(prefix.concatenate(self._name), "SRV")
+        records = resolution.query(prefix.concatenate(self._name), "SRV")
         if not records:
             return []
         # A Service's port has one number on all pods unless a named targetPort differs: one A query is enough.
@@ -94,13 +94,11 @@ class DnsResolver:
         ]
 
     def _addresses(self, resolution: _Resolution, name: dns.name.Name) -> list[str]:
-        family = self._service.family
-        addresses: list[str] = []
-        if family is not Family.IPV6:
-            addresses = [record.address for record in resolution.ask(name, "A")]
-        if not addresses and family is not Family.IPV4 and not resolution.no_such_name:
-            addresses = [record.address for record in resolution.ask(name, "AAAA")]
-        return addresses
+        for record_type in _RECORD_TYPES[self._service.family]:
+            records = resolution.query(name, record_type)
+            if records or resolution.no_such_name:
+                return [record.address for record in records]
+        return []
 
     def _configured(self) -> tuple[dns.resolver.Resolver, list[tuple[str, int]]]:
         """Read resolv.conf anew, so that changes are followed, and apply the options that override it."""
@@ -112,7 +110,7 @@ class DnsResolver:
             except dns.resolver.NoResolverConfiguration:
                 pass
             except (dns.exception.DNSException, ValueError) as error:
-                trouble = f"cannot be used ({_said(error)})"
+                trouble = f"cannot be used ({_one_line(error)})"
         servers = self._servers or [(str(server), resolver.port) for server in resolver.nameservers]
         if not servers:
             raise ResolverUnavailable(f"resolv.conf {trouble}: give a nameserver with --nameserver (nameserver=)")
@@ -149,7 +147,7 @@ class _Resolution:
         """The name, after the search list, of the last answer with records."""
         return "" if self.owner == dns.name.root else self.owner.to_text()
 
-    def ask(self, name: dns.name.Name, record: str) -> list[Any]:
+    def query(self, name: dns.name.Name, record: str) -> list[Any]:
         """Return the records; empty where there is no such name (`no_such_name`) or none of this type."""
         self.no_such_name = False
         first = len(self.lookups)
@@ -180,10 +178,8 @@ class _Resolution:
 
     def additional(self, name: dns.name.Name, family: Family) -> list[str]:
         """Return the addresses of `name` from the additional section of an earlier answer (RFC 2782, page 5)."""
-        first, second = self._additional.get((name, "A"), []), self._additional.get((name, "AAAA"), [])
-        if family is Family.ANY:
-            return first or second
-        return first if family is Family.IPV4 else second
+        found = (self._additional.get((name, record_type), []) for record_type in _RECORD_TYPES[family])
+        return next(filter(None, found), [])
 
     def _failure(self, name: dns.name.Name, record: str, error: Exception, lookups: Sequence[Lookup]) -> str:
         servers = ", ".join(dict.fromkeys(lookup.nameserver for lookup in lookups)) or "any nameserver"
@@ -204,7 +200,7 @@ class _Resolution:
                 "and does a NetworkPolicy allow DNS (UDP and TCP, ports 53 and 5353)?"
             )
         else:
-            hint = "; ".join(dict.fromkeys(lookup.result for lookup in lookups)) or _said(error)
+            hint = "; ".join(dict.fromkeys(lookup.result for lookup in lookups)) or _one_line(error)
         return f"cannot resolve {name} {record} at {servers}: {hint}"
 
 
@@ -237,25 +233,25 @@ class _ObservedNameserver(dns.nameserver.Do53Nameserver):
                 # Over TCP dnspython would take a part of the set for all of it.
                 raise dns.message.Truncated(message=response)  # type: ignore[no-untyped-call]
         except dns.message.Truncated:
-            self._note(request, max_size, _TRUNCATED)
+            self._record(request, max_size, _TRUNCATED)
             raise
         except dns.exception.Timeout:
-            self._note(request, max_size, f"no answer in {timeout:.1f} s")
+            self._record(request, max_size, f"no answer in {timeout:.1f} s")
             raise
         except Exception as error:
-            self._note(request, max_size, _said(error))
+            self._record(request, max_size, _one_line(error))
             raise
-        self._note(request, max_size, _result(request, response))
+        self._record(request, max_size, _result(request, response))
         return response
 
     def _over_udp(self, request: dns.message.QueryMessage, timeout: float) -> dns.message.Message:
-        with _UntilDeadline(socket.AF_INET6 if ":" in self.address else socket.AF_INET, socket.SOCK_DGRAM) as asking:
-            asking.setblocking(False)
-            asking.deadline = time.monotonic() + timeout
+        with _UntilDeadline(socket.AF_INET6 if ":" in self.address else socket.AF_INET, socket.SOCK_DGRAM) as opened:
+            opened.setblocking(False)
+            opened.deadline = time.monotonic() + timeout
             return dns.query.udp(request, self.address, timeout, self.port, ignore_unexpected=True, ignore_errors=True,
-                                 raise_on_truncation=True, sock=asking)  # fmt: skip
+                                 raise_on_truncation=True, sock=opened)  # fmt: skip
 
-    def _note(self, request: dns.message.QueryMessage, over_tcp: bool, result: str) -> None:
+    def _record(self, request: dns.message.QueryMessage, over_tcp: bool, result: str) -> None:
         if len(self._lookups) < _MAX_LOOKUPS_KEPT:
             question = request.question[0]
             server = str(Endpoint(self.address, self.port))
@@ -269,7 +265,7 @@ def _result(request: dns.message.QueryMessage, response: dns.message.Message) ->
     try:
         cast(dns.message.QueryMessage, response).resolve_chaining()
     except dns.exception.DNSException as error:
-        return _said(error)
+        return _one_line(error)
     if response.rcode() == dns.rcode.NXDOMAIN:
         return "NXDOMAIN"
     records = sum(len(rrset) for rrset in response.answer if rrset.rdtype == request.question[0].rdtype)
@@ -283,7 +279,7 @@ def _is_short(name: dns.name.Name) -> bool:
     return not name.is_absolute() and sum(not label.startswith(b"_") for label in name.labels) == 1
 
 
-def _said(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """Return an error's text on one line: some of dnspython's have several lines."""
     return " ".join(str(error).split()) or type(error).__name__
 
@@ -294,7 +290,7 @@ def _parse_name(text: str, origin: dns.name.Name | None, prefix: dns.name.Name =
         name = dns.name.from_text(text, origin)
         prefix.concatenate(name)
     except (dns.exception.DNSException, UnicodeError) as error:
-        raise InvalidService(f"Service name must be a DNS name; got {text!r}: {_said(error)}") from None
+        raise InvalidService(f"Service name must be a DNS name; got {text!r}: {_one_line(error)}") from None
     return name
 
 

@@ -11,12 +11,10 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from fanout.discovery.core.answer import DnsAnswer, Refusal, why_no_endpoints
-from fanout.discovery.core.endpoints import Change, EndpointSet
-from fanout.discovery.static import StaticResolver
+from fanout.discovery.core.endpoints import Change, EndpointSet, Known
 from fanout.errors import FanoutError, NoEndpoints, ResolverUnavailable
 from fanout.model import Endpoint, Service
 
@@ -29,6 +27,17 @@ class Resolver(Protocol):
     def resolve(self) -> DnsAnswer:
         """Query now, and block until there is an answer; raise `ResolverUnavailable` without a usable one."""
         ...
+
+
+class StaticResolver:
+    """Answers with a literal list of endpoints, which needs no DNS."""
+
+    def __init__(self, endpoints: tuple[Endpoint, ...]) -> None:
+        self._answer = DnsAnswer(endpoints)
+
+    def resolve(self) -> DnsAnswer:
+        """Return the list."""
+        return self._answer
 
 
 def resolver_for(
@@ -46,27 +55,6 @@ def resolver_for(
     from fanout.discovery.dns import DnsResolver
 
     return DnsResolver(service, nameserver=nameserver, search=search, ndots=ndots, allow_loopback=allow_loopback)
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """The known pods of a Service at one moment; an immutable snapshot."""
-
-    endpoints: tuple[Endpoint, ...] = ()
-    answered_at: float | None = None
-    """On the clock of `time.monotonic`; None where DNS has never answered."""
-    failure: str | None = None
-    """Why the last query failed; None where it was answered."""
-    failures: int = 0
-    """Failed queries so far."""
-    settled: bool = False
-    """Whether an answer has been accepted; a first empty one is accepted after its confirmation."""
-    refused: frozenset[Refusal] = frozenset()
-    """Refused addresses of the last answer."""
-
-    def age(self, now: float) -> float | None:
-        """Return the seconds since DNS last answered; None where it never has."""
-        return None if self.answered_at is None else max(0.0, now - self.answered_at)
 
 
 class Refresher:
@@ -107,74 +95,66 @@ class Refresher:
 
         Raises `NoEndpoints` or `ResolverUnavailable`.
         """
-        known = self.known
-        if not known.endpoints:
+        if not self.known.endpoints:
             self._decided.wait()
-            known = self.known
-            if not known.endpoints:
-                if known.settled:
-                    why = why_no_endpoints(known.refused)
-                    raise NoEndpoints(f"Service {self._name!r} has no endpoints: {why}")
-                state = "its sender was closed" if self._stopped.is_set() else "a first empty answer is being confirmed"
-                raise ResolverUnavailable(known.failure or f"Service {self._name!r} is not resolved: {state}")
-        return known
+        known = self.known
+        if known.endpoints:
+            return known
+        if known.settled:
+            raise NoEndpoints(f"Service {self._name!r} has no endpoints: {why_no_endpoints(known.refused)}")
+        state = "its sender was closed" if self._stopped.is_set() else "a first empty answer is being confirmed"
+        raise ResolverUnavailable(known.failure or f"Service {self._name!r} is not resolved: {state}")
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            self._ask()
-            wakeup = self._set.next_wakeup()
+            self._resolve()
+            wakeup = self._set.next_wakeup
             if wakeup is None or self._stopped.wait(max(0.0, wakeup - time.monotonic())):
                 break
 
-    def _ask(self) -> None:
-        previous_failure = self._set.failure
+    def _resolve(self) -> None:
+        before = self.known
         try:
             answer = self._resolver.resolve()
         except Exception as error:
             # A resolver's bug must not end the refreshing: keep the last known pods, and log it.
             reason = str(error) if isinstance(error, FanoutError) else f"{type(error).__name__}: {error}"
-            now = time.monotonic()
-            self._set.failed(reason, now, random.random())
-            self._publish(self.known.refused)
-            self._say_failure(previous_failure, reason, now)
+            self._set.failed(reason, time.monotonic(), random.random())
+            self.known = self._set.known
+            self._log_failure(reason, is_first=before.failure is None)
         else:
-            previous_age = self.known.age(time.monotonic())
             change = self._set.answered(answer, time.monotonic(), random.random())
-            self._say_refused(answer)
-            self._publish(frozenset(answer.refused))
-            if previous_failure is not None and previous_age is not None:
+            self._log_refused(self._set.known.refused - before.refused)
+            self.known = self._set.known
+            if before.failure is not None and before.answered_at is not None:
                 log.info(
                     "resolver_recovered: %(service)s answers again after %(age).1f s",
-                    {"service": self._name, "age": previous_age},
+                    {"service": self._name, "age": before.age(time.monotonic())},
                 )
-            self._say_change(change)
-        if self._set.settled or self._set.failure is not None:
+            self._log_change(change)
+        if self.known.settled or self.known.failure is not None:
             self._decided.set()
 
-    def _publish(self, refused: frozenset[Refusal]) -> None:
-        state = self._set
-        self.known = Known(state.endpoints, state.answered_at, state.failure, state.failures, state.settled, refused)
-
-    def _say_failure(self, previous: str | None, reason: str, now: float) -> None:
-        age = self.known.age(now)
+    def _log_failure(self, reason: str, *, is_first: bool) -> None:
+        age = self.known.age(time.monotonic())
         if age is None:
             # The sender raises an exception.
             log.info("resolver_failed: %(reason)s", {"reason": reason, "service": self._name})
             return
         log.log(
-            logging.WARNING if previous is None else logging.DEBUG,
+            logging.WARNING if is_first else logging.DEBUG,
             "resolver_failed: keeping %(endpoints)d known pods of %(service)s, answered %(age).1f s ago: %(reason)s",
             {"endpoints": len(self.known.endpoints), "service": self._name, "age": age, "reason": reason},
         )
 
-    def _say_refused(self, answer: DnsAnswer) -> None:
-        for address, reason in sorted(frozenset(answer.refused) - self.known.refused):
+    def _log_refused(self, refused: frozenset[Refusal]) -> None:
+        for address, reason in sorted(refused):
             log.warning(
                 "address_refused: %(address)s in the answer for %(service)s: %(reason)s",
                 {"address": address, "service": self._name, "reason": reason},
             )
 
-    def _say_change(self, change: Change) -> None:
+    def _log_change(self, change: Change) -> None:
         for event, endpoints in (("pod_joined", change.joined), ("pod_left", change.left)):
             for endpoint in endpoints:
                 log.info(

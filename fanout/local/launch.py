@@ -1,8 +1,15 @@
-"""Starts the local headless Service: its settings and their limits, its supervisor, and how a process ends."""
+"""Starting the processes of the local headless Service: its supervisor, and the receivers that are its pods.
+
+`python -m fanout.local.launch PARENT_PID receive ...` is `python -m fanout receive ...` in a process that the kernel
+kills when its parent, the supervisor, dies, even of SIGKILL. The kernel is asked from there, and not in a preexec
+function, which is unsafe where the parent has threads.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -21,13 +28,14 @@ MAX_DRAIN = 60.0
 STOP_GRACE = 5.0
 """Seconds past the drain time that a receiver has to end before it is killed."""
 STATUS_TIMEOUT = 30.0
-"""Seconds after which a supervisor that does not say its status hangs: it takes milliseconds on a machine that runs."""
+"""Seconds after which a supervisor that does not report its status hangs: a running machine takes milliseconds."""
 STOP_TIMEOUT = MAX_DRAIN + 3 * STOP_GRACE
-"""Seconds after which a command that ends pods is not waited for any longer."""
+"""Seconds that a command waits for pods to end."""
+_PR_SET_PDEATHSIG = 1
 
 
 class LocalSettings(NamedTuple):
-    """The Service to run: the supervisor gets it as JSON, in its only argument."""
+    """The Service to run."""
 
     replicas: int = 2
     port: int = DEFAULT_PORT
@@ -38,9 +46,9 @@ class LocalSettings(NamedTuple):
 
 
 def ready_timeout(replicas: int) -> float:
-    """Return the seconds that N pods may take to become ready: they start side by side.
+    """Return the seconds that N pods, started side by side, may take to become ready on a busy machine.
 
-    On a machine that is busy; a pod that cannot start ends, and is not waited for so long.
+    A pod that cannot start ends, and is not waited for so long.
     """
     return 60.0 + replicas
 
@@ -49,8 +57,8 @@ def launch(settings: LocalSettings) -> tuple[subprocess.Popen[bytes], LocalServi
     """Start the local headless Service, and return its supervisor and itself once every pod is ready.
 
     The supervisor is a process with a session of its own: neither Ctrl-C nor a terminal that is held (Ctrl-S)
-    reaches it. Raises `LocalServiceError` with the reason where the Service does not come up; nothing of it is
-    left then.
+    reaches it. Raises `LocalServiceError` with the reason where the Service does not come up; nothing is left behind
+    then.
     """
     if sys.platform != "linux":
         raise LocalServiceError(
@@ -61,7 +69,7 @@ def launch(settings: LocalSettings) -> tuple[subprocess.Popen[bytes], LocalServi
     try:
         with interrupts_later():
             process = subprocess.Popen(
-                python_command("fanout.local.supervisor", json.dumps(settings)),
+                python_command("fanout.local.supervisor", json.dumps(settings._asdict())),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 start_new_session=True,
@@ -84,7 +92,7 @@ def launch(settings: LocalSettings) -> tuple[subprocess.Popen[bytes], LocalServi
 
 @contextmanager
 def interrupts_later() -> Iterator[None]:
-    """Hold back signals that end a command: a process started meanwhile must be known before it can be ended."""
+    """Hold back the signals that end a command until the process being started is known, and can be ended with it."""
     came: list[int] = []
     caught = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if callable(signal.getsignal(number))]
     before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in caught}
@@ -113,3 +121,17 @@ def describe_end(code: int) -> str:
         return f"ended with exit code {code}"
     names = {number.value: number.name for number in signal.Signals}
     return f"was killed by {names.get(-code, f'signal {-code}')}"
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends; exit at once if the parent is gone already."""
+    import ctypes  # slow to import, and needed by pods alone
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    _end_with(int(sys.argv.pop(1)))
+    runpy.run_module("fanout", run_name="__main__", alter_sys=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from fanout.discovery.static import StaticResolver
+from fanout.discovery.refresher import StaticResolver
 from fanout.measure.prober import PATIENCE, Prober
 from fanout.measure.result import BenchResult, PodResult
 from fanout.model import Endpoint, Service
@@ -97,18 +97,18 @@ class Bench:
 
     def result(self) -> BenchResult:
         """Return the result so far."""
-        done = self._report is not None
-        messages = self._report.messages if self._report is not None else self.sent
-        outcomes = {each.endpoint: each for each in self._report.outcomes} if self._report is not None else {}
+        report = self._report
+        messages = self.sent if report is None else report.messages
+        outcomes = {} if report is None else {each.endpoint: each for each in report.outcomes}
         pods = []
         for endpoint, heard in self._prober.pods.items():
-            outcome = outcomes.get(endpoint, Outcome(endpoint))
+            outcome = outcomes.get(endpoint) or Outcome(endpoint)
             # During the stream, what is in flight is not lost: count up to the highest number that the pod has seen.
             seen = heard.observed
             pods.append(
                 PodResult(
                     endpoint,
-                    messages if done or seen is None else min(seen.expected, messages),
+                    messages if report is not None or seen is None else min(seen.expected, messages),
                     self.plan.size,
                     dropped=outcome.dropped,
                     refused=outcome.refused,
@@ -119,12 +119,12 @@ class Bench:
                     last_answer=None if heard.answered_at is None else max(0.0, heard.answered_at - self._started),
                 )
             )
-        elapsed = (self._ended if done else time.monotonic()) - self._started
+        ended = time.monotonic() if report is None else self._ended
         return BenchResult(
             tuple(pods),
             messages,
             self.plan.size,
-            elapsed,
+            ended - self._started,
             interrupted=self.interrupted,
             ignored=self._prober.ignored,
             stranger=self._prober.stranger,
@@ -156,3 +156,13 @@ class Bench:
             number += 1
             self.sent = number
             self._ended = time.monotonic()
+
+
+def planned(rate: float, size: int, seconds: float, count: int | None) -> Plan:
+    """Return the plan of a run of `count` messages, or of as many as fit into `seconds`."""
+    return Plan(rate, size, seconds if count is None else max(count / rate, 0.001), count)
+
+
+def silent(endpoints: Sequence[Endpoint], size: int) -> BenchResult:
+    """Return the result of a run that was not started, because no pod would have counted it."""
+    return BenchResult(tuple(PodResult(endpoint, 0, size) for endpoint in endpoints), 0, size, 0.0)

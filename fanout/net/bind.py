@@ -84,7 +84,7 @@ def is_on_all_addresses(listening: socket.socket) -> bool:
     return host in ("::", "0.0.0.0")
 
 
-def deafen(listening: socket.socket) -> None:
+def stop_receiving(listening: socket.socket) -> None:
     """Let the socket keep what it holds and receive nothing more; its port stays taken, and senders get ICMP errors.
 
     A connected socket receives only from its peer (man 7 udp), so it is connected to a peer that never sends: this

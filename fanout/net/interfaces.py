@@ -36,20 +36,25 @@ def _asking() -> socket.socket:
 
 def index(name: str) -> int | None:
     """Return the interface's index; None where there is no such interface. Raises OSError."""
+    return _request(_SIOCGIFINDEX, _INDEX, name)
+
+
+def _request(number: int, layout: struct.Struct, name: str) -> int | None:
+    """Return the answer to an interface request (man 7 netdevice); None where there is no such interface."""
     if not 0 < len(name.encode()) <= _NAME_MAX:
         return None
     try:
-        answer = fcntl.ioctl(_asking(), _SIOCGIFINDEX, _INDEX.pack(name.encode(), 0))
+        answer = fcntl.ioctl(_asking(), number, layout.pack(name.encode(), 0))
     except OSError as error:
         if error.errno == errno.ENODEV:
             return None
         raise
-    found: int = _INDEX.unpack(answer)[1]
+    found: int = layout.unpack(answer)[1]
     return found
 
 
 def names() -> list[str]:
-    """Return the names of all interfaces; empty where the system does not tell."""
+    """Return the names of all interfaces; empty where the system reports none."""
     try:
         return [name for _, name in socket.if_nameindex()]
     except OSError:
@@ -57,46 +62,40 @@ def names() -> list[str]:
 
 
 def addresses(name: str | None = None) -> list[Address]:
-    """Return the addresses of one interface, or of all, IPv4 before IPv6; empty where the system does not tell."""
+    """Return the addresses of one interface, or of all, IPv4 before IPv6; empty where the system reports none."""
     found = [address for each, address in _all_addresses() if name in (None, each)]
     return sorted(found, key=lambda address: address.version)
 
 
 def networks(name: str) -> list[ipaddress.IPv4Interface]:
-    """Return the IPv4 addresses of one interface with their networks; empty where the system does not tell."""
-    try:
-        adapters = list(ifaddr.get_adapters())
-    except OSError:  # no netlink, in some sandboxes
-        return []
+    """Return the IPv4 addresses of one interface with their networks; empty where the system reports none."""
     return [
         ipaddress.IPv4Interface(f"{each.ip}/{each.network_prefix}")
-        for adapter in adapters
-        for each in adapter.ips
-        if adapter.name == name and each.is_IPv4
+        for adapter, each in _assigned()
+        if adapter == name and each.is_IPv4
     ]
 
 
 def _all_addresses() -> list[tuple[str, Address]]:
+    return [
+        (adapter, ipaddress.ip_address(each.ip if isinstance(each.ip, str) else each.ip[0]))
+        for adapter, each in _assigned()
+    ]
+
+
+def _assigned() -> list[tuple[str, ifaddr.IP]]:
     try:
-        adapters = list(ifaddr.get_adapters())
+        return [(adapter.name, each) for adapter in ifaddr.get_adapters() for each in adapter.ips]
     except OSError:  # no netlink, in some sandboxes
         return []
-    return [
-        (adapter.name, ipaddress.ip_address(each.ip if isinstance(each.ip, str) else each.ip[0]))
-        for adapter in adapters
-        for each in adapter.ips
-    ]
 
 
 def is_up(name: str) -> bool:
     """Whether the interface is up and has a carrier (man 7 netdevice, IFF_UP and IFF_RUNNING)."""
-    if not 0 < len(name.encode()) <= _NAME_MAX:
-        return False
     try:
-        answer = fcntl.ioctl(_asking(), _SIOCGIFFLAGS, _FLAGS.pack(name.encode(), 0))
+        flags = _request(_SIOCGIFFLAGS, _FLAGS, name) or 0
     except OSError:
         return False
-    flags: int = _FLAGS.unpack(answer)[1]
     return flags & _IFF_UP != 0 and flags & _IFF_RUNNING != 0
 
 

@@ -95,7 +95,7 @@ def open_broadcast(port: int, interface: str) -> socket.socket:
     Other sockets may share the port: each gets a copy. Raises `InterfaceNotReady` and `SocketUnavailable`.
     """
     device = interfaces.index(interface) or 0
-    return _bind(Endpoint("0.0.0.0", port), interface, device, is_bound_to_device=True, tells_destinations=True)
+    return _bind(Endpoint("0.0.0.0", port), interface, device, is_bound_to_device=True, reports_destinations=True)
 
 
 def keep_to_own_groups(opened: socket.socket) -> None:
@@ -108,7 +108,7 @@ def keep_to_own_groups(opened: socket.socket) -> None:
 
 
 def _bind(
-    endpoint: Endpoint, interface: str, device: int, *, is_bound_to_device: bool, tells_destinations: bool = False
+    endpoint: Endpoint, interface: str, device: int, *, is_bound_to_device: bool, reports_destinations: bool = False
 ) -> socket.socket:
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     opened = socket.socket(family, socket.SOCK_DGRAM)
@@ -117,8 +117,8 @@ def _bind(
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if is_bound_to_device:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
-        if tells_destinations:
-            pktinfo.tell_destinations(opened, True)
+        if reports_destinations:
+            pktinfo.report_destinations(opened, True)
         opened.bind((*endpoint, 0, device) if family == socket.AF_INET6 else endpoint)
     except OSError as error:
         opened.close()

@@ -23,7 +23,7 @@ SPACE = socket.CMSG_SPACE(_INFO6.size)
 _ANY_SOURCE = [(*_IPV4, bytes(_INFO.size))]  # no interface, no source: the route chooses
 
 
-def tell_destinations(listening: socket.socket, wanted: bool) -> None:
+def report_destinations(listening: socket.socket, wanted: bool) -> None:
     """Let the kernel report the destination address of each datagram, or not.
 
     It does so in one control message, the last one; on an IPv6 socket, also for datagrams over IPv4. Does nothing
@@ -36,7 +36,7 @@ def tell_destinations(listening: socket.socket, wanted: bool) -> None:
 
 
 def interface(control: ControlMessages) -> int:
-    """Return the index of the interface that a datagram came by; 0 where the system does not tell."""
+    """Return the index of the interface that a datagram came by; 0 where the system does not report it."""
     for level, kind, data in control:
         if (level, kind) == _IPV4 and len(data) == _INFO.size:
             return int(_INFO.unpack(data)[0])

@@ -19,8 +19,8 @@ class Transport(Protocol):
     * Both send methods attempt the positions from `start` to before `stop`, and return the position of the first copy
       not attempted because the socket is full: `stop` where all were. Call again from there once the `fileno` of that
       copy's endpoint is writable.
-    * `heard` returns the ICMP errors since the last call, with the endpoints they concern; `has_heard` says whether
-      some are known already.
+    * `icmp_errors` returns the ICMP errors since the last call, with the endpoints they concern; `has_icmp_errors` says
+      whether some are known already.
     * `receive` returns datagrams that came back, with their source. Where it returns `limit` of them, more may wait;
       otherwise wait until one of `readable` can be read.
     * Calls never overlap: the sender ensures that. After `close` each of them raises `Closed`.
@@ -32,8 +32,8 @@ class Transport(Protocol):
         ...
 
     @property
-    def has_heard(self) -> bool:
-        """Whether `heard` has something to return without a system call."""
+    def has_icmp_errors(self) -> bool:
+        """Whether `icmp_errors` has something to return without a system call."""
         ...
 
     def send(self, payload: bytes, endpoints: Sequence[Endpoint], start: int, stop: int, faults: list[Fault]) -> int:
@@ -46,7 +46,7 @@ class Transport(Protocol):
         """Send the batch's copies to `endpoints` at the positions from `start` to `stop`; see the type."""
         ...
 
-    def heard(self) -> list[Fault]:
+    def icmp_errors(self) -> list[Fault]:
         """Return the ICMP errors: endpoints and errnos."""
         ...
 

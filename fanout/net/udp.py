@@ -35,9 +35,9 @@ class UdpTransport:
     """Sends by one socket a family (`SendingSockets`); see `Transport` for the contract.
 
     The plain loop is the specification. For 8 copies or more to pods of one family `sendmmsg` does the same with
-    fewer calls. Such a call ends before a copy that fails, without telling why: that one is attempted once more, and
-    the rest goes by the loop. A merged part of a batch leaves as one GSO send a pod; a family for which the kernel
-    refuses that while it takes the messages one by one gets them so from then on.
+    fewer calls. Such a call stops before a copy that fails, without its errno: that copy is attempted again, and the
+    loop sends the rest. A merged part of a batch leaves as one GSO send per pod; where the kernel refuses that for a
+    family but takes the messages one by one, they go one by one from then on.
 
     Linux reports an ICMP error at the next send on the socket, to any destination; only the error queue (IP_RECVERR,
     man 7 ip) names the endpoint. So a failed send is retried as long as the queue held that error, which was then of
@@ -57,8 +57,8 @@ class UdpTransport:
         self._sendmmsg: SendMany | None = None
         self._looked_for_sendmmsg = False
         self._gso_limits = dict.fromkeys((False, True), gso.LIMIT)
-        self._heard: list[Fault] = []
-        self.has_heard: bool = False
+        self._icmp_errors: list[Fault] = []
+        self.has_icmp_errors: bool = False
         """An attribute, and no property: each plain send reads it."""
         self._closed = False
         self._prepared: Sequence[Endpoint] | None = None
@@ -118,14 +118,14 @@ class UdpTransport:
                 break
         return position
 
-    def heard(self) -> list[Fault]:
+    def icmp_errors(self) -> list[Fault]:
         """See `Transport`."""
         self._check_open()
         for sender in self._sockets:
             self._drain(sender)
-        heard, self._heard = self._heard, []
-        self.has_heard = False
-        return heard
+        errors, self._icmp_errors = self._icmp_errors, []
+        self.has_icmp_errors = False
+        return errors
 
     def receive(self, limit: int) -> list[tuple[bytes, Endpoint]]:
         """See `Transport`."""
@@ -162,20 +162,20 @@ class UdpTransport:
         self.start_anew()
 
     def start_anew(self) -> None:
-        """Give the sockets up, to the process that this one was forked from for one; others are opened when needed."""
+        """Close the sockets, which a parent process may share; others are opened when needed."""
         self._sockets.close()
-        self._heard.clear()
-        self.has_heard = False
+        self._icmp_errors.clear()
+        self.has_icmp_errors = False
         self._prepared = self._sendto = self._headers = None
 
     def _prepare(self, endpoints: Sequence[Endpoint]) -> None:
-        """Choose the way to these pods: once, as long as they stay the same."""
+        """Choose how to send to these pods, once for as long as they stay the same."""
         self._check_open()
         self._sendto = self._headers = None
         self._has_headers = False
         families = {endpoint.is_ipv6 for endpoint in endpoints}
         if len(families) == 1:
-            # No socket of that family, or a host that is no address: the loop tells of it pod by pod.
+            # No socket of that family, or a host that is not an address: the loop reports it pod by pod.
             with contextlib.suppress(OSError):
                 sender = self._sockets.of(*families)
                 if len(endpoints) < HEADERS_FROM or not self._has_sendmmsg():
@@ -184,7 +184,7 @@ class UdpTransport:
         self._prepared = endpoints
 
     def _find_headers(self, endpoints: Sequence[Endpoint]) -> MessageHeaders | None:
-        """Return the headers for these pods where there can be some; made once."""
+        """Return the headers for these pods, made once; None where they cannot be used."""
         if self._headers is None and self._has_headers and self._has_sendmmsg():
             from fanout.net.sendmmsg import MessageHeaders
 
@@ -222,10 +222,10 @@ class UdpTransport:
     def _send_headers(
         self, headers: MessageHeaders, payloads: Sequence[bytes], start: int, stop: int
     ) -> tuple[int, int]:
-        """Send with as few calls as can be, up to the first copy that fails; return its position and its errno.
+        """Send with as few calls as possible, up to the first copy that fails; return its position and its errno.
 
-        A call ends before an entry that fails, and tells why only where that is its first. Where it was not, the
-        errno is 0: that copy has to be attempted again, alone. So do those whose failure was not their own.
+        A call stops before an entry that fails, and reports its errno only where that entry is the first. Otherwise
+        the errno returned is 0, as for a failure that an earlier copy caused: attempt that copy again, alone.
         """
         sendmmsg = self._sendmmsg
         tries = _TRIES
@@ -290,7 +290,7 @@ class UdpTransport:
             if number:
                 faults.append(Fault(endpoint, number, message))
             elif refused:
-                # It was not this pod that the kernel had something against, but the run.
+                # The kernel refused the run, not this pod.
                 self._gso_limits[endpoint.is_ipv6] = gso.limit_after(size)
             position += 1
         return position
@@ -323,8 +323,8 @@ class UdpTransport:
     def _drain(self, sender: socket.socket) -> set[int]:
         """Read a bounded number of entries of the error queue; return their errnos."""
         faults = error_queue.read(sender)
-        self._heard += faults
-        self.has_heard = self.has_heard or bool(faults)
+        self._icmp_errors += faults
+        self.has_icmp_errors = self.has_icmp_errors or bool(faults)
         return {fault.errno for fault in faults}
 
     def _check_open(self) -> None:

@@ -23,6 +23,7 @@ FRAGMENT = struct.Struct("!BBHII")
 _FRAGMENT_START = struct.Struct(HEADER.format + FRAGMENT.format.removeprefix("!"))
 """Both headers of a fragment."""
 _ANSWER = struct.Struct("!QBBHI")
+_ANSWER_START = struct.Struct(HEADER.format + _ANSWER.format.removeprefix("!"))
 _MARK = struct.Struct("!Q")
 _ASKER = struct.Struct("!Q")
 SEALED_PART = struct.Struct("!QI")
@@ -353,7 +354,8 @@ def answer(
     detail: bytes = b"",
 ) -> bytes:
     """Return an answer."""
-    return header(FrameKind.ANSWER, sender, number) + _ANSWER.pack(asker, attempt, status, 0, first_missing) + detail
+    fields = (asker, attempt, status, 0, first_missing)
+    return _ANSWER_START.pack(MAGIC, VERSION, FrameKind.ANSWER, sender, number, *fields) + detail
 
 
 def reply(cut: Cut, sender: int, number: int, asker: int, index: int, attempt: int) -> bytes:

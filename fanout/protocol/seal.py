@@ -15,6 +15,7 @@ import hmac
 import re
 import struct
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
 from typing import NamedTuple
@@ -155,17 +156,12 @@ class Sealer:
         self._sender = sender
         self._prefix = SEALED_STREAM + _ID.pack(sender)
         self._counters = count(counter)
-        self.keyring = keyring
+        self.use(keyring)
 
-    @property
-    def keyring(self) -> Keyring:
-        """The keys, the first of which seals; can be set at any time."""
-        return self._keyring
-
-    @keyring.setter
-    def keyring(self, keyring: Keyring) -> None:
+    def use(self, keyring: Keyring) -> None:
+        """Seal with the first of these keys from now on."""
         self._encrypt = self._ciphers.of(keyring.keys[0], self._sender).encrypt
-        self._keyring = keyring
+        self.keyring: Keyring = keyring
 
     def seal(self, frame: bytes, now: float) -> bytes:
         """Return a frame of this sender, sealed."""
@@ -196,21 +192,19 @@ class Sealer:
         ]
 
 
+@dataclass(slots=True, eq=False)
 class _KnownSender:
     """A sender that has sealed a frame with one of the keys."""
 
-    __slots__ = ("decrypt", "first", "key", "newest", "sequence", "since")
-
-    def __init__(self, key: bytes, decrypt: _Crypt, counter: int, time: int, since: float, window: int) -> None:
-        self.key = key
-        self.decrypt = decrypt
-        self.sequence = Sequence(window, counter)
-        self.first = counter
-        """Frames below it may have been opened before this sender was known."""
-        self.newest = time
-        """The latest time in a frame of this sender."""
-        self.since = since
-        """Frames sealed before may have been opened, and their sender forgotten since."""
+    key: bytes
+    decrypt: _Crypt
+    sequence: Sequence
+    first: int
+    """Frames below it may have been opened before this sender was known."""
+    newest: int
+    """The latest time in a frame of this sender."""
+    since: float
+    """Frames sealed before may have been opened, and their sender forgotten since."""
 
 
 class OpenedRun(NamedTuple):
@@ -254,7 +248,7 @@ class Opener:
     ) -> None:
         self._ciphers = _Ciphers()
         self._wrong = self._ciphers.wrong
-        self._keyring = keyring
+        self.keyring: Keyring = keyring
         self._label = _label(cluster)
         self._freshness = freshness
         self._limit = senders
@@ -267,14 +261,9 @@ class Opener:
         """Return the number of known senders."""
         return len(self._senders)
 
-    @property
-    def keyring(self) -> Keyring:
-        """The keys; can be set at any time. A removed key opens nothing more."""
-        return self._keyring
-
-    @keyring.setter
-    def keyring(self, keyring: Keyring) -> None:
-        self._keyring = keyring
+    def use(self, keyring: Keyring) -> None:
+        """Open with these keys from now on; a removed key opens nothing more."""
+        self.keyring = keyring
         for known in self._senders.values():
             if known.key not in keyring.keys:
                 known.key, known.decrypt = b"", self._never
@@ -361,7 +350,8 @@ class Opener:
         key, cipher, inner = self._try_keys(sealed)
         if len(self._senders) >= self._limit:
             self._forget(now)
-        known = _KnownSender(key, cipher.decrypt, sealed.counter, sealed.time, now - self._freshness, self._window)
+        sequence = Sequence(self._window, sealed.counter)
+        known = _KnownSender(key, cipher.decrypt, sequence, sealed.counter, sealed.time, now - self._freshness)
         known.sequence.arrived(sealed.counter)
         self._senders[sealed.sender] = known
         self._full_until = min(self._full_until, sealed.time + self._freshness)
@@ -378,7 +368,7 @@ class Opener:
     def _try_keys(self, sealed: Sealed, tried: bytes | None = None) -> tuple[bytes, _Cipher, bytes]:
         """Return the key that opens the frame, its cipher and the body; raise `InvalidFrame`."""
         nonce, associated = _NONCE.pack(sealed.counter), sealed.associated + self._label
-        for key in self._keyring.keys:
+        for key in self.keyring.keys:
             if key == tried:
                 continue
             cipher = self._ciphers.of(key, sealed.sender)

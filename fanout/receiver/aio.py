@@ -120,8 +120,6 @@ class AsyncReceiver:
         engine.settle_handed()  # of an iteration that was broken out of
         listener = engine.listen()
         arrived = self._enter_loop()
-        if rest := engine.take_rest(keep):
-            yield rest
         while True:
             if not engine.is_stopped:
                 listener.fill()

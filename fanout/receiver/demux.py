@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 import weakref
-from typing import Any, NamedTuple
+from typing import Any
 
 from fanout.limiter import LimitedLogger
 from fanout.net import pktinfo, sockaddr
@@ -18,7 +18,7 @@ from fanout.protocol import frame, probe
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.receiving.dedup import HandlingResult, SenderCounts
 from fanout.protocol.receiving.receive_state import PendingReply
-from fanout.protocol.receiving.reception import Reception
+from fanout.protocol.receiving.reception import FrameCounts, Reception
 from fanout.protocol.receiving.run import Run
 from fanout.protocol.seal import SEALED_STREAM
 from fanout.receiver.probe_filter import ProbeFilter
@@ -98,11 +98,10 @@ class Demux:
         if self._reception.takes_plaintext:
             marks = run.data[_MARK_AT :: run.segment or 1]
             if _PROBE_MARK in marks:
-                for rest in self._probe_filter.sift([run], reply_path):
-                    run = rest
-                    break
-                else:
+                rest = self._probe_filter.sift(run, reply_path)
+                if rest is None:
                     return
+                run = rest
             if _FRAME_MARK not in marks:
                 kept.append(run)
                 return
@@ -150,20 +149,12 @@ class Demux:
         """Whether messages to be confirmed are queued or handed over."""
         return self._reception.has_pending
 
-    def counts(self) -> DemuxCounts:
-        """Return the counts so far."""
-        reception = self._reception
+    @property
+    def counts(self) -> FrameCounts:
+        """The counts so far."""
         with self._lock:
-            reception.give_up(time.monotonic())
-            return DemuxCounts(
-                reception.skipped,
-                reception.reordered,
-                reception.duplicates,
-                {reason: count for reason, count in reception.counts.items() if count},
-                reception.confirmations,
-                reception.failures,
-                reception.replies,
-            )
+            self._reception.give_up(time.monotonic())
+            return self._reception.counts
 
     def senders(self) -> list[SenderCounts]:
         """Return the counts of each sender of frames."""
@@ -202,18 +193,3 @@ def _joined(alike: list[Run]) -> list[Run]:
     return [
         alike[0]._replace(data=b"".join([run.data for run in alike]), messages=sum([run.messages for run in alike]))
     ]
-
-
-class DemuxCounts(NamedTuple):
-    """Counts of frames and their messages: see `ReceiverStats`."""
-
-    skipped: int
-    reordered: int
-    duplicates: int
-    refused: dict[ReceiveDrop, int]
-    confirmed: int
-    failed: int
-    replied: int
-
-
-NOTHING = DemuxCounts(0, 0, 0, {}, 0, 0, 0)

@@ -14,8 +14,8 @@ from fanout.limiter import LimitedLogger
 from fanout.model import Endpoint, Message, Question
 from fanout.net.key_file import KeyFile
 from fanout.protocol.receiving.dedup import SenderCounts
+from fanout.protocol.receiving.reception import FrameCounts
 from fanout.receiver.core.stats import ReceiverStats
-from fanout.receiver.demux import NOTHING
 from fanout.receiver.listener import WORKERS_MAX, FrameSettings, Listener
 from fanout.receiver.queue import MessageBatch, MessageQueue, Overflow
 
@@ -76,7 +76,7 @@ class ReceiverEngine:
     def stats(self) -> ReceiverStats:
         """Counts since it was opened."""
         listener, queue = self.listener, self.queue
-        framed = NOTHING if listener is None else listener.counts
+        framed = FrameCounts() if listener is None else listener.counts
         return ReceiverStats(
             datagrams=queue.datagrams,
             bytes=queue.bytes,
@@ -128,19 +128,15 @@ class ReceiverEngine:
     def take(self, limit: int, keep: Callable[[MessageBatch], None], listener: Listener | None = None) -> MessageBatch:
         """Take the next messages, at most `limit`, and pass them to `keep`: `keep_rest` or `keep_handed`.
 
-        A `listener` fills the queue first, unless the receiver was stopped.
+        Those that another iteration left come first. A `listener` fills the queue, unless the receiver was stopped.
         """
         with self.handing:
-            if listener is not None and not self.is_stopped:
-                listener.fill()
-            batch = self.queue.take(limit)
-            keep(batch)
-            return batch
-
-    def take_rest(self, keep: Callable[[MessageBatch], None]) -> MessageBatch:
-        """Take the messages that an iteration did not hand over, because it was left."""
-        with self.handing:
-            batch = self._unhanded()
+            if length_hint(self.rest):
+                batch = self._unhanded()
+            else:
+                if listener is not None and not self.is_stopped:
+                    listener.fill()
+                batch = self.queue.take(limit)
             keep(batch)
             return batch
 

@@ -12,8 +12,8 @@ from fanout.model import Endpoint
 from fanout.net import bind
 from fanout.net.key_file import KeyFile
 from fanout.protocol.receiving.dedup import SenderCounts
-from fanout.protocol.receiving.reception import Reception
-from fanout.receiver.demux import Demux, DemuxCounts
+from fanout.protocol.receiving.reception import FrameCounts, Reception
+from fanout.receiver.demux import Demux
 from fanout.receiver.probe_filter import ProbeFilter
 from fanout.receiver.queue import MessageQueue, Overflow
 from fanout.receiver.reader import Reader
@@ -137,9 +137,9 @@ class Listener:
         return sum(reader.drops for reader in self._readers)
 
     @property
-    def counts(self) -> DemuxCounts:
+    def counts(self) -> FrameCounts:
         """Counts of frames and their messages."""
-        return self._demux.counts()
+        return self._demux.counts
 
     def senders(self) -> list[SenderCounts]:
         """Return the counts of each sender of frames."""
@@ -161,7 +161,7 @@ class Listener:
             self._queue.lift()
             # All of them first: the kernel passes on to the next socket what one no longer receives.
             for reader in self._readers:
-                reader.deafen()
+                reader.stop_receiving()
             time.sleep(_IN_FLIGHT)
             for reader in self._readers:
                 reader.drain()

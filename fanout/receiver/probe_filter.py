@@ -29,31 +29,23 @@ class ProbeFilter:
         """Datagrams taken out."""
         return self._log.taken
 
-    def sift(self, runs: list[Run], reply_path: ReplyPath) -> list[Run]:
-        """Return the runs without probes, in order; answer the probes."""
-        for run in runs:
-            if MAGIC in run.data:
-                return self._sift(runs, reply_path)
-        return runs
-
-    def _sift(self, runs: list[Run], reply_path: ReplyPath) -> list[Run]:
-        kept: list[Run] = []
+    def sift(self, run: Run, reply_path: ReplyPath) -> Run | None:
+        """Return the run without its probes, which are answered; None where nothing else is in it."""
+        if MAGIC not in run.data:
+            return run
         now = time.monotonic()
-        for run in runs:
-            replies: list[bytes] = []
-            messages: list[bytes] = []
-            with self._lock:
-                for start in range(0, len(run.data), run.segment or 1):
-                    datagram = run.data[start : start + run.segment]
-                    if not datagram.startswith(MAGIC):
-                        messages.append(datagram)
-                    elif (reply := self._log.take(datagram, now)) is not None:
-                        replies.append(reply)
-            if replies:
-                reply_path.send(replies, run.address, pktinfo.answer_from(run.control))
-            if len(messages) == run.messages or not run.data:
-                kept.append(run)
-            elif messages:
-                # Only the last datagram of a run may be shorter than the others: that holds for a part of it, too.
-                kept.append(run._replace(data=b"".join(messages), messages=len(messages), segment=len(messages[0])))
-        return kept
+        replies: list[bytes] = []
+        messages: list[bytes] = []
+        with self._lock:
+            for start in range(0, len(run.data), run.segment):
+                datagram = run.data[start : start + run.segment]
+                if not datagram.startswith(MAGIC):
+                    messages.append(datagram)
+                elif (reply := self._log.take(datagram, now)) is not None:
+                    replies.append(reply)
+        if replies:
+            reply_path.send(replies, run.address, pktinfo.answer_from(run.control))
+        if not messages:
+            return None
+        # Only the last datagram of a run may be shorter than the others: that holds for a part of it, too.
+        return run._replace(data=b"".join(messages), messages=len(messages), segment=len(messages[0]))

@@ -85,7 +85,7 @@ class Reader:
 
     def _ask_destinations(self, wanted: bool) -> None:
         if self._has_destinations is not wanted:
-            pktinfo.tell_destinations(self.socket, wanted)
+            pktinfo.report_destinations(self.socket, wanted)
             self._has_destinations = wanted
 
     def _merge(self, wanted: bool) -> None:
@@ -104,9 +104,9 @@ class Reader:
             return bind.drops(self.socket)
         return self._drops_at_close
 
-    def deafen(self) -> None:
+    def stop_receiving(self) -> None:
         """Receive nothing more; what arrived before can still be read."""
-        self._reply_path.deafen()
+        self._reply_path.stop_receiving()
 
     def drain(self) -> None:
         """Read all that the kernel still holds."""

@@ -15,13 +15,13 @@ class ReplyPath:
 
     def __init__(self, opened: socket.socket) -> None:
         self.socket = opened
-        self._is_deaf = False
+        self._has_stopped = False
         self._is_any = bind.is_on_all_addresses(opened)
 
-    def deafen(self) -> None:
+    def stop_receiving(self) -> None:
         """Receive nothing more; answers can still be sent."""
-        bind.deafen(self.socket)
-        self._is_deaf = self._is_any
+        bind.stop_receiving(self.socket)
+        self._has_stopped = self._is_any
 
     def send(self, datagrams: list[bytes], address: tuple[Any, ...], source: ControlMessages) -> None:
         """Send answers until the socket is full; a sender without an answer asks again.
@@ -30,7 +30,7 @@ class ReplyPath:
         one, or it is unknown.
         """
         with contextlib.suppress(OSError):
-            if self._is_deaf and not source:
+            if self._has_stopped and not source:
                 source = pktinfo.answer_from_any(address)
             for datagram in datagrams:
                 try:
@@ -39,5 +39,5 @@ class ReplyPath:
                     return
                 except OSError:
                     # The address that was asked cannot be a source (a broadcast), or is gone: let the route choose.
-                    source = pktinfo.answer_from_any(address) if self._is_deaf else []
+                    source = pktinfo.answer_from_any(address) if self._has_stopped else []
                     self.socket.sendmsg([datagram], source, socket.MSG_DONTWAIT, address)

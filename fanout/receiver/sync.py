@@ -6,6 +6,7 @@ import contextlib
 import select
 import socket
 from collections.abc import Callable, Iterator
+from operator import length_hint
 from typing import Self
 
 from fanout.model import DEFAULT_PORT, Endpoint, Message
@@ -130,8 +131,6 @@ class Receiver:
         engine = self._engine
         engine.settle_handed()  # of an iteration that was broken out of
         listener, woken = engine.listen(), self._woken()
-        if rest := engine.take_rest(keep):
-            yield rest
         poll = select.poll()
         with contextlib.ExitStack() as stack:
             with engine.handing:
@@ -140,7 +139,7 @@ class Receiver:
                     poll.register(stack.enter_context(woken.dup()), select.POLLIN)
                     poll.register(listener.readable, select.POLLIN)
             while not engine.is_stopped:
-                if not engine.queue.depth:
+                if not engine.queue.depth and not length_hint(engine.rest):
                     poll.poll()
                 if batch := engine.take(limit, keep, listener):
                     yield batch

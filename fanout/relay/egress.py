@@ -6,7 +6,6 @@ import contextlib
 import errno
 import resource
 import socket
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from fanout.model import Endpoint
@@ -67,7 +66,7 @@ class Egress:
         """Where its datagrams come from."""
         self._budget = budget
         self._make_socket = make_socket
-        self._waiting: deque[Segments] = deque()
+        self._waiting: list[Segments] = []
         self._waiting_bytes = 0
         self._can_cut = False
         self._socket: socket.socket | None = None
@@ -142,10 +141,7 @@ class Egress:
 
     def flush(self) -> None:
         """Send what waits, as far as the socket takes it."""
-        waiting, self._waiting = self._waiting, deque()
-        self._budget.left += self._waiting_bytes
-        self._waiting_bytes = 0
-        self.send(list(waiting))
+        self.send(self._take_waiting())
 
     def failed(self, run: Segments, error: OSError) -> None:
         """Send a run once more where the error was an earlier copy's; otherwise keep it, or drop it."""
@@ -183,11 +179,8 @@ class Egress:
 
     def close(self) -> None:
         """Drop what waits, and close the socket."""
-        for run in self._waiting:
+        for run in self._take_waiting():
             self.drop(run, DropReason.NO_BUFFER)
-        self._waiting.clear()
-        self._budget.left += self._waiting_bytes
-        self._waiting_bytes = 0
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -208,6 +201,12 @@ class Egress:
     def _send_one_by_one(self, run: Segments) -> None:
         view = memoryview(run.data)
         self.send([Segments(view[at : at + run.size], run.size, 1) for at in range(0, len(view), run.size)])
+
+    def _take_waiting(self) -> list[Segments]:
+        waiting, self._waiting = self._waiting, []
+        self._budget.left += self._waiting_bytes
+        self._waiting_bytes = 0
+        return waiting
 
     def _keep(self, runs: Sequence[Segments]) -> None:
         for run in runs:

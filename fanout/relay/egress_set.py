@@ -14,7 +14,7 @@ from fanout.relay.core.stats import PodStats
 from fanout.relay.egress import Egress
 from fanout.relay.port_fanout import PortFanout
 from fanout.relay.self_filter import SelfFilter
-from fanout.relay.service_pods import ServicePods, Totals, stats_of
+from fanout.relay.service_pods import ServicePods
 from fanout.relay.source import Source
 
 log: logging.Logger = logging.getLogger("fanout")
@@ -23,7 +23,7 @@ _RETRY_FIRST, _RETRY_MOST = 1.0, 30.0
 
 
 class EgressSet:
-    """The egress of all ports, of one relay's thread; `pod_stats` and `totals` may be read by others.
+    """The egresses of all ports, for the thread that relays; others may read `pod_stats` and `left`.
 
     A full egress is registered with `poll`, until `flush` has sent what waits.
     """
@@ -39,7 +39,8 @@ class EgressSet:
         self._sources = sources
         self._self_filter = self_filter
         self._counting = counting
-        self._left = Totals()
+        self.left: PodStats = PodStats("", "")
+        """What went to all pods that have left."""
         self._left_out: set[str] = set()
         self._full: dict[int, Egress] = {}
         self._retry_at = 0.0
@@ -57,10 +58,10 @@ class EgressSet:
         with self._counting:
             for source in self._sources:
                 for closed in source.aim():
-                    self._left.add(closed)
+                    _add(self.left, closed)
         egresses = [egress for port_fanout in self._port_fanouts() for egress in port_fanout]
         self._self_filter.send_from(egress.local for egress in egresses if egress.local is not None)
-        # The descriptors of those that were closed or reopened may be in use by others now.
+        # Descriptors of closed or reopened egresses may belong to others now.
         self._full = {
             number: each for number, each in self._full.items() if each.is_blocked and each.fileno() == number
         }
@@ -100,11 +101,17 @@ class EgressSet:
     @property
     def pod_stats(self) -> list[PodStats]:
         """What went to each pod; read it while `counting` is held."""
-        return [pod for name in self._pods for pod in stats_of(name, self._port_fanouts(name))]
-
-    def totals(self, pods: Sequence[PodStats]) -> Totals:
-        """Return the sum of what went to these pods, and to those that have left."""
-        return self._left.with_pods(pods)
+        found: dict[tuple[str, str], PodStats] = {}
+        for service in self._pods:
+            for port_fanout in self._port_fanouts(service):
+                for egress in port_fanout:
+                    host = egress.endpoint.host
+                    pod = found.setdefault((service, host), PodStats(host, service))
+                    _add(pod, egress)
+                    if not egress.broken:
+                        pod.sent += port_fanout.datagrams
+                        pod.bytes += port_fanout.bytes
+        return list(found.values())
 
     def close(self) -> None:
         """Close every egress; the counts stay."""
@@ -114,7 +121,7 @@ class EgressSet:
 
     def _is_time_to_retry(self) -> bool:
         now = monotonic()
-        if not any(port_fanout.is_broken for port_fanout in self._port_fanouts()):
+        if not any(port_fanout.broken for port_fanout in self._port_fanouts()):
             self._retry_after = _RETRY_FIRST
             return False
         if now < self._retry_at:
@@ -131,3 +138,11 @@ class EgressSet:
             if service in (None, source.ingress.service)
             for port_fanout in source.port_fanouts.values()
         ]
+
+
+def _add(total: PodStats, egress: Egress) -> None:
+    total.sent += egress.sent
+    total.bytes += egress.bytes
+    total.refused += egress.refused
+    for reason, count in dict(egress.dropped).items():
+        total.dropped[reason] = total.dropped.get(reason, 0) + count

@@ -13,27 +13,13 @@ from fanout.relay.core.drop_reasons import RelayDrop
 from fanout.relay.core.ingress import Ingress, IngressKind
 from fanout.relay.core.loop_guard import LoopGuard
 from fanout.relay.core.runs import Piece
+from fanout.relay.core.stats import IngressStats
 from fanout.relay.self_filter import SelfFilter
 
 TURN = 64
 """Datagrams, or runs of them, that are read of one port before it is another's turn."""
 ARENA = 256 * 1024
 """Bytes of the buffer into which a turn is read."""
-_NO_PORTS: frozenset[int] = frozenset()
-
-
-class PortCounts:
-    """What came to the ports of one ingress."""
-
-    def __init__(self) -> None:
-        self.datagrams = 0
-        self.bytes = 0
-        self.forwarded = 0
-        self.dropped: dict[RelayDrop, int] = {}
-
-    def drop(self, reason: RelayDrop, datagrams: int = 1) -> None:
-        """Count datagrams that are not forwarded."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + datagrams
 
 
 class Port:
@@ -44,8 +30,7 @@ class Port:
         number: int,
         opened: socket.socket,
         ingress: Ingress,
-        counts: PortCounts,
-        *,
+        counts: IngressStats,
         self_filter: SelfFilter,
         acl: Acl | None,
         loop_guard: LoopGuard | None,
@@ -70,7 +55,7 @@ class Port:
         pieces: list[Piece] = []
         counts, recv, space = self.counts, self.socket.recvmsg_into, self._control
         is_guarded = self._is_guarded
-        own_ports = _NO_PORTS if self._is_group else self._self_filter.ports
+        own_ports = () if self._is_group else self._self_filter.ports
         datagrams = size_of_all = 0
         offset, limit = 0, len(arena) - gro.BUFFER
         now = monotonic()
@@ -111,9 +96,9 @@ class Port:
             return RelayDrop.LOOP
         return None
 
-    def deafen(self) -> None:
+    def stop_receiving(self) -> None:
         """Receive nothing more; what came before can still be read."""
-        bind.deafen(self.socket)
+        bind.stop_receiving(self.socket)
 
     @property
     def drops(self) -> int:

@@ -13,7 +13,8 @@ from fanout.relay.egress import Egress, SendBudget
 class PortFanout:
     """Sends runs to every pod, in order; one pod's failure does not affect the others.
 
-    Copies that the kernel took at once are counted here, once for all pods: `fold` adds them to each pod's counts.
+    Copies that the kernel took at once are counted here, once for all pods that are not broken: `fold` adds them to
+    each pod's counts.
     `counting` is held while counts move; readers must hold it, too.
     """
 
@@ -28,8 +29,9 @@ class PortFanout:
         self._counting = counting or nullcontext()
         self._make_egress = make_egress
         self._egresses: dict[Endpoint, Egress] = {}
-        self._ways: list[tuple[Egress, Callable[[memoryview | bytes], int]]] = []
-        self._broken: list[Egress] = []
+        self._senders: list[tuple[Egress, Callable[[memoryview | bytes], int]]] = []
+        self.broken: list[Egress] = []
+        """The egresses that could not be opened."""
         self._gso_limit = 0
         self._segment = 0  # the segment size set on the sockets
         self.datagrams: int = 0
@@ -42,11 +44,6 @@ class PortFanout:
     def __iter__(self) -> Iterator[Egress]:
         """Return the egresses."""
         return iter(list(self._egresses.values()))
-
-    @property
-    def at_once(self) -> dict[Egress, tuple[int, int]]:
-        """Copies, and their bytes, that `fold` has not added to the pods' counts yet."""
-        return {egress: (self.datagrams, self.bytes) for egress, _ in self._ways}
 
     def aim(self, endpoints: Iterable[Endpoint], is_here: Callable[[str], bool]) -> list[Egress]:
         """Send to these endpoints from now on; return the egresses that were closed.
@@ -64,16 +61,11 @@ class PortFanout:
         for endpoint in wanted:
             if endpoint not in self._egresses:
                 self._egresses[endpoint] = self._make_egress(endpoint, self._budget)
-        self._ways = [(egress, egress.send_now) for egress in self._egresses.values() if not egress.broken]
-        self._broken = [egress for egress in self._egresses.values() if egress.broken]
-        self._gso_limit = min((egress.gso_limit for egress, _ in self._ways), default=0)
+        self._senders = [(egress, egress.send_now) for egress in self._egresses.values() if not egress.broken]
+        self.broken = [egress for egress in self._egresses.values() if egress.broken]
+        self._gso_limit = min((egress.gso_limit for egress, _ in self._senders), default=0)
         self._cut(0)
         return closed
-
-    @property
-    def is_broken(self) -> bool:
-        """Whether some pod's egress is broken."""
-        return bool(self._broken)
 
     def send(self, runs: Sequence[Segments], *, may_wait: bool) -> bool:
         """Send runs to every pod; return whether something waits now for a full socket.
@@ -83,7 +75,7 @@ class PortFanout:
         for run in runs:
             data, size, datagrams = run
             if may_wait or (datagrams > 1 and size > self._gso_limit):
-                for egress, _ in self._ways:
+                for egress, _ in self._senders:
                     egress.send((run,))
                     may_wait = may_wait or egress.is_blocked
             else:
@@ -93,7 +85,7 @@ class PortFanout:
                 elif size > self._segment > 0:
                     self._cut(0)
                 failures = []
-                for egress, send in self._ways:
+                for egress, send in self._senders:
                     try:
                         send(data)
                     except OSError as error:
@@ -105,13 +97,13 @@ class PortFanout:
                     self.bytes += len(data)
                 if self._segment > self._gso_limit:
                     self._cut(0)  # a segment size above the path's MTU would stop fragmentation
-            for egress in self._broken:
+            for egress in self.broken:
                 egress.send((run,))
         return may_wait
 
     def _cut(self, size: int) -> None:
         self._segment = size
-        for egress, _ in self._ways:
+        for egress, _ in self._senders:
             egress.cut(size)
 
     def _failed(self, failures: Sequence[tuple[Egress, OSError]], run: Segments) -> bool:
@@ -128,7 +120,7 @@ class PortFanout:
 
     def fold(self) -> None:
         """Add to each pod's counts what was counted for all."""
-        for egress, _ in self._ways:
+        for egress, _ in self._senders:
             egress.sent += self.datagrams
             egress.bytes += self.bytes
         self.datagrams = self.bytes = 0
@@ -136,6 +128,6 @@ class PortFanout:
     def close(self) -> None:
         """Close the egresses; their counts stay."""
         self.fold()
-        self._ways = []
+        self._senders = []
         for egress in self._egresses.values():
             egress.close()

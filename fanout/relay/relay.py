@@ -8,7 +8,9 @@ import select
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from time import monotonic
 from typing import Self
 
@@ -31,6 +33,7 @@ from fanout.relay.self_filter import SelfFilter
 from fanout.relay.service_pods import ServicePods
 from fanout.relay.serving import ServingThread
 from fanout.relay.source import Source
+from fanout.report import DropReason
 
 log: logging.Logger = logging.getLogger("fanout")
 
@@ -81,36 +84,45 @@ class Relay:
             for each in ingresses
         ]
         check(parsed)
-        self._receive_buffer = options.whole_number("receive_buffer", receive_buffer, least=1, unit="bytes")
+        options.whole_number("receive_buffer", receive_buffer, least=1, unit="bytes")
+        if find_resolver is None:
+            find_resolver = partial(resolver_for, nameserver=nameserver, allow_loopback=allow_loopback)
         self._pods: dict[str, ServicePods] = {}
         for each in parsed:
-            if each.service in self._pods:
-                continue
-            wanted = Service(each.service, each.port_at_pods(each.first_port), Family.parse(family))
-            if find_resolver is not None:
-                resolver = find_resolver(wanted)
-            else:
-                resolver = resolver_for(wanted, nameserver=nameserver, allow_loopback=allow_loopback)
-            self._pods[each.service] = ServicePods(wanted, resolver)
+            if each.service not in self._pods:
+                wanted = Service(each.service, each.port_at_pods(each.first_port), Family.parse(family))
+                self._pods[each.service] = ServicePods(wanted, find_resolver(wanted))
         self._self_filter = SelfFilter(parsed)
         self._counting = threading.RLock()
         """Held while counts move, and while they are read; reentrant, for a signal handler may read them."""
         guard = LoopGuard() if loop_guard else None
         budget = SendBudget()
         self._sources = [
-            Source(each, self._pods[each.service], guard, self._self_filter, budget, self._counting, interface_timeout)
+            Source(
+                each,
+                self._pods[each.service],
+                guard,
+                self._self_filter,
+                budget,
+                self._counting,
+                receive_buffer=receive_buffer,
+                interface_timeout=interface_timeout,
+            )
             for each in parsed
         ]
         self._egress_set = EgressSet(self._pods, self._sources, self._self_filter, self._counting)
         self._ports: dict[int, tuple[Source, Port]] = {}
         """The ports that are read, by their descriptors."""
-        self._poll: select.epoll | None = None
+        self._poll: select.epoll
         self._watch: interfaces.InterfaceWatch | None = None
-        self._wake: tuple[socket.socket, socket.socket] | None = None
+        self._wake: socket.socket | None = None
+        """Writing to it wakes `serve`; None before `open`."""
+        self._opened = contextlib.ExitStack()
+        """Closes what `open` has opened besides the ingresses."""
         self._serving = ServingThread()
         self._arena = memoryview(bytearray(ARENA))
-        self._has_news = False
-        """Whether the kernel has reported a change of an interface."""
+        self._interfaces_changed = False
+        """Whether the kernel has reported a change since the last check."""
         self._stopped = False
         self._is_closed = False
 
@@ -119,7 +131,9 @@ class Relay:
         """Counts since it was opened."""
         with self._counting:
             pods = self._egress_set.pod_stats
-            totals = self._egress_set.totals(pods)
+            copies = [*pods, self._egress_set.left]
+            sent, refused = sum(each.sent for each in copies), sum(each.refused for each in copies)
+            dropped: Counter[DropReason] = sum((Counter(each.dropped) for each in copies), Counter())
             ingresses = [source.stats for source in self._sources]
         now = monotonic()
         # A literal list is never resolved again: it has no age.
@@ -127,9 +141,9 @@ class Relay:
         return RelayStats(
             ingresses,
             pods,
-            totals.sent,
-            totals.refused,
-            totals.dropped,
+            sent,
+            refused,
+            dict(dropped),
             None if None in ages else max((age for age in ages if age is not None), default=None),
             sum(each.refresher.known.failures for each in self._pods.values()),
         )
@@ -149,9 +163,9 @@ class Relay:
 
     def open(self) -> Self:
         """Resolve in the background and listen; `with` and `serve` do it too."""
-        if self._is_closed or (self._stopped and self._poll is None):
+        if self._is_closed or (self._stopped and self._wake is None):
             raise Closed("the relay was stopped: make a new one")
-        if self._poll is not None:
+        if self._wake is not None:
             return self
         try:
             self._open()
@@ -164,37 +178,36 @@ class Relay:
         return self
 
     def _open(self) -> None:
-        self._poll = select.epoll()
-        self._wake = socket.socketpair()
+        self._poll = self._opened.enter_context(select.epoll())
+        woken, self._wake = map(self._opened.enter_context, socket.socketpair())
+        self._poll.register(woken, select.EPOLLIN)
         with contextlib.suppress(OSError):  # then one check a second must do
-            self._watch = interfaces.InterfaceWatch()
+            self._watch = self._opened.enter_context(contextlib.closing(interfaces.InterfaceWatch()))
             self._poll.register(self._watch, select.EPOLLIN)
-        self._poll.register(self._wake[0], select.EPOLLIN)
         for source in self._sources:
             source.check_literals()
         for source in self._sources:
-            source.try_to_open(self._receive_buffer, monotonic())
+            source.try_to_open(monotonic())
         for pods in self._pods.values():
             pods.refresher.start()
 
     def serve(self) -> None:
         """Forward until `stop`, or until it cannot go on."""
         self.open()
-        assert self._poll is not None  # noqa: S101 - narrows the type
         with self._serving:
             try:
                 wakeup = 0.0
                 while not self._stopped:
-                    now = self._serving.goes_round()
+                    now = self._serving.begin_turn()
                     if now >= wakeup:
-                        wakeup = now + self._tend(now)
+                        wakeup = now + self._check(now)
                     for descriptor, _ in self._poll.poll(max(0.0, wakeup - now)):
                         found = self._ports.get(descriptor)
                         if found is not None:
                             self._turn(*found)
                         elif not self._egress_set.flush(descriptor, self._poll) and self._watch is not None:
                             self._watch.drain()
-                            self._has_news = True
+                            self._interfaces_changed = True
                             # On a node, pods' interfaces come and go by the dozen: one check is for all of them.
                             wakeup = min(wakeup, now + _CHECK_SOON)
                 self._finish()
@@ -206,7 +219,7 @@ class Relay:
         self._stopped = True
         if self._wake is not None:
             with contextlib.suppress(OSError):  # closed meanwhile, or called so often that the pipe is full
-                self._wake[1].send(b"\0", socket.MSG_DONTWAIT)
+                self._wake.send(b"\0", socket.MSG_DONTWAIT)
 
     def close(self) -> None:
         """Release everything; `stop` and wait where another thread is in `serve`. Closing twice is fine."""
@@ -221,7 +234,7 @@ class Relay:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._is_closed else "not opened" if self._poll is None else self.waiting or "forwards"
+        state = "closed" if self._is_closed else "not opened" if self._wake is None else self.waiting or "forwards"
         return f"<Relay {', '.join(str(entry.ingress) for entry in self._sources)}: {state}>"
 
     def _turn(self, source: Source, port: Port) -> None:
@@ -238,26 +251,24 @@ class Relay:
         if not port_fanout:
             source.counts.drop(RelayDrop.NO_ENDPOINTS, datagrams)
             return
-        assert self._poll is not None  # noqa: S101 - narrows the type
         self._egress_set.send(port_fanout, runs, self._poll)
         source.counts.forwarded += datagrams
 
-    def _tend(self, now: float) -> float:
+    def _check(self, now: float) -> float:
         """Check interfaces, pods and ports; return the seconds until the next check."""
-        assert self._poll is not None  # noqa: S101 - narrows the type
         is_soon = False
-        self._egress_set.follow(may_have_moved=self._has_news or self._watch is None)
-        self._has_news = False
+        self._egress_set.follow(may_have_moved=self._interfaces_changed or self._watch is None)
+        self._interfaces_changed = False
         for source in self._sources:
             if source.is_stale:
-                self._lose(source)
+                self._close_lost(source)
             if not source.ports:
-                source.try_to_open(self._receive_buffer, now)
+                source.try_to_open(now)
             source.look_at_interface()
             if not self._is_read(source):
                 # Until DNS has answered or failed, the kernel keeps what comes.
                 if source.pods.is_decided:
-                    self._take_from(source)
+                    self._start_reading(source)
                 else:
                     is_soon = True
         return _CHECK_SOON if is_soon else _CHECK
@@ -265,9 +276,8 @@ class Relay:
     def _is_read(self, source: Source) -> bool:
         return not source.ports or source.ports[0].socket.fileno() in self._ports
 
-    def _take_from(self, source: Source) -> None:
+    def _start_reading(self, source: Source) -> None:
         """Start to read what comes to an ingress."""
-        assert self._poll is not None  # noqa: S101 - narrows the type
         known = source.pods.refresher.known
         if known.answered_at is None:
             log.warning(
@@ -278,13 +288,12 @@ class Relay:
             self._ports[port.socket.fileno()] = (source, port)
             self._poll.register(port.socket, select.EPOLLIN)
 
-    def _lose(self, source: Source) -> None:
-        """Forward what came by an interface that is gone, and close its sockets."""
-        assert self._poll is not None  # noqa: S101 - narrows the type
+    def _close_lost(self, source: Source) -> None:
+        """Forward what came by an interface that is gone, and close the ingress."""
         for port in source.ports:
             descriptor = port.socket.fileno()
             if descriptor in self._ports:
-                self._empty(source, port, monotonic() + _STOP_WAIT)
+                self._drain(source, port, monotonic() + _STOP_WAIT)
                 del self._ports[descriptor]
                 self._poll.unregister(descriptor)
         with self._counting:
@@ -294,7 +303,7 @@ class Relay:
             {"ingress": str(source.ingress), "interface": source.ingress.interface},
         )
 
-    def _empty(self, source: Source, port: Port, deadline: float) -> None:
+    def _drain(self, source: Source, port: Port, deadline: float) -> None:
         """Forward what a port holds, until `deadline` at most: a flood may go on."""
         before = -1
         while before != source.counts.datagrams and monotonic() < deadline:
@@ -303,18 +312,17 @@ class Relay:
 
     def _finish(self) -> None:
         """Forward all that the kernel still holds."""
-        assert self._poll is not None  # noqa: S101 - narrows the type
         deadline = monotonic() + _STOP_WAIT
-        while self._tend(monotonic()) == _CHECK_SOON and monotonic() < deadline:
+        while self._check(monotonic()) == _CHECK_SOON and monotonic() < deadline:
             time.sleep(_CHECK_SOON)
         for source in self._sources:
             if not self._is_read(source):
-                self._take_from(source)  # though its Service is not resolved: what it holds is counted
+                self._start_reading(source)  # though its Service is not resolved: what it holds is counted
         for _, port in self._ports.values():
-            port.deafen()
+            port.stop_receiving()
         deadline = monotonic() + _STOP_FORWARD
         for source, port in self._ports.values():
-            self._empty(source, port, deadline)
+            self._drain(source, port, deadline)
         if monotonic() > deadline:
             log.warning(
                 "stopped_with_rest: cannot forward all that had arrived within %(seconds)g s: the rest is lost",
@@ -335,6 +343,4 @@ class Relay:
         self._egress_set.close()
         for pods in self._pods.values():
             pods.refresher.stop()
-        for each in (self._poll, self._watch, *(self._wake or ())):
-            if each is not None:
-                each.close()
+        self._opened.close()

@@ -6,9 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from fanout.model import Endpoint
 from fanout.net import interfaces, sockaddr
-from fanout.relay.core.ingress import Ingress, IngressKind
-
-_ALL = ("", "0.0.0.0", "::")
+from fanout.relay.core.ingress import EVERYWHERE, Ingress, IngressKind
 
 
 class SelfFilter:
@@ -34,7 +32,7 @@ class SelfFilter:
     def is_ingress(self, endpoint: Endpoint) -> bool:
         """Return whether what is sent there comes to an ingress of this relay."""
         return any(
-            endpoint.port in each.ports and (each.host in _ALL or each.host == endpoint.host)
+            endpoint.port in each.ports and (each.host in EVERYWHERE or each.host == endpoint.host)
             for each in self._ingresses
         ) and self.is_here(endpoint.host)
 

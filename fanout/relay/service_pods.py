@@ -1,39 +1,9 @@
-"""The pods of one Service, as DNS has them, and what went to each."""
+"""The pods of one Service, as DNS has them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-
 from fanout.discovery.refresher import Refresher, Resolver
 from fanout.model import Endpoint, Service, parse_literals
-from fanout.relay.core.stats import PodStats
-from fanout.relay.egress import Egress
-from fanout.relay.port_fanout import PortFanout
-from fanout.report import DropReason
-
-
-@dataclass(slots=True)
-class Totals:
-    """Copies to pods."""
-
-    sent: int = 0
-    refused: int = 0
-    dropped: dict[DropReason, int] = field(default_factory=dict)
-
-    def add(self, pod: Egress | PodStats) -> None:
-        """Add what went to one pod."""
-        self.sent += pod.sent
-        self.refused += pod.refused
-        for reason, count in dict(pod.dropped).items():
-            self.dropped[reason] = self.dropped.get(reason, 0) + count
-
-    def with_pods(self, pods: Iterable[PodStats]) -> Totals:
-        """Return the sum of these and of some pods."""
-        total = Totals(self.sent, self.refused, dict(self.dropped))
-        for pod in pods:
-            total.add(pod)
-        return total
 
 
 class ServicePods:
@@ -68,20 +38,3 @@ class ServicePods:
 
     def _at(self, endpoint: Endpoint, port: int) -> Endpoint:
         return endpoint if endpoint in self._fixed else Endpoint(endpoint.host, port)
-
-
-def stats_of(service: str, port_fanouts: Iterable[PortFanout]) -> list[PodStats]:
-    """Return what went to each pod of a Service, through all its ports."""
-    found: dict[str, PodStats] = {}
-    for port_fanout in port_fanouts:
-        at_once = port_fanout.at_once
-        for egress in port_fanout:
-            host = egress.endpoint.host
-            pod = found.setdefault(host, PodStats(host, service))
-            copies, size = at_once.get(egress, (0, 0))
-            pod.sent += egress.sent + copies
-            pod.bytes += egress.bytes + size
-            pod.refused += egress.refused
-            for reason, count in dict(egress.dropped).items():
-                pod.dropped[reason] = pod.dropped.get(reason, 0) + count
-    return list(found.values())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from time import monotonic
-from typing import Self
 
 from fanout.errors import InvalidInput
 
@@ -16,29 +15,28 @@ class ServingThread:
         self._is_idle = threading.Event()
         self._is_idle.set()
         self._thread: int | None = None
-        self._went_round_at = 0.0
+        self._turn_began_at = 0.0
 
     @property
     def silence(self) -> float:
         """Seconds since the last turn of its loop; 0 before it began."""
-        return monotonic() - self._went_round_at if self._went_round_at else 0.0
+        return monotonic() - self._turn_began_at if self._turn_began_at else 0.0
 
-    def goes_round(self) -> float:
+    def begin_turn(self) -> float:
         """Record that a turn of the loop begins now; return the time."""
-        self._went_round_at = monotonic()
-        return self._went_round_at
+        self._turn_began_at = monotonic()
+        return self._turn_began_at
 
     def wait(self) -> None:
         """Wait until it has ended, unless this is that thread."""
         if self._thread != threading.get_ident():
             self._is_idle.wait()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> None:
         if not self._is_idle.is_set():
             raise InvalidInput("the relay is already served by another thread: call serve once")
         self._is_idle.clear()
         self._thread = threading.get_ident()
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self._thread = None

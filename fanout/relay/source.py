@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from fanout.acl import Acl
 from fanout.errors import InvalidIngress, SocketUnavailable
@@ -16,7 +17,7 @@ from fanout.relay.core.loop_guard import LoopGuard
 from fanout.relay.core.stats import IngressStats
 from fanout.relay.egress import Egress, SendBudget
 from fanout.relay.ingress_socket import describe, open_port
-from fanout.relay.port import Port, PortCounts
+from fanout.relay.port import Port
 from fanout.relay.port_fanout import PortFanout
 from fanout.relay.self_filter import SelfFilter
 from fanout.relay.service_pods import ServicePods
@@ -35,17 +36,21 @@ class Source:
         self_filter: SelfFilter,
         budget: SendBudget,
         counting: AbstractContextManager[object],
+        *,
+        receive_buffer: int,
         interface_timeout: float,
     ) -> None:
         self.ingress = ingress
         self.pods = pods
         """Those of its Service."""
-        self.counts: PortCounts = PortCounts()
+        self.counts: IngressStats = IngressStats(str(ingress), ingress.service)
+        """What the kernel dropped, and why it waits, are added when `stats` are read."""
         self.state: InterfaceState = InterfaceState(interface_timeout)
         self.ports: list[Port] = []
         self.port_fanouts: dict[int, PortFanout] = {port: PortFanout(budget, counting) for port in ingress.ports}
         """What sends each port's datagrams to the pods."""
         self.interface: int | None = None
+        self._receive_buffer = receive_buffer
         self._loop_guard = loop_guard
         self._acl = Acl(ingress.allow_source, ingress.limit) if ingress.allow_source or ingress.limit else None
         self._self_filter = self_filter
@@ -62,18 +67,18 @@ class Source:
                 if self._self_filter.is_ingress(endpoint):
                     raise InvalidIngress(
                         f"ingress {self.ingress}: {endpoint} is this relay itself: "
-                        "name the pods, or another port for them (to_port)"
+                        "name the pods, or another port of theirs (--to-port, to_port)"
                     )
 
-    def try_to_open(self, receive_buffer: int, now: float) -> None:
+    def try_to_open(self, now: float) -> None:
         """Listen if the interface is there; raise `SocketUnavailable` where waiting for it would not help."""
         try:
-            self.open(receive_buffer)
+            self.open()
         except SocketUnavailable as error:
             if self.state.failed(error, now):
                 log.warning("ingress_waiting: %(reason)s", {"reason": str(error), "ingress": str(self.ingress)})
 
-    def open(self, receive_buffer: int) -> None:
+    def open(self) -> None:
         """Listen on all ports or on none; raise `InterfaceNotReady` or `SocketUnavailable`."""
         self.interface = interfaces.index(self.ingress.interface) if self.ingress.interface else None
         ports = []
@@ -81,21 +86,12 @@ class Source:
             for number in self.ingress.ports:
                 opened = open_port(self.ingress, number)
                 stack.callback(opened.close)
-                ports.append(
-                    Port(
-                        number,
-                        opened,
-                        self.ingress,
-                        self.counts,
-                        self_filter=self._self_filter,
-                        acl=self._acl,
-                        loop_guard=self._loop_guard,
-                    )
-                )
+                port = Port(number, opened, self.ingress, self.counts, self._self_filter, self._acl, self._loop_guard)
+                ports.append(port)
             stack.pop_all()
-        bind.grow_buffer(ports[0].socket, receive_buffer)  # it warns, and once is enough
+        bind.grow_buffer(ports[0].socket, self._receive_buffer)  # it warns, and once is enough
         for port in ports[1:]:
-            bind.set_buffer(port.socket, receive_buffer)
+            bind.set_buffer(port.socket, self._receive_buffer)
         self.ports = ports
         self.state.has_listened = True
         self._is_up = None
@@ -113,7 +109,7 @@ class Source:
                     self._warned.add(endpoint.host)  # once is enough, however many ports there are
                     log.warning(
                         "endpoint_is_ingress: %(endpoint)s of %(service)s is this relay itself, and gets no copy: "
-                        "send %(ingress)s to another port (to_port), or to a Service without the relay",
+                        "send %(ingress)s to another port (--to-port, to_port), or to a Service without the relay",
                         {"endpoint": str(endpoint), "service": self.ingress.service, "ingress": str(self.ingress)},
                     )
             closed += port_fanout.aim(endpoints, self._self_filter.is_here)
@@ -131,7 +127,7 @@ class Source:
             log.info("ingress_listening: %(ingress)s %(where)s", {**values, "where": describe(self.ingress)})
         else:
             device = self.ingress.interface
-            reason = f"ingress {name}: {device} is down: run `ip link set {device} up`, for a macvlan on its parent"
+            reason = f"ingress {name}: {device} is down: run `ip link set {device} up` (of a macvlan, for its parent)"
             self.state.waiting = reason
             log.warning("ingress_waiting: %(reason)s", {**values, "reason": reason})
 
@@ -150,15 +146,7 @@ class Source:
     @property
     def stats(self) -> IngressStats:
         """Its counts."""
-        counts, dropped = self.counts, dict(self.counts.dropped)
+        dropped = dict(self.counts.dropped)
         if kernel := self._drops_before + sum(port.drops for port in list(self.ports)):
             dropped[RelayDrop.KERNEL_BUFFER] = kernel
-        return IngressStats(
-            str(self.ingress),
-            self.ingress.service,
-            self.state.waiting,
-            counts.datagrams,
-            counts.bytes,
-            counts.forwarded,
-            dropped,
-        )
+        return replace(self.counts, waiting=self.state.waiting, dropped=dropped)

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
 from time import monotonic
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, overload
 
 from fanout.discovery.refresher import Resolver
@@ -202,13 +201,13 @@ class AsyncSender:
         except FanoutError as error:
             error.report = engine.report(call.tally)
             raise
-        engine.hear(call.tally)
+        engine.count_icmp_errors(call.tally)
         return await self._settled(call.tally, settle)
 
     async def _settled(self, tally: Tally, settle: float) -> Report:
         if settle > 0:
             await asyncio.sleep(settle)
-            self._engine.hear(tally)
+            self._engine.count_icmp_errors(tally)
         return self._engine.report(tally)
 
     async def _send_batch(self, batch: list[Queued]) -> None:
@@ -221,8 +220,8 @@ class AsyncSender:
         async with driver.in_order():
             # One datagram per message: larger ones do not come here.
             await driver.run(engine.send(payloads, endpoints, partial(record, batch)))
-        if engine.transport.has_heard:
-            engine.hear(batch[0].call.tally)
+        if engine.transport.has_icmp_errors:
+            engine.count_icmp_errors(batch[0].call.tally)
         await asyncio.sleep(0)
 
     def query(
@@ -269,9 +268,7 @@ class AsyncSender:
     async def __aenter__(self) -> Self:
         return await self.open()
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
 

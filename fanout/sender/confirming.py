@@ -71,7 +71,7 @@ class ExchangeTable:
         """Held while `counts` change; taken after `answers`."""
         self._under_way: dict[int, Exchange] = {}
         self._abandoned: deque[Exchange] = deque()
-        self._round_trip = RttEstimator()
+        self._round_trip = RttEstimator(random.random)
 
     def begin(self, request: Request, endpoints: tuple[Endpoint, ...]) -> Exchange:
         """Return a new exchange, which gets its answers until `end`; hold `order` until it was first sent."""
@@ -90,7 +90,6 @@ class ExchangeTable:
             is_query=request.is_query,
             is_numbered=encoder.is_numbered,
             round_trip=self._round_trip,
-            jitter=random.random,
         )
         with self.answers:
             self._under_way[exchange.number] = exchange
@@ -117,7 +116,7 @@ class ExchangeTable:
 
     def take(self, engine: Engine) -> list[Exchange]:
         """Read answers and ICMP errors; return the exchanges that have news. Hold `answers`."""
-        datagrams, heard = engine.receive(_ANSWERS)
+        datagrams, errors = engine.receive(_ANSWERS)
         now = monotonic()
         changed: dict[int, Exchange] = {}
         encoder = self.encoder
@@ -134,7 +133,7 @@ class ExchangeTable:
                 self._refuse(ReceiveDrop.UNEXPECTED)
             else:
                 changed[exchange.number] = exchange
-        for fault in heard:
+        for fault in errors:
             for exchange in self._under_way.values():
                 exchange.refused(fault.endpoint, fault.errno, now)
                 changed[exchange.number] = exchange
@@ -183,7 +182,8 @@ class Conversation:
                 if on_receipt is not None:
                     for receipt in turn.receipts:
                         on_receipt(receipt)
-                yield from self._send(turn.due)
+                if turn.due:
+                    yield from self._send(turn.due)
                 yield from turn.replies
                 if turn.is_over:
                     table.end(exchange)
@@ -217,10 +217,4 @@ class Conversation:
         known, now, exchange = self._refresher.known, monotonic(), self.exchange
         # In a forked process, a thread that is not there may hold the lock, and nothing changes any more.
         with contextlib.nullcontext() if self._table.is_inherited else self._table.answers:
-            return Confirmation(
-                exchange.receipts(),
-                exchange.size,
-                exchange.elapsed(now),
-                now - (known.answered_at or now),
-                known.failure is not None,
-            )
+            return exchange.confirmation(now, now - (known.answered_at or now), known.failure is not None)

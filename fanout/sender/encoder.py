@@ -146,7 +146,8 @@ class Encoder:
             return
         keyring = self._keys.keyring()
         if keyring is not self._sealer.keyring:
-            self._sealer.keyring = self._opener.keyring = keyring
+            self._sealer.use(keyring)
+            self._opener.use(keyring)
 
     def open(self, datagram: bytes) -> Answer | ReplyFragment:
         """Decode an answer to a message of this sender; raise `InvalidFrame` for anything else."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from fanout.discovery.refresher import Known, Refresher, Resolver, resolver_for
+from fanout.discovery.core.endpoints import Known
+from fanout.discovery.refresher import Refresher, Resolver, resolver_for
 from fanout.errors import Closed, InvalidInput
 from fanout.model import MAX_PAYLOAD, Endpoint, Family, Service, check_payload
 from fanout.net.transport import Transport
@@ -267,17 +268,17 @@ class Engine:
         """Record in a tally what became of the copies, and the ICMP errors known by now."""
         tally.attempted(copies.endpoints, copies.size, copies.messages, len(copies.payloads))
         tally.dropped(copies.faults)
-        if self.transport.has_heard:
-            self.hear(tally)
+        if self.transport.has_icmp_errors:
+            self.count_icmp_errors(tally)
 
-    def hear(self, tally: Tally) -> None:
+    def count_icmp_errors(self, tally: Tally) -> None:
         """Count the ICMP errors received so far."""
         with self.lock:
             if self.is_closed:
                 return
-            heard = self.transport.heard()
-            self.counts.refused += len(heard)
-        tally.refused(heard)
+            errors = self.transport.icmp_errors()
+            self.counts.refused += len(errors)
+        tally.refused(errors)
 
     def report(self, tally: Tally) -> Report:
         """Return the report of a tally, with the age of the DNS answer."""
@@ -306,9 +307,9 @@ class Engine:
             if self.is_closed:
                 return [], []
             datagrams = self.transport.receive(limit)
-            heard = self.transport.heard() if self.transport.has_heard else []
-            self.counts.refused += len(heard)
-        return datagrams, heard
+            errors = self.transport.icmp_errors() if self.transport.has_icmp_errors else []
+            self.counts.refused += len(errors)
+        return datagrams, errors
 
     def end_stream(self) -> None:
         """Send each pod a mark of how far the stream has come, unless the socket is full."""

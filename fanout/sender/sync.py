@@ -164,7 +164,7 @@ class Sender:
             counts.sent += position
             if position == stop:
                 counts.messages += 1
-                if not (faults or settle or transport.has_heard):
+                if not (faults or settle or transport.has_icmp_errors):
                     age = monotonic() - (known.answered_at or 0.0)
                     return Report(1, len(payload), ((endpoints, 1),), age, known.failure is not None)
             engine.count_faults(faults)
@@ -220,7 +220,7 @@ class Sender:
         except FanoutError as error:
             error.report = engine.report(tally)
             raise
-        engine.hear(tally)
+        engine.count_icmp_errors(tally)
         return self._settled(tally, settle)
 
     def query(
@@ -254,7 +254,7 @@ class Sender:
     def _settled(self, tally: Tally, settle: float) -> Report:
         if settle > 0:
             time.sleep(settle)
-            self._engine.hear(tally)
+            self._engine.count_icmp_errors(tally)
         return self._engine.report(tally)
 
     def resolve(self) -> tuple[Endpoint, ...]:

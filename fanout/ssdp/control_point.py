@@ -1,4 +1,4 @@
-"""Looks for UPnP devices on the LAN, as a control point does: M-SEARCH, and the description of each that answers.
+"""Searches the LAN for UPnP devices, as a control point does: M-SEARCH, then the description of each that answers.
 
 Needs aiohttp and defusedxml, of the extra `dlna`.
 """
@@ -10,7 +10,7 @@ import contextlib
 import ipaddress
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fanout import errno_text
@@ -22,57 +22,43 @@ from fanout.ssdp.pod_monitor import DescriptionReader, Unreadable
 from fanout.version import __version__
 
 SEARCH_TIME = 3.0
-"""Seconds that answers are waited for."""
+"""Seconds to wait for answers."""
 LOCATIONS_MAX = 1024
-"""Descriptions that are looked at; a LAN has dozens."""
-_HOPS = 2  # IP_MULTICAST_TTL that UDA 1.1 asks for (1.3.2)
+"""Descriptions that are read; a LAN has dozens."""
+_HOPS = 2  # IP_MULTICAST_TTL as UDA 1.1 wants it (1.3.2)
 _SENDS = (0.0, 0.3, 0.6)
-"""When it is sent, in seconds: UDP loses, and so a search is sent more than once (UDA 1.1, 1.3.2)."""
+"""When the search is sent, in seconds: more than once, since UDP loses datagrams (UDA 1.1, 1.3.2)."""
 _MARGIN = 0.8
-"""Seconds for what a device that takes its time gets to know last, and says."""
+"""Seconds for the last search and its answer to arrive, beyond MX."""
 _READS = 16
 """Descriptions that are read at once."""
 _READ_TIME = 3.0
-"""For all of them."""
-_WORDS_MAX = 64
-"""Types and devices that are remembered of one LOCATION."""
+"""Seconds to wait for all descriptions."""
 _Address = tuple[Any, ...]
-_WHO = message.Headers(
+_SENDER = message.Headers(
     (("USER-AGENT", f"Linux UPnP/1.1 fanout/{__version__}"), ("CPFN.UPNP.ORG", f"fanout {__version__}"))
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Found:
-    """One device: what answered, however often, with one LOCATION. Its texts are a stranger's."""
+    """One device: all answers with one LOCATION. Its texts are untrusted."""
 
     udn: str
-    """Of the root device, where it or the description said; in lower case."""
+    """That of the root device, if an answer or the description names it; in lower case."""
     location: str
     server: str
-    friendly_name: str | None
-    """None where its description could not be read."""
-    device_type: str
     host: str
     """Where the answer came from."""
-
-
-@dataclass(slots=True)
-class _Candidate:
-    """What was answered with one LOCATION."""
-
-    server: str
-    host: str
-    reading: asyncio.Task[Description | None]
-    udns: dict[str, None] = field(default_factory=dict)
-    types: dict[str, None] = field(default_factory=dict)
-    root: str = ""
+    friendly_name: str | None = None
+    """None where its description could not be read."""
+    device_type: str = ""
 
 
 def ways(interface: str | None = None) -> dict[str, str]:
-    """Return the interfaces to search on, and the IPv4 address of each: that one, or all that are up but loopback.
+    """Return the interfaces to search on, each with its IPv4 address: that one, or all that are up except loopback.
 
-    Raises `InvalidInput` where there is none of that name, and `SocketUnavailable` where it cannot be searched on.
+    Raises `InvalidInput` if no interface has that name, and `SocketUnavailable` if it cannot be used.
     """
     if interface is None:
         found = {name: address for name in interfaces.names() if (address := _address(name, loopback=False))}
@@ -94,9 +80,9 @@ def ways(interface: str | None = None) -> dict[str, str]:
 async def search(
     where: Mapping[str, str] | str, target: str = message.ALL, seconds: float = SEARCH_TIME
 ) -> list[Found]:
-    """Return the devices that answer within `seconds`, by name; their descriptions may take three seconds more.
+    """Return the devices that answer within `seconds`, by name; reading descriptions may take three seconds more.
 
-    The group is searched on some interfaces (`ways`), or a host is asked. Raises `InvalidInput` and
+    The search goes to the group on some interfaces (`ways`), or to one host. Raises `InvalidInput` and
     `SocketUnavailable`.
     """
     if not message.is_target(target):
@@ -104,13 +90,11 @@ async def search(
             f"the search target must be ssdp:all, upnp:rootdevice, uuid:... or urn:...; got {target[:80]!r}"
         )
     mx = max(1, min(message.MX_MAX, int(seconds - _MARGIN)))
-    data = message.search(target, mx, _WHO)
+    data = message.search(target, mx, _SENDER)
     loop = asyncio.get_running_loop()
     async with contextlib.AsyncExitStack() as stack:
         sockets = await _sockets(stack, where)
-        reader = DescriptionReader(_READS)
-        stack.push_async_callback(reader.close)
-        answers = _Answers(reader)
+        answers = _Answers(DescriptionReader(_READS))
         stack.push_async_callback(answers.stop)
         for opened, _ in sockets:
             loop.add_reader(opened, answers.read, opened)
@@ -128,61 +112,55 @@ class _Answers:
 
     def __init__(self, reader: DescriptionReader) -> None:
         self._reader = reader
-        self._candidates: dict[str, _Candidate] = {}
+        self._found: dict[str, Found] = {}
+        """By LOCATION."""
+        self._readings: dict[str, asyncio.Task[Description | None]] = {}
 
     def read(self, opened: socket.socket) -> None:
-        """Take a datagram: one a turn, so that a flood of them does not keep the clock from being looked at."""
+        """Take one datagram a turn of the event loop, so that a flood of them cannot stop the clock."""
         try:
             data, address = opened.recvfrom(message.DATAGRAM_MAX + 1)
-            found = message.parse(data)
+            advert = message.parse_answer(data)
         except (OSError, message.InvalidSsdp):
             return
-        if not isinstance(found, message.SearchResponse):
-            return
-        advert, host = found.advert, str(address[0])
-        candidate = self._candidates.get(advert.location)
-        if candidate is None:
-            if len(self._candidates) >= LOCATIONS_MAX:
+        found = self._found.get(advert.location)
+        if found is None:
+            if len(self._found) >= LOCATIONS_MAX:
                 return
-            reading = asyncio.ensure_future(_read(self._reader, advert.location, host))
-            candidate = self._candidates[advert.location] = _Candidate(
-                advert.headers.get("SERVER") or "", host, reading
-            )
-        if len(candidate.udns) < _WORDS_MAX:
-            candidate.udns[advert.udn] = None
-        if ":device:" in advert.nt and len(candidate.types) < _WORDS_MAX:
-            candidate.types[advert.nt] = None
+            found = Found(advert.udn, advert.location, advert.headers.get("SERVER") or "", str(address[0]))
+            self._found[found.location] = found
+            self._readings[found.location] = asyncio.ensure_future(_read(self._reader, found.location, found.host))
         if advert.nt == message.ROOT_DEVICE:
-            candidate.root = advert.udn
+            found.udn = advert.udn
+        elif ":device:" in advert.nt and not found.device_type:
+            found.device_type = advert.nt
 
     async def devices(self) -> list[Found]:
-        """Return what was found, once the descriptions are there or it has been long enough."""
-        tasks = [candidate.reading for candidate in self._candidates.values()]
-        if tasks:
-            await asyncio.wait(tasks, timeout=_READ_TIME)
-        found = []
-        for location, candidate in self._candidates.items():
-            said = candidate.reading.result() if candidate.reading.done() else None
-            if said is None:
-                udn, name, kind = candidate.root or next(iter(candidate.udns)), None, next(iter(candidate.types), "")
-            else:
-                udn, name, kind = said.udn, said.friendly_name, said.device_type
-            found.append(Found(udn, location, candidate.server, name, kind, candidate.host))
-        return sorted(found, key=lambda each: (each.friendly_name is None, each.friendly_name or "", each.location))
+        """Return what was found, once all descriptions are read or `_READ_TIME` is over."""
+        if self._readings:
+            await asyncio.wait([*self._readings.values()], timeout=_READ_TIME)
+        for location, reading in self._readings.items():
+            said = reading.result() if reading.done() else None
+            if said is not None:
+                found = self._found[location]
+                found.udn, found.friendly_name, found.device_type = said.udn, said.friendly_name, said.device_type
+        return sorted(
+            self._found.values(),
+            key=lambda each: (each.friendly_name is None, each.friendly_name or "", each.location),
+        )
 
     async def stop(self) -> None:
         """Stop reading."""
-        tasks = [candidate.reading for candidate in self._candidates.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for reading in self._readings.values():
+            reading.cancel()
+        await asyncio.gather(*self._readings.values(), return_exceptions=True)
 
 
 async def _read(reader: DescriptionReader, location: str, host: str) -> Description | None:
-    """Return what the description at `location` says; None where it cannot be had, for whatever reason.
+    """Return the description at `location`; None where it cannot be read, for whatever reason.
 
-    Only from a literal address, which is not this host's loopback unless the answer came from there: whoever answers
-    a search could name anything, and make this host ask for it.
+    It is read only from a literal address, and from this host's loopback only if the answer came from there: whoever
+    answers a search could name anything, and make this host request it.
     """
     url = urls.split(location)
     if url is None or (_is_loopback(url.origin.host) and not _is_loopback(host)):
@@ -197,7 +175,7 @@ async def _read(reader: DescriptionReader, location: str, host: str) -> Descript
 async def _sockets(
     stack: contextlib.AsyncExitStack, where: Mapping[str, str] | str
 ) -> list[tuple[socket.socket, _Address]]:
-    """Return what to send by, and where to."""
+    """Return the sockets to search with, and where each sends."""
     if not isinstance(where, str):
         return [
             (_open(stack, socket.AF_INET, address, name), (message.GROUP, message.PORT))
@@ -205,7 +183,7 @@ async def _sockets(
         ]
     try:
         found = await asyncio.get_running_loop().getaddrinfo(where, message.PORT, type=socket.SOCK_DGRAM)
-    except (OSError, UnicodeError):  # gaierror is an OSError; a label that is too long is none of DNS
+    except (OSError, UnicodeError):  # gaierror is an OSError; UnicodeError: a label is too long for DNS
         raise InvalidInput(f"cannot resolve {where[:80]!r}: give an IP address, or a name in DNS") from None
     family, *_, address = found[0]
     return [(_open(stack, family), address)]
@@ -224,28 +202,19 @@ def _open(stack: contextlib.AsyncExitStack, family: int, address: str | None = N
 
 
 def _send(data: bytes, sockets: list[tuple[socket.socket, _Address]]) -> None:
-    """Send to all; raise `SocketUnavailable` where nothing could be sent."""
-    failure: OSError | None = None
-    is_sent = False
+    """Send to all; raise `SocketUnavailable` if nothing could be sent."""
+    failures = []
     for opened, address in sockets:
         try:
             opened.sendto(data, address)
-            is_sent = True
         except OSError as error:
-            failure = error
-    if failure is not None and not is_sent:
-        raise SocketUnavailable(f"cannot send a search to {sockets[0][1][0]}: {errno_text.leaving(failure.errno or 0)}")
+            failures.append(error.errno or 0)
+    if failures and len(failures) == len(sockets):
+        raise SocketUnavailable(f"cannot send a search to {sockets[0][1][0]}: {errno_text.leaving(failures[-1])}")
 
 
 def _address(name: str, *, loopback: bool) -> str | None:
-    return next(
-        (
-            str(each)
-            for each in interfaces.addresses(name)
-            if isinstance(each, ipaddress.IPv4Address) and (loopback or not each.is_loopback)
-        ),
-        None,
-    )
+    return next((str(each.ip) for each in interfaces.networks(name) if loopback or not each.is_loopback), None)
 
 
 def _is_loopback(host: str) -> bool:

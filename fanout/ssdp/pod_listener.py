@@ -1,4 +1,4 @@
-"""Listens to what pods announce to the group, where their network carries it: most do not, and nothing relies on it."""
+"""Listens to the announcements of pods, where their network carries multicast; most do not, and nothing needs it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from time import monotonic
 from fanout.errors import SocketUnavailable
 from fanout.net import interfaces
 from fanout.net.multicast import open_group
-from fanout.ssdp.core.directory import Directory
 from fanout.ssdp.core.message import GROUP, PORT
+from fanout.ssdp.core.responder import Responder
 from fanout.ssdp.searches import CarryOut, receive
 
 log: logging.Logger = logging.getLogger("fanout")
 
 _PODS_MAX = 256
-"""Pods of which is looked up by which interface they are reached: all go by one or two."""
+"""Pods whose route is looked up; all of them are reached by one interface or two."""
 
 
 class PodListener:
-    """Listens on the interfaces that lead to pods, but not on the LAN's. Not before there is an event loop."""
+    """Listens on the interfaces that lead to pods, except the LAN's. `follow` needs a running event loop."""
 
-    def __init__(self, directory: Directory, lan: str, carry_out: CarryOut) -> None:
-        self._directory = directory
+    def __init__(self, responder: Responder, lan: str, carry_out: CarryOut) -> None:
+        self._responder = responder
         self._lan = lan
         self._carry_out = carry_out
         self._sockets: dict[str, socket.socket] = {}
@@ -53,7 +53,7 @@ class PodListener:
 
     def _readable(self, opened: socket.socket) -> None:
         for data, host, _ in receive(opened):
-            self._carry_out(self._directory.pod_announced(host, data, monotonic()))
+            self._carry_out(self._responder.pod_announced(host, data, monotonic()))
 
     def _close(self, name: str) -> None:
         opened = self._sockets.pop(name)

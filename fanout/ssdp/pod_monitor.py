@@ -1,4 +1,4 @@
-"""Finds out what each pod has: asks it (M-SEARCH by unicast), and reads descriptions over HTTP."""
+"""Finds out which devices each pod has: searches it (M-SEARCH by unicast), and reads its descriptions over HTTP."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fanout import errno_text
 from fanout.model import Endpoint
 from fanout.ssdp.core import body, description, message
 from fanout.ssdp.core.description import Description, InvalidDescription
-from fanout.ssdp.core.directory import Directory, LearnName
 from fanout.ssdp.core.drop_reasons import SsdpDrop
 from fanout.ssdp.core.message import Advert, Headers
+from fanout.ssdp.core.responder import LearnName, Responder
 from fanout.ssdp.core.settings import DescriptionPlace
 from fanout.ssdp.lan import Lan
 from fanout.ssdp.searches import CarryOut, PodAddresses, receive
@@ -27,43 +27,42 @@ from fanout.version import __version__
 log: logging.Logger = logging.getLogger("fanout")
 
 READ_TIMEOUT = 3.0
-"""Seconds that a description may take."""
+"""Seconds for reading a description."""
 REFRESH = 30.0
-"""Seconds between two looks at a pod whose devices are known."""
+"""Seconds between two searches of a pod whose devices are known."""
 NAMES_MAX = 64
-"""Of one pod: its devices are no more."""
+"""Names of devices of one pod."""
 _RETRY_MIN, _RETRY_MAX = 0.25, 5.0
 _READS_MAX = 32
-"""Descriptions that are read at a time."""
+"""Descriptions that are read at the same time."""
 # Jellyfin does not answer a program without a name and a version.
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"Linux UPnP/1.1 fanout/{__version__}"}
 _ASKING, _LEARNING = "asking", "learning"
 
 
 class Unreadable(Exception):
-    """What was read is not a description."""
+    """What was fetched is not a valid description."""
 
 
 class DescriptionReader:
-    """Reads `at_once` descriptions at a time, and keeps nothing from one to the next. Made where a loop runs."""
+    """Reads at most `at_once` descriptions at a time, and keeps no state between them."""
 
     def __init__(self, at_once: int) -> None:
         self._turns = asyncio.Semaphore(at_once)
-        self._client = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=READ_TIMEOUT),
-            connector=aiohttp.TCPConnector(force_close=True, limit=0),
-            headers=_HEADERS,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
 
     async def read(self, url: str) -> tuple[Description, str] | None:
-        """Return what the description at `url` says, and its SERVER; None where it cannot be fetched.
+        """Return the description at `url` and its SERVER header; None where it cannot be fetched.
 
-        Raises `Unreadable`. A redirect is not followed: whoever answers could have this host ask for anything.
+        Raises `Unreadable`. Redirects are not followed: whoever answers could make this host request anything.
         """
         try:
-            async with self._turns, self._client.get(URL(url, encoded=True), allow_redirects=False) as response:
+            async with (
+                self._turns,
+                aiohttp.ClientSession(
+                    timeout=aiohttp.ClientTimeout(total=READ_TIMEOUT), headers=_HEADERS, auto_decompress=False
+                ) as session,
+                session.get(URL(url, encoded=True), allow_redirects=False) as response,
+            ):
                 if response.status != 200:
                     return None
                 gathered = body.BodyBuffer(description.SIZE_MAX, response.headers.get("Content-Encoding", ""))
@@ -76,36 +75,30 @@ class DescriptionReader:
             log.debug("description_missing: %(url)s: %(reason)s", {"url": url, "reason": errno_text.exception(error)})
             return None
 
-    async def close(self) -> None:
-        """Stop reading."""
-        await self._client.close()
-
 
 class PodMonitor:
-    """Looks after each pod in a task of its own, soon after it joined and every half minute.
+    """Searches each pod in a task of its own, soon after it has joined and every half minute.
 
-    `descriptions` says where pods may have some.
+    `descriptions` says where pods may have descriptions.
     """
 
     def __init__(
-        self, descriptions: Collection[DescriptionPlace], directory: Directory, lan: Lan, carry_out: CarryOut
+        self, descriptions: Collection[DescriptionPlace], responder: Responder, lan: Lan, carry_out: CarryOut
     ) -> None:
         self._descriptions = descriptions
-        self._directory = directory
+        self._responder = responder
         self._lan = lan
         self._carry_out = carry_out
         self._tasks: dict[Endpoint, asyncio.Task[None]] = {}
-        self._reader: DescriptionReader | None = None
+        self._reader = DescriptionReader(_READS_MAX)
         self._learning: set[asyncio.Task[None]] = set()
         self._logged: set[tuple[str, str]] = set()
-        """Pods that something was logged of, and what about: the URL of a description, or one of the words."""
+        """What was logged: a pod, with the URL of a description, `_ASKING` or `_LEARNING`."""
         self.names: dict[tuple[str, str], str] = {}
-        """The friendly names that the descriptions of a pod gave, by its address and their UDNs."""
+        """Friendly names from descriptions, by the pod's address and the UDN."""
 
     def follow(self, pods: Collection[Endpoint]) -> None:
-        """Look after these, and no others."""
-        if self._reader is None:
-            self._reader = DescriptionReader(_READS_MAX)
+        """Search these pods, and no others, from now on."""
         for gone in self._tasks.keys() - set(pods):
             self._tasks.pop(gone).cancel()
             self._forget(gone.host)
@@ -125,15 +118,13 @@ class PodMonitor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._reader is not None:
-            await self._reader.close()
 
     async def _look_after(self, pod: Endpoint) -> None:
-        """Look at a pod, and begin again where that fails."""
+        """Search a pod, and start again if that fails."""
         while True:
             try:
                 await self._look(pod)
-            except Exception as error:  # as many files are open as may be, for instance
+            except Exception as error:  # such as too many open files
                 if self._is_first(pod.host, _ASKING):
                     values = {"host": pod.host, "reason": errno_text.exception(error)}
                     log.warning("pod_not_asked: cannot query %(host)s, will retry: %(reason)s", values)
@@ -150,7 +141,7 @@ class PodMonitor:
                     addresses.ask(opened, message.search(message.ALL, 1))
                     for place in self._descriptions:
                         await self._describe(pod.host, place.url(pod.host))
-                    if pod.host in self._directory.known:
+                    if pod.host in self._responder.known:
                         delay = _RETRY_MIN
                         await asyncio.sleep(REFRESH * random.uniform(0.9, 1.1))
                     else:
@@ -162,12 +153,12 @@ class PodMonitor:
     def _take_answers(self, opened: socket.socket, pod: Endpoint) -> None:
         for data, host, interface in receive(opened):
             if host == pod.host and self._lan.may_come_from(host, interface):
-                self._carry_out(self._directory.pod_answered(host, data, monotonic()))
+                self._carry_out(self._responder.pod_answered(host, data, monotonic()))
             else:
-                self._directory.dropped[SsdpDrop.NOT_ASKED] += 1
+                self._responder.dropped[SsdpDrop.NOT_ASKED] += 1
 
     async def _describe(self, host: str, url: str) -> None:
-        """Take what a pod's description says, where it has one there."""
+        """Take the description of a pod at `url`, if there is one."""
         found = await self._read(host, url, about=url)
         if found is None:
             return
@@ -181,12 +172,12 @@ class PodMonitor:
         except ValueError:  # with control characters
             headers = Headers()
         adverts = [Advert(nt, usn, url, message.MAX_AGE, headers) for nt, usn in described.adverts]
-        self._carry_out(self._directory.description_read(host, adverts, monotonic()))
+        self._carry_out(self._responder.description_read(host, adverts, monotonic()))
 
     def learn_name(self, wanted: LearnName) -> None:
-        """Read what a pod's device is called, in the background and once."""
+        """Read the name of a pod's device, once and in the background."""
         key = wanted.pod, wanted.udn
-        if key in self.names or self._reader is None or len(self._learning) >= _READS_MAX:
+        if key in self.names or len(self._learning) >= _READS_MAX:
             return
         if self._may_name(wanted.pod):
             self.names[key] = ""
@@ -199,13 +190,12 @@ class PodMonitor:
 
     async def _learn(self, host: str, udn: str, url: str) -> None:
         found = await self._read(host, url, about=_LEARNING)
-        # The pod may have gone meanwhile; and it may tell of another device there.
+        # The pod may have left meanwhile, or describe another device there.
         if found is not None and found[0].udn == udn and (host, udn) in self.names:
             self.names[host, udn] = found[0].friendly_name
 
     async def _read(self, host: str, url: str, *, about: str) -> tuple[Description, str] | None:
-        """Return what a description says; where it is none, say so in the log, once `about` it."""
-        assert self._reader is not None  # noqa: S101 - narrows the type
+        """Return the description at `url`; if it is invalid, log that once for each `about`."""
         try:
             return await self._reader.read(url)
         except Unreadable as error:
@@ -214,7 +204,7 @@ class PodMonitor:
             return None
 
     def _is_first(self, host: str, about: str) -> bool:
-        """Whether that is to be logged: once of a pod, which shall not fill the log whatever it does."""
+        """Whether to log that: once for each pod, which must not be able to fill the log."""
         is_first = (host, about) not in self._logged
         self._logged.add((host, about))
         return is_first

@@ -1,21 +1,20 @@
-"""`SsdpRelay`: media server pods behind a headless Service, found and played from the LAN."""
+"""`SsdpRelay`: lets the LAN find and play from the media server pods of a headless Service."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import random
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from copy import deepcopy
 from time import monotonic
 from typing import Self
 
 from fanout import options
-from fanout.acl import Acl, parse_network
+from fanout.acl import parse_network
 from fanout.discovery.refresher import Refresher, Resolver, resolver_for
 from fanout.errors import Closed, InvalidInput, SocketUnavailable
 from fanout.model import Endpoint, Family, Service
@@ -25,10 +24,10 @@ from fanout.relay.core.ingress import check_pods
 from fanout.relay.serving import ServingThread
 from fanout.ssdp.core import message
 from fanout.ssdp.core.announcer import AGAIN, Announce, Log
-from fanout.ssdp.core.directory import Action, Directory, LearnName, OpenPort, SearchReply
 from fanout.ssdp.core.drop_reasons import SsdpDrop
+from fanout.ssdp.core.responder import Action, LearnName, OpenPort, Responder, SearchReply
 from fanout.ssdp.core.settings import DESCRIPTIONS, HTTP_PORTS, PRIVATE, DescriptionPlace, parse_ports
-from fanout.ssdp.core.stats import SsdpStats
+from fanout.ssdp.core.stats import HttpCounts, SsdpStats
 from fanout.ssdp.http.proxy import Proxy
 from fanout.ssdp.lan import Lan
 from fanout.ssdp.pod_listener import PodListener
@@ -42,18 +41,17 @@ _LOOK = 1.0
 
 
 class SsdpRelay:
-    """Makes the UPnP devices of a Service's pods devices of the LAN that `interface` is on.
+    """Makes the UPnP devices of a Service's pods available on the LAN of `interface`.
 
-    A search on the LAN (M-SEARCH, to the group or to the relay) is asked of every pod, and each answer goes to the
-    very client that searched, from the address and port that it expects. For pods that take no search by unicast the
-    relay answers from their device descriptions (`descriptions`, each PORT/PATH). What pods have is announced on the
-    LAN, and revoked when they leave the Service or the relay stops. The LOCATION of each device leads to a port of the
-    relay (one of `http_ports`, FIRST-LAST), which carries HTTP to its pod, and stays the device's (UDN) when its pod
-    restarts.
+    A search on the LAN (M-SEARCH, to the group or to the relay) goes to every pod, and each answer only to the client
+    that searched, from the address and port that it expects. For pods that take no searches by unicast, the relay
+    answers from their device descriptions (`descriptions`, each PORT/PATH). The devices of pods are announced on the
+    LAN, and revoked when the pods leave the Service or the relay stops. The LOCATION of each device leads to a port of
+    the relay (one of `http_ports`, FIRST-LAST), which carries HTTP to its pod, and which the device (UDN) keeps when
+    its pod restarts.
 
-    Only pods of the Service are reached by it, only `allow_source` (networks) is served, and only what came by
-    `interface` is answered; a client is answered 100 searches a second, 1,000 at once, and all together 500, 2,000
-    at once.
+    The relay reaches only pods of the Service, serves only the networks of `allow_source`, and answers only what
+    arrives on `interface`: of one client 100 searches a second, 1,000 at once, and of all clients 500, 2,000 at once.
 
     All work is done in the thread that calls `serve`. Raises `InvalidService` and `InvalidInput`; opening raises
     `SocketUnavailable`, and so does `serve` where the interface does not appear within `interface_timeout` seconds.
@@ -90,47 +88,34 @@ class SsdpRelay:
         allowed = tuple(map(parse_network, allow_source))
         if not allowed:
             raise InvalidInput("allow_source must name at least one network")
-        directory = Directory(parse_ports(http_ports), allowed, random.random)
-        lan, acl = Lan(interface), Acl(allowed, None)
-
-        def is_client(peer: str, local: str) -> bool:
-            # Linux takes what comes to any address by any interface: others of this host's networks are no LAN.
-            return lan.is_here(local) and acl.refusal(peer, 0.0) is None and lan.leads_to(peer)
-
-        self._directory = directory
-        self._lan = lan
-        self._proxy = Proxy(directory.port_map, lambda host: host in directory.hosts, is_client)
-        self._searches = Searches(directory, lan, self._carry_out)
-        self._pods = PodMonitor(tuple(map(DescriptionPlace.parse, descriptions)), directory, lan, self._carry_out)
-        self._pod_listener = PodListener(directory, interface, self._carry_out)
+        self._responder = responder = Responder(parse_ports(http_ports), allowed, random.random)
+        self._lan = lan = Lan(interface, allowed)
+        self._http = HttpCounts()
+        self._proxy: Proxy | None = None
+        """Present while `serve` runs."""
+        self._searches = Searches(responder, lan, self._carry_out)
+        self._pods = PodMonitor(tuple(map(DescriptionPlace.parse, descriptions)), responder, lan, self._carry_out)
+        self._pod_listener = PodListener(responder, interface, self._carry_out)
         self._endpoints: tuple[Endpoint, ...] | None = None
-        """The pods, as DNS has them; None before it has answered."""
+        """The pods in DNS; None before it has answered."""
         self._is_opened = False
         self._looked_at = 0.0
         self._serving = ServingThread()
-        self._wake: Callable[[], object] | None = None
-        """Wakes `serve` to check whether it was stopped."""
         self._stopped = threading.Event()
 
     @property
     def stats(self) -> SsdpStats:
         """Counts since it was opened."""
-        directory, http, known = self._directory, self._proxy.counts, self._refresher.known
+        responder, http, known = self._responder, deepcopy(self._http), self._refresher.known
         return SsdpStats(
-            devices=directory.announcer.devices(dict(self._pods.names), http),
+            devices=responder.announcer.devices(dict(self._pods.names), http),
             searches=self._searches.count,
             answers=self._searches.answers,
             sessions=len(self._searches),
-            announcements=dict(directory.announcer.counts),
-            foreign=directory.foreign,
-            dropped=dict(directory.dropped),
-            http=replace(
-                http,
-                requests=dict(http.requests),
-                bytes=dict(http.bytes),
-                statuses=dict(http.statuses),
-                failures=dict(http.failures),
-            ),
+            announcements=dict(responder.announcer.counts),
+            foreign=responder.foreign,
+            dropped=dict(responder.dropped),
+            http=http,
             endpoints=len(known.endpoints),
             answer_age=None if self._service.literals is not None else known.age(monotonic()),
             resolver_failures=known.failures,
@@ -138,7 +123,7 @@ class SsdpRelay:
 
     @property
     def waiting(self) -> str | None:
-        """What it waits for, in one sentence: the interface, or an answer of DNS; None where it is ready."""
+        """What it waits for, as one sentence: the interface, or an answer of DNS; None where it is ready."""
         return self._interface.waiting or self._refresher.waiting
 
     @property
@@ -147,7 +132,7 @@ class SsdpRelay:
         return self._serving.silence
 
     def open(self) -> Self:
-        """Resolve in the background and listen; `with` and `serve` do it too."""
+        """Resolve in the background and listen; `with` and `serve` do so, too."""
         if self._stopped.is_set():
             raise Closed("the relay was stopped: make a new one")
         if not self._is_opened:
@@ -157,7 +142,7 @@ class SsdpRelay:
         return self
 
     def serve(self) -> None:
-        """Relay until `stop`, or until it cannot go on."""
+        """Relay until `stop`, or until an error ends it."""
         if self._stopped.is_set():
             return
         self.open()
@@ -170,9 +155,6 @@ class SsdpRelay:
     def stop(self) -> None:
         """Send byebye for all devices and let `serve` return. Any thread or signal handler may call it."""
         self._stopped.set()
-        if self._wake is not None:
-            with contextlib.suppress(RuntimeError):  # the event loop is closed
-                self._wake()
 
     def close(self) -> None:
         """Release everything; `stop` and wait where another thread is in `serve`. Closing twice is fine."""
@@ -188,20 +170,18 @@ class SsdpRelay:
         self.close()
 
     async def _serve(self) -> None:
-        woken, loop = asyncio.Event(), asyncio.get_running_loop()
-        self._wake = lambda: loop.call_soon_threadsafe(woken.set)
+        responder = self._responder
+        self._proxy = Proxy(responder.port_map, lambda host: host in responder.hosts, self._lan.serves, self._http)
         try:
-            await self._proxy.open()
             self._watch_lan()
             while not self._stopped.is_set():
-                self._tend(self._serving.goes_round())
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), _TICK)
+                self._tend(self._serving.begin_turn())
+                await asyncio.sleep(_TICK)
             self._stop_listening()
-            if farewell := self._directory.farewell(monotonic()):
+            if farewell := responder.farewell(monotonic()):
                 self._carry_out(farewell)
                 await asyncio.sleep(AGAIN)
-                self._carry_out(self._directory.time_passed(math.inf))
+                self._carry_out(responder.time_passed(math.inf))
         finally:
             self._stop_listening()
             await self._pods.close()
@@ -223,14 +203,14 @@ class SsdpRelay:
             self._follow(known.endpoints, now)
             if not known.endpoints:
                 log.warning("service_empty: %(service)s has no pods (yet)", {"service": self._service.name})
-        self._carry_out(self._directory.time_passed(now))
+        self._carry_out(self._responder.time_passed(now))
 
     def _look_at_lan(self, now: float) -> None:
         self._lan.forget_routes()
         if self._lan.is_open and self._lan.is_stale:
             self._unwatch_lan()
             self._lan.close()
-            self._directory.lan_lost()
+            self._responder.lan_lost()
             self._interface.waiting = f"interface {self._lan.interface} is gone or down, or has other addresses"
             log.warning("interface_lost: %(reason)s", {"reason": self._interface.waiting})
         if not self._lan.is_open:
@@ -238,10 +218,10 @@ class SsdpRelay:
             if self._lan.is_open:
                 self._watch_lan()
         elif dropped := self._lan.take_drops():
-            self._directory.dropped[SsdpDrop.KERNEL_BUFFER] += dropped
+            self._responder.dropped[SsdpDrop.KERNEL_BUFFER] += dropped
 
     def _open_lan(self, now: float) -> None:
-        """Listen if the interface is there; raise `SocketUnavailable` where waiting for it would not help."""
+        """Listen if the interface is ready; raise `SocketUnavailable` where waiting for it would not help."""
         try:
             self._lan.open()
         except SocketUnavailable as error:
@@ -251,7 +231,7 @@ class SsdpRelay:
         self._interface.opened()
         values = {"interface": self._lan.interface, "address": self._lan.address}
         log.info("ssdp_listening: searches on %(interface)s (%(address)s) are answered", values)
-        self._carry_out(self._directory.lan_opened(self._lan.address, now))
+        self._carry_out(self._responder.lan_opened(self._lan.address, now))
 
     def _watch_lan(self) -> None:
         for opened in self._lan.sockets:
@@ -266,12 +246,12 @@ class SsdpRelay:
         pods = [each for each in endpoints if not self._is_itself(each)]
         hosts = frozenset(pod.host for pod in pods)
         self._searches.follow(pods)
-        self._carry_out(self._directory.pods_changed(hosts, now))
+        self._carry_out(self._responder.pods_changed(hosts, now))
         self._pods.follow(pods)
         self._pod_listener.follow(sorted(hosts))
 
     def _is_itself(self, endpoint: Endpoint) -> bool:
-        """Whether an endpoint is this host, where the relay would ask itself."""
+        """Whether an endpoint is this host, where the relay would search itself."""
         if not interfaces.is_local(endpoint.host) or endpoint.host.startswith("127."):
             return False
         log.warning(
@@ -282,7 +262,7 @@ class SsdpRelay:
         return True
 
     def _carry_out(self, actions: Iterable[Action]) -> None:
-        """Carry out what the directory decided."""
+        """Carry out the actions of the responder."""
         pending = deque(actions)
         while pending:
             action = pending.popleft()
@@ -290,13 +270,14 @@ class SsdpRelay:
                 if self._lan.send(action.data, action.client):
                     self._searches.answers += 1
                 else:
-                    self._directory.dropped[SsdpDrop.NOT_SENT] += 1
+                    self._responder.dropped[SsdpDrop.NOT_SENT] += 1
             elif isinstance(action, Announce):
                 if self._lan.is_open and not self._lan.send(action.data):
-                    self._directory.dropped[SsdpDrop.NOT_SENT] += 1
+                    self._responder.dropped[SsdpDrop.NOT_SENT] += 1
             elif isinstance(action, OpenPort):
+                assert self._proxy is not None  # noqa: S101 - narrows the type
                 is_open = self._proxy.listen(action.port)
-                pending.extend(self._directory.port_opened(action.port, is_open, monotonic()))
+                pending.extend(self._responder.port_opened(action.port, is_open, monotonic()))
             elif isinstance(action, LearnName):
                 self._pods.learn_name(action)
             elif isinstance(action, Log):

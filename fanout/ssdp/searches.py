@@ -1,6 +1,7 @@
-"""Searches of the LAN: taken from its sockets, put to the pods by a socket each, and ended when their time is over.
+"""Searches of the LAN: read from its sockets, sent to the pods, and ended when their time is over.
 
-So no client gets the answers to another's search. How pods are searched is here, too, for other callers.
+Each has a socket of its own towards the pods, so no client gets the answers to another's search. What sends a search to
+pods and reads their answers serves other modules, too.
 """
 
 from __future__ import annotations
@@ -16,37 +17,37 @@ from typing import NamedTuple
 
 from fanout.model import Endpoint
 from fanout.net import pktinfo, sockaddr
-from fanout.ssdp.core.directory import Action, AskPods, Directory, OpenSearch
 from fanout.ssdp.core.drop_reasons import SsdpDrop
 from fanout.ssdp.core.message import DATAGRAM_MAX
+from fanout.ssdp.core.responder import Action, OpenSearch, Responder
 from fanout.ssdp.lan import Lan
 
 SEARCHES_MAX = 2048
-"""Searches under way."""
+"""Searches in progress."""
 MARGIN = 1.5
-"""Seconds that a search lives longer than its MX: answers are under way, and late."""
+"""Seconds that a search continues after its MX, for late answers."""
 _GIVEN_UP = 0.8
-"""The part of MX after which a pod that should have answered, and has not, is answered for."""
+"""The part of MX after which the relay answers for pods that have not answered."""
 _PREPARED = 0.1
-"""Seconds within which is answered what needs no pod, so that not all comes at once."""
+"""Seconds over which the relay spreads the answers for pods that take no searches."""
 _TURN = 32
-"""Datagrams that are read of one socket before it is another's turn."""
+"""Datagrams that are read from one socket before the next has its turn."""
 
 CarryOut = Callable[[Iterable[Action]], None]
-"""Carries out what the directory decided."""
+"""Carries out the actions of the responder."""
 
 
 class PodDatagram(NamedTuple):
-    """What a pod sent, or a forger in its name."""
+    """A datagram with the source of a pod, which may be forged."""
 
     data: bytes
     host: str
     interface: int
-    """The number of the interface that it came by; 0 where the system does not tell."""
+    """The index of the interface that it arrived on; 0 where the system does not tell."""
 
 
 class PodAddresses:
-    """Some pods, and the means to send a search to all of them."""
+    """The addresses of pods as one socket takes them, which sends a search to all."""
 
     def __init__(self, pods: Collection[Endpoint]) -> None:
         self._family = socket.AF_INET6 if any(":" in pod.host for pod in pods) else socket.AF_INET
@@ -54,16 +55,16 @@ class PodAddresses:
         self._addresses = [(sockaddr.mapped(pod.host) if is_ipv6 else pod.host, pod.port) for pod in pods]
 
     def open_socket(self) -> socket.socket:
-        """Return a non-blocking UDP socket that can send to all of them. Raises OSError."""
+        """Return a non-blocking UDP socket that can send to all pods. Raises OSError."""
         opened = socket.socket(self._family, socket.SOCK_DGRAM)
         opened.setblocking(False)
         if self._family == socket.AF_INET6:
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        pktinfo.tell_destinations(opened, True)
+        pktinfo.report_destinations(opened, True)
         return opened
 
     def ask(self, opened: socket.socket, data: bytes) -> bool:
-        """Send a search to each of them; return whether the kernel took every copy."""
+        """Send a search to each pod; return whether the kernel took every copy."""
         is_sent = True
         for address in self._addresses:
             try:
@@ -74,7 +75,7 @@ class PodAddresses:
 
 
 def receive(opened: socket.socket) -> list[PodDatagram]:
-    """Return what waits, up to a turn's worth."""
+    """Return the datagrams that wait at a socket of `PodAddresses`, up to a turn's worth."""
     is_ipv6 = opened.family == socket.AF_INET6
     datagrams = []
     with contextlib.suppress(OSError):
@@ -86,21 +87,21 @@ def receive(opened: socket.socket) -> list[PodDatagram]:
 
 
 class Searches:
-    """Takes what clients search, and what pods answer, to the directory."""
+    """Passes the searches of clients and the answers of pods to the responder."""
 
-    def __init__(self, directory: Directory, lan: Lan, carry_out: CarryOut) -> None:
+    def __init__(self, responder: Responder, lan: Lan, carry_out: CarryOut) -> None:
         self.count: int = 0
-        """Datagrams that came from the LAN, but for announcements."""
+        """Datagrams from the LAN other than announcements."""
         self.answers = 0
-        """Those that were sent to clients."""
-        self._directory = directory
+        """Answers sent to clients."""
+        self._responder = responder
         self._lan = lan
         self._carry_out = carry_out
         self._pods = PodAddresses(())
         self._sockets: dict[OpenSearch, socket.socket] = {}
         """The oldest first."""
         self._timers: dict[OpenSearch, list[asyncio.TimerHandle]] = {}
-        # A search takes a file; half of those that may be open are for what is played.
+        # A search takes a file; half of those that may be open are left for HTTP.
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = SEARCHES_MAX if files == resource.RLIM_INFINITY else min(SEARCHES_MAX, files // 2)
 
@@ -108,37 +109,37 @@ class Searches:
         return len(self._sockets)
 
     def follow(self, pods: Collection[Endpoint]) -> None:
-        """Search these pods from now on."""
+        """Send searches to these pods from now on."""
         self._pods = PodAddresses(pods)
 
     def take_searches(self, opened: socket.socket) -> None:
-        """Take what came to one of the LAN's sockets."""
-        lan, directory = self._lan, self._directory
+        """Take the datagrams at one of the LAN's sockets."""
+        lan, responder = self._lan, self._responder
         for data, client, to_group in lan.receive(opened):
-            if data.startswith(b"NOTIFY"):  # a LAN is full of them; those of pods come elsewhere
+            if data.startswith(b"NOTIFY"):  # a LAN is full of them; those of pods arrive elsewhere
                 continue
             self.count += 1
             if not lan.may_answer(client):
-                directory.dropped[SsdpDrop.SOURCE_NOT_UNICAST] += 1
-            elif refusal := directory.refusal(client[0], monotonic()):
-                directory.dropped[refusal] += 1
+                responder.dropped[SsdpDrop.SOURCE_NOT_UNICAST] += 1
+            elif refusal := responder.refusal(client[0], monotonic()):
+                responder.dropped[refusal] += 1
             elif not lan.leads_to(client[0]):
-                directory.dropped[SsdpDrop.SOURCE_NOT_ALLOWED] += 1
-            elif asked := directory.search_arrived(data, client, to_group):
-                self.ask(asked)
+                responder.dropped[SsdpDrop.SOURCE_NOT_ALLOWED] += 1
+            elif search := responder.search_arrived(data, client, to_group):
+                self.ask(search)
 
-    def ask(self, asked: AskPods) -> None:
+    def ask(self, search: OpenSearch) -> None:
         """Send a client's search to all pods."""
-        dropped = self._directory.dropped
-        if len(self._sockets) >= self._most:  # the oldest has most of its answers
+        dropped = self._responder.dropped
+        if len(self._sockets) >= self._most:  # the oldest has had most of its answers
             self._end(next(iter(self._sockets)))
             dropped[SsdpDrop.TOO_MANY_SEARCHES] += 1
         try:
             opened = self._pods.open_socket()
-        except OSError:  # as many files are open as may be
+        except OSError:  # too many files are open
             dropped[SsdpDrop.TOO_MANY_SEARCHES] += 1
             return
-        search, loop = asked.search, asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         self._sockets[search] = opened
         loop.add_reader(opened, self._take_answers, search, opened)
         self._timers[search] = [
@@ -146,24 +147,24 @@ class Searches:
             loop.call_later(_GIVEN_UP * max(search.mx, 1), self._answer_for_pods, search, True),
             loop.call_later(search.mx + MARGIN, self._end, search),
         ]
-        if not self._pods.ask(opened, asked.data):
+        if not self._pods.ask(opened, search.datagram):
             dropped[SsdpDrop.NOT_SENT] += 1
 
     def close(self) -> None:
-        """End all."""
+        """End all searches."""
         for search in list(self._sockets):
             self._end(search)
 
     def _take_answers(self, search: OpenSearch, opened: socket.socket) -> None:
         for data, host, interface in receive(opened):
-            # What only names a pod as its source does not take that one's turns.
+            # A datagram with a forged source must not count as one of the pod's answers.
             if host in search.pods and self._lan.may_come_from(host, interface):
-                self._carry_out(self._directory.answer_arrived(search, host, data, monotonic()))
+                self._carry_out(self._responder.answer_arrived(search, host, data, monotonic()))
             else:
-                self._directory.dropped[SsdpDrop.NOT_ASKED] += 1
+                self._responder.dropped[SsdpDrop.NOT_ASKED] += 1
 
     def _answer_for_pods(self, search: OpenSearch, is_late: bool) -> None:
-        self._carry_out(self._directory.answers_due(search, is_late, monotonic()))
+        self._carry_out(self._responder.answers_due(search, is_late, monotonic()))
 
     def _end(self, search: OpenSearch) -> None:
         for timer in self._timers.pop(search):

@@ -121,8 +121,7 @@ def _exchange(now: float) -> Exchange:
         timeout=1.0,
         retries=None,
         is_query=True,
-        round_trip=RttEstimator(),
-        jitter=lambda: 0.0,
+        round_trip=RttEstimator(lambda: 0.0),
     )
     exchange.due(now)
     return exchange
@@ -186,13 +185,14 @@ def ssdp_message() -> Target:
                 assert isinstance(again, message.Search)
                 assert (again.target, again.mx) == (found.target, found.mx or 0)
             else:
-                advert = found.advert
+                advert = found.advert if isinstance(found, message.Notify) else found
                 kind = found.kind if isinstance(found, message.Notify) else message.NotifyKind.ALIVE
                 for written in (message.notify(kind, advert), message.answer(advert, "a") if advert.location else b""):
                     if written:
                         said = message.parse(written)
                         assert not isinstance(said, message.Search)
-                        assert (said.advert.udn, len(written) <= message.DATAGRAM_MAX) == (advert.udn, True)
+                        udn = said.advert.udn if isinstance(said, message.Notify) else said.udn
+                        assert (udn, len(written) <= message.DATAGRAM_MAX) == (advert.udn, True)
                 message.matches(advert.usn, advert.nt, advert.usn)
 
     return take

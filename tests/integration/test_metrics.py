@@ -7,7 +7,7 @@ from fanout.protocol import frame
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.receiver.sync import Receiver
 from fanout.testing import MemoryTransport
-from tests.support.asker import asking
+from tests.support.frame_client import asking
 
 
 def test_metrics_have_no_label_made_of_an_address() -> None:

@@ -6,7 +6,7 @@ import math
 
 from fanout.ssdp.core import message
 from fanout.ssdp.core.drop_reasons import SsdpDrop
-from fanout.ssdp.core.message import ROOT_DEVICE, Advert, Headers, InvalidSsdp, Notify, SearchResponse
+from fanout.ssdp.core.message import ROOT_DEVICE, Advert, Headers, InvalidSsdp, Notify
 from fanout.ssdp.core.registry import Registry
 
 POD, OTHER_POD, THIRD_POD = PODS = ["10.60.0.11", "10.60.0.12", "10.60.0.13"]
@@ -37,5 +37,5 @@ def refused(data: bytes) -> SsdpDrop | None:
 
 def advert_of(data: bytes) -> Advert:
     found = message.parse(data)
-    assert isinstance(found, (SearchResponse, Notify))
-    return found.advert
+    assert isinstance(found, (Advert, Notify))
+    return found if isinstance(found, Advert) else found.advert

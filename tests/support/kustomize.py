@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.support.breaking import Manifest
+from tests.support.manifest_changes import Manifest
 from tests.support.needs import unavailable
 from tests.support.waiting import PATIENCE
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import render
-from tests.support.breaking import Manifest
+from tests.support.manifest_changes import Manifest
 
 FOLDERS = {
     "Deploy": "base",

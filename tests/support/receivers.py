@@ -13,8 +13,8 @@ from fanout.model import Endpoint
 from fanout.protocol.sending.receipt import Receipt
 from fanout.sender.sync import Sender
 from tests.support.admin import get
-from tests.support.asker import Asker, asking
 from tests.support.cli import Run, Running, invoke, receiving
+from tests.support.frame_client import Asker, asking
 from tests.support.waiting import PATIENCE
 
 

@@ -12,8 +12,8 @@ from fanout.protocol.receiving.dedup import CONFIRMED, HandlingResult
 from fanout.protocol.receiving.receive_state import PendingReply, Taken
 from fanout.protocol.receiving.reception import Reception
 from fanout.protocol.receiving.run import Run
-from tests.support.asker import SENDER, fragments
-from tests.support.sealing import beginning
+from tests.support.frame_client import SENDER, fragments
+from tests.support.sealed_frames import beginning
 
 EPOCH = 1_700_000_000.0
 ME = 99

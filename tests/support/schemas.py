@@ -7,7 +7,7 @@ from unittest import mock
 
 import kubernetes_validate  # type: ignore[import-untyped]
 
-from tests.support.breaking import Manifest
+from tests.support.manifest_changes import Manifest
 
 ValidationError = kubernetes_validate.ValidationError
 _read = functools.lru_cache(maxsize=16)(kubernetes_validate.utils.schema_contents)

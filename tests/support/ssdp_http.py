@@ -24,7 +24,7 @@ from fanout.ssdp.core.stats import HttpCounts
 from fanout.ssdp.core.urls import Origin
 from fanout.ssdp.http import body_budget, gena, proxy, server, splice, upstream
 from fanout.ssdp.http.proxy import Proxy
-from tests.support.loops import AheadLoop, advance
+from tests.support.event_loops import AheadLoop, advance
 from tests.support.open_files import open_files
 from tests.support.ports import free_port
 from tests.support.waiting import give_turns, until_async
@@ -259,19 +259,20 @@ async def relay(pod: Pod | Origin | None = None, *, ports: int = 12, keeps: int 
         port_map = PortMap(first, first + ports)
         pods = {POD, OTHER_POD}
         made: list[Relay] = []
+        counts = HttpCounts()
         proxy = Proxy(
             port_map,
             lambda host: host in pods,
             lambda peer, local: local in made[0].addresses and peer in made[0].allowed,
+            counts,
         )
-        await proxy.open()
         try:
             port = port_map.claim(origin, "uuid:one")
             while port is not None and not proxy.listen(port):
                 port_map.refuse(port)
                 port = port_map.claim(origin, "uuid:one")
             assert port is not None
-            made.append(Relay(proxy, port_map, proxy.counts, port, pods))
+            made.append(Relay(proxy, port_map, counts, port, pods))
             yield made[0]
         finally:
             await proxy.close()

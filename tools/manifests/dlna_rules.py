@@ -63,44 +63,45 @@ class RelayPod(NamedTuple):
 
 
 def ssdp_relays_are_on_a_lan(objects: list[Manifest]) -> Iterator[str]:
-    """An SSDP relay is on the host network, by an interface, for somebody; it has declared the port of SSDP alone."""
+    """An SSDP relay is on the host network, on an interface, for a Service; it declares the port of SSDP alone."""
     for relay in _relays(objects):
         where = relay.pod.owner
         if not relay.pod.on_host_network:
-            yield f"{where}: hostNetwork is not used, and no multicast of a LAN comes to a pod"
+            yield f"{where}: hostNetwork must be set: no multicast of a LAN comes to a pod"
         interface = relay.settings.get("FANOUT_INTERFACE", "")
         if not 0 < len(interface) <= 15 or set(interface) & set("/ \t"):
-            yield f"{where}: FANOUT_INTERFACE {interface!r} is no name of an interface"
+            yield f"{where}: FANOUT_INTERFACE must be the name of an interface; got {interface!r}"
         if declared_udp(relay.container) != [SSDP_PORT]:
-            yield f"{where}: it listens on UDP {SSDP_PORT}, and declares {declared_udp(relay.container)}"
+            yield f"{where}: UDP ports must be [{SSDP_PORT}], where it listens; got {declared_udp(relay.container)}"
         for network in relay.settings.get("FANOUT_ALLOW_SOURCE", "").split():
             try:
                 parse_network(network)
             except InvalidInput as error:
                 yield f"{where}: {error}"
         if relay.service is None:
-            yield f"{where}: FANOUT_SERVICE {relay.settings.get('FANOUT_SERVICE')} is no Service of this deployment"
+            service = relay.settings.get("FANOUT_SERVICE")
+            yield f"{where}: FANOUT_SERVICE must be a Service of this deployment; got {service}"
 
 
 def http_ports_are_the_relays(objects: list[Manifest]) -> Iterator[str]:
-    """The HTTP ports are a range that nobody else on a node has, with one for each server."""
+    """The HTTP ports are a range that nobody else on a node uses, with one for each server."""
     for relay in _relays(objects):
         text = relay.settings.get("FANOUT_HTTP_PORTS", "")
-        where = f"{relay.pod.owner}: FANOUT_HTTP_PORTS {text}"
+        where = f"{relay.pod.owner}: FANOUT_HTTP_PORTS"
         try:
             ports = parse_ports(text)
         except InvalidInput as error:
             yield f"{where}: {error}"
             continue
         if not 1024 <= ports[0] <= ports[-1] < NODE_PORTS:
-            yield f"{where} is no range from 1024 to {NODE_PORTS - 1}, below the NodePorts"
+            yield f"{where} must be from 1024 to {NODE_PORTS - 1}, below the NodePorts; got {text}"
         admin = relay.settings.get("FANOUT_ADMIN_PORT", "8080")
         if admin.isdigit() and int(admin) in ports:
-            yield f"{where}: the admin port {admin} is one of them"
+            yield f"{where} must not hold the admin port {admin}; got {text}"
         replicas = (pod.item["spec"]["replicas"] for pod in relay.servers)
         servers = sum(number for number in replicas if isinstance(number, int))
         if servers > len(ports):
-            yield f"{where} are {len(ports)}, and there are {servers} servers"
+            yield f"{where} must be {servers} at least, one for each server; got {len(ports)}"
 
 
 def servers_are_found(objects: list[Manifest]) -> Iterator[str]:
@@ -108,23 +109,23 @@ def servers_are_found(objects: list[Manifest]) -> Iterator[str]:
     for relay in _relays(objects):
         if relay.service is None:
             continue
-        served = _ports(relay.service, "TCP")
+        name, served = name_of(relay.service), _ports(relay.service, "TCP")
         for text in relay.descriptions:
             try:
                 if DescriptionPlace.parse(text).port not in served:
-                    yield f"{relay.pod.owner}: FANOUT_DESCRIPTION {text} asks no TCP port of {name_of(relay.service)}"
+                    yield f"{relay.pod.owner}: FANOUT_DESCRIPTION must ask a TCP port of {name}; got {text}"
             except InvalidInput as error:
                 yield f"{relay.pod.owner}: FANOUT_DESCRIPTION: {error}"
         for each in relay.service["spec"]["ports"]:
             port = each["targetPort"]
             if each["port"] != port or not isinstance(port, int) or not 1024 <= port <= 65_535:
-                yield f"{name_of(relay.service)}: {each['port']} to {port} is not one number from 1024 to 65535"
+                yield f"{name}: port and targetPort must be one number from 1024 to 65535; got {each['port']}, {port}"
         if _ports(relay.service, "UDP") != {SSDP_PORT}:
-            yield f"{name_of(relay.service)}: it has not UDP {SSDP_PORT}, where servers are asked"
+            yield f"{name} must have UDP {SSDP_PORT}, where servers are asked"
         for pod in relay.servers:
             asked = set(filter(None, map(_readiness_port, pod.containers)))
             if not asked or not asked <= served:
-                yield f"{pod.owner}: no readiness probe asks TCP {', '.join(map(str, sorted(served)))}"
+                yield f"{pod.owner}: a readiness probe must ask TCP {', '.join(map(str, sorted(served)))}"
 
 
 def servers_have_an_identity(objects: list[Manifest]) -> Iterator[str]:
@@ -132,7 +133,7 @@ def servers_have_an_identity(objects: list[Manifest]) -> Iterator[str]:
     for relay in _relays(objects):
         for pod in relay.servers:
             if pod.item["kind"] != "StatefulSet":
-                yield f"{pod.owner}: its pods get new names, and so are new devices after every restart"
+                yield f"{pod.owner} must be a StatefulSet: otherwise its pods are new devices after every restart"
             for container in pod.containers:
                 fields = {
                     entry["valueFrom"]["fieldRef"]["fieldPath"]: entry["name"]
@@ -140,7 +141,7 @@ def servers_have_an_identity(objects: list[Manifest]) -> Iterator[str]:
                     if "fieldRef" in entry.get("valueFrom", {})
                 }
                 if not {"metadata.name", "metadata.namespace"} <= fields.keys():
-                    yield f"{pod.owner}: container {container['name']} does not know its name and namespace"
+                    yield f"{pod.owner}: env of container {container['name']} must have the pod's name and namespace"
 
 
 def servers_meet_the_relay_alone(objects: list[Manifest]) -> Iterator[str]:
@@ -160,32 +161,32 @@ def servers_meet_the_relay_alone(objects: list[Manifest]) -> Iterator[str]:
                     for rule in policy["spec"].get(direction, []):
                         group, *blocks = rule.get(peers) or [{}]
                         if group != {"namespaceSelector": {"matchLabels": HOST_NETWORK_GROUP}} or not blocks:
-                            yield f"{pod.owner}: its {direction} is not of the host network"
+                            yield f"{pod.owner}: its {direction} must be limited to the host network"
                         elif not all(map(is_block, blocks)):
-                            yield f"{pod.owner}: its {direction} is not of a network of the nodes alone"
+                            yield f"{pod.owner}: its {direction} must be limited to networks of the nodes"
                         found |= {
                             (each["protocol"], each["port"], each.get("endPort", each["port"]))
                             for each in rule["ports"]
                         }
                 if found != allowed[direction]:
-                    yield f"{pod.owner}: its {direction} is {_told(found)}, not {_told(allowed[direction])}"
+                    yield f"{pod.owner}: its {direction} must be {_listed(allowed[direction])}; got {_listed(found)}"
 
 
 def claims_are_shared(objects: list[Manifest]) -> Iterator[str]:
-    """Every server has a claim for its media, of an access mode that is one; no claim is for nothing."""
+    """Every server has a claim for its media, with one valid access mode; every claim is used."""
     claims = {item["metadata"]["name"]: item for item in of_kind(objects, "PersistentVolumeClaim")}
     used = set()
     for pod in pods(objects):
         own = [each["persistentVolumeClaim"] for each in pod.spec.get("volumes", []) if "persistentVolumeClaim" in each]
         used |= {each["claimName"] for each in own}
         if not own and any(pod in relay.servers for relay in _relays(objects)):
-            yield f"{pod.owner}: it has no claim, and so no media"
+            yield f"{pod.owner} must have a claim, for its media"
     for name, item in claims.items():
         modes = item["spec"].get("accessModes", [])
         if len(modes) != 1 or modes[0] not in ACCESS_MODES:
-            yield f"{name_of(item)}: accessModes is {modes}, not one of {', '.join(ACCESS_MODES)}"
+            yield f"{name_of(item)}: accessModes must be one of {', '.join(ACCESS_MODES)}; got {modes}"
         if name not in used:
-            yield f"{name_of(item)}: no pod has it"
+            yield f"{name_of(item)} must be that of a pod"
 
 
 RULES: tuple[Callable[[list[Manifest]], Iterator[str]], ...] = (
@@ -220,6 +221,6 @@ def _readiness_port(container: Manifest) -> int | None:
     return None
 
 
-def _told(ports: set[tuple[Any, ...]]) -> str:
+def _listed(ports: set[tuple[Any, ...]]) -> str:
     named = (f"{protocol} {first}" + (f"-{last}" if last != first else "") for protocol, first, last in ports)
     return ", ".join(sorted(named)) or "nothing"

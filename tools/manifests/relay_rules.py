@@ -24,7 +24,7 @@ SCC_ROLE = {
 
 
 def ingresses_reach_their_service(objects: list[Manifest]) -> Iterator[str]:
-    """Every ingress of a relay is one, its ports are declared, and those at the pods are ports of its Service."""
+    """Every ingress of a relay is valid, its ports are declared, and those at the pods are ports of its Service."""
     services = {service["metadata"]["name"]: service for service in of_kind(objects, "Service")}
     for pod, container in _relays(objects):
         try:
@@ -32,21 +32,22 @@ def ingresses_reach_their_service(objects: list[Manifest]) -> Iterator[str]:
         except InvalidIngress as error:
             yield f"{pod.owner}: {error}"
             continue
-        listening, told = {port for ingress in ingresses for port in ingress.ports}, set(declared_udp(container))
-        if listening != told:
-            yield f"{pod.owner}: it listens on UDP {_numbers(listening)}, and declares {_numbers(told)}"
+        listening, stated = {port for ingress in ingresses for port in ingress.ports}, set(declared_udp(container))
+        if listening != stated:
+            yield f"{pod.owner}: UDP ports must be {_numbers(listening)}, where it listens; got {_numbers(stated)}"
         for ingress in ingresses:
             service = services.get(ingress.service)
             if service is None:
-                yield f"{pod.owner}: ingress {ingress} goes to {ingress.service}, no Service of this deployment"
+                yield f"{pod.owner}: ingress {ingress} must go to a Service of this deployment; got {ingress.service}"
                 continue
             lost = {ingress.port_at_pods(port) for port in ingress.ports}
             lost -= {port["targetPort"] for port in service["spec"]["ports"]}
             if lost:
-                yield f"{pod.owner}: ingress {ingress} goes to {_numbers(lost)}, no port of {name_of(service)}"
+                yield f"{pod.owner}: ingress {ingress} must go to ports of {name_of(service)}; got {_numbers(lost)}"
+        # fanout doctor asks there.
         asked, at_pods = environment(container).get("FANOUT_PORT"), _at_pods(ingresses)
         if asked not in {str(port) for port in at_pods}:
-            yield f"{pod.owner}: FANOUT_PORT is {asked}: fanout doctor asks there, and it goes to {_numbers(at_pods)}"
+            yield f"{pod.owner}: FANOUT_PORT must be one that it sends to ({_numbers(at_pods)}); got {asked}"
 
 
 def relays_are_alone(objects: list[Manifest]) -> Iterator[str]:
@@ -54,9 +55,9 @@ def relays_are_alone(objects: list[Manifest]) -> Iterator[str]:
     for pod in filter(lambda pod: pod.is_relay, pods(objects)):
         spec = pod.item["spec"]
         if spec.get("replicas") != 1:
-            yield f"{pod.owner}: replicas is {spec.get('replicas')!r}, and each relay takes every datagram"
+            yield f"{pod.owner}: replicas must be 1, as each relay takes every datagram; got {spec.get('replicas')!r}"
         if spec.get("strategy") != {"type": "Recreate"}:
-            yield f"{pod.owner}: strategy is not Recreate, so two relays overlap"
+            yield f"{pod.owner}: strategy must be Recreate: otherwise two relays overlap"
 
 
 def networks_are_attached(objects: list[Manifest]) -> Iterator[str]:
@@ -70,18 +71,18 @@ def networks_are_attached(objects: list[Manifest]) -> Iterator[str]:
             named.add(network)
             interfaces.add(interface)
             if network not in known:
-                yield f"{pod.owner}: network {network} is no NetworkAttachmentDefinition of this deployment"
+                yield f"{pod.owner}: network must be a NetworkAttachmentDefinition of this deployment; got {network}"
             if not interface:
-                yield f"{pod.owner}: network {network} has no @interface, so Multus chooses the name"
+                yield f"{pod.owner}: network {network} must have @interface: otherwise Multus chooses the name"
         for container in pod.containers:
             for interface in _interfaces(container):
                 if interface not in interfaces and not pod.on_host_network:
-                    yield f"{pod.owner}: it listens on {interface}, which no network of {NETWORKS} is called"
-    yield from (f"NetworkAttachmentDefinition/{name}: no pod names it" for name in sorted(known - named))
+                    yield f"{pod.owner}: each interface that it listens on must be in {NETWORKS}; got {interface}"
+    yield from (f"NetworkAttachmentDefinition/{name} must be named by a pod" for name in sorted(known - named))
 
 
 def admin_ports_stay_inside(objects: list[Manifest]) -> Iterator[str]:
-    """Who has an interface in a foreign network serves its admin port in the pod network alone: no policy holds there.
+    """A pod with an interface in another network serves its admin port in the pod network alone: no policy holds there.
 
     The kubelet replaces $(POD_IP) by a variable that comes before it.
     """
@@ -92,9 +93,9 @@ def admin_ports_stay_inside(objects: list[Manifest]) -> Iterator[str]:
             names = [entry["name"] for entry in container["env"]]
             host = environment(container).get("FANOUT_ADMIN_HOST")
             if host != "$(POD_IP)":
-                yield f"{pod.owner}: FANOUT_ADMIN_HOST is {host}, not $(POD_IP): the admin port is open on {NETWORKS}"
+                yield f"{pod.owner}: FANOUT_ADMIN_HOST must be $(POD_IP), to be closed to {NETWORKS}; got {host}"
             elif "POD_IP" not in names[: names.index("FANOUT_ADMIN_HOST")]:
-                yield f"{pod.owner}: POD_IP does not come before FANOUT_ADMIN_HOST, which needs it"
+                yield f"{pod.owner}: POD_IP must come before FANOUT_ADMIN_HOST, which refers to it"
 
 
 def attachments_are_whole(objects: list[Manifest]) -> Iterator[str]:
@@ -102,45 +103,45 @@ def attachments_are_whole(objects: list[Manifest]) -> Iterator[str]:
     for item in of_kind(objects, "NetworkAttachmentDefinition"):
         where = name_of(item)
         if item["apiVersion"] != "k8s.cni.cncf.io/v1":
-            yield f"{where}: apiVersion is {item['apiVersion']}, not k8s.cni.cncf.io/v1"
+            yield f"{where}: apiVersion must be k8s.cni.cncf.io/v1; got {item['apiVersion']}"
         if item["spec"].keys() != {"config"}:
-            yield f"{where}: spec holds {', '.join(item['spec'])}, not config alone"
+            yield f"{where}: spec must hold config alone; got {', '.join(item['spec'])}"
         try:
             config = json.loads(item["spec"].get("config", ""))
         except ValueError as error:
-            yield f"{where}: config is no JSON: {error}"
+            yield f"{where}: config must be JSON: {error}"
             continue
         if not isinstance(config, dict):
-            yield f"{where}: config is no JSON object"
+            yield f"{where}: config must be a JSON object"
             continue
         for key, value in (("cniVersion", "0.3.1"), ("type", "macvlan"), ("mode", "bridge")):
             if config.get(key) != value:
-                yield f"{where}: {key} is {config.get(key)!r}, not {value!r}"
+                yield f"{where}: {key} must be {value!r}; got {config.get(key)!r}"
         if not 0 < len(config.get("master", "")) <= 15:
-            yield f"{where}: master {config.get('master')!r} is no interface of a node"
+            yield f"{where}: master must be an interface of the nodes; got {config.get('master')!r}"
         yield from (f"{where}: {problem}" for problem in _addressing(config.get("ipam", {})))
 
 
 def host_network_is_the_relays(objects: list[Manifest]) -> Iterator[str]:
-    """Only a relay is on the host network; there it resolves names of the cluster, and no policy pretends to hold it.
+    """Only a relay is on the host network; there it resolves names of the cluster, and no policy pretends to limit it.
 
-    No container takes a port of the node beside that.
+    No container takes a port of the node otherwise.
     """
     for pod in pods(objects):
         for container in pod.containers:
             for port in container.get("ports", []):
                 if "hostPort" in port:
-                    yield f"{pod.owner}: hostPort {port['hostPort']} takes a port of the node"
+                    yield f"{pod.owner}: hostPort must not be set: it takes a port of the node; got {port['hostPort']}"
         if not pod.on_host_network:
             continue
         if not pod.is_relay:
-            yield f"{pod.owner}: hostNetwork is used, and only a relay needs it"
+            yield f"{pod.owner}: hostNetwork must not be set: only a relay needs it"
         if not isinstance(pod.spec.get("nodeSelector", {}), dict):
-            yield f"{pod.owner}: nodeSelector is {pod.spec['nodeSelector']!r}, no object of labels"
+            yield f"{pod.owner}: nodeSelector must be a mapping of labels; got {pod.spec['nodeSelector']!r}"
         if pod.spec.get("dnsPolicy") != "ClusterFirstWithHostNet":
-            yield f"{pod.owner}: dnsPolicy is not ClusterFirstWithHostNet, so the host's nameserver knows no Service"
+            yield f"{pod.owner}: dnsPolicy must be ClusterFirstWithHostNet: the host's nameserver knows no Service"
         for policy in policies_of(objects, pod):
-            yield f"{name_of(policy)}: it selects {pod.owner}, and holds nothing on the host network"
+            yield f"{name_of(policy)} must not select {pod.owner}: it has no effect on the host network"
 
 
 def privilege_is_granted(objects: list[Manifest]) -> Iterator[str]:
@@ -149,10 +150,11 @@ def privilege_is_granted(objects: list[Manifest]) -> Iterator[str]:
     granted = set()
     for binding in of_kind(objects, "RoleBinding"):
         if binding["roleRef"] != SCC_ROLE:
-            yield f"{name_of(binding)}: it binds {binding['roleRef'].get('name')}, not {SCC_ROLE['name']}"
+            yield f"{name_of(binding)}: roleRef must be {SCC_ROLE['name']}; got {binding['roleRef'].get('name')}"
         for subject in binding["subjects"]:
             if subject["kind"] != "ServiceAccount" or subject["name"] not in accounts:
-                yield f"{name_of(binding)}: {subject['kind']} {subject['name']} is no ServiceAccount of this deployment"
+                given = f"{subject['kind']} {subject['name']}"
+                yield f"{name_of(binding)}: subject must be a ServiceAccount of this deployment; got {given}"
             granted.add(subject["name"])
     used = set()
     for pod in pods(objects):
@@ -160,10 +162,10 @@ def privilege_is_granted(objects: list[Manifest]) -> Iterator[str]:
         if pod.on_host_network:
             used.add(account)
             if account not in granted:
-                yield f"{pod.owner}: no RoleBinding lets ServiceAccount {account} use the host network"
+                yield f"{pod.owner}: a RoleBinding must let ServiceAccount {account} use the host network"
         elif account != "default":
-            yield f"{pod.owner}: ServiceAccount {account}, and it needs none"
-    yield from (f"ServiceAccount/{name}: no pod on the host network has it" for name in sorted(accounts - used))
+            yield f"{pod.owner}: serviceAccountName must be left out, as it needs none; got {account}"
+    yield from (f"ServiceAccount/{name} must be that of a pod on the host network" for name in sorted(accounts - used))
 
 
 RULES: tuple[Callable[[list[Manifest]], Iterator[str]], ...] = (
@@ -189,7 +191,7 @@ def _ingresses(container: Manifest) -> list[Ingress]:
     settings = environment(container)
     to_port = settings.get("FANOUT_TO_PORT") or None
     if to_port is not None and not to_port.isdigit():
-        raise InvalidIngress(f"FANOUT_TO_PORT {to_port!r} is no port")
+        raise InvalidIngress(f"FANOUT_TO_PORT must be a port; got {to_port!r}")
     ingresses = [
         Ingress.parse(
             url,
@@ -200,7 +202,7 @@ def _ingresses(container: Manifest) -> list[Ingress]:
         for url in settings["FANOUT_LISTEN"].split()
     ]
     if not ingresses:
-        raise InvalidIngress("FANOUT_LISTEN names no ingress")
+        raise InvalidIngress("FANOUT_LISTEN must name an ingress")
     return ingresses
 
 
@@ -218,19 +220,19 @@ def _interfaces(container: Manifest) -> set[str]:
 def _addressing(ipam: dict[str, Any]) -> Iterator[str]:
     """Yield what is wrong with addresses of the plugin host-local."""
     if ipam.get("type") != "host-local":
-        yield f"ipam is {ipam.get('type')!r}, not 'host-local'"
+        yield f"ipam must be of the type 'host-local'; got {ipam.get('type')!r}"
         return
     if not ipam.get("ranges"):
-        yield "ipam has no ranges"
+        yield "ipam must have ranges"
     for each in (each for ranges in ipam.get("ranges", []) for each in ranges):
         try:
             subnet = ipaddress.ip_network(each["subnet"])
             first, last = (ipaddress.ip_address(each[key]) for key in ("rangeStart", "rangeEnd"))
         except (KeyError, ValueError) as error:
-            yield f"ipam: {error} is missing or no address"
+            yield f"ipam: subnet, rangeStart and rangeEnd must be addresses: {error}"
             continue
         if first not in subnet or last not in subnet or int(first) > int(last):
-            yield f"ipam: {first} to {last} is no range of {subnet}"
+            yield f"ipam: range must ascend within {subnet}; got {first} to {last}"
 
 
 def _numbers(ports: set[int]) -> str:

@@ -111,7 +111,7 @@ def substitute(node: Any, values: Mapping[str, str]) -> Any:
         try:
             return json.loads(values[typed[1]])
         except ValueError:
-            # As on the server: what is no JSON value is a text after all.
+            # As on the server: what is not a JSON value is a string after all.
             return values[typed[1]]
     return _text(node, values)
 

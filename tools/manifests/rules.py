@@ -62,10 +62,10 @@ def names_are_unique(objects: list[Manifest]) -> Iterator[str]:
     for item in objects:
         name = name_of(item)
         if name in seen:
-            yield f"{name} is there twice"
+            yield f"{name} must be unique; it is there twice"
         seen.add(name)
         if "namespace" in item["metadata"]:
-            yield f"{name} names a namespace; whoever deploys it chooses"
+            yield f"{name}: namespace must be left out: whoever deploys it chooses one"
 
 
 def nothing_left_to_substitute(objects: list[Manifest]) -> Iterator[str]:
@@ -73,7 +73,7 @@ def nothing_left_to_substitute(objects: list[Manifest]) -> Iterator[str]:
     for item in objects:
         for path, text in _texts(item):
             if "${" in text:
-                yield f"{name_of(item)}: {path} still holds {text!r}"
+                yield f"{name_of(item)}: {path} must hold no reference to a parameter; got {text!r}"
 
 
 def service_is_headless(objects: list[Manifest]) -> Iterator[str]:
@@ -81,20 +81,20 @@ def service_is_headless(objects: list[Manifest]) -> Iterator[str]:
     for service in of_kind(objects, "Service"):
         name, spec = name_of(service), service["spec"]
         if spec.get("clusterIP") != "None":
-            yield f"{name}: clusterIP is {spec.get('clusterIP')!r}, so DNS does not answer with the pods"
+            yield f"{name}: clusterIP must be 'None', so that DNS answers with the pods; got {spec.get('clusterIP')!r}"
         if spec.get("publishNotReadyAddresses"):
-            yield f"{name}: publishNotReadyAddresses puts pods that cannot receive into the answer"
+            yield f"{name}: publishNotReadyAddresses must not be set: DNS would answer with pods that cannot receive"
         is_dlna = any(pod.is_ssdp_relay for pod, _ in clients(objects, service))
         for port in spec["ports"]:
             protocol = port.get("protocol", "TCP")
             if protocol != "UDP" and not is_dlna:
-                yield f"{name}: port {port['port']} is {protocol}, not UDP"
+                yield f"{name}: protocol of port {port['port']} must be UDP; got {protocol}"
             if not port.get("name"):
-                yield f"{name}: port {port['port']} has no name, so no SRV record"
+                yield f"{name}: port {port['port']} must have a name: without one it has no SRV record"
             for pod in selected(objects, service):
                 wanted = (protocol if is_dlna else "UDP", port["targetPort"])
                 if not any(wanted in declared(container) for container in pod.containers):
-                    yield f"{name}: {pod.owner} does not declare {wanted[0]} {wanted[1]}"
+                    yield f"{name}: {pod.owner} must declare {wanted[0]} {wanted[1]}"
 
 
 def selectors_match(objects: list[Manifest]) -> Iterator[str]:
@@ -103,9 +103,9 @@ def selectors_match(objects: list[Manifest]) -> Iterator[str]:
     for item in objects:
         for path, selector in _selectors(item):
             if not selector:
-                yield f"{name_of(item)}: {path} is empty and selects every pod"
+                yield f"{name_of(item)}: {path} must not be empty: it selects every pod"
             elif not any(matches(selector, pod.labels) for pod in every):
-                yield f"{name_of(item)}: {path} {selector} matches no pod"
+                yield f"{name_of(item)}: {path} must match a pod; got {selector}"
 
 
 def workloads_are_served(objects: list[Manifest]) -> Iterator[str]:
@@ -115,16 +115,16 @@ def workloads_are_served(objects: list[Manifest]) -> Iterator[str]:
         name, spec = name_of(item), item["spec"]
         labels = spec["template"]["metadata"]["labels"]
         if not isinstance(spec["replicas"], int) or spec["replicas"] < 0:
-            yield f"{name}: replicas is {spec['replicas']!r}, no number"
+            yield f"{name}: replicas must be a number of at least 0; got {spec['replicas']!r}"
         if not matches(spec["selector"]["matchLabels"], labels):
-            yield f"{name}: its selector does not match its pod template"
+            yield f"{name}: selector must match the pod template"
         if item["kind"] != "StatefulSet":
             continue
         service = services.get(spec["serviceName"])
         if service is None:
-            yield f"{name}: serviceName {spec['serviceName']} is no Service of this deployment"
+            yield f"{name}: serviceName must be a Service of this deployment; got {spec['serviceName']}"
         elif not matches(service["spec"]["selector"], labels):
-            yield f"{name}: Service {spec['serviceName']} does not select its pods"
+            yield f"{name}: Service {spec['serviceName']} must select its pods"
 
 
 def udp_ports_agree(objects: list[Manifest]) -> Iterator[str]:
@@ -173,11 +173,11 @@ def probes_reach_a_port(objects: list[Manifest]) -> Iterator[str]:
                 where = f"{pod.owner}: container {container['name']}: {kind} probe"
                 if request is None:
                     if container.get("ports") and is_fanout(container):
-                        yield f"{where} is missing"
+                        yield f"{where} must be given"
                 elif request["port"] not in known:
-                    yield f"{where} asks port {request['port']}, which the container does not declare"
+                    yield f"{where} must ask a port that the container declares; got {request['port']}"
                 elif request["path"] != path:
-                    yield f"{where} asks {request['path']}, not {path}"
+                    yield f"{where} must ask {path}; got {request['path']}"
 
 
 def pods_are_restricted(objects: list[Manifest]) -> Iterator[str]:
@@ -187,12 +187,12 @@ def pods_are_restricted(objects: list[Manifest]) -> Iterator[str]:
         yield from _unlike(pod.owner, context, POD_CONTEXT)
         yield from _unlike(pod.owner, pod.spec, POD_SPEC)
         for key in sorted({"hostPID", "hostIPC"} & pod.spec.keys()):
-            yield f"{pod.owner}: {key} is used"
+            yield f"{pod.owner}: {key} must not be set"
         for container in pod.containers:
             own = container.get("securityContext", {})
             yield from _unlike(f"{pod.owner}: container {container['name']}", own, CONTAINER_CONTEXT)
             for key in sorted({"runAsUser", "runAsGroup", "privileged"} & (own.keys() | context.keys())):
-                yield f"{pod.owner}: {key} is set, and restricted-v2 decides it"
+                yield f"{pod.owner}: {key} must not be set: restricted-v2 decides it"
 
 
 def pods_are_bounded(objects: list[Manifest]) -> Iterator[str]:
@@ -202,20 +202,20 @@ def pods_are_bounded(objects: list[Manifest]) -> Iterator[str]:
             where = f"{pod.owner}: container {container['name']}"
             resources = container.get("resources", {})
             if resources.get("requests", {}).keys() != {"cpu", "memory"}:
-                yield f"{where}: it does not request cpu and memory"
+                yield f"{where}: requests must be for cpu and memory"
             if resources.get("limits", {}).keys() != {"memory"}:
-                yield f"{where}: it does not limit memory, and memory alone"
+                yield f"{where}: limits must be for memory alone"
             fields = {
                 entry["name"]: entry["valueFrom"]["fieldRef"]["fieldPath"]
                 for entry in container.get("env", [])
                 if "valueFrom" in entry
             }
             if is_fanout(container) and fields != POD_FIELDS:
-                yield f"{where}: the downward API does not give {', '.join(POD_FIELDS)}"
+                yield f"{where}: env must have {', '.join(POD_FIELDS)} from the downward API"
 
 
 def all_seal_or_none(objects: list[Manifest]) -> Iterator[str]:
-    """All senders and receivers have the same key file, which lies in a volume: who has none is not understood.
+    """All senders and receivers have the same key file, which lies in a volume: others could not read their messages.
 
     A relay needs none: it forwards what is sealed as it came.
     """
@@ -228,9 +228,11 @@ def all_seal_or_none(objects: list[Manifest]) -> Iterator[str]:
             mentions.append((pod.owner, path))
             mounts = [mount["mountPath"] for mount in container.get("volumeMounts", [])]
             if path and not any(path.startswith(f"{mount.rstrip('/')}/") for mount in mounts):
-                yield f"{pod.owner}: FANOUT_KEY_FILE {path} lies in no volume ({', '.join(mounts) or 'there is none'})"
+                volumes = ", ".join(mounts) or "there is none"
+                yield f"{pod.owner}: FANOUT_KEY_FILE must lie in a volume ({volumes}); got {path}"
     if len({path for _, path in mentions}) > 1:
-        yield f"FANOUT_KEY_FILE differs: {', '.join(f'{path or None} in {where}' for where, path in mentions)}"
+        places = (f"{path or None} in {where}" for where, path in mentions)
+        yield f"FANOUT_KEY_FILE must be the same everywhere; got {', '.join(places)}"
 
 
 def drain_fits_the_grace_period(objects: list[Manifest]) -> Iterator[str]:
@@ -242,10 +244,10 @@ def drain_fits_the_grace_period(objects: list[Manifest]) -> Iterator[str]:
             try:
                 fits = float(drain) < float(grace)
             except ValueError:
-                yield f"{pod.owner}: drain time {drain!r} or grace period {grace!r} is no number of seconds"
+                yield f"{pod.owner}: drain time and grace period must be numbers of seconds; got {drain!r}, {grace!r}"
             else:
                 if not fits:
-                    yield f"{pod.owner}: it is killed after {grace} s, before it has drained for {drain} s"
+                    yield f"{pod.owner}: grace period must be longer than the drain time of {drain} s; got {grace} s"
 
 
 def policies_isolate(objects: list[Manifest]) -> Iterator[str]:
@@ -256,10 +258,10 @@ def policies_isolate(objects: list[Manifest]) -> Iterator[str]:
         policies = [policy["spec"] for policy in policies_of(objects, pod)]
         for direction in ("Ingress", "Egress"):
             if not any(direction in policy["policyTypes"] for policy in policies):
-                yield f"{pod.owner}: no NetworkPolicy holds its {direction.lower()}"
+                yield f"{pod.owner}: a NetworkPolicy must limit its {direction.lower()}"
         for direction, peers in (("ingress", "from"), ("egress", "to")):
             if any(not rule.get(peers) for policy in policies for rule in policy.get(direction, [])):
-                yield f"{pod.owner}: a rule of its {direction} has no {peers!r}, and so means everybody"
+                yield f"{pod.owner}: a rule of its {direction} must have {peers!r}: without it everybody is meant"
 
 
 def policies_let_datagrams_through(objects: list[Manifest]) -> Iterator[str]:
@@ -271,15 +273,15 @@ def policies_let_datagrams_through(objects: list[Manifest]) -> Iterator[str]:
             if any(sender.on_host_network for sender in senders):
                 group, *blocks = peers or [{}]
                 if group != {"namespaceSelector": {"matchLabels": HOST_NETWORK_GROUP}}:
-                    yield f"{pod.owner}: does not take UDP from the group {HOST_NETWORK_GROUP}"
+                    yield f"{pod.owner}: must take UDP from the group {HOST_NETWORK_GROUP}"
                 if not blocks or not all(map(is_block, blocks)):
-                    yield f"{pod.owner}: does not take UDP from a network of the nodes, and from nobody else"
+                    yield f"{pod.owner}: must take UDP from networks of the nodes, and from nobody else"
             elif peers != [{"podSelector": {"matchLabels": SENDER_LABEL}}]:
-                yield f"{pod.owner}: does not take UDP from pods with {SENDER_LABEL} alone"
-            # What answers and tells, dlna_rules.servers_meet_the_relay_alone says.
+                yield f"{pod.owner}: must take UDP from pods with {SENDER_LABEL} alone"
+            # Which answers and events may leave, dlna_rules.servers_meet_the_relay_alone says.
             has_answers = any(sender.is_ssdp_relay for sender in senders)
             if not has_answers and any(policy["spec"].get("egress") for policy in policies_of(objects, pod)):
-                yield f"{pod.owner}: may open connections, and needs none"
+                yield f"{pod.owner}: egress must be empty: it opens no connections"
         for pod in senders:
             if not pod.on_host_network:
                 yield from _sending(objects, pod, receivers)
@@ -309,7 +311,7 @@ RULES: tuple[Rule, ...] = (
 def _sending(objects: list[Manifest], pod: PodSpec, receivers: list[PodSpec]) -> Iterator[str]:
     """Yield what keeps a pod from its receivers, and where else it may go beside DNS."""
     if not matches(SENDER_LABEL, pod.labels):
-        yield f"{pod.owner}: lacks the label {SENDER_LABEL}, so no receiver takes its datagrams"
+        yield f"{pod.owner}: must have the label {SENDER_LABEL}: without it no receiver takes its datagrams"
     reached, ports = False, set()
     for rule in rules_of(objects, pod, "egress"):
         selectors = [peer["podSelector"]["matchLabels"] for peer in rule.get("to", []) if "podSelector" in peer]
@@ -318,26 +320,26 @@ def _sending(objects: list[Manifest], pod: PodSpec, receivers: list[PodSpec]) ->
         else:
             ports |= {(port.get("protocol", "TCP"), port["port"]) for port in rule["ports"]}
     if not reached:
-        yield f"{pod.owner}: its egress does not reach the receivers"
+        yield f"{pod.owner}: egress must reach the receivers"
     if ports != DNS_PORTS:
-        yield f"{pod.owner}: its egress is not DNS on UDP and TCP, 53 and 5353: {sorted(ports, key=str)}"
+        yield f"{pod.owner}: other egress must be DNS on UDP and TCP, 53 and 5353; got {sorted(ports, key=str)}"
 
 
 def _differences(what: str, mentions: list[tuple[str, list[Any]]]) -> Iterator[str]:
     """Yield a sentence where the mentions of ports are not the same unprivileged ports."""
     named = [(where, sorted({str(port) for port in ports})) for where, ports in mentions]
     if len({tuple(ports) for _, ports in named}) > 1:
-        told = (f"{' '.join(ports)} in {where}" for where, ports in named)
-        yield f"the {what} port differs: {', '.join(told)}"
+        places = (f"{' '.join(ports)} in {where}" for where, ports in named)
+        yield f"the {what} port must be the same everywhere; got {', '.join(places)}"
     for port in sorted({port for _, ports in named for port in ports}):
         if not (port.isdigit() and 1024 <= int(port) <= 65_535):
-            yield f"the {what} port {port!r} is no number from 1024 to 65535"
+            yield f"the {what} port must be a number from 1024 to 65535; got {port!r}"
 
 
 def _unlike(where: str, actual: Manifest, wanted: Manifest) -> Iterator[str]:
     for key, value in wanted.items():
         if actual.get(key) != value:
-            yield f"{where}: {key} is {actual.get(key)!r}, not {value!r}"
+            yield f"{where}: {key} must be {value!r}; got {actual.get(key)!r}"
 
 
 def _texts(node: Any, path: str = "") -> Iterator[tuple[str, str]]:

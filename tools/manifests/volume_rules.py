@@ -1,4 +1,4 @@
-"""What the volumes of a deployment must hold: who may write where, and whose films are whose.
+"""What the volumes of a deployment must hold: which exist, and who may write to them.
 
 Rules as those of rules.py, where they are put to use.
 """
@@ -12,10 +12,10 @@ from manifests import Manifest, pods
 _KINDS = ("configMap", "secret", "persistentVolumeClaim", "emptyDir")
 
 
-def volumes_are_seen(objects: list[Manifest]) -> Iterator[str]:
-    """A volume is a Secret that may be missing, a ConfigMap or claim that is there, or a bounded place of its own.
+def volumes_exist_and_are_read_only(objects: list[Manifest]) -> Iterator[str]:
+    """A volume is a Secret that may be missing, a ConfigMap or claim that is there, or an emptyDir with a limit.
 
-    No pod can change any but the last.
+    A pod can write only to the last.
     """
     known = {(item["kind"], item["metadata"]["name"]) for item in objects}
     for pod in pods(objects):
@@ -26,29 +26,29 @@ def volumes_are_seen(objects: list[Manifest]) -> Iterator[str]:
             for mount in container.get("volumeMounts", []):
                 where = f"{pod.owner}: mount {mount['mountPath']}"
                 if mount["name"] not in volumes:
-                    yield f"{where}: there is no volume {mount['name']}"
+                    yield f"{where} must be of a volume of the pod; got {mount['name']}"
                 if not mount.get("readOnly") and "emptyDir" not in volumes.get(mount["name"], {}):
-                    yield f"{where} is not read-only"
+                    yield f"{where} must be read-only"
                 if "subPath" in mount:
-                    yield f"{where} has a subPath, so a new content is not seen before the pod is restarted"
+                    yield f"{where} must have no subPath: new content would not be seen before the pod is restarted"
 
 
 def _source(volume: Manifest, known: set[tuple[str, str]]) -> Iterator[str]:
     kinds = volume.keys() - {"name"}
     if len(kinds) != 1 or not kinds <= set(_KINDS):
-        yield " is no Secret, no ConfigMap, no claim and no place of the pod's own"
+        yield f" must be one of {', '.join(_KINDS)}; got {', '.join(sorted(kinds)) or 'none'}"
     elif "configMap" in kinds and ("ConfigMap", volume["configMap"]["name"]) not in known:
-        yield f": ConfigMap {volume['configMap']['name']} is not of this deployment"
+        yield f": ConfigMap must be of this deployment; got {volume['configMap']['name']}"
     elif "secret" in kinds and not volume["secret"].get("optional"):
-        yield " is not optional, so no pod starts before its Secret is there"
+        yield " must be optional: otherwise no pod starts before its Secret is there"
     elif "emptyDir" in kinds and not volume["emptyDir"].get("sizeLimit"):
-        yield " has no sizeLimit, so it may fill the disk of its node"
+        yield " must have a sizeLimit: otherwise it may fill the disk of its node"
     elif "persistentVolumeClaim" in kinds:
         claim = volume["persistentVolumeClaim"]
         if ("PersistentVolumeClaim", claim["claimName"]) not in known:
-            yield f": claim {claim['claimName']} is not of this deployment"
+            yield f": claim must be of this deployment; got {claim['claimName']}"
         if not claim.get("readOnly"):
-            yield " is not read-only at its source, so the kubelet may change the owner of all that is in it"
+            yield " must be read-only at its source: otherwise the kubelet may change the owner of all that is in it"
 
 
-RULES: tuple[Callable[[list[Manifest]], Iterator[str]], ...] = (volumes_are_seen,)
+RULES: tuple[Callable[[list[Manifest]], Iterator[str]], ...] = (volumes_exist_and_are_read_only,)

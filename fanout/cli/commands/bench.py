@@ -22,8 +22,8 @@ from fanout.cli.output import (
 )
 from fanout.cli.target import Target, TargetOptions, find_target, target_options
 from fanout.errors import FanoutError
-from fanout.measure.result import BenchResult, PodResult, PodStatus
-from fanout.measure.session import Bench, Plan
+from fanout.measure.result import BenchResult, PodStatus
+from fanout.measure.session import Bench, Plan, planned, silent
 from fanout.model import MAX_PAYLOAD, Endpoint
 from fanout.protocol.probe import HEADER
 from fanout.sender.sync import Sender
@@ -50,9 +50,7 @@ class PlanOptions(SimpleNamespace):
             raise click.UsageError("--seconds and --count exclude each other: give one")
         if self.bandwidth is not None:
             rate = _datagrams_per_second(self.bandwidth, self.size)
-        rate = rate or _RATE
-        seconds = (self.seconds or _SECONDS) if self.messages is None else max(self.messages / rate, 0.001)
-        return Plan(rate, self.size, seconds, self.messages)
+        return planned(rate or _RATE, self.size, self.seconds or _SECONDS, self.messages)
 
 
 def _datagrams_per_second(bandwidth: float, size: int) -> float:
@@ -132,7 +130,7 @@ def _measure(target: Target, endpoints: tuple[Endpoint, ...], plan: Plan) -> Ben
     try:
         if not made.greet():
             note("no pod answers, so nothing was sent")
-            return BenchResult(tuple(PodResult(endpoint, 0, plan.size) for endpoint in endpoints), 0, plan.size, 0.0)
+            return silent(endpoints, plan.size)
         with on_interrupt(made.interrupt):
             if not sys.stderr.isatty():
                 return made.run()

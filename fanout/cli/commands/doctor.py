@@ -58,7 +58,7 @@ def doctor(target: TargetOptions | None, listen: tuple[str, ...], wait: float, o
 
 
 def _examine(target: Target | None, ingresses: Sequence[Ingress], wait: float) -> Iterator[Check]:
-    """Yield the result of each check; pods and ingresses are examined in the background."""
+    """Yield what each check comes to; pods and ingresses are looked at meanwhile."""
     from fanout.doctor import host
     from fanout.doctor.core import checks
 
@@ -84,8 +84,8 @@ def _examine(target: Target | None, ingresses: Sequence[Ingress], wait: float) -
 
 
 def _examine_service(target: Target) -> list[Check]:
-    """Resolve, probe each pod, and examine the paths to them."""
-    from fanout.doctor import reachability
+    """Resolve, probe each pod, and measure the paths to them."""
+    from fanout.doctor import paths
     from fanout.doctor.core import checks
     from fanout.errors import ResolverUnavailable
 
@@ -93,12 +93,12 @@ def _examine_service(target: Target) -> list[Check]:
         answer = target.resolve()
     except ResolverUnavailable as error:
         return [checks.unresolved(target.service, str(error))]
-    found = reachability.reach(answer.endpoints) if answer.endpoints else []
+    found = paths.reach(answer.endpoints) if answer.endpoints else []
     return [
         *checks.resolved(target.service, answer),
         *checks.reached(found, inside="KUBERNETES_SERVICE_HOST" in os.environ),
-        # Where a pod refused, or cannot be reached, the size of the path to it says nothing.
-        *checks.carried(reachability.ways([pod for pod in found if not pod.errno])),
+        # Where a pod refused, or cannot be reached, the size of its path says nothing.
+        *checks.carried(paths.measure([pod for pod in found if not pod.errno])),
     ]
 
 
@@ -110,7 +110,7 @@ def _listen(ingresses: Sequence[Ingress], wait: float, progress: _Progress) -> l
 
 
 class _Progress:
-    """A line on a terminal's standard error while only the listening goes on; it is erased at the end."""
+    """A line on a terminal's standard error while only the listening goes on; nothing of it stays."""
 
     def __init__(self, wait: float, ingresses: int) -> None:
         self._wait = wait

@@ -14,7 +14,8 @@ from fanout.cli.options import option, output_option
 from fanout.cli.output import EXIT_NO_ENDPOINTS, EXIT_OK, errors_as_json, print_json
 from fanout.cli.target import Target, TargetOptions, find_target, target_options
 from fanout.discovery.core.answer import DnsAnswer, why_no_endpoints
-from fanout.discovery.refresher import Known, Refresher
+from fanout.discovery.core.endpoints import Known
+from fanout.discovery.refresher import Refresher
 
 _LOOK_INTERVAL = 0.1
 """Seconds: shorter than the least time between two answers."""

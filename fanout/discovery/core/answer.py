@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from fanout.model import Endpoint, unmapped
@@ -33,8 +32,7 @@ class Refusal(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class DnsAnswer:
+class DnsAnswer(NamedTuple):
     """The answer of DNS (or a literal list) for a Service. No endpoints: no such Service, or no ready pod."""
 
     endpoints: tuple[Endpoint, ...]

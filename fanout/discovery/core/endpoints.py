@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fanout.discovery.core.answer import DnsAnswer
+from fanout.discovery.core.answer import DnsAnswer, Refusal
 from fanout.model import Endpoint
 
 TTL_MIN = 1.0
@@ -33,65 +33,72 @@ class Change(NamedTuple):
     joined: tuple[Endpoint, ...]
     left: tuple[Endpoint, ...]
 
-    def __bool__(self) -> bool:
-        return bool(self.joined or self.left)
+
+class Known(NamedTuple):
+    """The known pods of a Service at one moment; an immutable snapshot."""
+
+    endpoints: tuple[Endpoint, ...] = ()
+    """Sorted by `Endpoint.sort_key`; the same object while nothing changes."""
+    answered_at: float | None = None
+    """On the clock of `now`; None where DNS has never answered."""
+    failure: str | None = None
+    """Why the last query failed; None where it was answered."""
+    failures: int = 0
+    """Failed queries so far."""
+    settled: bool = False
+    """Whether an answer has been accepted; a first empty one is accepted after its confirmation."""
+    refused: frozenset[Refusal] = frozenset()
+    """Refused addresses of the last answer."""
+
+    def age(self, now: float) -> float | None:
+        """Return the seconds since DNS last answered; None where it never has."""
+        return None if self.answered_at is None else max(0.0, now - self.answered_at)
 
 
 class EndpointSet:
-    """The known pods of one Service. Not thread-safe: one owner updates it, and publishes `endpoints`."""
+    """Follows the pods of one Service. Not thread-safe: one owner updates it, and publishes `known`."""
 
     def __init__(self) -> None:
-        self.endpoints: tuple[Endpoint, ...] = ()
-        """Sorted by `Endpoint.sort_key`; the same object while nothing changes."""
-        self.settled: bool = False
-        """Whether an answer has been accepted: until then, an empty set only means that nothing is known."""
-        self.answered_at: float | None = None
-        """When the last answer arrived (`now` of that call)."""
-        self.failure: str | None = None
-        """Why the last query failed; None after an answer."""
-        self.failures: int = 0
-        """Failed queries in total."""
+        self.known: Known = Known()
+        self.next_wakeup: float | None = None
+        """When to query again, on the clock of `now`; None for never."""
         self._missing: frozenset[Endpoint] = frozenset()
         self._unconfirmed_empty = False
         self._failures_in_a_row = 0
-        self._next: float | None = None
 
     def answered(self, answer: DnsAnswer, now: float, jitter: float = 0.5) -> Change:
         """Record an answer that arrived at `now`; `jitter` is a random number from 0 to 1."""
-        self.answered_at = now
-        self.failure = None
-        self._failures_in_a_row = 0
-        named = frozenset(answer.endpoints)
-        known = frozenset(self.endpoints)
+        before = self.known
+        named, known = frozenset(answer.endpoints), frozenset(before.endpoints)
         missing = known - named
         left = missing & self._missing
         joined = named - known
         self._missing = missing - left
-        if joined or left:
-            self.endpoints = _ordered((known | joined) - left)
-        first_empty = not self.settled and not named and not self._unconfirmed_empty
+        self._failures_in_a_row = 0
+        first_empty = not before.settled and not named and not self._unconfirmed_empty
         self._unconfirmed_empty = first_empty
-        self.settled = self.settled or not first_empty
+        self.known = Known(
+            _ordered((known | joined) - left) if joined or left else before.endpoints,
+            answered_at=now,
+            failures=before.failures,
+            settled=before.settled or not first_empty,
+            refused=frozenset(answer.refused),
+        )
         if self._missing or first_empty:
-            self._next = now + CONFIRM_AFTER
+            self.next_wakeup = now + CONFIRM_AFTER
         elif answer.dns_ttl is None and named:
-            self._next = None
+            self.next_wakeup = None
         else:
             dns_ttl = TTL_UNKNOWN if answer.dns_ttl is None else answer.dns_ttl
-            self._next = now + min(max(dns_ttl, TTL_MIN), TTL_MAX) * (0.9 + 0.2 * jitter)
+            self.next_wakeup = now + min(max(dns_ttl, TTL_MIN), TTL_MAX) * (0.9 + 0.2 * jitter)
         return Change(_ordered(joined), _ordered(left))
 
     def failed(self, reason: str, now: float, jitter: float = 0.5) -> None:
         """Record a failure at `now`; known pods are kept."""
-        self.failure = reason
-        self.failures += 1
+        self.known = self.known._replace(failure=reason, failures=self.known.failures + 1)
         delay = min(RETRY_MIN * 2.0 ** min(self._failures_in_a_row, 8), RETRY_MAX)
         self._failures_in_a_row += 1
-        self._next = now + delay * (0.9 + 0.2 * jitter)
-
-    def next_wakeup(self) -> float | None:
-        """Return when to query again, on the clock of `now`; None for never."""
-        return self._next
+        self.next_wakeup = now + delay * (0.9 + 0.2 * jitter)
 
 
 def _ordered(endpoints: frozenset[Endpoint]) -> tuple[Endpoint, ...]:

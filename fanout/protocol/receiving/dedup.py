@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple, dataclass, replace
 from typing import Any, NamedTuple
 
 from fanout.protocol.frame import AnswerStatus, Cut
@@ -13,8 +14,6 @@ SENDERS_MAX = 1024
 """Senders of which a record is kept; a new one replaces the one idle for longest."""
 RESULTS_MAX = 16_384
 """Messages of all senders together whose result is kept."""
-PENDING_MAX = 16_384
-"""Messages in fragments that were accepted and whose handler has not returned."""
 REPLIES_MAX = 16 * 1024 * 1024
 """Bytes of replies kept so that lost parts can be sent again; the newest is kept, however large."""
 JUMP_MAX = 2**32
@@ -92,20 +91,25 @@ class Order:
         return missing
 
 
+@dataclass(slots=True)
 class Counts:
     """Counts of one sender, or of all; they only grow."""
 
-    __slots__ = ("duplicates", "received", "reordered", "skipped")
+    received: int = 0
+    """Messages accepted."""
+    skipped: int = 0
+    """Numbers of a stream missing when a higher one arrived."""
+    reordered: int = 0
+    """Skipped numbers that arrived later."""
+    duplicates: int = 0
+    """Numbers of a stream that arrived again."""
 
-    def __init__(self) -> None:
-        self.received: int = 0
-        """Messages accepted."""
-        self.skipped: int = 0
-        """Numbers of a stream missing when a higher one arrived."""
-        self.reordered: int = 0
-        """Skipped numbers that arrived later."""
-        self.duplicates: int = 0
-        """Numbers of a stream that arrived again."""
+    def add(self, other: Counts) -> None:
+        """Add the counts of another sender."""
+        self.received += other.received
+        self.skipped += other.skipped
+        self.reordered += other.reordered
+        self.duplicates += other.duplicates
 
 
 class Peer:
@@ -186,14 +190,16 @@ class DedupTable:
 
     def __init__(self, is_sealed: bool = False, senders: int = SENDERS_MAX) -> None:
         self.is_sealed = is_sealed
-        self.totals: Counts = Counts()
         self.pending: dict[Key, Any] = {}
         """The messages accepted and not settled."""
         self._senders = senders
         self._peers: dict[int, Peer] = {}
         self._latest: Peer | None = None
         self._has_forgotten = False
-        self._results: dict[Key, HandlingResult] = {}
+        self._forgotten = Counts()
+        """The counts of the senders whose record was replaced."""
+        self.results: dict[Key, HandlingResult] = {}
+        """Those of the messages settled last, at most `RESULTS_MAX`."""
         self._replies: dict[Key, Kept] = {}
         self._reply_bytes = 0
         self._released: dict[Key, None] = {}
@@ -206,7 +212,7 @@ class DedupTable:
         peer = self._peers.pop(sender, None)
         if peer is None:
             if len(self._peers) >= self._senders:
-                del self._peers[next(iter(self._peers))]
+                self._forgotten.add(self._peers.pop(next(iter(self._peers))).counts)
                 self._has_forgotten = True
             peer = Peer(sender, number, not self._has_forgotten)
         # At the end of the dictionary: it is replaced last.
@@ -221,7 +227,6 @@ class DedupTable:
             del self._released[key]
             return  # it was counted before; the queue was full then
         peer.counts.received += 1
-        self.totals.received += 1
         if numbered:
             self._met(peer, number, 1)
 
@@ -232,7 +237,6 @@ class DedupTable:
             peer.sequence.expected = number
         peer.sequence.run_arrived(count)
         peer.counts.received += count
-        self.totals.received += count
         self._met(peer, number, count)
 
     def _met(self, peer: Peer, number: int, count: int) -> None:
@@ -241,26 +245,21 @@ class DedupTable:
         first = peer.arrivals.first
         for _, gap in peer.arrivals.met(number, count):
             if gap > 0:
-                self._skipped(peer, gap)
+                peer.counts.skipped += gap
             else:
-                self._reordered(peer)
+                peer.counts.reordered += 1
         if 0 < peer.arrivals.first < first:
             # Below all that arrived before: it was missing, but not counted.
-            self._skipped(peer, 1)
-            self._reordered(peer)
+            peer.counts.skipped += 1
+            peer.counts.reordered += 1
 
-    def _skipped(self, peer: Peer, count: int) -> None:
-        peer.counts.skipped += count
-        self.totals.skipped += count
-
-    def _reordered(self, peer: Peer) -> None:
-        peer.counts.reordered += 1
-        self.totals.reordered += 1
-
-    def duplicated(self, peer: Peer) -> None:
-        """Record a numbered message that arrived before."""
-        peer.counts.duplicates += 1
-        self.totals.duplicates += 1
+    @property
+    def totals(self) -> Counts:
+        """The counts of all senders together."""
+        totals = replace(self._forgotten)
+        for peer in self._peers.values():
+            totals.add(peer.counts)
+        return totals
 
     def marked(self, peer: Peer, number: int, origin: int) -> None:
         """Record how far a stream has come; and where it began, unless its sender may have been forgotten."""
@@ -270,37 +269,28 @@ class DedupTable:
         if number >= sequence.expected:
             sequence.skip(number + 1 - sequence.expected)
             sequence.expected = number + 1
-        self._skipped(peer, peer.arrivals.marked(number, origin))
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the maximum of unsettled messages is reached."""
-        return len(self.pending) >= PENDING_MAX
+        peer.counts.skipped += peer.arrivals.marked(number, origin)
 
     def settle(self, key: Key, result: HandlingResult) -> None:
         """Record the result of a message."""
         self.pending.pop(key, None)
-        if len(self._results) >= RESULTS_MAX:
-            oldest = next(iter(self._results))
-            del self._results[oldest]
+        if len(self.results) >= RESULTS_MAX:
+            oldest = next(iter(self.results))
+            del self.results[oldest]
             self._forget_reply(oldest)
-        self._results[key] = result
+        self.results[key] = result
         if result.reply is not None:
             self._replies[key] = result.reply
             self._reply_bytes += len(result.reply.payload) + _REPLY_OVERHEAD
             while self._reply_bytes > REPLIES_MAX and len(self._replies) > 1:
                 oldest = next(iter(self._replies))
                 self._forget_reply(oldest)
-                self._results[oldest] = _GONE
+                self.results[oldest] = _GONE
 
     def _forget_reply(self, key: Key) -> None:
         kept = self._replies.pop(key, None)
         if kept is not None:
             self._reply_bytes -= len(kept.payload) + _REPLY_OVERHEAD
-
-    def result(self, key: Key) -> HandlingResult | None:
-        """Return the result of a message; None where it is not settled or no longer kept."""
-        return self._results.get(key)
 
     def release(self, key: Key) -> None:
         """Forget that a message arrived: the queue was full, and it may be sent again."""
@@ -316,13 +306,6 @@ class DedupTable:
     def senders(self) -> list[SenderCounts]:
         """Return the counts of each known sender, the most recent last."""
         return [
-            SenderCounts(
-                f"{sender:016x}",
-                self.is_sealed,
-                peer.counts.received,
-                peer.counts.skipped,
-                peer.counts.reordered,
-                peer.counts.duplicates,
-            )
+            SenderCounts(f"{sender:016x}", self.is_sealed, *astuple(peer.counts))
             for sender, peer in self._peers.items()
         ]

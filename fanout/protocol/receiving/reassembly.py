@@ -22,13 +22,13 @@ _MESSAGE_OVERHEAD = 1500
 class Partial:
     """A message of which some fragments have arrived."""
 
-    __slots__ = ("_first_missing", "_fragments", "_highest", "cost", "heard", "is_asked", "kind", "missing")
+    __slots__ = ("_first_missing", "_fragments", "_highest", "cost", "is_asked", "kind", "last_arrival", "missing")
 
     def __init__(self, fragment: Fragment) -> None:
         self.kind: tuple[int, int, int] = _kind(fragment)
         self.missing: int = fragment.parts
         self.cost: int = _MESSAGE_OVERHEAD
-        self.heard: float = 0.0
+        self.last_arrival: float = 0.0
         """When the last new fragment arrived."""
         self.is_asked: bool = False
         """Whether its sender asks for a confirmation, and sends missing fragments again."""
@@ -103,11 +103,11 @@ class _Pool:
         """Return the message to evict for a fragment of this one; None where the fragment must be refused."""
         for some in (self._others, self._asked):
             found = _first_but(key, some)
-            if found is not None and (some is self._others or now - some[found].heard >= IDLE):
+            if found is not None and (some is self._others or now - some[found].last_arrival >= IDLE):
                 return found
         # All are to be confirmed, and active. One of them has priority, or none would ever complete.
         favourite = self._asked.get(self._favourite) if self._favourite is not None else None
-        if favourite is None or now - favourite.heard >= IDLE:
+        if favourite is None or now - favourite.last_arrival >= IDLE:
             self._favourite = key if partial.is_asked else None
         return _first_but(key, self._asked) if self._favourite == key else None
 
@@ -163,7 +163,7 @@ class Reassembly:
         if is_there:
             self._remove(key, partial)
         partial.take(fragment)
-        partial.heard = now
+        partial.last_arrival = now
         partial.is_asked |= bool(fragment.flags & ASK)
         # At the end of all dictionaries: it is evicted last.
         self._add(key, partial)
@@ -207,6 +207,6 @@ class Reassembly:
         """Drop the messages idle for too long."""
         while self.partial:
             key, partial = next(iter(self.partial.items()))
-            if now - partial.heard < PATIENCE:
+            if now - partial.last_arrival < PATIENCE:
                 return
             self._give_up(key)

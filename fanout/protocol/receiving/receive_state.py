@@ -43,6 +43,8 @@ from fanout.protocol.receiving.run import (
 from fanout.protocol.seal import OpenedRun, Sealer
 from fanout.protocol.sequence import Arrival
 
+PENDING_MAX = 16_384
+"""Messages in fragments that were accepted and whose handler has not returned."""
 NUMBERED_START = MAGIC + bytes((VERSION, FrameKind.NUMBERED))
 """The first bytes of each message of a numbered stream."""
 _HEADER_SIZE = HEADER.size
@@ -69,46 +71,29 @@ class AnswerSocket(Protocol):
         """Send datagrams to `address`, from the address in `source`."""
 
 
+@dataclass(slots=True, eq=False)
 class PendingReply:
     """A message whose sender may ask for its result, until it is settled: see `Question`. Thread-safe."""
 
-    __slots__ = (
-        "address",
-        "attempt",
-        "is_open",
-        "is_query",
-        "number",
-        "problem",
-        "reply_path",
-        "sender",
-        "settler",
-        "size",
-        "source",
-        "state",
-        "wants_answer",
-    )
-
+    state: ReceiveState
+    address: tuple[Any, ...]
+    sender: int
+    number: int
+    is_query: bool
+    wants_answer: bool
+    """Whether the sender has asked so far."""
+    attempt: int = 0
+    """Of the question that waits for an answer."""
+    size: int = 0
+    """Its bytes; 0 where none waits."""
+    is_open: bool = True
+    """Whether it waits to be settled."""
+    problem: str = ""
+    """Why its reply was not sent."""
     # Set outside the core, which does not know how to answer.
-    settler: Settler
-    reply_path: AnswerSocket
-    source: ControlMessages
-
-    def __init__(self, state: ReceiveState, fragment: Fragment, address: tuple[Any, ...], wants_answer: bool) -> None:
-        self.state: ReceiveState = state
-        self.address: tuple[Any, ...] = address
-        self.sender: int = fragment.sender
-        self.number: int = fragment.number
-        self.is_query: bool = bool(fragment.flags & QUERY)
-        self.wants_answer: bool = wants_answer
-        """Whether the sender has asked so far."""
-        self.attempt: int = 0
-        """Of the question that waits for an answer."""
-        self.size: int = 0
-        """Its bytes; 0 where none waits."""
-        self.is_open: bool = True
-        """Whether it waits to be settled."""
-        self.problem: str = ""
-        """Why its reply was not sent."""
+    settler: Settler = field(init=False)
+    reply_path: AnswerSocket = field(init=False)
+    source: ControlMessages = field(init=False)
 
     @property
     def wants_reply(self) -> bool:
@@ -255,7 +240,7 @@ class ReceiveState:
             return
         taken.drops[ReceiveDrop.DUPLICATE] += 1
         if numbered:
-            self.table.duplicated(peer)
+            peer.counts.duplicates += 1
 
     def take_frame(self, run: Run, now: float, taken: Taken) -> None:
         """Take a run of one datagram: a plain frame, or one that was opened."""
@@ -287,7 +272,7 @@ class ReceiveState:
             taken.drops[ReceiveDrop.DUPLICATE] += 1
             pending.wants_answer |= asks
             return [answer(fragment, size, AnswerStatus.PENDING)] if asks else []
-        result = table.result(key)
+        result = table.results.get(key)
         if result is not None:
             taken.drops[ReceiveDrop.DUPLICATE] += 1
             return self.builder.result(result, fragment, size) if asks else []
@@ -297,7 +282,7 @@ class ReceiveState:
         if key not in self.reassembly.partial and (arrival := peer.state(fragment.number)) not in _FRESH:
             self._came_before(peer, fragment.number, arrival, numbered, taken)
             return [answer(fragment, size, AnswerStatus.REFUSED, _FORGOTTEN)] if asks else []
-        if table.is_full:
+        if len(table.pending) >= PENDING_MAX:
             # No answer: it is asked again, later and later.
             taken.refuse(ReceiveDrop.NO_ROOM, "too many messages wait for their handlers")
             return []
@@ -313,9 +298,10 @@ class ReceiveState:
                 return [answer(fragment, size, AnswerStatus.PARTIAL, present, first)]
             payload, wants_answer = partial.payload(), partial.is_asked
         table.arrived(peer, fragment.number, numbered)
-        table.pending[key] = pending = PendingReply(self, fragment, run.address, wants_answer)
+        pending = PendingReply(self, run.address, *key, bool(fragment.flags & QUERY), wants_answer)
         if asks:
             pending.attempt, pending.size = fragment.attempt, size
+        table.pending[key] = pending
         track = Track(peer.hand_over, fragment.number) if numbered else None
         taken.pending.append(pending)
         taken.runs.append(Run(payload, len(payload), 1, run.address, run.received_at, 0, track, pending))
@@ -338,7 +324,7 @@ class ReceiveState:
 
     def _pulled(self, pull: Pull, taken: Taken) -> list[bytes]:
         """Return the fragments of a reply that are pulled."""
-        result = self.table.result((pull.sender, pull.number))
+        result = self.table.results.get((pull.sender, pull.number))
         if result is None or result.reply is None:
             taken.refuse(ReceiveDrop.UNEXPECTED, "it asks for a reply that is not kept")
             return []

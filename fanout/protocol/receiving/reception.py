@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from fanout.protocol import frame
 from fanout.protocol.drop_reasons import ReceiveDrop
@@ -15,6 +17,18 @@ from fanout.protocol.seal import Keyring, Opener, Sealer
 _KIND_AT = 7
 _NO_KEY = "it is sealed, but this receiver has no key"
 _NO_PLAIN = "it is not sealed, but this receiver has keys"
+
+
+class FrameCounts(NamedTuple):
+    """Counts of frames and their messages: see `ReceiverStats`."""
+
+    skipped: int = 0
+    reordered: int = 0
+    duplicates: int = 0
+    refused: Mapping[ReceiveDrop, int] = Counter()
+    confirmed: int = 0
+    failed: int = 0
+    replied: int = 0
 
 
 class Reception:
@@ -59,39 +73,19 @@ class Reception:
             self.sealed.sealer = Sealer(self._opener.keyring, self._cluster, identity, counter)
 
     @property
-    def counts(self) -> Counter[ReceiveDrop]:
-        """What was not handed over, by reason."""
-        return self.drops + Counter({ReceiveDrop.INCOMPLETE: sum(each.reassembly.given_up for each in self._states)})
-
-    @property
-    def confirmations(self) -> int:
-        """Messages confirmed to senders that asked."""
-        return sum(state.confirmations for state in self._states)
-
-    @property
-    def failures(self) -> int:
-        """Failed messages whose senders asked."""
-        return sum(state.failures for state in self._states)
-
-    @property
-    def replies(self) -> int:
-        """Replies that were sent, once or more often."""
-        return sum(state.builder.replies for state in self._states)
-
-    @property
-    def skipped(self) -> int:
-        """Messages of numbered streams missing when a later one arrived."""
-        return sum(state.table.totals.skipped for state in self._states)
-
-    @property
-    def reordered(self) -> int:
-        """Skipped messages that arrived late."""
-        return sum(state.table.totals.reordered for state in self._states)
-
-    @property
-    def duplicates(self) -> int:
-        """Messages of numbered streams that arrived again."""
-        return sum(state.table.totals.duplicates for state in self._states)
+    def counts(self) -> FrameCounts:
+        """The counts so far."""
+        states = self._states
+        plain, sealed = (state.table.totals for state in states)
+        return FrameCounts(
+            plain.skipped + sealed.skipped,
+            plain.reordered + sealed.reordered,
+            plain.duplicates + sealed.duplicates,
+            self.drops + Counter({ReceiveDrop.INCOMPLETE: sum(state.reassembly.given_up for state in states)}),
+            sum(state.confirmations for state in states),
+            sum(state.failures for state in states),
+            sum(state.builder.replies for state in states),
+        )
 
     @property
     def has_pending(self) -> bool:
@@ -105,8 +99,8 @@ class Reception:
     def use(self, keyring: Keyring) -> None:
         """Use these keys from now on."""
         if self._opener is not None and self.sealed.sealer is not None and self._opener.keyring is not keyring:
-            self._opener.keyring = keyring
-            self.sealed.sealer.keyring = keyring
+            self._opener.use(keyring)
+            self.sealed.sealer.use(keyring)
 
     def give_up(self, now: float) -> None:
         """Drop the messages that will not be completed."""

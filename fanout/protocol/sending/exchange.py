@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import count
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from fanout.model import Endpoint
 from fanout.protocol.frame import FRAGMENT_OVERHEAD, NUMBERED, QUERY, Answer, Cut, ReplyFragment, pull
 from fanout.protocol.sending.fragments import SendWindow
 from fanout.protocol.sending.peer_exchange import OutgoingMessage, PeerExchange
-from fanout.protocol.sending.receipt import Receipt, ReceiptStatus, Reply
+from fanout.protocol.sending.receipt import Confirmation, Receipt, ReceiptStatus, Reply
 from fanout.protocol.sending.rtt import RttEstimator
 
 REPLIES_MAX = 256 * 1024 * 1024
@@ -59,7 +59,6 @@ class Exchange:
         is_query: bool = False,
         is_numbered: bool = False,
         round_trip: RttEstimator,
-        jitter: Callable[[], float],
     ) -> None:
         self.number = number
         self.size: int = len(payload)
@@ -69,7 +68,7 @@ class Exchange:
         # An unsealed reply is never larger than the query: so the query is padded to the full size.
         pad = FRAGMENT_OVERHEAD + fragment_size if is_query else 0
         cut = Cut.of(payload, fragment_size)
-        self._message = OutgoingMessage(sender, number, cut, flags, pad, retries, round_trip, jitter)
+        self._message = OutgoingMessage(sender, number, cut, flags, pad, retries, round_trip)
         self._started = now
         self._ended: float | None = None
         self._pods: dict[Endpoint, PeerExchange] = {}
@@ -214,15 +213,18 @@ class Exchange:
                 pod.give_up()
                 self._note(pod)
 
-    def elapsed(self, now: float) -> float:
-        """Return how many seconds it has taken so far, or took."""
-        return (now if self._ended is None else self._ended) - self._started
-
     def count(self) -> tuple[int, int]:
         """Return how many pods have confirmed or replied, and how many have not."""
-        confirmed = [pod.status for pod in self._pods.values()].count(ReceiptStatus.CONFIRMED)
+        confirmed = 0
+        for pod in self._pods.values():
+            confirmed += pod.status is ReceiptStatus.CONFIRMED
         return confirmed, len(self._pods) - confirmed
 
     def receipts(self) -> tuple[Receipt, ...]:
         """Return the receipt of each pod."""
         return tuple(map(PeerExchange.receipt, self._pods.values()))
+
+    def confirmation(self, now: float, age: float, stale: bool) -> Confirmation:
+        """Return the state of each pod; `age` and `stale` are those of the DNS answer: see `Confirmation`."""
+        elapsed = (now if self._ended is None else self._ended) - self._started
+        return Confirmation(self.receipts(), self.size, elapsed, age, stale)

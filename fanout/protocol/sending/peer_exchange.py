@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -34,7 +33,6 @@ class OutgoingMessage(NamedTuple):
     """Minimum bytes of a frame that asks."""
     retries: int | None
     round_trip: RttEstimator
-    jitter: Callable[[], float]
 
     def frames(self, attempt: int, positions: tuple[int, ...]) -> list[bytes]:
         """Return these fragments as frames, the last of which asks."""
@@ -109,13 +107,8 @@ class PeerExchange:
                 return False
             self.tries += 1
         self._is_waiting = True
-        self._wait(now)
+        self.wake = now + self._message.round_trip.patience(self.tries - 1)
         return True
-
-    def _wait(self, now: float) -> None:
-        """Give the pod time to answer."""
-        message = self._message
-        self.wake = now + message.round_trip.patience(self.tries - 1, message.jitter())
 
     def answered(self, answer: Answer, now: float) -> None:
         """Record the pod's answer."""
@@ -170,10 +163,7 @@ class PeerExchange:
             self.end(ReceiptStatus.CONFIRMED)
             return reply
         self._is_waiting = False
-        if self.reply.wants_more:
-            self.wake = now
-        else:
-            self._wait(now)
+        self.wake = now if self.reply.wants_more else now + self._message.round_trip.patience(self.tries - 1)
         return None
 
     @property

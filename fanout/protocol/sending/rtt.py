@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 FIRST = 0.1
 """Seconds to wait before the first measurement."""
 LEAST, MOST = 0.02, 0.5
@@ -9,11 +11,15 @@ LEAST, MOST = 0.02, 0.5
 
 
 class RttEstimator:
-    """The smoothed round trip and the time to wait for an answer (RFC 6298, with bounds for a cluster)."""
+    """The smoothed round trip and the time to wait for an answer (RFC 6298, with bounds for a cluster).
 
-    __slots__ = ("_smoothed", "_variance")
+    `jitter` returns random numbers from 0 to 1.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_jitter", "_smoothed", "_variance")
+
+    def __init__(self, jitter: Callable[[], float]) -> None:
+        self._jitter = jitter
         self._smoothed: float | None = None
         self._variance = 0.0
 
@@ -25,10 +31,10 @@ class RttEstimator:
             self._variance += (abs(self._smoothed - seconds) - self._variance) / 4
             self._smoothed += (seconds - self._smoothed) / 8
 
-    def patience(self, unanswered: int, jitter: float) -> float:
-        """Return the seconds to wait for an answer after N unanswered tries; `jitter` is from 0 to 1.
+    def patience(self, unanswered: int) -> float:
+        """Return the seconds to wait for an answer after N unanswered tries.
 
         Doubled with each try, up to the bound, and up to a quarter longer, so that pods are not asked in step.
         """
         base = FIRST if self._smoothed is None else max(LEAST, self._smoothed + 4 * self._variance)
-        return float(min(MOST, base * 2 ** min(unanswered, 16)) * (1 + jitter / 4))
+        return float(min(MOST, base * 2 ** min(unanswered, 16)) * (1 + self._jitter() / 4))

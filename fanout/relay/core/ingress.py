@@ -6,25 +6,26 @@ import ipaddress
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from fanout.acl import Network, parse_network
 from fanout.errors import InvalidIngress, InvalidInput
 from fanout.model import Service, parse_port, unmapped
-from fanout.options import is_interface_name, shown
+from fanout.options import is_interface_name, positive_number, shown, whole_number
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 PORTS_MAX = 1024
 """Ports of all ingresses of a relay: each takes a socket."""
-LIMIT_MAX = 1e9
+LIMIT_MAX = 1_000_000_000
 """Datagrams a second of one source."""
 _ADDRESS = r"\[[^\]@,]*\]|[^:@\[\],]*"
 _URL = re.compile(
     rf"(?P<kind>[a-z]+)://(?:(?P<source>{_ADDRESS}),)?(?P<host>{_ADDRESS}):(?P<ports>[^:@]*)(?:@(?P<interface>.*))?",
     re.DOTALL,
 )
-_EVERYWHERE = frozenset(("", "0.0.0.0", "::"))
+EVERYWHERE = frozenset(("", "0.0.0.0", "::"))
+"""Hosts that stand for all addresses."""
 _LINK_LOCAL = ipaddress.IPv6Network("fe80::/10")
 _FORMS = (
     "udp://ADDRESS:PORT[@INTERFACE], mcast://GROUP:PORT@INTERFACE, mcast://SOURCE,GROUP:PORT@INTERFACE "
@@ -100,38 +101,21 @@ class Ingress:
         """
         if not isinstance(url, str):
             raise InvalidIngress(f"an ingress must be a URL; got {type(url).__name__}: write {_FORMS}")
-        match = _URL.fullmatch(url)
-        if match is None or match["kind"] not in list(IngressKind):
-            raise InvalidIngress(f"{_named(url)} must be {_FORMS}")
-        kind = IngressKind(match["kind"])
-        first, last = _ports(url, match["ports"])
-        interface = _interface(url, match["interface"])
-        host, source = match["host"], ""
-        if match["source"] is not None and kind is not IngressKind.MULTICAST:
-            raise InvalidIngress(f"{_named(url)}: only mcast:// takes a source: use allow_source instead")
-        if kind is not IngressKind.UDP and not interface:
-            raise InvalidIngress(f"{_named(url)} must name an interface: add @eth1")
-        if kind is IngressKind.MULTICAST:
-            host, source = _group(url, host, match["source"])
-        elif kind is IngressKind.BROADCAST and host:
-            raise InvalidIngress(f"{_named(url)}: broadcast takes no address: write broadcast://:{first}@{interface}")
-        elif host:
-            host = str(_listening(url, host, first, interface))
         try:
-            check_pods(Service(service, first))
+            listening = _of_url(url)
+            check_pods(Service(service, listening.first_port))
             if isinstance(allow_source, str):
                 raise InvalidInput(f"allow_source must be a list of networks; got {shown(allow_source)}")
             networks = tuple(map(parse_network, allow_source))
+            if to_port is not None:
+                count = len(listening.ports)
+                name = "to_port" if count == 1 else f"to_port, the first of {count:,} ports in a row,"
+                whole_number(name, to_port, least=1, most=65_536 - count)
+            if limit is not None:
+                positive_number("limit", limit, most=LIMIT_MAX, unit="datagrams a second")
         except InvalidInput as error:
-            raise InvalidIngress(f"{_named(url)}: {error}") from None
-        if to_port is not None and not (_is_port(to_port) and to_port + last - first <= 65_535):
-            ports = f", as {last - first + 1:,} ports go there in a row" if last > first else ""
-            raise InvalidIngress(
-                f"{_named(url)}: to_port must be 1 to {65_535 - last + first}{ports}; got {shown(to_port)}"
-            )
-        if limit is not None and not (_is_number(limit) and 0 < limit <= LIMIT_MAX):
-            raise InvalidIngress(f"{_named(url)}: limit must be datagrams a second, above 0; got {shown(limit)}")
-        return cls(kind, host, first, last, interface, source, service, to_port, networks, limit)
+            raise InvalidIngress(f"ingress {shown(url)}: {error}") from None
+        return replace(listening, service=service, to_port=to_port, allow_source=networks, limit=limit)
 
 
 def check_pods(service: Service) -> None:
@@ -146,13 +130,13 @@ def check(ingresses: Sequence[Ingress]) -> None:
     """Raise `InvalidIngress` where there are none, too many, or two that collide."""
     if not ingresses:
         raise InvalidIngress(f"a relay must have at least one ingress: write {_FORMS}")
-    wrong = misfit(ingresses)
-    if wrong is not None:
-        raise InvalidIngress(wrong[1])
+    conflict = first_conflict(ingresses)
+    if conflict is not None:
+        raise InvalidIngress(conflict[1])
 
 
-def misfit(ingresses: Sequence[Ingress]) -> tuple[int, str] | None:
-    """Return the index of the first that one relay cannot have besides those before it, and why; None if all fit."""
+def first_conflict(ingresses: Sequence[Ingress]) -> tuple[int, str] | None:
+    """Return the index of the first ingress that conflicts with those before it, and why; None if all fit."""
     ports = 0
     by_port: dict[int, list[Ingress]] = defaultdict(list)
     for index, ingress in enumerate(ingresses):
@@ -176,13 +160,13 @@ def _collision(one: Ingress, other: Ingress) -> str | None:
         # Sockets for groups and for broadcast share a port, and each gets a copy.
         same = (one.kind, one.host, one.interface) == (other.kind, other.host, other.interface)
         if same and one.service == other.service and (one.source == other.source or not (one.source and other.source)):
-            return "the pods would get each datagram twice"
+            return "the pods would get each datagram twice: leave one out"
         return None
     (host, device), (other_host, other_device) = _bound_to(one), _bound_to(other)
     if device and other_device and device != other_device:
         return None
     of_one_family = not host or not other_host or (":" in host) == (":" in other_host)
-    if of_one_family and (host == other_host or not _EVERYWHERE.isdisjoint((host, other_host))):
+    if of_one_family and (host == other_host or not EVERYWHERE.isdisjoint((host, other_host))):
         return "both take the same port: give each an address or a port of its own"
     return None
 
@@ -198,78 +182,76 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _named(url: str) -> str:
-    return f"ingress {shown(url)}"
-
-
-def _is_port(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65_535
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _interface(url: str, text: str | None) -> str:
-    if text is None:
-        return ""
-    if not is_interface_name(text):
-        raise InvalidIngress(
-            f"{_named(url)}: interface must be a name such as eth1, as `ls /sys/class/net` has it; got {shown(text)}"
+def _of_url(url: str) -> Ingress:
+    """Return what a URL alone says; raise `InvalidInput`."""
+    match = _URL.fullmatch(url)
+    if match is None or match["kind"] not in list(IngressKind):
+        raise InvalidInput(f"the URL must be {_FORMS}")
+    kind, host, source, interface = IngressKind(match["kind"]), match["host"], match["source"], match["interface"]
+    first, last = _ports(match["ports"])
+    if interface is not None and not is_interface_name(interface):
+        raise InvalidInput(
+            f"interface must be a name such as eth1, as `ls /sys/class/net` lists it; got {shown(interface)}"
         )
-    return text
+    if source is not None and kind is not IngressKind.MULTICAST:
+        raise InvalidInput("only mcast:// takes a source: use allow_source (--allow-source) instead")
+    if interface is None and kind is not IngressKind.UDP:
+        raise InvalidInput("the URL must name an interface: add @eth1")
+    if kind is IngressKind.MULTICAST:
+        host, source = _group(host, source)
+    elif kind is IngressKind.BROADCAST and host:
+        raise InvalidInput(f"broadcast takes no address: write broadcast://:{first}@{interface}")
+    elif host:
+        host = str(_listening_address(host, first, interface))
+    return Ingress(kind, host, first, last, interface or "", source or "")
 
 
-def _ports(url: str, text: str) -> tuple[int, int]:
+def _ports(text: str) -> tuple[int, int]:
     first_text, dash, last_text = text.partition("-")
     try:
         first = parse_port(first_text)
         last = parse_port(last_text) if dash else first
     except InvalidInput:
-        raise InvalidIngress(f"{_named(url)}: port must be 1 to 65535, or FIRST-LAST; got {text!r}") from None
+        raise InvalidInput(f"port must be 1 to 65535, or FIRST-LAST; got {shown(text)}") from None
     if last < first:
-        raise InvalidIngress(f"{_named(url)}: the range {text} must ascend: write {last}-{first}")
+        raise InvalidInput(f"the range {text} must ascend: write {last}-{first}")
     if last - first >= PORTS_MAX:
-        raise InvalidIngress(
-            f"{_named(url)}: must listen on at most {PORTS_MAX:,} ports, a socket each; got {last - first + 1:,}"
-        )
+        raise InvalidInput(f"the range must be at most {PORTS_MAX:,} ports, a socket each; got {last - first + 1:,}")
     return first, last
 
 
-def _address(url: str, text: str) -> Address:
+def _address(text: str) -> Address:
     bare = text[1:-1] if text.startswith("[") else text
-    try:
-        address = ipaddress.ip_address(bare)
-    except ValueError:
-        raise InvalidIngress(f"{_named(url)}: address must be an IP, IPv6 in brackets; got {shown(text)}") from None
     if "%" in bare:
-        raise InvalidIngress(f"{_named(url)}: name the interface after the port (@eth1), not after a %")
-    return unmapped(address)
+        raise InvalidInput("name the interface after the port (@eth1), not after a %")
+    try:
+        return unmapped(ipaddress.ip_address(bare))
+    except ValueError:
+        raise InvalidInput(f"address must be an IP address, IPv6 in brackets; got {shown(text)}") from None
 
 
-def _listening(url: str, text: str, port: int, interface: str) -> Address:
-    address = _address(url, text)
+def _listening_address(text: str, port: int, interface: str | None) -> Address:
+    address = _address(text)
     if address.is_multicast:
-        raise InvalidIngress(f"{_named(url)}: {address} is a group: write mcast://{text}:{port}@INTERFACE")
+        raise InvalidInput(f"{address} is a group: write mcast://{text}:{port}@INTERFACE")
     if str(address) == "255.255.255.255":
-        raise InvalidIngress(f"{_named(url)}: that is broadcast: write broadcast://:{port}@INTERFACE")
+        raise InvalidInput(f"255.255.255.255 is broadcast: write broadcast://:{port}@INTERFACE")
     if address in _LINK_LOCAL and not interface:
-        raise InvalidIngress(f"{_named(url)}: {address} is link-local: add @eth1, its interface")
+        raise InvalidInput(f"{address} is link-local: add @eth1, its interface")
     return address
 
 
-def _group(url: str, text: str, source_text: str | None) -> tuple[str, str]:
-    group = _address(url, text)
+def _group(text: str, source_text: str | None) -> tuple[str, str]:
+    group = _address(text)
     if not group.is_multicast:
-        raise InvalidIngress(
-            f"{_named(url)}: group must be a multicast address (224.0.0.0/4, ff00::/8); got {group}: "
-            "for a source write SOURCE,GROUP"
+        raise InvalidInput(
+            f"group must be a multicast address (224.0.0.0/4, ff00::/8); got {group}: for a source write SOURCE,GROUP"
         )
     if source_text is None:
         return str(group), ""
-    source = _address(url, source_text)
+    source = _address(source_text)
     if source.version != group.version:
-        raise InvalidIngress(f"{_named(url)}: source and group must be of one address family; got {source} and {group}")
+        raise InvalidInput(f"source and group must be of one address family; got {source} and {group}")
     if source.is_multicast or source.is_unspecified or source.is_loopback or str(source) == "255.255.255.255":
-        raise InvalidIngress(f"{_named(url)}: source must be a unicast address that is not loopback; got {source}")
+        raise InvalidInput(f"source must be a unicast address other than loopback; got {source}")
     return str(group), str(source)

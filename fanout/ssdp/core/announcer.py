@@ -1,10 +1,9 @@
-"""Announcements of the pods' devices on the LAN, their repetition, and the devices announced now. Pure."""
+"""Announcements of the pods' devices on the LAN, their repetition, and the devices that are announced now. Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from fanout.ssdp.core import message, urls
@@ -32,24 +31,25 @@ class Log(NamedTuple):
 
 
 class Announcer:
-    """Makes announcements of adverts as the LAN has them, and keeps what they amount to."""
+    """Makes announcements of adverts that lead to the relay, and keeps what they amount to."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        """Announcements by their NTS."""
+        """Announcements, by NTS."""
         self._locations: dict[str, str] = {}
         """The LOCATION of each device that is announced now, by UDN."""
         self._alive: set[tuple[str, str]] = set()
-        """NT and USN of what was announced and not revoked since."""
+        """NT and USN of the adverts that were announced and not revoked since."""
         self._repeats: dict[tuple[str, str], tuple[float, bytes]] = {}
-        """What to repeat, and when, by NT and USN."""
+        """When to repeat which datagram, by NT and USN."""
         self._udns: set[str] = set()
         self.has_changed: bool = False
         """Whether `update` is to be called."""
-        self._devices: list[tuple[DeviceStats, int | None]] = []
+        self._devices: list[tuple[str, str, str, int]] = []
+        """UDN, pod, LOCATION and port of each device; port 0 where it has none."""
 
     def is_alive(self, advert: Advert) -> bool:
-        """Whether it was announced and not revoked since; one for which there was no port never was."""
+        """Whether an advert was announced and not revoked since; one without a port never was."""
         return (advert.nt, advert.usn) in self._alive
 
     def announce(self, kind: NotifyKind, pod: str, located: Advert, now: float) -> list[Announce | Log]:
@@ -61,7 +61,7 @@ class Announcer:
             self._alive.add(key)
         data = message.notify(kind, located)
         self.counts[kind.value] += 1
-        # Of what is alive after a byebye, or the other way round, only the last is repeated, and in this order.
+        # Only the last announcement of an advert is repeated, and in the order of the announcements.
         self._repeats.pop(key, None)
         self._repeats[key] = now + AGAIN, data
         logged = self._device_changed(kind, pod, located) if located.nt == message.ROOT_DEVICE else None
@@ -73,7 +73,7 @@ class Announcer:
         return [Announce(self._repeats.pop(key)[1]) for key in due]
 
     def update(self, devices: Iterable[Device], port_map: PortMap) -> None:
-        """Record the devices that there are, for `devices`, which other threads may call."""
+        """Record the devices for `devices`, which other threads may call."""
         self.has_changed = False
         found, udns = [], set()
         for device in devices:
@@ -82,7 +82,7 @@ class Announcer:
             if location is not None:
                 url = urls.split(device.location)
                 port = None if url is None else port_map.known(url.origin)
-                found.append((DeviceStats(device.udn, device.pod, location), port))
+                found.append((device.udn, device.pod, location, port or 0))
         self._devices = found
         for udn in self._udns - udns:
             port_map.left(udn)
@@ -91,17 +91,14 @@ class Announcer:
     def devices(self, names: Mapping[tuple[str, str], str], counts: HttpCounts) -> list[DeviceStats]:
         """Return the devices that are announced now; `names` are by pod and UDN."""
         return [
-            replace(
-                device,
-                name=names.get((device.pod, device.udn), ""),
-                requests=0 if port is None else counts.requests.get(port, 0),
-                bytes=0 if port is None else counts.bytes.get(port, 0),
+            DeviceStats(
+                udn, pod, location, names.get((pod, udn), ""), counts.requests.get(port, 0), counts.bytes.get(port, 0)
             )
-            for device, port in self._devices
+            for udn, pod, location, port in self._devices
         ]
 
     def _device_changed(self, kind: NotifyKind, pod: str, located: Advert) -> Log | None:
-        """Return a line that says that a device can be found, or no longer; None if that was logged."""
+        """Return a line that says that a device is announced or gone; None if that was logged before."""
         udn, location = located.udn, located.location
         if kind is NotifyKind.BYEBYE:
             if self._locations.pop(udn, None) is None:

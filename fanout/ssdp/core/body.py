@@ -1,37 +1,37 @@
-"""Gathers a whole body and decompresses it, within bounds. Pure."""
+"""Gathers a whole HTTP body and decompresses it, within bounds. Pure."""
 
 from __future__ import annotations
 
 import zlib
 
 DOCUMENT_MAX = 8 * 1024 * 1024
-"""Bytes of a document whose URLs are rewritten, as sent and as unpacked."""
+"""Bytes of a document whose URLs are rewritten, both as sent and decompressed."""
 MEMBERS_MAX = 64
-"""Members of a compressed body; usually it has one."""
+"""Members of a compressed body; usually there is one."""
 _GZIP = zlib.MAX_WBITS | 16
 _WRAPS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": zlib.MAX_WBITS}
 
 
 class TooLarge(Exception):
-    """It is larger than the limit."""
+    """A body is larger than the limit."""
 
 
 class Undecodable(Exception):
-    """It is not encoded as its Content-Encoding says."""
+    """A body is not encoded as its Content-Encoding says."""
 
 
 def can_unpack(encoding: str) -> bool:
-    """Return whether a body of that Content-Encoding can be decompressed."""
+    """Whether a body of that Content-Encoding can be decompressed."""
     return encoding.strip().lower() in ("", "identity", *_WRAPS)
 
 
 def is_packed(encoding: str) -> bool:
-    """Return whether a body of that Content-Encoding, one of the supported, must be decompressed."""
+    """Whether a body of that Content-Encoding, a supported one, must be decompressed."""
     return encoding.strip().lower() in _WRAPS
 
 
 class BodyBuffer:
-    """A body that comes in pieces; `size_max` limits what was sent and what it decompresses to."""
+    """A body that arrives in pieces; `size_max` limits the bytes that were sent and those that they decompress to."""
 
     def __init__(self, size_max: int, encoding: str = "") -> None:
         self.size_max = size_max
@@ -58,7 +58,7 @@ class BodyBuffer:
             if len(piece) < 2:
                 return
             if self._wrap == zlib.MAX_WBITS and not _is_zlib(piece):
-                # Many leave out the header that "deflate" has (RFC 9110, 8.4.1.2).
+                # Many leave out the zlib header of "deflate" (RFC 9110, 8.4.1.2).
                 self._unpacker = zlib.decompressobj(-self._wrap)
         try:
             self._unpack(piece)
@@ -78,7 +78,7 @@ class BodyBuffer:
                 piece = piece.lstrip(b"\0")  # padding
                 if self._wrap != _GZIP or not piece:
                     return
-                self._members += 1  # one more (RFC 1952, 2.2)
+                self._members += 1  # RFC 1952, 2.2
                 if self._members > MEMBERS_MAX:
                     raise Undecodable(f"it has more than {MEMBERS_MAX} parts")
                 self._unpacker = zlib.decompressobj(_GZIP)
@@ -89,5 +89,5 @@ class BodyBuffer:
 
 
 def _is_zlib(start: bytes) -> bool:
-    """Whether that is how a zlib stream begins (RFC 1950, 2.2)."""
+    """Whether a zlib stream begins so (RFC 1950, 2.2)."""
     return start[0] & 0x8F == zlib.DEFLATED and int.from_bytes(start[:2], "big") % 31 == 0

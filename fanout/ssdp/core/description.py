@@ -1,6 +1,6 @@
-"""A device's description: what it is called, and what it announces itself as (UPnP Device Architecture 1.1, 2.3). Pure.
+"""A device description: its name, and the adverts that follow from it (UPnP Device Architecture 1.1, 2.3). Pure.
 
-Needs defusedxml, of the extra `dlna`: a pod's XML is a stranger's.
+Needs defusedxml, of the extra `dlna`: the XML of a pod is untrusted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from defusedxml.ElementTree import DefusedXMLParser
 from fanout.ssdp.core.message import ROOT_DEVICE
 
 SIZE_MAX = 1 << 20
-"""Bytes; those of real devices have a few thousand."""
+"""Bytes; real devices have a few thousand."""
 ELEMENTS_MAX = 16_384
 DEPTH_MAX = 64
 DEVICES_MAX = 64
@@ -26,29 +26,26 @@ _OF_DEVICE = frozenset(("deviceType", "friendlyName", "UDN"))
 
 
 class InvalidDescription(ValueError):
-    """It is not a device's description, or exceeds a limit."""
+    """A body is not a device description, or exceeds a limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """The root device, and all that is announced of it. Its texts have one line, and no control characters."""
+    """The root device, and all that is announced of it. Its texts are one line without control characters."""
 
     udn: str
-    """`uuid:...` in lower case, as an advert's `udn` is."""
+    """`uuid:...` in lower case, like the `udn` of an advert."""
     friendly_name: str
     device_type: str
     adverts: tuple[tuple[str, str], ...]
     """NT and USN of the root device, the devices in it, and the services of each (UDA 1.1, tables 1-1 to 1-3).
 
-    As they are written: a USN begins with what the description has as the UDN (1.2.2).
+    A USN begins with the UDN as the description writes it (1.2.2).
     """
 
 
 def parse(body: bytes) -> Description:
-    """Return what a description says; raise `InvalidDescription`.
-
-    Names are taken without regard to their namespace, which devices get wrong.
-    """
+    """Parse a description; raise `InvalidDescription`. Devices get XML namespaces wrong: they are ignored."""
     if len(body) > SIZE_MAX:
         raise InvalidDescription(f"it must have at most {SIZE_MAX:,} bytes; got {len(body):,}")
     body = body.lstrip(b" \t\r\n")
@@ -56,11 +53,11 @@ def parse(body: bytes) -> Description:
         try:
             devices = _read(body)
         except ParseError:
-            # minidlna 1.3.0 writes the name that it was given as it is, "Tom & Jerry" too.
+            # minidlna 1.3.0 writes its configured name unescaped, such as "Tom & Jerry".
             devices = _read(_BARE.sub(b"&amp;", body))
     except InvalidDescription:
         raise
-    except (ParseError, ValueError, LookupError) as error:  # no XML, a DTD, an encoding that nobody knows
+    except (ParseError, ValueError, LookupError) as error:  # not XML, a DTD, an unknown encoding
         raise InvalidDescription(f"it is not acceptable XML: {' '.join(str(error).split())[:_TEXT_MAX]}") from None
     return _description(devices)
 
@@ -80,11 +77,11 @@ class _ParsedDevice:
 
 
 class _ParserTarget:
-    """Takes what the parser finds, and keeps what is asked for: a tree of a hostile document would be large."""
+    """Takes what the parser finds, and keeps only what is needed: the tree of a hostile document could be large."""
 
     def __init__(self) -> None:
         self.devices: list[_ParsedDevice] = []
-        """The root device, and those in it in the order of the document."""
+        """The root device and those in it, in the order of the document."""
         self._inside: list[_ParsedDevice] = []
         self._path: list[str] = []
         self._elements = 0
@@ -105,11 +102,11 @@ class _ParserTarget:
                 raise InvalidDescription(f"it has more than {DEVICES_MAX} devices")
             self.devices.append(_ParsedDevice())
             self._inside.append(self.devices[-1])
-        elif self._inside and self._is_asked_for(name):
+        elif self._inside and self._is_needed(name):
             self._text = []
 
     def data(self, text: str) -> None:
-        """Text comes, in parts."""
+        """Text arrives, in parts."""
         if self._text is not None:
             self._text.append(text)
 
@@ -126,10 +123,7 @@ class _ParserTarget:
                 self._inside[-1].texts.setdefault(name, text)
         self._text = None
 
-    def close(self) -> None:
-        """The document ends."""
-
-    def _is_asked_for(self, name: str) -> bool:
+    def _is_needed(self, name: str) -> bool:
         parents = self._path[:-1]
         return (parents[-1] == "device" and name in _OF_DEVICE) or (
             parents[-3:] == ["device", "serviceList", "service"] and name == "serviceType"
@@ -138,7 +132,7 @@ class _ParserTarget:
 
 def _one_line(text: str) -> str:
     words = " ".join(text.split())
-    # isprintable() is False of controls, of separators of lines and of what turns the direction of a line.
+    # isprintable() is False for controls, line separators, and what changes the direction of a line.
     return words if words.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in words)
 
 
@@ -151,7 +145,7 @@ def _description(devices: list[_ParsedDevice]) -> Description:
     for device in devices:
         owner = device.texts.get("UDN", "")
         if not _is_udn(owner):
-            continue  # of an embedded one: nobody could tell it from others
+            continue  # an embedded device that nobody could tell from others
         adverts[owner, owner] = None
         for kind in (device.texts.get("deviceType", ""), *device.services):
             if _NAME.fullmatch(kind):
@@ -163,5 +157,5 @@ def _description(devices: list[_ParsedDevice]) -> Description:
 
 
 def _is_udn(text: str) -> bool:
-    """Whether a USN that begins with it, and goes on with "::", names that and nothing else."""
+    """Whether a USN that begins with it and "::" is unambiguous."""
     return _NAME.fullmatch(text) is not None and "::" not in f"{text}:"

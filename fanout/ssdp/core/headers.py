@@ -1,4 +1,4 @@
-"""What of a request's or an answer's head is carried on, and how its parts are spelled. Pure."""
+"""Which parts of a request's or an answer's head are passed on, and how they are written. Pure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from urllib.parse import quote
 
 PSEUDONYM = "fanout"
-"""What the relay is called where it says who it is."""
+"""The relay's name in Via and Server."""
 HEAD_MAX = 16 * 1024
 """Bytes of all headers of a request."""
-# RFC 9110, 7.6.1: between two neighbours alone.
+# RFC 9110, 7.6.1: for the next hop only.
 _HOP_BY_HOP = frozenset(
     (
         *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
@@ -22,10 +22,10 @@ TRANSFORMED = (
     *("content-length", "content-encoding", "accept-ranges", "etag", "last-modified"),
     *("content-md5", "digest", "content-digest", "repr-digest"),
 )
-"""What is true of a pod's document, and not of what it is rewritten to: its size and sums, and its validators.
+"""Headers that are true of a pod's document, but not of the rewritten one: its size, digests and validators.
 
-With other URLs it is another representation (RFC 9110, 8.8), one for each address of the relay, and tomorrow it may
-name other ports; so clients have nothing to ask for a part of it by, or whether it has changed.
+With other URLs it is another representation (RFC 9110, 8.8), one for each address of the relay, and it may name other
+ports later. So clients get no validator by which to ask for a part of it, or whether it has changed.
 """
 _ABSOLUTE = re.compile(r"http://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -33,9 +33,9 @@ _ASCII = "".join(map(chr, range(0x21, 0x7F)))
 
 
 def carried(headers: Iterable[tuple[str, str]], *without: str) -> list[tuple[str, str]]:
-    """Return the headers that are for the other end: no hop-by-hop ones, none of `without` (lower case).
+    """Return the end-to-end headers, except those in `without` (lower case).
 
-    What is not UTF-8 in a value is replaced, and what has control characters is left out.
+    In a value, what is not UTF-8 is replaced; a header with control characters is left out.
     """
     pairs = list(headers)
     left = {name.strip().lower() for key, value in pairs if key.lower() == "connection" for name in value.split(",")}
@@ -48,9 +48,9 @@ def carried(headers: Iterable[tuple[str, str]], *without: str) -> list[tuple[str
 
 
 def via(version: tuple[int, int]) -> tuple[str, str]:
-    """Return the header that tells how a request came here, to be added to those of others.
+    """Return the header that says how a request came here, to be added to those of others.
 
-    A gateway may leave it out of answers (RFC 9110, 7.6.3): players get what the pod says, and nothing beside.
+    A gateway may leave it out of answers (RFC 9110, 7.6.3): players get only what the pod says.
     """
     return "Via", f"{version[0]}.{version[1]} {PSEUDONYM}"
 
@@ -64,14 +64,14 @@ def absolute(raw: str) -> tuple[str, str] | None:
 
 
 def target(raw: str) -> str | None:
-    """Return the path and query of a request as in a URL; None for anything but a path."""
+    """Return the path and query of a request as they are in a URL; None for anything but a path."""
     if not raw.startswith("/"):
         return None
     return quote(raw.partition("#")[0].encode("utf-8", "surrogateescape"), safe=_ASCII)
 
 
 def is_literal(authority: str) -> bool:
-    """Whether a Host header names an address, and not something that DNS would have to be asked for."""
+    """Whether a Host header names an IP address, not a name that needs DNS."""
     host = authority.strip()
     if host.startswith("["):
         host, bracket, rest = host[1:].partition("]")
@@ -89,7 +89,5 @@ def is_literal(authority: str) -> bool:
 
 
 def reason(phrase: str | None) -> str | None:
-    """Return the words behind a status; None where they cannot be carried."""
-    if phrase is None or not phrase.isprintable():
-        return None
-    return phrase
+    """Return the reason phrase of a status; None where it cannot be passed on."""
+    return phrase if phrase is not None and phrase.isprintable() else None

@@ -1,7 +1,7 @@
 """SSDP datagrams: searches, answers and announcements, as bytes and as values (UPnP Device Architecture 1.1, 1). Pure.
 
-Read leniently, for devices of twenty years are out there, and written canonically: nothing of a stranger's datagram
-is passed on but headers that have been parsed.
+They are read leniently, since devices of twenty years are in use, and written canonically: only headers that were
+parsed are passed on of a stranger's datagram.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from fanout.version import __version__
 GROUP = "239.255.255.250"
 PORT = 1900
 DATAGRAM_MAX = 4096
-"""Bytes of a datagram that is read, or written; those of devices have a few hundred."""
+"""Bytes of a datagram that is read or written; those of devices have a few hundred."""
 HEADERS_MAX = 64
 ALL = "ssdp:all"
 ROOT_DEVICE = "upnp:rootdevice"
 MX_MAX = 5
-"""Seconds: more than that counts as that (UDA 1.1, 1.3.2)."""
+"""Seconds: a larger MX counts as this (UDA 1.1, 1.3.2)."""
 MAX_AGE = 1800
-"""Seconds that an announcement without CACHE-CONTROL holds: the least that UDA 1.1 recommends (1.2.2)."""
+"""Seconds that an announcement without CACHE-CONTROL is valid: the least that UDA 1.1 recommends (1.2.2)."""
 _MAX_AGE_MOST = 86_400
 _TARGET_MAX = 512
 _FIELD_MAX = 1024
-"""Bytes of a USN or a LOCATION: with all that goes with them, an answer stays below DATAGRAM_MAX."""
+"""Bytes of a USN or a LOCATION: a whole answer then stays below DATAGRAM_MAX."""
 _SERVER_MAX = _DATE_MAX = 128
 _SERVER = f"Linux UPnP/1.1 fanout/{__version__}"
 _DISCOVER = '"ssdp:discover"'
@@ -36,19 +36,19 @@ _SEARCH_LINE = re.compile(r"M-SEARCH \* HTTP/1\.[0-9]")
 _NOTIFY_LINE = re.compile(r"NOTIFY \* HTTP/1\.[0-9]")
 _ANSWER_LINE = re.compile(r"HTTP/1\.[0-9] 200(?: .*)?")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
-# Controls of C0 and C1, separators of lines, and what no UTF-8 has.
+# C0 and C1 controls, line separators, and surrogates, which UTF-8 does not have.
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _TARGET = re.compile(r"[!-~]+")
 _NUMBER = re.compile(r"[0-9]{1,10}")
 _MAX_AGE_FIELD = re.compile(r"max-age\s*=\s*\"?([0-9]{1,10})", re.IGNORECASE)
 _TYPE = re.compile(r"(urn:[^:]+):(.+:)([0-9]{1,9})", re.IGNORECASE)
-# Of one hop, of a body that is not there, or put in anew.
+# Those of one hop, those of a body, which SSDP does not have, and those that are written anew.
 _NOT_CARRIED = frozenset(
     (
         *("host", "connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "proxy-connection"),
         *("content-length", "content-type", "man", "mx", "st", "nt", "nts", "usn", "location", "cache-control"),
         *("ext", "server", "date"),
-        # A relay has port 1900 alone, no TLS (UDA 2.0, 1.2.2), and takes no answers over TCP (1.3.2).
+        # A relay has only port 1900, no TLS (UDA 2.0, 1.2.2), and takes no answers over TCP (1.3.2).
         *("searchport.upnp.org", "securelocation.upnp.org", "tcpport.upnp.org"),
         *("bootid.upnp.org", "nextbootid.upnp.org"),
     )
@@ -64,7 +64,7 @@ class InvalidSsdp(ValueError):
 
 
 class Headers:
-    """Header fields in their order: names without regard to case, values without control characters. Immutable."""
+    """Header fields in their order: names in any case, values without control characters. Immutable."""
 
     __slots__ = ("by_name", "fields")
 
@@ -72,7 +72,7 @@ class Headers:
         """Raise ValueError for a name that is not a token, or a value of more than one line."""
         self.fields: tuple[tuple[str, str], ...] = tuple(fields)
         self.by_name: dict[str, str] = {}
-        """The value of the first of each name, by the name in lower case."""
+        """The first value of each name, by the name in lower case."""
         for name, value in self.fields:
             if _NAME.fullmatch(name) is None:
                 raise ValueError(f"a header's name must be a token; got {name[:80]!r}")
@@ -81,23 +81,12 @@ class Headers:
             self.by_name.setdefault(name.lower(), value)
 
     def get(self, name: str, default: str | None = None) -> str | None:
-        """Return the value of the first of that name."""
+        """Return the first value of that name."""
         return self.by_name.get(name.lower(), default)
 
     def with_(self, name: str, value: str) -> Headers:
-        """Return these with that one, replacing those of its name, or at the end. Raises ValueError."""
-        key = name.lower()
-        fields: list[tuple[str, str]] = []
-        is_placed = False
-        for each in self.fields:
-            if each[0].lower() != key:
-                fields.append(each)
-            elif not is_placed:
-                fields.append((name, value))
-                is_placed = True
-        if not is_placed:
-            fields.append((name, value))
-        return Headers(fields)
+        """Return these with that one at the end, in the place of those of its name. Raises ValueError."""
+        return Headers([*self.without(name).fields, (name, value)])
 
     def without(self, *names: str) -> Headers:
         """Return these without those of the names."""
@@ -124,7 +113,7 @@ _NONE = Headers()
 
 
 class NotifyKind(StrEnum):
-    """What a NOTIFY says, its NTS."""
+    """The NTS of a NOTIFY."""
 
     ALIVE = "ssdp:alive"
     UPDATE = "ssdp:update"
@@ -138,50 +127,43 @@ class Search:
     target: str
     """Its ST."""
     mx: int | None
-    """Seconds within which it is answered, 5 at most; None where it says nothing usable."""
+    """Seconds within which it is answered, at most 5; None where it has no valid MX."""
     headers: Headers = _NONE
 
 
 @dataclass(frozen=True, slots=True)
 class Advert:
-    """What an answer or a NOTIFY says of one device or service."""
+    """What an answer or a NOTIFY says about one device or service."""
 
     nt: str
-    """What it is: a NOTIFY's NT, an answer's ST; what the USN says where that is `ssdp:all`."""
+    """Its type: the NT of a NOTIFY, the ST of an answer; that of the USN where the ST is `ssdp:all`."""
     usn: str
     location: str
-    """URL of the device's description; empty where a byebye leaves it out."""
+    """The URL of the device's description; empty where a byebye leaves it out."""
     max_age: int = MAX_AGE
     """Seconds."""
     headers: Headers = _NONE
-    """All that came with it, those included that the other fields hold."""
+    """All headers, including those in the other fields."""
     udn: str = field(init=False, repr=False, compare=False)
-    """The device that it belongs to, as the USN has it: `uuid:...` in lower case."""
+    """The device that it belongs to, from the USN: `uuid:...` in lower case."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "udn", self.usn.partition("::")[0].lower())
 
 
 @dataclass(frozen=True, slots=True)
-class SearchResponse:
-    """An answer to a search."""
-
-    advert: Advert
-
-
-@dataclass(frozen=True, slots=True)
 class Notify:
-    """An announcement. Its advert has a LOCATION unless it is a byebye."""
+    """An announcement; its advert has a LOCATION unless it is a byebye."""
 
     kind: NotifyKind
     advert: Advert
 
 
-def parse(data: bytes) -> Search | SearchResponse | Notify:
-    """Return what a datagram says; raise `InvalidSsdp`.
+def parse(data: bytes) -> Search | Advert | Notify:
+    """Return a search, the advert of an answer, or an announcement; raise `InvalidSsdp`.
 
-    Lines may end without a carriage return, the last without an end, and there may be spaces before a colon.
-    What follows the headers is disregarded: SSDP has no bodies.
+    Lines may end without a carriage return, the last one without any end, and spaces may precede a colon. What follows
+    the headers is ignored: SSDP has no bodies.
     """
     if len(data) > DATAGRAM_MAX:
         raise InvalidSsdp(SsdpDrop.OVERSIZED, f"it must have at most {DATAGRAM_MAX:,} bytes; got {len(data):,}")
@@ -198,22 +180,22 @@ def parse(data: bytes) -> Search | SearchResponse | Notify:
             raise _malformed("its NTS is unknown") from None
         return Notify(kind, _advert(headers, "nt", is_located=kind is not NotifyKind.BYEBYE))
     if _ANSWER_LINE.fullmatch(first):
-        return SearchResponse(_advert(headers, "st", is_located=True))
+        return _advert(headers, "st", is_located=True)
     raise _malformed("its first line must be that of M-SEARCH, NOTIFY or an answer 200")
 
 
 def parse_answer(data: bytes) -> Advert:
-    """Return what an answer to a search says; raise `InvalidSsdp`, also for anything but an answer."""
+    """Return the advert of an answer to a search; raise `InvalidSsdp`, also for anything but an answer."""
     found = parse(data)
-    if isinstance(found, SearchResponse):
-        return found.advert
+    if isinstance(found, Advert):
+        return found
     raise InvalidSsdp(SsdpDrop.NOT_ASKED, "it does not answer a search")
 
 
 def search(target: str, mx: int, headers: Headers = _NONE) -> bytes:
-    """Return an M-SEARCH. Its HOST is the group, also where it goes to one device: devices look for that.
+    """Return an M-SEARCH. Its HOST is the group even where it goes to one device, since devices check that.
 
-    Of `headers` those are carried over that identify the control point (such as USER-AGENT and CPFN.UPNP.ORG).
+    Those of `headers` that identify the control point (such as USER-AGENT and CPFN.UPNP.ORG) are carried over.
     """
     return _datagram(
         "M-SEARCH * HTTP/1.1",
@@ -226,7 +208,7 @@ def as_asked(advert: Advert, target: str) -> Advert:
     """Return an advert as it answers a search for `target`.
 
     "The response MUST specify the same version as was contained in the search request" (UDA 1.1, 1.3.2), and its USN
-    ends with the type that its ST names (1.3.3): that is so of what gssdp and miniupnpd answer as well.
+    ends with the type in its ST (1.3.3): gssdp and miniupnpd answer so, too.
     """
     owner, _, kind = advert.usn.partition("::")
     if target == ALL or target == advert.nt == kind:
@@ -252,7 +234,7 @@ def answer(advert: Advert, target: str) -> bytes:
 
 
 def notify(kind: NotifyKind, advert: Advert) -> bytes:
-    """Return the announcement: what UDA 1.1 (1.2.2 to 1.2.4) has in one of its kind."""
+    """Return an announcement, with the headers that UDA 1.1 (1.2.2 to 1.2.4) gives one of its kind."""
     named = [("NT", advert.nt), ("NTS", kind), ("USN", advert.usn)]
     fields = [("HOST", f"{GROUP}:{PORT}")]
     if kind is NotifyKind.BYEBYE:
@@ -269,15 +251,15 @@ def notify(kind: NotifyKind, advert: Advert) -> bytes:
 
 
 def is_target(text: str) -> bool:
-    """Whether that can be searched for: printable ASCII without spaces."""
+    """Whether that is a valid search target: printable ASCII without spaces."""
     return len(text) <= _TARGET_MAX and _TARGET.fullmatch(text) is not None
 
 
 def matches(target: str, nt: str, usn: str) -> bool:
     """Whether an advert answers a search for `target` (UDA 1.1, 1.3.2 and 1.3.3).
 
-    A device of version 2 answers for version 1 too. UUIDs and the first two parts of a URN have no case (RFC 4122, 3;
-    RFC 8141, 3.1).
+    A device of version 2 answers for version 1, too. Case does not matter in UUIDs (RFC 4122, 3) and in the first two
+    parts of a URN (RFC 8141, 3.1).
     """
     if target in (ALL, nt):
         return True
@@ -287,7 +269,7 @@ def matches(target: str, nt: str, usn: str) -> bool:
 
 
 def _includes(kind: str, target: str) -> bool:
-    """Return whether one type includes the other: the same type of the same or a lower version."""
+    """Whether `target` is the same type as `kind`, of the same or a lower version."""
     asked, had = _TYPE.fullmatch(target), _TYPE.fullmatch(kind)
     return (
         asked is not None
@@ -307,7 +289,7 @@ def _head(data: bytes) -> tuple[str, Headers]:
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        # What Windows puts where latin-1 has controls is not worth the device.
+        # latin-1 has controls where Windows has letters: that is no reason to lose the device.
         text = re.sub(r"[\x80-\x9f]", "?", data.decode("latin-1"))
     lines = iter(text.split("\n"))
     first = next(lines).rstrip("\r ")
@@ -338,7 +320,7 @@ def _search(headers: Headers) -> Search:
     if not is_target(target):
         raise InvalidSsdp(SsdpDrop.NO_TARGET, "its ST cannot be searched for")
     mx = value_of("mx", "")
-    # DATAGRAM_MAX digits are no work for int().
+    # int() is fast enough for DATAGRAM_MAX digits.
     return Search(target, min(int(mx), MX_MAX) if mx.isascii() and mx.isdigit() else None, headers)
 
 
@@ -346,7 +328,7 @@ def _advert(headers: Headers, name_of_type: str, *, is_located: bool) -> Advert:
     value_of = headers.by_name.get
     nt, usn, location = value_of(name_of_type, ""), value_of("usn", ""), value_of("location", "")
     owner, _, kind = usn.partition("::")
-    if nt == ALL:  # there are devices that answer a search for all with just that
+    if nt == ALL:  # some devices answer a search for all with just that
         nt = kind or usn
     if not is_target(nt) or not owner:
         raise _malformed(f"its {name_of_type.upper()} or USN is missing or malformed")
@@ -364,7 +346,7 @@ def _server(advert: Advert) -> str:
 
 
 def _boot(headers: Headers) -> list[tuple[str, str]]:
-    """Return the BOOTID: once a device has announced its next one, that is it (UDA 1.1, 1.2.4)."""
+    """Return the BOOTID: the next one, once the device has announced it (UDA 1.1, 1.2.4)."""
     for name in ("NEXTBOOTID.UPNP.ORG", "BOOTID.UPNP.ORG"):
         if found := _number(headers, name):
             return [("BOOTID.UPNP.ORG", found[0][1])]
@@ -372,13 +354,13 @@ def _boot(headers: Headers) -> list[tuple[str, str]]:
 
 
 def _number(headers: Headers, name: str) -> list[tuple[str, str]]:
-    """Return the header of that name where it is what it should be, a number of 31 bits (UDA 1.1, 1.2.2)."""
+    """Return the header of that name if it is valid: a number of 31 bits (UDA 1.1, 1.2.2)."""
     value = headers.by_name.get(name.lower(), "")
     return [(name, value)] if _NUMBER.fullmatch(value) else []
 
 
 def _datagram(first: str, fields: list[tuple[str, str]], headers: Headers = _NONE) -> bytes:
-    """Return a message with `fields`, and as many of those `headers` that are carried over as it may hold.
+    """Return a datagram with `fields`, and as many of the `headers` to be carried over as fit.
 
     Raises ValueError (`Headers`).
     """

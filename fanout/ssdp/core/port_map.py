@@ -1,15 +1,15 @@
-"""The mapping of the relay's ports to the HTTP servers of pods. Pure.
+"""Which port of the relay leads to which HTTP server of a pod. Pure.
 
 The rules:
 
-* A device host (an address and port of a pod) has one port of the relay, and a port has one device host, so that
-  every relative URL works unchanged. All devices (UDNs) that name it share the port.
-* A port belongs to UDNs: a device that comes back elsewhere, as a pod does that was restarted, keeps its port. Where
-  devices that shared one part, the first of them takes it along.
-* It is found by a hash of that first UDN, so that it is the same after a restart of the relay too, as long as no
-  other device had it first.
-* A pod's other HTTP servers, which only documents name, get ports that follow the pod's own.
-* Once all ports are taken, what has been away longest loses its own.
+* Each HTTP server in a LOCATION (an address and port of a pod) has one port of the relay, and each port leads to one
+  server, so that relative URLs work unchanged. All devices (UDNs) of a server share its port.
+* A port belongs to UDNs: a device that comes back elsewhere, as after a restart of its pod, keeps its port. Where
+  devices that shared a port separate, the first of them keeps it.
+* The port follows from a hash of that first UDN, so that it is the same after a restart of the relay, too, unless
+  another device had it first.
+* A pod's other HTTP servers, which only documents name, get ports that belong to the pod's own.
+* Once all ports are taken, the device that has been away longest loses its port.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from dataclasses import dataclass, field
 from fanout.ssdp.core.urls import Origin
 
 ORIGINS_MAX = 8
-"""Device hosts of one pod."""
+"""Servers of one pod that LOCATIONs name."""
 OTHERS_MAX = 8
-"""Its other HTTP servers."""
+"""Other HTTP servers of one pod."""
 UDNS_MAX = 64
-"""Devices that are remembered for one port, those that were claimed last."""
+"""Devices that are remembered for one port: those that claimed it last."""
 
 
 @dataclass(slots=True, eq=False)
 class _MappedPort:
-    """One port, and what it maps to."""
+    """One port, and the server that it leads to."""
 
     port: int
     origin: Origin | None
     """None while the pod is gone."""
     first: str
-    """The UDN that takes it along."""
+    """The UDN that keeps it where devices separate."""
     udns: dict[str, bool] = field(default_factory=dict)
-    """Whether they are there, by their last claim; the others have none."""
+    """Whether each of its devices is there, in the order of their last claims; empty for another server's port."""
     others: dict[int, _MappedPort] = field(default_factory=dict)
-    """By their ports in the pod."""
+    """The ports of the pod's other servers that belong to this one, by the port in the pod."""
     owner: _MappedPort | None = None
-    """Whose other it is."""
+    """The port that it belongs to, where it is one of the `others`."""
 
 
 class PortMap:
@@ -56,23 +56,23 @@ class PortMap:
         self._by_udn: dict[str, _MappedPort] = {}
         self._by_origin: dict[Origin, _MappedPort] = {}
         self._away: dict[int, None] = {}
-        """Ports of what is gone, or has left, by when that was."""
+        """Ports whose devices are gone, in the order in which they went."""
         self._refused: set[int] = set()
 
     def target(self, port: int) -> Origin | None:
-        """Return what the port stands for; None while that is gone."""
+        """Return the server that a port leads to; None while it is gone."""
         mapped = self._by_port.get(port)
         return None if mapped is None else mapped.origin
 
     def known(self, origin: Origin) -> int | None:
-        """Return the port that stands for it."""
+        """Return the port that leads to a server; None where there is none."""
         mapped = self._by_origin.get(origin)
         return None if mapped is None else mapped.port
 
     def claim(self, origin: Origin, udn: str) -> int | None:
         """Return the port for a device that is there now; None where none is left.
 
-        To be called for each LOCATION that is announced or answered: what was claimed last is remembered longest.
+        Call it for each LOCATION that is announced or answered: what was claimed last is remembered longest.
         """
         mapped = self._by_origin.get(origin)
         if mapped is None or mapped.owner is not None:
@@ -83,7 +83,7 @@ class PortMap:
         return mapped.port
 
     def other(self, origin: Origin) -> int | None:
-        """Return the port for what a document names: an HTTP server of a pod that has a port; None otherwise."""
+        """Return the port for a server that a document names; None where its pod has no port, or none is left."""
         known = self._by_origin.get(origin)
         if known is not None:
             return known.port
@@ -98,7 +98,7 @@ class PortMap:
         return port
 
     def refuse(self, port: int) -> None:
-        """Give up a port that another program of this host has; its owner gets another one at its next claim."""
+        """Give up a port that another program of this host has; its device gets another one at its next claim."""
         mapped = self._by_port.get(port)
         if mapped is not None:
             self._dissolve(mapped)
@@ -106,9 +106,9 @@ class PortMap:
             self._refused.add(port)
 
     def left(self, udn: str) -> None:
-        """Record that a device is gone, though its pod is there and may still be reached.
+        """Record that a device is gone while its pod is there, which can still be reached.
 
-        Where ports are scarce, it loses its own like those that are gone.
+        Where ports are scarce, it loses its port like the devices of a pod that has left.
         """
         mapped = self._by_udn.get(udn)
         if mapped is not None:
@@ -117,9 +117,9 @@ class PortMap:
                 self._away.setdefault(mapped.port)
 
     def gone(self, host: str) -> None:
-        """Record that a pod left: its ports stay its devices', and lead nowhere until those come back."""
+        """Record that a pod left: its devices keep their ports, which lead nowhere until the devices come back."""
         there = [mapped for origin, mapped in self._by_origin.items() if origin.host == host]
-        for mapped in sorted(there, key=lambda mapped: mapped.owner is None):  # the others are given away first
+        for mapped in sorted(there, key=lambda mapped: mapped.owner is None):  # those of the others are lost first
             self._unlink(mapped)
             mapped.udns = dict.fromkeys(mapped.udns, False)
             self._away.setdefault(mapped.port)
@@ -131,15 +131,15 @@ class PortMap:
         return sum(len(mapped.others) for mapped in self._owners(host))
 
     def _settle(self, origin: Origin, udn: str) -> _MappedPort | None:
-        """Map a port of the device to a server without its own."""
+        """Map the device's port, or a new one, to a server that has none."""
         had = self._by_udn.get(udn)
         if had is not None and had.origin is not None and had.first != udn:
-            had = None  # it parts from those with which it shared one
+            had = None  # it separates from the devices with which it shared a port
         is_more = had is None or had.origin is None or had.origin.host != origin.host
         if is_more and not self._may_have_more(origin.host):
             return None
         there = self._by_origin.get(origin)
-        if there is not None:  # a document named it before: the device keeps its port all the same
+        if there is not None:  # a document has named it before: the device keeps its own port nevertheless
             self._dissolve(there)
         if had is not None:
             self._move(had, origin)
@@ -151,7 +151,7 @@ class PortMap:
         return mapped
 
     def _may_have_more(self, host: str) -> bool:
-        """Return whether a pod may have one more port; one that its device has left is freed for it."""
+        """Whether a pod may have one more port; if need be, one whose devices are gone is freed for it."""
         there = {mapped.port: mapped for mapped in self._owners(host)}
         if len(there) < ORIGINS_MAX:
             return True
@@ -162,7 +162,7 @@ class PortMap:
         return True
 
     def _move(self, mapped: _MappedPort, origin: Origin) -> None:
-        """Map a port to another device host, and its others to the same ports of that pod."""
+        """Map a port to another server, and the others that belong to it to the same ports of that pod."""
         self._unlink(mapped)
         for other in mapped.others.values():
             self._unlink(other)
@@ -194,7 +194,10 @@ class PortMap:
         self._away.pop(mapped.port, None)
 
     def _free(self, key: str, kept: _MappedPort | None = None) -> int | None:
-        """Return a free port: the first one from the hash of `key` on."""
+        """Return a free port, the first one from the hash of `key` on; None where there is none.
+
+        Where all are taken, one whose devices are gone is freed, but not `kept`.
+        """
         start = zlib.crc32(key.encode("utf-8", "replace")) % self._count
         for step in range(self._count):
             port = self._first + (start + step) % self._count
@@ -202,7 +205,7 @@ class PortMap:
                 return port
         away = next((port for port in self._away if self._by_port[port] is not kept), None)
         if away is None:
-            self._refused.clear()  # the programs that had them may be gone by the next time
+            self._refused.clear()  # the programs that have them may be gone by the next time
             return None
         self._dissolve(self._by_port[away])
         return away
@@ -222,5 +225,5 @@ class PortMap:
         del self._by_port[mapped.port]
         self._away.pop(mapped.port, None)
         if mapped.owner is not None:
-            siblings = mapped.owner.others
-            mapped.owner.others = {port: other for port, other in siblings.items() if other is not mapped}
+            others = mapped.owner.others
+            mapped.owner.others = {port: other for port, other in others.items() if other is not mapped}

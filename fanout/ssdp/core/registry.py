@@ -1,19 +1,20 @@
-"""The devices that pods have, and what is announced of them on the LAN: adverts in, announcements out. Pure.
+"""The known devices of the pods, and what to announce of them on the LAN: adverts in, announcements out. Pure.
 
 The rules:
 
-* What a pod has is announced at once; again when it changes; and again and again before it would be forgotten.
-* It is revoked when the pod says so or leaves the Service, and when nothing was heard of it for as long as it holds.
-* Two pods with one UDN: the first one owns it. The others wait behind it, and when it is gone the next one is
-  announced in its place: byebye for all that was, then alive for all that is.
-* What a device says by SSDP comes before what its description says: that adds nothing to it then.
-* Only adverts of pods that `pods` has named are taken.
+* What a pod has is announced at once, again when it changes, and repeatedly before it expires.
+* It is revoked when the pod says so or leaves the Service, and when nothing was heard of it until it expired.
+* Of two pods with one UDN, the first one owns it. The others wait, and when the owner is gone the next one is announced
+  in its place: byebye for all that was, then alive for all that is.
+* What a device says by SSDP takes precedence: its description adds nothing then.
+* Only adverts of pods that `pods` has named are accepted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, MutableMapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -22,34 +23,30 @@ from fanout.ssdp.core.drop_reasons import SsdpDrop
 from fanout.ssdp.core.message import Advert, NotifyKind
 
 ADVERTS_MAX = 256
-"""Of one pod."""
+"""Adverts of one pod."""
 UDNS_MAX = 64
 """Devices of one pod, embedded ones included."""
 MAX_AGE_MIN = 120
-"""Seconds that an advert holds at least: a pod is asked every half minute, and a question may be lost."""
+"""Least seconds that an advert is valid: a pod is searched every half minute, and a search may be lost."""
 REPEAT_PART = 0.4
-"""The part of its time after which an advert is repeated, at most: UDA 1.1 (1.2.2) has less than a half."""
+"""The part of its max-age after which an advert is repeated, at most: UDA 1.1 (1.2.2) wants less than half."""
 REPEAT_MOST = 900.0
 CHANGES_APART = 1.0
-"""Seconds between two announcements of an advert that changes, at least."""
+"""Least seconds between two announcements of an advert that changes."""
 _CONFLICTS_MAX = 64
 
 
-_Content = tuple[object, ...]
-"""What distinguishes adverts: not their DATE, nor the order of their headers."""
-
-
 class Announcement(NamedTuple):
-    """What is to be said on the LAN."""
+    """What to send on the LAN."""
 
     kind: NotifyKind
     pod: str
     advert: Advert
-    """As the pod has it: its LOCATION leads to the pod."""
+    """As the pod sent it: its LOCATION leads to the pod."""
 
 
 class Conflict(NamedTuple):
-    """A pod has the UDN of another."""
+    """A pod has a UDN that another pod owns."""
 
     udn: str
     pod: str
@@ -57,7 +54,7 @@ class Conflict(NamedTuple):
 
 
 class Device(NamedTuple):
-    """What is announced now."""
+    """A device that is announced now."""
 
     udn: str
     pod: str
@@ -66,14 +63,13 @@ class Device(NamedTuple):
 
 @dataclass(slots=True)
 class _KnownAdvert:
-    """An advert, and when it was heard of."""
-
     advert: Advert
-    content: _Content
+    content: tuple[object, ...]
+    """What distinguishes it from other adverts: not its DATE, nor the order of its headers."""
     expires: float
     announced_at: float = -math.inf
     is_changed: bool = False
-    """Whether that is still to be announced."""
+    """Whether it has changed since it was announced."""
 
 
 @dataclass(slots=True, eq=False)
@@ -84,7 +80,7 @@ class _KnownDevice:
     pod: str
     adverts: dict[tuple[str, str], _KnownAdvert] = field(default_factory=dict)
     speaks: bool = False
-    """Whether it announced itself or answered, by SSDP."""
+    """Whether it has announced itself or answered a search."""
     repeat_at: float = math.inf
 
 
@@ -97,16 +93,16 @@ class _Pod:
 class Registry:
     """Knows the devices of all pods. Not thread-safe.
 
-    `dropped` counts what is not kept; `jitter` returns random numbers from 0 to 1. What was announced as alive and not
-    revoked since is at any time what the owners of all UDNs have.
+    `dropped` counts what is not kept; `jitter` returns random numbers from 0 to 1. At any time, what was announced as
+    alive and not revoked since is what the owners of all UDNs have.
     """
 
-    def __init__(self, dropped: MutableMapping[SsdpDrop, int], jitter: Callable[[], float]) -> None:
+    def __init__(self, dropped: Counter[SsdpDrop], jitter: Callable[[], float]) -> None:
         self._dropped = dropped
         self._jitter = jitter
         self._pods: dict[str, _Pod] = {}
         self._by_udn: dict[str, list[_KnownDevice]] = {}
-        """The owner first, then those that wait behind it by when they came."""
+        """The owner first, then those that wait, in the order in which they appeared."""
         self._conflicts: list[Conflict] = []
         self._wake = math.inf
         """When `due` has something to do."""
@@ -114,24 +110,24 @@ class Registry:
 
     @property
     def devices(self) -> list[Device]:
-        """What is announced now."""
+        """The devices that are announced now."""
         return [Device(owner.udn, owner.pod, _location(owner)) for owner in self._owners()]
 
     def is_owner(self, pod: str, udn: str) -> bool:
-        """Whether it is that pod's device which the LAN sees."""
+        """Whether that pod owns that UDN: its device is the one that is announced."""
         return udn in self._by_udn and self._by_udn[udn][0].pod == pod
 
     def speaks(self, pod: str) -> bool:
-        """Whether a pod has announced a device or answered since it joined, by SSDP."""
+        """Whether a pod has announced a device or answered a search since it joined."""
         return pod in self._pods and self._pods[pod].speaks
 
     def take_conflicts(self) -> list[Conflict]:
-        """Return which pods came with the UDN of another since the last call."""
+        """Return which pods appeared with a UDN that another owns, since the last call."""
         conflicts, self._conflicts = self._conflicts, []
         return conflicts
 
     def answers(self, target: str, pods: Collection[str] | None) -> list[tuple[str, Advert]]:
-        """Return what answers a search, of these pods or of all: pods, and their adverts as they announce them."""
+        """Return the adverts that answer a search, each with its pod, of these pods or of all."""
         return [
             (owner.pod, known.advert)
             for owner in self._owners()
@@ -141,7 +137,7 @@ class Registry:
         ]
 
     def pods(self, hosts: Collection[str], now: float) -> list[Announcement]:
-        """Record which pods there are."""
+        """Record which pods the Service has; none any more after `farewell`."""
         if self._is_over:
             return []
         gone = self._pods.keys() - set(hosts)
@@ -153,17 +149,14 @@ class Registry:
         return [each for udn in left for each in self._settle(udn, now)]
 
     def heard(self, pod: str, advert: Advert, now: float, *, from_description: bool = False) -> list[Announcement]:
-        """Take an advert of a pod itself, an answer or an `ssdp:alive`, or one that a description makes."""
+        """Take an advert of an answer or an `ssdp:alive` of a pod, or one that follows from its description."""
         about = self._pods.get(pod)
         if about is None:
             return []
         about.speaks |= not from_description
         if advert.max_age < MAX_AGE_MIN:
             advert = replace(advert, max_age=MAX_AGE_MIN)
-        udn = advert.udn
-        device = about.devices.get(udn) or self._add_device(about, pod, udn)
-        if device is None:
-            return []
+        device = about.devices.get(advert.udn) or _KnownDevice(advert.udn, pod)
         key, content = _key(advert), _content(advert)
         known = device.adverts.get(key) or _higher_version(device, advert)
         if from_description and device.speaks:
@@ -172,23 +165,22 @@ class Registry:
             return []
         device.speaks |= not from_description
         if known is None:
-            if sum(len(each.adverts) for each in about.devices.values()) >= ADVERTS_MAX:
-                self._drop(SsdpDrop.TOO_MANY_DEVICES)
+            if not self._has_room(about, device):
                 return []
             known = device.adverts[key] = _KnownAdvert(advert, content, now + advert.max_age, is_changed=True)
-        elif not _is_own(pod, advert) and _is_own(pod, known.advert):
-            return []  # it tells where it is found on loopback, or on a network that is its own, as well
+        elif urls.at(pod, known.advert.location) and not urls.at(pod, advert.location):
+            return []  # it also says where it is found on loopback, or on a network of its own
         else:
             known.is_changed |= content != known.content
             if (advert.nt, advert.usn) != (known.advert.nt, known.advert.usn):
-                # A device of version 2 is asked for version 1, too, and answers as such.
+                # A device of version 2 is also searched for as version 1, and answers as such.
                 advert = replace(advert, nt=known.advert.nt, usn=known.advert.usn)
             known.advert, known.content, known.expires = advert, content, now + advert.max_age
         self._wake = min(self._wake, known.expires)
         return self._changed(device, known, NotifyKind.ALIVE, known.advert, now) if known.is_changed else []
 
     def described(self, pod: str, adverts: Collection[Advert], now: float) -> list[Announcement]:
-        """Take all adverts of one description: those that are no longer in it have ended."""
+        """Take all adverts of one description: those that are no longer in it are revoked."""
         about = self._pods.get(pod)
         if about is None:
             return []
@@ -204,7 +196,7 @@ class Registry:
         return [*changes, *(each for advert in adverts for each in self.heard(pod, advert, now, from_description=True))]
 
     def updated(self, pod: str, advert: Advert, now: float) -> list[Announcement]:
-        """Take an `ssdp:update`: the pod's device is about to have another BOOTID (UDA 1.1, 1.2.4)."""
+        """Take an `ssdp:update`: a device of the pod is about to change its BOOTID (UDA 1.1, 1.2.4)."""
         device = self._pods[pod].devices.get(advert.udn) if pod in self._pods else None
         known = None if device is None else device.adverts.get(_key(advert))
         if device is None or known is None:
@@ -229,7 +221,7 @@ class Registry:
         return [*announcements, *self._settle(device.udn, now)]
 
     def due(self, now: float) -> list[Announcement]:
-        """Return what to repeat now, or to revoke because it has expired."""
+        """Return what to repeat now, and what to revoke because it has expired."""
         if now < self._wake:
             return []
         announcements = [each for udn in list(self._by_udn) for each in self._settle(udn, now)]
@@ -245,40 +237,34 @@ class Registry:
 
     def farewell(self) -> list[Announcement]:
         """Revoke everything, and announce nothing from now on."""
-        announcements = [
-            Announcement(NotifyKind.BYEBYE, owner.pod, known.advert)
-            for owner in self._owners()
-            for known in owner.adverts.values()
-        ]
-        self._pods.clear()
-        self._by_udn.clear()
+        announcements = self.pods((), math.inf)
         self._wake, self._is_over = math.inf, True
         return announcements
 
     def _owners(self) -> Iterator[_KnownDevice]:
         return (queue[0] for queue in self._by_udn.values())
 
-    def _drop(self, reason: SsdpDrop) -> None:
-        self._dropped[reason] = self._dropped.get(reason, 0) + 1
-
-    def _add_device(self, about: _Pod, pod: str, udn: str) -> _KnownDevice | None:
-        """Return a new device of a pod; None where it has too many."""
-        if len(about.devices) >= UDNS_MAX or sum(len(each.adverts) for each in about.devices.values()) >= ADVERTS_MAX:
-            self._drop(SsdpDrop.TOO_MANY_DEVICES)
-            return None
-        device = about.devices[udn] = _KnownDevice(udn, pod)
-        queue = self._by_udn.setdefault(udn, [])
-        queue.append(device)
-        if len(queue) > 1:
-            self._drop(SsdpDrop.UDN_TAKEN)
-            if len(self._conflicts) < _CONFLICTS_MAX:
-                self._conflicts.append(Conflict(udn, pod, queue[0].pod))
-        return device
+    def _has_room(self, about: _Pod, device: _KnownDevice) -> bool:
+        """Whether a pod may have one more advert of a device, which is recorded then if it is new."""
+        is_new = device.udn not in about.devices
+        adverts = sum(len(each.adverts) for each in about.devices.values())
+        if adverts >= ADVERTS_MAX or (is_new and len(about.devices) >= UDNS_MAX):
+            self._dropped[SsdpDrop.TOO_MANY_DEVICES] += 1
+            return False
+        if is_new:
+            about.devices[device.udn] = device
+            queue = self._by_udn.setdefault(device.udn, [])
+            queue.append(device)
+            if len(queue) > 1:
+                self._dropped[SsdpDrop.UDN_TAKEN] += 1
+                if len(self._conflicts) < _CONFLICTS_MAX:
+                    self._conflicts.append(Conflict(device.udn, device.pod, queue[0].pod))
+        return True
 
     def _changed(
         self, device: _KnownDevice, known: _KnownAdvert, kind: NotifyKind, advert: Advert, now: float
     ) -> list[Announcement]:
-        """Announce what has changed, now or, where it changes all the time, in a moment."""
+        """Announce what has changed: now, or in a moment where it changes all the time."""
         known.is_changed &= self.is_owner(device.pod, device.udn)
         if not known.is_changed:
             return []
@@ -298,7 +284,7 @@ class Registry:
         return min(REPEAT_PART * shortest, REPEAT_MOST) * (0.8 + 0.2 * self._jitter())
 
     def _settle(self, udn: str, now: float) -> list[Announcement]:
-        """Revoke what a UDN's owner no longer has; if it has nothing left, the next one becomes the owner."""
+        """Revoke what the owner of a UDN no longer has; where it has nothing left, the next one becomes the owner."""
         queue = self._by_udn[udn]
         owner = queue[0]
         before = owner.adverts
@@ -327,25 +313,19 @@ class Registry:
         return announcements
 
 
-def _is_own(pod: str, advert: Advert) -> bool:
-    """Whether a LOCATION leads to the pod itself."""
-    url = urls.split(advert.location)
-    return url is not None and url.origin.host == pod
-
-
 def _key(advert: Advert) -> tuple[str, str]:
     return advert.nt.lower(), advert.usn.lower()
 
 
 def _higher_version(device: _KnownDevice, advert: Advert) -> _KnownAdvert | None:
-    """Return what is known of a higher version of an advert's type."""
+    """Return the known advert of a higher version of the same type; None where there is none."""
     if advert.nt[:4].lower() != "urn:":
         return None
     adverts = device.adverts.values()
     return next((each for each in adverts if message.matches(advert.nt, each.advert.nt, each.advert.usn)), None)
 
 
-def _content(advert: Advert) -> _Content:
+def _content(advert: Advert) -> tuple[object, ...]:
     return advert.location, advert.max_age, _boot_id(advert), advert.headers.by_name.get("configid.upnp.org")
 
 
@@ -355,18 +335,18 @@ def _boot_id(advert: Advert) -> str | None:
 
 
 def _is_late(known: _KnownAdvert, now: float) -> bool:
-    """Whether an advert has changed, and its last announcement is long enough ago."""
+    """Whether an advert has changed, and was last announced long enough ago."""
     return known.is_changed and now >= known.announced_at + CHANGES_APART
 
 
 def _wake(device: _KnownDevice) -> float:
-    """Return when something is to be done for a device."""
+    """Return when there is something to do for a device."""
     late = (known.announced_at + CHANGES_APART for known in device.adverts.values() if known.is_changed)
     expiries = (known.expires for known in device.adverts.values())
     return min(device.repeat_at, *expiries, *late)
 
 
 def _location(device: _KnownDevice) -> str:
-    """Return where a device is found: its root's LOCATION comes first."""
+    """Return where a device is found: the LOCATION of its root device, if there is one."""
     locations = {known.advert.nt: known.advert.location for known in device.adverts.values()}
     return locations.get(message.ROOT_DEVICE) or next(iter(locations.values()))

@@ -1,4 +1,4 @@
-"""The settings of the SSDP relay: ports, networks, and where pods have their descriptions. Pure."""
+"""The settings of the SSDP relay: ports, networks, and where pods have device descriptions. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fanout.model import Endpoint
 
 HTTP_PORTS = "28200-28231"
 DESCRIPTIONS = ("8200/rootDesc.xml",)
-"""Where minidlna has its description: it hears no search that was not sent to the group."""
+"""The description of minidlna, which takes no searches by unicast."""
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16")
-"""Clients that are served unless others are named (RFC 1918, RFC 3927)."""
+"""Default networks of clients (RFC 1918, RFC 3927)."""
 PORTS_MAX = 1024
 _PLACE = re.compile(r"([0-9]{1,5})(/[!-\"$-~]*)", re.ASCII)
 _RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
@@ -24,11 +24,11 @@ class DescriptionPlace:
 
     port: int
     path: str
-    """From the slash on."""
+    """It begins with the slash."""
 
     @classmethod
     def parse(cls, text: str) -> DescriptionPlace:
-        """Return that of `8200/rootDesc.xml`; raise `InvalidInput`."""
+        """Parse `8200/rootDesc.xml`; raise `InvalidInput`."""
         match = _PLACE.fullmatch(text) if isinstance(text, str) else None
         if match is None or not 1 <= int(match[1]) <= 65_535:
             raise InvalidInput(
@@ -37,7 +37,7 @@ class DescriptionPlace:
         return cls(int(match[1]), match[2])
 
     def url(self, host: str) -> str:
-        """Return where the pod of that address has it."""
+        """Return its URL at the pod of that address."""
         return f"http://{Endpoint(host, self.port)}{self.path}"
 
 

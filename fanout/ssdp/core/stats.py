@@ -10,25 +10,25 @@ from fanout.ssdp.core.drop_reasons import HttpFailure, SsdpDrop
 
 @dataclass(slots=True)
 class HttpCounts:
-    """What went through the relay's HTTP ports: counts that only grow, but for `connections` and `subscriptions`."""
+    """What went through the relay's HTTP ports: counts that only grow, except `connections` and `subscriptions`."""
 
     requests: dict[int, int] = field(default_factory=Counter)
-    """By the port of the relay that they came to."""
+    """By the relay's port."""
     bytes: dict[int, int] = field(default_factory=Counter)
-    """Of bodies that went to clients, by the same."""
+    """Bytes of bodies sent to clients, by the relay's port."""
     statuses: dict[int, int] = field(default_factory=Counter)
     """Answers by the first digit of their status."""
     failures: dict[HttpFailure, int] = field(default_factory=Counter)
     rewritten: int = 0
-    """URLs of pods that were replaced by the relay's."""
+    """URLs of pods that were replaced by URLs of the relay."""
     left: int = 0
-    """URLs of pods for which there was no port: passed on unchanged."""
+    """URLs of pods for which no port was left: passed on unchanged."""
     events: int = 0
-    """Events that subscribers took."""
+    """Events that subscribers accepted."""
     connections: int = 0
     """Open now."""
     subscriptions: int = 0
-    """Alive now."""
+    """In force now."""
 
 
 @dataclass(slots=True)
@@ -39,9 +39,9 @@ class DeviceStats:
     pod: str
     """The address of its pod."""
     location: str
-    """Where it is found on the LAN."""
+    """Its LOCATION on the LAN."""
     name: str = ""
-    """Its friendly name; empty where its description was not read."""
+    """Its friendly name; empty if its description was not read."""
     requests: int = 0
     bytes: int = 0
     """Through the port of its LOCATION, which devices of one pod may share."""
@@ -52,15 +52,15 @@ class SsdpStats:
     """An SSDP relay's counts, read at one moment."""
 
     devices: list[DeviceStats] = field(default_factory=list)
-    """By when they came."""
+    """In the order in which they appeared."""
     searches: int = 0
-    """Datagrams that came from the LAN, but for announcements; those included that were then dropped."""
+    """Datagrams from the LAN other than announcements, including those that were then dropped."""
     answers: int = 0
-    """Answers that were sent to clients."""
+    """Answers sent to clients."""
     sessions: int = 0
-    """Searches under way now."""
+    """Searches in progress now."""
     announcements: dict[str, int] = field(default_factory=Counter)
-    """NOTIFY sent on the LAN, by their NTS."""
+    """NOTIFYs sent on the LAN, by NTS."""
     foreign: int = 0
     """LOCATIONs that name another host than the pod: passed on unchanged."""
     dropped: dict[SsdpDrop, int] = field(default_factory=Counter)

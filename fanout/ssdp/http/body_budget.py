@@ -1,6 +1,6 @@
-"""Bounds the memory for clients: a budget for bodies that are held whole, and sockets that are read little at a time.
+"""Bounds the memory for clients: a budget for bodies that are held whole, and small reads from sockets.
 
-A body counts from its first byte that is read to the last that is sent.
+A body counts from the first byte that is read to the last byte that is sent.
 """
 
 from __future__ import annotations
@@ -9,31 +9,30 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from types import TracebackType
 from typing import Self
 
 from fanout.ssdp.core.body import BodyBuffer
 
 SMALL = 64 * 1024
-"""Bytes that count for nothing: those of descriptions and of most answers."""
+"""Bytes of a body that counts for nothing, as descriptions and most answers do."""
 MEDIUM = 1024 * 1024
-"""Bytes that are reserved for a larger one, as long as nobody knows how large it is."""
+"""Bytes that are reserved for a larger body of unknown size."""
 BUDGET = 32 * 1024 * 1024
-"""Bytes of all larger ones together."""
+"""Bytes of all larger bodies together."""
 BUDGET_OF_ONE = 16 * 1024 * 1024
 """Bytes of those for one client."""
 PATIENCE = 3.0
-"""Seconds that a reservation is waited for."""
+"""Seconds to wait for a reservation."""
 WAITING_MAX = 32
-"""How many may wait; what a pod has begun to send is held meanwhile."""
+"""Requests that may wait; what a pod has begun to send is held meanwhile."""
 READ_MAX = 32 * 1024
-"""Bytes that are taken at a time. Each connection may hold some times as many for somebody who takes no more."""
+"""Bytes of one read. A connection may hold a few times as many for a peer that reads no more."""
 CONNECTION_BUFFER = 16 * 1024
-"""Bytes that a connection holds before it is read no further; the library doubles that."""
+"""Bytes that a connection holds before it stops reading; aiohttp doubles that."""
 
 
 class Busy(Exception):
-    """There is not enough memory now."""
+    """There is not enough memory at the moment."""
 
 
 class BodyBudget:
@@ -44,7 +43,7 @@ class BodyBudget:
         self._of_one = of_one
         self._of: Counter[str] = Counter()
         self._waiting: dict[asyncio.Future[None], None] = {}
-        """In the order in which they came."""
+        """In the order of their requests."""
 
     @property
     def taken(self) -> int:
@@ -52,11 +51,11 @@ class BodyBudget:
         return self._of.total()
 
     def for_one(self, who: str) -> BodyReservation:
-        """Return a reservation for one body, to be entered: nothing yet but what a small one needs."""
+        """Return a reservation for one body, to be used as a context manager; it has nothing yet."""
         return BodyReservation(self, who)
 
     async def take(self, who: str, size: int) -> None:
-        """Wait for `size` bytes more; raise `Busy`."""
+        """Wait for `size` more bytes; raise `Busy`."""
         deadline = asyncio.get_running_loop().time() + PATIENCE
         while self.taken + size > self._size or self._of[who] + size > self._of_one:
             if len(self._waiting) >= WAITING_MAX:
@@ -74,16 +73,14 @@ class BodyBudget:
 
     def give(self, who: str, size: int) -> None:
         """Release `size` bytes."""
-        self._of[who] -= size
-        if not self._of[who]:
-            del self._of[who]
+        self._of -= Counter({who: size})
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)
 
 
 class BodyReservation:
-    """Memory for one body, which is given back in the end."""
+    """Memory for one body, which is released at the end."""
 
     def __init__(self, budget: BodyBudget, who: str) -> None:
         self._budget = budget
@@ -93,13 +90,11 @@ class BodyReservation:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.shrink(0)
 
     async def grow(self, size: int) -> None:
-        """Reserve `size` bytes in all, or more; raise `Busy`."""
+        """Reserve at least `size` bytes in all; raise `Busy`."""
         if size > max(self._size, SMALL):
             await self._budget.take(self._who, size - self._size)
             self._size = size
@@ -112,12 +107,12 @@ class BodyReservation:
             self._size = kept
 
     async def fill(self, gathered: BodyBuffer, size: int, read: Callable[[], Awaitable[bytes]]) -> bytes:
-        """Gather what `read` returns, up to its end, of which `size` bytes are expected; raises `Busy` too."""
+        """Gather what `read` returns up to its end; `size` bytes are expected. Raises `Busy`, too."""
         await self.grow(size)
         while piece := await read():
             needed = len(gathered) + len(piece)
             if needed > max(self._size, SMALL):
-                # In few steps: many that hold something and wait for more would wait for each other.
+                # In few steps: requests that hold memory and wait for more would wait for each other.
                 await self.grow(MEDIUM if needed <= MEDIUM else max(gathered.size_max, needed))
             gathered.add(piece)
         whole = gathered.whole()
@@ -126,13 +121,8 @@ class BodyReservation:
 
 
 class SmallReadSocket(socket.socket):
-    """A socket of which each `recv` returns no more than `READ_MAX` bytes; an event loop would take 256 KiB."""
+    """A socket whose `recv` returns at most `READ_MAX` bytes; an event loop would read 256 KiB."""
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        """Receive."""
+        """Receive at most `READ_MAX` bytes."""
         return super().recv(min(bufsize, READ_MAX), flags)
-
-
-def small_reads(opened: socket.socket) -> SmallReadSocket:
-    """Return the same socket as such a one; the given one is closed."""
-    return SmallReadSocket(opened.family, opened.type, opened.proto, fileno=opened.detach())

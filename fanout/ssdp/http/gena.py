@@ -1,8 +1,8 @@
-"""Event subscriptions (GENA: UPnP Device Architecture 2.0, 4) that go through the relay.
+"""Event subscriptions (GENA: UPnP Device Architecture 2.0, 4) through the relay.
 
-A subscriber names where it wants its events (CALLBACK), which a pod cannot reach. The pod is given a URL of the relay
-instead, with a token that stands for the subscription. It must be the subscriber's own address: otherwise anybody
-could make a pod's events hit anybody else (CallStranger, CVE-2020-12695). SIDs are the pods' and pass unchanged.
+A subscriber says where to send events (CALLBACK), which a pod cannot reach. The pod gets a URL of the relay instead,
+with a token for the subscription. The CALLBACK must have the subscriber's own address: otherwise anybody could direct a
+pod's events at anybody else (CallStranger, CVE-2020-12695). SIDs come from the pods and pass unchanged.
 """
 
 from __future__ import annotations
@@ -24,56 +24,49 @@ from fanout.ssdp.core import urls
 from fanout.ssdp.core.drop_reasons import HttpFailure
 from fanout.ssdp.core.headers import target
 from fanout.ssdp.core.stats import HttpCounts
-from fanout.ssdp.core.urls import Origin
+from fanout.ssdp.core.urls import HttpUrl, Origin
 from fanout.ssdp.http.server import Connection
 from fanout.ssdp.http.upstream import RequestRefused, Upstream
 
 Header = tuple[str, str]
 SID = "SID"
 PATH = "/fanout-event/"
-"""What the path of a pod's events begins with; the token follows."""
+"""The path to which pods send events, before the token."""
 SUBSCRIPTIONS_MAX = 1024
 SUBSCRIPTIONS_OF_ONE_MAX = 64
 LIFETIME_MAX = 86_400
-"""Seconds after which a subscriber has to renew, also one whose pod would keep it for ever."""
+"""Seconds after which a subscriber must renew, even if its pod would keep the subscription for ever."""
 EVENT_TIMEOUT = 5.0
-"""Seconds that a subscriber has to take an event, over all of its URLs."""
+"""Seconds for a subscriber to accept an event, over all of its URLs."""
 _LIFETIME = 1800  # seconds, where a pod does not say
-_PENDING = 60.0  # seconds that a token lives before the pod has answered
-_GRACE = 30.0  # seconds that it lives longer than the subscription: events may be under way
+_PENDING = 60.0  # seconds that a token is valid until the pod has answered
+_GRACE = 30.0  # seconds that it is valid after the subscription: events may be under way
 _CALLBACKS_MAX = 8
 _CALLBACK = re.compile(r"<([^<>]*)>")
 _TIMEOUT = re.compile(r"\s*second-([0-9]{1,9}|infinite)\s*", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Callback:
-    """Where a subscriber takes its events."""
-
-    origin: Origin
-    path: str
-
-
 @dataclass(slots=True, eq=False)
 class Subscription:
-    """One subscription of a client to a service of a pod's device."""
+    """A client's subscription to a service of a device."""
 
     token: str
     client: str
     edge: str
-    """The address of the relay that the client came to."""
+    """The address of the relay that the client has connected to."""
     port: int
-    """The port of the relay that it came to."""
+    """The port of the relay that it has connected to."""
     origin: Origin
-    callbacks: list[Callback]
+    callbacks: list[HttpUrl]
+    """Where the client takes events."""
     expires: float
     sid: str | None = None
-    """What the pod calls it; None until it has answered."""
+    """The pod's identifier for it; None until the pod has answered."""
 
 
 @dataclass(slots=True)
 class Subscriptions:
-    """All subscriptions that are alive. Pure: `now` is in seconds on any clock that does not go back."""
+    """All subscriptions in force. Pure: `now` is in seconds on any clock that does not go back."""
 
     _by_token: dict[str, Subscription] = field(default_factory=dict)
     _by_sid: dict[tuple[int, str], Subscription] = field(default_factory=dict)
@@ -83,9 +76,9 @@ class Subscriptions:
         return len(self._by_token)
 
     def add(
-        self, client: str, edge: str, port: int, origin: Origin, callbacks: list[Callback], now: float
+        self, client: str, edge: str, port: int, origin: Origin, callbacks: list[HttpUrl], now: float
     ) -> Subscription | None:
-        """Return a new one, which lives for a minute until it is `confirmed`; None where there are too many."""
+        """Return a new one, valid for a minute until it is `confirmed`; None where there are too many."""
         self.expire(now)
         if len(self) >= SUBSCRIPTIONS_MAX or self._of_client[client] >= SUBSCRIPTIONS_OF_ONE_MAX:
             return None
@@ -110,46 +103,37 @@ class Subscriptions:
         self._by_sid[key] = subscription
 
     def by_token(self, token: str, now: float) -> Subscription | None:
-        """Return the one that a pod's event is for."""
+        """Return the subscription that a pod's event is for."""
         found = self._by_token.get(token)
         return found if found is not None and found.expires > now else None
 
     def by_sid(self, port: int, sid: str, client: str, now: float) -> Subscription | None:
-        """Return the one that a client wants to renew or to end; it is nobody else's."""
+        """Return the subscription that a client wants to renew or to end, which must be its own."""
         found = self._by_sid.get((port, sid))
         return found if found is not None and found.client == client and found.expires > now else None
 
     def forget(self, subscription: Subscription) -> None:
-        """End one."""
+        """End a subscription."""
         if self._by_token.pop(subscription.token, None) is None:
             return
         if subscription.sid is not None:
             self._by_sid.pop((subscription.port, subscription.sid), None)
-        self._of_client[subscription.client] -= 1
-        if not self._of_client[subscription.client]:
-            del self._of_client[subscription.client]
+        self._of_client -= Counter((subscription.client,))
 
     def expire(self, now: float) -> None:
-        """End those whose time is over."""
+        """End the subscriptions that have expired."""
         for each in [each for each in self._by_token.values() if each.expires <= now]:
             self.forget(each)
 
 
-def callbacks(value: str, client: str) -> list[Callback]:
-    """Return those URLs of a CALLBACK header that are the client's own, in their order."""
-    found = []
-    for url in _CALLBACK.findall(value)[:_CALLBACKS_MAX]:
-        parts = urls.split(url)
-        if parts is None or parts.origin.host != client:
-            continue
-        path = target(parts.path if parts.path.startswith("/") else f"/{parts.path}")
-        if path is not None:
-            found.append(Callback(parts.origin, path))
-    return found
+def callbacks(value: str, client: str) -> list[HttpUrl]:
+    """Return the URLs of a CALLBACK header that have the client's own address, in their order."""
+    found = [urls.at(client, url) for url in _CALLBACK.findall(value)[:_CALLBACKS_MAX]]
+    return [HttpUrl(url.origin, target(f"/{url.path.removeprefix('/')}") or "/") for url in found if url is not None]
 
 
 def lifetime(value: str | None) -> int:
-    """Return how many seconds a TIMEOUT header grants, within bounds."""
+    """Return the seconds that a TIMEOUT header grants, within bounds."""
     match = _TIMEOUT.fullmatch(value or "")
     if match is None:
         return _LIFETIME
@@ -157,7 +141,7 @@ def lifetime(value: str | None) -> int:
 
 
 class Events:
-    """Subscribes clients to events of pods, and hands those over; one event loop, one thread."""
+    """Subscribes clients to the events of pods, and delivers these. For one event loop."""
 
     def __init__(self, upstream: Upstream, counts: HttpCounts) -> None:
         self._upstream = upstream
@@ -169,8 +153,10 @@ class Events:
         self._subscriptions.expire(monotonic())
         self._counts.subscriptions = len(self._subscriptions)
 
-    def asked(self, connection: Connection, origin: Origin, headers: list[Header]) -> tuple[Subscription, list[Header]]:
-        """Return the subscription of a SUBSCRIBE, and what to tell the pod. Raises `RequestRefused`."""
+    def subscribe(
+        self, connection: Connection, origin: Origin, headers: list[Header]
+    ) -> tuple[Subscription, list[Header]]:
+        """Return the subscription of a SUBSCRIBE, and the headers for the pod. Raises `RequestRefused`."""
         given = CIMultiDict(headers)
         if SID in given:
             if "CALLBACK" in given or "NT" in given:
@@ -193,28 +179,28 @@ class Events:
         return made, [*(pair for pair in headers if pair[0].upper() != "CALLBACK"), ("CALLBACK", url)]
 
     def answered(self, subscription: Subscription, status: int, sid: str, timeout: str | None) -> str | None:
-        """Record the pod's answer, 0 where there is none; return the TIMEOUT for the client."""
+        """Record the status of the pod's answer, 0 if there is none; return the TIMEOUT for the client."""
         if status == 200 and sid:
             seconds = lifetime(timeout)
             self._subscriptions.confirmed(subscription, sid, seconds, monotonic())
             return f"Second-{seconds}"
-        if subscription.sid is None or 200 <= status < 500:  # one that was confirmed outlives a pod's bad moment
+        if subscription.sid is None or 200 <= status < 500:  # a confirmed one survives a pod's failure
             self._forget(subscription)
         return None
 
-    def ended(self, connection: Connection, headers: list[Header]) -> None:
-        """Record an UNSUBSCRIBE; raise `RequestRefused`."""
+    def unsubscribe(self, connection: Connection, headers: list[Header]) -> None:
+        """End the subscription of an UNSUBSCRIBE; raise `RequestRefused`."""
         self._forget(self._known(connection, CIMultiDict(headers)))
 
-    def expected(self, connection: Connection, path: str) -> Subscription:
-        """Return the subscription that a pod has an event for; raise `RequestRefused`, and the pod forgets it."""
+    def addressed(self, connection: Connection, path: str) -> Subscription:
+        """Return the subscription that a pod's event is for; raise `RequestRefused`, which makes the pod forget it."""
         found = self._subscriptions.by_token(path.removeprefix(PATH), monotonic()) if path.startswith(PATH) else None
         if found is None or found.port != connection.port or found.origin.host != connection.peer:
             raise RequestRefused(412, None, "there is no such subscription")
         return found
 
     async def deliver(self, subscription: Subscription, headers: list[Header], body: bytes) -> int:
-        """Hand an event to the first URL of the subscriber that answers; return its status. Raises `RequestRefused`."""
+        """Send an event to the first URL of the subscriber that answers; return the status. Raises `RequestRefused`."""
         problem = "there is no callback URL"
         try:
             async with asyncio.timeout(EVENT_TIMEOUT):
@@ -228,21 +214,21 @@ class Events:
                     return self._delivered(subscription, answer.status)
         except TimeoutError:
             problem = f"no answer within {EVENT_TIMEOUT:g} s"
-        raise RequestRefused(504, HttpFailure.EVENT_LOST, f"{subscription.client} took no event: {problem}")
+        raise RequestRefused(504, HttpFailure.EVENT_LOST, f"{subscription.client} accepted no event: {problem}")
 
     def _delivered(self, subscription: Subscription, status: int) -> int:
         if 200 <= status < 300:
             self._counts.events += 1
         else:
             self._counts.failures[HttpFailure.EVENT_LOST] += 1
-        if status == 412:  # the subscriber has none of that SID
+        if status == 412:  # the subscriber does not know that SID
             self._forget(subscription)
         return status
 
     def _known(self, connection: Connection, given: CIMultiDict[str]) -> Subscription:
         sid = given.get(SID, "").strip()
         found = self._subscriptions.by_sid(connection.port, sid, connection.peer, monotonic())
-        if found is None:  # so that it subscribes anew; the relay may have been restarted
+        if found is None:  # 412 makes the client subscribe again: the relay may have been restarted
             raise RequestRefused(412, None, "there is no such subscription")
         return found
 

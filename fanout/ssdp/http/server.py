@@ -1,4 +1,4 @@
-"""The relay's HTTP ports: who is let in, how many at a time, and how long a client may take for what it asks."""
+"""The relay's HTTP ports: who may connect, how many at a time, and how long a client may take for a request."""
 
 from __future__ import annotations
 
@@ -15,39 +15,38 @@ from time import monotonic
 from aiohttp import hdrs, web
 
 from fanout import errno_text
-from fanout.errors import Closed
 from fanout.limiter import LimitedLogger
 from fanout.model import Endpoint, unmapped
 from fanout.ssdp.core.drop_reasons import HttpFailure
 from fanout.ssdp.core.headers import PSEUDONYM
 from fanout.ssdp.core.stats import HttpCounts
-from fanout.ssdp.http.body_budget import CONNECTION_BUFFER, small_reads
+from fanout.ssdp.http.body_budget import CONNECTION_BUFFER, SmallReadSocket
 
 log: logging.Logger = logging.getLogger("fanout")
 
 CONNECTIONS_MAX = 256
 CONNECTIONS_OF_ONE_MAX = 32
 HEAD_TIMEOUT = 10.0
-"""Seconds that a request's head may take to arrive."""
+"""Seconds for the head of a request to arrive."""
 IDLE_TIMEOUT = 60.0
 """Seconds that a connection is kept between two requests."""
 POD_TIMEOUT = 90.0
-"""Both for pods: minidlna connects for an event, and tells it once something else wakes it up, or never."""
+"""Both of these for pods: minidlna connects for an event, and sends it once something else wakes it up, or never."""
 LINE_MAX = 8190
 """Bytes of a request's first line, and of one header."""
 HEADERS_MAX = 64
 AHEAD_MAX = 64 * 1024
-"""Bytes that a client may say before it is answered what it said before."""
-_LINGER = 2.0  # seconds for a client to finish a request that was refused, so that it reads why
+"""Bytes that a client may send before its previous request is answered."""
+_LINGER = 2.0  # seconds for a client to finish a request that was refused, so that it reads the reason
 _BACKLOG = 128
-_AT_ONCE = 64  # connections that are taken from one port before others have a turn
-_PAUSE = 1.0  # seconds without taking any, when there are no more files to be had
-_LOOK = 0.5  # seconds between two looks for those that take too long
+_AT_ONCE = 64  # connections that are accepted at one port before others have a turn
+_PAUSE = 1.0  # seconds without accepting any, when too many files are open
+_LOOK = 0.5  # seconds between two checks for connections that take too long
 _LAST_TURNS = 2.0  # seconds for connections to end
 _RESET = struct.pack("ii", 1, 0)  # struct linger (man 7 socket)
 _LINES = 5.0
 TAKEN_TIME = 30.0
-"""Seconds that a port which another program had is not tried again."""
+"""Seconds after which a port that another program had is tried again."""
 
 Serve = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -55,7 +54,8 @@ Serve = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 class HttpServer:
     """Listens on TCP ports, and serves peers that are `is_client` (their address, and the local one) or `is_pod`.
 
-    What is said about a refused peer is counted in `counts`. A client that vanishes cancels what `serve` does for it.
+    Refused peers are counted in `counts`. When a client closes its connection, `serve` is cancelled. Needs a running
+    event loop.
     """
 
     def __init__(
@@ -63,51 +63,35 @@ class HttpServer:
     ) -> None:
         self._is_client = is_client
         self._is_pod = is_pod
-        self._serve = serve
         self._counts = counts
         self._listeners: dict[int, socket.socket] = {}
         self._taken: dict[int, float] = {}
-        """When each port that could not be had may be tried again."""
+        """When each port that another program had may be tried again."""
         self._of_client: Counter[str] = Counter()
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._warn_refused = LimitedLogger(log.warning, _LINES)
         self._warn_taken = LimitedLogger(log.warning, _LINES)
         self._log_broken = LimitedLogger(log.error, _LINES)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._server: web.Server | None = None
-        self._look: asyncio.TimerHandle | None = None
-
-    def open(self) -> None:
-        """Start, in the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._server = web.Server(self._serve, handler_cancellation=True)
-        self._look = self._loop.call_later(_LOOK, self._look_round)
+        self._server = web.Server(serve, handler_cancellation=True)
+        self._look = self._loop.call_later(_LOOK, self._end_late)
 
     async def close(self) -> None:
-        """Close all ports, and end all connections whatever they do."""
-        if self._loop is None or self._look is None:
-            return
+        """Close all ports and abort all connections."""
         self._look.cancel()
         for listener in self._listeners.values():
             self._loop.remove_reader(listener.fileno())
             listener.close()
         self._listeners.clear()
         deadline = self._loop.time() + _LAST_TURNS
-        while (self._connections or self._tasks or self._ongoing) and self._loop.time() < deadline:
+        while (self._connections or self._tasks or self._server.connections) and self._loop.time() < deadline:
             for connection in list(self._connections):
                 connection.end()
             await asyncio.sleep(0.001)
-        self._look = None
-
-    @property
-    def _ongoing(self) -> bool:
-        return self._server is not None and bool(self._server.connections)
 
     def listen(self, port: int) -> bool:
-        """Listen on that port of all addresses; False where it cannot be had."""
-        if self._loop is None or self._look is None:
-            raise Closed("open it first")
+        """Listen on that port of all addresses; return False where another program has it."""
         if port in self._listeners:
             return True
         now = monotonic()
@@ -126,7 +110,6 @@ class HttpServer:
         return True
 
     def _accept(self, listener: socket.socket, port: int) -> None:
-        assert self._loop is not None  # noqa: S101 - narrows the type
         for _ in range(_AT_ONCE):
             try:
                 accepted, address = listener.accept()
@@ -138,22 +121,20 @@ class HttpServer:
                     self._loop.remove_reader(listener.fileno())
                     self._loop.call_later(_PAUSE, self._resume, listener, port)
                     return
-                continue  # that connection is broken before it began (man 2 accept)
+                continue  # that connection was broken before it was accepted (man 2 accept)
             peer, local = plain(address[0]), plain(accepted.getsockname()[0])
             refusal = self._refusal(peer, local)
             if refusal is not None:
-                self._counts.failures[refusal] += 1
-                self._warn(refusal, peer, port)
+                self._refused(refusal, peer, port)
                 accepted.close()
                 continue
             accepted.setblocking(False)
             connection = self._connection(peer, local, port)
-            task = self._loop.create_task(self._admit(connection, small_reads(accepted)))
+            task = self._loop.create_task(self._admit(connection, SmallReadSocket(fileno=accepted.detach())))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     def _resume(self, listener: socket.socket, port: int) -> None:
-        assert self._loop is not None  # noqa: S101 - narrows the type
         if self._listeners.get(port) is listener:
             self._loop.add_reader(listener.fileno(), self._accept, listener, port)
 
@@ -164,7 +145,8 @@ class HttpServer:
             return HttpFailure.TOO_MANY_CONNECTIONS
         return None
 
-    def _warn(self, refusal: HttpFailure, peer: str, port: int) -> None:
+    def _refused(self, refusal: HttpFailure, peer: str, port: int) -> None:
+        self._counts.failures[refusal] += 1
         self._warn_refused(
             monotonic(),
             "http_refused: %(reason)s, from %(source)s to port %(port)d",
@@ -172,8 +154,6 @@ class HttpServer:
         )
 
     def _connection(self, peer: str, local: str, port: int) -> Connection:
-        assert self._server is not None  # noqa: S101 - narrows the type
-        assert self._loop is not None  # noqa: S101 - narrows the type
         self._of_client[peer] += 1
         self._counts.connections = self._of_client.total()
         is_pod = self._is_pod(peer)
@@ -184,7 +164,6 @@ class HttpServer:
         return connection
 
     async def _admit(self, connection: Connection, accepted: socket.socket) -> None:
-        assert self._loop is not None  # noqa: S101 - narrows the type
         try:
             await self._loop.connect_accepted_socket(lambda: connection, accepted)
         except OSError:
@@ -195,21 +174,18 @@ class HttpServer:
         if connection not in self._connections:
             return
         self._connections.discard(connection)
-        self._of_client[connection.peer] -= 1
-        if not self._of_client[connection.peer]:
-            del self._of_client[connection.peer]
+        self._of_client -= Counter((connection.peer,))
         self._counts.connections = self._of_client.total()
 
-    def _look_round(self) -> None:
-        assert self._loop is not None  # noqa: S101 - narrows the type
+    def _end_late(self) -> None:
+        """End the connections that take too long."""
         now = self._loop.time()
         for connection in list(self._connections):
             if connection.waits_since is not None and now - connection.waits_since > connection.patience:
-                if not connection.is_silent:  # one that never said anything was made for later, as browsers do
-                    self._counts.failures[HttpFailure.TOO_SLOW] += 1
-                    self._warn(HttpFailure.TOO_SLOW, connection.peer, connection.port)
+                if not connection.is_silent:  # browsers open some in advance, and send nothing on them
+                    self._refused(HttpFailure.TOO_SLOW, connection.peer, connection.port)
                 connection.end()
-        self._look = self._loop.call_later(_LOOK, self._look_round)
+        self._look = self._loop.call_later(_LOOK, self._end_late)
 
 
 class Connection(web.RequestHandler):
@@ -243,13 +219,13 @@ class Connection(web.RequestHandler):
         self.local = local
         self.port = port
         self.patience: float = POD_TIMEOUT if is_pod else HEAD_TIMEOUT
-        """Seconds that a head may take."""
+        """Seconds that the head of a request may take."""
         self.waits_since: float | None = loop.time()
-        """When the head of a request began that is not there yet."""
+        """When the wait for the head of a request began; None where there is none."""
         self.is_silent: bool = True
-        """Whether nothing has come yet."""
+        """Whether nothing has arrived yet."""
         self.request: web.BaseRequest | None = None
-        """What is being served."""
+        """The request that is being served."""
         self._ahead = 0
         self._now = loop.time
         self._gone = gone
@@ -257,7 +233,7 @@ class Connection(web.RequestHandler):
         self._log_broken = log_broken
 
     def data_received(self, data: bytes) -> None:
-        """Record when a head began, and how much arrives unread."""
+        """Record when a head begins, and how much arrives ahead of an answer."""
         self.is_silent = False
         if self.request is None:
             if self.waits_since is None:
@@ -275,7 +251,7 @@ class Connection(web.RequestHandler):
         self.request, self.waits_since, self._ahead = request, None, 0
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Record that it has ended."""
+        """Record that the connection has ended."""
         self.waits_since = None
         self._gone(self)
         super().connection_lost(exc)
@@ -283,7 +259,7 @@ class Connection(web.RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """Answer invalid HTTP, without the traceback that the library would log."""
+        """Answer invalid HTTP, without the traceback that aiohttp would log."""
         if isinstance(exc, ConnectionError):
             raise exc
         if status == 400:
@@ -307,12 +283,12 @@ class Connection(web.RequestHandler):
         return response
 
     def end(self) -> None:
-        """Close at once."""
+        """Close the connection at once."""
         if self.transport is not None:
             self.transport.abort()
 
     def break_off(self) -> None:
-        """Close so that the client cannot take what it has for the whole (a reset, not an end)."""
+        """Reset the connection, so that the client cannot mistake what it has for the whole body."""
         if self.transport is not None:
             opened = self.transport.get_extra_info("socket")
             if opened is not None:
@@ -321,12 +297,12 @@ class Connection(web.RequestHandler):
 
 
 def plain(host: str) -> str:
-    """Return an address without its scope, and an IPv4 one that came to an IPv6 socket as such."""
+    """Return an address without its scope, and an IPv4-mapped one as IPv4."""
     return str(unmapped(ipaddress.ip_address(host.partition("%")[0])))
 
 
 def _bind(port: int) -> socket.socket:
-    """Return a socket that listens on all addresses of both families, where there are both."""
+    """Return a socket that listens on all addresses, of both families where the system has both."""
     try:
         return _listening(socket.AF_INET6, ("::", port))
     except OSError as error:

@@ -1,43 +1,33 @@
-"""Carries a body of known length from one socket to another, without the event loop's copies in between."""
+"""Carries a body of known length from one socket to another, without the copies of the event loop."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 ARENA = 1 << 20
-"""Bytes that are carried at a time; others have a turn in between."""
+"""Bytes that are carried at a time; other connections have a turn in between."""
 PATIENCE = 60.0
-"""Seconds without a byte of the pod after which it is given up."""
-_LOW_MAX = 1 << 18  # bytes that the kernel is asked to gather before it wakes us (SO_RCVLOWAT, man 7 socket)
+"""Seconds without a byte from the pod after which it is given up."""
+_LOW_MAX = 1 << 18  # bytes that the kernel is to gather before it wakes us (SO_RCVLOWAT, man 7 socket)
 _GATHERING = 0.02  # seconds that it may take for that
 _LEAST = 1 << 16  # bytes that are read at a time for the slowest client
 SLOW_MAX = 8 * ARENA
-"""Bytes that are held for slow clients; once there are more, little is read at a time for each."""
-_arena = memoryview(bytearray(ARENA))  # one for all: what is in it is gone once anybody waits
+"""Bytes that are held for slow clients; above that, little is read at a time for each."""
+_arena = memoryview(bytearray(ARENA))  # shared by all connections: its content is valid only until one of them waits
 
 
 class _Rests:
-    """What is held for all slow clients."""
-
     size = 0
-
-    @contextlib.contextmanager
-    def one(self, size: int) -> Iterator[None]:
-        self.size += size
-        try:
-            yield
-        finally:
-            self.size -= size
+    """Bytes that are held for all slow clients."""
 
 
 _rests = _Rests()
 
 
 class PodBroke(Exception):
-    """The pod closed or broke the connection during its answer, or stopped sending."""
+    """The pod closed or reset the connection during its answer, or stopped sending."""
 
 
 class ClientGone(Exception):
@@ -45,11 +35,11 @@ class ClientGone(Exception):
 
 
 async def pump(source: socket.socket, sink: socket.socket, count: int, sent: Callable[[int], None]) -> None:
-    """Carry `count` bytes from a pod to a client, no faster than the client takes them; `sent` hears how many went.
+    """Carry `count` bytes from a pod to a client, no faster than the client reads; `sent` is called with their numbers.
 
-    Both sockets are non-blocking, and nobody else reads or writes them meanwhile. Of what a client does not take, no
-    more than one arena is held, soon less, and little where many are slow; the rest stays in the kernel, at the pod in
-    the end. (To peek at it and to hold nothing costs a fifth more CPU time.) Raises `PodBroke` and `ClientGone`.
+    Both sockets are non-blocking, and nobody else reads or writes them meanwhile. For a client that does not read, at
+    most one arena is held, soon less, and little where many are slow; the rest stays in the kernel, and finally at the
+    pod. (Peeking at it and holding nothing costs a fifth more CPU time.) Raises `PodBroke` and `ClientGone`.
     """
     loop = asyncio.get_running_loop()
     gathers = True
@@ -63,7 +53,7 @@ async def pump(source: socket.socket, sink: socket.socket, count: int, sent: Cal
         try:
             size = source.recv_into(_arena, min(count, most if _rests.size < SLOW_MAX else _LEAST))
         except BlockingIOError:
-            # A pod that sends no faster than a film is played would wait for itself: what there is goes on.
+            # A pod that sends no faster than a film is played would be held up: what has arrived is passed on.
             gathers = await _is_readable(loop, source, _GATHERING if low > 1 else PATIENCE)
             if not gathers and low == 1:
                 raise PodBroke(f"it sent nothing for {PATIENCE:g} s") from None
@@ -74,9 +64,12 @@ async def pump(source: socket.socket, sink: socket.socket, count: int, sent: Cal
             raise PodBroke(f"it ended {count} bytes early")
         taken = _send(sink, _arena[:size])
         if taken < size:
-            most = max(taken, _LEAST)  # what it takes at a time
-            with _rests.one(size - taken):
+            most = max(taken, _LEAST)  # what the client takes at a time
+            _rests.size += size - taken
+            try:
                 await _send_rest(loop, sink, memoryview(bytes(_arena[taken:size])))
+            finally:
+                _rests.size -= size - taken
         else:
             most = min(2 * most, ARENA)
             await asyncio.sleep(0)
@@ -86,12 +79,17 @@ async def pump(source: socket.socket, sink: socket.socket, count: int, sent: Cal
 
 async def _send_rest(loop: asyncio.AbstractEventLoop, sink: socket.socket, rest: memoryview) -> None:
     while rest:
-        await _is_writable(loop, sink)
+        waiter: asyncio.Future[bool] = loop.create_future()
+        loop.add_writer(sink.fileno(), _settle, waiter, True)
+        try:
+            await waiter
+        finally:
+            loop.remove_writer(sink.fileno())
         rest = rest[_send(sink, rest) :]
 
 
 def _send(sink: socket.socket, piece: memoryview) -> int:
-    """Return how many bytes of it the kernel took."""
+    """Return how many bytes the kernel took."""
     try:
         return sink.send(piece)
     except BlockingIOError:
@@ -101,7 +99,7 @@ def _send(sink: socket.socket, piece: memoryview) -> int:
 
 
 async def _is_readable(loop: asyncio.AbstractEventLoop, source: socket.socket, seconds: float) -> bool:
-    """Wait until there is something to read, an end or an error included; False where nothing came in time."""
+    """Wait until there is data, an end or an error to read; return False if nothing came in time."""
     waiter: asyncio.Future[bool] = loop.create_future()
     timer = loop.call_later(seconds, _settle, waiter, False)
     loop.add_reader(source.fileno(), _settle, waiter, True)
@@ -110,15 +108,6 @@ async def _is_readable(loop: asyncio.AbstractEventLoop, source: socket.socket, s
     finally:
         timer.cancel()
         loop.remove_reader(source.fileno())
-
-
-async def _is_writable(loop: asyncio.AbstractEventLoop, sink: socket.socket) -> None:
-    waiter: asyncio.Future[bool] = loop.create_future()
-    loop.add_writer(sink.fileno(), _settle, waiter, True)
-    try:
-        await waiter
-    finally:
-        loop.remove_writer(sink.fileno())
 
 
 def _settle(waiter: asyncio.Future[bool], value: bool) -> None:

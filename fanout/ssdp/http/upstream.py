@@ -1,4 +1,4 @@
-"""Requests to pods, and to subscribers when a pod has an event; pods' answers, and the relay's URLs in them."""
+"""Requests to pods and, with events, to subscribers; the answers of pods, and the relay's URLs in them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import aiohttp
-from aiohttp import hdrs
+from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -21,21 +22,22 @@ from fanout.ssdp.core.port_map import PortMap
 from fanout.ssdp.core.stats import HttpCounts
 from fanout.ssdp.core.urls import Authority, Origin
 from fanout.ssdp.http.body_budget import CONNECTION_BUFFER, BodyReservation, Busy, SmallReadSocket
-from fanout.ssdp.http.server import LINE_MAX
+from fanout.ssdp.http.server import LINE_MAX, Connection
 from fanout.ssdp.http.splice import PodBroke
 
 CONNECT_TIMEOUT = 3.0
 ANSWER_TIMEOUT = 30.0
-"""Seconds for a pod to answer, and for each piece of what it sends."""
+"""Seconds for a pod to answer, and for each piece of its body."""
 DOCUMENT_TIMEOUT = 60.0
-"""Seconds that a document may take, from the pod and to the client each."""
-_PIECE = 64 * 1024  # bytes of a body that are sent at a time: the library has a copy of them
-_CLAIMS_MAX = 16  # servers of pods that one document can add; a look for a port of theirs takes its time
-_SKIPPED = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)  # the library would add them
+"""Seconds for a document to arrive from the pod, and to be sent to the client."""
+PIECE = 64 * 1024
+"""Bytes of a body that are sent at a time: aiohttp copies them."""
+_CLAIMS_MAX = 16  # servers of pods that one document can add; finding a port for each takes time
+_SKIPPED = (hdrs.USER_AGENT, hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE)  # aiohttp would add them
 
 
 class RequestRefused(Exception):
-    """A request that the relay answers itself, with a sentence; `failure` is None where nothing is wrong with it."""
+    """A request that the relay answers itself, with a sentence; `failure` is None where it is not counted."""
 
     def __init__(self, status: int, failure: HttpFailure | None, sentence: str) -> None:
         super().__init__(sentence)
@@ -43,18 +45,26 @@ class RequestRefused(Exception):
         self.failure = failure
 
 
-class Upstream:
-    """Asks, each time in a connection of its own.
+@dataclass(slots=True)
+class ForwardedRequest:
+    """A client's request that is forwarded to a pod."""
 
-    A pod may be another one by the next time, and minidlna keeps no connection anyway. Redirects are not followed,
-    cookies not kept, bodies not unpacked.
+    request: web.BaseRequest
+    connection: Connection
+    origin: Origin
+    path: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+class Upstream:
+    """Sends requests, each in a connection of its own. Needs a running event loop.
+
+    The next request may be for another pod, and minidlna does not keep connections anyway. Redirects are not followed,
+    cookies are not kept, and bodies are not decompressed.
     """
 
     def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
-
-    async def open(self) -> None:
-        """Start, in the running event loop."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -66,34 +76,34 @@ class Upstream:
         )
 
     async def close(self) -> None:
-        """End all that is under way."""
-        if self._session is not None:
-            await self._session.close()
+        """Abort all requests."""
+        await self._session.close()
 
     async def request(
         self, method: str, origin: Origin, path: str, headers: Iterable[tuple[str, str]], body: bytes
     ) -> aiohttp.ClientResponse:
-        """Return an answer whose head has arrived, to be closed; raise as the library does."""
-        assert self._session is not None  # noqa: S101 - narrows the type
-        authority = str(Endpoint(origin.host, origin.port))
+        """Return an answer, once its head has arrived, to be closed; raises what aiohttp does."""
+        authority = str(Endpoint(*origin))
+        length = [(hdrs.CONTENT_LENGTH, str(len(body)))] if body else []
         return await self._session.request(
             method,
             URL(f"http://{authority}{path}", encoded=True),
-            headers=CIMultiDict([(hdrs.HOST, authority), *headers, *_length(body)]),
+            headers=CIMultiDict([(hdrs.HOST, authority), *headers, *length]),
             data=_pieces(body) if body else None,
             allow_redirects=False,
             skip_auto_headers=_SKIPPED,
         )
 
-    async def ask(
-        self, method: str, origin: Origin, path: str, headers: Iterable[tuple[str, str]], body: bytes
-    ) -> PodAnswer:
-        """Return a pod's answer whose head has arrived, to be closed; raise `RequestRefused`."""
-        there = str(Endpoint(origin.host, origin.port))
+    async def ask(self, exchange: ForwardedRequest) -> PodAnswer:
+        """Return a pod's answer, once its head has arrived, to be closed; raise `RequestRefused`."""
+        there = str(Endpoint(*exchange.origin))
+        headers = [*exchange.headers, (hdrs.ACCEPT_ENCODING, "identity")]
         try:
-            response = await self.request(method, origin, path, [*headers, (hdrs.ACCEPT_ENCODING, "identity")], body)
+            response = await self.request(
+                exchange.request.method, exchange.origin, exchange.path, headers, exchange.body
+            )
         except aiohttp.ConnectionTimeoutError as error:
-            sentence = f"{there} took no connection within {CONNECT_TIMEOUT:g} s"
+            sentence = f"{there} accepted no connection within {CONNECT_TIMEOUT:g} s"
             raise RequestRefused(502, HttpFailure.POD_UNREACHABLE, sentence) from error
         except aiohttp.ClientConnectorError as error:
             sentence = f"cannot reach {there}: {os.strerror(error.os_error.errno or 0)}"
@@ -113,11 +123,11 @@ class Upstream:
         return answer
 
     async def document(self, answer: PodAnswer, reservation: BodyReservation) -> bytes:
-        """Return the whole of a document, unpacked, for which memory is reserved then; raise `RequestRefused`."""
+        """Return a whole document, decompressed, and reserve memory for it; raise `RequestRefused`."""
         try:
             if answer.size is not None and answer.size > DOCUMENT_MAX:
                 raise TooLarge(f"{answer.size} bytes")
-            # What is packed can be of any size.
+            # A compressed document can be of any size.
             size = DOCUMENT_MAX if is_packed(answer.encoding) else answer.size or 0
             async with asyncio.timeout(DOCUMENT_TIMEOUT):
                 return await reservation.fill(BodyBuffer(DOCUMENT_MAX, answer.encoding), size, answer.piece)
@@ -134,7 +144,7 @@ class Upstream:
 
 
 class PodAnswer:
-    """What a pod answers: its head, and the body as it comes. To be closed."""
+    """A pod's answer: its head, and its body as it arrives. To be closed."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -147,37 +157,37 @@ class PodAnswer:
         self.encoding: str = response.headers.get(hdrs.CONTENT_ENCODING, "")
         given = ",".join(response.headers.getall(hdrs.TRANSFER_ENCODING, [])).lower()
         self.codings: set[str] = {each.strip() for each in given.split(",")} - {"", "identity"}
-        """How the transfer is coded (RFC 9112, 7)."""
+        """Transfer codings (RFC 9112, 7)."""
         self.size: int | None = None if hdrs.TRANSFER_ENCODING in response.headers else response.content_length
-        """Bytes of the body, where the pod says so."""
+        """Bytes of the body; None where the pod does not say."""
 
     @property
     def is_document(self) -> bool:
-        """Whether URLs of its body are to be rewritten."""
+        """Whether URLs in its body are rewritten."""
         content_type = self.headers.get(hdrs.CONTENT_TYPE, "")
         return urls.is_document(content_type) and can_unpack(self.encoding)
 
     @property
     def transport(self) -> asyncio.Transport | None:
-        """Where the rest of the body comes from; None where all of it came."""
+        """The connection that the rest of the body arrives on; None where all of it has arrived."""
         connection = self._response.connection
         transport = None if connection is None else connection.transport
         return None if transport is None or transport.is_closing() else transport
 
     async def piece(self) -> bytes:
-        """Return some of the body once there is any, nothing at its end; raise `PodBroke`."""
+        """Return the next piece of the body, empty at its end; raise `PodBroke`."""
         try:
             piece = await self._response.content.readany()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise PodBroke(errno_text.exception(error)) from error
-        # To the library, a connection that was reset is the end of a body that lasts to the connection's.
+        # aiohttp takes a reset for the end of a body that is as long as the connection lasts.
         problem = None if piece or self._protocol is None else self._protocol.exception()
         if isinstance(problem, aiohttp.ClientOSError):
             raise PodBroke(errno_text.exception(problem))
         return piece
 
     def so_far(self) -> bytes:
-        """Return what has been read of the body, and stop reading; raise `PodBroke`."""
+        """Return the part of the body that was read already, and stop reading; raise `PodBroke`."""
         try:
             piece = self._response.content.read_nowait()
         except (aiohttp.ClientError, OSError) as error:
@@ -188,14 +198,14 @@ class PodAnswer:
         return piece
 
     def close(self) -> None:
-        """End its connection, whatever is still to come."""
+        """Close its connection, even before the end of the body."""
         self._response.close()
 
 
 class ResponseRewriter:
-    """Rewrites headers and documents for a client that came to the address `edge`.
+    """Rewrites headers and documents for a client that has connected to the address `edge`.
 
-    `listen` opens a port that a document makes necessary, and says whether it could.
+    `listen` opens a port that a document makes necessary, and returns whether it could.
     """
 
     def __init__(
@@ -208,7 +218,7 @@ class ResponseRewriter:
         self._turn = asyncio.Lock()
 
     def headers(self, pairs: Iterable[tuple[str, str]], edge: str) -> CIMultiDict[str]:
-        """Return them as they are for the client."""
+        """Return headers as the client gets them."""
         authority = self._authority(edge)
         made: CIMultiDict[str] = CIMultiDict()
         for name, value in pairs:
@@ -218,7 +228,7 @@ class ResponseRewriter:
         return made
 
     async def body(self, whole: bytes, content_type: str, edge: str) -> bytes:
-        """Return a document; raise `TooManyUrls`. One at a time: others have a turn in between."""
+        """Return a document as the client gets it; raise `TooManyUrls`. Others have a turn after each."""
         async with self._turn:
             rewritten = urls.in_text(whole, content_type, self._authority(edge))
             await asyncio.sleep(0)
@@ -243,7 +253,7 @@ class ResponseRewriter:
         return authority
 
     def _claim(self, origin: Origin) -> int | None:
-        """Return a port for an HTTP server of a pod, the first that can be opened; None where there is none."""
+        """Return the first port that can be opened for an HTTP server of a pod; None where none can."""
         while (port := self._port_map.other(origin)) is not None:
             if self._listen(port):
                 return port
@@ -252,12 +262,8 @@ class ResponseRewriter:
 
 
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(body), _PIECE):
-        yield body[start : start + _PIECE]
-
-
-def _length(body: bytes) -> list[tuple[str, str]]:
-    return [(hdrs.CONTENT_LENGTH, str(len(body)))] if body else []
+    for start in range(0, len(body), PIECE):
+        yield body[start : start + PIECE]
 
 
 def _socket(address: tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, object]) -> SmallReadSocket:

@@ -19,15 +19,16 @@ from fanout.cli.confirm_progress import MessageInProgress
 from fanout.cli.message_input import MessageStream, limit_of
 from fanout.cli.send_confirmed import send_confirmed
 from fanout.cli.target import TargetOptions, find_target
-from fanout.discovery.refresher import Known, Refresher
+from fanout.discovery.core.endpoints import Known
+from fanout.discovery.refresher import Refresher
 from fanout.model import Message
 from fanout.protocol.sending.receipt import Receipt, ReceiptStatus
 from fanout.receiver.sync import Receiver
 from fanout.sender.sync import Sender
 from fanout.testing import ScriptedResolver
 from tests.support.cli import invoke, receiving
-from tests.support.confirming import without_answers_of
 from tests.support.pods import Pod, literals
+from tests.support.silent_pods import without_answers_of
 from tests.support.terminal import terminal
 from tests.support.waiting import until
 

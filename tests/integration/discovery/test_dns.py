@@ -22,7 +22,7 @@ from fanout.discovery.core.answer import DnsAnswer
 from fanout.discovery.dns import DnsResolver, parse_nameserver
 from fanout.errors import InvalidService, ResolverUnavailable
 from fanout.model import Endpoint, Family, Service
-from tests.support.scripted import (
+from tests.support.scripted_nameserver import (
     Over,
     Reply,
     Script,

@@ -15,7 +15,7 @@ from fanout.discovery.dns import DnsResolver, parse_nameserver
 from fanout.errors import FanoutError, ResolverUnavailable
 from fanout.model import Service
 from fanout.sender.sync import Sender
-from tests.support.scripted import Over, Reply, ScriptedServer, answering, mutated, srv
+from tests.support.scripted_nameserver import Over, Reply, ScriptedServer, answering, mutated, srv
 from tests.support.waiting import PATIENCE
 
 NAME = "headless-udp.ns.svc.cluster.local."

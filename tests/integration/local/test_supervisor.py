@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fanout.local import demo, logs, pods
+from fanout.local import demo, logs, pod_process
 from fanout.local.directory import StateDirectory
 from fanout.local.launch import LocalSettings
 from fanout.local.state import LocalServiceError
@@ -30,8 +30,8 @@ def supervise(
     **settings: Any,
 ) -> None:
     """Run a supervisor whose receivers are a script."""
-    monkeypatch.setattr(pods, "python_command", lambda *arguments: [sys.executable, "-c", script, *arguments])
-    monkeypatch.setattr(pods, "_MIN_BACKOFF", 0.01)
+    monkeypatch.setattr(pod_process, "python_command", lambda *arguments: [sys.executable, "-c", script, *arguments])
+    monkeypatch.setattr(pod_process, "_MIN_BACKOFF", 0.01)
     supervisor = Supervisor(LocalSettings(port=free_port(), **settings), StateDirectory.take(str(path)))
     asyncio.run(supervisor.run(lambda: when_ready(supervisor)))
 
@@ -68,7 +68,7 @@ while True:
 
 
 def test_a_receiver_that_does_not_end_is_killed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pods, "STOP_GRACE", 0.1)
+    monkeypatch.setattr(pod_process, "STOP_GRACE", 0.1)
     seen: list[int] = []
 
     def stop(supervisor: Supervisor) -> None:

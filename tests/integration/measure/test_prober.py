@@ -1,56 +1,52 @@
-"""What the prober asks, and which answers it takes. A whole `fanout bench` of such peers: the tests of the command."""
+"""Pings and requests to peers on loopback, and which answers are believed."""
 
 from __future__ import annotations
 
-import pytest
+from contextlib import closing
 
-from fanout.measure.prober import PINGS_MIN, Prober
-from fanout.model import Endpoint, parse_literals
-from tests.support.probed import Answer, garbage, honest, peer, truncated, unasked, wrong_run
+from fanout.measure.prober import Prober
+from tests.support.probe_peers import endpoint_of, honest, peer, wrong_run
 from tests.support.waiting import until
 
 
-def _endpoint(text: str) -> Endpoint:
-    (endpoint,) = parse_literals(text, 0) or ()
-    return endpoint
-
-
-def test_who_answers_has_a_report_and_round_trips() -> None:
+def test_a_pod_is_asked_until_it_reports() -> None:
     with peer(honest) as answering:
-        endpoint = _endpoint(answering)
-        prober = Prober([endpoint], 7)
-        try:
-            until(lambda: not prober.ask([endpoint]), "the report")
-            prober.ping_for(0.01)
+        endpoint = endpoint_of(answering)
+        with closing(Prober([endpoint], 7)) as prober:
+            until(lambda: prober.ask([endpoint]) == [], "a report")
             pod = prober.pods[endpoint]
-            until(lambda: not prober.ask([endpoint]) and len(pod.round_trips) == PINGS_MIN, "the answers to all pings")
-        finally:
-            prober.close()
-    assert pod.observed is not None
-    assert (pod.observed.received, pod.pings, prober.ignored) == (0, PINGS_MIN, 0)
-    assert pod.round_trips == sorted(pod.round_trips)
+            assert pod.observed is not None
+            assert (pod.observed.received, pod.pings, pod.round_trips) == (0, 0, [])
+            assert pod.answered_at is not None
 
 
-@pytest.mark.parametrize("lie", [wrong_run, truncated, garbage, unasked])
-def test_what_answers_nothing_is_counted(lie: Answer) -> None:
-    with peer(lie) as lying:
-        endpoint = _endpoint(lying)
-        prober = Prober([endpoint], 7)
-        try:
-            until(lambda: prober.ask([endpoint], (0.01,)) and prober.ignored, "a lie")
-        finally:
-            prober.close()
-    assert prober.pods[endpoint].observed is None
-    assert prober.stranger is None
+def test_pings_are_answered_until_they_are_stopped() -> None:
+    with peer(honest) as answering:
+        endpoint = endpoint_of(answering)
+        with closing(Prober([endpoint], 7)) as prober:
+            pod = prober.pods[endpoint]
+
+            def is_answered() -> bool:
+                prober.step(0.001)
+                return bool(pod.round_trips)
+
+            prober.ping_for(1.0)
+            until(is_answered, "the answer to a ping")
+            assert pod.round_trips == sorted(pod.round_trips)
+            prober.stop_pings()
+            sent = pod.pings
+            prober.step(0.001)
+            assert pod.pings == sent > 0
 
 
-def test_a_stranger_is_named() -> None:
-    with peer(honest, replies_from="127.0.0.99") as asked:
-        endpoint = _endpoint(asked)
-        prober = Prober([endpoint], 7)
-        try:
-            until(lambda: prober.ask([endpoint], (0.01,)) and prober.stranger, "a stranger")
-        finally:
-            prober.close()
-    assert prober.stranger is not None
-    assert prober.stranger.host == "127.0.0.99"
+def test_answers_of_another_run_are_ignored() -> None:
+    with peer(wrong_run) as lying:
+        endpoint = endpoint_of(lying)
+        with closing(Prober([endpoint], 7)) as prober:
+
+            def has_ignored() -> bool:
+                assert prober.ask([endpoint], (0.001,)) == [endpoint]
+                return prober.ignored > 0
+
+            until(has_ignored, "an answer that is not believed")
+            assert (prober.pods[endpoint].observed, prober.stranger) == (None, None)

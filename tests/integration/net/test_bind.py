@@ -1,4 +1,4 @@
-"""Sockets that listen: what is deaf gets nothing more, whatever it was bound to."""
+"""Sockets that listen: one that stopped receiving gets nothing more, whatever it was bound to."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def group_on_loopback(host: str) -> socket.socket:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::", None])
-def test_a_deaf_socket_keeps_what_it_has_and_gets_nothing_more(host: str | None) -> None:
+def test_a_socket_that_stopped_receiving_keeps_what_it_has(host: str | None) -> None:
     to = {"0.0.0.0": "127.0.0.1", "::": "::1", None: "127.0.0.1"}.get(host, host) or ""
     require_address(to)
     family = socket.AF_INET6 if ":" in to else socket.AF_INET
@@ -29,7 +29,7 @@ def test_a_deaf_socket_keeps_what_it_has_and_gets_nothing_more(host: str | None)
     ):
         port = opened.getsockname()[1]
         sender.sendto(b"before", (to, port))
-        bind.deafen(opened)
+        bind.stop_receiving(opened)
         sender.sendto(b"after", (to, port))
         assert opened.recv(100) == b"before"
         with pytest.raises(BlockingIOError):
@@ -37,7 +37,7 @@ def test_a_deaf_socket_keeps_what_it_has_and_gets_nothing_more(host: str | None)
 
 
 @pytest.mark.parametrize("url", ["udp://[::]:1@lo", "udp://[::1]:1@lo"])
-def test_what_is_bound_to_an_interface_is_deaf_as_well(url: str) -> None:
+def test_what_is_bound_to_an_interface_stops_receiving_as_well(url: str) -> None:
     require_address("::1")
     ingress = Ingress.parse(url, service="10.0.0.1")
     with (
@@ -47,13 +47,13 @@ def test_what_is_bound_to_an_interface_is_deaf_as_well(url: str) -> None:
         place = ("::1", opened.getsockname()[1])
         sender.sendto(b"before", place)
         assert opened.recv(100) == b"before"
-        bind.deafen(opened)
+        bind.stop_receiving(opened)
         sender.sendto(b"after", place)
         with pytest.raises(BlockingIOError):
             opened.recv(100)
 
 
-def test_a_group_is_deaf_without_a_route_to_it() -> None:
+def test_a_group_stops_receiving_without_a_route_to_it() -> None:
     with (
         contextlib.closing(group_on_loopback("239.1.1.1")) as opened,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
@@ -62,7 +62,7 @@ def test_a_group_is_deaf_without_a_route_to_it() -> None:
         place = ("239.1.1.1", opened.getsockname()[1])
         sender.sendto(b"before", place)
         assert opened.recv(100) == b"before"
-        bind.deafen(opened)
+        bind.stop_receiving(opened)
         sender.sendto(b"after", place)
         with pytest.raises(BlockingIOError):
             opened.recv(100)

@@ -27,7 +27,7 @@ def hear(transport: Transport, count: int) -> list[Fault]:
     heard: list[Fault] = []
 
     def has_come() -> bool:
-        heard.extend(transport.heard())
+        heard.extend(transport.icmp_errors())
         return len(heard) >= count
 
     until(has_come, lambda: heard)
@@ -53,7 +53,7 @@ def test_each_pod_gets_one_copy_of_both_families(udp: UdpTransport, pods: Callab
         assert send_all(udp, payload, endpoints) == []
         assert [pod.receive() for pod in made] == [payload] * 3
     assert [pod.waiting() for pod in made] == [[], [], []]
-    assert udp.heard() == []
+    assert udp.icmp_errors() == []
 
 
 def test_no_more_is_received_than_was_asked_for(udp: UdpTransport, pods: Callable[..., list[Pod]]) -> None:
@@ -103,7 +103,7 @@ def test_a_bad_entry_never_costs_another_its_copy(
 def test_a_payload_over_the_limit_is_a_fault_of_each_entry(udp: UdpTransport, pods: Callable[..., list[Pod]]) -> None:
     endpoints = [pod.endpoint for pod in pods(2)]
     assert send_all(udp, bytes(65_508), endpoints) == [Fault(endpoint, errno.EMSGSIZE) for endpoint in endpoints]
-    assert udp.heard() == [], "the kernel queues such an error, too: it is no refusal"
+    assert udp.icmp_errors() == [], "the kernel queues such an error, too: it is no refusal"
 
 
 def test_a_batch_arrives_with_its_boundaries(udp: UdpTransport, pods: Callable[..., list[Pod]]) -> None:

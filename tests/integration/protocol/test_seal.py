@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.support.sealing import (
+from tests.support.sealed_frames import (
     NOW,
     message,
     parsed,

@@ -82,6 +82,25 @@ def test_async_batches_go_on_where_messages_were_broken_out_of() -> None:
     assert asyncio.run(run()) == payloads
 
 
+def test_an_async_iteration_inside_another_loses_nothing() -> None:
+    payloads = [b"%d" % number for number in range(100)]
+
+    async def run() -> list[bytes]:
+        got: list[bytes] = []
+        async with AsyncReceiver(0) as receiver:
+            send_to(receiver.address.port, payloads)
+            async for outer in receiver:
+                got.append(outer.payload)
+                async for inner in receiver:
+                    got.append(inner.payload)
+                    break
+                if len(got) == len(payloads):
+                    return got
+        raise AssertionError
+
+    assert asyncio.run(run()) == payloads
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_async_receiver_goes_on_in_the_next_event_loop(workers: int) -> None:
     """Whether it was broken out of or only opened in the first one, and whether that is closed or not."""

@@ -14,8 +14,8 @@ from fanout.protocol.frame import AnswerStatus
 from fanout.receiver.aio import AsyncReceiver
 from fanout.receiver.core.stats import ReceiverStats
 from fanout.receiver.sync import Receiver
-from tests.support.asker import Asker, asking
-from tests.support.serving import SHELLS, Serving, serving_sync
+from tests.support.frame_client import Asker, asking
+from tests.support.handler_pods import SHELLS, Serving, serving_sync
 from tests.support.waiting import PATIENCE
 
 

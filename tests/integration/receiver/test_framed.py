@@ -16,10 +16,10 @@ from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.frame import AnswerStatus, ReplyFragment
 from fanout.receiver import demux
 from fanout.receiver.sync import Receiver
-from tests.support.asker import asking
 from tests.support.datagrams import gso_sender, send_run
+from tests.support.frame_client import asking
+from tests.support.handler_pods import SHELLS, Serving, stop
 from tests.support.needs import require_address, unavailable
-from tests.support.serving import SHELLS, Serving, stop
 from tests.support.waiting import PATIENCE, until
 
 

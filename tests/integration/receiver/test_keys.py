@@ -18,8 +18,8 @@ from fanout.protocol.frame import ASK, QUERY, AnswerStatus, Frame, ReplyFragment
 from fanout.protocol.seal import Keyring, Opener, Sealer
 from fanout.receiver.aio import AsyncReceiver
 from fanout.receiver.sync import Receiver
-from tests.support.asker import asking, fragments
-from tests.support.serving import serving_sync
+from tests.support.frame_client import asking, fragments
+from tests.support.handler_pods import serving_sync
 from tests.support.waiting import until
 
 

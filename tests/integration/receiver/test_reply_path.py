@@ -11,8 +11,8 @@ import fanout
 from fanout.net import pktinfo
 from fanout.protocol import probe
 from fanout.receiver.reply_path import ReplyPath
-from tests.support.asker import asking
-from tests.support.serving import serving_sync
+from tests.support.frame_client import asking
+from tests.support.handler_pods import serving_sync
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -248,6 +248,21 @@ def test_breaking_out_and_going_on() -> None:
     assert (first.payload, second.payload) == (b"0", b"1")
 
 
+def test_an_iteration_inside_another_loses_nothing() -> None:
+    payloads = [b"%d" % number for number in range(100)]
+    got: list[bytes] = []
+    with Receiver(0) as receiver:
+        send_to(receiver.address.port, payloads)
+        for outer in receiver:
+            got.append(outer.payload)
+            for inner in receiver:
+                got.append(inner.payload)
+                break
+            if len(got) == len(payloads):
+                break
+    assert got == payloads
+
+
 def test_close_forgets_what_was_not_handed_over() -> None:
     with Receiver(0) as receiver:
         send_to(receiver.address.port, [b"x"] * 10)

@@ -76,7 +76,7 @@ def test_pods_beside_each_other_have_what_each_would_have_alone(
     given = [payload for turn in turns for run in turn for payload in payloads_of(run)]
     for egress in port_fanout:
         pod = egress.endpoint
-        check(given, by_pod[pod], egress, set(scripts[pods.index(pod)]), port_fanout.at_once[egress])
+        check(given, by_pod[pod], egress, set(scripts[pods.index(pod)]), (port_fanout.datagrams, port_fanout.bytes))
     port_fanout.fold()
     for egress in port_fanout:
         assert egress.sent == len(by_pod[egress.endpoint].taken)
@@ -89,13 +89,13 @@ def test_a_pod_without_a_way_costs_its_own_copies_alone_until_there_is_one() -> 
         SendBudget(), make_egress=lambda pod, budget: Egress(pod, budget, make_socket=on(scripted))
     )
     port_fanout.aim([POD, other], lambda host: True)
-    assert port_fanout.is_broken
+    assert port_fanout.broken
     port_fanout.send([run_of(100, 4, 100, 1), run_of(7, 1, 7, 2)], may_wait=False)
     port_fanout.fold()
     assert [(egress.sent, egress.dropped) for egress in port_fanout] == [(0, {DropReason.UNREACHABLE: 5}), (5, {})]
     scripted.bad.clear()
     port_fanout.aim([POD, other], lambda host: True)
-    assert not port_fanout.is_broken
+    assert not port_fanout.broken
     port_fanout.send([run_of(7, 1, 7, 3)], may_wait=False)
     port_fanout.fold()
     assert [egress.sent for egress in port_fanout] == [1, 6]
@@ -109,7 +109,7 @@ def test_pods_beyond_what_a_relay_opens_are_left_out() -> None:
     assert [egress.broken for egress in port_fanout] == [0, 0, errno.EUSERS]
     port_fanout.aim(pods[1:], lambda host: True)
     port_fanout.aim(pods[1:], lambda host: True)
-    assert not port_fanout.is_broken
+    assert not port_fanout.broken
     port_fanout.close()
     assert budget.sockets == 2
 

@@ -9,7 +9,7 @@ import fanout
 from fanout.report import Report
 from fanout.sender.aio import AsyncSender
 from fanout.testing import MemoryTransport
-from tests.support.shells import B, Calls
+from tests.support.senders import B, Calls
 from tests.support.waiting import PATIENCE, Turns, give_turns
 
 

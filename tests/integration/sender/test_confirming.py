@@ -16,10 +16,10 @@ from fanout.protocol import frame
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.sending.receipt import Receipt, ReceiptStatus, Reply
 from fanout.testing import MemoryTransport
-from tests.support import sealing
-from tests.support.confirming import without_answers_of
-from tests.support.serving import Ask, by_status, literal, pods
-from tests.support.shells import A, B, LaterResolver
+from tests.support import sealed_frames
+from tests.support.handler_pods import Ask, by_status, literal, pods
+from tests.support.senders import A, B, LaterResolver
+from tests.support.silent_pods import without_answers_of
 from tests.support.waiting import until
 
 HOUR = 3600.0
@@ -246,7 +246,7 @@ def test_what_comes_back_and_is_no_answer_is_counted() -> None:
             (right, stranger),
             (right[:30], pod),
             (right[:6] + b"\2" + right[7:], pod),
-            (sealing.beginning(1) + bytes(40), pod),
+            (sealed_frames.beginning(1) + bytes(40), pod),
             (frame.mark(1, 2, 1), pod),
             (right, pod),
             (right, pod),

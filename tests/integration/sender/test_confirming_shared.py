@@ -18,7 +18,7 @@ import pytest
 import fanout
 from fanout.protocol import frame
 from fanout.testing import MemoryTransport
-from tests.support.serving import Served, by_status, literal, pods
+from tests.support.handler_pods import Served, by_status, literal, pods
 from tests.support.waiting import PATIENCE, give_turns, until, until_async
 
 HOUR = 3600.0

@@ -19,7 +19,7 @@ from fanout.sender.aio import AsyncSender
 from fanout.sender.sync import Sender
 from fanout.testing import MemoryTransport, ScriptedResolver
 from tests.support.clock import ScriptedClock
-from tests.support.shells import Calls, Shell, Stuck, full_socket
+from tests.support.senders import Calls, Shell, Stuck, full_socket
 from tests.support.waiting import give_turns, until, until_async
 
 

@@ -21,7 +21,7 @@ from fanout.sender.aio import AsyncSender
 from fanout.sender.sync import Sender
 from fanout.testing import MemoryTransport, ScriptedResolver
 from tests.support.pods import Pod, literals
-from tests.support.shells import A, B, C, LaterResolver, Shell, Stuck, full_socket, send_async, send_sync
+from tests.support.senders import A, B, C, LaterResolver, Shell, Stuck, full_socket, send_async, send_sync
 from tests.support.waiting import until
 
 

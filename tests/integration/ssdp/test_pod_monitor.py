@@ -13,9 +13,9 @@ import pytest
 from fanout.model import Endpoint
 from fanout.ssdp import pod_monitor
 from fanout.ssdp.core import message
-from fanout.ssdp.core.directory import Action, Directory, LearnName
 from fanout.ssdp.core.drop_reasons import SsdpDrop
 from fanout.ssdp.core.message import Advert
+from fanout.ssdp.core.responder import Action, LearnName, Responder
 from fanout.ssdp.core.settings import DescriptionPlace
 from fanout.ssdp.lan import Lan
 from fanout.ssdp.pod_monitor import PodMonitor
@@ -37,7 +37,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pod_monitor, "READ_TIMEOUT", PATIENCE)
 
 
-class Found(Directory):
+class Found(Responder):
     """Keeps what `PodMonitor` finds."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class PodNetwork(Lan):
 
 @contextlib.asynccontextmanager
 async def looking(found: Found, *descriptions: DescriptionPlace) -> AsyncIterator[PodMonitor]:
-    looked = PodMonitor(descriptions, found, PodNetwork("lan0"), lambda actions: None)
+    looked = PodMonitor(descriptions, found, PodNetwork("lan0", ()), lambda actions: None)
     try:
         yield looked
     finally:

@@ -11,13 +11,13 @@ import pytest
 
 from fanout.model import Endpoint
 from fanout.ssdp import searches
-from fanout.ssdp.core import directory, message
-from fanout.ssdp.core.directory import Action, Directory, OpenSearch
+from fanout.ssdp.core import message, responder
 from fanout.ssdp.core.drop_reasons import SsdpDrop
 from fanout.ssdp.core.message import Advert, Headers, InvalidSsdp, Search
+from fanout.ssdp.core.responder import Action, OpenSearch, Responder
 from fanout.ssdp.lan import Lan
 from fanout.ssdp.searches import Searches
-from tests.support.loops import run_scripted
+from tests.support.event_loops import run_scripted
 from tests.support.needs import require_address
 from tests.support.open_files import open_files
 from tests.support.waiting import PATIENCE, until_async
@@ -28,14 +28,14 @@ LOOPBACK = socket.if_nametoindex("lo")
 FORGED = "127.0.0.13"
 
 
-class Heard(Directory):
+class Heard(Responder):
     """Keeps what `Searches` tells."""
 
     def __init__(self) -> None:
         super().__init__(range(28_200, 28_232), (), lambda: 0.5)
         self.answers: list[tuple[tuple[str, int], str, str]] = []
         self.missing: list[tuple[tuple[str, int], bool]] = []
-        self.sessions = Searches(self, PodNetwork("lan0"), lambda actions: None)
+        self.sessions = Searches(self, PodNetwork("lan0", ()), lambda actions: None)
 
     def ask(self, client: tuple[str, int], search: Search, pods: list[Endpoint]) -> None:
         """Let a client search these pods."""
@@ -151,7 +151,7 @@ def test_what_was_not_asked_is_dropped_with_a_reason(pods: list[socket.socket]) 
 
 
 def test_a_pod_that_answers_without_end_is_cut_off(pods: list[socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory, "ANSWERS_MAX", 3)
+    monkeypatch.setattr(responder, "ANSWERS_MAX", 3)
 
     async def run() -> None:
         heard = Heard()
@@ -175,7 +175,7 @@ def advert(number: int = 0, *, nt: str = ROOT, location: str = "http://127.0.0.1
 
 
 def session(target: str = ROOT) -> OpenSearch:
-    return OpenSearch(CLIENT, target, 1, frozenset({"127.0.0.11"}))
+    return OpenSearch(CLIENT, target, 1, frozenset({"127.0.0.11"}), b"")
 
 
 def test_what_a_client_was_sent_is_not_sent_again() -> None:
@@ -199,14 +199,14 @@ def test_what_a_client_was_sent_is_not_sent_again() -> None:
 def test_a_search_brings_its_client_no_more_than_may_be() -> None:
     asked = session()
     sent = sum(asked.may_send("127.0.0.11", advert(number), 400) for number in range(1000))
-    assert sent == directory.POD_BYTES_MAX // 400
+    assert sent == responder.POD_BYTES_MAX // 400
     assert asked.has_sent(advert(sent - 1))
     assert not asked.has_sent(advert(sent)), "what was not sent does not count as sent"
     assert asked.may_send("127.0.0.12", advert(5000), 400), "others have a share of their own"
     for pod in range(100):
         for number in range(10):
             asked.may_send(f"10.0.0.{pod}", advert(number), 4096)
-    most = directory.BYTES_MAX
+    most = responder.BYTES_MAX
     assert most - 4096 < asked._bytes.total() <= most
 
 

@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 import render
-from tests.support.breaking import Manifest, find
+from tests.support.manifest_changes import Manifest, find
 from tests.support.waiting import PATIENCE
 
 

@@ -54,7 +54,7 @@ def test_addresses_that_are_refused(pod: Namespace) -> None:
     ("arguments", "part"),
     [
         (("-s", "nowhere"), "nowhere: there is no such Service, or none of its pods is ready (asked: nowhere.platform"),
-        (("-s", "headless-udp", "--family", "ipv6"), "headless-udp is a name, and has no record of type AAAA"),
+        (("-s", "headless-udp", "--family", "ipv6"), "headless-udp exists, but has no record of type AAAA"),
         (("-s", "headless-udp", "-p", "rtp"), "headless-udp: there is no such Service"),
     ],
 )

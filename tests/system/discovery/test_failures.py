@@ -18,7 +18,7 @@ from fanout.model import Endpoint, Service
 from tests.support.cli import invoke
 from tests.support.knot import NAMESPACE, Knot, a_records, addresses
 from tests.support.limits import dns_lifetime, setting
-from tests.support.scripted import Front, Lie, Over, Reply
+from tests.support.scripted_nameserver import Front, Lie, Over, Reply
 from tests.support.waiting import until
 from tests.system.discovery.asking import HASTY, PATIENT, Asker, count_refreshing, first_error, sending
 
@@ -179,7 +179,7 @@ def test_a_dns_ttl_without_measure_is_clamped(knot: Knot, dns_ttl: int, least: f
                 {"fanout.discovery.core.endpoints:TTL_MIN": TTL_MIN}
             ):  # the usual one, and not that of these tests
                 pods.answered(answer, 1000.0, jitter)
-            wakeup = pods.next_wakeup()
+            wakeup = pods.next_wakeup
             assert wakeup is not None
             assert least <= round(wakeup - 1000.0, 6) <= most
         options = ["--nameserver", front.nameserver, "--allow-loopback", "-o", "json"]

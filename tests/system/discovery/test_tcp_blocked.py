@@ -14,7 +14,7 @@ from tests.support.cli import Run
 from tests.support.knot import NAMESPACE, Knot, a_records, addresses, service_name
 from tests.support.limits import dns_lifetime, setting
 from tests.support.namespace import Namespace
-from tests.support.scripted import Front, Tcp
+from tests.support.scripted_nameserver import Front, Tcp
 from tests.support.waiting import PATIENCE, until
 from tests.system.discovery.asking import HASTY, PATIENT, Asker, first_error, resolve_and_dry_run, sending
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.mixed import PARTS, PAYLOADS, SIZES
+from tests.support.mixed_payloads import PARTS, PAYLOADS, SIZES
 from tests.support.namespace import Namespace, cabled_hosts
 from tests.support.needs import is_missing, program, unavailable
 from tests.support.tree import ROOT
@@ -20,7 +20,7 @@ OURS, NC, SOCAT = 12000, 12001, 12002
 
 _SENDER = """
 import sys, fanout
-from tests.support.mixed import PARTS
+from tests.support.mixed_payloads import PARTS
 with fanout.Sender(sys.argv[1]) as sender:
     for part in PARTS:
         print(len(sender.send_many(part).dropped), flush=True)

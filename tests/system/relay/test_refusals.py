@@ -44,12 +44,12 @@ import logging
 from fanout.__main__ import main
 from fanout.net import bind
 from fanout.relay import port as relay_port
-deafen = relay_port.Port.deafen
+stop_receiving = relay_port.Port.stop_receiving
 def tell(port):
-    deafen(port)
+    stop_receiving(port)
     said = {"held": bind.held(port.socket), "taken": port.counts.datagrams}
-    logging.getLogger("fanout").warning("deafened: %(held)d, %(taken)d", said)
-relay_port.Port.deafen = tell
+    logging.getLogger("fanout").warning("stopped_receiving: %(held)d, %(taken)d", said)
+relay_port.Port.stop_receiving = tell
 main()
 """
 
@@ -246,10 +246,10 @@ def test_sigterm_ends_a_relay_that_is_flooded(world: Lan) -> None:
         until(lambda it=ingress: relay.count("fanout_relay_datagrams_total", ingress=it) > 1000, "it is flooded")  # type: ignore[misc]
     assert relay.run.stop().code == 0
     assert all(flood.process.poll() is None for flood in flooding)
-    (stopped,), deafened = relay.run.events("relay_stopped"), relay.run.events("deafened")
-    assert len(deafened) == len(floods)
-    taken_since = stopped["datagrams"] - sum(each["taken"] for each in deafened)
-    assert taken_since * SIZE < sum(each["held"] for each in deafened), "nothing has come meanwhile"
+    (stopped,), stopped_receiving = relay.run.events("relay_stopped"), relay.run.events("stopped_receiving")
+    assert len(stopped_receiving) == len(floods)
+    taken_since = stopped["datagrams"] - sum(each["taken"] for each in stopped_receiving)
+    assert taken_since * SIZE < sum(each["held"] for each in stopped_receiving), "nothing has come meanwhile"
 
 
 def test_a_pod_that_is_gone_and_one_that_has_stopped_cost_the_others_nothing(world: Lan, relay: Relay) -> None:

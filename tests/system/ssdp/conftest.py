@@ -1,4 +1,4 @@
-"""What the DLNA tests share: a street with liars."""
+"""What the DLNA tests share: a LAN segment with a media server that works, and devices that misbehave."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.system.ssdp.street import Street
-from tests.system.ssdp.street import street as make_street
+from tests.system.ssdp.segment import Segment, make_segment
 
 
 @pytest.fixture(scope="package")
-def package_street() -> Iterator[Street]:
-    with make_street() as made:
+def package_segment() -> Iterator[Segment]:
+    with make_segment() as made:
         yield made
 
 
 @pytest.fixture
-def street(package_street: Street) -> Iterator[Street]:
-    """A street whose liars end with the test."""
-    yield package_street
-    package_street.clear()
+def segment(package_segment: Segment) -> Iterator[Segment]:
+    """A segment whose scripted devices end with the test."""
+    yield package_segment
+    package_segment.clear()

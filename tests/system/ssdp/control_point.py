@@ -19,8 +19,8 @@ from tests.support.waiting import PATIENCE
 _CHUNK = 1 << 16
 
 
-class Witness(AiohttpRequester):
-    """Keeps all that it was told."""
+class Recorder(AiohttpRequester):
+    """Keeps all headers and bodies that it receives."""
 
     def __init__(self) -> None:
         super().__init__(timeout=int(PATIENCE))
@@ -36,10 +36,10 @@ class Witness(AiohttpRequester):
 
 async def play(location: str) -> dict[str, Any]:
     """Browse a media server and download all that it has, each file whole and in part; return what came of it."""
-    witness = Witness()
-    device = await UpnpFactory(witness).async_create_device(location)
+    recorder = Recorder()
+    device = await UpnpFactory(recorder).async_create_device(location)
     for service in device.all_services:
-        await witness.async_http_request(HttpRequest("GET", service.scpd_url, {}, None))
+        await recorder.async_http_request(HttpRequest("GET", service.scpd_url, {}, None))
     server = DmsDevice(device, None)
     resources: dict[str, dict[str, Any]] = {}
     containers = ["0"]
@@ -55,18 +55,23 @@ async def play(location: str) -> dict[str, Any]:
                 resources[resource.uri] = {"url": resource.uri, "title": found.title, "kind": found.upnp_class}
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session:
         for url, resource in resources.items():
-            await _download(session, url, resource, witness)
-    return {"udn": device.udn, "name": device.friendly_name, "resources": [*resources.values()], "heard": witness.heard}
+            await _download(session, url, resource, recorder)
+    return {
+        "udn": device.udn,
+        "name": device.friendly_name,
+        "resources": [*resources.values()],
+        "heard": recorder.heard,
+    }
 
 
-async def _download(session: aiohttp.ClientSession, url: str, resource: dict[str, Any], witness: Witness) -> None:
+async def _download(session: aiohttp.ClientSession, url: str, resource: dict[str, Any], recorder: Recorder) -> None:
     digest, size = hashlib.sha256(), 0
     async with session.get(url) as response:
         response.raise_for_status()
         async for chunk in response.content.iter_chunked(_CHUNK):
             digest.update(chunk)
             size += len(chunk)
-        witness.heard.append("\n".join(f"{name}: {value}" for name, value in response.headers.items()))
+        recorder.heard.append("\n".join(f"{name}: {value}" for name, value in response.headers.items()))
     first, last = size // 3, size // 3 + size // 2
     async with session.get(url, headers={"Range": f"bytes={first}-{last}"}) as response:
         part = await response.read()
@@ -83,11 +88,11 @@ async def _download(session: aiohttp.ClientSession, url: str, resource: dict[str
 
 async def follow(location: str, address: str) -> dict[str, Any]:
     """Subscribe to a media server's ContentDirectory, renew that, and end it; return what it said meanwhile."""
-    witness = Witness()
-    server = AiohttpNotifyServer(witness, source=(address, 0))
+    recorder = Recorder()
+    server = AiohttpNotifyServer(recorder, source=(address, 0))
     await server.async_start_server()
     try:
-        device = await UpnpFactory(witness).async_create_device(location)
+        device = await UpnpFactory(recorder).async_create_device(location)
         directory = next(each for each in device.all_services if "ContentDirectory" in each.service_type)
         told = asyncio.Event()
         changes: dict[str, str] = {}
@@ -105,7 +110,7 @@ async def follow(location: str, address: str) -> dict[str, Any]:
         renewed, renewed_timeout = await server.event_handler.async_resubscribe(directory)
         await server.event_handler.async_unsubscribe(directory)
         # Who has left cannot renew.
-        answer = await witness.async_http_request(
+        answer = await recorder.async_http_request(
             HttpRequest("SUBSCRIBE", directory.event_sub_url, {"SID": sid, "TIMEOUT": "Second-300"}, None)
         )
     finally:
@@ -117,5 +122,5 @@ async def follow(location: str, address: str) -> dict[str, Any]:
         "renewed_timeout": renewed_timeout.total_seconds(),
         "changes": changes,
         "after_unsubscription": answer.status_code,
-        "heard": witness.heard,
+        "heard": recorder.heard,
     }

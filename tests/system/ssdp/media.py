@@ -1,6 +1,6 @@
 """Films, music and pictures that media servers take, with tails of random bytes: no two are the same.
 
-A .wav is made here: media servers look no further than its head. The others are made by ffmpeg.
+A .wav is made site: media servers look no further than its head. The others are made by ffmpeg.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def find(
 
 
 @dataclass
-class Ear:
+class NotifyListener:
     """Hears what is announced on the LAN."""
 
     host: Host

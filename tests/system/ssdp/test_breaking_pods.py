@@ -12,13 +12,13 @@ import pytest
 
 from tests.support.waiting import PATIENCE, until
 from tests.system.ssdp import web
-from tests.system.ssdp.liar import Handler, say
 from tests.system.ssdp.media import MIB
-from tests.system.ssdp.street import LIAR, Street
-from tests.system.ssdp.world import since
+from tests.system.ssdp.scripted_device import Handler, say
+from tests.system.ssdp.segment import UDN, Segment
+from tests.system.ssdp.site import since
 
 
-def test_a_client_that_vanishes_in_the_middle_of_a_film(street: Street) -> None:
+def test_a_client_that_vanishes_in_the_middle_of_a_film(segment: Segment) -> None:
     broken = threading.Event()
 
     def film(handler: Handler) -> None:
@@ -32,14 +32,14 @@ def test_a_client_that_vanishes_in_the_middle_of_a_film(street: Street) -> None:
         except OSError:
             broken.set()
 
-    liar = street.lie(1, LIAR, pages={"/film.mp4": film})
-    relay = street.relay(LIAR)
-    url = street.location_of(LIAR).replace("description.xml", "film.mp4")
+    device = segment.add_device(1, UDN, pages={"/film.mp4": film})
+    relay = segment.relay(UDN)
+    url = segment.location_of(UDN).replace("description.xml", "film.mp4")
     until(lambda: relay.count("fanout_ssdp_sessions") == 0, "no search is under way")
     files, failures = relay.open_files, relay.http_failures()
     for _ in range(3):
         broken.clear()
-        with web.opened(street.home.source, url) as (client, response):
+        with web.opened(segment.site.source, url) as (client, response):
             assert len(response.read(3 * MIB)) == 3 * MIB
             assert relay.count("fanout_ssdp_http_connections") >= 1
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset, not an end
@@ -48,11 +48,11 @@ def test_a_client_that_vanishes_in_the_middle_of_a_film(street: Street) -> None:
     until(lambda: relay.count("fanout_ssdp_http_connections") == 0, "no connection is left")
     until(lambda: relay.open_files <= files, "no file is left open")
     assert since(failures, relay.http_failures()) == {"client_gone": 3}
-    assert liar.requests.count("GET /film.mp4") == 3
-    street.assert_rest_goes_on(relay)
+    assert device.requests.count("GET /film.mp4") == 3
+    segment.assert_others_work(relay)
 
 
-def test_a_client_that_reads_no_more_holds_up_nobody(street: Street) -> None:
+def test_a_client_that_reads_no_more_holds_up_nobody(segment: Segment) -> None:
     """What it has asked for waits in the pod, not in the relay."""
     sent = []
 
@@ -65,20 +65,20 @@ def test_a_client_that_reads_no_more_holds_up_nobody(street: Street) -> None:
             handler.wfile.write(bytes(MIB))
             sent.append(MIB)
 
-    street.lie(1, LIAR, pages={"/film.mp4": film})
-    relay = street.relay(LIAR)
+    segment.add_device(1, UDN, pages={"/film.mp4": film})
+    relay = segment.relay(UDN)
     before = relay.resident
-    with web.opened(street.home.source, street.location_of(LIAR).replace("description.xml", "film.mp4")) as (
+    with web.opened(segment.site.source, segment.location_of(UDN).replace("description.xml", "film.mp4")) as (
         _,
         response,
     ):
         response.read(1)
-        street.assert_rest_goes_on(relay)
+        segment.assert_others_work(relay)
         assert sum(sent) < 64 * MIB
         assert relay.resident - before < 48 * MIB
 
 
-def test_a_pod_that_does_not_answer(street: Street) -> None:
+def test_a_pod_that_does_not_answer(segment: Segment) -> None:
     """Who asks it waits, nobody else does; and who waits no more leaves nothing behind."""
     answer = threading.Event()
 
@@ -86,14 +86,14 @@ def test_a_pod_that_does_not_answer(street: Street) -> None:
         answer.wait(PATIENCE)
         say(handler, b"at last")
 
-    liar = street.lie(1, LIAR, pages={"/slow": late})
-    relay = street.relay(LIAR)
-    slow = street.location_of(LIAR).replace("description.xml", "slow")
-    asking = [web.connect(street.home.source, slow) for _ in range(10)]
+    device = segment.add_device(1, UDN, pages={"/slow": late})
+    relay = segment.relay(UDN)
+    slow = segment.location_of(UDN).replace("description.xml", "slow")
+    asking = [web.connect(segment.site.source, slow) for _ in range(10)]
     for each in asking:
         each.request("GET", "/slow")
-    until(lambda: liar.requests.count("GET /slow") == 10, "all are asked for")
-    street.assert_rest_goes_on(relay)
+    until(lambda: device.requests.count("GET /slow") == 10, "all are asked for")
+    segment.assert_others_work(relay)
     for each in asking[1:]:
         each.close()
     until(lambda: relay.count("fanout_ssdp_http_connections") == 1, "one is left")
@@ -102,7 +102,7 @@ def test_a_pod_that_does_not_answer(street: Street) -> None:
     asking[0].close()
 
 
-def test_a_pod_that_breaks_off_in_a_body_breaks_off_at_the_client(street: Street) -> None:
+def test_a_pod_that_breaks_off_in_a_body_breaks_off_at_the_client(segment: Segment) -> None:
     """Never a short body that looks like a whole one."""
 
     def half(handler: Handler) -> None:
@@ -130,39 +130,39 @@ def test_a_pod_that_breaks_off_in_a_body_breaks_off_at_the_client(street: Street
 
     pages = {"/film": half, "/film-large": half, "/document": half}
     others = {"/chunks": chunks, "/garbage": garbage, "/silence": silence}
-    street.lie(1, LIAR, pages={**pages, **others})
-    relay = street.relay(LIAR)
+    segment.add_device(1, UDN, pages={**pages, **others})
+    relay = segment.relay(UDN)
     failures = relay.http_failures()
-    origin = street.location_of(LIAR).removesuffix("/description.xml")
+    origin = segment.location_of(UDN).removesuffix("/description.xml")
     for path in ("/film", "/film-large", "/chunks"):
-        with web.opened(street.home.source, origin + path) as (_, response):
+        with web.opened(segment.site.source, origin + path) as (_, response):
             assert response.status == 200
             with pytest.raises((IncompleteRead, ConnectionResetError)):
                 response.read()
     for path in ("/document", "/garbage", "/silence"):
-        assert web.fetch(street.home.source, origin + path).status == 502
+        assert web.fetch(segment.site.source, origin + path).status == 502
     assert since(failures, relay.http_failures()) == {"pod_broke": 6}
-    street.assert_rest_goes_on(relay)
+    segment.assert_others_work(relay)
 
 
-def test_a_pod_that_restarts_while_its_film_is_watched(street: Street) -> None:
+def test_a_pod_that_restarts_while_its_film_is_watched(segment: Segment) -> None:
     """The player's connection ends, and the same URL has the rest."""
-    relay = street.relay()
-    server = street.honest
-    url = street.location_of(server.udn).removesuffix("/rootDesc.xml") + street.film_path
+    relay = segment.relay()
+    server = segment.working
+    url = segment.location_of(server.udn).removesuffix("/rootDesc.xml") + segment.film_path
     got = bytearray()
-    with web.opened(street.home.source, url) as (client, response):
+    with web.opened(segment.site.source, url) as (client, response):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         got += response.read(2 * MIB)
         server.end()
         with suppress(ConnectionResetError):
             while more := response.read1(65_536):
                 got += more
-    assert len(got) < len(street.film.bytes), "it was broken off"
-    assert web.fetch(street.home.source, url).status in (502, 503)
+    assert len(got) < len(segment.film.bytes), "it was broken off"
+    assert web.fetch(segment.site.source, url).status in (502, 503)
     server.start()
-    rest = web.fetch(street.home.source, url, headers={"Range": f"bytes={len(got)}-"})
+    rest = web.fetch(segment.site.source, url, headers={"Range": f"bytes={len(got)}-"})
     assert rest.status == 206
-    assert hashlib.sha256(bytes(got) + rest.body).hexdigest() == street.film.sha256
-    assert street.location_of(server.udn).partition("/rootDesc")[0] in url
-    street.assert_rest_goes_on(relay)
+    assert hashlib.sha256(bytes(got) + rest.body).hexdigest() == segment.film.sha256
+    assert segment.location_of(server.udn).partition("/rootDesc")[0] in url
+    segment.assert_others_work(relay)

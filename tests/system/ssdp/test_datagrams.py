@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.waiting import until
 from tests.system.ssdp import ssdp
-from tests.system.ssdp.world import Home, SsdpRelay, home
+from tests.system.ssdp.site import Site, SsdpRelay, make_site
 
 SEARCH = ssdp.search(ssdp.ROOT_DEVICE)
 _LINES = "M-SEARCH * HTTP/1.1\r\nHOST: 239.255.255.250:1900\r\n"
@@ -17,26 +17,26 @@ _MAN = 'MAN: "ssdp:discover"\r\n'
 
 
 @pytest.fixture(scope="module")
-def here() -> Iterator[Home]:
-    with home(1) as made:
+def site() -> Iterator[Site]:
+    with make_site(1) as made:
         films = made.library("films")
         films.add("clip.wav")
-        made.minidlna(made.world.pods[0], "Cinema", films)
+        made.minidlna(made.network.pods[0], "Cinema", films)
         yield made
 
 
 @pytest.fixture(scope="module")
-def module_relay(here: Home) -> SsdpRelay:
-    started = here.relay()
-    ssdp.find(here.source, udns=here.udns)
+def module_relay(site: Site) -> SsdpRelay:
+    started = site.relay()
+    ssdp.find(site.source, udns=site.udns)
     return started
 
 
 @pytest.fixture
-def relay(here: Home, module_relay: SsdpRelay) -> Iterator[SsdpRelay]:
+def relay(site: Site, module_relay: SsdpRelay) -> Iterator[SsdpRelay]:
     """The relay, which answers after whatever the test has sent."""
     yield module_relay
-    ssdp.find(here.source, udns=here.udns)  # at the latest when its client may search again
+    ssdp.find(site.source, udns=site.udns)  # at the latest when its client may search again
     assert module_relay.run.process.poll() is None
     assert "Traceback" not in module_relay.run.out + module_relay.run.err
 
@@ -64,76 +64,76 @@ def relay(here: Home, module_relay: SsdpRelay) -> Iterator[SsdpRelay]:
     ],
 )
 def test_what_is_no_search_is_counted(
-    here: Home, relay: SsdpRelay, datagram: bytes, reason: str, destination: str
+    site: Site, relay: SsdpRelay, datagram: bytes, reason: str, destination: str
 ) -> None:
     before, dropped = relay.drops(), relay.count("fanout_ssdp_dropped_total")
-    asking = ssdp.client(here.source)
+    asking = ssdp.client(site.source)
     asking.sendto(datagram, (destination, ssdp.PORT))
     until(lambda: relay.count("fanout_ssdp_dropped_total") == dropped + 1, "it is counted")
     after = relay.drops()
     assert {each for each in after if after[each] != before.get(each, 0)} == {reason}
-    ssdp.find(here.source, udns=here.udns)
+    ssdp.find(site.source, udns=site.udns)
     assert ssdp.have_come(asking) == []
 
 
 @pytest.mark.parametrize("mx", [None, 1, 5, 120, 10**12])
-def test_mx_is_asked_for_where_the_group_is_asked(here: Home, relay: SsdpRelay, mx: int | None) -> None:
+def test_mx_is_asked_for_where_the_group_is_asked(site: Site, relay: SsdpRelay, mx: int | None) -> None:
     """UPnP Device Architecture 1.1, 1.3.2: without one a search to the group is not answered; above 5 it is 5."""
     before = relay.drops().get("no_mx", 0)
-    to_edge = (here.edge.lan, ssdp.PORT)
-    assert set(ssdp.find(here.source, udns=here.udns, destination=to_edge, mx=mx)) == here.udns
+    to_edge = (site.edge.lan, ssdp.PORT)
+    assert set(ssdp.find(site.source, udns=site.udns, destination=to_edge, mx=mx)) == site.udns
     if mx is not None:
-        assert set(ssdp.find(here.source, udns=here.udns, mx=mx)) == here.udns
+        assert set(ssdp.find(site.source, udns=site.udns, mx=mx)) == site.udns
         assert relay.drops().get("no_mx", 0) == before
     else:
-        asking = ssdp.client(here.source)
+        asking = ssdp.client(site.source)
         asking.sendto(ssdp.search(ssdp.ROOT_DEVICE, mx), ssdp.EVERYBODY)
         until(lambda: relay.drops().get("no_mx", 0) == before + 1, "it is counted")
-        ssdp.find(here.source, udns=here.udns)
+        ssdp.find(site.source, udns=site.udns)
         assert ssdp.have_come(asking) == []
 
 
-def test_announcements_of_other_devices_are_nothing_to_the_relay(here: Home, relay: SsdpRelay) -> None:
+def test_announcements_of_other_devices_are_nothing_to_the_relay(site: Site, relay: SsdpRelay) -> None:
     """They come to the group all day."""
     before, announced = relay.drops(), relay.count("fanout_ssdp_announcements_total")
-    other = ssdp.client(here.source)
+    other = ssdp.client(site.source)
     for nts in ("ssdp:alive", "ssdp:update", "ssdp:byebye"):
         other.sendto(
             f"NOTIFY * HTTP/1.1\r\nHOST: {ssdp.GROUP}:{ssdp.PORT}\r\nCACHE-CONTROL: max-age=1800\r\n"
-            f"LOCATION: http://{here.source.lan}:80/\r\nNT: upnp:rootdevice\r\nNTS: {nts}\r\nSERVER: tv\r\n"
+            f"LOCATION: http://{site.source.lan}:80/\r\nNT: upnp:rootdevice\r\nNTS: {nts}\r\nSERVER: tv\r\n"
             "USN: uuid:00000000-1111-2222-3333-444444444444::upnp:rootdevice\r\n\r\n".encode(),
             ssdp.EVERYBODY,
         )
-        for udn in here.udns:  # or one that wants the relay to believe that its own device has gone
+        for udn in site.udns:  # or one that wants the relay to believe that its own device has gone
             other.sendto(
                 f"NOTIFY * HTTP/1.1\r\nHOST: {ssdp.GROUP}:{ssdp.PORT}\r\nNT: upnp:rootdevice\r\nNTS: {nts}\r\n"
-                f"LOCATION: http://{here.source.lan}:80/\r\nCACHE-CONTROL: max-age=1800\r\nSERVER: tv\r\n"
+                f"LOCATION: http://{site.source.lan}:80/\r\nCACHE-CONTROL: max-age=1800\r\nSERVER: tv\r\n"
                 f"USN: {udn}::upnp:rootdevice\r\n\r\n".encode(),
                 ssdp.EVERYBODY,
             )
-    found = ssdp.find(here.source, udns=here.udns)
-    assert {each.source[0] for each in found.values()} == {here.edge.lan}
-    assert all(here.source.lan not in each.location for each in found.values())
+    found = ssdp.find(site.source, udns=site.udns)
+    assert {each.source[0] for each in found.values()} == {site.edge.lan}
+    assert all(site.source.lan not in each.location for each in found.values())
     assert relay.drops() == before
     assert relay.count("fanout_ssdp_announcements_total") == announced
 
 
-def test_answers_that_nobody_asked_for(here: Home, relay: SsdpRelay) -> None:
-    liar = ssdp.client(here.source)
-    (udn,) = here.udns
-    for destination in (ssdp.EVERYBODY, (here.edge.lan, ssdp.PORT)):
-        liar.sendto(
-            f"HTTP/1.1 200 OK\r\nCACHE-CONTROL: max-age=1800\r\nEXT:\r\nLOCATION: http://{here.source.lan}:80/\r\n"
+def test_answers_that_nobody_asked_for(site: Site, relay: SsdpRelay) -> None:
+    forger = ssdp.client(site.source)
+    (udn,) = site.udns
+    for destination in (ssdp.EVERYBODY, (site.edge.lan, ssdp.PORT)):
+        forger.sendto(
+            f"HTTP/1.1 200 OK\r\nCACHE-CONTROL: max-age=1800\r\nEXT:\r\nLOCATION: http://{site.source.lan}:80/\r\n"
             f"SERVER: tv\r\nST: upnp:rootdevice\r\nUSN: {udn}::upnp:rootdevice\r\n\r\n".encode(),
             destination,
         )
-    found = ssdp.find(here.source, udns=here.udns)
-    assert all(here.source.lan not in each.location for each in found.values())
+    found = ssdp.find(site.source, udns=site.udns)
+    assert all(site.source.lan not in each.location for each in found.values())
 
 
-def test_searches_that_chance_has_changed(here: Home, relay: SsdpRelay) -> None:
+def test_searches_that_chance_has_changed(site: Site, relay: SsdpRelay) -> None:
     chance = random.Random(6)
-    asking = ssdp.client(here.source)
+    asking = ssdp.client(site.source)
     for number in range(600):
         changed = bytearray(SEARCH)
         for _ in range(chance.randrange(1, 6)):
@@ -149,4 +149,4 @@ def test_searches_that_chance_has_changed(here: Home, relay: SsdpRelay) -> None:
                     changed[at:at] = changed[: chance.randrange(len(changed))]
             if not changed:
                 break
-        asking.sendto(changed, (here.edge.lan, ssdp.PORT) if number % 2 else ssdp.EVERYBODY)
+        asking.sendto(changed, (site.edge.lan, ssdp.PORT) if number % 2 else ssdp.EVERYBODY)

@@ -20,7 +20,7 @@ from tests.support.waiting import until
 from tests.system.ssdp import ssdp, web
 from tests.system.ssdp.media import MIB
 from tests.system.ssdp.servers import MINIDLNA_PORT
-from tests.system.ssdp.world import FIRST_PORT, LAST_PORT, POD_NETWORK, Home, SsdpRelay, home
+from tests.system.ssdp.site import FIRST_PORT, LAST_PORT, POD_NETWORK, Site, SsdpRelay, make_site
 
 CINEMA, GALLERY, JUKEBOX = "Cinema", "Gallery & Söhne", "Jukebox"
 CLIENTS, SOCKETS, ROUNDS = 10, 5, 4
@@ -28,10 +28,10 @@ CLIENTS, SOCKETS, ROUNDS = 10, 5, 4
 
 
 @pytest.fixture(scope="module")
-def played() -> Iterator[Home]:
+def played() -> Iterator[Site]:
     """Two minidlnad and a gerbera with different files; on the LAN, three hosts."""
-    with home(3) as made:
-        cinema, gallery, jukebox = made.world.pods
+    with make_site(3) as made:
+        cinema, gallery, jukebox = made.network.pods
         films, pictures, music = map(made.library, ("films", "pictures", "music"))
         films.add("long film.mp4", tail=4 * MIB)
         films.add("short.mp4")
@@ -50,7 +50,7 @@ def played() -> Iterator[Home]:
 
 
 @pytest.fixture(scope="module")
-def relay(played: Home) -> Iterator[SsdpRelay]:
+def relay(played: Site) -> Iterator[SsdpRelay]:
     """The relay, once it knows the devices of all pods; what real programs do is nothing that it complains about."""
     started = played.relay()
     assert set(ssdp.find(played.source, udns=played.udns)) == played.udns
@@ -61,30 +61,30 @@ def relay(played: Home) -> Iterator[SsdpRelay]:
     assert not [each for each in started.run.events() if each["level"] in ("warning", "error")]
 
 
-def is_on_edge(home: Home, location: str) -> bool:
+def is_on_edge(site: Site, location: str) -> bool:
     url = urllib.parse.urlsplit(location)
-    return url.hostname == home.edge.lan and url.port is not None and FIRST_PORT <= url.port <= LAST_PORT
+    return url.hostname == site.edge.lan and url.port is not None and FIRST_PORT <= url.port <= LAST_PORT
 
 
-def locations(home: Home) -> dict[str, str]:
+def locations(site: Site) -> dict[str, str]:
     """Return the LOCATION of each media server by its name."""
-    found = ssdp.find(home.source, udns=home.udns)
-    return {name: found[server.udn].location for name, server in home.servers.items()}
+    found = ssdp.find(site.source, udns=site.udns)
+    return {name: found[server.udn].location for name, server in site.servers.items()}
 
 
-def run_until(home: Home, is_enough: Callable[[Run], object], *command: str) -> Run:
+def run_until(site: Site, is_enough: Callable[[Run], object], *command: str) -> Run:
     """Run a program on the LAN, again where its own patience was not enough; return what it has printed."""
     done: list[Run] = []
 
     def run() -> bool:
-        done.append(home.run_on_lan(*command))
+        done.append(site.run_on_lan(*command))
         return bool(is_enough(done[-1]))
 
     until(run, lambda: done[-1])
     return done[-1]
 
 
-def test_the_lan_reaches_no_pod_and_the_pod_network_carries_no_multicast(played: Home) -> None:
+def test_the_lan_reaches_no_pod_and_the_pod_network_carries_no_multicast(played: Site) -> None:
     """Without this, what follows would prove nothing."""
     for server in played.servers.values():
         origin = urllib.parse.urlsplit(server.location)
@@ -96,7 +96,7 @@ def test_the_lan_reaches_no_pod_and_the_pod_network_carries_no_multicast(played:
             from_lan.connect((origin.hostname, origin.port))
     asking = played.edge.listen(played.edge.pod_ip, 0)
     pods = []
-    for pod in played.world.pods:
+    for pod in played.network.pods:
         listening = pod.listen("0.0.0.0", 5998)
         membership = socket.inet_aton(ssdp.GROUP) + socket.inet_aton(pod.pod_ip)
         listening.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
@@ -109,7 +109,7 @@ def test_the_lan_reaches_no_pod_and_the_pod_network_carries_no_multicast(played:
         assert waiting(listening) == []
 
 
-def test_gssdp_discover_finds_all(played: Home, relay: SsdpRelay) -> None:
+def test_gssdp_discover_finds_all(played: Site, relay: SsdpRelay) -> None:
     run = played.source.start("stdbuf", "-oL", "gssdp-discover", "-i", "eth0", "--target=upnp:rootdevice")
     expected = {f"{udn}::upnp:rootdevice" for udn in played.udns}
     run.wait_until(lambda: set(re.findall(r"USN: +(\S+)\n.*Location: +\S+\n", run.out)) == expected)
@@ -120,7 +120,7 @@ def test_gssdp_discover_finds_all(played: Home, relay: SsdpRelay) -> None:
     assert all(is_on_edge(played, location) for location in found)
 
 
-def test_nmap_finds_the_devices_by_the_address_of_the_edge(played: Home, relay: SsdpRelay) -> None:
+def test_nmap_finds_the_devices_by_the_address_of_the_edge(played: Site, relay: SsdpRelay) -> None:
     """Its script shows the answer that came first, of however many."""
     run = run_until(
         played,
@@ -136,7 +136,7 @@ def test_nmap_finds_the_devices_by_the_address_of_the_edge(played: Home, relay: 
     assert all(is_on_edge(played, location) for location in shown)
 
 
-def test_nmap_finds_the_devices_by_the_group(played: Home, relay: SsdpRelay) -> None:
+def test_nmap_finds_the_devices_by_the_group(played: Site, relay: SsdpRelay) -> None:
     located = re.compile(r"^\|.*Location: (\S+)$", re.MULTILINE)
     run = run_until(
         played,
@@ -148,14 +148,14 @@ def test_nmap_finds_the_devices_by_the_group(played: Home, relay: SsdpRelay) -> 
 
 
 @pytest.fixture(scope="module")
-def films(played: Home, relay: SsdpRelay) -> dict[str, dict[str, Any]]:
+def films(played: Site, relay: SsdpRelay) -> dict[str, dict[str, Any]]:
     """What a control point got of each media server."""
     return {name: played.play(location) for name, location in locations(played).items()}
 
 
 @pytest.mark.parametrize("name", [CINEMA, GALLERY, JUKEBOX])
 def test_a_control_point_browses_and_plays_all_that_there_is(
-    played: Home, films: dict[str, dict[str, Any]], name: str
+    played: Site, films: dict[str, dict[str, Any]], name: str
 ) -> None:
     server, found = played.servers[name], films[name]
     assert (found["udn"], found["name"]) == (server.udn, name)
@@ -171,23 +171,23 @@ def test_a_control_point_browses_and_plays_all_that_there_is(
     assert len({urllib.parse.urlsplit(resource["url"]).port for resource in found["resources"]}) == 1
 
 
-def test_each_device_is_its_own_and_has_nothing_of_the_others(played: Home, relay: SsdpRelay) -> None:
+def test_each_device_is_its_own_and_has_nothing_of_the_others(played: Site, relay: SsdpRelay) -> None:
     ports = {urllib.parse.urlsplit(location).port for location in locations(played).values()}
     assert len(ports) == 3
 
 
 @pytest.fixture(scope="module")
-def film(played: Home, films: dict[str, dict[str, Any]]) -> tuple[str, bytes]:
+def film(played: Site, films: dict[str, dict[str, Any]]) -> tuple[str, bytes]:
     """The URL of the long film, and what it is."""
     (url,) = {each["url"] for each in films[CINEMA]["resources"] if each["title"] == "long film"}
     return url, (played.servers[CINEMA].library.folder / "long film.mp4").read_bytes()
 
 
-def test_many_players_at_once(played: Home, relay: SsdpRelay, film: tuple[str, bytes]) -> None:
+def test_many_players_at_once(played: Site, relay: SsdpRelay, film: tuple[str, bytes]) -> None:
     """Eight, on three hosts: each gets the whole film."""
     url, bytes_of_it = film
     with ThreadPoolExecutor(8) as threads:
-        pages = list(threads.map(lambda number: web.fetch(played.world.sources[number % 3], url), range(8)))
+        pages = list(threads.map(lambda number: web.fetch(played.network.sources[number % 3], url), range(8)))
     assert all(page.body == bytes_of_it for page in pages)
 
 
@@ -209,7 +209,7 @@ def test_many_players_at_once(played: Home, relay: SsdpRelay, film: tuple[str, b
     ],
 )
 def test_players_are_told_what_the_pod_says(
-    played: Home, relay: SsdpRelay, film: tuple[str, bytes], method: str, headers: dict[str, str]
+    played: Site, relay: SsdpRelay, film: tuple[str, bytes], method: str, headers: dict[str, str]
 ) -> None:
     """Compared with what it says to the edge."""
     url, _ = film
@@ -228,7 +228,7 @@ def end_to_end(page: web.Page) -> dict[str, str]:
 
 
 def test_a_connection_is_kept_though_the_server_keeps_none(
-    played: Home, relay: SsdpRelay, film: tuple[str, bytes]
+    played: Site, relay: SsdpRelay, film: tuple[str, bytes]
 ) -> None:
     """minidlnad ends each of its own."""
     url, bytes_of_it = film
@@ -242,7 +242,7 @@ def test_a_connection_is_kept_though_the_server_keeps_none(
     connection.close()
 
 
-def test_ffprobe_plays_a_video(played: Home, relay: SsdpRelay, film: tuple[str, bytes]) -> None:
+def test_ffprobe_plays_a_video(played: Site, relay: SsdpRelay, film: tuple[str, bytes]) -> None:
     url, _ = film
     show = ("-show_entries", "stream=codec_type,width,height,nb_read_frames", "-count_frames", "-of", "json")
     run = played.run_on_lan("ffprobe", "-v", "error", *show, url)
@@ -252,7 +252,7 @@ def test_ffprobe_plays_a_video(played: Home, relay: SsdpRelay, film: tuple[str, 
     assert stream["nb_read_frames"] == "30"
 
 
-def test_the_search_command_lists_all_with_their_names(played: Home, relay: SsdpRelay) -> None:
+def test_the_search_command_lists_all_with_their_names(played: Site, relay: SsdpRelay) -> None:
     expected = {name: (played.servers[name].udn, location) for name, location in locations(played).items()}
 
     def search() -> bool:
@@ -265,7 +265,7 @@ def test_the_search_command_lists_all_with_their_names(played: Home, relay: Ssdp
     until(search, f"it lists {expected}")
 
 
-def test_a_device_is_found_by_each_of_its_names(played: Home, relay: SsdpRelay) -> None:
+def test_a_device_is_found_by_each_of_its_names(played: Site, relay: SsdpRelay) -> None:
     where = {played.servers[name].udn: location for name, location in locations(played).items()}
     for target in (ssdp.MEDIA_SERVER, ssdp.CONTENT_DIRECTORY, ssdp.ROOT_DEVICE, *played.udns):
         udns = {target} if target in played.udns else played.udns
@@ -281,7 +281,7 @@ def test_a_device_is_found_by_each_of_its_names(played: Home, relay: SsdpRelay) 
                 assert heard.headers["server"]
 
 
-def test_nobody_answers_for_what_is_not_there(played: Home, relay: SsdpRelay) -> None:
+def test_nobody_answers_for_what_is_not_there(played: Site, relay: SsdpRelay) -> None:
     before = relay.count("fanout_ssdp_searches_total")
     asking = ssdp.client(played.source)
     for target in ("urn:schemas-upnp-org:device:MediaRenderer:1", "uuid:none", "upnp:nothing"):
@@ -291,7 +291,7 @@ def test_nobody_answers_for_what_is_not_there(played: Home, relay: SsdpRelay) ->
     assert ssdp.have_come(asking) == []
 
 
-def test_ten_clients_that_search_at_once_get_their_own_answers_alone(played: Home, relay: SsdpRelay) -> None:
+def test_ten_clients_that_search_at_once_get_their_own_answers_alone(played: Site, relay: SsdpRelay) -> None:
     """Each has targets of its own, twenty times each, so that an answer for another would be told by its ST."""
     targets = [
         *(server.udn for server in played.servers.values()),
@@ -301,7 +301,7 @@ def test_ten_clients_that_search_at_once_get_their_own_answers_alone(played: Hom
         "urn:schemas-upnp-org:service:ConnectionManager:1",
     ]
     before = relay.count("fanout_ssdp_searches_total")
-    clients = [[ssdp.client(played.world.sources[number % 3]) for _ in range(SOCKETS)] for number in range(CLIENTS)]
+    clients = [[ssdp.client(played.network.sources[number % 3]) for _ in range(SOCKETS)] for number in range(CLIENTS)]
 
     def search(number: int) -> list[ssdp.Heard]:
         """Search, and return as many answers as there are to be."""
@@ -329,7 +329,7 @@ def test_ten_clients_that_search_at_once_get_their_own_answers_alone(played: Hom
     assert relay.count("fanout_ssdp_searches_total") == before + CLIENTS * SOCKETS * ROUNDS
 
 
-def test_events_reach_the_subscriber(played: Home, relay: SsdpRelay) -> None:
+def test_events_reach_the_subscriber(played: Site, relay: SsdpRelay) -> None:
     """By gerbera's: Debian's minidlnad 1.3.0 connects to its subscribers, and then says nothing to them."""
     found = played.follow(locations(played)[JUKEBOX])
     assert "SystemUpdateID" in found["changes"]

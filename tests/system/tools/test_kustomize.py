@@ -10,8 +10,8 @@ import pytest
 import manifests
 import render
 import rules
-from tests.support.breaking import Manifest, find
 from tests.support.kustomize import kustomized
+from tests.support.manifest_changes import Manifest, find
 from tests.support.overlays import NAMES, deployed, its_namespace
 from tests.support.tree import ROOT
 

@@ -11,7 +11,7 @@ from fanout.cli.bench_output import quiet_for, troubles
 from fanout.measure.result import BenchResult, PodResult, PodStatus
 from fanout.model import Endpoint
 from fanout.protocol.probe import Observed
-from tests.support.measured import measured
+from tests.support.pod_results import measured
 
 
 def test_what_is_said_of_many_pods_stays_short() -> None:

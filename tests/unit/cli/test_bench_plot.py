@@ -7,7 +7,7 @@ import pytest
 from fanout.cli.bench_plot import draw
 from fanout.measure.result import BenchResult, PodResult
 from fanout.model import Endpoint
-from tests.support.measured import measured
+from tests.support.pod_results import measured
 from tests.support.svg import assert_is_picture
 
 

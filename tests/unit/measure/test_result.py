@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from fanout.measure.result import PodResult, is_plausible
 from fanout.model import Endpoint
 from fanout.protocol.probe import Observed
-from tests.support.measured import measured
+from tests.support.pod_results import measured
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=300), st.floats(0.01, 1))

@@ -101,9 +101,9 @@ def test_each_copy_is_attempted_once_in_order_or_reported_whatever_the_kernel_sa
     stops = data.draw(st.lists(st.integers(0, len(pods) * len(payloads)), max_size=3))
     check_batch(kernel, transport, payloads, pods, stops)
     assert has_sendmmsg or kernel.untold == 0
-    assert transport.has_heard == (kernel.refusals > 0), "what a call has met is known without looking"
-    assert len(transport.heard()) == kernel.refusals
-    assert not transport.has_heard
+    assert transport.has_icmp_errors == (kernel.refusals > 0), "what a call has met is known without looking"
+    assert len(transport.icmp_errors()) == kernel.refusals
+    assert not transport.has_icmp_errors
 
     kernel.ended.clear()
     kernel.refusals = kernel.attempts = kernel.untold = 0
@@ -112,7 +112,7 @@ def test_each_copy_is_attempted_once_in_order_or_reported_whatever_the_kernel_sa
     assert [endpoint for endpoint, _, _ in kernel.ended] == pods
     assert faults == [Fault(endpoint, number) for endpoint, _, number in kernel.ended if number]
     assert kernel.attempts == len(pods) + kernel.untold
-    assert transport.has_heard == (kernel.refusals > 0)
+    assert transport.has_icmp_errors == (kernel.refusals > 0)
 
 
 @pytest.mark.parametrize("has_sendmmsg", [False, True])
@@ -138,8 +138,8 @@ def test_memory_keeps_the_same_contract(
     assert transport.attempted == [pods[pod] for _, pod in order]
     assert faults == [Fault(pods[pod], bad[pods[pod]], message) for message, pod in order if pods[pod] in bad]
     assert transport.sent == [(pods[pod], payloads[message]) for message, pod in order if pods[pod] not in bad]
-    assert {fault.endpoint for fault in transport.heard()} == set(refusals) - set(bad)
-    assert transport.heard() == []
+    assert {fault.endpoint for fault in transport.icmp_errors()} == set(refusals) - set(bad)
+    assert transport.icmp_errors() == []
 
 
 def test_a_family_without_gso_is_not_asked_again() -> None:
@@ -220,7 +220,7 @@ def test_after_close_every_call_says_closed(make: Callable[[], Transport]) -> No
     endpoint = Endpoint("127.0.0.1", 9)
     calls: list[Callable[[], object]] = [
         lambda: transport.send(b"x", [endpoint], 0, 1, []),
-        transport.heard,
+        transport.icmp_errors,
         lambda: transport.fileno(endpoint),
     ]
     for call in calls:

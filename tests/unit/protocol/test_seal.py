@@ -18,7 +18,7 @@ from fanout.protocol import frame
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.frame import InvalidFrame, Sealed
 from fanout.protocol.seal import Keyring, Opener, Sealer, subkey
-from tests.support.sealing import (
+from tests.support.sealed_frames import (
     NEW,
     NOW,
     OLD,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.frame import Sealed
 from fanout.protocol.seal import Keyring, Opener, Sealer
-from tests.support.sealing import NEW, NOW, OLD, RING, message, numbered, outcome, parsed, refusal, sealed, sealer
+from tests.support.sealed_frames import NEW, NOW, OLD, RING, message, numbered, outcome, parsed, refusal, sealed, sealer
 
 # Time
 
@@ -142,12 +142,12 @@ def test_keys_rotate_and_no_replay_window_is_lost() -> None:
     made, opener = sealer(OLD), Opener(Keyring((OLD,)), "")
     first = parsed(made.seal(message(), NOW))
     opener.open(first, NOW)
-    opener.keyring = Keyring((OLD, NEW))
+    opener.use(Keyring((OLD, NEW)))
     opener.open(parsed(made.seal(message(), NOW)), NOW)
-    made.keyring = Keyring((NEW, OLD))
+    made.use(Keyring((NEW, OLD)))
     second = parsed(made.seal(message(), NOW))
     opener.open(second, NOW)
-    opener.keyring = Keyring((NEW,))
+    opener.use(Keyring((NEW,)))
     opener.open(parsed(made.seal(message(), NOW)), NOW)
     assert refusal(opener, first) is ReceiveDrop.REPLAYED
     assert refusal(opener, second) is ReceiveDrop.REPLAYED
@@ -159,10 +159,10 @@ def test_keys_rotate_and_no_replay_window_is_lost() -> None:
 def test_a_key_that_is_gone_opens_nothing_more_until_it_is_back() -> None:
     made, opener = sealer(OLD), Opener(Keyring((OLD,)), "")
     opener.open(parsed(made.seal(message(), NOW)), NOW)
-    opener.keyring = Keyring((NEW,))
+    opener.use(Keyring((NEW,)))
     late = parsed(made.seal(message(), NOW))
     assert refusal(opener, late) is ReceiveDrop.WRONG_KEY
-    opener.keyring = Keyring((NEW, OLD))
+    opener.use(Keyring((NEW, OLD)))
     opener.open(late, NOW)
     opener.open(parsed(made.seal(message(), NOW)), NOW)
 
@@ -184,7 +184,8 @@ def test_a_rotation_by_the_book_loses_nothing(orders: tuple[list[int], ...]) -> 
     openers = [Opener(files[0], "") for _ in sealers]
     for order, file in zip(orders, files[1:], strict=True):
         for member in order:
-            sealers[member].keyring = openers[member].keyring = file
+            sealers[member].use(file)
+            openers[member].use(file)
             for sender, made in enumerate(sealers):
                 what = parsed(made.seal(message(sender=sender), NOW))
                 assert [outcome(opener, what) for opener in openers] == [None] * 4

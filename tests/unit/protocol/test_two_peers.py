@@ -97,8 +97,7 @@ class World:
             timeout=timeout,
             retries=None,
             is_query=is_query,
-            round_trip=RttEstimator(),
-            jitter=lambda: 0.5,
+            round_trip=RttEstimator(lambda: 0.5),
         )
         self._fates = fates
         self._events: list[tuple[float, int, Callable[[], None]]] = []

@@ -39,7 +39,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> Joined:
 
 
 def refusal(kind: type[SocketUnavailable]) -> str:
-    lan = Lan("eth1")
+    lan = Lan("eth1", ())
     with pytest.raises(kind) as refused:
         lan.open()
     assert not lan.is_open
@@ -82,7 +82,7 @@ def test_a_group_that_cannot_be_joined_is_one_sentence(
         raise SocketUnavailable("the group is full") from cause
 
     monkeypatch.setattr(module, "open_group", refuse)
-    assert refusal(SocketUnavailable) == f"SSDP cannot be heard on interface eth1: {says}"
+    assert refusal(SocketUnavailable) == f"cannot listen for SSDP on interface eth1: {says}"
 
 
 def test_a_port_that_cannot_be_bound_leaves_nothing_open(joined: Joined, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_a_port_that_cannot_be_bound_leaves_nothing_open(joined: Joined, monkeyp
 
 def opened() -> Lan:
     """A LAN as it is once it was opened, without its sockets."""
-    lan = Lan("eth1")
+    lan = Lan("eth1", ())
     lan._addresses, lan._broadcasts, lan._index = frozenset({"192.168.1.2"}), frozenset({"192.168.1.255"}), 7
     return lan
 

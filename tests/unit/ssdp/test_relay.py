@@ -10,8 +10,8 @@ from fanout import InvalidInput
 from fanout.ssdp import relay as ssdp_relay
 from fanout.ssdp.core import message
 from fanout.ssdp.core.announcer import Announce
-from fanout.ssdp.core.directory import SearchReply
 from fanout.ssdp.core.drop_reasons import SsdpDrop
+from fanout.ssdp.core.responder import SearchReply
 from fanout.ssdp.lan import Lan
 from fanout.ssdp.relay import SsdpRelay
 

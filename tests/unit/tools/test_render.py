@@ -234,8 +234,12 @@ def test_parameters_reach_every_place(template: Manifest) -> None:
         (["-p", "NOPE=1", "--stdout"], 2, "unknown parameter NOPE (there are RECEIVER_IMAGE, "),
         (["-p", "REPLICAS=", "--stdout"], 2, "parameter REPLICAS is required and has no value"),
         (["-p", "REPLICAS", "--stdout"], 2, "-p REPLICAS: write NAME=VALUE"),
-        (["-p", "PORT=udp", "--stdout"], 1, "the UDP port 'udp' is no number from 1024 to 65535"),
-        (["-p", "DRAIN_SECONDS=60", "--stdout"], 1, "it is killed after 30 s, before it has drained for 60 s"),
+        (["-p", "PORT=udp", "--stdout"], 1, "the UDP port must be a number from 1024 to 65535; got 'udp'"),
+        (
+            ["-p", "DRAIN_SECONDS=60", "--stdout"],
+            1,
+            "grace period must be longer than the drain time of 60 s; got 30 s",
+        ),
     ],
 )
 def test_bad_input_gets_one_clear_line(

@@ -13,7 +13,7 @@ import manifests
 import render
 import rules
 from fanout.cli.commands.relay_ssdp import ssdp
-from tests.support.breaking import Manifest, find
+from tests.support.manifest_changes import Manifest, find
 from tests.support.schemas import assert_valid
 from tests.support.tree import ROOT
 
@@ -91,8 +91,8 @@ def test_the_pod_that_takes_films_is_restricted_too() -> None:
     [pod] = [yaml.safe_load(block) for block in re.findall("```yaml\n(.*?)```", text, flags=re.DOTALL)]
     assert_valid(pod, "1.37")
     objects = [*deployed(), pod]
-    mounted = "Pod/films: volume media is not read-only at its source"
-    allowed = ("no NetworkPolicy holds", "Pod/films: mount /media is not read-only", mounted)
+    mounted = "Pod/films: volume media must be read-only at its source"
+    allowed = ("a NetworkPolicy must limit", "Pod/films: mount /media must be read-only", mounted)
     assert [each for each in rules.problems(objects) if not any(part in each for part in allowed)] == []
     assert pod["spec"]["containers"][0]["image"] == servers(objects).containers[0]["image"]
 
@@ -120,18 +120,21 @@ def test_parameters_that_go_together(parameters: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("assignment", "sentence"),
     [
-        ("INTERFACE=much-too-long-a-name", "'much-too-long-a-name' is no name of an interface"),
+        ("INTERFACE=much-too-long-a-name", "must be the name of an interface; got 'much-too-long-a-name'"),
         ("HTTP_LAST_PORT=28100", "the range '28200-28100' must ascend: write 28100-28200"),
         ("HTTP_LAST_PORT=29500", "ports must be at most 1,024; got 1,301 ('28200-29500')"),
         ("HTTP_FIRST_PORT=", "parameter HTTP_FIRST_PORT is required"),
-        ("ADMIN_PORT=28201", "the admin port 28201 is one of them"),
-        ("REPLICAS=33", "28200-28231 are 32, and there are 33 servers"),
-        ("MEDIA_PORT=80", "Service/media: 80 to 80 is not one number from 1024 to 65535"),
-        ("MEDIA_PORT=8096", "FANOUT_DESCRIPTION 8200/rootDesc.xml asks no TCP port of Service/media"),
+        ("ADMIN_PORT=28201", "must not hold the admin port 28201; got 28200-28231"),
+        ("REPLICAS=33", "must be 33 at least, one for each server; got 32"),
+        ("MEDIA_PORT=80", "Service/media: port and targetPort must be one number from 1024 to 65535; got 80, 80"),
+        ("MEDIA_PORT=8096", "FANOUT_DESCRIPTION must ask a TCP port of Service/media; got 8200/rootDesc.xml"),
         ("DESCRIPTION=rootDesc.xml", "a description must be PORT/PATH such as 8200/rootDesc.xml"),
         ("ALLOW_SOURCE=192.168.1.1/24", "no bits set beyond the mask; got '192.168.1.1/24'"),
-        ("MEDIA_ACCESS_MODE=RWX", r"accessModes is ['RWX'], not one of ReadWriteMany"),
-        ("NODE_NETWORK=0.0.0.0/0", "its egress is not of a network of the nodes alone"),
+        (
+            "MEDIA_ACCESS_MODE=RWX",
+            r"accessModes must be one of ReadWriteMany, ReadOnlyMany, ReadWriteOnce; got ['RWX']",
+        ),
+        ("NODE_NETWORK=0.0.0.0/0", "its egress must be limited to networks of the nodes"),
     ],
 )
 def test_parameters_that_do_not_go_together_are_refused(

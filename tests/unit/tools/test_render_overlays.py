@@ -12,7 +12,7 @@ import manifests
 import render
 import rules
 from fanout.relay.core.ingress import Ingress
-from tests.support.breaking import Manifest, find
+from tests.support.manifest_changes import Manifest, find
 from tests.support.overlays import FOLDERS, NAMES, deployed, its_namespace
 from tests.support.schemas import assert_valid
 from tests.support.tree import ROOT
@@ -131,14 +131,17 @@ def test_a_node_selector_is_an_object() -> None:
         ),
         (["Multicast", "-p", "INTERFACE=much-too-long-a-name"], "interface must be a name such as eth1, as `ls /sys"),
         (["Multicast", "-p", "ALLOW_SOURCE=10.0.0.1/8"], "no bits set beyond the mask; got '10.0.0.1/8'"),
-        (["Multicast", "-p", "RANGE_END=192.168.68.1"], "192.168.67.240 to 192.168.68.1 is no range of"),
-        (["Multicast", "-p", 'PARENT_INTERFACE=e"1'], "config is no JSON"),
+        (
+            ["Multicast", "-p", "RANGE_END=192.168.68.1"],
+            "range must ascend within 192.168.67.0/24; got 192.168.67.240 to 192.168.68.1",
+        ),
+        (["Multicast", "-p", 'PARENT_INTERFACE=e"1'], "config must be JSON: "),
         (["Rtp", "-p", "AUDIO_RTCP_PORT=32540"], "the range 32546-32540 must ascend: write 32540-32546"),
-        (["Rtp", "-p", "AUDIO_RTCP_PORT=32550"], "goes to 32549, no port of Service/analytics"),
-        (["Rtp", "-p", "NODE_NETWORK=10.0.0.1/16"], "does not take UDP from a network of the nodes"),
-        (["Rtp", "-p", "NODE_SELECTOR=worker-1"], "nodeSelector is 'worker-1', no object of labels"),
-        (["Rtp", "-p", "REPLICAS=all"], "replicas is 'all', no number"),
-        (["Rtp", "-p", "ADMIN_PORT=80"], "the admin port '80' is no number from 1024"),
+        (["Rtp", "-p", "AUDIO_RTCP_PORT=32550"], "must go to ports of Service/analytics; got 32549"),
+        (["Rtp", "-p", "NODE_NETWORK=10.0.0.1/16"], "must take UDP from networks of the nodes"),
+        (["Rtp", "-p", "NODE_SELECTOR=worker-1"], "nodeSelector must be a mapping of labels; got 'worker-1'"),
+        (["Rtp", "-p", "REPLICAS=all"], "replicas must be a number of at least 0; got 'all'"),
+        (["Rtp", "-p", "ADMIN_PORT=80"], "the admin port must be a number from 1024 to 65535; got '80'"),
     ],
 )
 def test_parameters_that_do_not_go_together_are_refused(

@@ -20,7 +20,7 @@ from fanout.model import Endpoint
 from tests.support.cli import FANOUT, Run, Running, call, environment, invoke, receiving
 from tests.support.needs import require_address
 from tests.support.pods import Pod
-from tests.support.probed import bench, by_endpoint, only, patiently
+from tests.support.probe_peers import bench, by_endpoint, only, patiently
 from tests.support.svg import assert_is_picture
 from tests.support.terminal import Screen
 from tests.support.waiting import until

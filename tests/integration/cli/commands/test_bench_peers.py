@@ -15,7 +15,7 @@ from fanout.protocol import probe
 from fanout.protocol.probe import Observed, ProbeKind
 from fanout.protocol.probe_log import ProbeLog
 from tests.support.pods import Pod, literals
-from tests.support.probed import (
+from tests.support.probe_peers import (
     Answer,
     bench,
     by_endpoint,

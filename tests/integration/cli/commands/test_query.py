@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 import fanout as package
-from fanout.discovery.refresher import Known, Refresher
+from fanout.discovery.core.endpoints import Known
+from fanout.discovery.refresher import Refresher
 from fanout.receiver.core.stats import ReceiverStats
 from fanout.receiver.sync import Receiver
 from tests.support.cli import invoke, receiving, running
-from tests.support.confirming import without_answers_of
+from tests.support.handler_pods import Handler
 from tests.support.pods import Pod
-from tests.support.serving import Handler
+from tests.support.silent_pods import without_answers_of
 
 PATIENT = ("--timeout", "3600")
 """Those who answer are waited for, however long they take."""

@@ -10,8 +10,8 @@ import pytest
 
 from fanout.cli.commands.resolve import _changes
 from fanout.discovery.core.answer import Refusal
+from fanout.discovery.core.endpoints import Known
 from fanout.discovery.dns import LIFETIME
-from fanout.discovery.refresher import Known
 from fanout.model import Endpoint
 from tests.support.cli import FANOUT, environment, invoke, running, strict_json
 from tests.support.limits import dns_lifetime, setting, variables

@@ -17,7 +17,7 @@ from fanout.daemon.receiver import command
 from fanout.protocol.frame import AnswerStatus
 from fanout.protocol.sending.receipt import ReceiptStatus
 from tests.support.cli import receiving
-from tests.support.loops import AheadLoop, advance
+from tests.support.event_loops import AheadLoop, advance
 from tests.support.receivers import asked_of, confirm, query
 from tests.support.waiting import give_turns, until, until_async
 

@@ -6,31 +6,17 @@ import re
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support.admin import get
 from tests.support.cli import Running, invoke, strict_json
 from tests.support.console import Console, console
-from tests.support.limits import UNHURRIED, variables
 from tests.support.ports import free_port
+from tests.support.relay_processes import ask, name, pause, ready, relaying, resume, send
 from tests.support.terminal import terminal
-from tests.support.waiting import PATIENCE, until
 
 HOUR = "3600"
-_RESTLESS = variables({**UNHURRIED, "fanout.daemon.relay.runner:CHECK_INTERVAL": 0.001})
-"""A relay is checked all the time, and forwards what it holds at its end, however long that takes."""
-
-
-@pytest.fixture
-def pod() -> Iterator[socket.socket]:
-    """A socket that gets what the relay forwards."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
-        opened.bind(("127.0.0.1", 0))
-        opened.settimeout(PATIENCE)
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -38,51 +24,6 @@ def inside() -> Iterator[Console]:
     """Runs what ends by itself."""
     with console() as made:
         yield made
-
-
-def name(opened: socket.socket) -> str:
-    return f"127.0.0.1:{opened.getsockname()[1]}"
-
-
-def send(port: int, *payloads: bytes) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
-        for payload in payloads:
-            opened.sendto(payload, ("127.0.0.1", port))
-
-
-def ask(relay: Running | int, path: str) -> tuple[int, str]:
-    """Return what a relay's admin port says."""
-    admin = f"127.0.0.1:{relay}" if isinstance(relay, int) else relay.events("relay_started")[0]["admin"]
-    return get(f"http://{admin}{path}")
-
-
-@contextmanager
-def relaying(folder: Path, *arguments: str, **environment: str) -> Iterator[Running]:
-    """Run `fanout relay` with an admin port of its own."""
-    defaults = {"FANOUT_ADMIN_HOST": "127.0.0.1", "FANOUT_ADMIN_PORT": str(free_port())}
-    relay = Running(("relay", *arguments), folder, defaults | environment)
-    try:
-        relay.wait_until(lambda: "relay_started" in relay.out)
-        yield relay
-    finally:
-        relay.process.kill()
-        relay.process.wait()
-
-
-def ready(relay: Running) -> Running:
-    relay.wait_until(lambda: ask(relay, "/readyz") == (200, "ok\n"))
-    return relay
-
-
-def pause(relay: Running) -> None:
-    """Stop all its threads."""
-    threads = Path(f"/proc/{relay.process.pid}/task")
-    relay.process.send_signal(signal.SIGSTOP)
-    until(lambda: all("\nState:\tT" in (thread / "status").read_text() for thread in threads.iterdir()), "it stops")
-
-
-def resume(relay: Running) -> None:
-    relay.process.send_signal(signal.SIGCONT)
 
 
 def stop_twice(relay: Running, number: int) -> None:
@@ -138,27 +79,6 @@ def test_healthcheck_asks_where_the_relay_was_told_to_serve(tmp_path: Path, pod:
         assert relay.events("relay_started")[0]["admin"] == f"{host}:{port}"
         assert f"http://localhost:{port}" in invoke(*patient, FANOUT_ADMIN_PORT=port).assert_one_sentence(1)
         stop_twice(relay, signal.SIGTERM)
-
-
-def test_it_goes_on_after_it_was_stopped_and_forwards_what_the_kernel_holds(tmp_path: Path, pod: socket.socket) -> None:
-    """Stopped by the shell's job control, or with its whole machine: no signal has told it to end."""
-    port = free_port()
-    listen = ("--listen", f"udp://127.0.0.1:{port}")
-    with relaying(tmp_path, "-s", name(pod), *listen, "--drain", "0.1", **_RESTLESS) as relay:
-        ready(relay)
-        for number in range(50):
-            pause(relay)
-            resume(relay)
-            send(port, b"after %d" % number)
-            assert pod.recv(100) == b"after %d" % number
-        assert relay.events("relay_draining") == []
-        pause(relay)
-        send(port, *(b"%d" % number for number in range(150)))
-        relay.process.send_signal(signal.SIGTERM)
-        resume(relay)
-        assert relay.end().code == 0
-        assert [event["event"] for event in relay.events()][-2:] == ["relay_draining", "relay_stopped"]
-    assert [int(pod.recv(100)) for _ in range(150)] == list(range(150))
 
 
 def test_an_interface_that_never_appears_is_one_sentence(pod: socket.socket, inside: Console) -> None:

@@ -19,7 +19,7 @@ from fanout.ssdp.core.drop_reasons import HttpFailure
 from fanout.ssdp.core.urls import URLS_MAX, Rewritten
 from fanout.ssdp.http import body_budget, server, splice, upstream
 from fanout.ssdp.http.body_budget import SMALL, BodyBudget, Busy
-from tests.support.loops import advance
+from tests.support.event_loops import advance
 from tests.support.ssdp_http import (
     BUFFER,
     CLIENT,

@@ -10,10 +10,9 @@ import socket
 import pytest
 
 from fanout.ssdp.core.drop_reasons import HttpFailure
-from fanout.ssdp.core.urls import Origin
+from fanout.ssdp.core.urls import HttpUrl, Origin
 from fanout.ssdp.http import gena, server
-from fanout.ssdp.http.gena import Callback
-from tests.support.loops import advance
+from tests.support.event_loops import advance
 from tests.support.ssdp_http import (
     CLIENT,
     OTHER_POD,
@@ -263,9 +262,9 @@ def test_of_several_callbacks_the_own_ones_are_tried_in_their_order() -> None:
 
 def test_an_ipv4_callback_without_a_path_or_a_port_is_one() -> None:
     assert gena.callbacks("<http://10.0.0.1>, <HTTP://10.0.0.1:80?x> <http://10.0.0.1/a b#c>", "10.0.0.1") == [
-        Callback(Origin("10.0.0.1", 80), "/"),
-        Callback(Origin("10.0.0.1", 80), "/?x"),
-        Callback(Origin("10.0.0.1", 80), "/a%20b"),
+        HttpUrl(Origin("10.0.0.1", 80), "/"),
+        HttpUrl(Origin("10.0.0.1", 80), "/?x"),
+        HttpUrl(Origin("10.0.0.1", 80), "/a%20b"),
     ]
 
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 
 from fanout.ssdp.core.drop_reasons import HttpFailure
-from tests.support.ssdp_alone import CLIENTS, DOCUMENT_MAX, EACH, SHARE, URLS_MAX, Alone, Relays, State
 from tests.support.ssdp_http import (
     GET,
     LARGE_HEAD,
@@ -19,6 +18,7 @@ from tests.support.ssdp_http import (
     read_reply,
     run,
 )
+from tests.support.ssdp_process import CLIENTS, DOCUMENT_MAX, EACH, SHARE, URLS_MAX, Alone, Relays, State
 
 XML = "Content-Type: text/xml"
 KINDS = ("documents", "urls", "films", "chunks", "bodies", "heads")

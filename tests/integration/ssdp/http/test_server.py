@@ -10,7 +10,7 @@ import pytest
 
 from fanout.ssdp.core.drop_reasons import HttpFailure
 from fanout.ssdp.http import proxy, server
-from tests.support.loops import advance
+from tests.support.event_loops import advance
 from tests.support.ports import bind_both
 from tests.support.ssdp_http import (
     CLIENT,

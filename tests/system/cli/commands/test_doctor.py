@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from fanout.model import Endpoint
-from tests.support import serving
+from tests.support import handler_pods
 from tests.support.cli import FANOUT, Run, Running, invoke, receiving
 from tests.support.console import Console, Within, console
+from tests.support.doctor_timing import FOR_LONG, patience
 from tests.support.limits import dns_lifetime, setting
-from tests.support.listening_doctor import FOR_LONG, patience
 from tests.support.namespace import Namespace, cabled_hosts
 from tests.support.needs import require
 from tests.support.pods import Pod
@@ -34,9 +34,9 @@ GROUP, PORT = "224.0.67.67", 5001
 INGRESS = f"mcast://{GROUP}:{PORT}@eth0"
 SOURCE = 4000
 """The port of the first flow's source; that of the next is the next."""
-SEEN = "tests.support.listening_doctor:until_seen"
-COUNTED = "tests.support.listening_doctor:until_counted"
-WAITING_FOR = "tests.support.listening_doctor:patience"
+SEEN = "tests.support.doctor_timing:until_seen"
+COUNTED = "tests.support.doctor_timing:until_counted"
+WAITING_FOR = "tests.support.doctor_timing:patience"
 _SIOCGIFINDEX = 0x8933  # include/uapi/linux/sockios.h
 _DEAF = """
 import socket, sys
@@ -150,7 +150,7 @@ def test_a_receiver_that_answers_is_well(tmp_path: Path) -> None:
 
 def test_pods_that_refuse_or_are_silent(pods: Callable[..., list[Pod]], closed_port: int) -> None:
     (plain,) = pods(1)
-    with serving.pods(lambda message: None) as [receiver]:
+    with handler_pods.pods(lambda message: None) as [receiver]:
         service = f"{receiver.address},{plain.endpoint},127.0.0.1:{closed_port}"
 
         def ask() -> Run | None:
@@ -343,12 +343,12 @@ def test_a_port_that_another_program_has(hosts: Hosts, inside: Console) -> None:
     assert "for the program that has the port" in check["sentence"]
 
 
-def test_a_way_that_swallows_large_datagrams(hosts: Hosts, inside: Console, tmp_path: Path) -> None:
+def test_a_path_that_swallows_large_datagrams(hosts: Hosts, inside: Console, tmp_path: Path) -> None:
     _, there = hosts
     with receiving_in(there, tmp_path):
-        way = only(inside.fanout("doctor", "-s", THERE, "-o", "json", within=(WAITING_FOR, [])), "mtu")
-        assert "by eth0" in way["sentence"]
-        assert way["details"] == {
+        path = only(inside.fanout("doctor", "-s", THERE, "-o", "json", within=(WAITING_FOR, [])), "mtu")
+        assert "by eth0" in path["sentence"]
+        assert path["details"] == {
             "interface": "eth0", "mtu": 1500, "payload": 1472, "passed": True, "endpoints": [f"{THERE}:12000"],
         }  # fmt: skip
         ipv6 = inside.fanout("doctor", "-s", "fd81::2", "-o", "json", within=(WAITING_FOR, []))
@@ -368,7 +368,7 @@ def test_a_thousand_ports_beside_pods() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (4096, hard))
     try:
-        with serving.pods(lambda message: None) as [receiver], patience():
+        with handler_pods.pods(lambda message: None) as [receiver], patience():
             options = ("--listen", f"udp://{own}:2000-3023", "--wait", "0.01", "-o", "json")
             run = invoke("doctor", "-s", str(receiver.address), *options)
     finally:

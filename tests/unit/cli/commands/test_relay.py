@@ -153,11 +153,12 @@ def test_the_local_service_is_found_as_a_sender_finds_it(
         ("-s a --listen udp://:1 --to-port 70000", "70000"),
         (
             "-s a --listen udp://:10-20 --to-port 65530",
-            "ingress 'udp://:10-20': to_port must be 1 to 65525, as 11 ports go there in a row; got 65530",
+            "ingress 'udp://:10-20': to_port, the first of 11 ports in a row, must be a number from 1 to 65,525; "
+            "got 65530",
         ),
-        ("-s a --listen nonsense", "ingress 'nonsense' must be udp://"),
+        ("-s a --listen nonsense", "ingress 'nonsense': the URL must be udp://"),
         ("-s a --listen udp://0.0.0.0:9-1", "the range 9-1 must ascend"),
-        ("-s a --listen udp://0.0.0.0:1-65000", "must listen on at most 1,024 ports, a socket each; got 65,000"),
+        ("-s a --listen udp://0.0.0.0:1-65000", "the range must be at most 1,024 ports, a socket each; got 65,000"),
         (
             "-s a --listen mcast://10.0.0.1:5001@eth1",
             "group must be a multicast address (224.0.0.0/4, ff00::/8); got 10.0.0.1",
@@ -187,7 +188,7 @@ def test_bad_input_is_one_sentence(capsys: pytest.CaptureFixture[str], arguments
         ({"FANOUT_LISTEN": "udp://:1"}, "-s a --to b", "FANOUT_LISTEN takes one --service"),
         ({"FANOUT_LISTEN": "udp://:1", "FANOUT_TO_PORT": "1 2"}, "-s a", "at most one --to-port"),
         ({"FANOUT_TO_PORT": "1 2"}, "-s a --listen udp://:1", "FANOUT_TO_PORT must be one port, for every --listen"),
-        ({"FANOUT_LISTEN": "nonsense"}, "-s a", "ingress 'nonsense' must be udp://"),
+        ({"FANOUT_LISTEN": "nonsense"}, "-s a", "ingress 'nonsense': the URL must be udp://"),
         ({"FANOUT_LISTEN": " "}, "-s a", "give at least one --listen INGRESS, or --config FILE"),
     ],
 )

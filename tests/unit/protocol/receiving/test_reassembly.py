@@ -14,7 +14,7 @@ from fanout.protocol.frame import ASK, ASK_MIN, MESSAGE_MAX, NUMBERED, Answer, A
 from fanout.protocol.receiving import reassembly
 from fanout.protocol.receiving.reassembly import BYTES_MAX, PATIENCE, SENDER_BYTES_MAX, Reassembly
 from fanout.protocol.receiving.reception import Reception
-from tests.support.asker import SENDER, fragments
+from tests.support.frame_client import SENDER, fragments
 from tests.support.reception import ME, claim, handed, numbered, take, take_run
 
 
@@ -72,7 +72,7 @@ def test_fragments_that_do_not_agree_are_refused() -> None:
     take(reception, claim(SENDER, total=5000, size=1000))
     for other in (claim(SENDER, total=5001, size=1000), claim(SENDER, total=5000, size=1001)):
         assert take(reception, other) == ([], [])
-    assert reception.counts[ReceiveDrop.MALFORMED] == 2
+    assert reception.counts.refused[ReceiveDrop.MALFORMED] == 2
     messages, _ = take(reception, *[claim(SENDER, total=5000, size=1000, position=index) for index in range(1, 5)])
     assert [message.payload for message in messages] == [bytes(5000)]
 
@@ -84,9 +84,9 @@ def test_what_gets_nothing_new_is_given_up() -> None:
     take(reception, datagrams[1], now=PATIENCE - 1)
     take(reception, datagrams[1], now=PATIENCE + 5)
     reception.give_up(2 * PATIENCE - 2)
-    assert reception.counts[ReceiveDrop.INCOMPLETE] == 0
+    assert reception.counts.refused[ReceiveDrop.INCOMPLETE] == 0
     reception.give_up(2 * PATIENCE - 1)
-    assert reception.counts[ReceiveDrop.INCOMPLETE] == 1
+    assert reception.counts.refused[ReceiveDrop.INCOMPLETE] == 1
     assert take(reception, datagrams[2]) == ([], [])
 
 
@@ -203,8 +203,8 @@ def test_who_asks_while_there_is_no_room_is_told_that_nothing_is_there() -> None
     answer = frame.decode(datagram)
     assert isinstance(answer, Answer)
     assert (answer.status, answer.first_missing, answer.detail) == (AnswerStatus.PARTIAL, 0, b"\0")
-    assert reception.counts[ReceiveDrop.NO_ROOM] == 2
-    assert reception.counts[ReceiveDrop.INCOMPLETE] == 0
+    assert reception.counts.refused[ReceiveDrop.NO_ROOM] == 2
+    assert reception.counts.refused[ReceiveDrop.INCOMPLETE] == 0
 
 
 def test_the_largest_message_fits_in_the_smallest_fragments() -> None:
@@ -229,5 +229,5 @@ def test_impossible_counts_are_refused(size: int, position: int, total: int) -> 
     fields = frame.FRAGMENT.pack(ASK, 0, size, position, total)
     datagram = frame.header(frame.FrameKind.FRAGMENT, SENDER, 1) + fields + bytes(2000)
     assert take(reception, datagram) == ([], [])
-    assert reception.counts[ReceiveDrop.MALFORMED] == 1
+    assert reception.counts.refused[ReceiveDrop.MALFORMED] == 1
     assert len(reception.plain.reassembly.partial) == 0

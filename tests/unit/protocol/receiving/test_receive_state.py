@@ -18,11 +18,11 @@ from fanout.protocol.frame import (
     Answer,
     AnswerStatus,
 )
-from fanout.protocol.receiving import dedup
+from fanout.protocol.receiving import receive_state
 from fanout.protocol.receiving.dedup import RESULTS_MAX, SENDERS_MAX, WINDOW, HandlingResult
 from fanout.protocol.receiving.receive_state import PendingReply
 from fanout.protocol.receiving.reception import Reception
-from tests.support.asker import SENDER, fragments
+from tests.support.frame_client import SENDER, fragments
 from tests.support.reception import EPOCH, ME, confirmed, failed, numbered, replied, reply_of, take, taken_pending, told
 
 # Confirmed messages.
@@ -43,7 +43,7 @@ def test_one_who_asks_is_told_when_the_handler_has_returned_and_whenever_he_asks
     answer = frame.decode(answers[0])
     assert isinstance(answer, Answer)
     assert answer.attempt == 7
-    assert (reception.confirmations, reception.failures) == (1, 0)
+    assert (reception.counts.confirmed, reception.counts.failed) == (1, 0)
 
 
 def test_what_became_of_a_message_is_known_however_fast_the_stream_went_on() -> None:
@@ -73,7 +73,7 @@ def test_nobody_is_told_who_did_not_ask() -> None:
     assert answers == []
     assert message.pending is not None
     assert confirmed(message.pending) == []
-    assert reception.confirmations == 0
+    assert reception.counts.confirmed == 0
     assert take(reception, *fragments(1, b"x", flags=0)) == ([], [])
 
 
@@ -82,23 +82,23 @@ def test_only_what_somebody_was_told_is_counted() -> None:
     assert confirmed(taken_pending(reception, *fragments(1, b"x", flags=0))) == []
     assert failed(taken_pending(reception, *fragments(2, b"x", flags=0)), "no") == []
     assert replied(taken_pending(reception, *fragments(3, b"x", flags=QUERY)), b"reply") == []
-    assert (reception.confirmations, reception.failures, reception.replies) == (0, 0, 0)
+    assert (reception.counts.confirmed, reception.counts.failed, reception.counts.replied) == (0, 0, 0)
     assert len(take(reception, *fragments(3, b"x", flags=ASK | QUERY))[1]) == 1
-    assert reception.replies == 1, "it is sent now"
+    assert reception.counts.replied == 1, "it is sent now"
     first, last = fragments(4, bytes(2000))
     take(reception, last)
     confirmed(taken_pending(reception, first))
-    assert reception.confirmations == 1, "its sender asked before it was whole"
+    assert reception.counts.confirmed == 1, "its sender asked before it was whole"
 
 
 def test_where_too_many_wait_a_new_one_is_not_taken_and_not_answered_until_there_is_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dedup, "PENDING_MAX", 2)
+    monkeypatch.setattr(receive_state, "PENDING_MAX", 2)
     reception = Reception(ME)
     waiting = [taken_pending(reception, *fragments(number, b"x")) for number in (1, 2)]
     assert take(reception, *fragments(3, b"x")) == ([], [])
-    assert reception.counts[ReceiveDrop.NO_ROOM] == 1
+    assert reception.counts.refused[ReceiveDrop.NO_ROOM] == 1
     assert told(take(reception, *fragments(2, b"x"))[1])[0] is AnswerStatus.PENDING
     assert len(take(reception, numbered(9, sender=7))[0]) == 1, "a stream is no matter of it"
     confirmed(waiting[0])
@@ -112,7 +112,7 @@ def test_what_the_queue_dropped_is_taken_again_when_it_comes_again() -> None:
         pending = taken_pending(reception, *ask)
         pending.state.release(pending)
         assert confirmed(pending) == []
-    assert (reception.skipped, reception.reordered, reception.duplicates) == (0, 0, 0)
+    assert (reception.counts.skipped, reception.counts.reordered, reception.counts.duplicates) == (0, 0, 0)
     assert not reception.has_pending
     take(reception, numbered(WINDOW + 5))
     assert told(take(reception, *ask)[1])[0] is AnswerStatus.REFUSED
@@ -123,12 +123,12 @@ def test_results_are_bounded() -> None:
     for number in range(1, 300):
         confirmed(taken_pending(reception, *fragments(number, b"x")))
     table = reception.plain.table
-    template = table.result((SENDER, 1))
+    template = table.results.get((SENDER, 1))
     assert template is not None
     for number in range(1, RESULTS_MAX):
         table.settle((1, number), template)
-    assert len(table._results) == RESULTS_MAX
-    assert table.result((SENDER, 1)) is None
+    assert len(table.results) == RESULTS_MAX
+    assert table.results.get((SENDER, 1)) is None
     assert told(take(reception, *fragments(1, b"x"))[1])[0] is AnswerStatus.REFUSED, "it is not handed over again"
 
 
@@ -139,9 +139,11 @@ def test_senders_are_bounded_and_totals_are_never_lost() -> None:
     known = reception.senders()
     assert len(known) == SENDERS_MAX
     assert known[-1].sender == f"{SENDERS_MAX + 100:016x}"
-    assert (reception.skipped, reception.duplicates) == (SENDERS_MAX + 100, SENDERS_MAX + 100)
+    assert (reception.counts.skipped, reception.counts.duplicates) == (SENDERS_MAX + 100, SENDERS_MAX + 100)
     take(reception, numbered(5, sender=1), frame.mark(1, 5, 1))
-    assert reception.skipped == SENDERS_MAX + 100, "what came before it was forgotten is not held against a sender"
+    assert reception.counts.skipped == SENDERS_MAX + 100, (
+        "what came before it was forgotten is not held against a sender"
+    )
 
 
 class Shell:
@@ -180,7 +182,7 @@ def test_a_pending_message_is_settled_once_whatever_is_said_of_it_later() -> Non
         assert shell.sent == sent
         assert len(sent) == (number < 3)
         assert (pending.is_open, pending.wants_reply, pending.problem) == (False, False, "")
-    assert (reception.confirmations, reception.failures, reception.has_pending) == (1, 1, False)
+    assert (reception.counts.confirmed, reception.counts.failed, reception.has_pending) == (1, 1, False)
 
 
 def test_a_pending_query_has_one_reply_or_fails() -> None:
@@ -212,7 +214,7 @@ def test_a_reply_answers_the_query_and_whoever_asks_again() -> None:
     assert (reply.sender, reply.asker, reply.number, reply.payload) == (ME, SENDER, 1, b"fine")
     (again,) = reply_of(take(reception, *fragments(1, b"status", flags=ASK | QUERY, attempt=3))[1])
     assert again == reply._replace(attempt=3)
-    assert (reception.replies, reception.confirmations) == (1, 0)
+    assert (reception.counts.replied, reception.counts.confirmed) == (1, 0)
     assert replied(pending, b"again") == []
 
 
@@ -228,7 +230,7 @@ def test_a_reply_is_as_large_as_the_question_at_most(size: int) -> None:
     assert status is AnswerStatus.FAILED
     assert detail.startswith(f"the reply of {most + 1:,} bytes is larger than the question ({most:,})".encode())
     assert pending.problem
-    assert reception.failures == 1
+    assert reception.counts.failed == 1
     answers = take(reception, *fragments(1, b"status", flags=ASK | QUERY, size=256))[1]
     assert told(answers)[0] is AnswerStatus.FAILED, "whoever asks again has less room"
 
@@ -249,14 +251,14 @@ def test_a_large_reply_goes_to_anyone_where_that_is_allowed_and_the_rest_is_pull
     assert b"".join(parts[index] for index in sorted(parts)) == payload
     assert take(reception, frame.pull(SENDER, 2, [0])) == ([], [])
     assert take(reception, frame.pull(7, 1, [0])) == ([], [])
-    assert reception.counts[ReceiveDrop.UNEXPECTED] == 2
+    assert reception.counts.refused[ReceiveDrop.UNEXPECTED] == 2
 
 
 def test_a_pull_by_a_stranger_is_not_answered() -> None:
     reception = Reception(ME)
     replied(taken_pending(reception, *fragments(1, b"status", flags=ASK | QUERY)), b"x")
     assert take(reception, frame.pull(SENDER, 1, [0])) == ([], [])
-    assert reception.counts[ReceiveDrop.UNEXPECTED] == 1
+    assert reception.counts.refused[ReceiveDrop.UNEXPECTED] == 1
 
 
 def test_kept_replies_are_bounded_and_one_that_made_room_is_said_to_be_gone() -> None:

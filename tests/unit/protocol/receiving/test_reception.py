@@ -14,7 +14,7 @@ from fanout.protocol.frame import NUMBER_LIMIT, NUMBERED, AnswerStatus
 from fanout.protocol.receiving.dedup import JUMP_MAX, WINDOW
 from fanout.protocol.receiving.reception import Reception
 from fanout.protocol.receiving.run import is_in_a_row
-from tests.support.asker import SENDER, fragments
+from tests.support.frame_client import SENDER, fragments
 from tests.support.reception import (
     ME,
     confirmed,
@@ -78,10 +78,10 @@ def test_a_stream_is_handed_over_once_and_its_loss_is_exact(numbers: list[int], 
     assert [int(message.payload) for message in messages] == kept
     assert sum(message.gap for message in messages) == lost
     assert all(message.gap >= -1 for message in messages)
-    assert reception.skipped - reception.reordered == lost
-    assert reception.duplicates == reception.counts[ReceiveDrop.DUPLICATE] == duplicates
-    (counts,) = reception.senders()
-    assert counts == (f"{SENDER:016x}", False, len(kept), reception.skipped, reception.reordered, duplicates)
+    assert reception.counts.skipped - reception.counts.reordered == lost
+    assert reception.counts.duplicates == reception.counts.refused[ReceiveDrop.DUPLICATE] == duplicates
+    (sender,), counts = reception.senders(), reception.counts
+    assert sender == (f"{SENDER:016x}", False, len(kept), counts.skipped, counts.reordered, duplicates)
 
 
 @given(streams(), lengths_of_runs, st.integers(0, 2**160 - 1))
@@ -125,7 +125,7 @@ def test_a_run_of_everything_is_taken_apart_in_its_order(kinds: list[str], last:
         if kind != "odd" and not (cut_off and at == len(kinds) - 1)
     ]
     assert [message.payload.rstrip(b"\0") for message in messages] == expected
-    assert reception.counts[ReceiveDrop.UNKNOWN_VERSION] == kinds.count("odd")
+    assert reception.counts.refused[ReceiveDrop.UNKNOWN_VERSION] == kinds.count("odd")
 
 
 @given(
@@ -158,7 +158,7 @@ def test_a_number_far_behind_is_too_old_and_who_asks_is_told() -> None:
     messages, answers = take(reception, *fragments(1, b"x"))
     assert messages == []
     assert told(answers)[0] is AnswerStatus.REFUSED
-    assert reception.counts[ReceiveDrop.TOO_OLD] == 2
+    assert reception.counts.refused[ReceiveDrop.TOO_OLD] == 2
     assert len(take(reception, numbered(3))[0]) == 1
 
 
@@ -178,17 +178,17 @@ def test_a_mark_tells_what_was_lost_at_both_ends(came: list[int], mark: tuple[in
     take(reception, *map(numbered, came))
     for _ in range(2):
         take(reception, frame.mark(SENDER, *mark))
-        assert reception.skipped - reception.reordered == lost
+        assert reception.counts.skipped - reception.counts.reordered == lost
     late = [number for number in range(mark[1], mark[0] + 1) if number not in came]
     assert len(take(reception, *map(numbered, late))[0]) == len(late)
-    assert reception.skipped - reception.reordered == lost - len(late)
+    assert reception.counts.skipped - reception.counts.reordered == lost - len(late)
 
 
 def test_the_numbers_of_who_does_not_number_its_messages_tell_nothing() -> None:
     reception = Reception(ME)
     messages, _ = take(reception, *fragments(2, b"x"), *fragments(9, b"y"), *fragments(5, b"z"), *fragments(5, b"z"))
     assert [message.gap for message in messages] == [0, 0, 0]
-    assert (reception.skipped, reception.reordered, reception.duplicates) == (0, 0, 0)
+    assert (reception.counts.skipped, reception.counts.reordered, reception.counts.duplicates) == (0, 0, 0)
 
 
 def test_a_large_message_has_its_place_in_the_stream() -> None:
@@ -196,7 +196,7 @@ def test_a_large_message_has_its_place_in_the_stream() -> None:
     large = fragments(2, bytes(3000), flags=NUMBERED)
     messages, _ = take(reception, numbered(1), *large[:-1], numbered(4), large[-1], numbered(5))
     assert [message.gap for message in messages] == [0, 2, -1, 0]
-    assert (reception.skipped, reception.reordered) == (2, 1)
+    assert (reception.counts.skipped, reception.counts.reordered) == (2, 1)
 
 
 @pytest.mark.parametrize("leap", [numbered(NUMBER_LIMIT - 9), frame.mark(SENDER, NUMBER_LIMIT - 10, 5)])
@@ -205,10 +205,10 @@ def test_one_forged_frame_does_not_spoil_the_counts_for_good(leap: bytes) -> Non
     first, _ = take(reception, numbered(1), numbered(3), leap)
     last, _ = take(reception, numbered(NUMBER_LIMIT - 7), numbered(NUMBER_LIMIT - 11), numbered(NUMBER_LIMIT - 12))
     assert sum(message.gap for message in first) == 1
-    assert 0 <= reception.skipped - reception.reordered <= 4
-    assert reception.skipped < JUMP_MAX
+    assert 0 <= reception.counts.skipped - reception.counts.reordered <= 4
+    assert reception.counts.skipped < JUMP_MAX
     take(reception, frame.mark(SENDER, NUMBER_LIMIT - 1, 1))
-    assert reception.skipped < JUMP_MAX
+    assert reception.counts.skipped < JUMP_MAX
     assert len(last) == 3
 
 
@@ -216,11 +216,11 @@ def test_one_forged_frame_does_not_spoil_the_counts_for_good(leap: bytes) -> Non
 def test_whatever_numbers_are_forged_no_more_came_late_than_were_missing(steps: list[tuple[bool, int, int]]) -> None:
     reception = Reception(ME)
     for is_mark, power, offset in steps:
-        before = reception.skipped
+        before = reception.counts.skipped
         number = min(max(1, 2**power + offset), NUMBER_LIMIT - 1)
         take(reception, frame.mark(SENDER, number, max(1, number - 2)) if is_mark else numbered(number))
-        assert 0 <= reception.skipped - before <= 2 * JUMP_MAX
-        assert reception.reordered <= reception.skipped
+        assert 0 <= reception.counts.skipped - before <= 2 * JUMP_MAX
+        assert reception.counts.reordered <= reception.counts.skipped
 
 
 # Whatever comes.
@@ -235,11 +235,12 @@ def test_whatever_comes_is_counted_and_never_answered_with_more(runs: list[list[
     for run in runs:
         size = len(run[0])
         datagrams = [one.ljust(size, b"\0")[:size] for one in run]
-        before = sum(reception.counts.values())
+        before = sum(reception.counts.refused.values())
         taken = take_run(reception, datagrams)
         assert len(taken.answers) <= len(datagrams)
         assert all(len(answer) <= size for answer in taken.answers)
-        assert sum(reception.counts.values()) - before + sum(each.messages for each in taken.runs) <= len(datagrams)
+        dropped = sum(reception.counts.refused.values()) - before
+        assert dropped + sum(each.messages for each in taken.runs) <= len(datagrams)
         for message in handed(taken.runs):
             if message.pending is not None and settle:
                 assert sum(map(len, replied(message.pending, b"reply"))) <= size

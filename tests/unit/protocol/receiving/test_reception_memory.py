@@ -10,15 +10,15 @@ import pytest
 import yaml
 
 from fanout.protocol.frame import ASK, QUERY
-from fanout.protocol.receiving import dedup
-from fanout.protocol.receiving.dedup import PENDING_MAX, REPLIES_MAX, RESULTS_MAX, SENDERS_MAX, DedupTable
+from fanout.protocol.receiving import dedup, receive_state
+from fanout.protocol.receiving.dedup import REPLIES_MAX, RESULTS_MAX, SENDERS_MAX, DedupTable
 from fanout.protocol.receiving.reassembly import BYTES_MAX, SENDER_BYTES_MAX, Reassembly
-from fanout.protocol.receiving.receive_state import PendingReply
+from fanout.protocol.receiving.receive_state import PENDING_MAX, PendingReply
 from fanout.protocol.receiving.reception import Reception
 from fanout.protocol.receiving.run import Run
 from fanout.receiver.engine import CAPACITY
 from fanout.receiver.queue import BYTES_MAX as BYTES_QUEUED
-from tests.support.asker import fragments
+from tests.support.frame_client import fragments
 from tests.support.reception import ME, claim, failed, numbered, replied, take, take_run
 from tests.support.tree import ROOT
 
@@ -84,8 +84,8 @@ class Flood:
     ],
 )
 def test_a_flood_costs_no_more_than_is_said(kind: str, each: int, row: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for limit in ("PENDING_MAX", "REPLIES_MAX", "RESULTS_MAX"):
-        monkeypatch.setattr(dedup, limit, getattr(dedup, limit) // SHARE)
+    for module, limit in ((receive_state, "PENDING_MAX"), (dedup, "REPLIES_MAX"), (dedup, "RESULTS_MAX")):
+        monkeypatch.setattr(module, limit, getattr(module, limit) // SHARE)
     flood = Flood()
     tracemalloc.start()
     try:

@@ -15,7 +15,7 @@ from fanout.protocol.receiving import dedup
 from fanout.protocol.receiving.dedup import SENDERS_MAX
 from fanout.protocol.receiving.reception import Reception
 from fanout.protocol.seal import Keyring, Opener, Sealer
-from tests.support.asker import SENDER, fragments
+from tests.support.frame_client import SENDER, fragments
 from tests.support.reception import (
     EPOCH,
     ME,
@@ -68,7 +68,7 @@ def test_a_sealed_stream_is_a_stream_again() -> None:
     assert [run.messages for run in taken.runs] == [64], "one run, split when it is handed over"
     assert [message.payload for message in handed(taken.runs)] == payloads[1:]
     assert handed(take_run(reception, datagrams).runs) == []
-    assert reception.counts == {ReceiveDrop.REPLAYED: 64}
+    assert reception.counts.refused == {ReceiveDrop.REPLAYED: 64}
 
 
 @pytest.mark.parametrize("number", [2**63, 2**64 - 2])
@@ -76,7 +76,7 @@ def test_sealed_numbers_that_are_none_are_malformed(number: int) -> None:
     reception, by = receiver(), sealer()
     take(reception, by.seal_stream(5, [b"first"], EPOCH)[0])
     assert handed(take_run(reception, by.seal_stream(number, [b"x", b"y"], EPOCH)).runs) == []
-    assert reception.counts == {ReceiveDrop.MALFORMED: 2}
+    assert reception.counts.refused == {ReceiveDrop.MALFORMED: 2}
 
 
 def test_questions_are_answered_under_seal() -> None:
@@ -107,7 +107,7 @@ def test_sealed_queries_get_replies_of_any_size() -> None:
 def test_what_is_not_sealed_is_dropped_and_not_answered(datagram: bytes) -> None:
     reception = receiver()
     assert take(reception, datagram) == ([], [])
-    assert reception.counts[ReceiveDrop.UNSEALED] == 1
+    assert reception.counts.refused[ReceiveDrop.UNSEALED] == 1
 
 
 @pytest.mark.parametrize("by", [sealer(OTHER, counter=9), sealer(cluster="west", counter=9), sealer(OTHER, sender=7)])
@@ -115,7 +115,7 @@ def test_another_key_or_cluster_is_dropped_and_not_answered(by: Sealer) -> None:
     reception = receiver(accept_plaintext=True, reply_to_anyone=True)
     taken_pending(reception, *sealed(fragments(1, b"x")))
     assert take(reception, *sealed(fragments(1, b"x"), by), *sealed([frame.pull(SENDER, 1, [0])], by)) == ([], [])
-    assert reception.counts[ReceiveDrop.WRONG_KEY] == 2
+    assert reception.counts.refused[ReceiveDrop.WRONG_KEY] == 2
 
 
 @given(st.lists(mutated() | st.binary(max_size=100), min_size=1, max_size=8))
@@ -128,14 +128,14 @@ def test_nobody_who_has_no_key_gets_an_answer(datagrams: list[bytes]) -> None:
     if size:
         taken = take_run(reception, [one.ljust(size, b"\0")[:size] for one in datagrams])
         assert (taken.runs, taken.answers) == ([], [])
-    assert sum(reception.counts.values()) == len(datagrams) * (2 if size else 1)
+    assert sum(reception.counts.refused.values()) == len(datagrams) * (2 if size else 1)
 
 
 def test_what_is_sealed_is_dropped_where_there_is_no_key() -> None:
     reception = Reception(ME)
     assert take(reception, *sealed(fragments(1, b"x"))) == ([], [])
     assert handed(take_run(reception, sealed([numbered(1), numbered(2)])).runs) == []
-    assert reception.counts[ReceiveDrop.NO_KEY] == 3
+    assert reception.counts.refused[ReceiveDrop.NO_KEY] == 3
 
 
 def test_a_clock_that_differs_is_told_by_how_much() -> None:
@@ -168,13 +168,13 @@ def test_keys_rotate_while_a_stream_goes_on() -> None:
     messages = take(reception, *sealed([numbered(1, b"1")], by))[0]
     both = Keyring((RING.keys[0], OTHER.keys[0]))
     reception.use(both)
-    by.keyring = Keyring((OTHER.keys[0],))
+    by.use(Keyring((OTHER.keys[0],)))
     messages += take(reception, *sealed([numbered(2, b"2")], by))[0]
     reception.use(OTHER)
     messages += take(reception, *sealed([numbered(3, b"3")], by))[0]
     assert [message.payload for message in messages] == [b"1", b"2", b"3"]
     assert take(reception, *sealed([numbered(4)], sealer(sender=8)))[0] == []
-    assert reception.counts[ReceiveDrop.WRONG_KEY] == 1
+    assert reception.counts.refused[ReceiveDrop.WRONG_KEY] == 1
 
 
 def test_strangers_cannot_make_a_receiver_forget_what_was_sealed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +200,7 @@ def test_keys_are_no_use_to_a_receiver_that_began_without() -> None:
     reception.use(RING)
     assert reception.takes_plaintext
     assert take(reception, *sealed(fragments(1, b"x")))[0] == []
-    assert reception.counts == {ReceiveDrop.NO_KEY: 1}
+    assert reception.counts.refused == {ReceiveDrop.NO_KEY: 1}
 
 
 def test_a_receiver_that_was_renamed_seals_its_answers_under_its_new_name() -> None:

@@ -22,8 +22,13 @@ NUMBER = 7
 
 
 def begin(payload: bytes = b"reload", endpoints: tuple[Endpoint, ...] = (A, B), **settings: Any) -> Exchange:
-    settings = {"timeout": 2.0, "retries": None, "round_trip": RttEstimator(), "fragment_size": 1200} | settings
-    return Exchange(payload, endpoints, 0.0, sender=ME, number=NUMBER, jitter=lambda: 0.0, **settings)
+    settings = {
+        "timeout": 2.0,
+        "retries": None,
+        "round_trip": RttEstimator(lambda: 0.0),
+        "fragment_size": 1200,
+    } | settings
+    return Exchange(payload, endpoints, 0.0, sender=ME, number=NUMBER, **settings)
 
 
 def asked(dispatches: list[Dispatch]) -> dict[Endpoint, list[Fragment]]:
@@ -392,11 +397,11 @@ def test_an_error_of_a_stranger_or_of_a_pod_that_has_answered_changes_nothing() 
 def test_it_is_counted_and_timed_until_it_is_over() -> None:
     exchange = begin()
     exchange.due(0.0)
-    assert (exchange.count(), exchange.elapsed(0.5)) == ((0, 2), 0.5)
+    assert (exchange.count(), exchange.confirmation(0.5, 0.0, False).elapsed) == ((0, 2), 0.5)
     exchange.take(answer(), A, 0.5)
     exchange.take(answer(AnswerStatus.FAILED), B, 0.6)
     assert exchange.is_over(0.6)
-    assert (exchange.count(), exchange.elapsed(9.0)) == ((1, 1), 0.6)
+    assert (exchange.count(), exchange.confirmation(9.0, 0.0, False).elapsed) == ((1, 1), 0.6)
 
 
 def test_the_pods_are_followed_with_each_turn() -> None:

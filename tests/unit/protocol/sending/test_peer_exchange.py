@@ -20,7 +20,7 @@ POD = Endpoint("10.0.0.7", 12_000)
 
 
 def message(payload: bytes = b"reload", *, flags: int = 0, pad: int = 0, retries: int | None = None) -> OutgoingMessage:
-    return OutgoingMessage(1, 7, Cut.of(payload, 300), flags, pad, retries, RttEstimator(), lambda: 0.0)
+    return OutgoingMessage(1, 7, Cut.of(payload, 300), flags, pad, retries, RttEstimator(lambda: 0.0))
 
 
 def peer(payload: bytes = b"reload", *, flags: int = 0, retries: int | None = None) -> PeerExchange:

@@ -15,6 +15,8 @@ from fanout.errors import InvalidIngress, InvalidInput
 from fanout.relay.core.ingress import PORTS_MAX, Ingress, IngressKind, check
 
 NO_GROUP = "group must be a multicast address (224.0.0.0/4, ff00::/8); got 10.0.0.12: for a source"
+NOT_A_NAME = "interface must be a name such as eth1, as `ls /sys/class/net` lists it; got "
+FIRST_OF_FOUR = "to_port, the first of 4 ports in a row, must be a number from 1 to 65,532"
 ONE_FAMILY = "source and group must be of one address family; got 10.0.0.12 and ff35::67"
 
 GOOD = [
@@ -113,47 +115,47 @@ def test_what_is_accepted_means_the_same_once_more(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("", "must be udp://ADDRESS:PORT[@INTERFACE], mcast://"),
-        ("udp://", "must be udp://ADDRESS:PORT[@INTERFACE], mcast://"),
-        ("http://0.0.0.0:80", "must be udp://ADDRESS:PORT[@INTERFACE], mcast://"),
-        ("UDP://0.0.0.0:80", "must be udp://ADDRESS:PORT[@INTERFACE], mcast://"),
-        ("udp://::1:5004", "must be udp://ADDRESS:PORT[@INTERFACE], mcast://"),
+        ("", "the URL must be udp://ADDRESS:PORT[@INTERFACE], mcast://"),
+        ("udp://", "the URL must be udp://ADDRESS:PORT[@INTERFACE], mcast://"),
+        ("http://0.0.0.0:80", "the URL must be udp://ADDRESS:PORT[@INTERFACE], mcast://"),
+        ("UDP://0.0.0.0:80", "the URL must be udp://ADDRESS:PORT[@INTERFACE], mcast://"),
+        ("udp://::1:5004", "the URL must be udp://ADDRESS:PORT[@INTERFACE], mcast://"),
         ("udp://0.0.0.0:5004\n", "port must be 1 to 65535, or FIRST-LAST; got "),
         ("udp://0.0.0.0:0", "port must be 1 to 65535, or FIRST-LAST; got "),
         ("udp://0.0.0.0:65536", "port must be 1 to 65535, or FIRST-LAST; got "),
         ("udp://0.0.0.0:٥٠٠٤", "port must be 1 to 65535, or FIRST-LAST; got "),
         ("udp://0.0.0.0:99999999999999999999", "port must be 1 to 65535, or FIRST-LAST; got "),
         ("udp://0.0.0.0:-", "port must be 1 to 65535, or FIRST-LAST; got "),
-        ("udp://0.0.0.0:5-4", "must ascend: write 4-5"),
-        ("udp://0.0.0.0:1-65535", "must listen on at most 1,024 ports, a socket each; got 65,535"),
-        ("udp://1.2.3:5004", "address must be an IP, IPv6 in brackets; got "),
-        ("udp://camera.lan:5004", "address must be an IP, IPv6 in brackets; got "),
+        ("udp://0.0.0.0:5-4", "the range 5-4 must ascend: write 4-5"),
+        ("udp://0.0.0.0:1-65535", "the range must be at most 1,024 ports, a socket each; got 65,535"),
+        ("udp://1.2.3:5004", "address must be an IP address, IPv6 in brackets; got "),
+        ("udp://camera.lan:5004", "address must be an IP address, IPv6 in brackets; got "),
         ("udp://[fe80::1%eth1]:5004", "name the interface after the port (@eth1), not after a %"),
         ("udp://[fe80::1%\n\x1b[31m]:5004", "name the interface after the port (@eth1), not after a %"),
         ("udp://[fe80::1]:5004", "add @eth1"),
-        ("udp://224.0.67.67:5004", "write mcast://224.0.67.67:5004@"),
-        ("udp://255.255.255.255:5004", "write broadcast://:5004@"),
-        ("udp://10.0.0.1,10.0.0.2:5004", "only mcast:// takes a source"),
-        ("udp://:5004@", "interface must be a name such as eth1, as `ls /sys/class/net` has it; got "),
-        ("udp://:5004@eth1@if7", "interface must be a name such as eth1, as `ls /sys/class/net` has it; got "),
-        ("udp://:5004@eth1:1", "interface must be a name such as eth1, as `ls /sys/class/net` has it; got "),
-        ("udp://:5004@a/b", "interface must be a name such as eth1, as `ls /sys/class/net` has it; got "),
-        ("udp://:5004@..", "interface must be a name such as eth1, as `ls /sys/class/net` has it; got "),
-        ("udp://:5004@eth 1", "interface must be a name such as eth1, as `ls /sys/class/net` has it; got "),
-        ("udp://:5004@eth\udcff", "interface must be a name such as eth1, as `ls /sys/class/net` has it; got "),
-        ("udp://:5004@sixteencharacter", "interface must be a name such as eth1, as `ls /sys/class/net` has it; got "),
-        ("udp://:5004@ééééééééé", "interface must be a name such as eth1, as `ls /sys/class/net` has it; got "),
-        ("mcast://224.0.67.67:5001", "must name an interface: add @eth1"),
-        ("mcast://:5001@eth1", "address must be an IP, IPv6 in brackets; got "),
+        ("udp://224.0.67.67:5004", "224.0.67.67 is a group: write mcast://224.0.67.67:5004@"),
+        ("udp://255.255.255.255:5004", "255.255.255.255 is broadcast: write broadcast://:5004@"),
+        ("udp://10.0.0.1,10.0.0.2:5004", "only mcast:// takes a source: use allow_source (--allow-source) instead"),
+        ("udp://:5004@", NOT_A_NAME),
+        ("udp://:5004@eth1@if7", NOT_A_NAME),
+        ("udp://:5004@eth1:1", NOT_A_NAME),
+        ("udp://:5004@a/b", NOT_A_NAME),
+        ("udp://:5004@..", NOT_A_NAME),
+        ("udp://:5004@eth 1", NOT_A_NAME),
+        ("udp://:5004@eth\udcff", NOT_A_NAME),
+        ("udp://:5004@sixteencharacter", NOT_A_NAME),
+        ("udp://:5004@ééééééééé", NOT_A_NAME),
+        ("mcast://224.0.67.67:5001", "the URL must name an interface: add @eth1"),
+        ("mcast://:5001@eth1", "address must be an IP address, IPv6 in brackets; got "),
         ("mcast://10.0.0.12:5001@eth1", NO_GROUP),
         ("mcast://224.0.67.67,10.0.0.12:5001@eth1", NO_GROUP),
         ("mcast://10.0.0.12,[ff35::67]:5001@eth1", ONE_FAMILY),
-        ("mcast://127.0.0.1,224.0.67.67:5001@eth1", "source must be a unicast address that is not loopback; got "),
-        ("mcast://224.0.0.1,224.0.67.67:5001@eth1", "source must be a unicast address that is not loopback; got "),
-        ("mcast://,224.0.67.67:5001@eth1", "address must be an IP, IPv6 in brackets; got "),
-        ("broadcast://:9999", "must name an interface: add @eth1"),
+        ("mcast://127.0.0.1,224.0.67.67:5001@eth1", "source must be a unicast address other than loopback; got "),
+        ("mcast://224.0.0.1,224.0.67.67:5001@eth1", "source must be a unicast address other than loopback; got "),
+        ("mcast://,224.0.67.67:5001@eth1", "address must be an IP address, IPv6 in brackets; got "),
+        ("broadcast://:9999", "the URL must name an interface: add @eth1"),
         ("broadcast://10.255.255.255:9999@eth0", "write broadcast://:9999@eth0"),
-        ("x" * 100_000, "must be udp://ADDRESS:PORT[@INTERFACE], mcast://"),
+        ("x" * 100_000, "the URL must be udp://ADDRESS:PORT[@INTERFACE], mcast://"),
     ],
 )  # fmt: skip
 def test_what_is_no_ingress_is_told_what_to_write(url: str, says: str) -> None:
@@ -169,15 +171,18 @@ def test_what_is_no_ingress_is_told_what_to_write(url: str, says: str) -> None:
         ({"service": ""}, "Service name"),
         ({"service": "10.0.0.256"}, "endpoint must be an IP address .*; got '10.0.0.256'"),
         ({"service": None}, "Service name"),
-        ({"to_port": 0}, "to_port must be 1 to 65532, as 4 ports go there in a row; got 0"),
-        ({"to_port": True}, "to_port must be 1 to 65532, as 4 ports go there in a row; got True"),
-        ({"to_port": 5004.0}, r"to_port must be 1 to 65532, as 4 ports go there in a row; got 5004\.0"),
-        ({"to_port": 65_533}, "to_port must be 1 to 65532, as 4 ports go there in a row; got 65533"),
+        ({"to_port": 0}, f"{FIRST_OF_FOUR}; got 0"),
+        ({"to_port": True}, f"{FIRST_OF_FOUR}; got True"),
+        (
+            {"to_port": 5004.0},
+            rf"{FIRST_OF_FOUR}; got 5004\.0",
+        ),
+        ({"to_port": 65_533}, f"{FIRST_OF_FOUR}; got 65533"),
         ({"to_port": 10**9999}, "of type int"),
-        ({"limit": 0}, "limit must be datagrams a second, above 0; got 0"),
-        ({"limit": float("nan")}, "limit must be datagrams a second, above 0; got nan"),
-        ({"limit": float("inf")}, "limit must be datagrams a second, above 0; got inf"),
-        ({"limit": True}, "limit must be datagrams a second, above 0; got True"),
+        ({"limit": 0}, "limit must be a number of datagrams a second above 0, up to 1,000,000,000; got 0"),
+        ({"limit": float("nan")}, "limit must be a number of datagrams a second above 0, up to 1,000,000,000; got nan"),
+        ({"limit": float("inf")}, "limit must be a number of datagrams a second above 0, up to 1,000,000,000; got inf"),
+        ({"limit": True}, "limit must be a number of datagrams a second above 0, up to 1,000,000,000; got True"),
         ({"limit": 10**9999}, "of type int"),
         ({"allow_source": "10.0.0.0/8"}, "allow_source must be a list of networks; got '10.0.0.0/8'"),
         ({"allow_source": ["10.0.0.1/8"]}, "no bits set beyond the mask; got '10.0.0.1/8'"),
@@ -283,7 +288,7 @@ def test_a_thousand_groups_on_one_port() -> None:
 def test_a_group_goes_to_several_services_and_to_each_once() -> None:
     url = "mcast://239.1.1.1:5001@eth1"
     check([Ingress.parse(url, service=service) for service in ("a", "b")])
-    with pytest.raises(InvalidIngress, match="the pods would get each datagram twice"):
+    with pytest.raises(InvalidIngress, match="the pods would get each datagram twice: leave one out"):
         check([Ingress.parse(url, service="a", to_port=port) for port in (None, 6000)])
 
 

@@ -223,7 +223,7 @@ def test_a_datagram_that_was_damaged_has_no_control_characters(data: bytes, at: 
         found = message.parse(damaged)
     except InvalidSsdp:
         return
-    headers = found.headers if isinstance(found, Search) else found.advert.headers
+    headers = found.advert.headers if isinstance(found, Notify) else found.headers
     assert all(
         ord(each) >= 0x20 and not 0x7F <= ord(each) <= 0x9F for pair in headers for text in pair for each in text
     )
@@ -402,7 +402,7 @@ def test_max_age(written: bytes, seconds: int) -> None:
 def test_headers_keep_their_order_and_their_spelling() -> None:
     headers = Headers([("Host", "a"), ("ST", "b"), ("host", "c")])
     assert (headers.get("HOST"), headers.get("x"), headers.get("x", "y")) == ("a", None, "y")
-    assert list(headers.with_("HOST", "d")) == [("HOST", "d"), ("ST", "b")]
+    assert list(headers.with_("HOST", "d")) == [("ST", "b"), ("HOST", "d")]
     assert list(headers.with_("New", "e")) == [*headers, ("New", "e")]
     assert list(headers.without("HOST", "nonsense")) == [("ST", "b")]
     assert headers == Headers([("HOST", "a"), ("st", "b"), ("host", "c")])

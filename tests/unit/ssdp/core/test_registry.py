@@ -86,7 +86,7 @@ def test_a_location_elsewhere_does_not_take_the_place_of_one_at_the_pod(registry
 
 
 def test_what_was_announced_is_repeated_before_it_would_be_forgotten() -> None:
-    registry = Registry({}, iter([0.0, 1.0, 1.0]).__next__)
+    registry = Registry(Counter(), iter([0.0, 1.0, 1.0]).__next__)
     registry.pods([POD], 0)
     registry.heard(POD, advert(max_age=1000), 0)
     assert wakeup(registry) == pytest.approx(0.8 * 400)

@@ -1,7 +1,8 @@
-"""The catalogue in any history, held against a naive model."""
+"""The registry in any history, held against a naive model."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ class AnyHistory(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.registry = Registry({}, lambda: 0.5)
+        self.registry = Registry(Counter(), lambda: 0.5)
         self.alive: dict[str, tuple[str, Advert]] = {}
         """By USN: whose it is, as the LAN sees it."""
         self.spoken: dict[str, float] = {}

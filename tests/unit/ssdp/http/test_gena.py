@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fanout.ssdp.core.urls import Origin
+from fanout.ssdp.core.urls import HttpUrl, Origin
 from fanout.ssdp.http import gena
-from fanout.ssdp.http.gena import Callback, Subscription, Subscriptions
+from fanout.ssdp.http.gena import Subscription, Subscriptions
 from tests.support.ssdp_http import (
     CLIENT,
     POD,
@@ -29,7 +29,7 @@ def test_what_a_timeout_grants(value: str | None, seconds: int) -> None:
 
 
 def _add(subscriptions: Subscriptions, now: float, client: str = CLIENT) -> Subscription:
-    added = subscriptions.add(client, RELAY, 28_200, Origin(POD, 8200), [Callback(Origin(client, 1), "/")], now)
+    added = subscriptions.add(client, RELAY, 28_200, Origin(POD, 8200), [HttpUrl(Origin(client, 1), "/")], now)
     assert added is not None
     return added
 

@@ -1,7 +1,7 @@
-"""A nameserver whose answers change, as `python -m benchmarks.names TTL`: a headless Service with no pod at first.
+"""A nameserver whose answers change: `python -m benchmarks.changing_nameserver TTL`.
 
-It prints its endpoint. `pods ADDRESS...` lets the Service have these, and is answered by the time at which it has
-(nanoseconds of CLOCK_MONOTONIC).
+It answers for a headless Service that has no pod at first, and prints its endpoint. `pods ADDRESS...` lets the Service
+have these, and is answered by the time at which it has (nanoseconds of CLOCK_MONOTONIC).
 """
 
 from __future__ import annotations

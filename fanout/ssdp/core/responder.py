@@ -1,8 +1,8 @@
-"""The devices of the pods as the LAN has them: events in, actions out. Pure.
+"""Decides what is said on the LAN, to whom and when: events in, actions out. Pure.
 
-An event is a method: a search came, a pod answered, announced itself or was described, the pods of the Service
-changed, the LAN was opened or lost, a port was opened or not, time passed. It returns what is to be done, which the
-relay carries out in this order.
+Each event is a method: a search arrived, a pod answered, announced itself or was described, the pods of the Service
+changed, the LAN was opened or lost, a port was opened or not, time passed. It returns the actions, which the relay
+carries out in this order. Which devices are known is in `registry`.
 """
 
 from __future__ import annotations
@@ -23,41 +23,43 @@ from fanout.ssdp.core.registry import Announcement, Registry
 LIMIT = 100.0
 """Searches a second of one client that are answered."""
 LIMIT_OF_ALL = 500.0
-"""The same of all together: sources are forged, and each search brings some ten answers to the source that it names."""
-_BURST, _BURST_OF_ALL = 10.0, 4.0  # seconds' worth of them at once
+"""The same of all clients: sources can be forged, and each search brings its source some ten answers."""
+_BURST, _BURST_OF_ALL = 10.0, 4.0  # seconds' worth of searches at once
 MX_UNICAST = 1
-"""Seconds, where a search to the relay alone names none (UDA 1.1, 1.3.2)."""
+"""Seconds for a search to the relay alone that has no MX (UDA 1.1, 1.3.2)."""
 ANSWERS_MAX = 128
-"""Answers of one pod to one search that are looked at: a device has some ten adverts, or tens."""
+"""Answers of one pod to one search that are read: a device has some ten adverts, a few have tens."""
 BYTES_MAX = 1 << 18
-"""What one search may bring its client, who may be none that asked: its address may be forged."""
+"""Bytes that a client is sent for one search, which it may never have sent: its address may be forged."""
 POD_BYTES_MAX = 1 << 15
-"""Of that, what one pod may bring: what a real device answers has some 400 bytes."""
+"""The part of them for one pod: an answer of a real device has some 400 bytes."""
 _LINES_MAX = 64
-"""Lines of one kind that are logged, each about another subject."""
+"""Log lines of one kind, each about another subject."""
 
 
 @dataclass(slots=True, eq=False)
 class OpenSearch:
-    """A client's search for one target, until its answers are in."""
+    """A client's search for one target, while it is answered."""
 
     client: tuple[str, int]
     target: str
     mx: int
     """Seconds within which pods answer."""
     pods: frozenset[str]
-    """Addresses of those that are asked."""
-    _came: Counter[str] = field(default_factory=Counter)
-    """Answers of each pod, lies included."""
+    """Addresses of the pods that are searched."""
+    datagram: bytes
+    """The search, as it goes to the pods."""
+    _arrived: Counter[str] = field(default_factory=Counter)
+    """Answers of each pod, valid or not."""
     _sent: set[int] = field(default_factory=set)
-    """What the client has. Hashes alone are kept: the texts are a stranger's, and may be long."""
+    """Hashes of the answers that the client was sent; not the texts, which strangers write and may be long."""
     _bytes: Counter[str] = field(default_factory=Counter)
-    """Of each pod, what the client was sent."""
+    """Bytes that the client was sent for each pod."""
 
     def parse(self, pod: str, data: bytes) -> Advert:
-        """Return the answer of a pod; raise `InvalidSsdp` for what is none to this search, or one too many."""
-        self._came[pod] += 1
-        if self._came[pod] > ANSWERS_MAX:
+        """Return the answer of a pod; raise `InvalidSsdp` if it does not answer this search, or is one too many."""
+        self._arrived[pod] += 1
+        if self._arrived[pod] > ANSWERS_MAX:
             raise InvalidSsdp(SsdpDrop.NOT_ASKED, f"it has answered {ANSWERS_MAX} times")
         advert = message.parse_answer(data)
         if not message.matches(self.target, advert.nt, advert.usn):  # the port may have been another search's before
@@ -65,11 +67,11 @@ class OpenSearch:
         return advert
 
     def has_sent(self, answer: Advert) -> bool:
-        """Whether the client has that (`message.as_asked`)."""
+        """Whether the client was sent that answer (`message.as_asked`)."""
         return _key(answer) in self._sent
 
     def may_send(self, pod: str, answer: Advert, size: int) -> bool:
-        """Whether the client may be sent an answer for a pod in `size` bytes; if so, it counts as sent."""
+        """Whether the client may be sent an answer of `size` bytes for a pod; if so, it counts as sent."""
         if self._bytes[pod] + size > POD_BYTES_MAX or self._bytes.total() + size > BYTES_MAX:
             return False
         self._bytes[pod] += size
@@ -78,7 +80,7 @@ class OpenSearch:
 
 
 def _key(answer: Advert) -> int:
-    """Return what makes an answer another one: what a pod with many addresses says at each of them is not the same."""
+    """Return what distinguishes an answer: a pod with several addresses answers once for each of them."""
     return hash((answer.usn.lower(), answer.nt.lower(), answer.location))
 
 
@@ -89,21 +91,14 @@ class SearchReply(NamedTuple):
     client: tuple[str, int]
 
 
-class AskPods(NamedTuple):
-    """Send a datagram to every pod, and take their answers until the search is over."""
-
-    search: OpenSearch
-    data: bytes
-
-
 class OpenPort(NamedTuple):
-    """Listen on an HTTP port, and report how that went (`Directory.port_opened`): the last of its actions."""
+    """Listen on an HTTP port, and report the result (`Responder.port_opened`); always the last action."""
 
     port: int
 
 
 class LearnName(NamedTuple):
-    """Read in a description what a device is called, unless that was done."""
+    """Read the name of a device in its description, unless it is known."""
 
     pod: str
     udn: str
@@ -114,15 +109,15 @@ Action = Announce | SearchReply | OpenPort | LearnName | Log
 
 
 class _Answer(NamedTuple):
-    """What a client is to have of a pod."""
+    """An answer of a pod, for a client."""
 
     search: OpenSearch
     pod: str
     advert: Advert
-    """As it answers the search, but for its LOCATION, which leads to the pod."""
+    """As it answers the search (`message.as_asked`); its LOCATION still leads to the pod."""
 
 
-class Directory:
+class Responder:
     """Decides which searches are answered, with which LOCATION, and what is announced when. Not thread-safe.
 
     Only `allowed` networks are answered; `jitter` returns random numbers from 0 to 1.
@@ -135,7 +130,7 @@ class Directory:
         self.hosts: frozenset[str] = frozenset()
         """Addresses of the pods of the Service."""
         self.known: set[str] = set()
-        """Those that have announced or described some device, or answered."""
+        """Those that have announced or described a device, or answered."""
         self.port_map: PortMap = PortMap(ports[0], ports[-1])
         self.announcer: Announcer = Announcer()
         self._registry = Registry(self.dropped, jitter)
@@ -143,23 +138,23 @@ class Directory:
         self._acl = Acl(allowed, LIMIT, _BURST)
         self._limit_of_all = Acl((), LIMIT_OF_ALL, _BURST_OF_ALL)
         self._address = ""
-        """Of the relay on the LAN, the last one that it had."""
+        """The relay's address on the LAN, the last one that it had."""
         self._is_on_lan = False
         self._open_ports: set[int] = set()
-        """Once the relay listens on a port, it does to the end."""
+        """The relay listens on each of them until it ends."""
         self._pending: deque[Announcement | LearnName | _Answer] = deque()
-        """What is to be said, some of it once a port is open."""
+        """What is still to be sent or read; some of it waits for a port to be opened."""
         self._logged: dict[str, set[str]] = defaultdict(set)
-        """The subjects of the lines logged, by kind."""
+        """The subjects of the logged lines, by kind."""
 
     def refusal(self, client: str, now: float) -> SsdpDrop | None:
-        """Return why an address is not answered, if it is not; count its search otherwise."""
+        """Return why a search of that address is not answered; None where it is, which counts it."""
         if refusal := self._acl.refusal(client, now):
             return SsdpDrop(refusal)
         return SsdpDrop.TOO_MANY_SEARCHES if self._limit_of_all.refusal("", now) else None
 
-    def search_arrived(self, data: bytes, client: tuple[str, int], to_group: bool) -> AskPods | None:
-        """A client that is answered has sent that, to the group or to the relay alone."""
+    def search_arrived(self, data: bytes, client: tuple[str, int], to_group: bool) -> OpenSearch | None:
+        """Take what a client has sent, to the group or to the relay alone; return the search to send to the pods."""
         try:
             search = message.parse(data)
         except InvalidSsdp as error:
@@ -173,12 +168,12 @@ class Directory:
             self.dropped[SsdpDrop.NO_ENDPOINTS] += 1
         else:
             mx = MX_UNICAST if search.mx is None else search.mx
-            opened = OpenSearch(client, search.target, mx, self.hosts)
-            return AskPods(opened, message.search(search.target, max(1, mx), search.headers))
+            datagram = message.search(search.target, max(1, mx), search.headers)
+            return OpenSearch(client, search.target, mx, self.hosts, datagram)
         return None
 
     def answer_arrived(self, search: OpenSearch, pod: str, data: bytes, now: float) -> list[Action]:
-        """A pod that was asked for a client has sent that."""
+        """Take what a pod has sent in answer to a client's search."""
         try:
             advert = search.parse(pod, data)
         except InvalidSsdp as error:
@@ -194,17 +189,17 @@ class Directory:
         return self._say(now)
 
     def answers_due(self, search: OpenSearch, is_late: bool, now: float) -> list[Action]:
-        """Answer for pods that take no search; when `is_late`, for all that have not answered."""
+        """Answer for the pods that take no searches; when `is_late`, for all that have not answered."""
         pods = None if is_late else [pod for pod in self.hosts if not self._registry.speaks(pod)]
         answers = self._registry.answers(search.target, pods)
-        # As they would come from the pods themselves: some clients (nmap) take of one host no more than the first.
+        # In any order, as from the pods themselves: some clients (nmap) take only the first answer of a host.
         turns = {pod: self._jitter() for pod, _ in answers}
         for pod, advert in sorted(answers, key=lambda answer: turns[answer[0]]):
             self._pending.append(_Answer(search, pod, message.as_asked(advert, search.target)))
         return self._say(now)
 
     def pod_answered(self, pod: str, data: bytes, now: float) -> list[Action]:
-        """A pod that was asked for all that it has has sent that."""
+        """Take what a pod has sent in answer to the relay's own search for everything."""
         try:
             advert = message.parse_answer(data)
         except InvalidSsdp as error:
@@ -215,7 +210,7 @@ class Directory:
         return self._say(now)
 
     def pod_announced(self, pod: str, data: bytes, now: float) -> list[Action]:
-        """Somebody has sent that to the group on a network of pods."""
+        """Take what was sent to the group on a network of pods, with that source."""
         if pod not in self.hosts:
             return []
         try:
@@ -234,14 +229,14 @@ class Directory:
         return self._say(now)
 
     def description_read(self, pod: str, adverts: Collection[Advert], now: float) -> list[Action]:
-        """A description of a pod makes these adverts, and no others."""
+        """Take all adverts that follow from a description of a pod."""
         if pod in self.hosts:
             self.known.add(pod)
             self._pending.extend(self._registry.described(pod, adverts, now))
         return self._say(now)
 
     def pods_changed(self, hosts: frozenset[str], now: float) -> list[Action]:
-        """The Service has these pods."""
+        """Take which pods the Service has now."""
         gone, self.hosts = self.hosts - hosts, hosts
         self.known -= gone
         for host in gone:
@@ -253,7 +248,7 @@ class Directory:
         """Announce all devices at the relay's new address on the LAN."""
         before, self._address, self._is_on_lan = self._address, address, True
         kinds = [NotifyKind.ALIVE]
-        if before not in ("", address):  # players would keep the address that is gone
+        if before not in ("", address):  # players would keep the old address
             kinds.insert(0, NotifyKind.BYEBYE)
         everything = self._registry.answers(message.ALL, None)
         self._pending.extend(Announcement(kind, pod, advert) for kind in kinds for pod, advert in everything)
@@ -264,7 +259,7 @@ class Directory:
         self._is_on_lan = False
 
     def port_opened(self, port: int, is_open: bool, now: float) -> list[Action]:
-        """The relay listens on an HTTP port, to the end; or could not, as another program has it for instance."""
+        """Record that the relay listens on an HTTP port until it ends, or cannot: another program may have it."""
         if is_open:
             self._open_ports.add(port)
         else:
@@ -290,16 +285,15 @@ class Directory:
         return self._say(now)
 
     def _heard(self, pod: str, advert: Advert, now: float) -> None:
-        """Take what a pod says that it has."""
+        """Take an advert that a pod itself has sent."""
         self.known.add(pod)
         self._pending.extend(self._registry.heard(pod, advert, now))
-        if advert.nt == message.ROOT_DEVICE and self._registry.is_owner(pod, advert.udn):
-            url = urls.split(advert.location)
-            if url is not None and url.origin.host == pod:
-                self._pending.append(LearnName(pod, advert.udn, advert.location))
+        is_root = advert.nt == message.ROOT_DEVICE
+        if is_root and self._registry.is_owner(pod, advert.udn) and urls.at(pod, advert.location):
+            self._pending.append(LearnName(pod, advert.udn, advert.location))
 
     def _say(self, now: float) -> list[Action]:
-        """Return the actions for all that is pending, up to the first that needs a port to be opened."""
+        """Return the actions for what is pending, up to the first that needs a port to be opened."""
         actions: list[Action] = []
         while self._pending:
             pending = self._pending[0]
@@ -336,12 +330,12 @@ class Directory:
             actions += self.announcer.announce(kind, pod, located, now)
 
     def _located(self, pod: str, advert: Advert, actions: list[Action]) -> Advert | None:
-        """Return an advert as the LAN has it; None where no port is left for it, or one is to be opened first.
+        """Return an advert with a LOCATION of the relay; None where no port is left, or one must be opened first.
 
         A LOCATION of another host than the pod stays as it is.
         """
-        url = urls.split(advert.location)
-        if url is None or url.origin.host != pod:
+        url = urls.at(pod, advert.location)
+        if url is None:
             self.foreign += 1
             values = {"udn": advert.udn, "host": pod, "location": advert.location}
             text = "%(udn)s of %(host)s says that it is found at %(location)s, which is not that address"
@@ -360,7 +354,7 @@ class Directory:
         return None
 
     def _log(self, text: str, values: dict[str, str], about: str, actions: list[Action]) -> None:
-        """Log a line once for each subject, and at most `_LINES_MAX` of a kind."""
+        """Log a line once for each subject, and at most `_LINES_MAX` lines of a kind."""
         logged = self._logged[text]
         if about not in logged and len(logged) < _LINES_MAX:
             logged.add(about)

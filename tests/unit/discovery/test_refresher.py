@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fanout.discovery.core.endpoints import EndpointSet
-from fanout.discovery.static import StaticResolver
+from fanout.discovery.refresher import StaticResolver
 from fanout.model import Endpoint
 
 
@@ -12,7 +12,7 @@ def test_it_answers_the_same_for_ever_and_need_not_be_asked_again() -> None:
     resolver = StaticResolver(endpoints)
     assert resolver.resolve() is resolver.resolve()
     assert (resolver.resolve().endpoints, resolver.resolve().dns_ttl) == (endpoints, None)
-    known = EndpointSet()
-    known.answered(resolver.resolve(), 0.0)
-    assert known.next_wakeup() is None
-    assert set(known.endpoints) == set(endpoints)
+    pods = EndpointSet()
+    pods.answered(resolver.resolve(), 0.0)
+    assert pods.next_wakeup is None
+    assert set(pods.known.endpoints) == set(endpoints)

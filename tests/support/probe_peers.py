@@ -123,6 +123,12 @@ def has_ignored(prober: Prober) -> bool:
     return prober.ignored > 0
 
 
+def endpoint_of(peer: str) -> Endpoint:
+    """Return where a `peer` listens, as a value."""
+    host, _, port = peer.rpartition(":")
+    return Endpoint(host, int(port))
+
+
 def by_endpoint(measured: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {pod["endpoint"]: pod for pod in measured["endpoints"]}
 

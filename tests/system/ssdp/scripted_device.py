@@ -1,4 +1,4 @@
-"""A media server of the tests' own in a pod, which says and does what it is told to: threads of the test's process."""
+"""A scripted media server in a pod, which may misbehave: threads of the test's process."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _XML = {"Content-Type": 'text/xml; charset="utf-8"'}
 _DESCRIPTION = """<?xml version="1.0" encoding="utf-8"?>
 <root xmlns="urn:schemas-upnp-org:device-1-0"><specVersion><major>1</major><minor>0</minor></specVersion>
 <device><deviceType>{device_type}</deviceType><friendlyName>{name}</friendlyName><manufacturer>test</manufacturer>
-<modelName>liar</modelName><UDN>{udn}</UDN><presentationURL>{origin}/</presentationURL>
+<modelName>test</modelName><UDN>{udn}</UDN><presentationURL>{origin}/</presentationURL>
 <serviceList><service><serviceType>{service}</serviceType><serviceId>urn:upnp-org:serviceId:ContentDirectory</serviceId>
 <SCPDURL>{origin}/scpd.xml</SCPDURL><controlURL>/control</controlURL><eventSubURL>/event</eventSubURL></service>
 </serviceList></device></root>"""
 
 
-class Liar:
+class ScriptedDevice:
     """Answers searches by unicast with `location`, and serves `pages`; what it was asked is in `requests`."""
 
     def __init__(
@@ -35,7 +35,7 @@ class Liar:
         pod: Host,
         udn: str,
         *,
-        name: str = "Liar",
+        name: str = "Test device",
         location: str | None = None,
         pages: Mapping[str, bytes | Act] | None = None,
         ports: tuple[int, ...] = (PORT,),
@@ -83,7 +83,7 @@ class Liar:
                     f"LOCATION: {self.location}",
                     f"NT: {nt}",
                     f"NTS: {nts}",
-                    "SERVER: test/1 UPnP/1.1 liar/1",
+                    "SERVER: test/1 UPnP/1.1 test/1",
                     f"USN: {self.udn}::{nt}",
                     "BOOTID.UPNP.ORG: 1",
                     "NEXTBOOTID.UPNP.ORG: 2",
@@ -98,7 +98,7 @@ class Liar:
     def _answer(self) -> None:
         self._searched = self.pod.listen("0.0.0.0", ssdp.PORT)
         self._searched.settimeout(None)
-        thread = threading.Thread(target=self._take_searches, name=f"liar-{self.pod.number}-ssdp")
+        thread = threading.Thread(target=self._take_searches, name=f"device-{self.pod.number}-ssdp")
         thread.start()
         self._stack.callback(thread.join)
         self._stack.callback(_shut, self._searched)
@@ -125,21 +125,21 @@ class Liar:
             "CACHE-CONTROL: max-age=1800",
             "EXT:",
             f"LOCATION: {self.location}",
-            "SERVER: test/1 UPnP/1.1 liar/1",
+            "SERVER: test/1 UPnP/1.1 test/1",
             f"ST: {target}",
             f"USN: {self.udn if target == self.udn else f'{self.udn}::{target}'}",
         )
         return "\r\n".join((*lines, "", "")).encode()
 
     def _serve(self, port: int) -> None:
-        liar = self
+        device = self
 
         class Answering(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def _act(self) -> None:
-                liar.requests.append(f"{self.command} {self.path}")
-                page = liar.pages.get(self.path.partition("?")[0])
+                device.requests.append(f"{self.command} {self.path}")
+                page = device.pages.get(self.path.partition("?")[0])
                 if page is None:
                     self.send_error(404)
                 elif callable(page):
@@ -164,7 +164,7 @@ class Liar:
         server.socket.close()
         server.socket = listening
         server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), name=f"liar-{self.pod.number}-http")
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), name=f"device-{self.pod.number}-http")
         thread.start()
         self._stack.callback(server.server_close)
         self._stack.callback(thread.join)
@@ -201,5 +201,5 @@ def say_in_chunks(handler: Handler, chunks: Iterator[bytes], headers: Mapping[st
     handler.wfile.write(b"0\r\n\r\n")
 
 
-def wait_for_request(liar: Liar, request: str) -> None:
-    until(lambda: request in liar.requests, f"{liar.name} is asked for {request}")
+def wait_for_request(device: ScriptedDevice, request: str) -> None:
+    until(lambda: request in device.requests, f"{device.name} is asked for {request}")

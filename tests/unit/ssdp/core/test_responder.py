@@ -1,4 +1,4 @@
-"""What is said on the LAN: actions of the directory, carried out on a LAN that keeps what is sent."""
+"""What is said on the LAN: actions of the responder, carried out on a LAN that keeps what is sent."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Iterable
 import pytest
 
 from fanout.acl import parse_network
-from fanout.ssdp.core import directory, message
+from fanout.ssdp.core import message, responder
 from fanout.ssdp.core.announcer import AGAIN, Announce, Log
-from fanout.ssdp.core.directory import Action, Directory, LearnName, OpenPort, SearchReply
 from fanout.ssdp.core.drop_reasons import SsdpDrop
 from fanout.ssdp.core.message import ROOT_DEVICE, Advert, Notify, NotifyKind
+from fanout.ssdp.core.responder import Action, LearnName, OpenPort, Responder, SearchReply
 from fanout.ssdp.core.stats import DeviceStats, HttpCounts
 from fanout.ssdp.core.urls import Origin
 
@@ -25,19 +25,19 @@ log = logging.getLogger("fanout")
 
 
 class World:
-    """A directory, and what carries out its actions."""
+    """A responder, and what carries out its actions."""
 
     def __init__(self, first: int = 28_200, last: int = 28_231) -> None:
-        self.directory = Directory(range(first, last + 1), [parse_network("192.168.1.0/24")], lambda: 0.5)
-        self.port_map = self.directory.port_map
-        self.dropped = self.directory.dropped
+        self.responder = Responder(range(first, last + 1), [parse_network("192.168.1.0/24")], lambda: 0.5)
+        self.port_map = self.responder.port_map
+        self.dropped = self.responder.dropped
         self.sent: list[bytes] = []
         self.replies: list[SearchReply] = []
         self.learned: list[LearnName] = []
         self.taken: set[int] = set()
         self.listened: list[int] = []
-        self.do(self.directory.lan_opened(RELAY, 0))
-        self.do(self.directory.pods_changed(frozenset({POD, OTHER}), 0))
+        self.do(self.responder.lan_opened(RELAY, 0))
+        self.do(self.responder.pods_changed(frozenset({POD, OTHER}), 0))
 
     def do(self, actions: Iterable[Action]) -> None:
         pending = deque(actions)
@@ -50,7 +50,7 @@ class World:
             elif isinstance(action, OpenPort):
                 assert not pending, "it is the last one"
                 self.listened.append(action.port)
-                pending.extend(self.directory.port_opened(action.port, action.port not in self.taken, 0))
+                pending.extend(self.responder.port_opened(action.port, action.port not in self.taken, 0))
             elif isinstance(action, Log):
                 getattr(log, action.level)(action.message, action.values)
             else:
@@ -58,20 +58,20 @@ class World:
 
     def hear(self, pod: str, location: str, udn: str = UDN, now: float = 0) -> None:
         advert = Advert(ROOT_DEVICE, f"{udn}::{ROOT_DEVICE}", location)
-        self.do(self.directory.pod_answered(pod, message.answer(advert, ROOT_DEVICE), now))
+        self.do(self.responder.pod_answered(pod, message.answer(advert, ROOT_DEVICE), now))
 
     def pods(self, hosts: set[str], now: float) -> None:
-        self.do(self.directory.pods_changed(frozenset(hosts), now))
+        self.do(self.responder.pods_changed(frozenset(hosts), now))
 
     def pass_time(self, now: float) -> None:
-        self.do(self.directory.time_passed(now))
+        self.do(self.responder.time_passed(now))
 
     def devices(
         self, names: dict[tuple[str, str], str] | None = None, counts: HttpCounts | None = None
     ) -> list[DeviceStats]:
         """What is announced now."""
         self.pass_time(-math.inf)
-        return self.directory.announcer.devices(names or {}, counts or HttpCounts())
+        return self.responder.announcer.devices(names or {}, counts or HttpCounts())
 
     @property
     def said(self) -> list[tuple[NotifyKind, str]]:
@@ -134,7 +134,7 @@ def test_a_location_of_somebody_else_is_passed_on_and_counted(location: str, cap
         world.hear(POD, location)
         world.hear(POD, location, "uuid:2")
     assert world.said == [(NotifyKind.ALIVE, location)] * 2
-    assert world.directory.foreign == 2
+    assert world.responder.foreign == 2
     assert world.listened == []
     assert [record.msg.partition(":")[0] for record in caplog.records] == ["location_foreign"]
 
@@ -153,7 +153,7 @@ def test_what_is_said_is_said_again_and_of_each_only_the_last() -> None:
     assert world.said == [(NotifyKind.BYEBYE, "")]
     world.pass_time(math.inf)
     assert world.said == []
-    assert world.directory.announcer.counts == {"ssdp:alive": 1, "ssdp:byebye": 1}
+    assert world.responder.announcer.counts == {"ssdp:alive": 1, "ssdp:byebye": 1}
     assert port is not None
     assert world.devices() == []
 
@@ -168,15 +168,15 @@ def test_a_pod_that_restarted_elsewhere_keeps_its_location() -> None:
     assert len(set(world.listened)) == 1
 
 
-def search(world: World, target: str = ROOT_DEVICE, *, mx: int = 1) -> directory.OpenSearch:
-    asked = world.directory.search_arrived(message.search(target, mx), CLIENT, True)
+def search(world: World, target: str = ROOT_DEVICE, *, mx: int = 1) -> responder.OpenSearch:
+    asked = world.responder.search_arrived(message.search(target, mx), CLIENT, True)
     assert asked is not None
-    return asked.search
+    return asked
 
 
-def answer(world: World, asked: directory.OpenSearch, pod: str, udn: str = UDN, now: float = 0) -> None:
+def answer(world: World, asked: responder.OpenSearch, pod: str, udn: str = UDN, now: float = 0) -> None:
     advert = Advert(ROOT_DEVICE, f"{udn}::{ROOT_DEVICE}", f"http://{pod}:8200/d.xml")
-    world.do(world.directory.answer_arrived(asked, pod, message.answer(advert, ROOT_DEVICE), now))
+    world.do(world.responder.answer_arrived(asked, pod, message.answer(advert, ROOT_DEVICE), now))
 
 
 def replied(world: World) -> list[tuple[str, str]]:
@@ -192,18 +192,18 @@ def replied(world: World) -> list[tuple[str, str]]:
 
 def test_a_search_is_asked_of_the_pods_and_their_answers_go_to_the_client_with_the_relays_location() -> None:
     world = World(100, 103)
-    asked = world.directory.search_arrived(message.search(ROOT_DEVICE, 3), CLIENT, True)
+    asked = world.responder.search_arrived(message.search(ROOT_DEVICE, 3), CLIENT, True)
     assert asked is not None
-    assert asked.data == message.search(ROOT_DEVICE, 3)
-    assert (asked.search.client, asked.search.mx, asked.search.pods) == (CLIENT, 3, frozenset({POD, OTHER}))
-    answer(world, asked.search, POD)
+    assert asked.datagram == message.search(ROOT_DEVICE, 3)
+    assert (asked.client, asked.mx, asked.pods) == (CLIENT, 3, frozenset({POD, OTHER}))
+    answer(world, asked, POD)
     (port,) = world.listened
     assert replied(world) == [(UDN, f"http://{RELAY}:{port}/d.xml")]
     assert world.said == [(NotifyKind.ALIVE, f"http://{RELAY}:{port}/d.xml")]
     assert world.learned == [LearnName(POD, UDN, f"http://{POD}:8200/d.xml")]
-    answer(world, asked.search, POD)
+    answer(world, asked, POD)
     assert replied(world) == [], "the client has it"
-    answer(world, asked.search, OTHER)
+    answer(world, asked, OTHER)
     assert replied(world) == []
     assert world.dropped == {SsdpDrop.UDN_TAKEN: 2}, "when it came into the shadow, and now"
 
@@ -230,39 +230,39 @@ def test_an_answer_waits_for_a_port_that_can_be_had() -> None:
 )
 def test_what_is_no_search_of_the_group_is_not_asked(data: bytes, reason: SsdpDrop) -> None:
     world = World()
-    assert world.directory.search_arrived(data, CLIENT, True) is None
+    assert world.responder.search_arrived(data, CLIENT, True) is None
     assert world.dropped == {reason: 1}
 
 
 def test_a_search_to_the_relay_alone_needs_no_mx_and_one_without_pods_is_not_asked() -> None:
     world = World()
     data = message.search(ROOT_DEVICE, 1).replace(b"MX: 1\r\n", b"")
-    asked = world.directory.search_arrived(data, CLIENT, False)
+    asked = world.responder.search_arrived(data, CLIENT, False)
     assert asked is not None
-    assert asked.search.mx == 1
+    assert asked.mx == 1
     world.pods(set(), 1)
-    assert world.directory.search_arrived(data, CLIENT, False) is None
+    assert world.responder.search_arrived(data, CLIENT, False) is None
     assert world.dropped == {SsdpDrop.NO_ENDPOINTS: 1}
 
 
 def test_who_is_not_allowed_or_searches_too_often_is_refused() -> None:
     world = World()
-    assert world.directory.refusal("10.0.0.1", 0) is SsdpDrop.SOURCE_NOT_ALLOWED
-    refusals = [world.directory.refusal(CLIENT[0], 0) for _ in range(1001)]
+    assert world.responder.refusal("10.0.0.1", 0) is SsdpDrop.SOURCE_NOT_ALLOWED
+    refusals = [world.responder.refusal(CLIENT[0], 0) for _ in range(1001)]
     assert refusals == [None] * 1000 + [SsdpDrop.OVER_LIMIT]
-    others = [world.directory.refusal(f"192.168.1.{number % 200 + 10}", 0) for number in range(1001)]
+    others = [world.responder.refusal(f"192.168.1.{number % 200 + 10}", 0) for number in range(1001)]
     assert others == [None] * 1000 + [SsdpDrop.TOO_MANY_SEARCHES], "all together"
 
 
 def test_for_pods_that_have_not_answered_is_answered_later() -> None:
     world = World()
     adverts = [Advert(ROOT_DEVICE, f"uuid:2::{ROOT_DEVICE}", f"http://{OTHER}:8200/d.xml")]
-    world.do(world.directory.description_read(OTHER, adverts, 0))
+    world.do(world.responder.description_read(OTHER, adverts, 0))
     world.hear(POD, f"http://{POD}:8200/d.xml")
     asked = search(world)
-    world.do(world.directory.answers_due(asked, False, 0))
+    world.do(world.responder.answers_due(asked, False, 0))
     assert [udn for udn, _ in replied(world)] == ["uuid:2"], "the one that takes no search"
-    world.do(world.directory.answers_due(asked, True, 1))
+    world.do(world.responder.answers_due(asked, True, 1))
     assert [udn for udn, _ in replied(world)] == [UDN]
 
 
@@ -271,20 +271,20 @@ def test_nobody_is_answered_while_the_lan_is_lost_and_a_new_address_is_announced
     world.hear(POD, f"http://{POD}:8200/d.xml")
     (port,) = world.listened
     _ = world.said
-    world.directory.lan_lost()
+    world.responder.lan_lost()
     asked = search(world)
     answer(world, asked, POD)
     assert replied(world) == []
-    world.do(world.directory.lan_opened(RELAY, 1))
+    world.do(world.responder.lan_opened(RELAY, 1))
     assert world.said == [(NotifyKind.ALIVE, f"http://{RELAY}:{port}/d.xml")]
     answer(world, asked, POD)
     assert len(replied(world)) == 1, "it was not sent before"
-    world.do(world.directory.lan_opened("192.168.1.3", 2))
+    world.do(world.responder.lan_opened("192.168.1.3", 2))
     assert world.said == [(NotifyKind.BYEBYE, ""), (NotifyKind.ALIVE, f"http://192.168.1.3:{port}/d.xml")]
 
 
 def test_a_client_is_sent_no_more_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory, "POD_BYTES_MAX", 300)
+    monkeypatch.setattr(responder, "POD_BYTES_MAX", 300)
     world = World()
     asked = search(world)
     for number in range(3):
@@ -300,8 +300,8 @@ def test_a_pod_is_heard_so_many_times_and_only_of_what_was_searched() -> None:
     assert replied(world) == []
     assert world.dropped == {SsdpDrop.NOT_ASKED: 1}, "it answers another search"
     asked = search(world)
-    for number in range(directory.ANSWERS_MAX + 2):
-        answer(world, asked, POD, f"uuid:{number}" if number in (0, directory.ANSWERS_MAX) else UDN)
+    for number in range(responder.ANSWERS_MAX + 2):
+        answer(world, asked, POD, f"uuid:{number}" if number in (0, responder.ANSWERS_MAX) else UDN)
     assert [udn for udn, _ in replied(world)] == ["uuid:0", UDN]
     assert world.dropped == {SsdpDrop.NOT_ASKED: 3}, "those that come after"
 
@@ -310,21 +310,21 @@ def test_the_description_of_what_is_no_pod_any_more_changes_nothing() -> None:
     world = World()
     world.pods({OTHER}, 1)
     adverts = [Advert(ROOT_DEVICE, f"{UDN}::{ROOT_DEVICE}", f"http://{POD}:8200/d.xml")]
-    world.do(world.directory.description_read(POD, adverts, 1))
-    assert (world.said, world.directory.known) == ([], set())
+    world.do(world.responder.description_read(POD, adverts, 1))
+    assert (world.said, world.responder.known) == ([], set())
 
 
 def test_what_is_no_answer_of_a_pod_is_dropped() -> None:
     world = World()
     asked = search(world, "upnp:rootdevice")
     for data in (b"\0", message.search(ROOT_DEVICE, 1)):
-        world.do(world.directory.answer_arrived(asked, POD, data, 0))
-        world.do(world.directory.pod_answered(POD, data, 0))
+        world.do(world.responder.answer_arrived(asked, POD, data, 0))
+        world.do(world.responder.pod_answered(POD, data, 0))
     assert world.dropped == {SsdpDrop.NOT_SSDP: 2, SsdpDrop.NOT_ASKED: 2}
     world.hear("10.60.0.99", "http://10.60.0.99:8200/")
     world.pods({OTHER}, 1)
     answer(world, asked, POD)
-    assert (world.said, replied(world), world.directory.known) == ([], [], set()), "they are no pods of the Service"
+    assert (world.said, replied(world), world.responder.known) == ([], [], set()), "they are no pods of the Service"
 
 
 def test_what_pods_announce_themselves_is_announced() -> None:
@@ -332,7 +332,7 @@ def test_what_pods_announce_themselves_is_announced() -> None:
     advert = Advert(ROOT_DEVICE, f"{UDN}::{ROOT_DEVICE}", f"http://{POD}:8200/d.xml")
 
     def announce(pod: str, data: bytes, now: float) -> list[NotifyKind]:
-        world.do(world.directory.pod_announced(pod, data, now))
+        world.do(world.responder.pod_announced(pod, data, now))
         return [kind for kind, _ in world.said]
 
     assert announce("10.60.0.99", message.notify(NotifyKind.ALIVE, advert), 0) == []
@@ -351,7 +351,7 @@ def test_a_taken_identity_is_logged_and_a_farewell_revokes_all(caplog: pytest.Lo
     world.pass_time(0)
     assert f"udn_taken: {OTHER} has the identity of {POD}, {UDN}" in caplog.text
     _ = world.said
-    world.do(world.directory.farewell(1))
+    world.do(world.responder.farewell(1))
     assert world.said == [(NotifyKind.BYEBYE, "")]
     world.pass_time(math.inf)
     assert world.said == [(NotifyKind.BYEBYE, "")]

@@ -1,4 +1,4 @@
-"""A home with a cluster at its edge: media servers in pods, the relay beside them, and control points on the LAN.
+"""A site with a cluster at its edge: media servers in pods, the relay beside them, and control points on the LAN.
 
 The LAN has no route to the pods, and the pod network carries no multicast: whatever is found and played went through
 the relay.
@@ -32,31 +32,31 @@ POD_NETWORK = "10.60."
 """What every pod's address begins with, and nothing that the LAN may hear of."""
 
 
-class Home:
-    """The world, its media servers and its relay."""
+class Site:
+    """The network, its media servers and its relay."""
 
-    def __init__(self, world: Lan, folder: Path, stack: contextlib.ExitStack) -> None:
-        self.world, self.folder, self._stack = world, folder, stack
+    def __init__(self, network: Lan, folder: Path, stack: contextlib.ExitStack) -> None:
+        self.network, self.folder, self._stack = network, folder, stack
         self.servers: dict[str, Minidlna | Gerbera] = {}
         """By name."""
         self.knot: Knot | None = None
         self._killed: set[Host] = set()
         self._relay: SsdpRelay | None = None
-        self._goes_on = False
-        world.edge.sysctl("net.ipv4.conf.all.rp_filter", 0)
-        world.edge.sysctl("net.ipv4.conf.eth1.rp_filter", 0)
-        for pod in world.pods:
+        self._lasts = False
+        network.edge.sysctl("net.ipv4.conf.all.rp_filter", 0)
+        network.edge.sysctl("net.ipv4.conf.eth1.rp_filter", 0)
+        for pod in network.pods:
             self._route(pod)
-        world.source.ip("route add 239.0.0.0/8 dev eth0")
+        network.source.ip("route add 239.0.0.0/8 dev eth0")
 
     @property
     def edge(self) -> Host:
-        return self.world.edge
+        return self.network.edge
 
     @property
     def source(self) -> Host:
         """A host on the LAN."""
-        return self.world.source
+        return self.network.source
 
     @property
     def udns(self) -> set[str]:
@@ -65,14 +65,14 @@ class Home:
 
     def add_source(self) -> Host:
         """Add a host on the LAN."""
-        host = self.world.add_source()
+        host = self.network.add_source()
         host.ip("route add 239.0.0.0/8 dev eth0")
         return host
 
     def add_pod(self) -> Host:
-        self.world.add_pods(1)
-        self._route(self.world.pods[-1])
-        return self.world.pods[-1]
+        self.network.add_pods(1)
+        self._route(self.network.pods[-1])
+        return self.network.pods[-1]
 
     def kill(self, pod: Host) -> None:
         """End a pod, with all that runs in it: it has no network any more, and nobody was told."""
@@ -116,22 +116,22 @@ class Home:
         """Start a relay in the place of the one that runs; on these pods, the nameserver's, or all."""
         self.end_relay()
         named = [] if service is not None or self.knot is None else ["--nameserver", self.knot.nameserver]
-        name = service or (NAME if named else self.world.service())
+        name = service or (NAME if named else self.network.service())
         self._relay = SsdpRelay(self.edge, "-s", name, *named, "--interface", "eth1", *arguments, within=within)
-        self._goes_on = False
+        self._lasts = False
         return self._relay
 
-    def relay_that_goes_on(self) -> SsdpRelay:
-        """Return the relay that goes on from test to test; start it where none does."""
-        if self._relay is None or not self._goes_on or self._relay.run.process.poll() is not None:
+    def lasting_relay(self) -> SsdpRelay:
+        """Return the relay that lasts from test to test; start it if there is none."""
+        if self._relay is None or not self._lasts or self._relay.run.process.poll() is not None:
             self.relay()
-            self._goes_on = True
+            self._lasts = True
         assert self._relay is not None
         return self._relay
 
-    def end_relay(self, *, goes_on: bool = True) -> None:
-        """End the relay that runs, or only one that was not to go on."""
-        if self._relay is not None and (goes_on or not self._goes_on):
+    def end_relay(self, *, lasts: bool = True) -> None:
+        """End the relay that runs; if not `lasts`, only one that was to end with the test."""
+        if self._relay is not None and (lasts or not self._lasts):
             self._relay.end()
             self._relay = None
 
@@ -157,9 +157,9 @@ class Home:
 
     def end_all(self) -> None:
         """End what runs anywhere."""
-        for pod in {*self.world.pods} - self._killed:
+        for pod in {*self.network.pods} - self._killed:
             end_processes(pod)
-        self.world.end_all()
+        self.network.end_all()
 
     def _route(self, pod: Host) -> None:
         pod.ip("route add default dev eth0")
@@ -225,11 +225,11 @@ def since(before: dict[str, int], now: dict[str, int]) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def home(pods: int, *, pod_multicast: bool = False) -> Iterator[Home]:
-    """Yield the world, with so many pods in which nothing runs yet."""
+def make_site(pods: int, *, pod_multicast: bool = False) -> Iterator[Site]:
+    """Yield a site with so many pods in which nothing runs yet."""
     with contextlib.ExitStack() as stack:
-        world = stack.enter_context(lan(pods, pod_multicast=pod_multicast))
+        network = stack.enter_context(lan(pods, pod_multicast=pod_multicast))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fanout-dlna-")))
-        made = Home(world, folder, stack)
+        made = Site(network, folder, stack)
         stack.callback(made.end_all)
         yield made
