@@ -61,7 +61,7 @@ class SenderCollector(Collector):
         stats = self._stats()
         yield Counter("fanout_messages", "Messages sent, each counted once.", stats.messages)
         yield Counter("fanout_copies_sent", "Copies that the kernel took.", stats.sent)
-        yield Counter("fanout_copies_refused", "ICMP errors heard.", stats.refused)
+        yield Counter("fanout_copies_refused", "ICMP errors received.", stats.refused)
         yield _by_reason("fanout_copies_dropped", "Copies that the kernel did not take.", DropReason, stats.dropped)
         yield Counter(
             "fanout_confirmed", "Pods that confirmed a message or replied, counted each time.", stats.confirmed
@@ -137,7 +137,7 @@ class RelayCollector(Collector):
             pods[pod.service] = pods.get(pod.service, 0) + 1
         yield from (datagrams, payload, forwarded, dropped, waiting)
         yield Counter("fanout_relay_copies_sent", "Copies that the kernel took.", stats.sent)
-        yield Counter("fanout_relay_copies_refused", "ICMP errors heard.", stats.refused)
+        yield Counter("fanout_relay_copies_refused", "ICMP errors received.", stats.refused)
         yield _by_reason(
             "fanout_relay_copies_dropped", "Copies that the kernel did not take.", DropReason, stats.dropped
         )

@@ -1,7 +1,7 @@
 """Options that several commands share: their names, types and help texts.
 
 Options that belong together are added by one decorator, and reach the command as one value: its argument `seal` is a
-`SealOptions`. (A namespace: to define a dataclass, or a tuple with names, would take far longer at each start.)
+`SealOptions`. (Named tuples: to define a dataclass would take far longer at each start.)
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from functools import wraps
-from types import SimpleNamespace
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import click
 
@@ -81,13 +80,13 @@ def is_given(name: str) -> bool:
     return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
-def gathered(kind: type[SimpleNamespace], name: str) -> OptionDecorator:
-    """Return a decorator that passes the values of the attributes of `kind` to a command as one argument, `name`."""
+def gathered(kind: type[NamedTuple], name: str) -> OptionDecorator:
+    """Return a decorator that passes the values of the fields of `kind` to a command as one argument, `name`."""
 
     def decorate(command: Command) -> Command:
         @wraps(command)
         def gather(**values: Any) -> Any:
-            values[name] = kind(**{attribute: values.pop(attribute) for attribute in kind.__annotations__})
+            values[name] = kind(**{field: values.pop(field) for field in kind._fields})  # type: ignore[call-overload]
             return command(**values)
 
         return gather  # type: ignore[return-value]
@@ -106,7 +105,7 @@ def group(*options: OptionDecorator) -> OptionDecorator:
     return decorate
 
 
-class SealOptions(SimpleNamespace):
+class SealOptions(NamedTuple):
     """The keys that seal messages."""
 
     key_file: str | None

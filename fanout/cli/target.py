@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from functools import wraps
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from fanout.local.state import LocalService
 
 
-class TargetOptions(SimpleNamespace):
+class TargetOptions(NamedTuple):
     """A Service, and how its pods are found."""
 
     service: str

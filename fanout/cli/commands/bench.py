@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import click
 
@@ -32,7 +31,7 @@ _RATE = 1000.0
 _SECONDS = 5.0
 
 
-class PlanOptions(SimpleNamespace):
+class PlanOptions(NamedTuple):
     """How much to send."""
 
     rate: float | None

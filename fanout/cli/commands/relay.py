@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any, NamedTuple, NoReturn
 
 import click
@@ -68,7 +67,7 @@ class _Relay(LazyGroup):
         ctx.fail(f"{flag} is not an option of {ctx.command_path} {name}: use it with {ctx.command_path} alone")
 
 
-class IngressOptions(SimpleNamespace):
+class IngressOptions(NamedTuple):
     """Where to listen, and where to forward to."""
 
     service: str

@@ -7,8 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from itertools import repeat
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -39,7 +38,7 @@ _SETTLE = 0.003
 _PROGRESS_INTERVAL = 0.1
 
 
-class SendOptions(SimpleNamespace):
+class SendOptions(NamedTuple):
     """What to send to whom, and how."""
 
     target: TargetOptions

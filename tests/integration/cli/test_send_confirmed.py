@@ -277,7 +277,7 @@ def test_an_outage_in_the_middle_of_a_stream_is_reported_with_what_was_confirmed
     well = receive()
     target = find_target(TargetOptions(service=well.endpoint))
     stream = MessageStream(limit_of(framed=True))
-    options = SendOptions(**{**dict.fromkeys(SendOptions.__annotations__), "timeout": 3600.0, "output": "json"})
+    options = SendOptions._make([None] * len(SendOptions._fields))._replace(timeout=3600.0, output="json")
 
     def payloads() -> Iterator[bytes]:
         yield b"x"
