@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
-from fanout.daemon.common import live, logs
+from fanout.daemon.common import live_tables, logs
 from fanout.daemon.common.admin import AdminServer
 from fanout.daemon.core.text_table import TextTable, Window
 
@@ -129,8 +129,8 @@ class Process(Generic[_Stats]):
         try:
             self._log.info(program.started, **program.introduction(None if admin is None else str(admin.address)))
             self._stream.started()
-            if live.is_wanted(self._settings.log_format):
-                self._stack.enter_context(live.LiveTables(self._stream, self._look))
+            if live_tables.is_wanted(self._settings.log_format):
+                self._stack.enter_context(live_tables.LiveTables(self._stream, self._look))
             yield
         finally:
             if admin is not None:
