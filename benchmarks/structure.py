@@ -169,8 +169,9 @@ def _is_own(node: ast.Attribute) -> bool:
 
 
 def _fields(node: ast.ClassDef) -> set[str]:
-    """Return the fields of a dataclass."""
-    if not any("dataclass" in ast.unparse(each) for each in node.decorator_list):
+    """Return the fields of a dataclass or a named tuple."""
+    kinds = [ast.unparse(each) for each in (*node.decorator_list, *node.bases)]
+    if "NamedTuple" not in kinds and not any("dataclass" in kind for kind in kinds):
         return set()
     annotated = (each.target for each in node.body if isinstance(each, ast.AnnAssign))
     return {target.id for target in annotated if isinstance(target, ast.Name)}

@@ -16,7 +16,7 @@ def whole_number(name: str, value: object, *, least: int, most: int | None = Non
     if isinstance(value, int) and not isinstance(value, bool) and least <= value and (most is None or value <= most):
         return value
     bounds = f"of at least {least:,}" if most is None else f"from {least:,} to {most:,}"
-    raise InvalidInput(f"{name} must be a number{unit and f' of {unit}'} {bounds}; got {_printed(value)}")
+    raise InvalidInput(f"{name} must be a number{unit and f' of {unit}'} {bounds}; got {shown(value)}")
 
 
 def positive_number(
@@ -32,7 +32,7 @@ def positive_number(
             return value
     least = "of at least 0" if allow_zero else "above 0"
     bounds = least if most >= sys.float_info.max else f"{least}, up to {most:,}"
-    raise InvalidInput(f"{name} must be a number{unit and f' of {unit}'} {bounds}; got {_printed(value)}")
+    raise InvalidInput(f"{name} must be a number{unit and f' of {unit}'} {bounds}; got {shown(value)}")
 
 
 def key_path(value: object) -> str | None:
@@ -65,10 +65,6 @@ def is_interface_name(text: str) -> bool:
     """Whether an interface can have that name (net/core/dev.c, dev_valid_name); `ip link` shows eth1 as eth1@if7."""
     is_name = text.isprintable() and text not in ("", ".", "..") and not any(c in "/:@" or c.isspace() for c in text)
     return is_name and len(text.encode()) <= _INTERFACE_MAX
-
-
-def _printed(value: object) -> str:
-    return shown(value) if isinstance(value, int) else repr(value)  # Python prints no integer of thousands of digits
 
 
 def shown(value: object) -> str:

@@ -122,6 +122,15 @@ class SealOptions(NamedTuple):
         return self.cluster if self.key_file else ""
 
 
+class PatienceOptions(NamedTuple):
+    """How long to wait for answers."""
+
+    timeout: float
+    """Seconds."""
+    retries: int | None
+    """None for as many as fit into `timeout`."""
+
+
 output_option: OptionDecorator = option(
     "-o",
     "--output",
@@ -174,6 +183,7 @@ log_options: OptionDecorator = group(
 )
 
 patience_options: OptionDecorator = group(
+    gathered(PatienceOptions, "patience"),
     seconds_option(
         "--timeout", 2.0, "Wait at most this long for the answers of all pods.", most=86_400, above_zero=True
     ),

@@ -31,7 +31,7 @@ def send_confirmed(
     tally, watch = ConfirmTally(), MessageInProgress()
     started = time.monotonic()
     shown = (
-        ConfirmProgress(watch, target, options.timeout, options.messages)
+        ConfirmProgress(watch, target, options.patience.timeout, options.messages)
         if options.shows_progress
         else contextlib.nullcontext()
     )
@@ -58,18 +58,18 @@ def _send_all(
     tally: ConfirmTally,
     watch: MessageInProgress,
 ) -> None:
-    interruption = stream.interruption
+    interruption, patience = stream.interruption, options.patience
     due = 0.0
     for payload in payloads:
         if interruption.stopped.wait(max(0.0, due - time.monotonic())):
             return
-        due = time.monotonic() + options.least_interval
+        due = time.monotonic() + options.pace.least_interval
         is_cut = len(payload) > (options.max_datagram or MAX_DATAGRAM)
         watch.begin(is_cut=is_cut)
         confirmation = None
         with interruption.may_be_cut():
             confirmation = sender.send(
-                payload, confirm=True, timeout=options.timeout, retries=options.retries, on_receipt=watch.note
+                payload, confirm=True, timeout=patience.timeout, retries=patience.retries, on_receipt=watch.note
             )
         if confirmation is None:  # interrupted: what is known of it counts
             elapsed = time.monotonic() - watch.started

@@ -149,9 +149,8 @@ class Demux:
         """Whether messages to be confirmed are queued or handed over."""
         return self._reception.has_pending
 
-    @property
     def counts(self) -> FrameCounts:
-        """The counts so far."""
+        """Give up the messages that will not be completed, and return the counts so far."""
         with self._lock:
             self._reception.give_up(time.monotonic())
             return self._reception.counts

@@ -86,7 +86,7 @@ class ReceiverEngine:
             queue_depth=queue.depth + length_hint(self.rest),
             receive_buffer=0 if listener is None else listener.receive_buffer,
             bench_probes=0 if listener is None else listener.probes,
-            **framed._asdict(),
+            **framed._asdict() | {"refused": dict(framed.refused)},
         )
 
     @property
@@ -126,9 +126,10 @@ class ReceiverEngine:
     # Handing messages over.
 
     def take(self, limit: int, keep: Callable[[MessageBatch], None], listener: Listener | None = None) -> MessageBatch:
-        """Take the next messages, at most `limit`, and pass them to `keep`: `keep_rest` or `keep_handed`.
+        """Take the next messages and pass them to `keep`: `keep_rest` or `keep_handed`.
 
-        Those that another iteration left come first. A `listener` fills the queue, unless the receiver was stopped.
+        Those that another iteration left come first; otherwise at most `limit` of the queue, which a `listener` fills
+        before, unless the receiver was stopped.
         """
         with self.handing:
             if length_hint(self.rest):

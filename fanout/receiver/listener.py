@@ -139,7 +139,7 @@ class Listener:
     @property
     def counts(self) -> FrameCounts:
         """Counts of frames and their messages."""
-        return self._demux.counts
+        return self._demux.counts()
 
     def senders(self) -> list[SenderCounts]:
         """Return the counts of each sender of frames."""

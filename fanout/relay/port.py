@@ -72,7 +72,7 @@ class Port:
                 if is_guarded or address[1] in own_ports:
                     refusal = self._refusal(address, arena[offset:end], control, now)
                     if refusal is not None:
-                        counts.drop(refusal, count)
+                        counts.dropped[refusal] += count
                         continue
                 pieces.append((offset, end, segment))
                 offset = end

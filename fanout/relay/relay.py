@@ -249,7 +249,7 @@ class Relay:
             self._egress_set.aim()
         port_fanout = source.port_fanouts[port.number]
         if not port_fanout:
-            source.counts.drop(RelayDrop.NO_ENDPOINTS, datagrams)
+            source.counts.dropped[RelayDrop.NO_ENDPOINTS] += datagrams
             return
         self._egress_set.send(port_fanout, runs, self._poll)
         source.counts.forwarded += datagrams

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -43,7 +44,7 @@ class Source:
         self.ingress = ingress
         self.pods = pods
         """Those of its Service."""
-        self.counts: IngressStats = IngressStats(str(ingress), ingress.service)
+        self.counts: IngressStats = IngressStats(str(ingress), ingress.service, dropped=Counter())
         """What the kernel dropped, and why it waits, are added when `stats` are read."""
         self.state: InterfaceState = InterfaceState(interface_timeout)
         self.ports: list[Port] = []

@@ -9,7 +9,6 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from copy import deepcopy
 from time import monotonic
 from typing import Self
 
@@ -106,7 +105,7 @@ class SsdpRelay:
     @property
     def stats(self) -> SsdpStats:
         """Counts since it was opened."""
-        responder, http, known = self._responder, deepcopy(self._http), self._refresher.known
+        responder, http, known = self._responder, self._http.copy(), self._refresher.known
         return SsdpStats(
             devices=responder.announcer.devices(dict(self._pods.names), http),
             searches=self._searches.count,

@@ -14,7 +14,15 @@ import click
 from fanout.cli.confirm_report import ConfirmTally, hint, pod_json, pod_line, pods_by_status, seconds
 from fanout.cli.interrupt import Interruption, on_interrupt
 from fanout.cli.message_input import limit_of, read_message
-from fanout.cli.options import SealOptions, max_datagram_option, option, output_option, patience_options, seal_options
+from fanout.cli.options import (
+    PatienceOptions,
+    SealOptions,
+    max_datagram_option,
+    option,
+    output_option,
+    patience_options,
+    seal_options,
+)
 from fanout.cli.output import (
     EXIT_INCOMPLETE,
     EXIT_INTERRUPTED,
@@ -47,8 +55,7 @@ def query(
     target: TargetOptions,
     message: str | None,
     path: str | None,
-    timeout: float,
-    retries: int | None,
+    patience: PatienceOptions,
     max_datagram: int | None,
     seal: SealOptions,
     allow_empty: bool,
@@ -80,7 +87,7 @@ def query(
         ) as sender:
             # A reply's datagram is no larger than the query's, and its header is longer: it holds a bit less.
             whole = (max_datagram or MAX_DATAGRAM) + FRAGMENT_OVERHEAD - REPLY_OVERHEAD
-            start = partial(sender.query, payload, timeout=timeout, retries=retries)
+            start = partial(sender.query, payload, timeout=patience.timeout, retries=patience.retries)
             result = _ask(start, len(payload), whole, None if output == "json" else click.echo)
     if output == "json":
         print_json(_as_json(found, len(payload), result))

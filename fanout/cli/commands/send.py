@@ -15,8 +15,10 @@ from fanout.cli.interrupt import on_interrupt
 from fanout.cli.message_input import MessageStream, limit_of, read_message, standard_input
 from fanout.cli.options import (
     FiniteRange,
+    PatienceOptions,
     SealOptions,
     bandwidth_option,
+    gathered,
     is_given,
     max_datagram_option,
     option,
@@ -38,15 +40,9 @@ _SETTLE = 0.003
 _PROGRESS_INTERVAL = 0.1
 
 
-class SendOptions(NamedTuple):
-    """What to send to whom, and how."""
+class PaceOptions(NamedTuple):
+    """How fast messages leave."""
 
-    target: TargetOptions
-    seal: SealOptions
-    message: str | None
-    path: str | None
-    lines: bool
-    repeats: int
     interval: float | None
     """Seconds from one message to the next, at least."""
     rate: float | None
@@ -55,12 +51,26 @@ class SendOptions(NamedTuple):
     """Bits of payload a second, to each pod."""
     burst: int
     settle: float
-    """Seconds that refusals of the last messages are awaited."""
+    """Seconds to wait for refusals of the last messages."""
+
+    @property
+    def least_interval(self) -> float:
+        """Seconds from one message to the next, at least, where each is confirmed."""
+        return 1.0 / self.rate if self.rate else self.interval or 0.0
+
+
+class SendOptions(NamedTuple):
+    """What to send to whom, and how."""
+
+    target: TargetOptions
+    pace: PaceOptions
+    patience: PatienceOptions
+    seal: SealOptions
+    message: str | None
+    path: str | None
+    lines: bool
+    repeats: int
     confirm: bool
-    timeout: float
-    """Seconds that answers are awaited."""
-    retries: int | None
-    """None for as many as fit into `timeout`."""
     numbered: bool
     max_datagram: int | None
     allow_empty: bool
@@ -83,21 +93,16 @@ class SendOptions(NamedTuple):
         """Whether standard error is a terminal. Not while lines are typed, which a progress bar would disturb."""
         return not (self.lines and sys.stdin.isatty()) and not self.quiet and sys.stderr.isatty()
 
-    @property
-    def least_interval(self) -> float:
-        """Seconds from one message to the next, at least, where each is waited for."""
-        return 1.0 / self.rate if self.rate else self.interval or 0.0
-
     def check(self) -> None:
         """Raise `click.UsageError` for options that exclude each other."""
-        confirm = self.confirm
+        pace, confirm = self.pace, self.confirm
         if (self.message is not None) + (self.path is not None) + self.lines != 1:
             raise click.UsageError("give one of --message, --file and --lines")
         if self.lines and self.repeats != 1:
             raise click.UsageError("--count and --lines exclude each other: give one")
-        if self.interval is not None and (self.rate is not None or self.bandwidth is not None):
+        if pace.interval is not None and (pace.rate is not None or pace.bandwidth is not None):
             raise click.UsageError("--interval excludes --rate and --bandwidth: give one")
-        if confirm and self.bandwidth is not None:
+        if confirm and pace.bandwidth is not None:
             raise click.UsageError(
                 "--confirm excludes --bandwidth, for it waits for answers: pace it with --rate or --interval"
             )
@@ -134,6 +139,7 @@ class SendOptions(NamedTuple):
 @output_option
 @option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @option("--dry-run", is_flag=True, help="Resolve and show the pods; send nothing.")
+@gathered(PaceOptions, "pace")
 def send(**values: Any) -> int:
     """Send a message to every pod of a headless Service, and report what became of each copy.
 
@@ -177,7 +183,7 @@ def send(**values: Any) -> int:
             if options.shows_progress and options.messages != 1:
                 payloads = _with_progress(payloads, options.messages)
             started = time.monotonic()
-            report = _send(sender, payloads, stream, options)
+            report = _send(sender, payloads, stream, options.pace)
             elapsed = time.monotonic() - started
     if options.output == "json":
         print_json(_as_json(target, report, elapsed))
@@ -198,21 +204,21 @@ def _show_dry_run(target: Target, endpoints: tuple[Endpoint, ...], options: Send
     return EXIT_OK
 
 
-def _send(sender: Sender, payloads: Iterator[bytes], stream: MessageStream, options: SendOptions) -> Report:
+def _send(sender: Sender, payloads: Iterator[bytes], stream: MessageStream, pace: PaceOptions) -> Report:
     """Send messages until they end, or are ended; return what became of those that were sent until then.
 
     Raises `FanoutError` where nothing was sent.
     """
-    rate, burst = (1.0 / options.interval, 1) if options.interval else (options.rate, options.burst)
+    rate, burst = (1.0 / pace.interval, 1) if pace.interval else (pace.rate, pace.burst)
     try:
         with on_interrupt(stream.interruption.set):
             report = sender.send_many(
                 payloads,
                 rate=rate,
-                bandwidth=options.bandwidth,
+                bandwidth=pace.bandwidth,
                 burst=burst,
                 stop=stream.interruption.stopped,
-                settle=options.settle,
+                settle=pace.settle,
             )
     except FanoutError as error:
         if error.report is None or not error.report.messages:

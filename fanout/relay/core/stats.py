@@ -25,10 +25,6 @@ class IngressStats:
     """Datagrams of which a copy was attempted to every pod known then."""
     dropped: dict[RelayDrop, int] = field(default_factory=dict)
 
-    def drop(self, reason: RelayDrop, datagrams: int = 1) -> None:
-        """Count datagrams that are not forwarded."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + datagrams
-
 
 @dataclass(slots=True)
 class PodStats:

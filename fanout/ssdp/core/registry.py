@@ -237,7 +237,7 @@ class Registry:
 
     def farewell(self) -> list[Announcement]:
         """Revoke everything, and announce nothing from now on."""
-        announcements = self.pods((), math.inf)
+        announcements = self.pods((), math.inf)  # no pod is left, and each one's time is over
         self._wake, self._is_over = math.inf, True
         return announcements
 

@@ -30,6 +30,11 @@ class HttpCounts:
     subscriptions: int = 0
     """In force now."""
 
+    def copy(self) -> HttpCounts:
+        """Return the counts of this moment, in plain dictionaries."""
+        counted = dict(self.requests), dict(self.bytes), dict(self.statuses), dict(self.failures)
+        return HttpCounts(*counted, self.rewritten, self.left, self.events, self.connections, self.subscriptions)
+
 
 @dataclass(slots=True)
 class DeviceStats:

@@ -91,7 +91,9 @@ class HttpServer:
             await asyncio.sleep(0.001)
 
     def listen(self, port: int) -> bool:
-        """Listen on that port of all addresses; return False where another program has it."""
+        """Listen on that port of all addresses; return False where another program has it, or after `close`."""
+        if self._look.cancelled():
+            return False
         if port in self._listeners:
             return True
         now = monotonic()

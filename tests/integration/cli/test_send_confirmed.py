@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from fanout.cli.commands.send import SendOptions
+from fanout.cli.commands.send import PaceOptions, SendOptions
 from fanout.cli.confirm_progress import MessageInProgress
 from fanout.cli.message_input import MessageStream, limit_of
+from fanout.cli.options import PatienceOptions
 from fanout.cli.send_confirmed import send_confirmed
 from fanout.cli.target import TargetOptions, find_target
 from fanout.discovery.core.endpoints import Known
@@ -277,7 +278,9 @@ def test_an_outage_in_the_middle_of_a_stream_is_reported_with_what_was_confirmed
     well = receive()
     target = find_target(TargetOptions(service=well.endpoint))
     stream = MessageStream(limit_of(framed=True))
-    options = SendOptions._make([None] * len(SendOptions._fields))._replace(timeout=3600.0, output="json")
+    options = SendOptions._make([None] * len(SendOptions._fields))._replace(
+        patience=PatienceOptions(3600.0, None), pace=PaceOptions(None, None, None, 1, 0.0), output="json"
+    )
 
     def payloads() -> Iterator[bytes]:
         yield b"x"

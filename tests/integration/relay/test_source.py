@@ -133,7 +133,7 @@ def test_its_counts_have_the_drops_of_closed_sockets_too(
     opened: Callable[[str], Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = opened(f"udp://127.0.0.1:{free_ports(1)[0]}")
-    source.counts.drop(RelayDrop.LOOP, 2)
+    source.counts.dropped[RelayDrop.LOOP] += 2
     monkeypatch.setattr("fanout.net.bind.drops", lambda listening: 3)
     assert source.stats.dropped == {RelayDrop.LOOP: 2, RelayDrop.KERNEL_BUFFER: 3}
     source.close()
