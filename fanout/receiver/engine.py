@@ -11,8 +11,9 @@ from operator import length_hint
 from fanout import options
 from fanout.errors import Closed, InvalidInput
 from fanout.limiter import LimitedLogger
-from fanout.model import Endpoint, Message, Question
+from fanout.model import DEFAULT_PORT, Endpoint, Message, Question
 from fanout.net import errno_text
+from fanout.net.bind import RECEIVE_BUFFER
 from fanout.net.key_file import KeyFile
 from fanout.protocol.receiving.dedup import SenderCounts
 from fanout.protocol.receiving.reception import FrameCounts
@@ -175,7 +176,7 @@ class ReceiverEngine:
     # Their results.
 
     def handler_failed(self, message: Message, error: Exception) -> None:
-        """Count a message as failed, answer a sender that asked, and log at most 10 lines a second."""
+        """See `ReceiverBase`."""
         self._handler_errors += 1
         reason = errno_text.exception(error)
         if message.question is not None:
@@ -230,3 +231,52 @@ def frame_settings(key_file: str | None, cluster: str, accept_plaintext: bool, r
         )
     keys = None if path is None else KeyFile(path)
     return FrameSettings(keys, label, bool(accept_plaintext), bool(reply_to_anyone))
+
+
+class ReceiverBase:
+    """What `Receiver` and `AsyncReceiver` have in common: their options, and what they tell of themselves."""
+
+    _engine: ReceiverEngine
+    """For subclasses, which declare it, too."""
+
+    def __init__(
+        self,
+        port: int = DEFAULT_PORT,
+        *,
+        host: str | None = None,
+        receive_buffer: int = RECEIVE_BUFFER,
+        capacity: int = CAPACITY,
+        overflow: Overflow | str = Overflow.WAIT,
+        workers: int = 1,
+        key_file: str | None = None,
+        cluster: str = "",
+        accept_plaintext: bool = False,
+        reply_to_anyone: bool = False,
+    ) -> None:
+        framing = frame_settings(key_file, cluster, accept_plaintext, reply_to_anyone)
+        self._engine = ReceiverEngine(port, host, receive_buffer, capacity, overflow, workers, framing)
+
+    @property
+    def address(self) -> Endpoint:
+        """The endpoint that it listens on; raises `Closed` before it is opened and after it is stopped."""
+        return self._engine.address
+
+    @property
+    def stats(self) -> ReceiverStats:
+        """Counts since it was opened."""
+        return self._engine.stats
+
+    @property
+    def senders(self) -> list[SenderCounts]:
+        """Counts of each sender of frames, at most 1,024, the most recent last."""
+        return self._engine.senders
+
+    def handler_failed(self, message: Message, error: Exception) -> None:
+        """Count a message as failed, answer a sender that asked, and log at most 10 lines a second.
+
+        `serve` calls it; a program that iterates may, before it takes the next message.
+        """
+        self._engine.handler_failed(message, error)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._engine}>"
