@@ -48,7 +48,7 @@ class Encoder:
     (The tasks of an event loop hold the lock of its queue.)
     """
 
-    def __init__(self, *, is_numbered: bool, max_datagram: int | None, key_file: str | None, cluster: str) -> None:
+    def __init__(self, is_numbered: bool, max_datagram: int | None, key_file: str | None, cluster: str) -> None:
         self.fragment_size: int = check_max_datagram(max_datagram) or MAX_DATAGRAM
         self.is_numbered: bool = is_numbered or key_file is not None
         self.identity: int = random.SystemRandom().getrandbits(64)
