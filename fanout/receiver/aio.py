@@ -44,7 +44,7 @@ class AsyncReceiver(ReceiverBase):
         self._unwatch()
         if engine.listener is not None:
             engine.listener.drain()
-            if not engine.listener.has_pending:  # otherwise its sockets are needed for answers
+            if not engine.listener.demux.has_pending:  # otherwise its sockets are needed for answers
                 engine.listener.close()
         engine.is_stopped = True
         if self._arrived is not None:

@@ -68,17 +68,10 @@ class ReceiverEngine:
         self._log_failure = LimitedLogger(log.error, 10)
 
     @property
-    def address(self) -> Endpoint:
-        """The endpoint that it listens on; raises `Closed` before it is opened and after it is stopped."""
-        if self.listener is None or self.is_stopped:
-            raise Closed("the receiver is not listening: open it first")
-        return self.listener.address
-
-    @property
     def stats(self) -> ReceiverStats:
         """Counts since it was opened."""
         listener, queue = self.listener, self.queue
-        framed = FrameCounts() if listener is None else listener.counts
+        framed = FrameCounts() if listener is None else listener.demux.counts
         return ReceiverStats(
             datagrams=queue.datagrams,
             bytes=queue.bytes,
@@ -87,14 +80,9 @@ class ReceiverEngine:
             handler_errors=self._handler_errors,
             queue_depth=queue.depth + length_hint(self.rest),
             receive_buffer=0 if listener is None else listener.receive_buffer,
-            bench_probes=0 if listener is None else listener.probes,
+            bench_probes=0 if listener is None else listener.demux.probes,
             **framed._asdict(),
         )
-
-    @property
-    def senders(self) -> list[SenderCounts]:
-        """Counts of each sender of frames, at most 1,024, the most recent last."""
-        return [] if self.listener is None else self.listener.senders()
 
     def __str__(self) -> str:
         if self.listener is None:
@@ -259,7 +247,10 @@ class ReceiverBase:
     @property
     def address(self) -> Endpoint:
         """The endpoint that it listens on; raises `Closed` before it is opened and after it is stopped."""
-        return self._engine.address
+        engine = self._engine
+        if engine.listener is None or engine.is_stopped:
+            raise Closed("the receiver is not listening: open it first")
+        return engine.listener.address
 
     @property
     def stats(self) -> ReceiverStats:
@@ -269,7 +260,8 @@ class ReceiverBase:
     @property
     def senders(self) -> list[SenderCounts]:
         """Counts of each sender of frames, at most 1,024, the most recent last."""
-        return self._engine.senders
+        listener = self._engine.listener
+        return [] if listener is None else listener.demux.senders()
 
     def handler_failed(self, message: Message, error: Exception) -> None:
         """Count a message as failed, answer a sender that asked, and log at most 10 lines a second.

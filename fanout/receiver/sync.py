@@ -106,7 +106,7 @@ class Receiver(ReceiverBase):
         with engine.handing:
             listener.drain()
         # Its sockets are needed to answer what is still queued.
-        while listener.has_pending and (batch := engine.take(limit, keep)):
+        while listener.demux.has_pending and (batch := engine.take(limit, keep)):
             yield batch
         with engine.handing:
             listener.close()
