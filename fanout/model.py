@@ -158,7 +158,7 @@ def parse_literals(text: str, default_port: int | str = DEFAULT_PORT) -> tuple[E
     return tuple(dict.fromkeys(Endpoint.parse(entry, default_port) for entry in entries))
 
 
-def check_payload(payload: object) -> bytes:
+def check_payload(payload: object, most: int = MAX_PAYLOAD, carrier: str = "a UDP datagram carries at most") -> bytes:
     """Return the payload as bytes; raise `InvalidInput` or `MessageTooLarge` before any pod gets a copy."""
     if isinstance(payload, bytes):
         data = payload
@@ -166,10 +166,8 @@ def check_payload(payload: object) -> bytes:
         data = bytes(payload)
     else:
         raise InvalidInput(f"payload must be bytes: encode it first; got {type(payload).__name__}")
-    if len(data) > MAX_PAYLOAD:
-        raise MessageTooLarge(
-            f"the message has {len(data):,} bytes; a UDP datagram carries at most {MAX_PAYLOAD:,}: send it in parts"
-        )
+    if len(data) > most:
+        raise MessageTooLarge(f"the message has {len(data):,} bytes; {carrier} {most:,}: send it in parts")
     return data
 
 

@@ -325,12 +325,6 @@ class Cut(NamedTuple):
         """Number of fragments."""
         return fragment_count(len(self.payload), self.size)
 
-    def body(self, index: int, flags: int, attempt: int) -> bytes:
-        """Return the fragment header and payload of fragment `index`."""
-        start = index * self.size
-        fields = FRAGMENT.pack(flags, attempt & 0xFF, self.size, index, len(self.payload))
-        return fields + self.payload[start : start + self.size]
-
 
 def fragment(cut: Cut, sender: int, number: int, index: int, *, flags: int, attempt: int = 0, pad: int = 0) -> bytes:
     """Return one fragment of a message, padded to `pad` bytes, and to at least `ASK_MIN` where it asks."""
@@ -360,7 +354,10 @@ def answer(
 
 def reply(cut: Cut, sender: int, number: int, asker: int, index: int, attempt: int) -> bytes:
     """Return one fragment of a reply."""
-    return header(FrameKind.REPLY, sender, number) + _ASKER.pack(asker) + cut.body(index, 0, attempt)
+    payload, size = cut
+    start = index * size
+    fields = _ASKER.pack(asker) + FRAGMENT.pack(0, attempt & 0xFF, size, index, len(payload))
+    return header(FrameKind.REPLY, sender, number) + fields + payload[start : start + size]
 
 
 def pull(sender: int, number: int, indexes: Sequence[int]) -> bytes:

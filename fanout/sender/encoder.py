@@ -11,8 +11,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING
 
 from fanout import options
-from fanout.errors import InvalidInput, MessageTooLarge
-from fanout.model import MAX_PAYLOAD, Endpoint
+from fanout.model import MAX_PAYLOAD, Endpoint, check_payload
 from fanout.protocol import frame
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.frame import MAGIC, Answer, Cut, InvalidFrame, ReplyFragment, Sealed
@@ -169,11 +168,4 @@ def check_message(payload: object) -> bytes:
     """Return the payload of a framed message as bytes; raise `InvalidInput` or `MessageTooLarge`."""
     if type(payload) is bytes and len(payload) <= frame.MESSAGE_MAX:
         return payload
-    if not isinstance(payload, (bytes, bytearray, memoryview)):
-        raise InvalidInput(f"payload must be bytes: encode it first; got {type(payload).__name__}")
-    data = bytes(payload)
-    if len(data) > frame.MESSAGE_MAX:
-        raise MessageTooLarge(
-            f"the message has {len(data):,} bytes; a framed one has at most {frame.MESSAGE_MAX:,}: send it in parts"
-        )
-    return data
+    return check_payload(payload, frame.MESSAGE_MAX, "a framed one has at most")

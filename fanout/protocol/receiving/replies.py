@@ -24,7 +24,7 @@ _FRAGMENT_MOST = 0xFFFF
 
 
 class AnswerBuilder:
-    """Makes answers to what was `asked`, of `size` bytes without its seal: no answer is larger.
+    """Makes answers to a question of `size` bytes, without its seal: no answer is larger.
 
     Replies may be larger with `replies_to_anyone`.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from operator import gt
 
 from fanout.protocol.frame import PULLS_MAX, REPLIES_UNASKED, ReplyFragment, bits
@@ -102,16 +103,11 @@ class ReplyAssembly:
 
     def ask(self) -> tuple[int, ...]:
         """Return the first missing positions, at most `PULLS_MAX`, and expect them."""
-        while self._first_missing in self._fragments:
-            self._first_missing += 1
-        missing: list[int] = []
-        position = self._first_missing
-        while position < self._parts and len(missing) < PULLS_MAX:
-            if position not in self._fragments:
-                missing.append(position)
-            position += 1
-        self._outstanding = set(missing)
-        return tuple(missing)
+        missing = (position for position in range(self._first_missing, self._parts) if position not in self._fragments)
+        wanted = tuple(islice(missing, PULLS_MAX))
+        self._first_missing = min(wanted, default=self._parts)
+        self._outstanding = set(wanted)
+        return wanted
 
     def join(self) -> bytes:
         """Return the whole reply, and drop its fragments."""
