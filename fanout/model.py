@@ -158,7 +158,7 @@ def parse_literals(text: str, default_port: int | str = DEFAULT_PORT) -> tuple[E
     return tuple(dict.fromkeys(Endpoint.parse(entry, default_port) for entry in entries))
 
 
-def check_payload(payload: object, most: int = MAX_PAYLOAD, carrier: str = "a UDP datagram carries at most") -> bytes:
+def check_payload(payload: object, most: int = MAX_PAYLOAD, bound: str = "a UDP datagram carries at most") -> bytes:
     """Return the payload as bytes; raise `InvalidInput` or `MessageTooLarge` before any pod gets a copy."""
     if isinstance(payload, bytes):
         data = payload
@@ -167,7 +167,7 @@ def check_payload(payload: object, most: int = MAX_PAYLOAD, carrier: str = "a UD
     else:
         raise InvalidInput(f"payload must be bytes: encode it first; got {type(payload).__name__}")
     if len(data) > most:
-        raise MessageTooLarge(f"the message has {len(data):,} bytes; {carrier} {most:,}: send it in parts")
+        raise MessageTooLarge(f"the message has {len(data):,} bytes; {bound} {most:,}: send it in parts")
     return data
 
 
