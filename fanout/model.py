@@ -84,9 +84,7 @@ class Endpoint(NamedTuple):
         return cls(str(address), port)
 
 
-def unmapped(
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
-) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def unmapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """Return the IPv4 address in an IPv4-mapped IPv6 one (RFC 4291, 2.5.5.2), others unchanged."""
     mapped = getattr(address, "ipv4_mapped", None)
     return mapped if mapped is not None else address

@@ -163,11 +163,6 @@ class Sealer:
         self._encrypt = self._ciphers.of(keyring.keys[0], self._sender).encrypt
         self.keyring: Keyring = keyring
 
-    def seal(self, frame: bytes, now: float) -> bytes:
-        """Return a frame of this sender, sealed."""
-        (sealed,) = self.seal_many([frame], now)
-        return sealed
-
     def seal_many(self, frames: Iterable[bytes], now: float) -> list[bytes]:
         """Return frames of this sender, each sealed."""
         encrypt, nonce, part, label = self._encrypt, _NONCE.pack, SEALED_PART.pack, self._label

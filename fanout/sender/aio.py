@@ -178,12 +178,7 @@ class AsyncSender(SenderBase):
         await asyncio.sleep(0)
 
     def query(
-        self,
-        payload: bytes,
-        *,
-        timeout: float = TIMEOUT,
-        retries: int | None = None,
-        on_receipt: OnReceipt = None,
+        self, payload: bytes, *, timeout: float = TIMEOUT, retries: int | None = None, on_receipt: OnReceipt = None
     ) -> AsyncQuery:
         """See `Sender.query`; the query is sent when the iteration begins."""
         ask = partial(self._ask, payload, timeout, retries, on_receipt, is_query=True)
@@ -229,9 +224,7 @@ class AsyncQuery:
     """`Query` for asyncio: `async for` over the replies, or `await gather()`."""
 
     def __init__(
-        self,
-        ask: Callable[[], Awaitable[Conversation]],
-        converse: Callable[[Conversation], AsyncIterator[Reply]],
+        self, ask: Callable[[], Awaitable[Conversation]], converse: Callable[[Conversation], AsyncIterator[Reply]]
     ) -> None:
         self._ask = ask
         self._converse = converse

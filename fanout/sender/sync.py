@@ -180,12 +180,7 @@ class Sender(SenderBase):
         return self._settled(tally, settle)
 
     def query(
-        self,
-        payload: bytes,
-        *,
-        timeout: float = TIMEOUT,
-        retries: int | None = None,
-        on_receipt: OnReceipt = None,
+        self, payload: bytes, *, timeout: float = TIMEOUT, retries: int | None = None, on_receipt: OnReceipt = None
     ) -> Query:
         """Send a query to every pod, and return the replies as they arrive: see `Query`.
 

@@ -32,14 +32,7 @@ from fanout.protocol.frame import (
 from fanout.protocol.receiving.dedup import CONFIRMED, DedupTable, HandlingResult, Key, Peer
 from fanout.protocol.receiving.reassembly import Partial, Reassembly
 from fanout.protocol.receiving.replies import AnswerBuilder
-from fanout.protocol.receiving.run import (
-    Run,
-    Track,
-    all_begin_alike,
-    in_a_row,
-    is_in_a_row,
-    outer_numbers,
-)
+from fanout.protocol.receiving.run import Run, Track, all_begin_alike, in_a_row, is_in_a_row, outer_numbers
 from fanout.protocol.seal import OpenedRun, Sealer
 from fanout.protocol.sequence import Arrival
 

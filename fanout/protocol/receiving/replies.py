@@ -5,19 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fanout.protocol import frame
-from fanout.protocol.frame import (
-    ANSWER_OVERHEAD,
-    FRAGMENT_MIN,
-    REPLIES_UNASKED,
-    REPLY_OVERHEAD,
-    AnswerStatus,
-    Cut,
-    Fragment,
-    Pull,
-)
+from fanout.protocol.frame import ANSWER_OVERHEAD, FRAGMENT_MIN, REPLIES_UNASKED, REPLY_OVERHEAD, AnswerStatus, Cut
 from fanout.protocol.receiving.dedup import HandlingResult, Kept
 
 if TYPE_CHECKING:
+    from fanout.protocol.frame import Fragment, Pull
     from fanout.protocol.receiving.receive_state import PendingReply
 
 _FRAGMENT_MOST = 0xFFFF
