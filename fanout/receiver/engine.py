@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from operator import length_hint
 
 from fanout import options
@@ -49,14 +50,13 @@ class ReceiverEngine:
         workers: int,
         framing: FrameSettings,
     ) -> None:
-        self._settings = (
-            host,
-            port,
-            options.whole_number("receive_buffer", receive_buffer, least=1, unit="bytes"),
-            options.whole_number("workers", workers, least=1, most=WORKERS_MAX),
-        )
+        options.whole_number("receive_buffer", receive_buffer, least=1, unit="bytes")
+        options.whole_number("workers", workers, least=1, most=WORKERS_MAX)
         self.framing = framing
         self.queue: MessageQueue = MessageQueue(capacity, Overflow.parse(overflow), takers=workers)
+        self._open = partial(
+            Listener, host, port, self.queue, receive_buffer=receive_buffer, workers=workers, framing=framing
+        )
         self.listener: Listener | None = None
         self.is_stopped = False
         self.handing: threading.RLock = threading.RLock()
@@ -94,10 +94,7 @@ class ReceiverEngine:
         if self.is_stopped:
             raise Closed("the receiver was stopped: make a new one")
         if self.listener is None:
-            host, port, receive_buffer, workers = self._settings
-            self.listener = Listener(
-                host, port, self.queue, receive_buffer=receive_buffer, workers=workers, framing=self.framing
-            )
+            self.listener = self._open()
         return self.listener
 
     def close(self) -> None:

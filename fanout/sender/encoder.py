@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -30,7 +29,6 @@ _FRAGMENTS = 32
 """Unconfirmed fragments of a large message that leave at once: a default receive buffer holds them."""
 _PAUSE = 0.001
 """Seconds between two such bursts."""
-_NUMBER = struct.Struct("!Q")
 
 
 def check_max_datagram(size: int | None) -> int | None:
@@ -102,7 +100,7 @@ class Encoder:
             self.follow_keys()
             return self._sealer.seal_stream(number, payloads, time.time())
         # One pass without a Python loop: streams reach a million messages a second.
-        numbers = map(_NUMBER.pack, range(number, number + len(payloads)))
+        numbers = map(frame.UINT64.pack, range(number, number + len(payloads)))
         return list(map(b"".join, zip(repeat(self._prefix), numbers, payloads, strict=False)))
 
     def _fragments(self, payload: bytes, endpoints: tuple[Endpoint, ...]) -> Sequence[bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from fanout.protocol.frame import ASK, NUMBERED, QUERY, Fragment, bitmap
+from fanout.protocol.frame import ASK, NUMBERED, QUERY, Fragment, bitmap, fragment_count
 from fanout.protocol.receiving.dedup import Key
 
 BYTES_MAX = 32 * 1024 * 1024
@@ -26,7 +26,7 @@ class Partial:
 
     def __init__(self, fragment: Fragment) -> None:
         self.kind: tuple[int, int, int] = _kind(fragment)
-        self.missing: int = fragment.parts
+        self.missing: int = fragment_count(fragment.total, fragment.size)
         self.cost: int = _MESSAGE_OVERHEAD
         self.last_arrival: float = 0.0
         """When the last new fragment arrived."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from operator import gt
 
-from fanout.protocol.frame import PULLS_MAX, REPLIES_UNASKED, ReplyFragment, bits
+from fanout.protocol.frame import PULLS_MAX, REPLIES_UNASKED, ReplyFragment, bits, fragment_count
 
 WINDOW_FIRST, WINDOW_MOST = 16, 128
 """Fragments sent before waiting for an answer: at first, and at most."""
@@ -77,7 +77,8 @@ class ReplyAssembly:
     def __init__(self, first: ReplyFragment) -> None:
         self.size: int = 0
         """Bytes that have arrived."""
-        self._size, self._total, self._parts = first.size, first.total, first.parts
+        self._size, self._total = first.size, first.total
+        self._parts = fragment_count(first.total, first.size)
         self._fragments: dict[int, bytes] = {}
         self._first_missing = 0
         self._outstanding = set(range(min(REPLIES_UNASKED, self._parts)))
