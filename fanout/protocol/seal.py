@@ -334,7 +334,6 @@ class Opener:
         except self._wrong:
             return None
         known.sequence.skip(first - known.sequence.expected)
-        known.sequence.expected = first
         known.sequence.run_arrived(count)
         known.newest = max(known.newest, *times)
         return OpenedRun(prefix, fields[1::4], opened)
