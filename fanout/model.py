@@ -232,7 +232,7 @@ class Question(Protocol):
 class FramedMessage(Message):
     """A message that came in frames and has a gap before it or a `question`.
 
-    These two are no fields of the dataclass: who turns messages into dictionaries gets what all messages have.
+    Neither is a field of the dataclass, so that all messages have the same fields.
     """
 
     __slots__ = ("gap", "question")

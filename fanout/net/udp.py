@@ -33,7 +33,7 @@ def _system_sendmmsg() -> SendMany | None:
 
 
 class UdpTransport:
-    """Sends by one socket a family (`SendingSockets`); see `Transport` for the contract.
+    """Sends on one socket per family (`SendingSockets`); see `Transport` for the contract.
 
     The plain loop is the specification. For 8 copies or more to pods of one family `sendmmsg` does the same with
     fewer calls. Such a call stops before a copy that fails, without its errno: that copy is attempted again, and the

@@ -9,9 +9,9 @@ class Arrival(IntEnum):
     """What a number was when it arrived."""
 
     NEW = 1
-    """Above all before."""
+    """Higher than all before."""
     LATE = 2
-    """Below the highest, and not seen before (RFC 4737, 3.3: reordered)."""
+    """Lower than the highest, and not seen before (RFC 4737, 3.3: reordered)."""
     DUPLICATE = 3
     """Seen before."""
     STALE = 4

@@ -51,8 +51,8 @@ os.register_at_fork(after_in_child=_forked)
 class Demux:
     """Takes frames and probes out of what arrives, and answers them. Thread-safe.
 
-    What passes are all other datagrams, unchanged, and the messages in frames. Ordinary datagrams cost a check of
-    their first byte. Answers leave by the socket on which the question came, to its source address.
+    All other datagrams pass unchanged, and the messages in frames pass, too. Ordinary datagrams cost a check of their
+    first byte. Answers leave by the socket on which the question came, to its source address.
     """
 
     def __init__(self, reception: Reception, probe_filter: ProbeFilter, keys: KeyFile | None = None) -> None:

@@ -219,7 +219,7 @@ def frame_settings(key_file: str | None, cluster: str, accept_plaintext: bool, r
 
 
 class ReceiverBase:
-    """What `Receiver` and `AsyncReceiver` have in common: their options, and what they tell of themselves."""
+    """What `Receiver` and `AsyncReceiver` have in common: their options and what can be read of them."""
 
     _engine: ReceiverEngine
     """For subclasses, which declare it, too."""

@@ -29,7 +29,7 @@ class Receiver(ReceiverBase):
     a reply by then has failed, and so has the last message taken when the receiver is closed. With a `key_file` (one
     key per line, the first seals, all open; re-read when it changes) only messages sealed with one of its keys, for the
     same `cluster`, are accepted, unless `accept_plaintext`. Replies are no larger than the question, unless that was
-    sealed, or with `reply_to_anyone`. A question to one address of several is answered from there.
+    sealed, or with `reply_to_anyone`. A question to one of several addresses is answered from that one.
 
     Raises `InvalidInput` and `KeyUnavailable`; opening raises `SocketUnavailable` or `InvalidService`.
     """

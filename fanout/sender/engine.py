@@ -327,7 +327,7 @@ class Engine:
 
 
 class SenderBase:
-    """What `Sender` and `AsyncSender` have in common: their options, and what they tell of themselves."""
+    """What `Sender` and `AsyncSender` have in common: their options and what can be read of them."""
 
     _engine: Engine
     """For subclasses, which declare it, too."""

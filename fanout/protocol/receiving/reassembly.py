@@ -37,7 +37,7 @@ class Partial:
         self._highest = 0
 
     def has(self, fragment: Fragment) -> bool:
-        """Whether the fragment is there."""
+        """Whether the fragment has arrived."""
         return fragment.position in self._fragments
 
     def take(self, fragment: Fragment) -> None:
@@ -113,7 +113,7 @@ class _Pool:
 
 
 def _first_but(key: Key, some: dict[Key, Partial]) -> Key | None:
-    """Return the first other one."""
+    """Return the first message other than this one."""
     return next((other for other in islice(some, 2) if other != key), None)
 
 

@@ -78,7 +78,7 @@ class PendingReply:
     # Set outside the core, which does not know how to answer.
     settler: Settler = field(init=False)
     send: Callable[[list[bytes]], None] = field(init=False)
-    """Sends answers to whom the message came from."""
+    """Sends answers back to where the message came from."""
 
     @property
     def wants_reply(self) -> bool:

@@ -73,7 +73,7 @@ class AnswerBuilder:
     def parts(self, kept: Kept, pull: Pull) -> list[bytes]:
         """Return the fragments of a reply that are pulled."""
         cut = kept.cut
-        if cut is None:  # none of it was sent yet
+        if cut is None:  # nothing was sent yet
             return []
         return [
             frame.reply(cut, self.identity, pull.number, pull.sender, index, kept.attempt)
