@@ -6,10 +6,12 @@ that come and go, must not create time series.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, TypeVar
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily as Counter
+from prometheus_client.core import GaugeMetricFamily as Gauge
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from fanout.protocol.drop_reasons import ReceiveDrop
@@ -24,6 +26,28 @@ if TYPE_CHECKING:
     from fanout.ssdp.core.stats import SsdpStats
 
 _ANNOUNCED = ("alive", "update", "byebye")
+_AGE = "Time since DNS last answered."
+_Reason = TypeVar("_Reason", bound=str)
+
+
+def _by(label: str, name: str, text: str, counts: Iterable[tuple[str, float]]) -> Counter:
+    """Return a counter with a series for each value of a label."""
+    family = Counter(name, text, labels=[label])
+    for value, count in counts:
+        family.add_metric([value], count)
+    return family
+
+
+def _by_reason(name: str, text: str, reasons: Iterable[_Reason], counts: Mapping[_Reason, int]) -> Counter:
+    """Return a counter with a series for each of `reasons`: those that have not occurred, too."""
+    return _by("reason", name, text, ((str(reason), counts.get(reason, 0)) for reason in reasons))
+
+
+def _of_dns(prefix: str, age: float | None, failures: int, age_text: str) -> Iterator[Metric]:
+    """Yield the age of the answer of DNS, if there is one, and the number of failures."""
+    if age is not None:
+        yield Gauge(f"{prefix}_answer_age_seconds", age_text, age)
+    yield Counter(f"{prefix}_resolver_failures", "DNS queries without a usable answer.", failures)
 
 
 class SenderCollector(Collector):
@@ -35,33 +59,22 @@ class SenderCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
         stats = self._stats()
-        yield CounterMetricFamily("fanout_messages", "Messages sent, each counted once.", stats.messages)
-        yield CounterMetricFamily("fanout_copies_sent", "Copies that the kernel took.", stats.sent)
-        yield CounterMetricFamily("fanout_copies_refused", "ICMP errors heard.", stats.refused)
-        dropped = CounterMetricFamily(
-            "fanout_copies_dropped", "Copies that the kernel did not take.", labels=["reason"]
-        )
-        for reason in DropReason:
-            dropped.add_metric([reason.value], stats.dropped.get(reason, 0))
-        yield dropped
-        yield CounterMetricFamily(
+        yield Counter("fanout_messages", "Messages sent, each counted once.", stats.messages)
+        yield Counter("fanout_copies_sent", "Copies that the kernel took.", stats.sent)
+        yield Counter("fanout_copies_refused", "ICMP errors received.", stats.refused)
+        yield _by_reason("fanout_copies_dropped", "Copies that the kernel did not take.", DropReason, stats.dropped)
+        yield Counter(
             "fanout_confirmed", "Pods that confirmed a message or replied, counted each time.", stats.confirmed
         )
-        yield CounterMetricFamily(
-            "fanout_unconfirmed", "Pods that did not confirm or reply, counted each time.", stats.unconfirmed
+        yield Counter("fanout_unconfirmed", "Pods that did not confirm or reply, counted each time.", stats.unconfirmed)
+        yield _by_reason(
+            "fanout_answers_refused",
+            "Datagrams that came back but answered no pending message.",
+            sorted(stats.unexpected),
+            stats.unexpected,
         )
-        unexpected = CounterMetricFamily(
-            "fanout_answers_refused", "Datagrams that came back but answered no pending message.", labels=["reason"]
-        )
-        for why, count in sorted(stats.unexpected.items()):
-            unexpected.add_metric([why.value], count)
-        yield unexpected
-        yield GaugeMetricFamily("fanout_endpoints", "Pods known now.", stats.endpoints)
-        if stats.answer_age is not None:
-            yield GaugeMetricFamily("fanout_answer_age_seconds", "Time since DNS last answered.", stats.answer_age)
-        yield CounterMetricFamily(
-            "fanout_resolver_failures", "DNS queries without a usable answer.", stats.resolver_failures
-        )
+        yield Gauge("fanout_endpoints", "Pods known now.", stats.endpoints)
+        yield from _of_dns("fanout", stats.answer_age, stats.resolver_failures, _AGE)
 
 
 class ReceiverCollector(Collector):
@@ -73,40 +86,27 @@ class ReceiverCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
         stats = self._stats()
-        yield CounterMetricFamily("fanout_receiver_datagrams", "Datagrams received.", stats.datagrams)
-        yield CounterMetricFamily("fanout_receiver_bytes", "Bytes of payload received.", stats.bytes)
-        dropped = CounterMetricFamily(
+        yield Counter("fanout_receiver_datagrams", "Datagrams received.", stats.datagrams)
+        yield Counter("fanout_receiver_bytes", "Bytes of payload received.", stats.bytes)
+        yield _by_reason(
             "fanout_receiver_dropped",
             "Datagrams, or messages in several datagrams, that were not handed over.",
-            labels=["reason"],
+            ReceiveDrop,
+            {**stats.refused, ReceiveDrop.KERNEL_BUFFER: stats.kernel_drops, ReceiveDrop.QUEUE_FULL: stats.queue_drops},
         )
-        drops = {
-            **stats.refused,
-            ReceiveDrop.KERNEL_BUFFER: stats.kernel_drops,
-            ReceiveDrop.QUEUE_FULL: stats.queue_drops,
-        }
-        for reason in ReceiveDrop:
-            dropped.add_metric([reason.value], drops.get(reason, 0))
-        yield dropped
-        for name, help_text, count in (
+        for name, text, count in (
             ("skipped", "Messages of numbered streams missing when a later one arrived.", stats.skipped),
             ("reordered", "Skipped messages that arrived late.", stats.reordered),
             ("duplicates", "Messages of numbered streams that arrived again.", stats.duplicates),
             ("confirmed", "Messages whose handler returned, confirmed to their senders.", stats.confirmed),
             ("failed", "Messages in frames whose handler failed, or whose reply could not be sent.", stats.failed),
             ("replied", "Queries that were answered with a reply.", stats.replied),
+            ("handler_errors", "Messages whose handler raised.", stats.handler_errors),
+            ("bench_probes", "Datagrams of `fanout bench`.", stats.bench_probes),
         ):
-            yield CounterMetricFamily(f"fanout_receiver_{name}", help_text, count)
-        yield CounterMetricFamily(
-            "fanout_receiver_handler_errors", "Messages whose handler raised.", stats.handler_errors
-        )
-        yield CounterMetricFamily("fanout_receiver_bench_probes", "Datagrams of `fanout bench`.", stats.bench_probes)
-        yield GaugeMetricFamily(
-            "fanout_receiver_queue_depth", "Messages received but not handled yet.", stats.queue_depth
-        )
-        yield GaugeMetricFamily(
-            "fanout_receiver_buffer_bytes", "Receive buffer that the kernel granted.", stats.receive_buffer
-        )
+            yield Counter(f"fanout_receiver_{name}", text, count)
+        yield Gauge("fanout_receiver_queue_depth", "Messages received but not handled yet.", stats.queue_depth)
+        yield Gauge("fanout_receiver_buffer_bytes", "Receive buffer that the kernel granted.", stats.receive_buffer)
 
 
 class RelayCollector(Collector):
@@ -119,15 +119,11 @@ class RelayCollector(Collector):
         """Yield the metrics."""
         stats = self._stats()
         labels = ["ingress", "service"]
-        datagrams = CounterMetricFamily("fanout_relay_datagrams", "Datagrams that arrived.", labels=labels)
-        payload = CounterMetricFamily("fanout_relay_bytes", "Bytes of payload that arrived.", labels=labels)
-        forwarded = CounterMetricFamily(
-            "fanout_relay_forwarded", "Datagrams copied to every pod known at the time.", labels=labels
-        )
-        dropped = CounterMetricFamily(
-            "fanout_relay_dropped", "Datagrams that were not forwarded.", labels=[*labels, "reason"]
-        )
-        waiting = GaugeMetricFamily("fanout_relay_waiting", "1 while an ingress does not listen.", labels=labels)
+        datagrams = Counter("fanout_relay_datagrams", "Datagrams that arrived.", labels=labels)
+        payload = Counter("fanout_relay_bytes", "Bytes of payload that arrived.", labels=labels)
+        forwarded = Counter("fanout_relay_forwarded", "Datagrams copied to every pod known at the time.", labels=labels)
+        dropped = Counter("fanout_relay_dropped", "Datagrams that were not forwarded.", labels=[*labels, "reason"])
+        waiting = Gauge("fanout_relay_waiting", "1 while an ingress does not listen.", labels=labels)
         pods = dict.fromkeys((each.service for each in stats.ingresses), 0)
         for each in stats.ingresses:
             values = [each.ingress, each.service]
@@ -140,27 +136,17 @@ class RelayCollector(Collector):
         for pod in stats.pods:
             pods[pod.service] = pods.get(pod.service, 0) + 1
         yield from (datagrams, payload, forwarded, dropped, waiting)
-        yield CounterMetricFamily("fanout_relay_copies_sent", "Copies that the kernel took.", stats.sent)
-        yield CounterMetricFamily("fanout_relay_copies_refused", "ICMP errors heard.", stats.refused)
-        not_taken = CounterMetricFamily(
-            "fanout_relay_copies_dropped", "Copies that the kernel did not take.", labels=["reason"]
+        yield Counter("fanout_relay_copies_sent", "Copies that the kernel took.", stats.sent)
+        yield Counter("fanout_relay_copies_refused", "ICMP errors received.", stats.refused)
+        yield _by_reason(
+            "fanout_relay_copies_dropped", "Copies that the kernel did not take.", DropReason, stats.dropped
         )
-        for why in DropReason:
-            not_taken.add_metric([why.value], stats.dropped.get(why, 0))
-        yield not_taken
-        endpoints = GaugeMetricFamily("fanout_relay_endpoints", "Pods known now.", labels=["service"])
+        endpoints = Gauge("fanout_relay_endpoints", "Pods known now.", labels=["service"])
         for service, count in pods.items():
             endpoints.add_metric([service], count)
         yield endpoints
-        if stats.answer_age is not None:
-            yield GaugeMetricFamily(
-                "fanout_relay_answer_age_seconds",
-                "Longest time since DNS last answered, over all Services.",
-                stats.answer_age,
-            )
-        yield CounterMetricFamily(
-            "fanout_relay_resolver_failures", "DNS queries without a usable answer.", stats.resolver_failures
-        )
+        longest = "Longest time since DNS last answered, over all Services."
+        yield from _of_dns("fanout_relay", stats.answer_age, stats.resolver_failures, longest)
 
 
 class SsdpCollector(Collector):
@@ -173,53 +159,35 @@ class SsdpCollector(Collector):
         """Yield the metrics."""
         stats = self._stats()
         http = stats.http
-        yield CounterMetricFamily(
-            "fanout_ssdp_searches", "Datagrams from the LAN other than announcements.", stats.searches
-        )
-        yield CounterMetricFamily("fanout_ssdp_answers", "Answers sent to clients.", stats.answers)
-        yield GaugeMetricFamily("fanout_ssdp_sessions", "Searches under way now.", stats.sessions)
-        announcements = CounterMetricFamily(
-            "fanout_ssdp_announcements", "Announcements sent on the LAN.", labels=["kind"]
-        )
-        for kind in _ANNOUNCED:
-            announcements.add_metric([kind], stats.announcements.get(f"ssdp:{kind}", 0))
-        yield announcements
-        yield GaugeMetricFamily("fanout_ssdp_devices", "Devices announced now.", len(stats.devices))
-        dropped = CounterMetricFamily("fanout_ssdp_dropped", "What was received and dropped.", labels=["reason"])
-        for reason in SsdpDrop:
-            dropped.add_metric([reason.value], stats.dropped.get(reason, 0))
-        yield dropped
-        yield CounterMetricFamily(
+        yield Counter("fanout_ssdp_searches", "Datagrams from the LAN other than announcements.", stats.searches)
+        yield Counter("fanout_ssdp_answers", "Answers sent to clients.", stats.answers)
+        yield Gauge("fanout_ssdp_sessions", "Searches under way now.", stats.sessions)
+        announced = ((kind, stats.announcements.get(f"ssdp:{kind}", 0)) for kind in _ANNOUNCED)
+        yield _by("kind", "fanout_ssdp_announcements", "Announcements sent on the LAN.", announced)
+        yield Gauge("fanout_ssdp_devices", "Devices announced now.", len(stats.devices))
+        yield _by_reason("fanout_ssdp_dropped", "What was received and dropped.", SsdpDrop, stats.dropped)
+        yield Counter(
             "fanout_ssdp_foreign_locations",
             "LOCATIONs that name another host than the pod, left unchanged.",
             stats.foreign,
         )
-        requests = CounterMetricFamily(
-            "fanout_ssdp_http_requests", "HTTP requests answered, by the first digit of the status.", labels=["status"]
+        yield _by(
+            "status",
+            "fanout_ssdp_http_requests",
+            "HTTP requests answered, by the first digit of the status.",
+            ((f"{digit}xx", http.statuses.get(digit, 0)) for digit in sorted({1, 2, 3, 4, 5, *http.statuses})),
         )
-        for digit in sorted({1, 2, 3, 4, 5, *http.statuses}):
-            requests.add_metric([f"{digit}xx"], http.statuses.get(digit, 0))
-        yield requests
-        failures = CounterMetricFamily(
-            "fanout_ssdp_http_failures", "HTTP requests and connections refused or broken.", labels=["reason"]
+        yield _by_reason(
+            "fanout_ssdp_http_failures", "HTTP requests and connections refused or broken.", HttpFailure, http.failures
         )
-        for why in HttpFailure:
-            failures.add_metric([why.value], http.failures.get(why, 0))
-        yield failures
-        yield CounterMetricFamily(
-            "fanout_ssdp_http_bytes", "Bytes of bodies carried to clients.", sum(http.bytes.values())
-        )
-        yield GaugeMetricFamily("fanout_ssdp_http_connections", "HTTP connections of clients now.", http.connections)
-        yield GaugeMetricFamily("fanout_ssdp_subscriptions", "Subscriptions to events now.", http.subscriptions)
-        for name, help_text, count in (
+        yield Counter("fanout_ssdp_http_bytes", "Bytes of bodies carried to clients.", sum(http.bytes.values()))
+        yield Gauge("fanout_ssdp_http_connections", "HTTP connections of clients now.", http.connections)
+        yield Gauge("fanout_ssdp_subscriptions", "Subscriptions to events now.", http.subscriptions)
+        for name, text, count in (
             ("events", "Events that subscribers took.", http.events),
             ("urls_rewritten", "URLs of pods replaced by the relay's.", http.rewritten),
             ("urls_left", "URLs of pods passed on unchanged for want of a port.", http.left),
         ):
-            yield CounterMetricFamily(f"fanout_ssdp_{name}", help_text, count)
-        yield GaugeMetricFamily("fanout_ssdp_endpoints", "Pods known now.", stats.endpoints)
-        if stats.answer_age is not None:
-            yield GaugeMetricFamily("fanout_ssdp_answer_age_seconds", "Time since DNS last answered.", stats.answer_age)
-        yield CounterMetricFamily(
-            "fanout_ssdp_resolver_failures", "DNS queries without a usable answer.", stats.resolver_failures
-        )
+            yield Counter(f"fanout_ssdp_{name}", text, count)
+        yield Gauge("fanout_ssdp_endpoints", "Pods known now.", stats.endpoints)
+        yield from _of_dns("fanout_ssdp", stats.answer_age, stats.resolver_failures, _AGE)

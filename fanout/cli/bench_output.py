@@ -5,20 +5,20 @@ from __future__ import annotations
 import errno
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
 import click
 
-from fanout.cli.output import milliseconds, plural
+from fanout.cli.output import aligned, console, milliseconds, plural
 from fanout.cli.target import Target
-from fanout.measure.probe import REQUEST_RATE
+from fanout.errno_text import sending
+from fanout.measure.prober import REQUEST_RATE
 from fanout.measure.result import PERCENTILES, BenchResult, PodResult, PodStatus, worst_first
 from fanout.model import Endpoint
-from fanout.net.errno_text import sending
 
 if TYPE_CHECKING:
-    from rich.console import Console, Group
+    from rich.console import Group
     from rich.table import Table
 
     from fanout.measure.session import Bench, Plan
@@ -40,18 +40,18 @@ _DISPENSABLE = ("SENT", "P90 MS", "DUP", "MAX MS", "REORD", "PER S")
 
 
 class BenchProgress:
-    """A progress bar and a table on standard error while a run goes on; nothing of it stays."""
+    """A progress bar and a table on standard error while a run goes on; they are erased at the end."""
 
     def __init__(self, target: Target) -> None:
         from rich.live import Live as RichLive
 
         self._target = target
-        self._console = _console(err=True)
+        self._console = console(err=True)
         self._live = RichLive(console=self._console, auto_refresh=False, transient=True)
         self._due = 0.0
 
     def look(self, bench: Bench) -> None:
-        """Show how a run stands, where it is time."""
+        """Show the state of a run, unless it was shown just now."""
         now = time.monotonic()
         if now < self._due or self._console.is_dumb_terminal:
             return
@@ -76,7 +76,7 @@ class BenchProgress:
         if len(rows) > room:
             rows = sorted(worst_first(rows), key=lambda pod: pod.endpoint not in quiet)[:room]
         # A pod's last report is some moments old: what was sent until now says nothing beside it.
-        parts: list[Table | str] = [head, _table(self._console, rows, without=("SENT",), quiet=quiet)]
+        parts: list[Table | str] = [head, _table(self._console.width, rows, without=("SENT",), quiet=quiet)]
         if left := len(result.pods) - len(rows):
             parts.append(f"  and {plural(left, 'pod')} that lost no more than these")
         return Group(*parts)
@@ -92,10 +92,11 @@ class BenchProgress:
 def show(result: BenchResult, target: Target, plan: Plan, *, err: bool = False) -> None:
     """Print the final table, what went wrong, and a summary, on standard error with `err`."""
     if (sys.stderr if err else sys.stdout).isatty():
-        console = _console(err=err)
-        console.print(_table(console, result.pods))
+        terminal = console(err=err)
+        terminal.print(_table(terminal.width, result.pods))
     else:
-        for line in _aligned(result.pods):
+        names = [name.replace(" ", "_") for name in _COLUMNS]
+        for line in aligned([names, *(list(cells(pod).values()) for pod in result.pods)], numbers=True):
             click.echo(line, err=err)
     for sentence in troubles(result):
         click.secho(sentence, fg="red", err=err)
@@ -106,13 +107,6 @@ def show(result: BenchResult, target: Target, plan: Plan, *, err: bool = False) 
         click.secho(line, fg="green" if is_well else "yellow", err=err)
 
 
-def _console(*, err: bool) -> Console:
-    from rich.console import Console
-
-    # Without markup: [fd00::1]:12000 would be a tag.
-    return Console(stderr=err, markup=False, emoji=False, highlight=False)
-
-
 def quiet_for(result: BenchResult) -> dict[Endpoint, float]:
     """Return for how many seconds pods have not answered, where that is longer than it takes to ask them all."""
     patience = max(_QUIET, 3.0 * len(result.pods) / REQUEST_RATE)
@@ -121,10 +115,7 @@ def quiet_for(result: BenchResult) -> dict[Endpoint, float]:
 
 
 def _table(
-    console: Console,
-    pods: Sequence[PodResult],
-    without: tuple[str, ...] = (),
-    quiet: Mapping[Endpoint, float] | None = None,
+    width: int, pods: Sequence[PodResult], without: tuple[str, ...] = (), quiet: Mapping[Endpoint, float] | None = None
 ) -> Table:
     from rich import box
     from rich.table import Table
@@ -134,7 +125,7 @@ def _table(
     for pod, row in rows:
         if quiet and pod.endpoint in quiet:
             row["LOSS %"] = f"quiet {quiet[pod.endpoint]:.0f} s"
-    columns = _fitting([row for _, row in rows], console.width, without)
+    columns = _fitting([row for _, row in rows], width, without)
     for name in columns:
         table.add_column(name, justify="left" if name == "POD" else "right", no_wrap=True)
     for pod, row in rows:
@@ -152,18 +143,6 @@ def _fitting(rows: list[dict[str, str]], width: int, without: tuple[str, ...]) -
             break
         needed.pop(name, None)
     return list(needed)
-
-
-def _aligned(pods: Iterable[PodResult]) -> list[str]:
-    """Return a head and a line a pod, in columns that a program can split at white space."""
-    rows = [tuple(name.replace(" ", "_") for name in _COLUMNS), *(tuple(cells(pod).values()) for pod in pods)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
 
 
 def cells(pod: PodResult) -> dict[str, str]:
@@ -226,7 +205,7 @@ def _how_unanswered(pod: PodResult) -> str:
 def _why_implausible(pod: PodResult) -> str:
     seen = pod.observed
     claims = "" if seen is None else f" ({seen.unique:,} different messages of {pod.attempted:,})"
-    return f"implausible: {pod.endpoint} reports what cannot be{claims}: is it a fanout receiver that answers?"
+    return f"implausible: {pod.endpoint} reports impossible counts{claims}: is it a fanout receiver that answers?"
 
 
 def _why_lost(pod: PodResult) -> str:

@@ -12,7 +12,7 @@ from pygal.style import Style  # type: ignore[import-untyped]
 from fanout.cli.output import plural
 from fanout.measure.result import PERCENTILES, BenchResult, PodResult, PodStatus
 
-# pygal looks for its plug-ins at every import that follows, in a way that Python 3.11 warns of: there are none here.
+# From then on, pygal looks for plug-ins at every import, in a way that Python 3.11 warns of: we have no plug-ins.
 sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
 
 _WIDTH = 1200

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Self
 
-from fanout.cli.output import milliseconds, plural
+from fanout.cli.output import console, milliseconds, plural
 from fanout.cli.target import Target
 from fanout.model import Endpoint
 from fanout.protocol.sending.receipt import Receipt, ReceiptStatus
@@ -63,15 +63,14 @@ class ConfirmProgress:
     def _run(self) -> None:
         if self._done.wait(_DELAY):
             return
-        from rich.console import Console
         from rich.live import Live as RichLive
 
-        console = Console(stderr=True, markup=False, emoji=False, highlight=False)
-        if console.is_dumb_terminal:
+        terminal = console(err=True)
+        if terminal.is_dumb_terminal:
             return
-        with RichLive(console=console, auto_refresh=False, transient=True) as live:
+        with RichLive(console=terminal, auto_refresh=False, transient=True) as live:
             while not self._done.wait(_REFRESH):
-                live.update(self.picture(console.width, console.height), refresh=True)
+                live.update(self.picture(terminal.width, terminal.height), refresh=True)
 
     def picture(self, width: int, height: int) -> Text:
         """Return what there is to see now."""

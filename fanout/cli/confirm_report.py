@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from fanout.cli.output import milliseconds, plural
+from fanout.errno_text import sending
 from fanout.model import Endpoint
-from fanout.net.errno_text import sending
 from fanout.protocol.sending.receipt import Confirmation, Receipt, ReceiptStatus
 
 _WELL = (ReceiptStatus.CONFIRMED, ReceiptStatus.LEFT)
@@ -81,7 +81,7 @@ class ConfirmTally:
         """Of the answer of DNS, when the last message that was not interrupted was over; None without one."""
         self.stale: bool | None = None
         self.complete: bool = True
-        """Whether every pod has confirmed every message, as long as it had not left."""
+        """Whether every pod has confirmed every message that was sent before it left."""
         self._pods: dict[Endpoint, PodTally] = {}
 
     def add(self, confirmation: Confirmation, *, is_cut: bool = False) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import os
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from typing import NoReturn
 
@@ -34,24 +35,32 @@ _COMMANDS = {
 }
 
 
-class _LazyGroup(click.Group):
+class LazyGroup(click.Group):
     """Imports a command's module only when that command is used."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+    summaries: Mapping[str, str] = _COMMANDS
+    """What its help says of each command."""
+    modules = "fanout.cli.commands."
+    """What the names of the commands' modules begin with."""
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """See `click.Group.list_commands`."""
+        return list(self.summaries)
+
+    def get_command(self, ctx: click.Context | None, cmd_name: str) -> click.Command | None:
+        """See `click.Group.get_command`."""
+        if cmd_name not in self.summaries:
             return None
-        command: click.Command = getattr(import_module(f"fanout.cli.commands.{cmd_name}"), cmd_name)
+        command: click.Command = getattr(import_module(self.modules + cmd_name), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """See `click.Group.format_commands`."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+            formatter.write_dl(list(self.summaries.items()))
 
 
-@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(fanout.__version__, prog_name="fanout", message="%(prog)s %(version)s")
 def cli() -> None:
     """UDP broadcast for clusters: a copy of each datagram to every pod of a headless Service.

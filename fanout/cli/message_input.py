@@ -39,32 +39,23 @@ def limit_of(*, framed: bool) -> Limit:
 
 def read_message(message: str | None, path: str | None, limit: Limit, *, allow_empty: bool) -> bytes:
     """Return the message of --message or --file."""
+    name = "the message"
     if path is not None:
+        name = path
         try:
             with open(path, "rb") as file:
-                data = _bounded(file, path, limit)
+                data = file.read(limit.size + 1)
         except OSError as error:
             raise FanoutError(f"cannot read the message from {path}: {error.strerror}") from None
     elif message == "-":
-        data = _bounded(standard_input(), "standard input", limit)
+        name, data = "standard input", standard_input().read(limit.size + 1)
     else:
         data = os.fsencode(message or "")
     if not data and not allow_empty:
         raise click.UsageError("the message must not be empty: check for an unset variable, or give --allow-empty")
     if len(data) > limit.size:
-        raise _too_large("the message", limit)
+        raise MessageTooLarge(f"{name} has more than the {limit.size:,} bytes that {limit.what}: {limit.advice}")
     return data
-
-
-def _bounded(file: BinaryIO, name: str, limit: Limit) -> bytes:
-    data = file.read(limit.size + 1)
-    if len(data) > limit.size:
-        raise _too_large(name, limit)
-    return data
-
-
-def _too_large(name: str, limit: Limit) -> MessageTooLarge:
-    return MessageTooLarge(f"{name} has more than the {limit.size:,} bytes that {limit.what}: {limit.advice}")
 
 
 def standard_input() -> BinaryIO:

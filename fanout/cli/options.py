@@ -1,7 +1,7 @@
 """Options that several commands share: their names, types and help texts.
 
 Options that belong together are added by one decorator, and reach the command as one value: its argument `seal` is a
-`SealOptions`. (Named tuples: to define a dataclass would take six times as long at each start.)
+`SealOptions`. (Named tuples: to define a dataclass would take far longer at each start.)
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ class OptionDecorator(Protocol):
 
 
 def option(*declarations: str, **settings: Any) -> OptionDecorator:
-    """Return `click.option` with the environment variable FANOUT_<LONG NAME>, shown in the help."""
+    """Return `click.option` with the environment variable FANOUT_<LONG NAME>; the help shows it, and the default."""
     long_name = next(name for name in declarations if name.startswith("--")).partition("/")[0]
     settings.setdefault("envvar", "FANOUT_" + long_name.removeprefix("--").replace("-", "_").upper())
     settings.setdefault("show_envvar", True)
+    settings.setdefault("show_default", settings.get("default", "") != "")
     return click.option(*declarations, **settings)
 
 
@@ -45,6 +46,14 @@ class FiniteRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"must be a finite number; got {value}.", param, ctx)
         return number
+
+
+def seconds_option(
+    name: str, default: float | None, text: str, *, most: float, least: float = 0, above_zero: bool = False
+) -> OptionDecorator:
+    """Return an option that takes seconds, from `least` (or above it, with `above_zero`) to `most`."""
+    number = FiniteRange(least, most, min_open=above_zero)
+    return option(name, type=number, default=default, metavar="SECONDS", help=text)
 
 
 class Bandwidth(click.types.FloatParamType):
@@ -77,8 +86,7 @@ def gathered(kind: type[NamedTuple], name: str) -> OptionDecorator:
     def decorate(command: Command) -> Command:
         @wraps(command)
         def gather(**values: Any) -> Any:
-            fields = {field: values.pop(field) for field in kind._fields}
-            values[name] = kind(**fields)  # type: ignore[call-overload]
+            values[name] = kind(**{field: values.pop(field) for field in kind._fields})  # type: ignore[call-overload]
             return command(**values)
 
         return gather  # type: ignore[return-value]
@@ -114,21 +122,11 @@ class SealOptions(NamedTuple):
         return self.cluster if self.key_file else ""
 
 
-class PatienceOptions(NamedTuple):
-    """How long answers are waited for."""
-
-    timeout: float
-    """Seconds."""
-    retries: int | None
-    """None for as many as fit into `timeout`."""
-
-
 output_option: OptionDecorator = option(
     "-o",
     "--output",
     type=click.Choice(["text", "json"]),
     default="text",
-    show_default=True,
     help="What to print: lines for people, or JSON.",
 )
 
@@ -153,7 +151,6 @@ admin_port_option: OptionDecorator = option(
     "--admin-port",
     type=click.IntRange(0, 65_535),
     default=8080,
-    show_default=True,
     help="TCP port of /livez, /readyz and /metrics; 0 for none.",
 )
 admin_host_option: OptionDecorator = option(
@@ -165,28 +162,20 @@ log_options: OptionDecorator = group(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"]),
         default="info",
-        show_default=True,
         help="Lowest level to log.",
     ),
     option(
         "--log-format",
         type=click.Choice(["auto", "json", "console"]),
         default="auto",
-        show_default=True,
         help="auto is console lines above a live table on a terminal, JSON elsewhere.",
     ),
     option("--log-file", metavar="PATH", help="Append the log to this file instead of standard output."),
 )
 
 patience_options: OptionDecorator = group(
-    gathered(PatienceOptions, "patience"),
-    option(
-        "--timeout",
-        type=FiniteRange(0, 86_400, min_open=True),
-        default=2.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="Wait at most this long for the answers of all pods.",
+    seconds_option(
+        "--timeout", 2.0, "Wait at most this long for the answers of all pods.", most=86_400, above_zero=True
     ),
     option(
         "--retries",
@@ -204,30 +193,15 @@ max_datagram_option: OptionDecorator = option(
     help="Cut larger messages into datagrams of at most BYTES of payload, which fanout receivers put together.",
 )
 
-interface_timeout_option: OptionDecorator = option(
-    "--interface-timeout",
-    type=FiniteRange(0, 86_400),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Wait at most this long at the start for an interface to appear.",
+interface_timeout_option: OptionDecorator = seconds_option(
+    "--interface-timeout", 60.0, "Wait at most this long at the start for an interface to appear.", most=86_400
 )
 
 bandwidth_option: OptionDecorator = option(
-    "--bandwidth",
-    type=Bandwidth(),
-    metavar="BITS",
-    help="Send BITS of payload a second to each pod: 64k, 10M, 1.5G.",
+    "--bandwidth", type=Bandwidth(), metavar="BITS", help="Send BITS of payload a second to each pod: 64k, 10M, 1.5G."
 )
 
 
 def drain_option(default: float, goes_on: str) -> OptionDecorator:
     """Return --drain of a program that `goes_on` after SIGTERM."""
-    return option(
-        "--drain",
-        type=FiniteRange(0, 3600),
-        default=default,
-        show_default=True,
-        metavar="SECONDS",
-        help=f"Go on {goes_on} for this long after SIGTERM.",
-    )
+    return seconds_option("--drain", default, f"Go on {goes_on} for this long after SIGTERM.", most=3600)

@@ -1,15 +1,18 @@
-"""Output of commands: exit codes, errors, notes, JSON, and values in words."""
+"""Output of commands: exit codes, errors, notes, JSON, columns, and values in words."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fanout.errors import FanoutError, InvalidInput, NoEndpoints
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXIT_OK = 0
 EXIT_ERROR = 1
@@ -70,6 +73,25 @@ def errors_as_json(output: str, **what: str) -> Iterator[None]:
         if output == "json":
             print_json({**what, "error": str(error), "exit_code": exit_code(error)})
         raise
+
+
+def console(*, err: bool) -> Console:
+    """Return a console that prints texts as they are: in markup [fd00::1]:12000 would be a tag."""
+    from rich.console import Console
+
+    return Console(stderr=err, markup=False, emoji=False, highlight=False)
+
+
+def aligned(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> list[str]:
+    """Return a line a row, in columns that a program can split at white space; `numbers` stand to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if numbers and index else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def milliseconds(seconds: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +13,6 @@ from fanout.cli.confirm_progress import ConfirmProgress, MessageInProgress
 from fanout.cli.confirm_report import ConfirmTally, lines, pod_json, pods_by_status, seconds
 from fanout.cli.interrupt import on_interrupt
 from fanout.cli.message_input import MessageStream
-from fanout.cli.options import PatienceOptions
 from fanout.cli.output import plural, print_json
 from fanout.cli.target import Target
 from fanout.errors import FanoutError
@@ -21,44 +20,32 @@ from fanout.protocol.sending.receipt import ReceiptStatus
 from fanout.sender.encoder import MAX_DATAGRAM
 from fanout.sender.sync import Sender
 
-
-class ConfirmOptions(NamedTuple):
-    """How to have messages confirmed."""
-
-    patience: PatienceOptions
-    interval: float
-    """Seconds from one message to the next, at least."""
-    messages: int | None
-    """The number of messages; None where it is not known in advance."""
-    output: str
-    quiet: bool
-    live: bool
-    whole: int = MAX_DATAGRAM
-    """Bytes up to which a message leaves whole; larger ones leave in fragments."""
+if TYPE_CHECKING:
+    from fanout.cli.commands.send import SendOptions
 
 
 def send_confirmed(
-    sender: Sender, target: Target, payloads: Iterable[bytes], stream: MessageStream, asking: ConfirmOptions
+    sender: Sender, target: Target, payloads: Iterable[bytes], stream: MessageStream, options: SendOptions
 ) -> int:
     """Send messages and have them confirmed; say what became of them, and return the exit code."""
     tally, watch = ConfirmTally(), MessageInProgress()
     started = time.monotonic()
     shown = (
-        ConfirmProgress(watch, target, asking.patience.timeout, asking.messages)
-        if asking.live
+        ConfirmProgress(watch, target, options.timeout, options.messages)
+        if options.shows_progress
         else contextlib.nullcontext()
     )
     with shown, on_interrupt(stream.interruption.set):
         try:
-            _send_all(sender, payloads, stream, asking, tally, watch)
+            _send_all(sender, payloads, stream, options, tally, watch)
         except FanoutError as error:
             if not tally.messages:
                 raise
             stream.failure = error
     elapsed = time.monotonic() - started
-    if asking.output == "json":
+    if options.output == "json":
         print_json(_as_json(target, tally, elapsed))
-    elif not asking.quiet:
+    elif not options.quiet:
         _show(target, tally, stream, elapsed)
     return stream.exit_code(complete=tally.complete)
 
@@ -67,26 +54,22 @@ def _send_all(
     sender: Sender,
     payloads: Iterable[bytes],
     stream: MessageStream,
-    asking: ConfirmOptions,
+    options: SendOptions,
     tally: ConfirmTally,
     watch: MessageInProgress,
 ) -> None:
-    interruption, (timeout, retries) = stream.interruption, asking.patience
+    interruption = stream.interruption
     due = 0.0
     for payload in payloads:
         if interruption.stopped.wait(max(0.0, due - time.monotonic())):
             return
-        due = time.monotonic() + asking.interval
-        is_cut = len(payload) > asking.whole
+        due = time.monotonic() + options.least_interval
+        is_cut = len(payload) > (options.max_datagram or MAX_DATAGRAM)
         watch.begin(is_cut=is_cut)
         confirmation = None
         with interruption.may_be_cut():
             confirmation = sender.send(
-                payload,
-                confirm=True,
-                timeout=timeout,
-                retries=retries,
-                on_receipt=watch.note,
+                payload, confirm=True, timeout=options.timeout, retries=options.retries, on_receipt=watch.note
             )
         if confirmation is None:  # interrupted: what is known of it counts
             elapsed = time.monotonic() - watch.started

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from fanout.cli.options import Command, OptionDecorator, gathered, group, option
-from fanout.cli.output import plural
+from fanout.cli.output import note, plural
 from fanout.discovery.core.endpoints import CONFIRM_AFTER
 from fanout.discovery.refresher import Resolver, resolver_for
 from fanout.model import DEFAULT_PORT, Family, Service
@@ -35,8 +35,6 @@ class Target(NamedTuple):
 
     service: Service
     resolver: Resolver
-    note: str = ""
-    """What to tell the user about how the pods are found."""
 
     @property
     def is_literal(self) -> bool:
@@ -65,7 +63,6 @@ dns_options: OptionDecorator = group(
         "--family",
         type=click.Choice(list(Family), case_sensitive=False),
         default=Family.ANY.value,
-        show_default=True,
         help="Addresses to send to: any is IPv4, or IPv6 where there are no IPv4 addresses.",
     ),
     option("--nameserver", metavar="HOST[:PORT]", help="Ask this nameserver instead of those in resolv.conf."),
@@ -86,7 +83,6 @@ def _target_options(*, required: bool) -> OptionDecorator:
             "-p",
             "--port",
             default=str(DEFAULT_PORT),
-            show_default=True,
             metavar="PORT",
             help="UDP port, or the name of a port of the Service.",
         ),
@@ -109,18 +105,19 @@ optional_target_options: OptionDecorator = group(
 """The same where a Service may be left out: the argument `target` is None then."""
 
 
-def find_target(options: TargetOptions) -> Target:
-    """Return the Service and its resolver; raise `InvalidService`."""
+def find_target(options: TargetOptions, *, quiet: bool = False) -> Target:
+    """Return the Service and its resolver; note that it is the local one, unless `quiet`. Raises `InvalidService`."""
     wanted = Service(options.service, options.port, Family.parse(options.family))
     local = None if wanted.literals is not None else find_local_service(options.nameserver, [options.service])
     if local is None:
         resolver = resolver_for(wanted, nameserver=options.nameserver, allow_loopback=options.allow_loopback)
-        return Target(wanted, resolver)
-    resolver = resolver_for(
-        wanted, nameserver=local.nameserver, search=local.search, ndots=local.ndots, allow_loopback=True
-    )
-    note = f"{options.service} is the local headless Service (`fanout local`, nameserver {local.nameserver})"
-    return Target(wanted, resolver, note)
+    else:
+        resolver = resolver_for(
+            wanted, nameserver=local.nameserver, search=local.search, ndots=local.ndots, allow_loopback=True
+        )
+        if not quiet:
+            note(f"{options.service} is the local headless Service (`fanout local`, nameserver {local.nameserver})")
+    return Target(wanted, resolver)
 
 
 def find_local_service(nameserver: str | None, services: list[str]) -> LocalService | None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
-import select
+import selectors
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from fanout.doctor import kernel
 from fanout.doctor.core.facts import Heard, IngressFacts, InterfaceFacts, Match, Seen, match
 from fanout.errors import SocketUnavailable
-from fanout.model import Endpoint, unmapped
-from fanout.net import interfaces, pktinfo
+from fanout.model import Endpoint
+from fanout.net import interfaces, pktinfo, sockaddr
 from fanout.net.bind import RECEIVE_BUFFER, set_buffer
 from fanout.relay.core.ingress import Ingress, IngressKind
 from fanout.relay.ingress_socket import describe, open_port
@@ -24,7 +25,7 @@ from fanout.relay.ingress_socket import describe, open_port
 _LOOK = 0.2
 """Seconds between two reports of progress."""
 _TURN = 64
-"""Datagrams that are read of one socket before it is another's turn."""
+"""Datagrams to read from one socket before the next one's turn."""
 _READ_MAX = 65_535
 # include/uapi/linux/if_ether.h, if_packet.h
 _ETHERTYPES = {0x0800: 4, 0x86DD: 6}
@@ -39,11 +40,10 @@ class _Listened:
 
     def __init__(self, ingress: Ingress) -> None:
         self.ingress = ingress
-        self.sockets: dict[int, tuple[socket.socket, int]] = {}
-        """By descriptor: a socket and its port."""
+        self.sockets: list[socket.socket] = []
         self.heard: Heard | None = None
         self.facts: IngressFacts | None = None
-        """The facts that are final."""
+        """The final facts, once a datagram has come."""
         self.seen: dict[Match, Seen] | None = None
         self.refused = ""
         self.in_use = False
@@ -52,7 +52,7 @@ class _Listened:
             for port in ingress.ports:
                 opened = open_port(ingress, port)
                 set_buffer(opened, RECEIVE_BUFFER)  # so that a flood does not make it drop what the doctor then counts
-                self.sockets[opened.fileno()] = (opened, port)
+                self.sockets.append(opened)
         except SocketUnavailable as error:
             self.refused = str(error)
             self.in_use = getattr(error.__cause__, "errno", None) == errno.EADDRINUSE
@@ -60,13 +60,13 @@ class _Listened:
 
     @property
     def waits(self) -> bool:
-        """Whether there is something to come: a datagram, or one on the wire that another program gets."""
+        """Whether to listen on: for a datagram, or for one on the wire where another program has the port."""
         if self.sockets:
             return self.heard is None
         return self.in_use and self.seen is not None and Match.FITS not in self.seen
 
     def close(self) -> None:
-        for opened, _ in self.sockets.values():
+        for opened in self.sockets:
             opened.close()
         self.sockets.clear()
 
@@ -80,86 +80,84 @@ def hear(
         for each in listened:
             stack.callback(each.close)
         # Only here: what came until now needs no explanation.
-        looking = _open_wire(stack)
-        if looking:
+        wires = _open_wires(stack)
+        if wires:
             for each in listened:
                 each.seen = {}
         started = time.monotonic()
-        _listen(listened, looking, started, seconds, tell)
-        missed = _missed(looking)
-        found = [each.facts or _facts(each, time.monotonic() - started) for each in listened]
-        return [replace(facts, missed=missed) for facts in found]
+        _listen(listened, wires, started, seconds, tell)
+        missed = _missed(wires)
+        return [replace(each.facts or _facts(each, time.monotonic() - started), missed=missed) for each in listened]
 
 
 def _listen(
     listened: list[_Listened],
-    looking: dict[int, tuple[socket.socket, int]],
+    wires: list[socket.socket],
     started: float,
     seconds: float,
     tell: Callable[[float, int], None],
 ) -> None:
-    poll = select.poll()
-    owners = {descriptor: each for each in listened for descriptor in each.sockets}
-    for descriptor in (*owners, *looking):
-        poll.register(descriptor, select.POLLIN)
-    report_at = 0.0
-    while any(each.waits for each in listened):
-        elapsed = time.monotonic() - started
-        if elapsed >= report_at:
-            tell(elapsed, sum(each.heard is not None for each in listened))
-            report_at = elapsed + _LOOK
-        for descriptor, _ in poll.poll(max(0, 1000 * min(_LOOK, seconds - elapsed))):
-            if descriptor in looking:
-                _look(*looking[descriptor], listened)
-                continue
-            owner = owners.get(descriptor)
-            if owner is not None and _take(owner, descriptor, started):
-                for each in owner.sockets:
-                    poll.unregister(each)
-                    owners.pop(each)
-                # While the group is still joined: the kernel lists it. A socket that nobody empties would overflow.
-                owner.facts = _facts(owner, time.monotonic() - started)
-                owner.close()
-        # After a last look: the wire shows a datagram a moment before a socket gets it.
-        if elapsed >= seconds:
-            break
+    with selectors.DefaultSelector() as selector:
+        for wire in wires:
+            selector.register(wire, selectors.EVENT_READ, (None, wire))
+        for each in listened:
+            for opened in each.sockets:
+                selector.register(opened, selectors.EVENT_READ, (each, opened))
+        report_at = 0.0
+        while any(each.waits for each in listened):
+            elapsed = time.monotonic() - started
+            if elapsed >= report_at:
+                tell(elapsed, sum(each.heard is not None for each in listened))
+                report_at = elapsed + _LOOK
+            for key, _ in selector.select(max(0, min(_LOOK, seconds - elapsed))):
+                owner, opened = key.data
+                if owner is None:
+                    _look(opened, listened)
+                elif owner.heard is None and _take(owner, opened, started):
+                    for each in owner.sockets:
+                        selector.unregister(each)
+                    # While the group is still joined: the kernel lists it. A socket that nobody empties would overflow.
+                    owner.facts = _facts(owner, time.monotonic() - started)
+                    owner.close()
+            # After a last look: the wire shows a datagram a moment before a socket gets it.
+            if elapsed >= seconds:
+                break
 
 
-def _take(owner: _Listened, descriptor: int, started: float) -> bool:
+def _take(owner: _Listened, opened: socket.socket, started: float) -> bool:
     """Take a datagram; return whether it was for the ingress."""
-    opened, port = owner.sockets[descriptor]
     try:
         datagram, ancillary, _, address = opened.recvmsg(_READ_MAX, 64)
     except OSError:
         return False
     if owner.ingress.kind is IngressKind.BROADCAST and not pktinfo.is_broadcast(ancillary):
         return False  # to this host alone
-    host = str(unmapped(ipaddress.ip_address(address[0].partition("%")[0])))
-    owner.heard = Heard(Endpoint(host, address[1]), port, len(datagram), time.monotonic() - started)
+    source = Endpoint(sockaddr.plain(address[0].partition("%")[0]), address[1])
+    owner.heard = Heard(source, opened.getsockname()[1], len(datagram), time.monotonic() - started)
     return True
 
 
-def _open_wire(stack: contextlib.ExitStack) -> dict[int, tuple[socket.socket, int]]:
+def _open_wires(stack: contextlib.ExitStack) -> list[socket.socket]:
     """Return sockets that get what interfaces get, before it is judged (man 7 packet); none without CAP_NET_RAW."""
-    opened = {}
-    for ethertype, version in _ETHERTYPES.items():
+    opened = []
+    for ethertype in _ETHERTYPES:
         with contextlib.suppress(OSError, AttributeError):
             wire = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ethertype)))
             wire.setblocking(False)
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-            opened[wire.fileno()] = (wire, version)
+            opened.append(wire)
     return opened
 
 
-def _look(wire: socket.socket, version: int, listened: list[_Listened]) -> None:
+def _look(wire: socket.socket, listened: list[_Listened]) -> None:
     for _ in range(_TURN):
         try:
-            packet, (interface, _, kind, *_) = wire.recvfrom(_READ_MAX)
+            packet, (interface, ethertype, kind, *_) = wire.recvfrom(_READ_MAX)
         except OSError:
             return
         if kind in (_OUTGOING, _TO_OTHERS):
             continue
-        seen = parse_packet(packet, version, interface, broadcast=kind == _TO_ALL)
+        seen = parse_packet(packet, _ETHERTYPES[ethertype], interface, broadcast=kind == _TO_ALL)
         if seen is not None:
             for each in listened:
                 how = match(each.ingress, seen)
@@ -168,7 +166,7 @@ def _look(wire: socket.socket, version: int, listened: list[_Listened]) -> None:
 
 
 def parse_packet(packet: bytes, version: int, interface: str, *, broadcast: bool) -> Seen | None:
-    """Return the UDP datagram of an IP packet; None for what is none, and for a later fragment of one."""
+    """Return the UDP datagram in an IP packet; None for other packets, and for later fragments."""
     if version == 4:
         if len(packet) < 20 or packet[9] != socket.IPPROTO_UDP or packet[6] & 0x1F or packet[7]:
             return None
@@ -192,39 +190,36 @@ def parse_packet(packet: bytes, version: int, interface: str, *, broadcast: bool
     )
 
 
-def _missed(looking: dict[int, tuple[socket.socket, int]]) -> int:
+def _missed(wires: list[socket.socket]) -> int:
     """Return how many packets the capture dropped for lack of buffer."""
-    return sum(
-        _PACKET_STATISTICS.unpack(wire.getsockopt(*_TELL_STATISTICS, _PACKET_STATISTICS.size))[1]
-        for wire, _ in looking.values()
-    )
+    statistics = (wire.getsockopt(*_TELL_STATISTICS, _PACKET_STATISTICS.size) for wire in wires)
+    return sum(_PACKET_STATISTICS.unpack(each)[1] for each in statistics)
 
 
 def _facts(each: _Listened, seconds: float) -> IngressFacts:
     ingress = each.ingress
     name = ingress.interface
-    family = 6 if ingress.is_ipv6 else 4
-    after = kernel.counters(name)
-    version, groups = kernel.parse_igmp(kernel.read("/proc/net/igmp"), name)
     if ingress.is_ipv6:
         version, groups = "", kernel.parse_igmp6(kernel.read("/proc/net/igmp6"), name)
+        forced = _sysctl("ipv6", name, "force_mld_version")
+    else:
+        version, groups = kernel.parse_igmp(kernel.read("/proc/net/igmp"), name)
+        forced = _sysctl("ipv4", name, "force_igmp_version")
+    assigned = interfaces.addresses(name or None)
     is_multicast = ingress.kind is IngressKind.MULTICAST
     puzzle = (each.seen or {}).get(Match.FITS)
+    came_by = "" if puzzle is None else puzzle.interface
     back = None if puzzle is None else interfaces.route(puzzle.source.host)
     return IngressFacts(
         ingress,
         seconds,
         InterfaceFacts(
             is_up=not name or interfaces.is_up(name),
-            addresses=tuple(str(own) for own in interfaces.addresses(name or None) if own.version == family),
+            addresses=tuple(str(own) for own in assigned if (own.version == 6) == ingress.is_ipv6),
             own_addresses=tuple(map(str, interfaces.addresses())),
             igmp_version=version,
-            forced_version=_of_interface(
-                "force_mld_version" if ingress.is_ipv6 else "force_igmp_version", ingress, name
-            ),
-            reverse_filter=0
-            if family == 6
-            else _of_interface("rp_filter", ingress, name or (puzzle.interface if puzzle else "")),
+            forced_version=forced,
+            reverse_filter=0 if ingress.is_ipv6 else _sysctl("ipv4", name or came_by, "rp_filter"),
             default_interface=kernel.parse_default_route(kernel.read("/proc/net/route")),
         ),
         described=describe(ingress) if each.sockets else "",
@@ -234,11 +229,10 @@ def _facts(each: _Listened, seconds: float) -> IngressFacts:
         heard=each.heard,
         seen=each.seen,
         way_back=None if back is None else back[0],
-        grown={key: count - each.before.get(key, 0) for key, count in after.items() if count > each.before.get(key, 0)},
+        grown=Counter(kernel.counters(name)) - Counter(each.before),
     )
 
 
-def _of_interface(sysctl: str, ingress: Ingress, interface: str) -> int:
+def _sysctl(family: str, interface: str, name: str) -> int:
     """Return the larger of a sysctl's values for all interfaces and for this one: that is what counts."""
-    family = "ipv6" if ingress.is_ipv6 else "ipv4"
-    return max(kernel.sysctl(f"net/{family}/conf/{name}/{sysctl}") or 0 for name in ("all", interface) if name)
+    return max(kernel.sysctl(f"net/{family}/conf/{each}/{name}") or 0 for each in ("all", interface) if each)

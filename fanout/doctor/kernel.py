@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
+from collections import Counter
 from pathlib import Path
 
 _COUNTED = {
@@ -33,9 +34,9 @@ def sysctl(name: str) -> int | None:
 
 
 def counters(interface: str = "") -> dict[str, int]:
-    """Return the counters that tell of datagrams dropped, and of packets that came in by `interface`.
+    """Return the counters of dropped datagrams, and of packets that `interface` received.
 
-    Those of the protocols are both families' together; all are of this network namespace alone.
+    The protocols' counters are summed over both families; all are those of this network namespace.
     """
     counted = parse_counters(read("/proc/net/snmp") + read("/proc/net/netstat"), read("/proc/net/snmp6"))
     return {**counted, **parse_interface(read("/proc/net/dev"), interface)}
@@ -43,17 +44,17 @@ def counters(interface: str = "") -> dict[str, int]:
 
 def parse_counters(tables: str, ipv6: str) -> dict[str, int]:
     """Parse /proc/net/snmp and netstat (a line of names, a line of numbers), and snmp6 (a name and a number a line)."""
-    found: dict[str, int] = {}
+    found: Counter[str] = Counter()
     lines = tables.splitlines()
     for names, numbers in zip(lines[::2], lines[1::2], strict=False):
         table = dict(zip(names.split(), numbers.split(), strict=False))
         for name in _COUNTED.get(names.partition(":")[0], ()):
             if name in table:
-                found[name] = found.get(name, 0) + int(table[name])
+                found[name] += int(table[name])
     for line in ipv6.splitlines():
         name, _, number = line.partition(" ")
         if name in _COUNTED_6:
-            found[_COUNTED_6[name]] = found.get(_COUNTED_6[name], 0) + int(number)
+            found[_COUNTED_6[name]] += int(number)
     return found
 
 
@@ -89,7 +90,7 @@ def parse_igmp6(table: str, interface: str) -> set[str]:
 
 
 def parse_default_route(table: str) -> str:
-    """Return the interface of the IPv4 default route with the least metric, of /proc/net/route; empty where none is."""
+    """Return the interface of the IPv4 default route with the least metric, of /proc/net/route, or an empty string."""
     # Iface Destination Gateway Flags RefCnt Use Metric Mask ...
     rows = [line.split() for line in table.splitlines()[1:]]
     defaults = [(int(row[6]), row[0]) for row in rows if len(row) > 7 and row[1] == row[7] == "00000000"]

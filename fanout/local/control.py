@@ -97,7 +97,7 @@ async def _answer(reader: asyncio.StreamReader, handle: Handler) -> Values | Non
     try:
         line = await reader.readline()
         if not line:
-            return None  # somebody looked whether we are alive
+            return None  # only a check whether the supervisor is alive
         command = json.loads(line)
     except ValueError:
         return {"error": "the command is not a line of JSON"}

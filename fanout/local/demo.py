@@ -20,7 +20,7 @@ from fanout.errors import SocketUnavailable
 from fanout.local import logs
 from fanout.local.directory import has_room
 from fanout.local.launch import interrupts_later, python_command
-from fanout.local.pods import free_address
+from fanout.local.pod_process import free_address
 from fanout.local.state import LocalServiceError
 from fanout.model import DEFAULT_PORT
 
@@ -31,7 +31,7 @@ _LOG_TIMEOUT = 30.0
 
 
 def play() -> None:
-    """Play it, a command at a time; raise `LocalServiceError` unless all five receivers logged the second message."""
+    """Play the demo, command by command; raise `LocalServiceError` unless all five pods logged the last message."""
     port = _usable_port()
     port_options = [] if port == DEFAULT_PORT else ["--port", str(port)]
     started = time.monotonic()
@@ -59,7 +59,7 @@ class _Stage:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("FANOUT_")}
         # In a pod, `fanout send` would ask the cluster's DNS.
         inherited.pop("KUBERNETES_SERVICE_HOST", None)
-        # FANOUT_PID: whatever becomes of the demo, its Service ends with it.
+        # FANOUT_PID: however the demo ends, its Service ends with it.
         self._environment = {**inherited, "FANOUT_LOCAL_DIR": directory, "FANOUT_PID": str(os.getpid())}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -96,27 +96,20 @@ class _Stage:
             self._process.terminate()
             self._process.wait()
         subprocess.run(
-            python_command("fanout", "local", "down"),
-            env=self._environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
+            python_command("fanout", "local", "down"), env=self._environment, capture_output=True, check=False
         )
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _pods_that_logged(self, payload: str) -> set[str]:
+        logged = (MESSAGE_RECEIVED, payload)
         events = ((line.pod, logs.parse(line.text) or {}) for line in logs.read(self.directory))
-        return {
-            pod
-            for pod, values in events
-            if values.get("event") == MESSAGE_RECEIVED and values.get("payload") == payload
-        }
+        return {pod for pod, values in events if (values.get("event"), values.get("payload")) == logged}
 
 
 @contextmanager
 def _stage() -> Iterator[_Stage]:
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)
     stage = _Stage(_make_directory())
     try:
         yield stage
@@ -143,14 +136,9 @@ def _usable_port() -> int:
     except SocketUnavailable:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind(("", 0))
-            port: int = probe.getsockname()[1]
-            return port
+            return int(probe.getsockname()[1])
     return DEFAULT_PORT
 
 
 def _say(sentence: str) -> None:
     click.secho(f"\n# {sentence}", dim=True)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt

@@ -45,17 +45,11 @@ class StateDirectory:
 
     def publish(self, service: LocalService) -> None:
         """Write down how the Service is found: `state.find()` returns it from now on."""
-        lines = (
-            f"pid {service.pid}",
-            f"nameserver {service.nameserver}",
-            f"search {' '.join(service.search)}",
-            f"ndots {service.ndots}",
-            f"service {service.service}",
-            f"port {service.port}",
-        )
+        values = {**service._asdict(), "search": " ".join(service.search)}
+        del values["directory"]
         path = Path(state.file_path(self.path))
         fresh = _fresh(path)
-        fresh.write_text("\n".join(lines) + "\n")
+        fresh.write_text("".join(f"{keyword} {value}\n" for keyword, value in values.items()))
         fresh.replace(path)
 
     def release(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +17,7 @@ MAX_FILE_SIZE = 4 * 1024 * 1024
 """Bytes; a pod keeps the present file and the one before it. The state directory is often in memory."""
 _POLL_INTERVAL = 0.1
 _SUFFIX = ".log"
-_FIXED_KEYS = frozenset({"event", "timestamp", "pod", "namespace", "pod_ip", "node"})
+_FIXED_KEYS = frozenset({"event", "timestamp", "level", "pod", "namespace", "pod_ip", "node"})
 """Shown in their own place, or the same in every line of a pod."""
 
 
@@ -27,11 +28,6 @@ class Line(NamedTuple):
     timestamp: str
     """As in the line; lines without one have that of the line before."""
     text: bytes
-
-    @property
-    def event(self) -> dict[str, object] | None:
-        """The line as an event of the receiver, or None where it is something else."""
-        return parse(self.text)
 
 
 class LogFile:
@@ -112,7 +108,7 @@ def parse(text: bytes) -> dict[str, object] | None:
 
 
 def render(text: bytes) -> str:
-    """Return a line of a receiver for people: time of day (UTC), event, and the values that tell something.
+    """Return a line of a receiver for people: time of day (UTC), event, and the values that vary.
 
     What a terminal could take for a command is escaped, in events and in other lines.
     """
@@ -123,9 +119,7 @@ def render(text: bytes) -> str:
     words = [_time_of_day(values.get("timestamp")), _shown(values["event"])]
     if values.get("level") not in (None, "info"):
         words.append(_shown(values["level"]))
-    words += [
-        f"{_shown(key)}={_shown(value)}" for key, value in values.items() if key not in _FIXED_KEYS and key != "level"
-    ]
+    words += [f"{_shown(key)}={_shown(value)}" for key, value in values.items() if key not in _FIXED_KEYS]
     return " ".join(word for word in words if word)
 
 
@@ -166,8 +160,7 @@ class _Follower:
                 self._tails[pod] = _Tail(Path(state.logs_path(self._directory), pod + _SUFFIX), pod)
         lines: list[Line] = []
         for pod, log in list(self._tails.items()):
-            fresh = log.read()
-            lines += fresh if tail is None else fresh[len(fresh) - min(tail, len(fresh)) :]
+            lines += deque(log.read(), maxlen=tail)
             if log.ended:
                 del self._tails[pod]
         return lines

@@ -23,7 +23,7 @@ class Nameserver:
     """Answers from `zone`, which may be replaced at any time; the next query sees the new one.
 
     Start it with `await Nameserver.start(zone)`, end it with `await close()`. A TCP connection may carry any
-    number of queries; one that is idle, or sends what is not a query, is cut off, and so is a 65th.
+    number of queries; one that is idle, or sends something else, is cut off, and so is a 65th.
     """
 
     def __init__(self, zone: Zone, udp: socket.socket, *, idle_timeout: float) -> None:

@@ -1,4 +1,4 @@
-"""Where the local headless Service leaves its traces, and how others find it.
+"""Where the local headless Service keeps its state, and how others find it.
 
 The state directory is $FANOUT_LOCAL_DIR, or `fanout` in $XDG_RUNTIME_DIR, or `fanout-UID` in the directory for
 temporary files. It holds, while the Service runs::

@@ -20,9 +20,9 @@ from fanout.errors import FanoutError, InvalidInput
 from fanout.local import control, state
 from fanout.local.core.zone import Pod, Zone
 from fanout.local.directory import StateDirectory
+from fanout.local.launch import MAX_REPLICAS, LocalSettings, ready_timeout
 from fanout.local.nameserver import Nameserver
-from fanout.local.pods import PodProcess, free_address
-from fanout.local.settings import MAX_REPLICAS, LocalSettings, ready_timeout
+from fanout.local.pod_process import PodProcess, free_address
 from fanout.local.state import LocalService, LocalServiceError
 
 _STATEFULSET = "statefulset-udp-server"
@@ -98,7 +98,6 @@ class Supervisor:
             on_change=self._pods_changed,
         )
         self._pods.append(pod)
-        pod.start()
 
     async def _until_ready(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -190,11 +189,11 @@ class Supervisor:
 
 def main() -> None:
     """Run with the settings in the first argument."""
-    settings = LocalSettings.from_json(sys.argv[1])
+    settings = LocalSettings(**json.loads(sys.argv[1]))
     path = state.directory_path()
     try:
         directory = StateDirectory.take(path)
-        _send_errors_to(state.supervisor_log_path(path))
+        _redirect(sys.stderr.fileno(), state.supervisor_log_path(path))
         asyncio.run(Supervisor(settings, directory).run(lambda: _announce({})))
     except FanoutError as error:
         _announce({"error": str(error)})
@@ -208,15 +207,13 @@ def _announce(outcome: control.Values) -> None:
     """Report the result of the start to the launcher, and close its pipe."""
     with suppress(BrokenPipeError):
         os.write(sys.stdout.fileno(), json.dumps(outcome).encode() + b"\n")
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)
+    _redirect(sys.stdout.fileno(), os.devnull)
 
 
-def _send_errors_to(path: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(descriptor, sys.stderr.fileno())
-    os.close(descriptor)
+def _redirect(descriptor: int, path: str) -> None:
+    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(opened, descriptor)
+    os.close(opened)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fanout.discovery.refresher import StaticResolver
-from fanout.measure.probe import PATIENCE, Prober, draw_run
+from fanout.measure.prober import PATIENCE, Prober
 from fanout.measure.result import BenchResult, PodResult
 from fanout.model import Endpoint, Service
 from fanout.protocol import probe
-from fanout.report import Report
+from fanout.report import Outcome, Report
 from fanout.sender.sync import Sender
 
 _LOOK = 0.02
@@ -48,7 +49,7 @@ class Bench:
         self.interrupted: bool = False
         self._service = service
         self._endpoints = endpoints
-        self._run = draw_run()
+        self._run = secrets.randbits(64)  # known only to the probed pods
         self._stopped = threading.Event()
         self._report: Report | None = None
         self._failure: BaseException | None = None
@@ -96,34 +97,34 @@ class Bench:
 
     def result(self) -> BenchResult:
         """Return the result so far."""
-        done = self._report is not None
-        messages = self._report.messages if self._report is not None else self.sent
-        outcomes = {} if self._report is None else {each.endpoint: each for each in self._report.outcomes}
+        report = self._report
+        messages = self.sent if report is None else report.messages
+        outcomes = {} if report is None else {each.endpoint: each for each in report.outcomes}
         pods = []
         for endpoint, heard in self._prober.pods.items():
-            outcome = outcomes.get(endpoint)
+            outcome = outcomes.get(endpoint) or Outcome(endpoint)
             # During the stream, what is in flight is not lost: count up to the highest number that the pod has seen.
             seen = heard.observed
             pods.append(
                 PodResult(
                     endpoint,
-                    messages if done or seen is None else min(seen.expected, messages),
+                    messages if report is not None or seen is None else min(seen.expected, messages),
                     self.plan.size,
-                    dropped=0 if outcome is None else outcome.dropped,
-                    refused=0 if outcome is None else outcome.refused,
-                    errno=0 if outcome is None else outcome.errno,
+                    dropped=outcome.dropped,
+                    refused=outcome.refused,
+                    errno=outcome.errno,
                     observed=seen,
                     round_trips=tuple(heard.round_trips),
                     pings=heard.pings,
                     last_answer=None if heard.answered_at is None else max(0.0, heard.answered_at - self._started),
                 )
             )
-        elapsed = (self._ended if done else time.monotonic()) - self._started
+        ended = time.monotonic() if report is None else self._ended
         return BenchResult(
             tuple(pods),
             messages,
             self.plan.size,
-            elapsed,
+            ended - self._started,
             interrupted=self.interrupted,
             ignored=self._prober.ignored,
             stranger=self._prober.stranger,

@@ -10,9 +10,10 @@ import socket
 import struct
 import sys
 
+from fanout import errno_text
 from fanout.errors import InvalidService, SocketUnavailable
 from fanout.model import Endpoint, parse_port
-from fanout.net import errno_text, sockaddr
+from fanout.net import sockaddr
 
 log: logging.Logger = logging.getLogger("fanout")
 

@@ -8,10 +8,10 @@ import math
 import socket
 import struct
 
-from fanout import options
+from fanout import errno_text, options
 from fanout.errors import SocketUnavailable
 from fanout.model import Endpoint
-from fanout.net import errno_text, interfaces, pktinfo, sockaddr
+from fanout.net import interfaces, pktinfo, sockaddr
 
 # include/uapi/linux/in.h and in6.h; the protocol-independent requests of RFC 3678, 5.1.
 _MCAST_JOIN_GROUP, _MCAST_JOIN_SOURCE_GROUP = 42, 46

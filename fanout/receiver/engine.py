@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from operator import length_hint
 
-from fanout import options
+from fanout import errno_text, options
 from fanout.errors import Closed, InvalidInput
 from fanout.limiter import LimitedLogger
 from fanout.model import DEFAULT_PORT, Endpoint, Message, Question
-from fanout.net import errno_text
 from fanout.net.bind import RECEIVE_BUFFER
 from fanout.net.key_file import KeyFile
 from fanout.protocol.receiving.dedup import SenderCounts

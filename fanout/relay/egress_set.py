@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from time import monotonic
 
-from fanout.net import errno_text
+from fanout import errno_text
 from fanout.protocol.sending.batch import Segments
 from fanout.relay.core.stats import PodStats
 from fanout.relay.egress import Egress

@@ -14,11 +14,11 @@ from functools import partial
 from time import monotonic
 from typing import Self
 
-from fanout import options
+from fanout import errno_text, options
 from fanout.discovery.refresher import Resolver, resolver_for
 from fanout.errors import Closed, InvalidIngress, SocketUnavailable
 from fanout.model import Family, Service
-from fanout.net import errno_text, interfaces
+from fanout.net import interfaces
 from fanout.net.bind import RECEIVE_BUFFER
 from fanout.net.multicast import INTERFACE_TIMEOUT
 from fanout.relay.core.drop_reasons import RelayDrop

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fanout import errno_text
 from fanout.errors import InvalidInput, SocketUnavailable
-from fanout.net import errno_text, interfaces
+from fanout.net import interfaces
 from fanout.ssdp.core import message, urls
 from fanout.ssdp.core.description import Description
 from fanout.ssdp.pod_monitor import DescriptionReader, Unreadable

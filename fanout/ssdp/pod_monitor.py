@@ -12,8 +12,8 @@ from time import monotonic
 import aiohttp
 from yarl import URL
 
+from fanout import errno_text
 from fanout.model import Endpoint
-from fanout.net import errno_text
 from fanout.ssdp.core import body, description, message
 from fanout.ssdp.core.description import Description, InvalidDescription
 from fanout.ssdp.core.drop_reasons import SsdpDrop

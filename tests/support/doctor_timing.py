@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from fanout.doctor import capture, kernel, probes
+from fanout.doctor import capture, kernel, paths
 
 FOR_LONG = 3600.0
 """Seconds for `--wait`; the scripted clocks below jump there."""
@@ -63,7 +63,7 @@ def until_counted(name: str) -> Iterator[None]:
 def patience(small: Sequence[float] = (FOR_LONG,), large: Sequence[float] = (FOR_LONG,)) -> Iterator[None]:
     """Let it wait so long for answers to each of its probes, and of its large ones: they end it earlier."""
     with (
-        mock.patch.object(probes.reach, "__defaults__", (small,)),
-        mock.patch.object(probes, "_PATIENCE_OF_LARGE", large),
+        mock.patch.object(paths.reach, "__defaults__", (small,)),
+        mock.patch.object(paths, "_PATIENCE_OF_LARGE", large),
     ):
         yield

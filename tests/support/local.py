@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from fanout.local.launch import launch
-from fanout.local.settings import LocalSettings
+from fanout.local.launch import LocalSettings, launch
 from fanout.local.state import LocalService
 from tests.support.cli import FANOUT, Running, environment, invoke
 from tests.support.limits import PATIENT, Limits, setting, variables
@@ -26,7 +25,7 @@ from tests.support.waiting import PATIENCE, until
 POD = "statefulset-udp-server"
 _HERE: Limits = {**PATIENT, "fanout.cli.commands.local:STATUS_TIMEOUT": PATIENCE}
 """A machine that stands still is not taken for a nameserver or a supervisor that hangs."""
-_ELSEWHERE: Limits = {**_HERE, "fanout.local.pods:STOP_GRACE": PATIENCE}
+_ELSEWHERE: Limits = {**_HERE, "fanout.local.pod_process:STOP_GRACE": PATIENCE}
 """Nor for a receiver that hangs."""
 
 SERVICE = LocalService(

@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 from fanout.measure import session
-from fanout.measure.probe import PATIENCE, Prober
+from fanout.measure.prober import PATIENCE, Prober
 from fanout.measure.session import Bench
 from fanout.model import Endpoint
 from fanout.protocol import probe
@@ -121,6 +121,12 @@ def bench(
 def has_ignored(prober: Prober) -> bool:
     """Whether a reply has come that was not believed."""
     return prober.ignored > 0
+
+
+def endpoint_of(peer: str) -> Endpoint:
+    """Return where a `peer` listens, as a value."""
+    host, _, port = peer.rpartition(":")
+    return Endpoint(host, int(port))
 
 
 def by_endpoint(measured: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -44,9 +44,9 @@ class PlanOptions(NamedTuple):
         """Return what to send; raise `click.UsageError` for options that exclude each other."""
         rate = self.rate
         if rate is not None and self.bandwidth is not None:
-            raise click.UsageError("--rate and --bandwidth are two ways to say one thing: give one")
+            raise click.UsageError("--rate and --bandwidth exclude each other: give one")
         if self.seconds is not None and self.messages is not None:
-            raise click.UsageError("--seconds and --count are two ways to say one thing: give one")
+            raise click.UsageError("--seconds and --count exclude each other: give one")
         if self.bandwidth is not None:
             rate = _datagrams_per_second(self.bandwidth, self.size)
         return planned(rate or _RATE, self.size, self.seconds or _SECONDS, self.messages)
@@ -76,18 +76,12 @@ def _datagrams_per_second(bandwidth: float, size: int) -> float:
     "--size",
     type=click.IntRange(HEADER.size, MAX_PAYLOAD),
     default=200,
-    show_default=True,
     metavar="BYTES",
     help="Payload of each message.",
 )
 @option("--seconds", type=FiniteRange(0.1, 86_400), metavar="S", help="Send for this long. [default: 5]")
 @option("--count", "messages", type=click.IntRange(min=1), metavar="N", help="Send N messages instead.")
-@option(
-    "--max-loss",
-    type=FiniteRange(0, 100),
-    metavar="PERCENT",
-    help="Exit with 4 where a pod lost more.",
-)
+@option("--max-loss", type=FiniteRange(0, 100), metavar="PERCENT", help="Exit with 4 where a pod lost more.")
 @option("--plot", metavar="FILE", help="Draw latency and loss of each pod as SVG; - is standard output.")
 @output_option
 @gathered(PlanOptions, "load")
@@ -99,7 +93,7 @@ def bench(target: TargetOptions, load: PlanOptions, max_loss: float | None, plot
     stream measure the round trip.
 
     Exit codes: 0 measured, 1 error, 2 usage, 3 no endpoints, 4 some pods silent or worse than --max-loss,
-    130 interrupted; what was measured until then is shown.
+    130 interrupted; what was measured so far is shown.
 
     \b
     fanout bench -s headless-udp
@@ -113,8 +107,6 @@ def bench(target: TargetOptions, load: PlanOptions, max_loss: float | None, plot
         found = find_target(target)
         picture = None if plot is None else _Picture(plot)
         try:
-            if found.note:
-                note(found.note)
             with Sender(found.service, resolver=found.resolver) as sender:
                 endpoints = sender.resolve()
             result = _measure(found, endpoints, plan)

@@ -7,12 +7,12 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import asdict
 
 import click
 
-from fanout.cli.options import FiniteRange, option, output_option
-from fanout.cli.output import EXIT_ERROR, EXIT_OK, errors_as_json, note, print_json
+from fanout.cli.options import option, output_option, seconds_option
+from fanout.cli.output import EXIT_ERROR, EXIT_OK, errors_as_json, print_json
 from fanout.cli.target import Target, TargetOptions, find_target, optional_target_options
 from fanout.doctor.core.facts import Check, CheckStatus
 from fanout.relay.core.ingress import Ingress
@@ -32,14 +32,7 @@ _CLEAR = "\r\033[K"
     metavar="INGRESS",
     help="Wait for a datagram at this ingress of a relay, mcast://224.0.67.67:5001@eth1 for instance; repeatable.",
 )
-@option(
-    "--wait",
-    type=FiniteRange(0, _WAIT_MAX, min_open=True),
-    default=10.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Listen at most this long.",
-)
+@seconds_option("--wait", 10.0, "Listen at most this long.", most=_WAIT_MAX, above_zero=True)
 @output_option
 def doctor(target: TargetOptions | None, listen: tuple[str, ...], wait: float, output: str) -> int:
     """Check this host, the pods of a Service (-s), and what a relay would receive (--listen); say what to change.
@@ -47,12 +40,10 @@ def doctor(target: TargetOptions | None, listen: tuple[str, ...], wait: float, o
     Exit codes: 0 all is well, 1 a problem or a warning, 2 usage.
     """
     with errors_as_json(output, service="" if target is None else target.service):
-        found = None if target is None else find_target(target)
         ingresses = [Ingress.parse(url, service="unused") for url in listen]
         if ingresses:
             check_ingresses(ingresses)
-        if found is not None and found.note:
-            note(found.note)
+        found = None if target is None else find_target(target)
         checks: list[Check] = []
         for check in _examine(found, ingresses, wait):
             checks.append(check)
@@ -62,7 +53,7 @@ def doctor(target: TargetOptions | None, listen: tuple[str, ...], wait: float, o
         (each for each in reversed(CheckStatus) if any(check.status is each for check in checks)), CheckStatus.OK
     )
     if output == "json":
-        print_json({"status": worst.value, "checks": [_as_json(check) for check in checks]})
+        print_json({"status": worst.value, "checks": [asdict(check) for check in checks]})
     return EXIT_OK if worst is CheckStatus.OK else EXIT_ERROR
 
 
@@ -93,8 +84,8 @@ def _examine(target: Target | None, ingresses: Sequence[Ingress], wait: float) -
 
 
 def _examine_service(target: Target) -> list[Check]:
-    """Resolve, probe each pod, and look at the ways to them."""
-    from fanout.doctor import probes
+    """Resolve, probe each pod, and measure the paths to them."""
+    from fanout.doctor import paths
     from fanout.doctor.core import checks
     from fanout.errors import ResolverUnavailable
 
@@ -102,12 +93,12 @@ def _examine_service(target: Target) -> list[Check]:
         answer = target.resolve()
     except ResolverUnavailable as error:
         return [checks.unresolved(target.service, str(error))]
-    found = probes.reach(answer.endpoints) if answer.endpoints else []
+    found = paths.reach(answer.endpoints) if answer.endpoints else []
     return [
         *checks.resolved(target.service, answer),
         *checks.reached(found, inside="KUBERNETES_SERVICE_HOST" in os.environ),
-        # Of one that was refused, or cannot be reached, the size of its way says nothing.
-        *checks.carried(probes.ways([pod for pod in found if not pod.errno])),
+        # Where a pod refused, or cannot be reached, the size of its path says nothing.
+        *checks.carried(paths.measure([pod for pod in found if not pod.errno])),
     ]
 
 
@@ -153,13 +144,3 @@ def _show(check: Check) -> None:
     for hint in check.hints:
         click.echo(f"{_INDENT}- {hint}")
     sys.stdout.flush()
-
-
-def _as_json(check: Check) -> dict[str, Any]:
-    return {
-        "check": check.check,
-        "status": check.status.value,
-        "sentence": check.sentence,
-        "hints": list(check.hints),
-        "details": dict(check.details),
-    }

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import click
 
-from fanout.cli.options import FiniteRange, option
+from fanout.cli.options import option, seconds_option
 from fanout.cli.output import EXIT_ERROR, EXIT_OK
 
 
@@ -15,20 +15,12 @@ from fanout.cli.output import EXIT_ERROR, EXIT_OK
     "--host",
     envvar=["FANOUT_ADMIN_HOST", "FANOUT_HOST"],  # a relay's, a receiver's
     default="localhost",
-    show_default=True,
     metavar="ADDRESS",
     help="Address of its admin port.",
 )
-@option("--admin-port", type=click.IntRange(1, 65_535), default=8080, show_default=True, help="Its admin port.")
+@option("--admin-port", type=click.IntRange(1, 65_535), default=8080, help="Its admin port.")
 @option("--live", is_flag=True, help="Check whether it is alive (/livez) instead of ready (/readyz).")
-@option(
-    "--timeout",
-    type=FiniteRange(0, 60, min_open=True),
-    default=2.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Wait at most this long for an answer.",
-)
+@seconds_option("--timeout", 2.0, "Wait at most this long for an answer.", most=60, above_zero=True)
 def healthcheck(host: str, admin_port: int, live: bool, timeout: float) -> int:
     """Check whether a receiver or a relay is ready: print its answer; exit code 0 for yes and 1 for no."""
     from http.client import HTTPConnection, HTTPException

@@ -11,9 +11,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fanout.cli.options import FiniteRange, option, output_option
-from fanout.cli.output import EXIT_OK, plural, print_json
-from fanout.local.settings import MAX_DRAIN, MAX_REPLICAS, STATUS_TIMEOUT, STOP_TIMEOUT, LocalSettings, ready_timeout
+from fanout.cli.options import option, output_option, seconds_option
+from fanout.cli.output import EXIT_OK, aligned, plural, print_json
+from fanout.local.launch import (
+    MAX_DRAIN,
+    MAX_REPLICAS,
+    STATUS_TIMEOUT,
+    STOP_TIMEOUT,
+    LocalSettings,
+    describe_end,
+    launch,
+    ready_timeout,
+)
 from fanout.local.state import LocalService, LocalServiceError, running
 from fanout.model import DEFAULT_PORT
 
@@ -40,31 +49,15 @@ def local() -> None:
 
 
 @local.command()
-@option("-r", "--replicas", type=_REPLICAS, default=2, show_default=True, metavar="N", help="Start N receivers.")
-@option(
-    "-p",
-    "--port",
-    type=click.IntRange(1, 65_535),
-    default=DEFAULT_PORT,
-    show_default=True,
-    help="UDP port of the receivers.",
-)
-@option(
-    "--drain",
-    type=FiniteRange(0, MAX_DRAIN),
-    default=0.5,
-    show_default=True,
-    metavar="SECONDS",
-    help="Receivers go on receiving for this long after SIGTERM.",
-)
+@option("-r", "--replicas", type=_REPLICAS, default=2, metavar="N", help="Start N receivers.")
+@option("-p", "--port", type=click.IntRange(1, 65_535), default=DEFAULT_PORT, help="UDP port of the receivers.")
+@seconds_option("--drain", 0.5, "Receivers go on receiving for this long after SIGTERM.", most=MAX_DRAIN)
 @option("-d", "--detach", is_flag=True, help="Return when all receivers are ready, and leave them running.")
 @option("--pid", type=click.IntRange(min=1), help="Go down when this process ends: --pid $$ in a script.")
 def up(replicas: int, port: int, drain: float, detach: bool, pid: int | None) -> int:
     """Start the Service, and show its receivers' logs until Ctrl-C."""
-    from fanout.local.launch import launch
-
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        signal.signal(number, signal.default_int_handler)
     watched = [] if detach else [os.getpid()]
     watched += [] if pid is None else [pid]
     supervisor, service = launch(LocalSettings(replicas, port, drain, tuple(watched)))
@@ -139,9 +132,8 @@ def status(output: str) -> None:
         )
         for pod in pods
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows if pods else []:
-        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in aligned(rows) if pods else []:
+        click.echo(line)
     for pod in pods:
         if pod["problem"]:
             click.secho(f"{pod['name']}: {pod['problem']}", fg="yellow")
@@ -171,7 +163,6 @@ def demo() -> None:
 
 def _stay(supervisor: subprocess.Popen[bytes], service: LocalService) -> int:
     """Show the logs until the Service has ended; end it at Ctrl-C, and whatever happens."""
-    from fanout.local.launch import describe_end
     from fanout.local.logs import follow
 
     has_stopped = False
@@ -247,7 +238,3 @@ def _age(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size}{unit}"
     return f"{whole}s"
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt

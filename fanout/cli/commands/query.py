@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import click
@@ -13,22 +14,13 @@ import click
 from fanout.cli.confirm_report import ConfirmTally, hint, pod_json, pod_line, pods_by_status, seconds
 from fanout.cli.interrupt import Interruption, on_interrupt
 from fanout.cli.message_input import limit_of, read_message
-from fanout.cli.options import (
-    PatienceOptions,
-    SealOptions,
-    max_datagram_option,
-    option,
-    output_option,
-    patience_options,
-    seal_options,
-)
+from fanout.cli.options import SealOptions, max_datagram_option, option, output_option, patience_options, seal_options
 from fanout.cli.output import (
     EXIT_INCOMPLETE,
     EXIT_INTERRUPTED,
     EXIT_OK,
     errors_as_json,
     milliseconds,
-    note,
     print_json,
     show_library_notes,
 )
@@ -36,7 +28,7 @@ from fanout.cli.target import Target, TargetOptions, find_target, target_options
 from fanout.protocol.frame import FRAGMENT_OVERHEAD, REPLY_OVERHEAD
 from fanout.protocol.sending.receipt import ReceiptStatus, Reply
 from fanout.sender.encoder import MAX_DATAGRAM
-from fanout.sender.sync import Sender
+from fanout.sender.sync import Query, Sender
 
 _SHOWN = 24
 """Bytes of a binary reply that are shown."""
@@ -55,7 +47,8 @@ def query(
     target: TargetOptions,
     message: str | None,
     path: str | None,
-    patience: PatienceOptions,
+    timeout: float,
+    retries: int | None,
     max_datagram: int | None,
     seal: SealOptions,
     allow_empty: bool,
@@ -78,8 +71,6 @@ def query(
         seal.check()
         payload = read_message(message, path, limit_of(framed=True), allow_empty=allow_empty)
         found = find_target(target)
-        if found.note:
-            note(found.note)
         with Sender(
             found.service,
             resolver=found.resolver,
@@ -89,7 +80,8 @@ def query(
         ) as sender:
             # A reply's datagram is no larger than the query's, and its header is longer: it holds a bit less.
             whole = (max_datagram or MAX_DATAGRAM) + FRAGMENT_OVERHEAD - REPLY_OVERHEAD
-            result = _ask(sender, payload, patience, whole, None if output == "json" else click.echo)
+            start = partial(sender.query, payload, timeout=timeout, retries=retries)
+            result = _ask(start, len(payload), whole, None if output == "json" else click.echo)
     if output == "json":
         print_json(_as_json(found, len(payload), result))
     elif result.tally.messages:
@@ -111,23 +103,21 @@ class _QueryResult(NamedTuple):
     interrupted: bool
 
 
-def _ask(
-    sender: Sender, payload: bytes, patience: PatienceOptions, whole: int, show: Callable[[str], None] | None
-) -> _QueryResult:
-    """Query every pod, and show each reply as it comes; one of over `whole` bytes has come in fragments."""
+def _ask(start: Callable[[], Query], size: int, whole: int, show: Callable[[str], None] | None) -> _QueryResult:
+    """Start a query of `size` bytes, and show each reply as it comes; over `whole` bytes it has come in fragments."""
     interruption, tally = Interruption(), ConfirmTally()
     replies: list[Reply] = []
     running = None
     started = time.monotonic()
     with on_interrupt(interruption.set):
         with interruption.may_be_cut():
-            running = sender.query(payload, timeout=patience.timeout, retries=patience.retries)
+            running = start()
             for reply in running:
                 replies.append(reply)
                 if show is not None:
-                    show(_line(reply, is_cut=max(len(payload), len(reply.payload)) > whole))
+                    show(_line(reply, is_cut=max(size, len(reply.payload)) > whole))
         if running is None:  # interrupted, usually while the name was resolved
-            tally.add_interrupted((), len(payload), time.monotonic() - started)
+            tally.add_interrupted((), size, time.monotonic() - started)
         else:
             tally.add(running.confirmation)
     return _QueryResult(tally, replies, time.monotonic() - started, interruption.came)

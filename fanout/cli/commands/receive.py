@@ -7,7 +7,16 @@ from typing import Any
 import click
 
 from fanout.cli.interrupt import hold_signals
-from fanout.cli.options import FiniteRange, admin_port_option, drain_option, is_given, key_options, log_options, option
+from fanout.cli.options import (
+    FiniteRange,
+    admin_port_option,
+    drain_option,
+    is_given,
+    key_options,
+    log_options,
+    option,
+    seconds_option,
+)
 from fanout.model import DEFAULT_PORT, MAX_PAYLOAD
 from fanout.net.bind import RECEIVE_BUFFER
 from fanout.receiver.listener import WORKERS_MAX
@@ -16,20 +25,12 @@ from fanout.receiver.queue import Overflow
 
 @click.command()
 @option("--host", metavar="ADDRESS", help="Listen on this address only. [default: all addresses, IPv4 and IPv6]")
-@option(
-    "-p",
-    "--port",
-    type=click.IntRange(0, 65_535),
-    default=DEFAULT_PORT,
-    show_default=True,
-    help="UDP port; 0 for any free one.",
-)
+@option("-p", "--port", type=click.IntRange(0, 65_535), default=DEFAULT_PORT, help="UDP port; 0 for any free one.")
 @admin_port_option
 @option(
     "--receive-buffer",
     type=click.IntRange(min=1),
     default=RECEIVE_BUFFER,
-    show_default=True,
     metavar="BYTES",
     help="Receive buffer to request from the kernel.",
 )
@@ -37,7 +38,6 @@ from fanout.receiver.queue import Overflow
     "--workers",
     type=click.IntRange(1, WORKERS_MAX),
     default=1,
-    show_default=True,
     metavar="N",
     help="Read by N threads with a socket each; 1 needs no thread.",
 )
@@ -45,7 +45,6 @@ from fanout.receiver.queue import Overflow
     "--overflow",
     type=click.Choice([policy.value for policy in Overflow]),
     default=Overflow.WAIT.value,
-    show_default=True,
     help="When the queue is full: leave datagrams in the kernel's buffer, or drop them.",
 )
 @drain_option(5.0, "receiving")
@@ -54,7 +53,6 @@ from fanout.receiver.queue import Overflow
     "--log-rate",
     type=FiniteRange(min=0),
     default=200.0,
-    show_default=True,
     metavar="N",
     help="Log at most N messages a second, and the number left out; 0 logs all.",
 )
@@ -62,7 +60,6 @@ from fanout.receiver.queue import Overflow
     "--log-payload",
     type=click.IntRange(0, MAX_PAYLOAD),
     default=MAX_PAYLOAD,
-    show_default=True,
     metavar="BYTES",
     help="Log at most BYTES of each payload.",
 )
@@ -72,13 +69,8 @@ from fanout.receiver.queue import Overflow
     metavar="COMMAND",
     help="Run this, without a shell, for each message, its standard input; its standard output is a query's reply.",
 )
-@option(
-    "--exec-timeout",
-    type=FiniteRange(0, 86_400, min_open=True),
-    default=10.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Kill the command after this long: the message has failed.",
+@seconds_option(
+    "--exec-timeout", 10.0, "Kill the command after this long: the message has failed.", most=86_400, above_zero=True
 )
 @option(
     "--handler",

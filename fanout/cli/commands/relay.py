@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
 import click
 
 from fanout.cli.interrupt import hold_signals
+from fanout.cli.main import LazyGroup
 from fanout.cli.options import (
     FiniteRange,
     admin_host_option,
@@ -26,28 +26,14 @@ from fanout.relay.core.ingress import LIMIT_MAX, Ingress, check
 
 _ORDER = "fanout.cli.commands.relay.order"
 _OF_AN_INGRESS = ("listen", "to", "to_port")
-_SUBCOMMANDS = {"ssdp": "Media server pods (DLNA, UPnP), found and played from the LAN."}
 _OF_THE_FILE = (*_OF_AN_INGRESS, "allow_source", "limit")
 
 
-class _Relay(click.Group):
+class _Relay(LazyGroup):
     """Works without a subcommand, and remembers the order of options: --to belongs to the --listen before it."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """See `click.Group.list_commands`."""
-        return list(_SUBCOMMANDS)
-
-    def get_command(self, ctx: click.Context | None, cmd_name: str) -> click.Command | None:
-        """See `click.Group.get_command`."""
-        if cmd_name not in _SUBCOMMANDS:
-            return None
-        command: click.Command = getattr(import_module(f"fanout.cli.commands.relay_{cmd_name}"), cmd_name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """See `click.Group.format_commands`."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_SUBCOMMANDS.items()))
+    summaries: Mapping[str, str] = {"ssdp": "Media server pods (DLNA, UPnP), found and played from the LAN."}
+    modules = "fanout.cli.commands.relay_"
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -98,15 +84,17 @@ class IngressOptions(NamedTuple):
         context = click.get_current_context()
         if self.config is not None:
             return self._of_file(self.config, context)
+        listens = _in_order(context.meta.get(_ORDER, []), self)
+        for each in listens:
+            if not each.service.strip():
+                raise click.UsageError(
+                    f"--listen {each.url} must have a Service: add --to SERVICE, or --service for all"
+                )
         ingresses = tuple(
             Ingress.parse(
-                each.url,
-                service=each.service,
-                to_port=each.to_port,
-                allow_source=self.allow_source,
-                limit=self.limit,
+                each.url, service=each.service, to_port=each.to_port, allow_source=self.allow_source, limit=self.limit
             )
-            for each in _in_order(context.meta.get(_ORDER, []), self)
+            for each in listens
         )
         check(ingresses)
         return ingresses, self.loop_guard
@@ -189,7 +177,6 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: b
     "--receive-buffer",
     type=click.IntRange(1, 2**31 - 1),
     default=RECEIVE_BUFFER,
-    show_default=True,
     metavar="BYTES",
     help="Receive buffer to request from the kernel, for each port.",
 )
@@ -224,11 +211,7 @@ def relay(options: IngressOptions, **settings: Any) -> None:
 
     run(
         RelaySettings(
-            ingresses=ingresses,
-            loop_guard=loop_guard,
-            nameserver=nameserver,
-            allow_loopback=allow_loopback,
-            **settings,
+            ingresses=ingresses, loop_guard=loop_guard, nameserver=nameserver, allow_loopback=allow_loopback, **settings
         )
     )
 
@@ -249,7 +232,7 @@ def _in_order(order: Sequence[str], options: IngressOptions) -> list[_ListenOpti
     if "listen" not in order:  # from the environment: what is given applies to all
         if to or len(to_port) > 1:
             raise click.UsageError("FANOUT_LISTEN takes one --service and at most one --to-port: give --listen instead")
-        return _with_services([_ListenOption(url, service, to_port[0] if to_port else None) for url in listen])
+        return [_ListenOption(url, service, to_port[0] if to_port else None) for url in listen]
     default_port = None
     if to_port and "to_port" not in order:
         if len(to_port) > 1:
@@ -271,11 +254,4 @@ def _in_order(order: Sequence[str], options: IngressOptions) -> list[_ListenOpti
             raise click.UsageError(f"{flag} is the second for --listen {listens[-1].url}: give one")
         given.add(name)
         listens[-1] = listens[-1]._replace(**{"service" if name == "to" else name: value})
-    return _with_services(listens)
-
-
-def _with_services(listens: list[_ListenOption]) -> list[_ListenOption]:
-    for each in listens:
-        if not each.service.strip():
-            raise click.UsageError(f"--listen {each.url} must have a Service: add --to SERVICE, or --service for all")
     return listens

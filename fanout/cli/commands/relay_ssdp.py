@@ -63,7 +63,6 @@ def _networks(context: click.Context, parameter: click.Parameter, given: Sequenc
 @option(
     "--http-ports",
     default=HTTP_PORTS,
-    show_default=True,
     metavar="FIRST-LAST",
     callback=_ports,
     help="TCP ports that lead to devices: each device has its own, the same after its pod has restarted.",
@@ -73,7 +72,6 @@ def _networks(context: click.Context, parameter: click.Parameter, given: Sequenc
     "descriptions",
     multiple=True,
     default=DESCRIPTIONS,
-    show_default=True,
     metavar="PORT/PATH",
     callback=_descriptions,
     help="Where pods have a device description, from which the relay answers for pods that receive no search: minidlna "
@@ -83,6 +81,7 @@ def _networks(context: click.Context, parameter: click.Parameter, given: Sequenc
     "--allow-source",
     multiple=True,
     default=PRIVATE,
+    show_default=False,
     metavar="CIDR",
     callback=_networks,
     help="Answer and serve only clients of this network or address; repeatable. "

@@ -7,12 +7,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import click
 
 from fanout.cli.options import option, output_option
-from fanout.cli.output import EXIT_NO_ENDPOINTS, EXIT_OK, errors_as_json, note, print_json
+from fanout.cli.output import EXIT_NO_ENDPOINTS, EXIT_OK, errors_as_json, print_json
 from fanout.cli.target import Target, TargetOptions, find_target, target_options
 from fanout.discovery.core.answer import DnsAnswer, why_no_endpoints
 from fanout.discovery.core.endpoints import Known
@@ -41,13 +40,11 @@ def resolve(target: TargetOptions, watch: bool, output: str) -> int:
     """
     with errors_as_json(output, service=target.service):
         found = find_target(target)
-        if found.note:
-            note(found.note)
         if watch:
             return _watch(found, output)
         answer = found.resolve()
     if output == "json":
-        print_json(_as_json(found, answer))
+        print_json(answer.as_json(found.service.name))
     else:
         _show(found, answer)
     return EXIT_OK if answer.endpoints else EXIT_NO_ENDPOINTS
@@ -72,19 +69,8 @@ def _show(target: Target, answer: DnsAnswer) -> None:
             click.echo(f"  {lookup.name} {lookup.record} at {lookup.nameserver} over {lookup.over}: {lookup.result}")
 
 
-def _as_json(target: Target, answer: DnsAnswer) -> dict[str, Any]:
-    return {
-        "service": target.service.name,
-        "name": answer.name,
-        "dns_ttl": answer.dns_ttl,
-        "endpoints": [str(endpoint) for endpoint in answer.endpoints],
-        "refused": [refusal._asdict() for refusal in answer.refused],
-        "lookups": [lookup._asdict() for lookup in answer.lookups],
-    }
-
-
 def _watch(target: Target, output: str) -> int:
-    """Print what changes in what is known, from knowing nothing on."""
+    """Print every change of what is known, beginning with nothing."""
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
@@ -115,7 +101,7 @@ def _show_change(change: dict[str, str], output: str) -> None:
 
 
 def _changes(before: Known, now: Known) -> Iterator[dict[str, str]]:
-    """Yield what is different, an object each."""
+    """Yield an object for each difference."""
     known, knew = set(now.endpoints), set(before.endpoints)
     for endpoint in now.endpoints:
         if endpoint not in knew:

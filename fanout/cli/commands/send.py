@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from collections.abc import Iterator
@@ -10,43 +11,56 @@ from typing import Any, NamedTuple
 
 import click
 
+from fanout.cli.interrupt import on_interrupt
 from fanout.cli.message_input import MessageStream, limit_of, read_message, standard_input
 from fanout.cli.options import (
     FiniteRange,
-    PatienceOptions,
     SealOptions,
     bandwidth_option,
-    gathered,
     is_given,
     max_datagram_option,
     option,
     output_option,
     patience_options,
     seal_options,
+    seconds_option,
 )
-from fanout.cli.output import EXIT_OK, errors_as_json, note, print_json, show_library_notes
-from fanout.cli.send_plain import PaceOptions, report_json, send_plain, show_report, with_progress
+from fanout.cli.output import EXIT_OK, errors_as_json, plural, print_json, show_library_notes
 from fanout.cli.target import Target, TargetOptions, find_target, target_options
+from fanout.errors import FanoutError
 from fanout.model import Endpoint
 from fanout.protocol.sending.pacer import BURST
+from fanout.report import Outcome, Report, Status
 from fanout.sender.sync import Sender
 
-SETTLE = 0.003
+_SETTLE = 0.003
 """Seconds to wait for ICMP errors after the last message: several round trips inside a cluster."""
+_PROGRESS_INTERVAL = 0.1
 
 
 class SendOptions(NamedTuple):
     """What to send to whom, and how."""
 
     target: TargetOptions
-    pace: PaceOptions
-    patience: PatienceOptions
     seal: SealOptions
     message: str | None
     path: str | None
     lines: bool
     repeats: int
+    interval: float | None
+    """Seconds from one message to the next, at least."""
+    rate: float | None
+    """Messages a second."""
+    bandwidth: float | None
+    """Bits of payload a second, to each pod."""
+    burst: int
+    settle: float
+    """Seconds that refusals of the last messages are awaited."""
     confirm: bool
+    timeout: float
+    """Seconds that answers are awaited."""
+    retries: int | None
+    """None for as many as fit into `timeout`."""
     numbered: bool
     max_datagram: int | None
     allow_empty: bool
@@ -69,16 +83,21 @@ class SendOptions(NamedTuple):
         """Whether standard error is a terminal. Not while lines are typed, which a progress bar would disturb."""
         return not (self.lines and sys.stdin.isatty()) and not self.quiet and sys.stderr.isatty()
 
+    @property
+    def least_interval(self) -> float:
+        """Seconds from one message to the next, at least, where each is waited for."""
+        return 1.0 / self.rate if self.rate else self.interval or 0.0
+
     def check(self) -> None:
         """Raise `click.UsageError` for options that exclude each other."""
-        pace, confirm = self.pace, self.confirm
+        confirm = self.confirm
         if (self.message is not None) + (self.path is not None) + self.lines != 1:
             raise click.UsageError("give one of --message, --file and --lines")
         if self.lines and self.repeats != 1:
             raise click.UsageError("--count and --lines exclude each other: give one")
-        if pace.interval is not None and (pace.rate is not None or pace.bandwidth is not None):
+        if self.interval is not None and (self.rate is not None or self.bandwidth is not None):
             raise click.UsageError("--interval excludes --rate and --bandwidth: give one")
-        if confirm and pace.bandwidth is not None:
+        if confirm and self.bandwidth is not None:
             raise click.UsageError(
                 "--confirm excludes --bandwidth, for it waits for answers: pace it with --rate or --interval"
             )
@@ -94,33 +113,18 @@ class SendOptions(NamedTuple):
 @option("-m", "--message", metavar="TEXT", help="The message; '-' reads it from standard input.")
 @option("--file", "path", metavar="PATH", help="Send the content of this file.")
 @option("--lines", is_flag=True, help="Read standard input and send each line as a message.")
-@option(
-    "--count",
-    "repeats",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Send the message this many times.",
-)
-@option("--interval", type=FiniteRange(0, 86_400), metavar="SECONDS", help="Wait at least this long between messages.")
+@option("--count", "repeats", type=click.IntRange(min=1), default=1, help="Send the message this many times.")
+@seconds_option("--interval", None, "Wait at least this long between messages.", most=86_400)
 @option("--rate", type=FiniteRange(min=0.0001), metavar="N", help="Send N messages a second.")
 @bandwidth_option
 @option(
     "--burst",
     type=click.IntRange(min=1),
     default=BURST,
-    show_default=True,
     metavar="N",
     help="When paced, send at most N tiny messages at once, fewer larger ones: what a default receive buffer holds.",
 )
-@option(
-    "--settle",
-    type=FiniteRange(min=0, max=60),
-    default=SETTLE,
-    show_default=True,
-    metavar="SECONDS",
-    help="Wait this long for refusals (ICMP) after the last message.",
-)
+@seconds_option("--settle", _SETTLE, "Wait this long for refusals (ICMP) after the last message.", most=60)
 @option("--confirm", is_flag=True, help="Have each pod confirm that it has handled the message; retry silent pods.")
 @patience_options
 @option("--numbered", is_flag=True, help="Number the messages, so that fanout receivers count what was lost.")
@@ -130,7 +134,6 @@ class SendOptions(NamedTuple):
 @output_option
 @option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @option("--dry-run", is_flag=True, help="Resolve and show the pods; send nothing.")
-@gathered(PaceOptions, "pace")
 def send(**values: Any) -> int:
     """Send a message to every pod of a headless Service, and report what became of each copy.
 
@@ -154,9 +157,7 @@ def send(**values: Any) -> int:
         payload = None
         if not options.lines:
             payload = read_message(options.message, options.path, limit, allow_empty=options.allow_empty)
-        target = find_target(options.target)
-        if target.note and not options.quiet:
-            note(target.note)
+        target = find_target(options.target, quiet=options.quiet)
         with Sender(
             target.service,
             resolver=target.resolver,
@@ -169,49 +170,124 @@ def send(**values: Any) -> int:
                 return _show_dry_run(target, sender.resolve(), options)
             payloads = stream.lines(standard_input()) if payload is None else repeat(payload, options.repeats)
             if options.confirm:
-                return _confirm(sender, target, payloads, stream, options)
+                # Imported when needed: a plain message must not wait for it.
+                from fanout.cli.send_confirmed import send_confirmed
+
+                return send_confirmed(sender, target, payloads, stream, options)
             if options.shows_progress and options.messages != 1:
-                payloads = with_progress(payloads, options.messages)
+                payloads = _with_progress(payloads, options.messages)
             started = time.monotonic()
-            report = send_plain(sender, payloads, stream, options.pace)
+            report = _send(sender, payloads, stream, options)
             elapsed = time.monotonic() - started
     if options.output == "json":
-        print_json(report_json(target, report, elapsed))
+        print_json(_as_json(target, report, elapsed))
     elif not options.quiet:
-        show_report(target, report, stream)
+        _show(target, report, stream)
     return stream.exit_code(complete=report.complete)
-
-
-def _confirm(
-    sender: Sender, target: Target, payloads: Iterator[bytes], stream: MessageStream, options: SendOptions
-) -> int:
-    # Imported when needed: a plain message must not wait for it.
-    from fanout.cli.send_confirmed import ConfirmOptions, send_confirmed
-
-    settings = ConfirmOptions(
-        options.patience,
-        options.pace.least_interval,
-        options.messages,
-        options.output,
-        options.quiet,
-        options.shows_progress,
-    )
-    if options.max_datagram is not None:
-        settings = settings._replace(whole=options.max_datagram)
-    return send_confirmed(sender, target, payloads, stream, settings)
 
 
 def _show_dry_run(target: Target, endpoints: tuple[Endpoint, ...], options: SendOptions) -> int:
     if options.output == "json":
         print_json(
-            {
-                "service": target.service.name,
-                "dry_run": True,
-                "endpoints": [{"endpoint": str(e)} for e in endpoints],
-            }
+            {"service": target.service.name, "dry_run": True, "endpoints": [{"endpoint": str(e)} for e in endpoints]}
         )
     elif not options.quiet:
         for endpoint in endpoints:
             click.echo(f"would send message to {endpoint}")
         click.echo(f"nothing sent (dry run): {target.pods(len(endpoints))} of {target.service.name}")
     return EXIT_OK
+
+
+def _send(sender: Sender, payloads: Iterator[bytes], stream: MessageStream, options: SendOptions) -> Report:
+    """Send messages until they end, or are ended; return what became of those that were sent until then.
+
+    Raises `FanoutError` where nothing was sent.
+    """
+    rate, burst = (1.0 / options.interval, 1) if options.interval else (options.rate, options.burst)
+    try:
+        with on_interrupt(stream.interruption.set):
+            report = sender.send_many(
+                payloads,
+                rate=rate,
+                bandwidth=options.bandwidth,
+                burst=burst,
+                stop=stream.interruption.stopped,
+                settle=options.settle,
+            )
+    except FanoutError as error:
+        if error.report is None or not error.report.messages:
+            raise
+        report, stream.failure = error.report, error
+    return report
+
+
+def _with_progress(payloads: Iterator[bytes], length: int | None) -> Iterator[bytes]:
+    """Yield the messages, and show on standard error how many have left, of `length` where that is known."""
+    with click.progressbar(
+        payloads, length, label="sending", show_pos=True, show_percent=length is not None, file=sys.stderr
+    ) as bar:
+        pending, due = 0, 0.0
+        for payload in payloads:
+            yield payload
+            pending += 1
+            if (now := time.monotonic()) >= due:
+                bar.update(pending)
+                pending, due = 0, now + _PROGRESS_INTERVAL
+        bar.update(pending)
+
+
+def _show(target: Target, report: Report, stream: MessageStream) -> None:
+    """Print a line a pod, and a summary."""
+    if not report.messages:
+        click.secho("; ".join(filter(None, ["sent nothing: no message came", stream.left_out])), fg="yellow")
+        return
+    for outcome in report.outcomes:
+        click.echo(_line(outcome, report.messages))
+    size = plural(report.size, "byte") + ("" if report.messages == 1 else " in all")
+    complete, pods = len(report.sent), len(report.outcomes)
+    whom = target.whom(pods) if complete == pods else f"{complete} of {target.whom(pods)}"
+    troubles = [f"{len(group)} {group[0].status}" for group in (report.refused, report.dropped) if group]
+    if stream.left_out:
+        troubles.append(stream.left_out)
+    if report.stale:
+        troubles.append(f"DNS does not answer; its last answer is {report.age:.0f} s old")
+    summary = f"sent {plural(report.messages, 'message')} ({size}) to {whom}"
+    click.secho("; ".join([summary, *troubles]), fg="green" if complete == pods else "yellow")
+
+
+def _line(outcome: Outcome, messages: int) -> str:
+    what = "message" if messages == 1 else plural(outcome.sent, "message")
+    if outcome.status is Status.SENT:
+        return f"sent {what} to {outcome.endpoint}"
+    from fanout.errno_text import sending  # where all is well, it is not needed
+
+    counts = [f"{n} {word}" for n, word in ((outcome.refused, "refused"), (outcome.dropped, "dropped")) if n]
+    how = outcome.status if messages == 1 else f"sent {what}, {', '.join(counts)}"
+    return click.style(f"{how}: {sending(outcome.endpoint, outcome.errno)}", fg="red")
+
+
+def _as_json(target: Target, report: Report, elapsed: float) -> dict[str, Any]:
+    """Return what became of all copies."""
+    return {
+        "service": target.service.name,
+        "messages": report.messages,
+        "bytes": report.size,
+        "elapsed": round(elapsed, 6),
+        "answer_age": round(report.age, 3),
+        "stale": report.stale,
+        "sent": len(report.sent),
+        "refused": len(report.refused),
+        "dropped": len(report.dropped),
+        "endpoints": [
+            {
+                "endpoint": str(outcome.endpoint),
+                "status": outcome.status.value,
+                "sent": outcome.sent,
+                "refused": outcome.refused,
+                "dropped": outcome.dropped,
+                "reason": outcome.reason and outcome.reason.value,
+                "errno": errno.errorcode.get(outcome.errno),
+            }
+            for outcome in report.outcomes
+        ],
+    }

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fanout.cli.options import FiniteRange, is_given, option, output_option
-from fanout.cli.output import EXIT_NO_ENDPOINTS, EXIT_OK, errors_as_json, note, plural, print_json
+from fanout.cli.options import is_given, option, output_option, seconds_option
+from fanout.cli.output import EXIT_NO_ENDPOINTS, EXIT_OK, aligned, console, errors_as_json, note, plural, print_json
 from fanout.errors import FanoutError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from fanout.ssdp.control_point import Found
 
 _SECONDS_MAX = 120
@@ -35,7 +33,7 @@ def ssdp() -> None:
 
 
 @ssdp.command(short_help="List the devices that answer a search.")
-@option("--st", "target", default="ssdp:all", show_default=True, metavar="ST", help="What to look for.")
+@option("--st", "target", default="ssdp:all", metavar="ST", help="What to look for.")
 @option("--interface", metavar="NAME", help="Search on this interface.  [default: on all that are up]")
 @option(
     "--host",
@@ -43,14 +41,7 @@ def ssdp() -> None:
     envvar="FANOUT_SSDP_HOST",  # FANOUT_HOST is where a receiver listens
     help="Search this host only, by unicast: a relay, for instance.",
 )
-@option(
-    "--timeout",
-    type=FiniteRange(1, _SECONDS_MAX),
-    default=3.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Wait this long for answers.",
-)
+@seconds_option("--timeout", 3.0, "Wait this long for answers.", most=_SECONDS_MAX, least=1)
 @output_option
 def search(target: str, interface: str | None, host: str | None, timeout: float, output: str) -> int:
     """List the devices that answer a search (M-SEARCH), with the name and the LOCATION of each.
@@ -92,31 +83,28 @@ def search(target: str, interface: str | None, host: str | None, timeout: float,
 
 
 def _waiting(text: str) -> contextlib.AbstractContextManager[object]:
-    """Return what says so on a terminal, as long as it is entered."""
+    """Return a context that shows this on a terminal while it is entered."""
     if not sys.stderr.isatty():
         return contextlib.nullcontext()
-    console = _console(err=True)
-    return contextlib.nullcontext() if console.is_dumb_terminal else console.status(text)
+    terminal = console(err=True)
+    return contextlib.nullcontext() if terminal.is_dumb_terminal else terminal.status(text)
 
 
 def _show(found: list[Found]) -> None:
     rows = [_cells(device) for device in found]
     if not sys.stdout.isatty():
         # The name is last: it alone has spaces, where programs split.
-        lines = [(*others, name) for name, *others in (_COLUMNS, *rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for line in lines:
-            cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-            click.echo("  ".join(cells).rstrip())
+        for line in aligned([(*others, name) for name, *others in (_COLUMNS, *rows)]):
+            click.echo(line)
         return
     from rich import box
     from rich.table import Table
 
-    console = _console(err=False)
-    shown = _fitting(rows, console.width)
+    terminal = console(err=False)
+    shown = _fitting(rows, terminal.width)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in shown:
-        # A LOCATION that is cut is none.
+        # A LOCATION cut short is of no use.
         is_whole = _COLUMNS[column] == "LOCATION"
         table.add_column(
             _COLUMNS[column],
@@ -126,7 +114,7 @@ def _show(found: list[Found]) -> None:
         )
     for row, device in zip(rows, found, strict=True):
         table.add_row(*(row[column] for column in shown), style=None if device.friendly_name is not None else "yellow")
-    console.print(table)
+    terminal.print(table)
 
 
 def _fitting(rows: list[tuple[str, str, str, str]], width: int) -> list[int]:
@@ -159,10 +147,3 @@ def _as_json(device: Found) -> dict[str, Any]:
         "server": device.server,
         "host": device.host,
     }
-
-
-def _console(*, err: bool) -> Console:
-    from rich.console import Console
-
-    # Without markup: a name may have brackets.
-    return Console(stderr=err, markup=False, emoji=False, highlight=False)

@@ -13,9 +13,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from fanout.errno_text import binding
 from fanout.errors import SocketUnavailable
 from fanout.model import Endpoint
-from fanout.net.errno_text import binding
 
 _PEER_TIMEOUT = 5.0
 _CONNECTIONS_MAX = 32

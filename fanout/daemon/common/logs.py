@@ -18,6 +18,9 @@ import threading
 from collections.abc import Callable, Mapping
 
 import structlog
+from structlog.dev import ConsoleRenderer, plain_traceback
+from structlog.processors import JSONRenderer, TimeStamper, add_log_level, dict_tracebacks
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from fanout.errors import FanoutError
 
@@ -30,10 +33,10 @@ _PIPE_BUF = 4096  # bytes that a writable pipe takes without blocking (man 7 pip
 class LogStream:
     """Where log lines go, a `write` each.
 
-    Until the app has `started`, a line that cannot be written raises `FanoutError`: better to fail then than to
-    receive for nobody. It is the thread that made this one that fails; lines of others wait meanwhile. A later one is
-    counted and said once on standard error: datagrams are taken all the same. So are, after `patience` (seconds; None
-    for ever), those that nobody reads, until somebody does again.
+    Until the app has `started`, a line that cannot be written raises `FanoutError` in the thread that made the stream:
+    better to fail then than to receive for nobody; lines of other threads wait. Later, a line that cannot be written is
+    counted, and standard error says so once: datagrams are still taken. So is a line that nobody reads for `patience`
+    seconds (None waits for ever), until somebody reads again.
     """
 
     def __init__(self, path: str | None, *, patience: float | None = None) -> None:
@@ -121,42 +124,32 @@ def identity() -> dict[str, str]:
     return {"pod": socket.gethostname(), **known}
 
 
-def configure(stream: LogStream, log_format: str, level: str) -> structlog.typing.FilteringBoundLogger:
+def configure(stream: LogStream, log_format: str, level: str) -> FilteringBoundLogger:
     """Configure structlog and the library's records alike; return the app's logger.
 
     `log_format` is `json`, `console`, or `auto`: console on a terminal.
     """
-    shared: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _lead,
-    ]
-    renderer: structlog.typing.Processor
+    processors: list[Processor] = [add_log_level, TimeStamper(fmt="iso", utc=True), _lead]
     if log_format == "console" or (log_format == "auto" and stream.is_terminal):
         colors = stream.is_terminal and not os.environ.get("NO_COLOR")
-        renderer = structlog.dev.ConsoleRenderer(
-            colors=colors, repr_native_str=True, exception_formatter=structlog.dev.plain_traceback
-        )
-        tail: list[structlog.typing.Processor] = [renderer]
+        processors.append(ConsoleRenderer(colors=colors, repr_native_str=True, exception_formatter=plain_traceback))
     else:
-        tail = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        processors += [dict_tracebacks, JSONRenderer()]
     minimum = getattr(logging, level.upper())
     structlog.configure(
-        processors=[*shared, *tail],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(minimum),
         logger_factory=lambda *_: _LineLogger(stream),
         cache_logger_on_first_use=True,
     )
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(**identity())
+    logger: FilteringBoundLogger = structlog.get_logger(**identity())
     library = logging.getLogger("fanout")
     library.setLevel(minimum)
     library.handlers = [_LibraryRecords(logger)]
     return logger
 
 
-def _lead(
-    logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
+def _lead(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Put timestamp, level and event first."""
     return {"timestamp": event.pop("timestamp"), "level": event.pop("level"), "event": event.pop("event"), **event}
 
@@ -176,7 +169,7 @@ class _LineLogger:
 class _LibraryRecords(logging.Handler):
     """Passes the library's records on: `event: text with %(values)s` becomes the event and its values."""
 
-    def __init__(self, logger: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(self, logger: FilteringBoundLogger) -> None:
         super().__init__()
         self._logger = logger
 

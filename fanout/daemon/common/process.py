@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
-from fanout.daemon.common import live, logs
+from fanout.daemon.common import live_tables, logs
 from fanout.daemon.common.admin import AdminServer
 from fanout.daemon.core.text_table import TextTable, Window
 
@@ -71,7 +71,7 @@ class Program(ABC, Generic[_Stats]):
 
     @abstractmethod
     def introduction(self, admin: str | None) -> dict[str, object]:
-        """Return what the log says of it at the start; `admin` is the address of the admin port."""
+        """Return what the log says at the start; `admin` is the address of the admin port."""
 
     @abstractmethod
     def collectors(self) -> Iterable[Collector]:
@@ -87,11 +87,11 @@ class Program(ABC, Generic[_Stats]):
 
     @abstractmethod
     def totals(self, stats: _Stats) -> dict[str, object]:
-        """Return what the log says of it at the end."""
+        """Return what the log says at the end."""
 
 
 def open_log(settings: ProcessSettings, patience: float | None = None) -> tuple[logs.LogStream, FilteringBoundLogger]:
-    """Return the stream of the log (which see for `patience`), and what writes to it; raise `FanoutError`."""
+    """Return the stream of the log (`patience` is its), and what writes to it; raise `FanoutError`."""
     stream = logs.LogStream(settings.log_file, patience=patience)
     return stream, logs.configure(stream, settings.log_format, settings.log_level)
 
@@ -100,11 +100,7 @@ class Process(Generic[_Stats]):
     """Holds a program's log, admin port and live table; the table stays until this is left."""
 
     def __init__(
-        self,
-        settings: ProcessSettings,
-        program: Program[_Stats],
-        stream: logs.LogStream,
-        log: FilteringBoundLogger,
+        self, settings: ProcessSettings, program: Program[_Stats], stream: logs.LogStream, log: FilteringBoundLogger
     ) -> None:
         self._settings = settings
         self._program = program
@@ -126,15 +122,15 @@ class Process(Generic[_Stats]):
     def running(self) -> Iterator[None]:
         """Open the admin port, log that the program has started, and show it until it has stopped, as is logged.
 
-        Raises `FanoutError` where that cannot be.
+        Raises `FanoutError` where the port or the log cannot be used.
         """
         program = self._program
         admin = self._open_admin()
         try:
             self._log.info(program.started, **program.introduction(None if admin is None else str(admin.address)))
             self._stream.started()
-            if live.is_wanted(self._settings.log_format):
-                self._stack.enter_context(live.LiveTables(self._stream, self._look))
+            if live_tables.is_wanted(self._settings.log_format):
+                self._stack.enter_context(live_tables.LiveTables(self._stream, self._look))
             yield
         finally:
             if admin is not None:

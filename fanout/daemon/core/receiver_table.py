@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fanout.daemon.core.text_table import Alarm, TextTable, bits_per_second, drops, more, per_second, size
+from fanout.daemon.core.text_table import TextTable, alarming, bits_per_second, drops, more, per_second, size
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.receiving.dedup import SenderCounts
 from fanout.receiver.core.stats import ReceiverStats
@@ -14,7 +14,7 @@ _DISPENSABLE = ("BYTES", "RATE", "QUEUED")
 def tables(
     address: str, before: ReceiverStats, after: ReceiverStats, seconds: float, senders: list[SenderCounts], room: int
 ) -> list[TextTable]:
-    """Return what came to the port, and of which senders of frames most of it, or most trouble."""
+    """Return what came to the port, and the senders of frames with the most trouble or the most messages."""
     dropped = {
         **after.refused,
         ReceiveDrop.KERNEL_BUFFER: after.kernel_drops,
@@ -41,16 +41,12 @@ def tables(
             one.sender,
             "yes" if one.sealed else "no",
             f"{one.received:,}",
-            _alarming(one.skipped),
+            alarming(one.skipped),
             f"{one.reordered:,}",
-            _alarming(one.duplicates),
+            alarming(one.duplicates),
         )
         for one in shown
     ]
     names = ("MESSAGES", "SKIPPED", "REORDERED", "DUPLICATES")
     said = more(len(senders) - len(shown), "sender", "senders")
     return [port, TextTable(("SENDER", "SEALED"), names, rows, said)]
-
-
-def _alarming(count: int) -> str:
-    return Alarm(f"{count:,}") if count else "0"

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from fanout.daemon.core.text_table import Alarm, TextTable, bits_per_second, chosen, drops, more, per_second, size
+from fanout.daemon.core.text_table import (
+    Alarm,
+    TextTable,
+    alarming,
+    bits_per_second,
+    chosen,
+    drops,
+    more,
+    per_second,
+    shortened,
+    size,
+)
 from fanout.relay.core.stats import IngressStats, PodStats, RelayStats
 
 _SERVICE_MAX = 40
+"""Characters: a Service may be a long list of endpoints."""
 
 
 def tables(before: RelayStats, after: RelayStats, seconds: float, room: int) -> list[TextTable]:
@@ -35,15 +47,10 @@ def tables(before: RelayStats, after: RelayStats, seconds: float, room: int) -> 
     ]
 
 
-def _short(service: str) -> str:
-    """Return a Service's name, and of a long list of endpoints the beginning."""
-    return service if len(service) <= _SERVICE_MAX else f"{service[: _SERVICE_MAX - 1]}…"
-
-
 def _ingress(before: IngressStats, after: IngressStats, seconds: float) -> tuple[str, ...]:
     return (
         after.ingress,
-        _short(after.service),
+        shortened(after.service, _SERVICE_MAX),
         "listening" if after.waiting is None else Alarm("waiting"),
         per_second(before.datagrams, after.datagrams, seconds),
         bits_per_second(before.bytes, after.bytes, seconds),
@@ -55,10 +62,10 @@ def _ingress(before: IngressStats, after: IngressStats, seconds: float) -> tuple
 def _pod(before: PodStats, after: PodStats, seconds: float) -> tuple[str, ...]:
     return (
         after.host,
-        _short(after.service),
+        shortened(after.service, _SERVICE_MAX),
         per_second(before.sent, after.sent, seconds),
         bits_per_second(before.bytes, after.bytes, seconds),
         size(after.bytes),
-        Alarm(f"{after.refused:,}") if after.refused else "0",
+        alarming(after.refused),
         drops(after.dropped),
     )

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from fanout.daemon.core.text_table import Alarm, TextTable, bits_per_second, chosen, drops, more, per_second, size
+from fanout.daemon.core.text_table import (
+    Alarm,
+    TextTable,
+    alarming,
+    bits_per_second,
+    chosen,
+    drops,
+    more,
+    per_second,
+    shortened,
+    size,
+)
 from fanout.ssdp.core.stats import DeviceStats, SsdpStats
 
 _NAME_MAX = 30
@@ -49,14 +58,9 @@ def _all(before: SsdpStats, after: SsdpStats, seconds: float, waiting: str | Non
         f"{after.http.connections:,}",
         per_second(sum(before.http.requests.values()), sum(after.http.requests.values()), seconds),
         bits_per_second(sum(before.http.bytes.values()), sum(after.http.bytes.values()), seconds),
-        _count(after.http.failures.values()),
-        _count(after.dropped.values()),
+        alarming(sum(after.http.failures.values())),
+        alarming(sum(after.dropped.values())),
     )
-
-
-def _count(counts: Iterable[int]) -> str:
-    total = sum(counts)
-    return Alarm(f"{total:,}") if total else "0"
 
 
 def _reasons(stats: SsdpStats) -> str:
@@ -67,16 +71,10 @@ def _reasons(stats: SsdpStats) -> str:
 
 def _device(before: DeviceStats, after: DeviceStats, seconds: float) -> tuple[str, ...]:
     return (
-        _short(after.name.strip() or after.udn, _NAME_MAX),
-        _short(after.pod, _LOCATION_MAX),
-        _short(after.location, _LOCATION_MAX),
+        shortened(after.name.strip() or after.udn, _NAME_MAX),
+        shortened(after.pod, _LOCATION_MAX),
+        shortened(after.location, _LOCATION_MAX),
         per_second(before.requests, after.requests, seconds),
         bits_per_second(before.bytes, after.bytes, seconds),
         size(after.bytes),
     )
-
-
-def _short(text: str, most: int) -> str:
-    """Return untrusted text, shortened, with `?` for what a terminal must not get."""
-    shown = "".join(character if character.isprintable() else "?" for character in text)
-    return shown if len(shown) <= most else f"{shown[: most - 1]}…"

@@ -28,7 +28,7 @@ class TextTable(NamedTuple):
     numbers: tuple[str, ...]
     rows: list[tuple[str, ...]]
     more: str = ""
-    """What is to be said below, such as how many rows were left out."""
+    """A line below the rows, such as how many were left out."""
     dispensable: tuple[str, ...] = ()
     """Columns that a narrow terminal does without, in this order."""
 
@@ -85,6 +85,17 @@ def drops(counts: Mapping[_Reason, int]) -> str:
     """Return counts by reason, the largest first; an alarm, where there are any."""
     some = sorted(((-count, reason) for reason, count in counts.items() if count))
     return Alarm(", ".join(f"{-count:,} {reason}" for count, reason in some)) if some else "0"
+
+
+def alarming(count: int) -> str:
+    """Return a count that should be 0: an alarm where it is not."""
+    return Alarm(f"{count:,}") if count else "0"
+
+
+def shortened(text: str, most: int) -> str:
+    """Return untrusted text, shortened, with `?` for what a terminal must not get."""
+    shown = "".join(character if character.isprintable() else "?" for character in text)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
 def chosen(these: Sequence[_T], room: int, is_troubled: Callable[[_T], object]) -> list[_T]:

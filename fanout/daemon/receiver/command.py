@@ -30,7 +30,7 @@ async def run(
 ) -> Ended:
     """Run a command with `payload` on standard input, until it has ended and its output is closed.
 
-    It has a process group of its own, which is killed after `time_limit` seconds, and where this is cancelled.
+    Its process group is killed after `time_limit` seconds, and when this coroutine is cancelled.
     """
     loop = asyncio.get_running_loop()
     said = _Said(loop.create_future())

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Literal
 
+from fanout import errno_text
 from fanout.daemon.receiver.builtin_queries import BuiltinQueries
 from fanout.daemon.receiver.handlers import Handler, HandlerFailed
 from fanout.model import Message
-from fanout.net import errno_text
 from fanout.receiver.aio import AsyncReceiver
 from fanout.receiver.engine import conclude
 

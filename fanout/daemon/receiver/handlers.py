@@ -13,10 +13,10 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Protocol
 
+from fanout import errno_text
 from fanout.daemon.receiver import command
 from fanout.errors import FanoutError, InvalidInput
 from fanout.model import Message
-from fanout.net import errno_text
 
 
 class HandlerFailed(Exception):

@@ -108,8 +108,8 @@ class _Runner(Generic[_Stats]):
         while self._thread.is_alive():
             left = CHECK_INTERVAL if deadline is None else min(CHECK_INTERVAL, deadline - time.monotonic())
             caught = signal.sigtimedwait(STOP_SIGNALS, max(left, 0.0))
-            # Interrupted at the end of its time (SIGSTOP and SIGCONT, for one), Python 3.11 tells of a signal that
-            # was none, with whatever number.
+            # Interrupted at the end of its time (by SIGSTOP and SIGCONT, for instance), Python 3.11 reports a signal
+            # that did not come, with an arbitrary number.
             if caught is not None and caught.si_signo in STOP_SIGNALS:
                 return True
             if deadline is not None and time.monotonic() >= deadline:

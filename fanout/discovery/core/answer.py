@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from fanout.model import Endpoint, unmapped
@@ -33,8 +32,7 @@ class Refusal(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class DnsAnswer:
+class DnsAnswer(NamedTuple):
     """The answer of DNS (or a literal list) for a Service. No endpoints: no such Service, or no ready pod."""
 
     endpoints: tuple[Endpoint, ...]
@@ -44,6 +42,17 @@ class DnsAnswer:
     """The name that was answered, after the search list."""
     refused: tuple[Refusal, ...] = ()
     lookups: tuple[Lookup, ...] = ()
+
+    def as_json(self, service: str) -> dict[str, object]:
+        """Return it as an object that begins with the name of the Service."""
+        return {
+            "service": service,
+            "name": self.name,
+            "dns_ttl": self.dns_ttl,
+            "endpoints": [str(endpoint) for endpoint in self.endpoints],
+            "refused": [refusal._asdict() for refusal in self.refused],
+            "lookups": [lookup._asdict() for lookup in self.lookups],
+        }
 
 
 def accept(

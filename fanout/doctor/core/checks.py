@@ -3,104 +3,84 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
+from fanout import errno_text
 from fanout.discovery.core.answer import DnsAnswer, Lookup, why_no_endpoints
-from fanout.doctor.core.facts import Check, CheckStatus, HostFacts, PodFacts, WayFacts
+from fanout.doctor.core.facts import Check, CheckStatus, HostFacts, PathFacts, PodFacts
 from fanout.model import Service
-from fanout.net import errno_text
 
 _EXAMPLES = 3
 """The most pods that a sentence names; the details name all."""
 _SAFE_PAYLOAD = 1200
 """Bytes that nearly every network carries in one piece."""
+_CHECK_THE_NAME = "check the Service's name, and that the nameserver is the cluster's"
 
 
 def host(facts: HostFacts) -> list[Check]:
     """Judge this host's buffers, and GSO."""
     room = " or ".join(f"{count:,} datagrams of {size:,} bytes" for size, count in facts.room.items())
     holds = f" (room for about {room})" if room else ""
+    status, sentence, hints = CheckStatus.OK, f"{facts.granted:,} bytes are granted{holds}", []
+    if facts.granted < facts.asked:
+        status = CheckStatus.WARNING
+        sentence = (
+            f"only {facts.granted:,} of the {facts.asked:,} bytes that receivers and relays ask for are granted{holds}"
+            ": what does not fit of a longer burst is dropped"
+        )
+        hints.append(
+            f"raise net.core.rmem_max on the node (sysctl -w net.core.rmem_max={facts.asked}): "
+            "a pod cannot, and has no limit of its own"
+        )
     details = {
         "asked": facts.asked,
         "granted": facts.granted,
         "net.core.rmem_max": facts.sysctl,
         "datagrams": {str(size): count for size, count in facts.room.items()},
     }
-    if facts.granted < facts.asked:
-        buffers = Check(
-            "receive buffer",
-            CheckStatus.WARNING,
-            f"only {facts.granted:,} of the {facts.asked:,} bytes that receivers and relays ask for are granted{holds}"
-            ": what a longer burst has is dropped",
-            (
-                f"raise net.core.rmem_max on the node (sysctl -w net.core.rmem_max={facts.asked}): "
-                "a pod cannot, and has no limit of its own",
-            ),
-            details,
-        )
-    else:
-        buffers = Check("receive buffer", CheckStatus.OK, f"{facts.granted:,} bytes are granted{holds}", (), details)
-    return [buffers, _gso(facts.has_gso)]
-
-
-def _gso(has_gso: bool) -> Check:
-    if has_gso:
-        said = "the kernel sends many datagrams in one call (UDP_SEGMENT)"
-    else:
-        said = (
+    gso = "the kernel sends many datagrams in one call (UDP_SEGMENT)"
+    if not facts.has_gso:
+        gso = (
             "the kernel does not send many datagrams in one call (UDP_SEGMENT takes Linux 4.18): "
             "they are sent one by one, which costs several times the CPU"
         )
-    return Check("gso", CheckStatus.OK, said, (), {"supported": has_gso})
+    return [
+        Check("receive buffer", status, sentence, tuple(hints), details),
+        Check("gso", CheckStatus.OK, gso, details={"supported": facts.has_gso}),
+    ]
 
 
 def dropped(before: int | None, after: int | None) -> list[Check]:
     """Judge the datagrams lost to full receive buffers, by the count (RcvbufErrors) at the beginning and now."""
     if before is None or after is None:
         return []
-    so_far = f"{after:,} since this network namespace was made"
     details = {"RcvbufErrors": after, "meanwhile": after - before}
-    if after > before:
-        check = Check(
-            "receive drops",
-            CheckStatus.WARNING,
-            f"full receive buffers cost {_count(after - before, 'datagram')} while this was checked ({so_far})",
-            (
-                "whose? kernel_drops of a receiver, kernel_buffer of a relay, the last column of /proc/net/udp",
-                "that program needs a larger --receive-buffer, or more CPU",
-            ),
-            details,
-        )
-    else:
-        said = "no datagram was dropped for lack of receive buffer meanwhile" + (f" ({so_far})" if after else "")
-        check = Check("receive drops", CheckStatus.OK, said, (), details)
-    return [check]
+    so_far = f"{after:,} since this network namespace was made"
+    if after <= before:
+        sentence = "no datagram was dropped for lack of receive buffer meanwhile" + (f" ({so_far})" if after else "")
+        return [Check("receive drops", CheckStatus.OK, sentence, details=details)]
+    sentence = f"full receive buffers cost {_count(after - before, 'datagram')} while this was checked ({so_far})"
+    hints = (
+        "which program? See kernel_drops of a receiver, kernel_buffer of a relay, the last column of /proc/net/udp",
+        "that program needs a larger --receive-buffer, or more CPU",
+    )
+    return [Check("receive drops", CheckStatus.WARNING, sentence, hints, details)]
 
 
 def resolved(service: Service, answer: DnsAnswer) -> list[Check]:
     """Judge what DNS, or a literal list, says of a Service."""
-    details = {
-        "service": service.name,
-        "name": answer.name,
-        "dns_ttl": answer.dns_ttl,
-        "endpoints": [str(endpoint) for endpoint in answer.endpoints],
-        "refused": [refusal._asdict() for refusal in answer.refused],
-        "lookups": [lookup._asdict() for lookup in answer.lookups],
-    }
+    details = answer.as_json(service.name)
     if service.literals is not None:
-        number = len(answer.endpoints)
-        return [
-            Check(
-                "resolve", CheckStatus.OK, f"{_count(number, 'endpoint')} given as a list: DNS is not used", (), details
-            )
-        ]
+        sentence = f"{_count(len(answer.endpoints), 'endpoint')} given as a list: DNS is not used"
+        return [Check("resolve", CheckStatus.OK, sentence, details=details)]
     if not answer.endpoints:
-        return [_nothing_resolved(service, answer, details)]
+        sentence, hints = _nothing_resolved(service, answer)
+        return [Check("resolve", CheckStatus.PROBLEM, sentence, tuple(hints), details)]
     last = answer.lookups[-1] if answer.lookups else Lookup("", "", "", "", "")
     dns_ttl = "" if answer.dns_ttl is None else f", DNS TTL {answer.dns_ttl:g} s"
-    expanded = "" if answer.name.rstrip(".") == service.name.rstrip(".") else f", expanded to {answer.name}"
+    expanded = "" if answer.name.rstrip(".") == service.name.rstrip(".") else f", expanded to {answer.name},"
     sentence = (
-        f"{service.name}{expanded}, is {_count(len(answer.endpoints), 'pod')}: "
+        f"{service.name}{expanded} has {_count(len(answer.endpoints), 'pod')}: "
         f"{last.result} of type {last.record} from nameserver {last.nameserver} over {last.over}{dns_ttl}"
     )
     hints = []
@@ -108,7 +88,10 @@ def resolved(service: Service, answer: DnsAnswer) -> list[Check]:
         hints.append("one address alone: where there are more pods, the Service is not headless (clusterIP: None)")
     checks = [Check("resolve", CheckStatus.OK, sentence, tuple(hints), details)]
     if answer.refused:
-        checks.append(_refused(answer))
+        examples = _examples(f"{refusal.address} ({refusal.reason})" for refusal in answer.refused)
+        sentence = f"{_count(len(answer.refused), 'address', 'addresses')} in the answer were refused: {examples}"
+        refused = {"refused": details["refused"]}
+        checks.append(Check("resolve", CheckStatus.WARNING, sentence, (_CHECK_THE_NAME,), refused))
     return checks
 
 
@@ -117,36 +100,18 @@ def unresolved(service: Service, why: str) -> Check:
     return Check("resolve", CheckStatus.PROBLEM, why, (), {"service": service.name, "error": why})
 
 
-def _refused(answer: DnsAnswer) -> Check:
-    examples = _examples(f"{refusal.address} ({refusal.reason})" for refusal in answer.refused)
-    return Check(
-        "resolve",
-        CheckStatus.WARNING,
-        f"{_count(len(answer.refused), 'address', 'addresses')} in the answer were refused: {examples}",
-        ("check the Service's name, and that the nameserver is the cluster's",),
-        {"refused": [refusal._asdict() for refusal in answer.refused]},
-    )
-
-
-def _nothing_resolved(service: Service, answer: DnsAnswer, details: Mapping[str, object]) -> Check:
+def _nothing_resolved(service: Service, answer: DnsAnswer) -> tuple[str, list[str]]:
+    """Return why there are no pods, and what to look at."""
     if answer.refused:
-        hints = ["check the Service's name, and that the nameserver is the cluster's"]
+        hints = [_CHECK_THE_NAME]
         if any(refusal.reason == "loopback" for refusal in answer.refused):
             hints.append("--allow-loopback believes loopback addresses, for a nameserver of your own")
-        why = why_no_endpoints(answer.refused)
-        return Check("resolve", CheckStatus.PROBLEM, f"{service.name}: {why}", tuple(hints), details)
+        return f"{service.name}: {why_no_endpoints(answer.refused)}", hints
     asked = list(dict.fromkeys(lookup.name for lookup in answer.lookups))
-    results = {lookup.result for lookup in answer.lookups}
     tried = f" (asked: {_examples(asked)})" if asked else ""
-    if "NODATA" in results:
-        types = " or ".join(dict.fromkeys(lookup.record for lookup in answer.lookups if lookup.result == "NODATA"))
-        return Check(
-            "resolve",
-            CheckStatus.PROBLEM,
-            f"{service.name} is a name, and has no record of type {types}{tried}",
-            ("check --family, and the name of the Service's port (-p)",),
-            details,
-        )
+    if empty := dict.fromkeys(lookup.record for lookup in answer.lookups if lookup.result == "NODATA"):
+        sentence = f"{service.name} exists, but has no record of type {' or '.join(empty)}{tried}"
+        return sentence, ["check --family, and the name of the Service's port (-p)"]
     hints = ["DNS says NXDOMAIN for both; this tells which: kubectl get service,endpointslices"]
     if not isinstance(service.port, int):
         hints.append(f"is {service.port} the name of a UDP port of the Service?")
@@ -155,17 +120,11 @@ def _nothing_resolved(service: Service, answer: DnsAnswer, details: Mapping[str,
             "no name in a cluster (.svc.) was asked for: outside of one give the full name and --nameserver, "
             "in a pod with hostNetwork dnsPolicy: ClusterFirstWithHostNet"
         )
-    return Check(
-        "resolve",
-        CheckStatus.PROBLEM,
-        f"{service.name}: there is no such Service, or none of its pods is ready{tried}",
-        tuple(hints),
-        details,
-    )
+    return f"{service.name}: there is no such Service, or none of its pods is ready{tried}", hints
 
 
 def reached(pods: Sequence[PodFacts], *, inside: bool = True) -> list[Check]:
-    """Judge what became of the probes, one check for each kind of outcome; `inside` tells whether this is a pod."""
+    """Judge what became of the probes, one check for each kind of outcome; `inside` says whether this is a pod."""
     answered = [pod for pod in pods if pod.round_trip is not None]
     failed = [pod for pod in pods if pod.round_trip is None and pod.errno]
     silent = [pod for pod in pods if pod.round_trip is None and not pod.errno]
@@ -191,62 +150,52 @@ def _silent(silent: Sequence[PodFacts], answered: Sequence[PodFacts], inside: bo
         f"{names}: {_count(max(pod.probes for pod in silent), 'probe')} left this host, and neither an answer "
         "nor an ICMP error came back; whether they arrived is not known"
     )
-    hints = [
+    hints = []
+    if answered:
+        hints.append("other pods of the Service answer: look at the node of this one, and whether it hangs")
+    if not inside:
+        hints.append("this host is not a pod of the cluster, and pods of most clusters cannot be reached from outside")
+    hints += [
         f"a NetworkPolicy? UDP {port} must be allowed into the receivers, and out of the senders where those have "
         "a policy for egress (kubectl get networkpolicy)",
         "no fanout receiver? Other UDP programs answer no probe, nor does a receiver with keys: "
         "look there whether messages come",
     ]
-    if not inside:
-        hints.insert(
-            0, "this host is not a pod of the cluster, and pods of most clusters cannot be reached from outside"
-        )
-    if answered:
-        hints.insert(0, "other pods of the Service answer: look at the node of this one, and whether it hangs")
     return Check("reach", CheckStatus.PROBLEM, sentence, tuple(hints), _pods(silent))
 
 
 def _pods(pods: Iterable[PodFacts]) -> dict[str, object]:
-    return {
-        "pods": [
-            {"endpoint": str(each.endpoint), "probes": each.probes, "round_trip": each.round_trip, "errno": each.errno}
-            for each in pods
-        ]
-    }
+    return {"pods": [{**each._asdict(), "endpoint": str(each.endpoint)} for each in pods]}
 
 
-def carried(ways: Iterable[WayFacts]) -> list[Check]:
-    """Judge how large a datagram the ways to the pods carry: one check for the ways that are alike."""
-    alike: dict[tuple[str, int, int, bool | None], list[WayFacts]] = {}
-    for way in ways:
-        alike.setdefault((way.interface, way.mtu, way.payload, way.passed), []).append(way)
+def carried(paths: Iterable[PathFacts]) -> list[Check]:
+    """Judge how large a datagram the paths to the pods carry, one check for all paths that are alike."""
+    alike: dict[tuple[str, int, int, bool | None], list[PathFacts]] = {}
+    for each in paths:
+        alike.setdefault((each.interface, each.mtu, each.payload, each.passed), []).append(each)
     checks = []
     for (interface, mtu, payload, passed), same in alike.items():
-        names = _examples(str(way.endpoint) for way in same)
         by = f"by {interface} " if interface else ""
-        sentence = f"the way {by}to {names} has an MTU of {mtu:,}: payloads up to {payload:,} bytes stay in one piece"
+        path = f"the path {by}to {_examples(str(each.endpoint) for each in same)}"
         details = {
             "interface": interface, "mtu": mtu, "payload": payload, "passed": passed,
-            "endpoints": [str(way.endpoint) for way in same],
+            "endpoints": [str(each.endpoint) for each in same],
         }  # fmt: skip
         if passed is False:
-            checks.append(
-                Check(
-                    "mtu",
-                    CheckStatus.PROBLEM,
-                    f"the way {by}to {names} should carry payloads of {payload:,} bytes (MTU {mtu:,}): "
-                    "probes of that size got no answer, but small ones did",
-                    (
-                        "something on the way carries less and does not say so (ICMP dropped): "
-                        "is the MTU of the pod network above what the network below it carries?",
-                        f"until then send at most {_SAFE_PAYLOAD:,} bytes at once (--max-datagram {_SAFE_PAYLOAD})",
-                    ),
-                    details,
-                )
+            sentence = (
+                f"{path} should carry payloads of {payload:,} bytes (MTU {mtu:,}): "
+                "probes of that size got no answer, but small ones did"
             )
+            hints = (
+                "something on the path carries less and does not say so (ICMP dropped): "
+                "is the MTU of the pod network above what the network below it carries?",
+                f"until then send at most {_SAFE_PAYLOAD:,} bytes at once (--max-datagram {_SAFE_PAYLOAD})",
+            )
+            checks.append(Check("mtu", CheckStatus.PROBLEM, sentence, hints, details))
         else:
-            tried = "; a probe of that size came back" if passed else "; not tried, as no probe is answered there"
-            checks.append(Check("mtu", CheckStatus.OK, sentence + tried, (), details))
+            tried = "a probe of that size came back" if passed else "not tried, as no probe is answered there"
+            sentence = f"{path} has an MTU of {mtu:,}: payloads up to {payload:,} bytes stay in one piece; {tried}"
+            checks.append(Check("mtu", CheckStatus.OK, sentence, details=details))
     return checks
 
 

@@ -17,22 +17,21 @@ def listened(facts: IngressFacts) -> Check:
         return _not_open(facts)
     if heard is not None:
         said = f"{heard.size:,} bytes from {heard.source} on port {heard.port} after {heard.seconds:.1f} s"
-        return _check(facts, CheckStatus.OK, f"{said}; {facts.described}")
+        return _check(facts, f"{said}; {facts.described}", status=CheckStatus.OK)
     if not facts.interface.is_up:
         why = f"nothing came within {facts.seconds:.0f} s: {ingress.interface} is down or has no carrier"
-        return _problem(
-            facts, why, f"ip link set {ingress.interface} up; is its cable, or the parent of a macvlan, up?"
-        )
+        hint = f"ip link set {ingress.interface} up; is its cable, or the parent of a macvlan, up?"
+        return _check(facts, why, hint)
     if facts.joined is False:
         why = f"the kernel does not list {ingress.host} among the groups on {ingress.interface}"
-        return _problem(facts, why, "start again: the interface may have gone away meanwhile")
+        return _check(facts, why, "start again: the interface may have gone away meanwhile")
     if Match.FITS in seen:
         return _dropped_here(facts, seen[Match.FITS])
     for how in (Match.OTHER_SOURCE, Match.OTHER_PORT, Match.OTHER_INTERFACE):
         if how in seen:
             return _beside(facts, how, seen[how])
     why = f"nothing came for it within {facts.seconds:.0f} s{_on_the_wire(facts)}; {facts.described}"
-    return _problem(facts, why, *_causes(facts))
+    return _check(facts, why, *_causes(facts))
 
 
 def _not_open(facts: IngressFacts) -> Check:
@@ -40,12 +39,11 @@ def _not_open(facts: IngressFacts) -> Check:
     why = facts.refused.removeprefix(f"ingress {facts.ingress}: ")
     fits = (facts.seen or {}).get(Match.FITS)
     if not facts.in_use:
-        return _problem(facts, why)
+        return _check(facts, why)
     if fits is None:
-        return _problem(facts, why, "if it is the relay itself, its table, log or metrics show what came")
-    return _check(
-        facts, CheckStatus.OK, f"{_datagram(fits)} came in by {fits.interface}, for the program that has the port"
-    )
+        return _check(facts, why, "if it is the relay itself, its table, log or metrics show what came")
+    said = f"{_datagram(fits)} came in by {fits.interface}, for the program that has the port"
+    return _check(facts, said, status=CheckStatus.OK)
 
 
 def _dropped_here(facts: IngressFacts, seen: Seen) -> Check:
@@ -54,42 +52,39 @@ def _dropped_here(facts: IngressFacts, seen: Seen) -> Check:
     came = f"{_datagram(seen)} came in by {interface}, and this host dropped it before any program could get it"
     is_strict = facts.interface.reverse_filter == _STRICT
     if source in facts.interface.own_addresses:
-        why = f"{source} is an address of this host, and the kernel takes no such source from a network"
-        return _problem(facts, f"{came}: {why}", "send from another host, or from another network namespace")
+        why = f"{source} is an address of this host, and the kernel accepts no such source from a network"
+        return _check(facts, f"{came}: {why}", "send from another host, or from another network namespace")
     if facts.interface.reverse_filter and (way is None or (is_strict and way != interface)):
         leads = f"no route leads back to {source}" if way is None else f"the route back to {source} is by {way}"
         mode = f"rp_filter={facts.interface.reverse_filter} ({'strict' if is_strict else 'loose'})"
         counted = facts.grown.get("IPReversePathFilter", 0)
         why = f"{leads}, and {mode} drops such packets" + (f" ({counted:,} meanwhile)" if counted else "")
+        other = f"or let any route do: sysctl -w net.ipv4.conf.{interface}.rp_filter={_LOOSE}"
         if way is None:
-            other = (
-                "or switch it off: rp_filter=0 in net.ipv4.conf.all and in the interface's own; the larger one counts"
-            )
-        else:
-            other = f"or let any route do: sysctl -w net.ipv4.conf.{interface}.rp_filter={_LOOSE}"
-        return _problem(facts, f"{came}: {why}", f"add a route back: ip route add {source} dev {interface}", other)
+            other = "or switch it off: rp_filter=0 in net.ipv4.conf.all and in the interface's; the larger one counts"
+        return _check(facts, f"{came}: {why}", f"add a route back: ip route add {source} dev {interface}", other)
     if facts.grown.get("InCsumErrors"):
         why = "checksums of UDP datagrams were wrong meanwhile (InCsumErrors)"
-        return _problem(facts, f"{came}: {why}", f"is it a driver's offload? ethtool -K {interface} rx off")
+        return _check(facts, f"{came}: {why}", f"is it a driver's offload? ethtool -K {interface} rx off")
     hint = "look for a firewall's rule on this host: nft list ruleset, iptables -nvL"
-    return _problem(facts, f"{came}; rp_filter does not explain it", hint)
+    return _check(facts, f"{came}; rp_filter does not explain it", hint)
 
 
 def _beside(facts: IngressFacts, how: Match, seen: Seen) -> Check:
-    """Return what came instead: for the same group, but not for this ingress."""
+    """Judge an ingress for which nothing came, though something similar did."""
     came = f"nothing came for it within {facts.seconds:.0f} s, but {_datagram(seen)} to {seen.destination}"
     match how:
         case Match.OTHER_SOURCE:
-            why, meant = f": the source is not {facts.ingress.source}", f"{seen.source.host} the source"
+            why, meant = f": the source is not {facts.ingress.source}", f"source {seen.source.host}"
         case Match.OTHER_PORT:
-            why, meant = ": the port is another one", f"{seen.destination.port} the port"
+            why, meant = ": the port is another one", f"port {seen.destination.port}"
         case _:
-            why, meant = f" came in by {seen.interface}", f"@{seen.interface} the interface"
-    return _problem(facts, came + why, f"is {meant} that was meant?")
+            why, meant = f" came in by {seen.interface}", f"interface @{seen.interface}"
+    return _check(facts, came + why, f"was {meant} meant?")
 
 
 def _on_the_wire(facts: IngressFacts) -> str:
-    """Return where else nothing arrived."""
+    """Return what the wire and the interface's counters showed meanwhile."""
     if facts.seen is not None:
         said = f", nor did {facts.where} get anything of the kind"
         if facts.missed:
@@ -107,7 +102,6 @@ def _on_the_wire(facts: IngressFacts) -> str:
 def _causes(facts: IngressFacts) -> Iterator[str]:
     """Yield likely causes, those found by a check first."""
     ingress, grown = facts.ingress, facts.grown
-    is_multicast = ingress.kind is IngressKind.MULTICAST
     if ingress.interface and not facts.interface.addresses:
         yield f"{ingress.interface} has no IPv{6 if ingress.is_ipv6 else 4} address: give it one of that network"
     if facts.seen is None:
@@ -123,18 +117,13 @@ def _causes(facts: IngressFacts) -> Iterator[str]:
         yield f"full receive buffers cost {grown['RcvbufErrors']:,} datagrams meanwhile, of any program"
     version = facts.interface.igmp_version
     if ingress.source and version in ("V1", "V2"):
-        yield (
-            f"IGMP{version.lower()} is spoken on {ingress.interface}, which cannot ask for one source: "
-            + (
-                "set force_igmp_version=0"
-                if facts.interface.forced_version
-                else "the querier of that network should speak IGMPv3"
-            )
-        )
+        forced = facts.interface.forced_version
+        change = "set force_igmp_version=0" if forced else "the querier of that network should speak IGMPv3"
+        yield f"{ingress.interface} uses IGMP{version.lower()}, which cannot select a source: {change}"
     elif facts.interface.forced_version:
         name = "force_mld_version" if ingress.is_ipv6 else "force_igmp_version"
         yield f"{name} is {facts.interface.forced_version}: does the switch's querier speak that version?"
-    if is_multicast:
+    if ingress.kind is IngressKind.MULTICAST:
         yield (
             "does the source send, out of the right interface, and with a TTL above the number of routers "
             "between? The default is 1 (iperf: --ttl)"
@@ -160,15 +149,10 @@ def _datagram(seen: Seen) -> str:
     return f"a datagram from {seen.source} ({seen.size:,} bytes, TTL {seen.hops})"
 
 
-def _problem(facts: IngressFacts, sentence: str, *hints: str) -> Check:
-    return _check(facts, CheckStatus.PROBLEM, sentence, *hints)
-
-
-def _check(facts: IngressFacts, status: CheckStatus, sentence: str, *hints: str) -> Check:
+def _check(facts: IngressFacts, sentence: str, *hints: str, status: CheckStatus = CheckStatus.PROBLEM) -> Check:
     heard = facts.heard and {
+        **facts.heard._asdict(),
         "source": str(facts.heard.source),
-        "port": facts.heard.port,
-        "size": facts.heard.size,
         "seconds": round(facts.heard.seconds, 3),
     }
     on_the_wire = None if facts.seen is None else {how.value: _as_dict(seen) for how, seen in facts.seen.items()}
@@ -188,10 +172,6 @@ def _check(facts: IngressFacts, status: CheckStatus, sentence: str, *hints: str)
 
 
 def _as_dict(seen: Seen) -> dict[str, object]:
-    return {
-        "interface": seen.interface,
-        "source": str(seen.source),
-        "destination": str(seen.destination),
-        "size": seen.size,
-        "hops": seen.hops,
-    }
+    shown = {**seen._asdict(), "source": str(seen.source), "destination": str(seen.destination)}
+    del shown["broadcast"]
+    return shown

@@ -1,4 +1,4 @@
-"""What was found out, before anybody judges it. Pure values."""
+"""What `fanout doctor` has found out, before it is judged. Pure values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """What holds of this host, or pod, whatever it sends and receives."""
+    """The facts about this host, or pod, itself."""
 
     asked: int
     """Bytes of receive buffer that fanout asks for."""
@@ -59,16 +59,16 @@ class PodFacts(NamedTuple):
     """What ICMP or the kernel said instead."""
 
 
-class WayFacts(NamedTuple):
-    """The way to one pod."""
+class PathFacts(NamedTuple):
+    """The path to one pod."""
 
     endpoint: Endpoint
     interface: str
     mtu: int
     payload: int
-    """The largest that leaves in one piece, in bytes."""
+    """Bytes of the largest payload that leaves in one piece."""
     passed: bool | None
-    """Whether a probe of that size, which may not be cut, came back; None where none was sent."""
+    """Whether a probe of that size, sent unfragmented, came back; None where none was sent."""
 
 
 class Heard(NamedTuple):
@@ -90,7 +90,7 @@ class Seen(NamedTuple):
     destination: Endpoint
     size: int
     hops: int
-    """What is left of its time to live."""
+    """What is left of its TTL."""
     broadcast: bool = False
 
 
@@ -105,30 +105,30 @@ class Match(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InterfaceFacts:
-    """What was found out of an ingress's interface, or of all where it names none."""
+    """The facts about an ingress's interface, or about all where it names none."""
 
     is_up: bool = True
     addresses: tuple[str, ...] = ()
-    """Of the family in question."""
+    """Those of the ingress's family."""
     own_addresses: tuple[str, ...] = ()
     """Of all interfaces."""
     igmp_version: str = ""
-    """Which version of IGMP the kernel speaks there: `V2`, for instance; empty where it does not tell."""
+    """The version of IGMP that the kernel uses there, such as `V2`; empty where it is unknown."""
     forced_version: int = 0
     """force_igmp_version (or force_mld_version) of the interface, or of all: 0 leaves it to the querier."""
     reverse_filter: int = 0
-    """rp_filter as it counts for the interface: 0 off, 1 strict, 2 loose."""
+    """The effective rp_filter of the interface: 0 off, 1 strict, 2 loose."""
     default_interface: str = ""
-    """On which the default route lies; empty where there is none."""
+    """The interface of the default route; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class IngressFacts:
-    """What was found out of one ingress."""
+    """The facts about one ingress."""
 
     ingress: Ingress
     seconds: float
-    """How long it was listened to."""
+    """How long the doctor listened."""
     interface: InterfaceFacts = InterfaceFacts()
     described: str = ""
     """Where it listens, and which route answers."""
@@ -137,14 +137,14 @@ class IngressFacts:
     in_use: bool = False
     """Whether that is because another program has its port."""
     joined: bool | None = None
-    """Whether the kernel lists the group on the interface; None where there is none to list."""
+    """Whether the kernel lists the group on the interface; None where no group was joined."""
     heard: Heard | None = None
     seen: Mapping[Match, Seen] | None = None
-    """The first datagram of each kind on the wire; None where fanout may not look there (CAP_NET_RAW)."""
+    """The first datagram of each kind on the wire; None without CAP_NET_RAW."""
     missed: int = 0
-    """Packets on the wire that fanout had no time to look at."""
+    """Packets on the wire that came too fast to look at."""
     way_back: str | None = None
-    """The interface by which the source of what was seen would be answered; None where there is no route."""
+    """The interface of the route back to the source of what was seen; None where there is no route."""
     grown: Mapping[str, int] = field(default_factory=dict)
     """The kernel's counters that grew meanwhile, such as `IPReversePathFilter`, and by how much."""
 
@@ -155,7 +155,7 @@ class IngressFacts:
 
 
 def match(ingress: Ingress, seen: Seen) -> Match | None:
-    """Say how a datagram on the wire fits an ingress; None where they have nothing to do with each other."""
+    """Return how a datagram on the wire fits an ingress; None where the two are unrelated."""
     destination = seen.destination
     is_here = not ingress.interface or seen.interface == ingress.interface
     fits_port = destination.port in ingress.ports
@@ -164,7 +164,7 @@ def match(ingress: Ingress, seen: Seen) -> Match | None:
     elif ingress.kind is IngressKind.BROADCAST:
         fits = seen.broadcast
     else:
-        # Any port of this host gets what is meant for others: that says nothing.
+        # What arrives at other ports of this host is for other programs, and explains nothing.
         anywhere = ingress.host in ("", "0.0.0.0", "::")
         fits = fits_port and not seen.broadcast and (anywhere or destination.host == ingress.host)
     if not fits or not (is_here or fits_port):

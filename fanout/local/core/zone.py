@@ -8,8 +8,8 @@ Three kinds of names are in the zone, for the Service `headless-udp` in the name
     statefulset-udp-server-0.headless-udp.local.svc.cluster.local   that pod, while it is ready
     _udp._udp.headless-udp.local.svc.cluster.local                  the pods that have the named port
 
-Each answers A and SRV. Without a ready pod the name does not exist (NXDOMAIN); other types, and names that
-others lie under, are empty (NODATA). A name outside `cluster.local` does not exist either: in a cluster, that is
+Each answers A and SRV. Without a ready pod the name does not exist (NXDOMAIN); other types, and the parents
+of these names, are empty (NODATA). A name outside `cluster.local` does not exist either: in a cluster, that is
 what the root servers say of the bare `headless-udp` that a resolver asks for after the search list.
 """
 
@@ -38,6 +38,7 @@ MAX_UDP_SIZE = 1232
 """Bytes of the largest answer over UDP (`bufsize 1232` in OpenShift's Corefile)."""
 MAX_TCP_SIZE = 65_535
 _MIN_UDP_SIZE = 512
+_PORT_NAME = "udp"
 _HEADER_SIZE = 12
 
 _APEX = dns.name.from_text(CLUSTER_DOMAIN)
@@ -57,7 +58,6 @@ class Zone:
     service: str = "headless-udp"
     namespace: str = "local"
     port: int = DEFAULT_PORT
-    port_name: str = "udp"
     pods: tuple[Pod, ...] = ()
     serial: int = 1
     """Of the SOA record: grows with each change of the pods."""
@@ -77,9 +77,9 @@ class Zone:
         return replace(self, pods=tuple(pods), serial=self.serial + 1)
 
     def select(self, labels: tuple[str, ...]) -> tuple[Pod, ...] | None:
-        """Return the pods that a name stands for, or None where others lie under it.
+        """Return the pods that a name stands for, or None where it is a parent of other names.
 
-        `labels` are those before `cluster.local`, in lower case; an empty tuple means that there is no such name.
+        `labels` are those before `cluster.local`, in lower case; for a name that does not exist the tuple is empty.
         """
         match labels:
             case () | ("svc",) | ("pod",):
@@ -92,13 +92,13 @@ class Zone:
                         return self.pods
                     case [pod_name]:
                         return tuple(pod for pod in self.pods if pod.name == pod_name)
-                    case [port, protocol] if port.removeprefix("_") == self.port_name:
+                    case [port, protocol] if port.removeprefix("_") == _PORT_NAME:
                         return self.pods if protocol.removeprefix("_") == "udp" else ()
         return ()
 
 
 def respond(query_wire: bytes, zone: Zone, *, over_tcp: bool = False) -> bytes | None:
-    """Return the answer to one query, both as on the wire, or None where silence is the answer.
+    """Return the answer to one query, both as on the wire, or None where there is none.
 
     What is not a query gets silence (two servers could otherwise answer each other for ever), what cannot be
     parsed FORMERR. An answer over UDP holds as many records as fit into what the client takes (512 bytes

@@ -17,8 +17,9 @@ from time import monotonic
 import aiohttp
 from multidict import CIMultiDict
 
+from fanout import errno_text
 from fanout.model import Endpoint
-from fanout.net import errno_text, interfaces
+from fanout.net import interfaces
 from fanout.ssdp.core import urls
 from fanout.ssdp.core.drop_reasons import HttpFailure
 from fanout.ssdp.core.headers import target

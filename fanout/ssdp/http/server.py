@@ -14,9 +14,9 @@ from time import monotonic
 
 from aiohttp import hdrs, web
 
+from fanout import errno_text
 from fanout.limiter import LimitedLogger
 from fanout.model import Endpoint, unmapped
-from fanout.net import errno_text
 from fanout.ssdp.core.drop_reasons import HttpFailure
 from fanout.ssdp.core.headers import PSEUDONYM
 from fanout.ssdp.core.stats import HttpCounts

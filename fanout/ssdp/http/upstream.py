@@ -13,8 +13,8 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 from yarl import URL
 
+from fanout import errno_text
 from fanout.model import Endpoint
-from fanout.net import errno_text
 from fanout.ssdp.core import urls
 from fanout.ssdp.core.body import DOCUMENT_MAX, BodyBuffer, TooLarge, Undecodable, can_unpack, is_packed
 from fanout.ssdp.core.drop_reasons import HttpFailure

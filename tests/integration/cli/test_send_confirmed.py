@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from fanout.cli.commands.send import SendOptions
 from fanout.cli.confirm_progress import MessageInProgress
 from fanout.cli.message_input import MessageStream, limit_of
-from fanout.cli.options import PatienceOptions
-from fanout.cli.send_confirmed import ConfirmOptions, send_confirmed
+from fanout.cli.send_confirmed import send_confirmed
 from fanout.cli.target import TargetOptions, find_target
 from fanout.discovery.core.endpoints import Known
 from fanout.discovery.refresher import Refresher
@@ -275,9 +275,9 @@ def test_an_outage_in_the_middle_of_a_stream_is_reported_with_what_was_confirmed
     receive: Callable[..., Receiving], capsys: pytest.CaptureFixture[str]
 ) -> None:
     well = receive()
-    target = find_target(TargetOptions(well.endpoint))
+    target = find_target(TargetOptions(service=well.endpoint))
     stream = MessageStream(limit_of(framed=True))
-    asking = ConfirmOptions(PatienceOptions(3600.0, None), 0.0, None, "json", quiet=False, live=False)
+    options = SendOptions._make([None] * len(SendOptions._fields))._replace(timeout=3600.0, output="json")
 
     def payloads() -> Iterator[bytes]:
         yield b"x"
@@ -285,7 +285,7 @@ def test_an_outage_in_the_middle_of_a_stream_is_reported_with_what_was_confirmed
         yield b"y"
 
     with Sender("pods", resolver=ScriptedResolver(well.endpoint)) as sender, pytest.raises(Exception, match="closed"):
-        send_confirmed(sender, target, payloads(), stream, asking)
+        send_confirmed(sender, target, payloads(), stream, options)
     assert json.loads(capsys.readouterr().out)["messages"] == 1
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from fanout.local import demo, launch, logs, pods
+from fanout.local import demo, logs, pod_process
 from fanout.local.directory import StateDirectory
-from fanout.local.settings import LocalSettings
+from fanout.local.launch import LocalSettings
 from fanout.local.state import LocalServiceError
 from fanout.local.supervisor import Supervisor
 from tests.support.limits import PATIENT, variables
@@ -30,8 +30,8 @@ def supervise(
     **settings: Any,
 ) -> None:
     """Run a supervisor whose receivers are a script."""
-    monkeypatch.setattr(pods, "python_command", lambda *arguments: [sys.executable, "-c", script, *arguments])
-    monkeypatch.setattr(pods, "_MIN_BACKOFF", 0.01)
+    monkeypatch.setattr(pod_process, "python_command", lambda *arguments: [sys.executable, "-c", script, *arguments])
+    monkeypatch.setattr(pod_process, "_MIN_BACKOFF", 0.01)
     supervisor = Supervisor(LocalSettings(port=free_port(), **settings), StateDirectory.take(str(path)))
     asyncio.run(supervisor.run(lambda: when_ready(supervisor)))
 
@@ -68,7 +68,7 @@ while True:
 
 
 def test_a_receiver_that_does_not_end_is_killed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pods, "STOP_GRACE", 0.1)
+    monkeypatch.setattr(pod_process, "STOP_GRACE", 0.1)
     seen: list[int] = []
 
     def stop(supervisor: Supervisor) -> None:
@@ -85,23 +85,6 @@ def test_a_command_that_does_not_exist_is_reported(path: Path, monkeypatch: pyte
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with pytest.raises(LocalServiceError, match="No such file or directory: '/nonexistent/python'"):
         supervise(path, monkeypatch, "")
-
-
-def test_an_interrupt_comes_once_the_process_that_is_being_started_is_known() -> None:
-    events: list[str] = []
-    before = signal.signal(signal.SIGHUP, lambda *_: events.append("interrupted"))
-    try:
-        with launch.interrupts_later():
-            signal.raise_signal(signal.SIGHUP)
-            events.append("known")
-        assert events == ["known", "interrupted"]
-        signal.raise_signal(signal.SIGHUP)
-        assert len(events) == 3, "as before"
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        with launch.interrupts_later():
-            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, "what is started ignores it, too"
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_demo_whose_message_does_not_arrive_fails_and_leaves_nothing(

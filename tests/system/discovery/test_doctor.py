@@ -36,7 +36,7 @@ def test_a_short_name_says_how_it_was_expanded_and_who_answered(pod: Namespace) 
     assert run.code == 1, "nothing listens there"
     check = resolve_check(run)
     assert check["status"] == "ok"
-    assert f"headless-udp, expanded to {SERVICE}, is 2 pods: 2 records of type A" in check["sentence"]
+    assert f"headless-udp, expanded to {SERVICE}, has 2 pods: 2 records of type A" in check["sentence"]
     assert "from nameserver 127.0.0.1:53 over UDP, DNS TTL 5 s" in check["sentence"]
     (reach,) = [each for each in run.json["checks"] if each["check"] == "reach"]
     assert reach["sentence"].count("nothing listens on that port there") == 2
@@ -54,7 +54,7 @@ def test_addresses_that_are_refused(pod: Namespace) -> None:
     ("arguments", "part"),
     [
         (("-s", "nowhere"), "nowhere: there is no such Service, or none of its pods is ready (asked: nowhere.platform"),
-        (("-s", "headless-udp", "--family", "ipv6"), "headless-udp is a name, and has no record of type AAAA"),
+        (("-s", "headless-udp", "--family", "ipv6"), "headless-udp exists, but has no record of type AAAA"),
         (("-s", "headless-udp", "-p", "rtp"), "headless-udp: there is no such Service"),
     ],
 )

@@ -23,7 +23,7 @@ def test_the_display_is_bounded_by_the_terminal(confirmed: int, silent: int, hei
     watch.begin()
     for receipt in (*receipts(confirmed, ReceiptStatus.CONFIRMED), *receipts(silent, ReceiptStatus.SILENT)):
         watch.note(receipt)
-    target = find_target(TargetOptions("10.0.0.1"))
+    target = find_target(TargetOptions(service="10.0.0.1"))
     shown = ConfirmProgress(watch, target, 2.0, 1).picture(60, height).plain.splitlines()
     assert len(shown) == rows <= height
     assert shown[0].startswith(f"{confirmed} of {confirmed + silent} endpoints confirmed")

@@ -61,7 +61,7 @@ def test_no_time_is_told_of_what_was_cut() -> None:
     watch = MessageInProgress()
     watch.begin(is_cut=True)
     watch.note(receipt)
-    target = find_target(TargetOptions("10.0.0.1"))
+    target = find_target(TargetOptions(service="10.0.0.1"))
     assert ConfirmProgress(watch, target, 2.0, 1).picture(60, 40).plain.endswith(f"  {HERE}  confirmed, 2 tries")
     tally.add(Confirmation([receipt], 1, 0.9, 1.0, False))
     assert lines(tally) == [f"confirmed 2 messages by {HERE}"]

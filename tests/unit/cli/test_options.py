@@ -49,8 +49,8 @@ def test_an_option_has_an_environment_variable_of_its_long_name() -> None:
 
 
 def test_a_label_of_the_environment_is_for_those_who_have_keys() -> None:
-    assert SealOptions("key", "east").label == "east"
-    assert SealOptions(None, "east").label == ""
+    assert SealOptions(key_file="key", cluster="east").label == "east"
+    assert SealOptions(key_file=None, cluster="east").label == ""
 
 
 def test_the_bounds_of_datagrams_are_those_of_the_wire_format() -> None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
 from collections.abc import Callable
-from itertools import count
 
 import pytest
 
-from fanout.measure.probe import Prober
-from fanout.measure.session import Bench, Plan
-from fanout.model import Service
+from fanout.measure.prober import Prober
+from fanout.measure.session import Bench
 from fanout.protocol import probe
 from fanout.protocol.probe import Observed, ProbeKind
 from fanout.protocol.probe_log import ProbeLog
@@ -155,12 +152,3 @@ def test_an_interrupted_run_tells_what_was_measured(number: signal.Signals) -> N
     assert run.json["interrupted"] is True
     assert 5 < run.json["messages"] < 20 * 3600
     assert (only(run.json)["status"], only(run.json)["loss"]) == ("measured", 0)
-
-
-def test_the_stream_ends_when_its_seconds_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks = count()
-    monkeypatch.setattr(time, "monotonic", lambda: next(ticks) / 1000)
-    made = Bench(Service("127.0.0.1"), (), Plan(1000, 200, 0.5))
-    # It looks at the clock before each message, and notes when it has left.
-    assert len(list(made._payloads())) == 250
-    made.close()

@@ -15,10 +15,8 @@ from pathlib import Path
 import pytest
 
 from fanout.cli.main import main
-from fanout.doctor import host, probes
-from fanout.doctor.core.facts import HostFacts, PodFacts
-from fanout.model import Endpoint
-from fanout.net import interfaces
+from fanout.doctor import host
+from fanout.doctor.core.facts import HostFacts
 from tests.support.cli import environment, invoke, running, strict_json
 from tests.support.waiting import PATIENCE
 
@@ -103,19 +101,6 @@ def test_exit_code_0_is_only_for_a_host_where_all_is_well(
     monkeypatch.setattr(host, "overflows", lambda: next(counted))
     assert main(["doctor", "-o", "json"]) == code
     assert strict_json(capsys.readouterr().out)["status"] == status
-
-
-def test_interfaces_are_not_looked_at_again_for_each_pod(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def route(host: str) -> tuple[str, str]:
-        asked.append(host)
-        return "eth0", host
-
-    monkeypatch.setattr(interfaces, "route", route)
-    found = probes.ways([PodFacts(Endpoint(f"127.0.0.{number}", 9)) for number in range(1, 100)])
-    assert [way.interface for way in found] == ["eth0"] * 99
-    assert len(asked) == 1, "all by one address of this host"
 
 
 def test_an_interrupt_ends_the_waiting(tmp_path: Path, closed_port: int) -> None:

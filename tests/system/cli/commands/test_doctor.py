@@ -343,12 +343,12 @@ def test_a_port_that_another_program_has(hosts: Hosts, inside: Console) -> None:
     assert "for the program that has the port" in check["sentence"]
 
 
-def test_a_way_that_swallows_large_datagrams(hosts: Hosts, inside: Console, tmp_path: Path) -> None:
+def test_a_path_that_swallows_large_datagrams(hosts: Hosts, inside: Console, tmp_path: Path) -> None:
     _, there = hosts
     with receiving_in(there, tmp_path):
-        way = only(inside.fanout("doctor", "-s", THERE, "-o", "json", within=(WAITING_FOR, [])), "mtu")
-        assert "by eth0" in way["sentence"]
-        assert way["details"] == {
+        path = only(inside.fanout("doctor", "-s", THERE, "-o", "json", within=(WAITING_FOR, [])), "mtu")
+        assert "by eth0" in path["sentence"]
+        assert path["details"] == {
             "interface": "eth0", "mtu": 1500, "payload": 1472, "passed": True, "endpoints": [f"{THERE}:12000"],
         }  # fmt: skip
         ipv6 = inside.fanout("doctor", "-s", "fd81::2", "-o", "json", within=(WAITING_FOR, []))

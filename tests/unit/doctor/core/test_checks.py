@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fanout.discovery.core.answer import DnsAnswer, Lookup, Refusal
 from fanout.doctor.core import checks
-from fanout.doctor.core.facts import Check, CheckStatus, HostFacts, PodFacts, WayFacts
+from fanout.doctor.core.facts import Check, CheckStatus, HostFacts, PathFacts, PodFacts
 from fanout.model import Endpoint, Service
 from tests.support.doctor_checks import assert_said
 
@@ -65,14 +65,14 @@ def lookup(name: str, result: str, record: str = "A") -> Lookup:
 def test_a_name_that_resolves_says_how() -> None:
     answer = DnsAnswer((POD, OTHER_POD), 5.0, FULL_NAME, (), (lookup(FULL_NAME, "2 records"),))
     check = only(checks.resolved(SERVICE, answer))
-    assert_said(check, CheckStatus.OK, FULL_NAME, "is 2 pods", NAMESERVER, "2 records of type A", "DNS TTL 5 s")
+    assert_said(check, CheckStatus.OK, FULL_NAME, "has 2 pods", NAMESERVER, "2 records of type A", "DNS TTL 5 s")
     assert not check.hints
     assert check.details["endpoints"] == ["10.0.0.7:12000", "10.0.0.8:12000"]
 
 
 def test_one_address_may_be_a_service_that_is_not_headless() -> None:
     answer = DnsAnswer((POD,), 5.0, FULL_NAME, (), (lookup(FULL_NAME, "1 record"),))
-    assert_said(only(checks.resolved(SERVICE, answer)), CheckStatus.OK, "is 1 pod", "clusterIP: None")
+    assert_said(only(checks.resolved(SERVICE, answer)), CheckStatus.OK, "has 1 pod", "clusterIP: None")
 
 
 def test_a_literal_list_needs_no_dns() -> None:
@@ -96,7 +96,7 @@ def test_only_refused_addresses_are_a_problem() -> None:
     answer = DnsAnswer((), 5.0, FULL_NAME, (Refusal("127.0.0.1", "loopback"),), (lookup(FULL_NAME, "1 record"),))
     check = only(checks.resolved(SERVICE, answer))
     assert_said(check, CheckStatus.PROBLEM, "127.0.0.1 (loopback)", "--allow-loopback")
-    linked = replace(answer, refused=(Refusal("169.254.0.1", "link-local"),))
+    linked = answer._replace(refused=(Refusal("169.254.0.1", "link-local"),))
     assert not any("--allow-loopback" in hint for hint in only(checks.resolved(SERVICE, linked)).hints)
 
 
@@ -166,21 +166,21 @@ def test_many_pods_are_named_by_example() -> None:
     assert len(check.details["pods"]) == 8
 
 
-def test_ways_that_are_alike_are_one_check() -> None:
-    ways = [
-        WayFacts(POD, "eth0", 1450, 1422, True),
-        WayFacts(OTHER_POD, "eth0", 1450, 1422, True),
-        WayFacts(Endpoint("fd00::1", 12000), "eth0", 1450, 1402, None),
+def test_paths_that_are_alike_are_one_check() -> None:
+    paths = [
+        PathFacts(POD, "eth0", 1450, 1422, True),
+        PathFacts(OTHER_POD, "eth0", 1450, 1422, True),
+        PathFacts(Endpoint("fd00::1", 12000), "eth0", 1450, 1402, None),
     ]
-    first, second = checks.carried(ways)
+    first, second = checks.carried(paths)
     assert_said(
         first, CheckStatus.OK, "by eth0 to 10.0.0.7:12000, 10.0.0.8:12000", "MTU of 1,450", "1,422 bytes", "came back"
     )
     assert_said(second, CheckStatus.OK, "[fd00::1]:12000", "1,402 bytes", "not tried")
 
 
-def test_a_way_that_swallows_large_datagrams() -> None:
-    check = only(checks.carried([WayFacts(POD, "eth0", 1500, 1472, False)]))
+def test_a_path_that_swallows_large_datagrams() -> None:
+    check = only(checks.carried([PathFacts(POD, "eth0", 1500, 1472, False)]))
     assert_said(
         check, CheckStatus.PROBLEM, "1,472 bytes", "small ones did", "MTU of the pod network", "--max-datagram 1200"
     )

@@ -87,15 +87,15 @@ def test_a_port_in_use_is_well_where_its_program_is_sent_datagrams() -> None:
         (changed(DROPPED, reverse_filter=2, way_back="eth0"), ["rp_filter does not explain it", "nft list ruleset"]),
         (
             changed(QUIET, seen={Match.OTHER_PORT: SEEN._replace(destination=Endpoint("224.0.67.67", 5002))}),
-            ["to 224.0.67.67:5002: the port is another one", "is 5002 the port"],
+            ["to 224.0.67.67:5002: the port is another one", "was port 5002 meant?"],
         ),
         (
             changed(QUIET, seen={Match.OTHER_INTERFACE: SEEN._replace(interface="eth0")}),
-            ["came in by eth0", "is @eth0 the interface"],
+            ["came in by eth0", "was interface @eth0 meant?"],
         ),
         (
             changed(QUIET, ingress=FROM_ONE, seen={Match.OTHER_SOURCE: SEEN._replace(source=Endpoint("10.0.0.13", 1))}),
-            ["the source is not 10.0.0.12", "is 10.0.0.13 the source"],
+            ["the source is not 10.0.0.12", "was source 10.0.0.13 meant?"],
         ),
         (
             changed(QUIET, grown={"received": 20, "received_multicast": 8}),
@@ -116,7 +116,7 @@ def test_a_port_in_use_is_well_where_its_program_is_sent_datagrams() -> None:
         (changed(QUIET, grown={"RcvbufErrors": 4}), ["full receive buffers cost 4 datagrams"]),
         (changed(QUIET, addresses=()), ["eth1 has no IPv4 address"]),
         (changed(QUIET, ingress=GROUP_6, addresses=()), ["eth1 has no IPv6 address"]),
-        (changed(QUIET, ingress=FROM_ONE, igmp_version="V2"), ["IGMPv2", "cannot ask for one source", "IGMPv3"]),
+        (changed(QUIET, ingress=FROM_ONE, igmp_version="V2"), ["IGMPv2", "cannot select a source", "IGMPv3"]),
         (changed(QUIET, ingress=FROM_ONE, igmp_version="V2", forced_version=2), ["force_igmp_version=0"]),
         (changed(QUIET, igmp_version="V2", forced_version=2), ["force_igmp_version is 2", "speak that version"]),
         (changed(QUIET, ingress=GROUP_6, forced_version=1), ["force_mld_version is 1"]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import secrets
 import select
 import socket
 import struct
@@ -12,6 +11,8 @@ import sys
 import time
 from bisect import insort
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import count, cycle
 
 from fanout.model import Endpoint
 from fanout.net.bind import RECEIVE_BUFFER
@@ -38,19 +39,16 @@ _SO_TIMESTAMPNS = 35
 _TIMESPEC = struct.Struct("@ll")
 
 
+@dataclass(slots=True)
 class PodProbe:
     """What has been received from one pod."""
 
-    __slots__ = ("answered_at", "endpoint", "observed", "pings", "report_token", "round_trips")
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint: Endpoint = endpoint
-        self.observed: Observed | None = None
-        self.answered_at: float | None = None
-        self.report_token: int = -1
-        self.pings: int = 0
-        self.round_trips: list[float] = []
-        """Seconds, in ascending order."""
+    observed: Observed | None = None
+    answered_at: float | None = None
+    report_token: int = -1
+    pings: int = 0
+    round_trips: list[float] = field(default_factory=list)
+    """Seconds, in ascending order."""
 
 
 class Prober:
@@ -61,18 +59,18 @@ class Prober:
     """
 
     def __init__(self, endpoints: Sequence[Endpoint], run: int) -> None:
-        self.pods: dict[Endpoint, PodProbe] = {endpoint: PodProbe(endpoint) for endpoint in endpoints}
+        self.pods: dict[Endpoint, PodProbe] = {endpoint: PodProbe() for endpoint in endpoints}
         self.ignored: int = 0
         self.stranger: Endpoint | None = None
         """An endpoint outside the list that sent something."""
         self._run = run
-        self._token = 0
+        self._tokens = count(1)
         self._pings: dict[int, tuple[Endpoint, float]] = {}
         self._requests: dict[int, Endpoint] = {}
         self._ping_gap = self._ping_due = 0.0
         self._pings_left = 0
         self._request_due = 0.0
-        self._turn = self._request_turn = 0
+        self._pinged, self._requested = cycle(self.pods), cycle(self.pods)
         self._sockets: dict[bool, socket.socket] = {}
         self._poll = select.poll()
         for is_ipv6 in {endpoint.is_ipv6 for endpoint in endpoints}:
@@ -91,8 +89,8 @@ class Prober:
 
     def ping_for(self, seconds: float) -> None:
         """Send pings from now on, spread over `seconds`."""
-        count = min(PINGS_MAX, max(PINGS_MIN, round(PINGS_PER_SECOND * seconds)))
-        self._pings_left = count * len(self.pods)
+        pings = min(PINGS_MAX, max(PINGS_MIN, round(PINGS_PER_SECOND * seconds)))
+        self._pings_left = pings * len(self.pods)
         self._ping_gap = 1.0 / min(PING_RATE, self._pings_left / seconds)
         self._ping_due = time.monotonic()
 
@@ -112,14 +110,15 @@ class Prober:
             if self._ping_gap and self._pings_left:
                 wait = min(wait, self._ping_due - now)
             # Rounded up: poll() counts in milliseconds, and must not spin.
-            for descriptor, _ in self._poll.poll(max(0, int(wait * 1000) + 1)):
-                self._take(descriptor)
+            if self._poll.poll(max(0, int(wait * 1000) + 1)):
+                for opened in self._sockets.values():
+                    self._take(opened)
             if time.monotonic() >= deadline:
                 return
 
     def ask(self, endpoints: Iterable[Endpoint], patience: Sequence[float] = PATIENCE) -> list[Endpoint]:
         """Request reports, again after each wait of `patience`, until all have answered; return those that have not."""
-        since = self._token
+        since = next(self._tokens)
         missing = list(endpoints)
         for wait in patience:
             for start in range(0, len(missing), _CHUNK):
@@ -143,14 +142,12 @@ class Prober:
         if not self._ping_gap:
             return
         self._ping_due = max(self._ping_due, now - _LAG)
-        endpoints = tuple(self.pods)
         while self._ping_due <= now and self._pings_left:
-            endpoint = endpoints[self._turn % len(endpoints)]
-            self._turn += 1
+            endpoint = next(self._pinged)
             self._pings_left -= 1
             # Not evenly: pings in step with the stream would always sample the same phase of it (RFC 2330, 11.1).
             self._ping_due += self._ping_gap * random.uniform(0.5, 1.5)
-            token = self._next_token()
+            token = next(self._tokens)
             datagram = probe.ping(self._run, token)
             sent_at = time.monotonic()
             if self._send(datagram, endpoint):
@@ -158,36 +155,26 @@ class Prober:
                 self._pings[token] = (endpoint, sent_at)
 
     def _send_requests(self, now: float) -> None:
-        endpoints = tuple(self.pods)
-        gap = 1.0 / min(REQUEST_RATE, 2.0 * len(endpoints))
+        gap = 1.0 / min(REQUEST_RATE, 2.0 * len(self.pods))
         self._request_due = max(self._request_due, now - _LAG)
         while self._request_due <= now:
             self._request_due += gap
-            self._request(endpoints[self._request_turn % len(endpoints)])
-            self._request_turn += 1
+            self._request(next(self._requested))
 
     def _request(self, endpoint: Endpoint) -> None:
-        token = self._next_token()
+        token = next(self._tokens)
         self._requests[token] = endpoint
         self._send(probe.request(self._run, token), endpoint)
 
-    def _next_token(self) -> int:
-        self._token += 1
-        return self._token
-
     def _send(self, datagram: bytes, endpoint: Endpoint) -> bool:
         """Send unless the socket is full or there is no route; what is missing shows as silence."""
-        sender = self._sockets.get(endpoint.is_ipv6)
-        if sender is None:
-            return False
-        try:
-            sender.sendto(datagram, endpoint)
-        except OSError:
-            return False
-        return True
+        if sender := self._sockets.get(endpoint.is_ipv6):
+            with contextlib.suppress(OSError):
+                sender.sendto(datagram, endpoint)
+                return True
+        return False
 
-    def _take(self, descriptor: int) -> None:
-        (opened,) = [each for each in self._sockets.values() if each.fileno() == descriptor]
+    def _take(self, opened: socket.socket) -> None:
         for _ in range(_CHUNK):
             try:
                 datagram, ancillary, _, address = opened.recvmsg(_READ_MAX, 64)
@@ -219,11 +206,6 @@ class Prober:
                         pod.report_token, pod.observed = frame.number, observed
                     return
         self.ignored += 1
-
-
-def draw_run() -> int:
-    """Return a random number for a run, known only to the probed pods."""
-    return secrets.randbits(64)
 
 
 def _waited(ancillary: list[tuple[int, int, bytes]]) -> float:

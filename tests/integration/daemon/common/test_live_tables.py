@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from rich.live import Live as RichLive
 
-from fanout.daemon.common.live import LiveTables, is_wanted
+from fanout.daemon.common.live_tables import LiveTables, is_wanted
 from fanout.daemon.common.logs import LogStream
 from fanout.daemon.core.text_table import TextTable
 from fanout.sender.sync import Sender

@@ -106,7 +106,7 @@ class LiveTables:
         room = max(2, live.console.height - _OTHER_LINES)
         live.update(_picture([each.within(live.console.width) for each in self._look(room)]))
         if lines:
-            # The old table is painted below whatever is printed. Not with soft_wrap, which is for it as well.
+            # rich paints the old table below what is printed; soft_wrap would apply to that table, too.
             live.console.print(_Verbatim("".join(f"{line}\n" for line in lines)), crop=False, end="")
         live.refresh()
 

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Sequence
 
-from fanout.doctor.core.facts import PodFacts, WayFacts
+from fanout.doctor.core.facts import PathFacts, PodFacts
 from fanout.model import MAX_PAYLOAD, Endpoint
 from fanout.net import interfaces
 from fanout.net.udp import UdpTransport
@@ -20,10 +20,10 @@ PATIENCE = (0.1, 0.2, 0.3, 0.4, 1.0, 1.5)
 """Seconds to wait after each probe: longer in all than the 3 s after which the kernel gives up on a neighbour."""
 _PATIENCE_OF_LARGE = (0.3, 0.7)
 _CHUNK = 64
-"""Probes sent at once, and ways looked at."""
+"""Probes sent at once, and paths measured at once."""
 # include/uapi/linux/in.h, in6.h: the option that forbids fragments, its value, and the option that tells the MTU.
-_IPV4_OPTIONS = (socket.IPPROTO_IP, 10, 2, 14)
-_IPV6_OPTIONS = (socket.IPPROTO_IPV6, 23, 2, 24)
+_OPTIONS = {False: (socket.IPPROTO_IP, 10, 2, 14), True: (socket.IPPROTO_IPV6, 23, 2, 24)}
+"""By whether the endpoint is IPv6, as the sizes of the headers."""
 _HEADERS = {False: 20 + 8, True: 40 + 8}
 
 
@@ -76,42 +76,40 @@ def _take(transport: UdpTransport, run: int, found: dict[Endpoint, PodFacts], se
             found[fault.endpoint] = pod._replace(errno=fault.errno)
 
 
-def ways(pods: Sequence[PodFacts]) -> list[WayFacts]:
-    """Look at the way to each pod; where it answered, send it a probe as large as the way takes in one piece."""
-    found: list[WayFacts] = []
+def measure(pods: Sequence[PodFacts]) -> list[PathFacts]:
+    """Ask the kernel about the path to each pod; where the pod answered, send it the largest probe that fits."""
+    found: list[PathFacts] = []
     by_source: dict[str, str] = {}
     for start in range(0, len(pods), _CHUNK):
         with contextlib.ExitStack() as stack:
-            asking = [_Way(pod, stack) for pod in pods[start : start + _CHUNK]]
-            _ask([way for way in asking if way.is_open and way.answers])
-            found += [way.facts(by_source) for way in asking if way.is_open]
+            paths: list[_PathSocket] = []
+            for pod in pods[start : start + _CHUNK]:
+                with contextlib.suppress(OSError):  # there is no route
+                    paths.append(_PathSocket(pod, stack))
+            _send_large([path for path in paths if path.answers])
+            found += [path.facts(by_source) for path in paths]
     return found
 
 
-class _Way:
-    """A connected socket to a pod: the kernel tells the MTU of its way, and of smaller ones that it hears of."""
+class _PathSocket:
+    """A connected socket to a pod: the kernel knows the MTU of its path, and learns of smaller ones from ICMP."""
 
     def __init__(self, pod: PodFacts, stack: contextlib.ExitStack) -> None:
         self.answers = pod.round_trip is not None
         self.passed: int | None = None
         """Payload of the probe that came back."""
         self._endpoint = pod.endpoint
-        self._options = _IPV6_OPTIONS if pod.endpoint.is_ipv6 else _IPV4_OPTIONS
         self._run = secrets.randbits(64)
-        self.is_open = False
-        with contextlib.suppress(OSError):
-            family = socket.AF_INET6 if pod.endpoint.is_ipv6 else socket.AF_INET
-            self.socket = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
-            self.socket.setblocking(False)
-            level, option, never_cut, _ = self._options
-            self.socket.setsockopt(level, option, never_cut)
-            self.socket.connect(pod.endpoint)
-            self.is_open = True
+        self._level, option, never_cut, self._mtu_option = _OPTIONS[pod.endpoint.is_ipv6]
+        family = socket.AF_INET6 if pod.endpoint.is_ipv6 else socket.AF_INET
+        self.socket = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+        self.socket.setblocking(False)
+        self.socket.setsockopt(self._level, option, never_cut)
+        self.socket.connect(pod.endpoint)
 
     @property
     def mtu(self) -> int:
-        level, _, _, option = self._options
-        return self.socket.getsockopt(level, option)
+        return self.socket.getsockopt(self._level, self._mtu_option)
 
     @property
     def payload(self) -> int:
@@ -130,28 +128,28 @@ class _Way:
             if frame is not None and (frame.kind, frame.run) == (probe.ProbeKind.PONG, self._run):
                 self.passed = len(datagram)
 
-    def facts(self, by_source: dict[str, str]) -> WayFacts:
-        """Return what is known now; `by_source` has the interfaces of the addresses of this host looked for so far."""
+    def facts(self, by_source: dict[str, str]) -> PathFacts:
+        """Return what is known now; `by_source` has the interfaces that addresses of this host were found on so far."""
         source = self.socket.getsockname()[0]
         if source not in by_source:
-            # Once for each: the kernel lists all addresses of all interfaces for it.
+            # Once for each address: the kernel lists all addresses of all interfaces for it.
             route = interfaces.route(self._endpoint.host)
             by_source[source] = "" if route is None else route[0]
         passed = (self.passed is not None and self.passed >= self.payload) if self.answers else None
-        return WayFacts(self._endpoint, by_source[source], self.mtu, self.payload, passed)
+        return PathFacts(self._endpoint, by_source[source], self.mtu, self.payload, passed)
 
 
-def _ask(asking: list[_Way]) -> None:
-    missing = asking
+def _send_large(missing: list[_PathSocket]) -> None:
+    """Send each the largest probe that fits, again where no answer has come."""
     for wait in _PATIENCE_OF_LARGE:
-        for way in missing:
-            way.send()
+        for path in missing:
+            path.send()
         deadline = time.monotonic() + wait
         while missing and (left := deadline - time.monotonic()) > 0:
-            _wait([way.socket.fileno() for way in missing], left)
-            for way in missing:
-                way.take()
-            missing = [way for way in missing if way.passed is None]
+            _wait([path.socket.fileno() for path in missing], left)
+            for path in missing:
+                path.take()
+            missing = [path for path in missing if path.passed is None]
 
 
 def _wait(descriptors: Sequence[int], seconds: float) -> None:

@@ -19,11 +19,8 @@ from datetime import UTC, datetime
 
 from fanout.daemon.common.events import RECEIVER_DRAINING, RECEIVER_STARTED
 from fanout.errors import SocketUnavailable
-from fanout.local.launch import describe_end, python_command
+from fanout.local.launch import STOP_GRACE, LocalSettings, describe_end, python_command
 from fanout.local.logs import LogFile, parse, render
-from fanout.local.settings import STOP_GRACE, LocalSettings
-
-POD_RESTARTING = "pod_restarting"
 
 _FIRST_HOST, _LAST_HOST = 11, 254
 _MIN_BACKOFF, _MAX_BACKOFF = 0.2, 5.0
@@ -34,7 +31,7 @@ _MAX_LINE = 1024 * 1024
 
 
 class PodProcess:
-    """One pod: started by `start()`, ended by `await stop()`; `on_change` is called whenever readiness changes."""
+    """One pod, kept running until `await stop()`; `on_change` is called whenever readiness changes."""
 
     def __init__(
         self,
@@ -62,11 +59,11 @@ class PodProcess:
         self._stopping = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self._ready_since = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._task = asyncio.create_task(self._keep_running(), name=name)
 
     @property
     def pid(self) -> int | None:
-        """Of the receiver; None while it is not running."""
+        """The receiver's process; None while it is not running."""
         return self._process.pid if self._process is not None else None
 
     @property
@@ -74,20 +71,15 @@ class PodProcess:
         """Seconds since the receiver became ready; 0 while it is not."""
         return time.monotonic() - self._ready_since if self.ready else 0.0
 
-    def start(self) -> None:
-        """Start the receiver, and keep it running."""
-        self._task = asyncio.create_task(self._keep_running(), name=self.name)
-
     async def stop(self) -> None:
         """Take the pod out of DNS, let the receiver drain, and remove its log; kill it where it does not end."""
         self._stopping.set()
         self._set_ready(False)
         self._signal(signal.SIGTERM)
-        if self._task is not None:
-            _, pending = await asyncio.wait({self._task}, timeout=self._settings.drain + STOP_GRACE)
-            if pending:
-                self._signal(signal.SIGKILL)
-            await self._task
+        _, pending = await asyncio.wait({self._task}, timeout=self._settings.drain + STOP_GRACE)
+        if pending:
+            self._signal(signal.SIGKILL)
+        await self._task
         self._log.remove()
 
     async def _keep_running(self) -> None:
@@ -99,7 +91,7 @@ class PodProcess:
                 return
             if time.monotonic() - started > _STABLE_AFTER:
                 backoff = _MIN_BACKOFF
-            self._write_event(POD_RESTARTING, reason=end, delay=backoff)
+            self._log_restart(end, backoff)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff)
                 return
@@ -113,7 +105,7 @@ class PodProcess:
                 # Not ready at this address: another program may have taken it since it was found free.
                 self.address = self._pick_address()
             self._process = process = await asyncio.create_subprocess_exec(
-                *python_command("fanout.local.pod", str(os.getpid()), "receive", *self._arguments()),
+                *python_command("fanout.local.launch", str(os.getpid()), "receive", *self._arguments()),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -160,7 +152,7 @@ class PodProcess:
 
     def _take_output(self, line: bytes) -> None:
         self._write(line)
-        # Most lines tell of a message: those are not parsed.
+        # Most lines are about a message: those are not parsed.
         if b'"receiver_' in line and (values := parse(line)) is not None:
             if values["event"] == RECEIVER_STARTED:
                 self._set_ready(True)
@@ -177,10 +169,10 @@ class PodProcess:
         except OSError as error:
             self.problem = f"cannot write the log of {self.name}: {error.strerror}"
 
-    def _write_event(self, event: str, **values: object) -> None:
+    def _log_restart(self, reason: str, delay: float) -> None:
         timestamp = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        fields = {"event": event, "level": "warning", "timestamp": timestamp, "pod": self.name, **values}
-        self._write(json.dumps(fields).encode())
+        values = {"event": "pod_restarting", "level": "warning", "timestamp": timestamp, "pod": self.name}
+        self._write(json.dumps({**values, "reason": reason, "delay": delay}).encode())
 
     def _set_ready(self, ready: bool) -> None:
         if ready and not self._stopping.is_set():

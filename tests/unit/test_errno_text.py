@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fanout import errno_text
 from fanout.model import Endpoint
-from fanout.net import errno_text
 
 V4, V6 = Endpoint("10.0.0.7", 12_000), Endpoint("fd00::7", 12_000)
 NUMBERS = st.sampled_from(sorted(errno.errorcode)) | st.integers(1, 4000)
