@@ -102,6 +102,7 @@ _MODULES = (
     "fanout.sender.engine",
     "fanout.sender.sync",
     "fanout.receiver.core.stats",
+    "fanout.receiver.queue",
     "fanout.receiver.sync",
     "fanout.sender.aio",
     "fanout.receiver.aio",

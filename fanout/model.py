@@ -84,9 +84,7 @@ class Endpoint(NamedTuple):
         return cls(str(address), port)
 
 
-def unmapped(
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
-) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def unmapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """Return the IPv4 address in an IPv4-mapped IPv6 one (RFC 4291, 2.5.5.2), others unchanged."""
     mapped = getattr(address, "ipv4_mapped", None)
     return mapped if mapped is not None else address
@@ -158,7 +156,7 @@ def parse_literals(text: str, default_port: int | str = DEFAULT_PORT) -> tuple[E
     return tuple(dict.fromkeys(Endpoint.parse(entry, default_port) for entry in entries))
 
 
-def check_payload(payload: object) -> bytes:
+def check_payload(payload: object, most: int = MAX_PAYLOAD, bound: str = "a UDP datagram carries at most") -> bytes:
     """Return the payload as bytes; raise `InvalidInput` or `MessageTooLarge` before any pod gets a copy."""
     if isinstance(payload, bytes):
         data = payload
@@ -166,10 +164,8 @@ def check_payload(payload: object) -> bytes:
         data = bytes(payload)
     else:
         raise InvalidInput(f"payload must be bytes: encode it first; got {type(payload).__name__}")
-    if len(data) > MAX_PAYLOAD:
-        raise MessageTooLarge(
-            f"the message has {len(data):,} bytes; a UDP datagram carries at most {MAX_PAYLOAD:,}: send it in parts"
-        )
+    if len(data) > most:
+        raise MessageTooLarge(f"the message has {len(data):,} bytes; {bound} {most:,}: send it in parts")
     return data
 
 
@@ -236,7 +232,7 @@ class Question(Protocol):
 class FramedMessage(Message):
     """A message that came in frames and has a gap before it or a `question`.
 
-    These two are no fields of the dataclass: who turns messages into dictionaries gets what all messages have.
+    Neither is a field of the dataclass, so that all messages have the same fields.
     """
 
     __slots__ = ("gap", "question")

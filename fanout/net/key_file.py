@@ -67,8 +67,7 @@ class KeyFile:
             if str(error) != self._complaint:
                 self._complaint = str(error)
                 log.warning(
-                    "key_file_unusable: %(reason)s; the keys read before stay in use",
-                    {"reason": self._complaint},
+                    "key_file_unusable: %(reason)s; the keys read before stay in use", {"reason": self._complaint}
                 )
             return
         self._complaint = ""

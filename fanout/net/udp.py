@@ -6,6 +6,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from operator import length_hint, methodcaller
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ def _system_sendmmsg() -> SendMany | None:
 
 
 class UdpTransport:
-    """Sends by one socket a family (`SendingSockets`); see `Transport` for the contract.
+    """Sends on one socket per family (`SendingSockets`); see `Transport` for the contract.
 
     The plain loop is the specification. For 8 copies or more to pods of one family `sendmmsg` does the same with
     fewer calls. Such a call stops before a copy that fails, without its errno: that copy is attempted again, and the
@@ -54,8 +55,6 @@ class UdpTransport:
     ) -> None:
         self._sockets = SendingSockets(make_socket)
         self._find_sendmmsg = find_sendmmsg
-        self._sendmmsg: SendMany | None = None
-        self._looked_for_sendmmsg = False
         self._gso_limits = dict.fromkeys((False, True), gso.LIMIT)
         self._icmp_errors: list[Fault] = []
         self.has_icmp_errors: bool = False
@@ -178,14 +177,14 @@ class UdpTransport:
             # No socket of that family, or a host that is not an address: the loop reports it pod by pod.
             with contextlib.suppress(OSError):
                 sender = self._sockets.of(*families)
-                if len(endpoints) < HEADERS_FROM or not self._has_sendmmsg():
+                if len(endpoints) < HEADERS_FROM or self._sendmmsg is None:
                     self._sendto = sender.sendto
                 self._has_headers = True
         self._prepared = endpoints
 
     def _find_headers(self, endpoints: Sequence[Endpoint]) -> MessageHeaders | None:
         """Return the headers for these pods, made once; None where they cannot be used."""
-        if self._headers is None and self._has_headers and self._has_sendmmsg():
+        if self._headers is None and self._has_headers and self._sendmmsg is not None:
             from fanout.net.sendmmsg import MessageHeaders
 
             self._has_headers = False
@@ -193,11 +192,9 @@ class UdpTransport:
                 self._headers = MessageHeaders(endpoints)
         return self._headers
 
-    def _has_sendmmsg(self) -> bool:
-        if not self._looked_for_sendmmsg:
-            self._looked_for_sendmmsg = True
-            self._sendmmsg = self._find_sendmmsg()
-        return self._sendmmsg is not None
+    @cached_property
+    def _sendmmsg(self) -> SendMany | None:
+        return self._find_sendmmsg()
 
     def _send_each(
         self, payloads: Sequence[bytes], endpoints: Sequence[Endpoint], start: int, stop: int, faults: list[Fault]

@@ -24,8 +24,8 @@ _FRAGMENT_START = struct.Struct(HEADER.format + FRAGMENT.format.removeprefix("!"
 """Both headers of a fragment."""
 _ANSWER = struct.Struct("!QBBHI")
 _ANSWER_START = struct.Struct(HEADER.format + _ANSWER.format.removeprefix("!"))
-_MARK = struct.Struct("!Q")
-_ASKER = struct.Struct("!Q")
+UINT64 = struct.Struct("!Q")
+"""One field of 8 bytes: a sender, a number, an origin, an asker."""
 SEALED_PART = struct.Struct("!QI")
 """Counter and time of a sealed frame, between the header and the ciphertext."""
 NUMBER_LIMIT = 2**63
@@ -41,7 +41,7 @@ PULLS_MAX = 64
 REPLIES_UNASKED = 32
 """Maximum fragments of a reply that are sent without being pulled."""
 FRAGMENT_OVERHEAD = HEADER.size + FRAGMENT.size
-REPLY_OVERHEAD = FRAGMENT_OVERHEAD + _ASKER.size
+REPLY_OVERHEAD = FRAGMENT_OVERHEAD + UINT64.size
 ANSWER_OVERHEAD = HEADER.size + _ANSWER.size
 SEALED_OVERHEAD = SEALED_PART.size + 16
 """What sealing adds: counter, time and the tag."""
@@ -128,11 +128,6 @@ class Fragment(NamedTuple):
     """Bytes of the whole message."""
     payload: bytes
 
-    @property
-    def parts(self) -> int:
-        """Fragments of the whole message."""
-        return fragment_count(self.total, self.size)
-
 
 class Answer(NamedTuple):
     """See `FrameKind.ANSWER`: `sender` is who answers, `asker` and `number` name the message."""
@@ -159,11 +154,6 @@ class ReplyFragment(NamedTuple):
     position: int
     total: int
     payload: bytes
-
-    @property
-    def parts(self) -> int:
-        """Fragments of the whole reply."""
-        return fragment_count(self.total, self.size)
 
 
 class Pull(NamedTuple):
@@ -233,7 +223,7 @@ def _sealed(datagram: bytes, kind: int, sender: int, number: int) -> Sealed:
 
 
 def _mark(sender: int, number: int, body: bytes) -> Mark:
-    (origin,) = _MARK.unpack(body)
+    (origin,) = UINT64.unpack(body)
     if not 1 <= origin <= number:
         raise InvalidFrame(ReceiveDrop.MALFORMED, f"a stream from {origin} to {number}")
     return Mark(sender, number, origin)
@@ -257,11 +247,11 @@ def _answer(sender: int, number: int, body: bytes) -> Answer:
 
 
 def _reply(sender: int, number: int, body: bytes) -> ReplyFragment:
-    (asker,) = _ASKER.unpack_from(body)
-    flags, attempt, size, index, total = FRAGMENT.unpack_from(body, _ASKER.size)
+    (asker,) = UINT64.unpack_from(body)
+    flags, attempt, size, index, total = FRAGMENT.unpack_from(body, UINT64.size)
     if flags:
         raise InvalidFrame(ReceiveDrop.UNKNOWN_FLAGS, f"a reply with flags {flags:#04x}")
-    payload = _cut_out(body, _ASKER.size + FRAGMENT.size, size, index, total)
+    payload = _cut_out(body, UINT64.size + FRAGMENT.size, size, index, total)
     return ReplyFragment(sender, number, asker, attempt, size, index, total, payload)
 
 
@@ -306,7 +296,7 @@ def numbered_prefix(sender: int) -> bytes:
 
 def mark(sender: int, number: int, origin: int) -> bytes:
     """Return a mark."""
-    return header(FrameKind.MARK, sender, number) + _MARK.pack(origin)
+    return header(FrameKind.MARK, sender, number) + UINT64.pack(origin)
 
 
 class Cut(NamedTuple):
@@ -324,12 +314,6 @@ class Cut(NamedTuple):
     def parts(self) -> int:
         """Number of fragments."""
         return fragment_count(len(self.payload), self.size)
-
-    def body(self, index: int, flags: int, attempt: int) -> bytes:
-        """Return the fragment header and payload of fragment `index`."""
-        start = index * self.size
-        fields = FRAGMENT.pack(flags, attempt & 0xFF, self.size, index, len(self.payload))
-        return fields + self.payload[start : start + self.size]
 
 
 def fragment(cut: Cut, sender: int, number: int, index: int, *, flags: int, attempt: int = 0, pad: int = 0) -> bytes:
@@ -360,7 +344,10 @@ def answer(
 
 def reply(cut: Cut, sender: int, number: int, asker: int, index: int, attempt: int) -> bytes:
     """Return one fragment of a reply."""
-    return header(FrameKind.REPLY, sender, number) + _ASKER.pack(asker) + cut.body(index, 0, attempt)
+    payload, size = cut
+    start = index * size
+    fields = UINT64.pack(asker) + FRAGMENT.pack(0, attempt & 0xFF, size, index, len(payload))
+    return header(FrameKind.REPLY, sender, number) + fields + payload[start : start + size]
 
 
 def pull(sender: int, number: int, indexes: Sequence[int]) -> bytes:

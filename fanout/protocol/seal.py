@@ -30,6 +30,7 @@ from fanout.protocol.frame import (
     SEALED_OVERHEAD,
     SEALED_PART,
     SENDER_AT,
+    UINT64,
     VERSION,
     FrameKind,
     InvalidFrame,
@@ -44,7 +45,6 @@ KEYS_MAX = 16
 FRESHNESS = 300.0
 """Maximum seconds between the clocks of a new sender and its receiver, including the delay on the way."""
 _INFO = b"fanout sealed frame 1"
-_ID = struct.Struct("!Q")
 _NONCE = struct.Struct("!4xQ")
 _START = struct.Struct(f"!{NUMBER_AT}sQQI")
 _TIME_MASK = 0xFFFFFFFF
@@ -108,7 +108,7 @@ def _key(written: bytes, where: str) -> bytes:
 
 def subkey(key: bytes, sender: int) -> bytes:
     """Return the key of one sender: HKDF-SHA256 (RFC 5869), whose output is one block here."""
-    extracted = hmac.digest(_ID.pack(sender), key, "sha256")
+    extracted = hmac.digest(UINT64.pack(sender), key, "sha256")
     return hmac.digest(extracted, _INFO + b"\1", "sha256")
 
 
@@ -154,7 +154,7 @@ class Sealer:
         self._ciphers = _Ciphers()
         self._label = _label(cluster)
         self._sender = sender
-        self._prefix = SEALED_STREAM + _ID.pack(sender)
+        self._prefix = SEALED_STREAM + UINT64.pack(sender)
         self._counters = count(counter)
         self.use(keyring)
 
@@ -162,11 +162,6 @@ class Sealer:
         """Seal with the first of these keys from now on."""
         self._encrypt = self._ciphers.of(keyring.keys[0], self._sender).encrypt
         self.keyring: Keyring = keyring
-
-    def seal(self, frame: bytes, now: float) -> bytes:
-        """Return a frame of this sender, sealed."""
-        (sealed,) = self.seal_many([frame], now)
-        return sealed
 
     def seal_many(self, frames: Iterable[bytes], now: float) -> list[bytes]:
         """Return frames of this sender, each sealed."""
@@ -228,7 +223,7 @@ class OpenedRun(NamedTuple):
     def frames(self) -> list[bytes]:
         """Return them as unsealed frames."""
         start = self.prefix[:_KIND_AT] + bytes((self.prefix[_KIND_AT] & ~SEALED,)) + self.prefix[SENDER_AT:]
-        return [start + _ID.pack(number) + body for number, body in zip(self.numbers, self.bodies, strict=True)]
+        return [start + UINT64.pack(number) + body for number, body in zip(self.numbers, self.bodies, strict=True)]
 
 
 class Opener:
@@ -339,7 +334,6 @@ class Opener:
         except self._wrong:
             return None
         known.sequence.skip(first - known.sequence.expected)
-        known.sequence.expected = first
         known.sequence.run_arrived(count)
         known.newest = max(known.newest, *times)
         return OpenedRun(prefix, fields[1::4], opened)

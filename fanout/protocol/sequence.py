@@ -9,9 +9,9 @@ class Arrival(IntEnum):
     """What a number was when it arrived."""
 
     NEW = 1
-    """Above all before."""
+    """Higher than all before."""
     LATE = 2
-    """Below the highest, and not seen before (RFC 4737, 3.3: reordered)."""
+    """Lower than the highest, and not seen before (RFC 4737, 3.3: reordered)."""
     DUPLICATE = 3
     """Seen before."""
     STALE = 4
@@ -47,24 +47,17 @@ class Sequence:
 
     def run_arrived(self, count: int) -> None:
         """Record `count` numbers from `expected` on."""
-        window = len(self.seen)
-        if count >= window:
-            self.seen = bytearray(b"\1" * window)
-        else:
-            self._fill(count, 1)
-        self.expected += count
+        self._advance(count, b"\1")
 
     def skip(self, count: int) -> None:
-        """Mark `count` numbers from `expected` on as not seen; leave `expected`."""
-        window = len(self.seen)
-        if count >= window:
-            self.seen = bytearray(window)
-        else:
-            self._fill(count, 0)
+        """Pass over `count` numbers from `expected` on: they have not arrived."""
+        self._advance(count, b"\0")
 
-    def _fill(self, count: int, value: int) -> None:
+    def _advance(self, count: int, state: bytes) -> None:
         window = len(self.seen)
         start = self.expected % window
-        tail = min(count, window - start)
-        self.seen[start : start + tail] = bytes((value,)) * tail
-        self.seen[: count - tail] = bytes((value,)) * (count - tail)
+        changed = min(count, window)
+        tail = min(changed, window - start)
+        self.seen[start : start + tail] = state * tail
+        self.seen[: changed - tail] = state * (changed - tail)
+        self.expected += count

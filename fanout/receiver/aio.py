@@ -7,65 +7,25 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Self
 
-from fanout.model import DEFAULT_PORT, Endpoint, Message
-from fanout.net.bind import RECEIVE_BUFFER
-from fanout.protocol.receiving.dedup import SenderCounts
-from fanout.receiver.core.stats import ReceiverStats
-from fanout.receiver.engine import BATCH, CAPACITY, TURN, ReceiverEngine, frame_settings
+from fanout.model import Message
+from fanout.receiver.engine import BATCH, TURN, ReceiverBase, ReceiverEngine
 from fanout.receiver.listener import Listener
-from fanout.receiver.queue import MessageBatch, Overflow
+from fanout.receiver.queue import MessageBatch
 
 
-class AsyncReceiver:
+class AsyncReceiver(ReceiverBase):
     """`Receiver` for asyncio: the same arguments and guarantees.
 
     While a handler awaits, datagrams are read from the kernel into the queue. One event loop at a time may use it;
     after a loop has ended, iterating in another one continues.
     """
 
-    def __init__(
-        self,
-        port: int = DEFAULT_PORT,
-        *,
-        host: str | None = None,
-        receive_buffer: int = RECEIVE_BUFFER,
-        capacity: int = CAPACITY,
-        overflow: Overflow | str = Overflow.WAIT,
-        workers: int = 1,
-        key_file: str | None = None,
-        cluster: str = "",
-        accept_plaintext: bool = False,
-        reply_to_anyone: bool = False,
-    ) -> None:
-        framing = frame_settings(key_file, cluster, accept_plaintext, reply_to_anyone)
-        self._engine = ReceiverEngine(port, host, receive_buffer, capacity, overflow, workers, framing)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        """The last loop that opened it or iterated over it."""
-        self._is_watching = False
-        self._arrived: asyncio.Event | None = None
-        """An event of that loop, set when messages may have arrived."""
-
-    @property
-    def address(self) -> Endpoint:
-        """The endpoint that it listens on; raises `Closed` before it is opened and after it is stopped."""
-        return self._engine.address
-
-    @property
-    def stats(self) -> ReceiverStats:
-        """Counts since it was opened."""
-        return self._engine.stats
-
-    @property
-    def senders(self) -> list[SenderCounts]:
-        """Counts of each sender of frames, at most 1,024, the most recent last."""
-        return self._engine.senders
-
-    def handler_failed(self, message: Message, error: Exception) -> None:
-        """Count a message as failed, answer a sender that asked, and log at most 10 lines a second.
-
-        `serve` calls it; a program that iterates may, before it takes the next message.
-        """
-        self._engine.handler_failed(message, error)
+    _engine: ReceiverEngine
+    _loop: asyncio.AbstractEventLoop | None = None
+    """The last loop that opened it or iterated over it."""
+    _is_watching = False
+    _arrived: asyncio.Event | None = None
+    """An event of that loop, set when messages may have arrived."""
 
     async def open(self) -> Self:
         """Start listening; `async with` and iterating do it, too."""
@@ -84,7 +44,7 @@ class AsyncReceiver:
         self._unwatch()
         if engine.listener is not None:
             engine.listener.drain()
-            if not engine.listener.has_pending:  # otherwise its sockets are needed for answers
+            if not engine.listener.demux.has_pending:  # otherwise its sockets are needed for answers
                 engine.listener.close()
         engine.is_stopped = True
         if self._arrived is not None:
@@ -186,6 +146,3 @@ class AsyncReceiver:
 
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._engine}>"

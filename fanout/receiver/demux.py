@@ -8,6 +8,7 @@ import secrets
 import threading
 import time
 import weakref
+from functools import partial
 from typing import Any
 
 from fanout.limiter import LimitedLogger
@@ -50,8 +51,8 @@ os.register_at_fork(after_in_child=_forked)
 class Demux:
     """Takes frames and probes out of what arrives, and answers them. Thread-safe.
 
-    What passes are all other datagrams, unchanged, and the messages in frames. Ordinary datagrams cost a check of
-    their first byte. Answers leave by the socket on which the question came, to its source address.
+    All other datagrams pass unchanged, and the messages in frames pass, too. Ordinary datagrams cost a check of their
+    first byte. Answers leave by the socket on which the question came, to its source address.
     """
 
     def __init__(self, reception: Reception, probe_filter: ProbeFilter, keys: KeyFile | None = None) -> None:
@@ -109,10 +110,11 @@ class Demux:
             taken = self._reception.take(run, now)
         if taken.answers or taken.pending:
             source = pktinfo.answer_from(run.control) if run.control else []
+            send = partial(reply_path.send, address=run.address, source=source)
             if taken.answers:
-                reply_path.send(taken.answers, run.address, source)
+                send(taken.answers)
             for pending in taken.pending:
-                pending.settler, pending.reply_path, pending.source = self, reply_path, source
+                pending.settler, pending.send = self, send
         if taken.refusals:
             self._log_refusals(taken.refusals, run.address, now)
         kept += taken.runs
@@ -134,7 +136,7 @@ class Demux:
                     return False
                 answers = pending.state.settle(pending, result, time.time())
             if answers:
-                pending.reply_path.send(answers, pending.address, pending.source)
+                pending.send(answers)
         if pending.problem:
             self._warn_not_sent(time.monotonic(), "reply_not_sent: %(problem)s", {"problem": pending.problem})
         return True

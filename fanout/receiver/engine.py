@@ -6,12 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from operator import length_hint
 
 from fanout import errno_text, options
 from fanout.errors import Closed, InvalidInput
 from fanout.limiter import LimitedLogger
-from fanout.model import Endpoint, Message, Question
+from fanout.model import DEFAULT_PORT, Endpoint, Message, Question
+from fanout.net.bind import RECEIVE_BUFFER
 from fanout.net.key_file import KeyFile
 from fanout.protocol.receiving.dedup import SenderCounts
 from fanout.protocol.receiving.reception import FrameCounts
@@ -47,14 +49,13 @@ class ReceiverEngine:
         workers: int,
         framing: FrameSettings,
     ) -> None:
-        self._settings = (
-            host,
-            port,
-            options.whole_number("receive_buffer", receive_buffer, least=1, unit="bytes"),
-            options.whole_number("workers", workers, least=1, most=WORKERS_MAX),
-        )
+        options.whole_number("receive_buffer", receive_buffer, least=1, unit="bytes")
+        options.whole_number("workers", workers, least=1, most=WORKERS_MAX)
         self.framing = framing
         self.queue: MessageQueue = MessageQueue(capacity, Overflow.parse(overflow), takers=workers)
+        self._open = partial(
+            Listener, host, port, self.queue, receive_buffer=receive_buffer, workers=workers, framing=framing
+        )
         self.listener: Listener | None = None
         self.is_stopped = False
         self.handing: threading.RLock = threading.RLock()
@@ -66,17 +67,10 @@ class ReceiverEngine:
         self._log_failure = LimitedLogger(log.error, 10)
 
     @property
-    def address(self) -> Endpoint:
-        """The endpoint that it listens on; raises `Closed` before it is opened and after it is stopped."""
-        if self.listener is None or self.is_stopped:
-            raise Closed("the receiver is not listening: open it first")
-        return self.listener.address
-
-    @property
     def stats(self) -> ReceiverStats:
         """Counts since it was opened."""
         listener, queue = self.listener, self.queue
-        framed = FrameCounts() if listener is None else listener.counts
+        framed = FrameCounts() if listener is None else listener.demux.counts()
         return ReceiverStats(
             datagrams=queue.datagrams,
             bytes=queue.bytes,
@@ -85,14 +79,9 @@ class ReceiverEngine:
             handler_errors=self._handler_errors,
             queue_depth=queue.depth + length_hint(self.rest),
             receive_buffer=0 if listener is None else listener.receive_buffer,
-            bench_probes=0 if listener is None else listener.probes,
+            bench_probes=0 if listener is None else listener.demux.probes,
             **framed._asdict() | {"refused": dict(framed.refused)},
         )
-
-    @property
-    def senders(self) -> list[SenderCounts]:
-        """Counts of each sender of frames, at most 1,024, the most recent last."""
-        return [] if self.listener is None else self.listener.senders()
 
     def __str__(self) -> str:
         if self.listener is None:
@@ -104,10 +93,7 @@ class ReceiverEngine:
         if self.is_stopped:
             raise Closed("the receiver was stopped: make a new one")
         if self.listener is None:
-            host, port, receive_buffer, workers = self._settings
-            self.listener = Listener(
-                host, port, self.queue, receive_buffer=receive_buffer, workers=workers, framing=self.framing
-            )
+            self.listener = self._open()
         return self.listener
 
     def close(self) -> None:
@@ -175,7 +161,7 @@ class ReceiverEngine:
     # Their results.
 
     def handler_failed(self, message: Message, error: Exception) -> None:
-        """Count a message as failed, answer a sender that asked, and log at most 10 lines a second."""
+        """See `ReceiverBase`."""
         self._handler_errors += 1
         reason = errno_text.exception(error)
         if message.question is not None:
@@ -230,3 +216,56 @@ def frame_settings(key_file: str | None, cluster: str, accept_plaintext: bool, r
         )
     keys = None if path is None else KeyFile(path)
     return FrameSettings(keys, label, bool(accept_plaintext), bool(reply_to_anyone))
+
+
+class ReceiverBase:
+    """What `Receiver` and `AsyncReceiver` have in common: their options and what can be read of them."""
+
+    _engine: ReceiverEngine
+    """For subclasses, which declare it, too."""
+
+    def __init__(
+        self,
+        port: int = DEFAULT_PORT,
+        *,
+        host: str | None = None,
+        receive_buffer: int = RECEIVE_BUFFER,
+        capacity: int = CAPACITY,
+        overflow: Overflow | str = Overflow.WAIT,
+        workers: int = 1,
+        key_file: str | None = None,
+        cluster: str = "",
+        accept_plaintext: bool = False,
+        reply_to_anyone: bool = False,
+    ) -> None:
+        framing = frame_settings(key_file, cluster, accept_plaintext, reply_to_anyone)
+        self._engine = ReceiverEngine(port, host, receive_buffer, capacity, overflow, workers, framing)
+
+    @property
+    def address(self) -> Endpoint:
+        """The endpoint that it listens on; raises `Closed` before it is opened and after it is stopped."""
+        engine = self._engine
+        if engine.listener is None or engine.is_stopped:
+            raise Closed("the receiver is not listening: open it first")
+        return engine.listener.address
+
+    @property
+    def stats(self) -> ReceiverStats:
+        """Counts since it was opened."""
+        return self._engine.stats
+
+    @property
+    def senders(self) -> list[SenderCounts]:
+        """Counts of each sender of frames, at most 1,024, the most recent last."""
+        listener = self._engine.listener
+        return [] if listener is None else listener.demux.senders()
+
+    def handler_failed(self, message: Message, error: Exception) -> None:
+        """Count a message as failed, answer a sender that asked, and log at most 10 lines a second.
+
+        `serve` calls it; a program that iterates may, before it takes the next message.
+        """
+        self._engine.handler_failed(message, error)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._engine}>"

@@ -11,8 +11,7 @@ from typing import NamedTuple
 from fanout.model import Endpoint
 from fanout.net import bind
 from fanout.net.key_file import KeyFile
-from fanout.protocol.receiving.dedup import SenderCounts
-from fanout.protocol.receiving.reception import FrameCounts, Reception
+from fanout.protocol.receiving.reception import Reception
 from fanout.receiver.demux import Demux
 from fanout.receiver.probe_filter import ProbeFilter
 from fanout.receiver.queue import MessageQueue, Overflow
@@ -76,7 +75,7 @@ class Listener:
         self._is_drained = self._is_closed = False
         framing = framing or FrameSettings()
         probe_filter = ProbeFilter(lambda: (self.kernel_drops, queue.drops))
-        self._demux = Demux(framing.reception(), probe_filter, framing.keys)
+        self.demux: Demux = Demux(framing.reception(), probe_filter, framing.keys)
         try:
             for _ in range(workers):
                 self._readers.append(self._open(host, port, workers > 1, receive_buffer))
@@ -91,7 +90,7 @@ class Listener:
     def _open(self, host: str | None, port: int, shared: bool, receive_buffer: int) -> Reader:
         opened = bind.listen(host, port, shared=shared)
         try:
-            return Reader(opened, self._queue, self._demux, receive_buffer)
+            return Reader(opened, self._queue, self.demux, receive_buffer)
         except BaseException:
             opened.close()  # a log handler may raise
             raise
@@ -110,11 +109,6 @@ class Listener:
     def readable(self) -> socket.socket:
         """The socket that becomes readable when `fill` has something to do."""
         return self._readers[0].socket if self._arrived is None else self._arrived.readable
-
-    @property
-    def probes(self) -> int:
-        """Probes taken out."""
-        return self._demux.probes
 
     def fill(self) -> None:
         """Read what waits, as far as the queue has space."""
@@ -135,20 +129,6 @@ class Listener:
         kernel merged counts as one, so the count is a lower bound.
         """
         return sum(reader.drops for reader in self._readers)
-
-    @property
-    def counts(self) -> FrameCounts:
-        """Counts of frames and their messages."""
-        return self._demux.counts()
-
-    def senders(self) -> list[SenderCounts]:
-        """Return the counts of each sender of frames."""
-        return self._demux.senders()
-
-    @property
-    def has_pending(self) -> bool:
-        """Whether messages to be confirmed are not settled: their answers leave by these sockets."""
-        return self._demux.has_pending
 
     def drain(self) -> None:
         """Receive nothing more, and read all that the kernel still holds, beyond the bounds if needed."""
@@ -173,7 +153,7 @@ class Listener:
             if self._is_closed:
                 return
             self._is_closed = True
-            with self._demux.answering:
+            with self.demux.answering:
                 for reader in self._readers:
                     reader.close()
             if self._arrived is not None:

@@ -26,7 +26,7 @@ class Reader:
     merging is on, or its boundaries would be lost, and what arrives meanwhile is merged as well: a part of the buffer
     is kept for that, which the kernel may fill only then.
 
-    A question to one address of several is answered from there, so the kernel reports each datagram's destination.
+    A question to one of several addresses is answered from that one, so the kernel reports each datagram's destination.
     That costs a tenth of a datagram's time, so it is off under a flood of plain ones: the first question after that is
     answered from the address that the route chooses.
     """

@@ -9,15 +9,12 @@ from collections.abc import Callable, Iterator
 from operator import length_hint
 from typing import Self
 
-from fanout.model import DEFAULT_PORT, Endpoint, Message
-from fanout.net.bind import RECEIVE_BUFFER
-from fanout.protocol.receiving.dedup import SenderCounts
-from fanout.receiver.core.stats import ReceiverStats
-from fanout.receiver.engine import BATCH, CAPACITY, TURN, ReceiverEngine, frame_settings
-from fanout.receiver.queue import MessageBatch, Overflow
+from fanout.model import Message
+from fanout.receiver.engine import BATCH, TURN, ReceiverBase, ReceiverEngine
+from fanout.receiver.queue import MessageBatch
 
 
-class Receiver:
+class Receiver(ReceiverBase):
     """Receives messages: iterate over it, or give `serve` a handler.
 
     Listens on `port` of all addresses of both families, or of `host` only; port 0 picks a free one (`address`).
@@ -32,51 +29,14 @@ class Receiver:
     a reply by then has failed, and so has the last message taken when the receiver is closed. With a `key_file` (one
     key per line, the first seals, all open; re-read when it changes) only messages sealed with one of its keys, for the
     same `cluster`, are accepted, unless `accept_plaintext`. Replies are no larger than the question, unless that was
-    sealed, or with `reply_to_anyone`. A question to one address of several is answered from there.
+    sealed, or with `reply_to_anyone`. A question to one of several addresses is answered from that one.
 
     Raises `InvalidInput` and `KeyUnavailable`; opening raises `SocketUnavailable` or `InvalidService`.
     """
 
-    def __init__(
-        self,
-        port: int = DEFAULT_PORT,
-        *,
-        host: str | None = None,
-        receive_buffer: int = RECEIVE_BUFFER,
-        capacity: int = CAPACITY,
-        overflow: Overflow | str = Overflow.WAIT,
-        workers: int = 1,
-        key_file: str | None = None,
-        cluster: str = "",
-        accept_plaintext: bool = False,
-        reply_to_anyone: bool = False,
-    ) -> None:
-        framing = frame_settings(key_file, cluster, accept_plaintext, reply_to_anyone)
-        self._engine = ReceiverEngine(port, host, receive_buffer, capacity, overflow, workers, framing)
-        self._wake: tuple[socket.socket, socket.socket] | None = None
-        """A waiting iteration polls the first beside the socket; `stop` writes to the second."""
-
-    @property
-    def address(self) -> Endpoint:
-        """The endpoint that it listens on; raises `Closed` before it is opened and after it is stopped."""
-        return self._engine.address
-
-    @property
-    def stats(self) -> ReceiverStats:
-        """Counts since it was opened."""
-        return self._engine.stats
-
-    @property
-    def senders(self) -> list[SenderCounts]:
-        """Counts of each sender of frames, at most 1,024, the most recent last."""
-        return self._engine.senders
-
-    def handler_failed(self, message: Message, error: Exception) -> None:
-        """Count a message as failed, answer a sender that asked, and log at most 10 lines a second.
-
-        `serve` calls it; a program that iterates may, before it takes the next message.
-        """
-        self._engine.handler_failed(message, error)
+    _engine: ReceiverEngine
+    _wake: tuple[socket.socket, socket.socket] | None = None
+    """A waiting iteration polls the first beside the socket; `stop` writes to the second."""
 
     def open(self) -> Self:
         """Start listening; `with` and iterating do it, too."""
@@ -146,7 +106,7 @@ class Receiver:
         with engine.handing:
             listener.drain()
         # Its sockets are needed to answer what is still queued.
-        while listener.has_pending and (batch := engine.take(limit, keep)):
+        while listener.demux.has_pending and (batch := engine.take(limit, keep)):
             yield batch
         with engine.handing:
             listener.close()
@@ -173,6 +133,3 @@ class Receiver:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._engine}>"

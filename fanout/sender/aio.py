@@ -8,77 +8,30 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Literal, Self, overload
 
-from fanout.discovery.refresher import Resolver
 from fanout.errors import FanoutError, InvalidInput
-from fanout.model import DEFAULT_PORT, Endpoint, Family, Service
-from fanout.net.transport import Transport
+from fanout.model import Endpoint
 from fanout.protocol.sending.pacer import BURST, Pacer
 from fanout.report import Report, Tally
 from fanout.sender.aio_driver import AioDriver
 from fanout.sender.aio_queue import SENDS_A_TURN, AioQueue, Call, Queued, record
 from fanout.sender.coalescer import BATCH, DELAY
-from fanout.sender.engine import TIMEOUT, Engine, SenderStats, check_stream, make_pacer
+from fanout.sender.engine import TIMEOUT, Engine, SenderBase, check_stream, make_pacer
 
 if TYPE_CHECKING:
     from fanout.protocol.sending.receipt import Confirmation, Reply
     from fanout.sender.confirming import Conversation, OnReceipt
 
 
-class AsyncSender:
+class AsyncSender(SenderBase):
     """`Sender` for asyncio: the same arguments, guarantees and reports; nothing blocks the event loop.
 
     What several tasks send in one turn of the event loop leaves together, as runs of equal sizes where the kernel
     supports it (GSO). The first message of a turn leaves at once. Cancelling a task withdraws its queued messages.
     """
 
-    def __init__(
-        self,
-        service: str | Service,
-        port: int | str = DEFAULT_PORT,
-        *,
-        family: Family | str = Family.ANY,
-        nameserver: str | None = None,
-        allow_loopback: bool = False,
-        resolver: Resolver | None = None,
-        transport: Transport | None = None,
-        numbered: bool = False,
-        max_datagram: int | None = None,
-        key_file: str | None = None,
-        cluster: str = "",
-    ) -> None:
-        self._engine = Engine(
-            service,
-            port,
-            family=family,
-            nameserver=nameserver,
-            allow_loopback=allow_loopback,
-            resolver=resolver,
-            transport=transport,
-            numbered=numbered,
-            max_datagram=max_datagram,
-            key_file=key_file,
-            cluster=cluster,
-            sends_a_turn=SENDS_A_TURN,
-        )
-        self._driver_of_loop: AioDriver | None = None
-
-    @property
-    def service(self) -> Service:
-        """See `Sender.service`."""
-        return self._engine.service
-
-    @property
-    def endpoints(self) -> tuple[Endpoint, ...]:
-        """See `Sender.endpoints`."""
-        return self._engine.known.endpoints
-
-    @property
-    def stats(self) -> SenderStats:
-        """See `Sender.stats`."""
-        return self._engine.stats
-
-    def __repr__(self) -> str:
-        return self._engine.describe(type(self).__name__)
+    _engine: Engine
+    _sends_a_turn = SENDS_A_TURN
+    _driver_of_loop: AioDriver | None = None
 
     @property
     def _driver(self) -> AioDriver:
@@ -225,12 +178,7 @@ class AsyncSender:
         await asyncio.sleep(0)
 
     def query(
-        self,
-        payload: bytes,
-        *,
-        timeout: float = TIMEOUT,
-        retries: int | None = None,
-        on_receipt: OnReceipt = None,
+        self, payload: bytes, *, timeout: float = TIMEOUT, retries: int | None = None, on_receipt: OnReceipt = None
     ) -> AsyncQuery:
         """See `Sender.query`; the query is sent when the iteration begins."""
         ask = partial(self._ask, payload, timeout, retries, on_receipt, is_query=True)
@@ -276,9 +224,7 @@ class AsyncQuery:
     """`Query` for asyncio: `async for` over the replies, or `await gather()`."""
 
     def __init__(
-        self,
-        ask: Callable[[], Awaitable[Conversation]],
-        converse: Callable[[Conversation], AsyncIterator[Reply]],
+        self, ask: Callable[[], Awaitable[Conversation]], converse: Callable[[Conversation], AsyncIterator[Reply]]
     ) -> None:
         self._ask = ask
         self._converse = converse

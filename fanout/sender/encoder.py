@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import struct
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -11,8 +10,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING
 
 from fanout import options
-from fanout.errors import InvalidInput, MessageTooLarge
-from fanout.model import MAX_PAYLOAD, Endpoint
+from fanout.model import MAX_PAYLOAD, Endpoint, check_payload
 from fanout.protocol import frame
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.frame import MAGIC, Answer, Cut, InvalidFrame, ReplyFragment, Sealed
@@ -31,7 +29,6 @@ _FRAGMENTS = 32
 """Unconfirmed fragments of a large message that leave at once: a default receive buffer holds them."""
 _PAUSE = 0.001
 """Seconds between two such bursts."""
-_NUMBER = struct.Struct("!Q")
 
 
 def check_max_datagram(size: int | None) -> int | None:
@@ -48,7 +45,7 @@ class Encoder:
     (The tasks of an event loop hold the lock of its queue.)
     """
 
-    def __init__(self, *, is_numbered: bool, max_datagram: int | None, key_file: str | None, cluster: str) -> None:
+    def __init__(self, is_numbered: bool, max_datagram: int | None, key_file: str | None, cluster: str) -> None:
         self.fragment_size: int = check_max_datagram(max_datagram) or MAX_DATAGRAM
         self.is_numbered: bool = is_numbered or key_file is not None
         self.identity: int = random.SystemRandom().getrandbits(64)
@@ -103,7 +100,7 @@ class Encoder:
             self.follow_keys()
             return self._sealer.seal_stream(number, payloads, time.time())
         # One pass without a Python loop: streams reach a million messages a second.
-        numbers = map(_NUMBER.pack, range(number, number + len(payloads)))
+        numbers = map(frame.UINT64.pack, range(number, number + len(payloads)))
         return list(map(b"".join, zip(repeat(self._prefix), numbers, payloads, strict=False)))
 
     def _fragments(self, payload: bytes, endpoints: tuple[Endpoint, ...]) -> Sequence[bytes]:
@@ -169,11 +166,4 @@ def check_message(payload: object) -> bytes:
     """Return the payload of a framed message as bytes; raise `InvalidInput` or `MessageTooLarge`."""
     if type(payload) is bytes and len(payload) <= frame.MESSAGE_MAX:
         return payload
-    if not isinstance(payload, (bytes, bytearray, memoryview)):
-        raise InvalidInput(f"payload must be bytes: encode it first; got {type(payload).__name__}")
-    data = bytes(payload)
-    if len(data) > frame.MESSAGE_MAX:
-        raise MessageTooLarge(
-            f"the message has {len(data):,} bytes; a framed one has at most {frame.MESSAGE_MAX:,}: send it in parts"
-        )
-    return data
+    return check_payload(payload, frame.MESSAGE_MAX, "a framed one has at most")

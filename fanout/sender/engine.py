@@ -8,12 +8,12 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fanout.discovery.core.endpoints import Known
 from fanout.discovery.refresher import Refresher, Resolver, resolver_for
 from fanout.errors import Closed, InvalidInput
-from fanout.model import MAX_PAYLOAD, Endpoint, Family, Service, check_payload
+from fanout.model import DEFAULT_PORT, MAX_PAYLOAD, Endpoint, Family, Service, check_payload
 from fanout.net.transport import Transport
 from fanout.net.udp import UdpTransport
 from fanout.protocol.drop_reasons import ReceiveDrop
@@ -55,6 +55,20 @@ class SenderStats:
     """Datagrams that came back but answered no pending message, by reason: late answers are `UNEXPECTED`."""
 
 
+class Framing(NamedTuple):
+    """How a sender's frames are made: see `Sender`."""
+
+    is_numbered: bool = False
+    max_datagram: int | None = None
+    key_file: str | None = None
+    cluster: str = ""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether unconfirmed messages are framed, too."""
+        return bool(self.is_numbered or self.key_file is not None or self.max_datagram is not None or self.cluster)
+
+
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
@@ -74,24 +88,15 @@ class Engine:
 
     def __init__(
         self,
-        service: str | Service,
-        port: int | str,
-        *,
-        family: Family | str,
-        nameserver: str | None,
-        allow_loopback: bool,
-        resolver: Resolver | None,
-        transport: Transport | None,
-        numbered: bool,
-        max_datagram: int | None,
-        key_file: str | None,
-        cluster: str,
+        service: Service,
+        resolver: Resolver,
+        transport: Transport,
+        framing: Framing,
         sends_a_turn: int | None = None,
     ) -> None:
-        named = service if isinstance(service, Service) else Service(service, port, Family.parse(family))
-        self.service: Service = named
-        self._resolver = resolver or resolver_for(self.service, nameserver=nameserver, allow_loopback=allow_loopback)
-        self.transport: Transport = transport or UdpTransport()
+        self.service = service
+        self._resolver = resolver
+        self.transport = transport
         self.refresher: Refresher | None = None
         self.opened: Refresher | None = None
         """The refresher, until the engine is closed."""
@@ -101,9 +106,9 @@ class Engine:
         self.counts: SenderStats = SenderStats()
         """The counters of `stats`."""
         self._sends_a_turn = sends_a_turn
-        self.is_framed: bool = bool(numbered or key_file is not None or max_datagram is not None or cluster)
+        self.is_framed: bool = framing.is_wanted
         """Whether unconfirmed messages are framed, too."""
-        self._framing = (numbered, max_datagram, key_file, cluster)
+        self._framing = framing
         self._encoder: Encoder | None = None
         self._exchanges: ExchangeTable | None = None
         self.check: Callable[[object], bytes] = check_payload
@@ -137,8 +142,7 @@ class Engine:
             # Imported when first needed: plain messages must not wait for it.
             from fanout.sender.encoder import Encoder
 
-            numbered, max_datagram, key_file, cluster = self._framing
-            made = Encoder(is_numbered=numbered, max_datagram=max_datagram, key_file=key_file, cluster=cluster)
+            made = Encoder(*self._framing)
             with self.lock:
                 self._encoder = self._encoder or made
         return self._encoder
@@ -317,10 +321,60 @@ class Engine:
             for copies in self._encoder.marks():
                 self.step(copies)
 
-    def describe(self, kind: str) -> str:
-        """Return the `repr` of a sender of this kind."""
+    def __str__(self) -> str:
         state = "closed" if self.is_closed else "open" if self.refresher is not None else "not opened"
-        return f"<{kind} {self.service.name} ({len(self.known.endpoints)} endpoints, {state})>"
+        return f"{self.service.name} ({len(self.known.endpoints)} endpoints, {state})"
+
+
+class SenderBase:
+    """What `Sender` and `AsyncSender` have in common: their options and what can be read of them."""
+
+    _engine: Engine
+    """For subclasses, which declare it, too."""
+    _sends_a_turn: int | None = None
+    """See `Engine`."""
+
+    def __init__(
+        self,
+        service: str | Service,
+        port: int | str = DEFAULT_PORT,
+        *,
+        family: Family | str = Family.ANY,
+        nameserver: str | None = None,
+        allow_loopback: bool = False,
+        resolver: Resolver | None = None,
+        transport: Transport | None = None,
+        numbered: bool = False,
+        max_datagram: int | None = None,
+        key_file: str | None = None,
+        cluster: str = "",
+    ) -> None:
+        named = service if isinstance(service, Service) else Service(service, port, Family.parse(family))
+        self._engine = Engine(
+            named,
+            resolver or resolver_for(named, nameserver=nameserver, allow_loopback=allow_loopback),
+            transport or UdpTransport(),
+            Framing(numbered, max_datagram, key_file, cluster),
+            self._sends_a_turn,
+        )
+
+    @property
+    def service(self) -> Service:
+        """The Service that is sent to."""
+        return self._engine.service
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The pods known now; empty before the first answer."""
+        return self._engine.known.endpoints
+
+    @property
+    def stats(self) -> SenderStats:
+        """Counts since the sender was created, for metrics; a copy."""
+        return self._engine.stats
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._engine}>"
 
 
 def check_stream(payloads: object) -> None:

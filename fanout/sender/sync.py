@@ -9,18 +9,16 @@ import select
 import threading
 import time
 from collections.abc import Iterable
-from functools import partial
+from functools import cached_property, partial
 from time import monotonic
 from typing import TYPE_CHECKING, Literal, Self, overload
 
-from fanout.discovery.refresher import Resolver
 from fanout.errors import FanoutError
-from fanout.model import DEFAULT_PORT, MAX_PAYLOAD, Endpoint, Family, Service, check_payload
-from fanout.net.transport import Transport
+from fanout.model import MAX_PAYLOAD, Endpoint, check_payload
 from fanout.protocol.sending.pacer import BURST
 from fanout.report import Fault, Report, Tally
 from fanout.sender.coalescer import Coalescer
-from fanout.sender.engine import TIMEOUT, Engine, SenderStats, check_stream, make_pacer
+from fanout.sender.engine import TIMEOUT, Engine, SenderBase, check_stream, make_pacer
 from fanout.sender.steps import Copies, Sleep, WaitReadable, WaitWritable
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ _LOOK_AGAIN = 0.05
 """Seconds between two checks whether the sender was closed meanwhile."""
 
 
-class Sender:
+class Sender(SenderBase):
     """Sends each message to every pod of a headless Service.
 
     `service` is a short name, an FQDN (with a trailing dot, no search list applies) or a literal list of endpoints
@@ -50,53 +48,11 @@ class Sender:
     may have up to 16 MiB, in fragments of `max_datagram` or 1,200 bytes. Raises `InvalidInput` and `KeyUnavailable`.
     """
 
-    def __init__(
-        self,
-        service: str | Service,
-        port: int | str = DEFAULT_PORT,
-        *,
-        family: Family | str = Family.ANY,
-        nameserver: str | None = None,
-        allow_loopback: bool = False,
-        resolver: Resolver | None = None,
-        transport: Transport | None = None,
-        numbered: bool = False,
-        max_datagram: int | None = None,
-        key_file: str | None = None,
-        cluster: str = "",
-    ) -> None:
-        self._engine = Engine(
-            service,
-            port,
-            family=family,
-            nameserver=nameserver,
-            allow_loopback=allow_loopback,
-            resolver=resolver,
-            transport=transport,
-            numbered=numbered,
-            max_datagram=max_datagram,
-            key_file=key_file,
-            cluster=cluster,
-        )
-        self._driver = BlockingDriver(self._engine)
+    _engine: Engine
 
-    @property
-    def service(self) -> Service:
-        """The Service that is sent to."""
-        return self._engine.service
-
-    @property
-    def endpoints(self) -> tuple[Endpoint, ...]:
-        """The pods known now; empty before the first answer."""
-        return self._engine.known.endpoints
-
-    @property
-    def stats(self) -> SenderStats:
-        """Counts since the sender was created, for metrics; a copy."""
-        return self._engine.stats
-
-    def __repr__(self) -> str:
-        return self._engine.describe(type(self).__name__)
+    @cached_property
+    def _driver(self) -> BlockingDriver:
+        return BlockingDriver(self._engine)
 
     @overload
     def send(self, payload: bytes, *, settle: float = 0.0, confirm: Literal[False] = False) -> Report: ...
@@ -224,12 +180,7 @@ class Sender:
         return self._settled(tally, settle)
 
     def query(
-        self,
-        payload: bytes,
-        *,
-        timeout: float = TIMEOUT,
-        retries: int | None = None,
-        on_receipt: OnReceipt = None,
+        self, payload: bytes, *, timeout: float = TIMEOUT, retries: int | None = None, on_receipt: OnReceipt = None
     ) -> Query:
         """Send a query to every pod, and return the replies as they arrive: see `Query`.
 

@@ -59,7 +59,7 @@ def sealed_reception() -> Target:
         if len(data) >= frame.HEADER.size - frame.SENDER_AT:
             inner = frame.MAGIC + b"\1" + data[:1] + (data[1] % 4).to_bytes(8) + data[2:]
             if len(inner) >= frame.HEADER.size:
-                take(sealers[data[1] % 4].seal(inner, EPOCH))
+                take(*sealers[data[1] % 4].seal_many([inner], EPOCH))
         take(data)
 
     return sealed

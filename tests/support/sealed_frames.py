@@ -21,6 +21,11 @@ def sealer(*keys: bytes, cluster: str = "", sender: int = SENDER, counter: int =
     return Sealer(Keyring(keys or (OLD,)), cluster, sender, counter)
 
 
+def seal_one(by: Sealer, frame: bytes, now: float) -> bytes:
+    (sealed,) = by.seal_many([frame], now)
+    return sealed
+
+
 def message(payload: bytes = b"reload", *, sender: int = SENDER, number: int = 7) -> bytes:
     return frame.numbered_prefix(sender) + number.to_bytes(8) + payload
 
@@ -37,7 +42,7 @@ def parsed(datagram: bytes) -> Sealed:
 
 
 def sealed(counter: int = 1000) -> Sealed:
-    return parsed(sealer(counter=counter).seal(message(), NOW))
+    return parsed(seal_one(sealer(counter=counter), message(), NOW))
 
 
 def numbered(count: int, made: Sealer | None = None) -> list[Sealed]:

@@ -234,7 +234,6 @@ class DedupTable:
         """Record consecutive numbered messages, the first of which is not below the expected one."""
         if number > peer.sequence.expected:
             peer.sequence.skip(number - peer.sequence.expected)
-            peer.sequence.expected = number
         peer.sequence.run_arrived(count)
         peer.counts.received += count
         self._met(peer, number, count)
@@ -268,7 +267,6 @@ class DedupTable:
             origin = max(origin, peer.arrivals.first or number + 1)
         if number >= sequence.expected:
             sequence.skip(number + 1 - sequence.expected)
-            sequence.expected = number + 1
         peer.counts.skipped += peer.arrivals.marked(number, origin)
 
     def settle(self, key: Key, result: HandlingResult) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from fanout.protocol.frame import ASK, NUMBERED, QUERY, Fragment, bitmap
+from fanout.protocol.frame import ASK, NUMBERED, QUERY, Fragment, bitmap, fragment_count
 from fanout.protocol.receiving.dedup import Key
 
 BYTES_MAX = 32 * 1024 * 1024
@@ -26,7 +26,7 @@ class Partial:
 
     def __init__(self, fragment: Fragment) -> None:
         self.kind: tuple[int, int, int] = _kind(fragment)
-        self.missing: int = fragment.parts
+        self.missing: int = fragment_count(fragment.total, fragment.size)
         self.cost: int = _MESSAGE_OVERHEAD
         self.last_arrival: float = 0.0
         """When the last new fragment arrived."""
@@ -37,7 +37,7 @@ class Partial:
         self._highest = 0
 
     def has(self, fragment: Fragment) -> bool:
-        """Whether the fragment is there."""
+        """Whether the fragment has arrived."""
         return fragment.position in self._fragments
 
     def take(self, fragment: Fragment) -> None:
@@ -113,7 +113,7 @@ class _Pool:
 
 
 def _first_but(key: Key, some: dict[Key, Partial]) -> Key | None:
-    """Return the first other one."""
+    """Return the first message other than this one."""
     return next((other for other in islice(some, 2) if other != key), None)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from fanout.errors import InvalidInput, MessageTooLarge
 from fanout.protocol import frame
@@ -31,15 +32,7 @@ from fanout.protocol.frame import (
 from fanout.protocol.receiving.dedup import CONFIRMED, DedupTable, HandlingResult, Key, Peer
 from fanout.protocol.receiving.reassembly import Partial, Reassembly
 from fanout.protocol.receiving.replies import AnswerBuilder
-from fanout.protocol.receiving.run import (
-    ControlMessages,
-    Run,
-    Track,
-    all_begin_alike,
-    in_a_row,
-    is_in_a_row,
-    outer_numbers,
-)
+from fanout.protocol.receiving.run import Run, Track, all_begin_alike, in_a_row, is_in_a_row, outer_numbers
 from fanout.protocol.seal import OpenedRun, Sealer
 from fanout.protocol.sequence import Arrival
 
@@ -64,19 +57,11 @@ class Settler(Protocol):
         """Forget a message that will not be handed over."""
 
 
-class AnswerSocket(Protocol):
-    """The socket on which a question arrived, for sending its answer."""
-
-    def send(self, datagrams: list[bytes], address: tuple[Any, ...], source: ControlMessages) -> None:
-        """Send datagrams to `address`, from the address in `source`."""
-
-
 @dataclass(slots=True, eq=False)
 class PendingReply:
     """A message whose sender may ask for its result, until it is settled: see `Question`. Thread-safe."""
 
     state: ReceiveState
-    address: tuple[Any, ...]
     sender: int
     number: int
     is_query: bool
@@ -92,8 +77,8 @@ class PendingReply:
     """Why its reply was not sent."""
     # Set outside the core, which does not know how to answer.
     settler: Settler = field(init=False)
-    reply_path: AnswerSocket = field(init=False)
-    source: ControlMessages = field(init=False)
+    send: Callable[[list[bytes]], None] = field(init=False)
+    """Sends answers back to where the message came from."""
 
     @property
     def wants_reply(self) -> bool:
@@ -298,7 +283,7 @@ class ReceiveState:
                 return [answer(fragment, size, AnswerStatus.PARTIAL, present, first)]
             payload, wants_answer = partial.payload(), partial.is_asked
         table.arrived(peer, fragment.number, numbered)
-        pending = PendingReply(self, run.address, *key, bool(fragment.flags & QUERY), wants_answer)
+        pending = PendingReply(self, *key, bool(fragment.flags & QUERY), wants_answer)
         if asks:
             pending.attempt, pending.size = fragment.attempt, size
         table.pending[key] = pending

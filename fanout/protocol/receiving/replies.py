@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from fanout.protocol import frame
-from fanout.protocol.frame import (
-    ANSWER_OVERHEAD,
-    FRAGMENT_MIN,
-    REPLIES_UNASKED,
-    REPLY_OVERHEAD,
-    AnswerStatus,
-    Cut,
-    Pull,
-)
+from fanout.protocol.frame import ANSWER_OVERHEAD, FRAGMENT_MIN, REPLIES_UNASKED, REPLY_OVERHEAD, AnswerStatus, Cut
 from fanout.protocol.receiving.dedup import HandlingResult, Kept
+
+if TYPE_CHECKING:
+    from fanout.protocol.frame import Fragment, Pull
+    from fanout.protocol.receiving.receive_state import PendingReply
 
 _FRAGMENT_MOST = 0xFFFF
 
 
-class QuestionId(Protocol):
-    """What an answer repeats of its question."""
-
-    @property
-    def sender(self) -> int:
-        """Who asks."""
-
-    @property
-    def number(self) -> int:
-        """Number of the message asked about."""
-
-    @property
-    def attempt(self) -> int:
-        """How often it was sent before."""
-
-
 class AnswerBuilder:
-    """Makes answers. `size` is the bytes of the question without its seal: no answer is larger.
+    """Makes answers to a question of `size` bytes, without its seal: no answer is larger.
 
     Replies may be larger with `replies_to_anyone`.
     """
@@ -48,7 +28,12 @@ class AnswerBuilder:
         """Replies sent, once or more often."""
 
     def answer(
-        self, asked: QuestionId, size: int, status: AnswerStatus, detail: bytes = b"", first_missing: int = 0
+        self,
+        asked: Fragment | PendingReply,
+        size: int,
+        status: AnswerStatus,
+        detail: bytes = b"",
+        first_missing: int = 0,
     ) -> bytes:
         """Return an answer, its detail truncated to the size."""
         detail = detail[: size - ANSWER_OVERHEAD]
@@ -58,7 +43,7 @@ class AnswerBuilder:
             self.identity, asked.number, asked.sender, asked.attempt, status, first_missing=first_missing, detail=detail
         )
 
-    def result(self, result: HandlingResult, asked: QuestionId, size: int) -> list[bytes]:
+    def result(self, result: HandlingResult, asked: Fragment | PendingReply, size: int) -> list[bytes]:
         """Return the answer to a question about a message that was settled."""
         kept = result.reply
         if kept is None:
@@ -88,7 +73,7 @@ class AnswerBuilder:
     def parts(self, kept: Kept, pull: Pull) -> list[bytes]:
         """Return the fragments of a reply that are pulled."""
         cut = kept.cut
-        if cut is None:  # none of it was sent yet
+        if cut is None:  # nothing was sent yet
             return []
         return [
             frame.reply(cut, self.identity, pull.number, pull.sender, index, kept.attempt)

@@ -203,15 +203,11 @@ class Exchange:
             is_over = all(pod.status is not None or pod.is_gone for pod in self._pods.values())
         if is_over and self._ended is None:
             self._ended = now
-            if self._open:
-                self._give_up()
+            for pod in self._pods.values():
+                if pod.status is None:
+                    pod.give_up()
+                    self._note(pod)
         return is_over
-
-    def _give_up(self) -> None:
-        for pod in self._pods.values():
-            if pod.status is None:
-                pod.give_up()
-                self._note(pod)
 
     def count(self) -> tuple[int, int]:
         """Return how many pods have confirmed or replied, and how many have not."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from operator import gt
 
-from fanout.protocol.frame import PULLS_MAX, REPLIES_UNASKED, ReplyFragment, bits
+from fanout.protocol.frame import PULLS_MAX, REPLIES_UNASKED, ReplyFragment, bits, fragment_count
 
 WINDOW_FIRST, WINDOW_MOST = 16, 128
 """Fragments sent before waiting for an answer: at first, and at most."""
@@ -76,7 +77,8 @@ class ReplyAssembly:
     def __init__(self, first: ReplyFragment) -> None:
         self.size: int = 0
         """Bytes that have arrived."""
-        self._size, self._total, self._parts = first.size, first.total, first.parts
+        self._size, self._total = first.size, first.total
+        self._parts = fragment_count(first.total, first.size)
         self._fragments: dict[int, bytes] = {}
         self._first_missing = 0
         self._outstanding = set(range(min(REPLIES_UNASKED, self._parts)))
@@ -102,16 +104,11 @@ class ReplyAssembly:
 
     def ask(self) -> tuple[int, ...]:
         """Return the first missing positions, at most `PULLS_MAX`, and expect them."""
-        while self._first_missing in self._fragments:
-            self._first_missing += 1
-        missing: list[int] = []
-        position = self._first_missing
-        while position < self._parts and len(missing) < PULLS_MAX:
-            if position not in self._fragments:
-                missing.append(position)
-            position += 1
-        self._outstanding = set(missing)
-        return tuple(missing)
+        missing = (position for position in range(self._first_missing, self._parts) if position not in self._fragments)
+        wanted = tuple(islice(missing, PULLS_MAX))
+        self._first_missing = min(wanted, default=self._parts)
+        self._outstanding = set(wanted)
+        return wanted
 
     def join(self) -> bytes:
         """Return the whole reply, and drop its fragments."""

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fanout.errors import Closed
-from fanout.model import Endpoint, Family
+from fanout.model import Endpoint, Service
 from fanout.protocol.sending.receipt import Reply
 from fanout.sender.aio_driver import AioDriver
 from fanout.sender.aio_queue import AioQueue, Queued
-from fanout.sender.engine import Engine
+from fanout.sender.engine import Engine, Framing
 from fanout.sender.steps import Sleep, WaitWritable
-from fanout.testing import MemoryTransport
+from fanout.testing import MemoryTransport, ScriptedResolver
 from tests.support.waiting import give_turns
 
 if TYPE_CHECKING:
@@ -31,14 +31,11 @@ async def nothing(batch: list[Queued]) -> None:
 
 
 @asynccontextmanager
-async def driving(**options: Any) -> AsyncIterator[AioDriver]:
+async def driving(max_datagram: int | None = None) -> AsyncIterator[AioDriver]:
     """Yield a driver for this event loop."""
     loop = asyncio.get_running_loop()
-    names = ("nameserver", "resolver", "max_datagram", "key_file")
-    engine = Engine(
-        str(POD), 12000, family=Family.ANY, allow_loopback=False, transport=MemoryTransport(), numbered=False,
-        cluster="", **dict.fromkeys(names) | options,
-    )  # fmt: skip
+    framing = Framing(max_datagram=max_datagram)
+    engine = Engine(Service(str(POD), 12000), ScriptedResolver(str(POD)), MemoryTransport(), framing)
     driver = AioDriver(loop, engine, AioQueue(loop, nothing))
     try:
         yield driver
@@ -112,10 +109,10 @@ def test_an_error_of_the_flow_comes_out_of_the_run() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("options", [{}, {"max_datagram": 1200}])
-def test_only_frames_have_to_leave_in_order(options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("max_datagram", [None, 1200])
+def test_only_frames_have_to_leave_in_order(max_datagram: int | None) -> None:
     async def main() -> bool:
-        async with driving(**options) as driver, driver.in_order():
+        async with driving(max_datagram) as driver, driver.in_order():
             return driver.queue.order.locked()
 
-    assert asyncio.run(main()) is bool(options)
+    assert asyncio.run(main()) is (max_datagram is not None)

@@ -40,7 +40,7 @@ SEAL = """
 from fanout.protocol import frame
 from fanout.protocol.seal import Keyring, Opener, Sealer
 ring, inner = Keyring((bytes(32),)), frame.mark(1, 2, 2)
-print(Opener(ring, "x").open(frame.decode(Sealer(ring, "x", 1, 1).seal(inner, 0.0)), 0.0) == inner)
+print(Opener(ring, "x").open(frame.decode(Sealer(ring, "x", 1, 1).seal_many([inner], 0.0)[0]), 0.0) == inner)
 """
 
 

@@ -31,6 +31,7 @@ from tests.support.sealed_frames import (
     outcome,
     parsed,
     refusal,
+    seal_one,
     sealed,
     sealer,
 )
@@ -41,7 +42,7 @@ from tests.support.sealed_frames import (
 @given(st.binary(max_size=3000), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 2), st.text(max_size=20))
 def test_what_is_opened_is_what_was_sealed(payload: bytes, sender: int, counter: int, cluster: str) -> None:
     inner = message(payload, sender=sender)
-    made = Sealer(RING, cluster, sender, counter).seal(inner, NOW)
+    made = seal_one(Sealer(RING, cluster, sender, counter), inner, NOW)
     assert len(made) == len(inner) + frame.SEALED_OVERHEAD
     what = parsed(made)
     assert (what.sender, what.number, what.counter, what.time) == (sender, 7, counter, int(NOW))
@@ -66,7 +67,7 @@ def test_every_kind_of_frame_is_sealed_whole() -> None:
 
 def test_a_decoder_of_its_own_opens_it_by_the_specification() -> None:
     """Nothing of `fanout` is used but the key: what another language would do."""
-    datagram = sealer(cluster="größe", counter=2**60).seal(message(b"payload"), NOW)
+    datagram = seal_one(sealer(cluster="größe", counter=2**60), message(b"payload"), NOW)
     header, counter, time, text = datagram[:24], datagram[24:32], datagram[32:36], datagram[36:]
     assert header == b"\xfffout\xfe\x01\x81" + SENDER.to_bytes(8) + (7).to_bytes(8)
     assert (int.from_bytes(counter), int.from_bytes(time)) == (2**60, int(NOW))
@@ -78,7 +79,7 @@ def test_a_decoder_of_its_own_opens_it_by_the_specification() -> None:
 
 def test_a_vector() -> None:
     """Pinned: whatever changes it is another version of the frame."""
-    datagram = sealer(cluster="prod", counter=1).seal(message(), NOW)
+    datagram = seal_one(sealer(cluster="prod", counter=1), message(), NOW)
     assert datagram.hex() == (
         "ff666f7574fe018111223344556677880000000000000007"
         "00000000000000016b49d200"
@@ -96,7 +97,7 @@ _TOP_OF_NUMBER = 8 * frame.NUMBER_AT
 def test_every_flipped_bit_is_refused() -> None:
     """Of the magic, version and kind by `decode`; all others by the opener, which then still opens the original."""
     inner = message(os.urandom(150))
-    datagram = sealer().seal(inner, NOW)
+    datagram = seal_one(sealer(), inner, NOW)
     opener = Opener(RING, "")
     flips = 0
     for bit in range(len(datagram) * 8):
@@ -134,7 +135,7 @@ def test_every_flipped_bit_is_refused_of_a_sender_who_is_known() -> None:
 
 
 def test_every_truncation_is_refused() -> None:
-    datagram = sealer().seal(message(b"x" * 100), NOW)
+    datagram = seal_one(sealer(), message(b"x" * 100), NOW)
     opener = Opener(RING, "")
     for size in range(len(datagram)):
         with pytest.raises(InvalidFrame):
@@ -200,7 +201,7 @@ def test_a_run_is_opened_at_once_and_only_once() -> None:
     assert opener.open_run(run, len(first), len(rest)) is None
     assert {refusal(opener, parsed(each), NOW) for each in rest} == {ReceiveDrop.REPLAYED}
     # The last may be shorter, and numbers may be missing before.
-    made.seal(message(), NOW)
+    seal_one(made, message(), NOW)
     *whole, short = made.seal_many([message(bytes(20)), message(bytes(20)), message(b"")], NOW)
     opened = opener.open_run(b"".join([*whole, short]), len(whole[0]), 3)
     assert opened is not None
@@ -216,7 +217,7 @@ def test_a_run_is_opened_at_once_and_only_once() -> None:
         lambda run: [*run[:-1], run[-1][:51]],
         lambda run: [*run[:-1], run[-1][:20]],
         lambda run: [*run[:3], b"x" * len(run[0]), *run[4:]],
-        lambda run: [*run[:3], sealer(sender=5).seal(message(bytes(20)), NOW), *run[4:]],
+        lambda run: [*run[:3], seal_one(sealer(sender=5), message(bytes(20)), NOW), *run[4:]],
     ],
 )
 def test_a_spoilt_run_opens_nothing_and_each_is_judged_alone(spoil: Callable[[list[bytes]], list[bytes]]) -> None:

@@ -9,7 +9,20 @@ from hypothesis import strategies as st
 from fanout.protocol.drop_reasons import ReceiveDrop
 from fanout.protocol.frame import Sealed
 from fanout.protocol.seal import Keyring, Opener, Sealer
-from tests.support.sealed_frames import NEW, NOW, OLD, RING, message, numbered, outcome, parsed, refusal, sealed, sealer
+from tests.support.sealed_frames import (
+    NEW,
+    NOW,
+    OLD,
+    RING,
+    message,
+    numbered,
+    outcome,
+    parsed,
+    refusal,
+    seal_one,
+    sealed,
+    sealer,
+)
 
 # Time
 
@@ -26,22 +39,22 @@ def test_a_sender_not_seen_before_must_be_fresh(apart: int, taken: bool) -> None
 
 def test_clocks_an_hour_apart_are_refused_and_a_known_sender_may_drift() -> None:
     made, opener = sealer(), Opener(RING, "")
-    assert refusal(opener, parsed(made.seal(message(), NOW)), NOW + 3600) is ReceiveDrop.STALE
-    assert refusal(opener, parsed(made.seal(message(), NOW)), NOW - 3600) is ReceiveDrop.STALE
-    assert refusal(opener, parsed(made.seal(message(), NOW)), float("nan")) is ReceiveDrop.STALE
-    opener.open(parsed(made.seal(message(), NOW)), NOW)
-    opener.open(parsed(made.seal(message(), NOW)), NOW + 3600)
-    opener.open(parsed(made.seal(message(), NOW + 7200)), NOW)
-    opener.open(parsed(made.seal(message(), NOW - 300)), NOW)
-    assert refusal(opener, parsed(made.seal(message(), NOW - 301))) is ReceiveDrop.STALE
+    assert refusal(opener, parsed(seal_one(made, message(), NOW)), NOW + 3600) is ReceiveDrop.STALE
+    assert refusal(opener, parsed(seal_one(made, message(), NOW)), NOW - 3600) is ReceiveDrop.STALE
+    assert refusal(opener, parsed(seal_one(made, message(), NOW)), float("nan")) is ReceiveDrop.STALE
+    opener.open(parsed(seal_one(made, message(), NOW)), NOW)
+    opener.open(parsed(seal_one(made, message(), NOW)), NOW + 3600)
+    opener.open(parsed(seal_one(made, message(), NOW + 7200)), NOW)
+    opener.open(parsed(seal_one(made, message(), NOW - 300)), NOW)
+    assert refusal(opener, parsed(seal_one(made, message(), NOW - 301))) is ReceiveDrop.STALE
 
 
 def test_after_a_restart_only_what_is_fresh_can_be_replayed_and_only_once() -> None:
     """What was recorded before the sender became known to this opener has to be fresh, too."""
     made = sealer()
-    old, fresh, aged = (parsed(made.seal(message(), NOW - age)) for age in (301, 299, 298))
+    old, fresh, aged = (parsed(seal_one(made, message(), NOW - age)) for age in (301, 299, 298))
     opener = Opener(RING, "")
-    opener.open(parsed(made.seal(message(), NOW)), NOW)
+    opener.open(parsed(seal_one(made, message(), NOW)), NOW)
     assert refusal(opener, old) is ReceiveDrop.STALE
     opener.open(fresh, NOW)
     assert refusal(opener, fresh) is ReceiveDrop.REPLAYED
@@ -60,7 +73,7 @@ def test_a_late_frame_of_a_known_sender_is_opened_however_late() -> None:
 
 
 def one_of(sender: int, now: float) -> Sealed:
-    return parsed(sealer(sender=sender).seal(message(sender=sender), now))
+    return parsed(seal_one(sealer(sender=sender), message(sender=sender), now))
 
 
 def test_the_table_is_bounded_and_forgets_only_what_is_no_longer_fresh() -> None:
@@ -80,10 +93,10 @@ def test_the_table_is_bounded_and_forgets_only_what_is_no_longer_fresh() -> None
 def test_a_sender_is_remembered_as_long_as_its_newest_frame_is_fresh(at_once: bool) -> None:
     opener = Opener(RING, "", senders=2)
     busy, quiet = sealer(sender=1), sealer(sender=2)
-    first = parsed(busy.seal(message(), NOW))
+    first = parsed(seal_one(busy, message(), NOW))
     opener.open(first, NOW)
-    opener.open(parsed(quiet.seal(message(), NOW)), NOW)
-    later = busy.seal(message(), NOW + 200)
+    opener.open(parsed(seal_one(quiet, message(), NOW)), NOW)
+    later = seal_one(busy, message(), NOW + 200)
     if at_once:
         assert opener.open_run(later, len(later), 1) is not None
     else:
@@ -97,10 +110,10 @@ def test_a_sender_is_remembered_as_long_as_its_newest_frame_is_fresh(at_once: bo
 def test_who_was_forgotten_and_comes_again_with_a_clock_set_back_brings_no_replay() -> None:
     """Its counters go on, its times do not: what was opened before has a higher counter than what comes now."""
     opener = Opener(RING, "", senders=1)
-    recorded = parsed(sealer(sender=1, counter=9).seal(message(), NOW))
+    recorded = parsed(seal_one(sealer(sender=1, counter=9), message(), NOW))
     opener.open(recorded, NOW)
     opener.open(one_of(2, NOW + 301), NOW + 301)
-    opener.open(parsed(sealer(sender=1, counter=8).seal(message(), NOW + 602)), NOW + 602)
+    opener.open(parsed(seal_one(sealer(sender=1, counter=8), message(), NOW + 602)), NOW + 602)
     assert refusal(opener, recorded, NOW + 602) is ReceiveDrop.STALE
 
 
@@ -127,7 +140,7 @@ def test_no_schedule_of_recordings_is_opened_twice(plan: list[tuple[int, int, in
     now = 1000.0
     for sender, age, counter, wait in plan:
         now += wait
-        made = Sealer(RING, "", sender, counter).seal(message(sender=sender), now - age)
+        made = seal_one(Sealer(RING, "", sender, counter), message(sender=sender), now - age)
         what = recorded.setdefault((sender, counter), parsed(made))
         if outcome(opener, what, now) is None:
             assert (sender, counter) not in opened
@@ -140,15 +153,15 @@ def test_no_schedule_of_recordings_is_opened_twice(plan: list[tuple[int, int, in
 
 def test_keys_rotate_and_no_replay_window_is_lost() -> None:
     made, opener = sealer(OLD), Opener(Keyring((OLD,)), "")
-    first = parsed(made.seal(message(), NOW))
+    first = parsed(seal_one(made, message(), NOW))
     opener.open(first, NOW)
     opener.use(Keyring((OLD, NEW)))
-    opener.open(parsed(made.seal(message(), NOW)), NOW)
+    opener.open(parsed(seal_one(made, message(), NOW)), NOW)
     made.use(Keyring((NEW, OLD)))
-    second = parsed(made.seal(message(), NOW))
+    second = parsed(seal_one(made, message(), NOW))
     opener.open(second, NOW)
     opener.use(Keyring((NEW,)))
-    opener.open(parsed(made.seal(message(), NOW)), NOW)
+    opener.open(parsed(seal_one(made, message(), NOW)), NOW)
     assert refusal(opener, first) is ReceiveDrop.REPLAYED
     assert refusal(opener, second) is ReceiveDrop.REPLAYED
     assert len(opener) == 1
@@ -158,13 +171,13 @@ def test_keys_rotate_and_no_replay_window_is_lost() -> None:
 
 def test_a_key_that_is_gone_opens_nothing_more_until_it_is_back() -> None:
     made, opener = sealer(OLD), Opener(Keyring((OLD,)), "")
-    opener.open(parsed(made.seal(message(), NOW)), NOW)
+    opener.open(parsed(seal_one(made, message(), NOW)), NOW)
     opener.use(Keyring((NEW,)))
-    late = parsed(made.seal(message(), NOW))
+    late = parsed(seal_one(made, message(), NOW))
     assert refusal(opener, late) is ReceiveDrop.WRONG_KEY
     opener.use(Keyring((NEW, OLD)))
     opener.open(late, NOW)
-    opener.open(parsed(made.seal(message(), NOW)), NOW)
+    opener.open(parsed(seal_one(made, message(), NOW)), NOW)
 
 
 def test_two_senders_of_one_group_may_be_at_different_keys() -> None:
@@ -187,5 +200,5 @@ def test_a_rotation_by_the_book_loses_nothing(orders: tuple[list[int], ...]) -> 
             sealers[member].use(file)
             openers[member].use(file)
             for sender, made in enumerate(sealers):
-                what = parsed(made.seal(message(sender=sender), NOW))
+                what = parsed(seal_one(made, message(sender=sender), NOW))
                 assert [outcome(opener, what) for opener in openers] == [None] * 4

@@ -242,8 +242,9 @@ def test_a_large_reply_goes_to_anyone_where_that_is_allowed_and_the_rest_is_pull
     first = reply_of(replied(taken_pending(reception, *query), payload))
     assert len(first) == REPLIES_UNASKED
     parts = {reply.position: reply.payload for reply in first}
-    rest = range(len(parts), first[0].parts)
-    while len(parts) < first[0].parts:
+    count = frame.fragment_count(first[0].total, first[0].size)
+    rest = range(len(parts), count)
+    while len(parts) < count:
         wanted = [index for index in rest if index not in parts][:31]
         for reply in reply_of(take(reception, frame.pull(SENDER, 1, [*wanted, *wanted, 10_000]))[1]):
             parts[reply.position] = reply.payload

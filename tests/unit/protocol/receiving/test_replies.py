@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import pytest
 
 from fanout.protocol import frame
@@ -15,13 +13,7 @@ from tests.support.reception import reply_of
 ME, SENDER, NUMBER = 99, 7, 11
 
 
-class Question(NamedTuple):
-    sender: int = SENDER
-    number: int = NUMBER
-    attempt: int = 3
-
-
-ASKED = Question()
+ASKED = frame.Fragment(SENDER, NUMBER, frame.ASK, 3, 1, 0, 1, b"x")
 
 
 def answered(datagram: bytes) -> frame.Answer:
@@ -63,7 +55,7 @@ def test_a_reply_that_is_larger_than_the_question_is_refused_with_what_to_do() -
 def test_a_reply_is_cut_for_the_first_who_asks_and_counted_once() -> None:
     builder, result = AnswerBuilder(ME, True), HandlingResult.replied(bytes(FRAGMENT_MIN * 40))
     first = reply_of(builder.result(result, ASKED, 0))
-    again = reply_of(builder.result(result, Question(attempt=4), 60_000))
+    again = reply_of(builder.result(result, ASKED._replace(attempt=4), 60_000))
     assert len(first) == len(again) == REPLIES_UNASKED
     assert {part.size for part in [*first, *again]} == {FRAGMENT_MIN}
     assert ({part.attempt for part in first}, {part.attempt for part in again}) == ({3}, {4})
