@@ -20,12 +20,13 @@ class AsyncReceiver(ReceiverBase):
     after a loop has ended, iterating in another one continues.
     """
 
-    _engine: ReceiverEngine
-    _loop: asyncio.AbstractEventLoop | None = None
-    """The last loop that opened it or iterated over it."""
-    _is_watching = False
-    _arrived: asyncio.Event | None = None
-    """An event of that loop, set when messages may have arrived."""
+    def _begin(self, engine: ReceiverEngine) -> None:
+        self._engine = engine
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The last loop that opened it or iterated over it."""
+        self._is_watching = False
+        self._arrived: asyncio.Event | None = None
+        """An event of that loop, set when messages may have arrived."""
 
     async def open(self) -> Self:
         """Start listening; `async with` and iterating do it, too."""

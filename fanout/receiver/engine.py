@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from operator import length_hint
@@ -218,11 +219,8 @@ def frame_settings(key_file: str | None, cluster: str, accept_plaintext: bool, r
     return FrameSettings(keys, label, bool(accept_plaintext), bool(reply_to_anyone))
 
 
-class ReceiverBase:
+class ReceiverBase(ABC):
     """What `Receiver` and `AsyncReceiver` have in common: their options and what can be read of them."""
-
-    _engine: ReceiverEngine
-    """For subclasses, which declare it, too."""
 
     def __init__(
         self,
@@ -239,12 +237,17 @@ class ReceiverBase:
         reply_to_anyone: bool = False,
     ) -> None:
         framing = frame_settings(key_file, cluster, accept_plaintext, reply_to_anyone)
-        self._engine = ReceiverEngine(port, host, receive_buffer, capacity, overflow, workers, framing)
+        self.__engine = ReceiverEngine(port, host, receive_buffer, capacity, overflow, workers, framing)
+        self._begin(self.__engine)
+
+    @abstractmethod
+    def _begin(self, engine: ReceiverEngine) -> None:
+        """Begin to drive the engine: the end of the constructor."""
 
     @property
     def address(self) -> Endpoint:
         """The endpoint that it listens on; raises `Closed` before it is opened and after it is stopped."""
-        engine = self._engine
+        engine = self.__engine
         if engine.listener is None or engine.is_stopped:
             raise Closed("the receiver is not listening: open it first")
         return engine.listener.address
@@ -252,12 +255,12 @@ class ReceiverBase:
     @property
     def stats(self) -> ReceiverStats:
         """Counts since it was opened."""
-        return self._engine.stats
+        return self.__engine.stats
 
     @property
     def senders(self) -> list[SenderCounts]:
         """Counts of each sender of frames, at most 1,024, the most recent last."""
-        listener = self._engine.listener
+        listener = self.__engine.listener
         return [] if listener is None else listener.demux.senders()
 
     def handler_failed(self, message: Message, error: Exception) -> None:
@@ -265,7 +268,7 @@ class ReceiverBase:
 
         `serve` calls it; a program that iterates may, before it takes the next message.
         """
-        self._engine.handler_failed(message, error)
+        self.__engine.handler_failed(message, error)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._engine}>"
+        return f"<{type(self).__name__} {self.__engine}>"

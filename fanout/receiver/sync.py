@@ -34,9 +34,10 @@ class Receiver(ReceiverBase):
     Raises `InvalidInput` and `KeyUnavailable`; opening raises `SocketUnavailable` or `InvalidService`.
     """
 
-    _engine: ReceiverEngine
-    _wake: tuple[socket.socket, socket.socket] | None = None
-    """A waiting iteration polls the first beside the socket; `stop` writes to the second."""
+    def _begin(self, engine: ReceiverEngine) -> None:
+        self._engine = engine
+        self._wake: tuple[socket.socket, socket.socket] | None = None
+        """A waiting iteration polls the first beside the socket; `stop` writes to the second."""
 
     def open(self) -> Self:
         """Start listening; `with` and iterating do it, too."""

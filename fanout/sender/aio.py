@@ -29,9 +29,10 @@ class AsyncSender(SenderBase):
     supports it (GSO). The first message of a turn leaves at once. Cancelling a task withdraws its queued messages.
     """
 
-    _engine: Engine
-    _sends_a_turn = SENDS_A_TURN
-    _driver_of_loop: AioDriver | None = None
+    def _begin(self, engine: Engine) -> None:
+        engine.sends_a_turn = SENDS_A_TURN
+        self._engine = engine
+        self._driver_of_loop: AioDriver | None = None
 
     @property
     def _driver(self) -> AioDriver:

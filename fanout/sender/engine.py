@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
@@ -81,10 +82,7 @@ os.register_at_fork(after_in_child=_forked)
 
 
 class Engine:
-    """Knows the pods, owns the transport and the counts; its flows say what to send and what to wait for. Thread-safe.
-
-    `sends_a_turn` bounds the sends between two points at which a flow yields to others.
-    """
+    """Knows the pods, owns the transport and the counts; its flows say what to send and wait for. Thread-safe."""
 
     def __init__(
         self,
@@ -92,7 +90,6 @@ class Engine:
         resolver: Resolver,
         transport: Transport,
         framing: Framing,
-        sends_a_turn: int | None = None,
     ) -> None:
         self.service = service
         self._resolver = resolver
@@ -105,7 +102,8 @@ class Engine:
         """Held while the transport is called and while `counts` change."""
         self.counts: SenderStats = SenderStats()
         """The counters of `stats`."""
-        self._sends_a_turn = sends_a_turn
+        self.sends_a_turn: int | None = None
+        """The sends between two points at which a flow yields to others; None for no bound."""
         self.is_framed: bool = framing.is_wanted
         """Whether unconfirmed messages are framed, too."""
         self._framing = framing
@@ -245,7 +243,7 @@ class Engine:
         """
         with self.lock:
             start, known = copies.position, len(copies.faults)
-            sends, endpoints = self._sends_a_turn, copies.endpoints
+            sends, endpoints = self.sends_a_turn, copies.endpoints
             stop = copies.total if sends is None else copies.after(sends)
             if copies.batch is None:
                 reached = self.transport.send(copies.payloads[0], endpoints, start, stop, copies.faults)
@@ -326,13 +324,8 @@ class Engine:
         return f"{self.service.name} ({len(self.known.endpoints)} endpoints, {state})"
 
 
-class SenderBase:
+class SenderBase(ABC):
     """What `Sender` and `AsyncSender` have in common: their options and what can be read of them."""
-
-    _engine: Engine
-    """For subclasses, which declare it, too."""
-    _sends_a_turn: int | None = None
-    """See `Engine`."""
 
     def __init__(
         self,
@@ -350,31 +343,35 @@ class SenderBase:
         cluster: str = "",
     ) -> None:
         named = service if isinstance(service, Service) else Service(service, port, Family.parse(family))
-        self._engine = Engine(
+        self.__engine = Engine(
             named,
             resolver or resolver_for(named, nameserver=nameserver, allow_loopback=allow_loopback),
             transport or UdpTransport(),
             Framing(numbered, max_datagram, key_file, cluster),
-            self._sends_a_turn,
         )
+        self._begin(self.__engine)
+
+    @abstractmethod
+    def _begin(self, engine: Engine) -> None:
+        """Begin to drive the engine: the end of the constructor."""
 
     @property
     def service(self) -> Service:
         """The Service that is sent to."""
-        return self._engine.service
+        return self.__engine.service
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The pods known now; empty before the first answer."""
-        return self._engine.known.endpoints
+        return self.__engine.known.endpoints
 
     @property
     def stats(self) -> SenderStats:
         """Counts since the sender was created, for metrics; a copy."""
-        return self._engine.stats
+        return self.__engine.stats
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._engine}>"
+        return f"<{type(self).__name__} {self.__engine}>"
 
 
 def check_stream(payloads: object) -> None:

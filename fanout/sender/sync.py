@@ -9,7 +9,7 @@ import select
 import threading
 import time
 from collections.abc import Iterable
-from functools import cached_property, partial
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Literal, Self, overload
 
@@ -48,11 +48,8 @@ class Sender(SenderBase):
     may have up to 16 MiB, in fragments of `max_datagram` or 1,200 bytes. Raises `InvalidInput` and `KeyUnavailable`.
     """
 
-    _engine: Engine
-
-    @cached_property
-    def _driver(self) -> BlockingDriver:
-        return BlockingDriver(self._engine)
+    def _begin(self, engine: Engine) -> None:
+        self._engine, self._driver = engine, BlockingDriver(engine)
 
     @overload
     def send(self, payload: bytes, *, settle: float = 0.0, confirm: Literal[False] = False) -> Report: ...

@@ -116,7 +116,6 @@ def in_value(text: str, authority: Authority) -> str:
     return _URL.sub(_Substitutes(authority).put, text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
 
 
-@lru_cache(256)  # a pod answers with the same LOCATION again and again
 def split(url: str) -> HttpUrl | None:
     """Return the parts of an http URL.
 
@@ -128,6 +127,7 @@ def split(url: str) -> HttpUrl | None:
     return None if match is None or origin is None else HttpUrl(origin, url[match.end() :])
 
 
+@lru_cache(256)  # a pod answers with the same LOCATION again and again
 def at(host: str, url: str) -> HttpUrl | None:
     """Return the parts of an http URL whose address is `host`; None for all others."""
     parts = split(url)
