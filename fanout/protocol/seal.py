@@ -162,6 +162,7 @@ class Sealer:
         """Seal with the first of these keys from now on."""
         self._encrypt = self._ciphers.of(keyring.keys[0], self._sender).encrypt
         self.keyring: Keyring = keyring
+        """Read-only: `use` changes it."""
 
     def seal_many(self, frames: Iterable[bytes], now: float) -> list[bytes]:
         """Return frames of this sender, each sealed."""
@@ -244,6 +245,7 @@ class Opener:
         self._ciphers = _Ciphers()
         self._wrong = self._ciphers.wrong
         self.keyring: Keyring = keyring
+        """Read-only: `use` changes it."""
         self._label = _label(cluster)
         self._freshness = freshness
         self._limit = senders
