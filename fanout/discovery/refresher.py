@@ -157,7 +157,4 @@ class Refresher:
     def _log_change(self, change: Change) -> None:
         for event, endpoints in (("pod_joined", change.joined), ("pod_left", change.left)):
             for endpoint in endpoints:
-                log.info(
-                    event + ": %(endpoint)s of %(service)s",
-                    {"endpoint": str(endpoint), "service": self._name},
-                )
+                log.info(event + ": %(endpoint)s of %(service)s", {"endpoint": str(endpoint), "service": self._name})

@@ -61,8 +61,7 @@ def load(path: str) -> Config:
         settings = {**defaults, **entry}
         if "service" not in settings:
             raise document.error_at(
-                at,
-                f"ingress {_shown(entry['listen'])} must have a service, its own or one for all",
+                at, f"ingress {_shown(entry['listen'])} must have a service, its own or one for all"
             )
         try:
             ingresses.append(Ingress.parse(settings.pop("listen"), **settings))

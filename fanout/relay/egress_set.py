@@ -68,8 +68,7 @@ class EgressSet:
         broken = {each.endpoint.host: errno_text.leaving(each.broken) for each in egresses if each.broken}
         for host in sorted(broken.keys() - self._left_out):
             log.warning(
-                "pod_left_out: all copies for %(host)s are dropped: %(reason)s",
-                {"host": host, "reason": broken[host]},
+                "pod_left_out: all copies for %(host)s are dropped: %(reason)s", {"host": host, "reason": broken[host]}
             )
         self._left_out = set(broken)
 

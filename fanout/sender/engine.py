@@ -84,13 +84,7 @@ os.register_at_fork(after_in_child=_forked)
 class Engine:
     """Knows the pods, owns the transport and the counts; its flows say what to send and wait for. Thread-safe."""
 
-    def __init__(
-        self,
-        service: Service,
-        resolver: Resolver,
-        transport: Transport,
-        framing: Framing,
-    ) -> None:
+    def __init__(self, service: Service, resolver: Resolver, transport: Transport, framing: Framing) -> None:
         self.service = service
         self._resolver = resolver
         self.transport = transport

@@ -145,8 +145,7 @@ class _Answers:
                 found = self._found[location]
                 found.udn, found.friendly_name, found.device_type = said.udn, said.friendly_name, said.device_type
         return sorted(
-            self._found.values(),
-            key=lambda each: (each.friendly_name is None, each.friendly_name or "", each.location),
+            self._found.values(), key=lambda each: (each.friendly_name is None, each.friendly_name or "", each.location)
         )
 
     async def stop(self) -> None:
