@@ -71,5 +71,8 @@ def shown(value: object) -> str:
     """Return a refused value for an error message, shortened where it is long."""
     if isinstance(value, str):
         return repr(value if len(value) <= _SHOWN_MAX else f"{value[:_SHOWN_MAX]}...")
-    is_short = isinstance(value, float) or (isinstance(value, int) and value.bit_length() <= 3 * _SHOWN_MAX)
-    return repr(value) if is_short else f"a value of type {type(value).__name__}"
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no integer of thousands of digits
+        text = ""
+    return text if 0 < len(text) <= _SHOWN_MAX else f"a value of type {type(value).__name__}"

@@ -119,28 +119,32 @@ class MemoryTransport:
             for datagram in self._pods(payload, endpoint):
                 self.answer(datagram, endpoint)
         if endpoint in self.refusals:
-            self._icmp_errors.append(Fault(endpoint, self.refusals[endpoint]))
-            self.has_icmp_errors = True
+            with self._lock:
+                self._icmp_errors.append(Fault(endpoint, self.refusals[endpoint]))
+                self.has_icmp_errors = True
 
     def icmp_errors(self) -> list[Fault]:
         """See `Transport`."""
         self._check_open()
-        errors, self._icmp_errors, self.has_icmp_errors = self._icmp_errors, [], False
+        with self._lock:
+            errors, self._icmp_errors, self.has_icmp_errors = self._icmp_errors, [], False
         return errors
 
     def answer(self, datagram: bytes, source: Endpoint) -> None:
         """Queue a datagram to be received as if from `source`."""
         with self._lock:
-            self._bell[1].send(b"\0")
+            bell = self._bell[1]
+            if not self._answers:
+                bell.send(b"\0")
             self._answers.append((datagram, source))
 
     def receive(self, limit: int) -> list[tuple[bytes, Endpoint]]:
         """See `Transport`."""
         with self._lock:
             bell, taken = self._bell[0], self._answers[:limit]
-            if taken:
-                bell.recv(len(taken))
-                del self._answers[:limit]
+            del self._answers[:limit]
+            if taken and not self._answers:
+                bell.recv(1)
             return taken
 
     def readable(self) -> list[int]:
@@ -149,7 +153,7 @@ class MemoryTransport:
 
     @cached_property
     def _bell(self) -> tuple[socket.socket, socket.socket]:
-        """Holds one byte for each datagram that waits. Raises `Closed` after `close`, which removes it."""
+        """Holds a byte while datagrams wait. Raises `Closed` after `close`, which removes it."""
         self._check_open()
         return socket.socketpair()
 

@@ -52,7 +52,9 @@ def read_message(message: str | None, path: str | None, limit: Limit, *, allow_e
     else:
         data = os.fsencode(message or "")
     if not data and not allow_empty:
-        raise click.UsageError("the message must not be empty: check for an unset variable, or give --allow-empty")
+        raise click.UsageError(
+            "the message must not be empty: check for an unset variable, or send an empty datagram (--allow-empty)"
+        )
     if len(data) > limit.size:
         raise MessageTooLarge(f"{name} has more than the {limit.size:,} bytes that {limit.what}: {limit.advice}")
     return data

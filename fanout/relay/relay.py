@@ -193,8 +193,8 @@ class Relay:
 
     def serve(self) -> None:
         """Forward until `stop`, or until it cannot go on."""
-        self.open()
         with self._serving:
+            self.open()
             try:
                 wakeup = 0.0
                 while not self._stopped:

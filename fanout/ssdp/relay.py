@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import random
@@ -75,7 +76,7 @@ class SsdpRelay:
         if not isinstance(interface, str) or not options.is_interface_name(interface):
             raise InvalidInput(f"interface must be a name such as eth0 (`ls /sys/class/net`); got {interface!r}")
         if interface == "lo":
-            raise InvalidInput("interface must be on a LAN; got 'lo', which is not")
+            raise InvalidInput("interface must be that of a LAN; got 'lo', the loopback interface")
         self._service = Service(service, message.PORT, Family.parse(family))
         check_pods(self._service)
         if find_resolver is not None:
@@ -101,6 +102,8 @@ class SsdpRelay:
         self._looked_at = 0.0
         self._serving = ServingThread()
         self._stopped = threading.Event()
+        self._wake: Callable[[], object] | None = None
+        """Wakes `serve` to check whether it was stopped."""
 
     @property
     def stats(self) -> SsdpStats:
@@ -144,8 +147,8 @@ class SsdpRelay:
         """Relay until `stop`, or until an error ends it."""
         if self._stopped.is_set():
             return
-        self.open()
         with self._serving:
+            self.open()
             try:
                 asyncio.run(self._serve())
             finally:
@@ -154,6 +157,9 @@ class SsdpRelay:
     def stop(self) -> None:
         """Send byebye for all devices and let `serve` return. Any thread or signal handler may call it."""
         self._stopped.set()
+        if self._wake is not None:
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
+                self._wake()
 
     def close(self) -> None:
         """Release everything; `stop` and wait where another thread is in `serve`. Closing twice is fine."""
@@ -171,11 +177,14 @@ class SsdpRelay:
     async def _serve(self) -> None:
         responder = self._responder
         self._proxy = Proxy(responder.port_map, lambda host: host in responder.hosts, self._lan.serves, self._http)
+        woken, loop = asyncio.Event(), asyncio.get_running_loop()
+        self._wake = lambda: loop.call_soon_threadsafe(woken.set)
         try:
             self._watch_lan()
             while not self._stopped.is_set():
                 self._tend(self._serving.begin_turn())
-                await asyncio.sleep(_TICK)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(woken.wait(), _TICK)
             self._stop_listening()
             if farewell := responder.farewell(monotonic()):
                 self._carry_out(farewell)

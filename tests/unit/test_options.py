@@ -18,9 +18,9 @@ ANYTHING = st.one_of(
     st.booleans(),
     st.integers(),
     st.floats(),
-    st.text(),
-    st.binary(),
-    st.lists(st.integers()),
+    st.text(max_size=120),
+    st.binary(max_size=20),
+    st.lists(st.integers(-999, 999), max_size=20),
     st.complex_numbers(),
 )
 
@@ -43,6 +43,27 @@ def test_a_positive_number_is_finite_and_no_bool(value: object) -> None:
     with pytest.raises(InvalidInput) as refused:
         positive_number("rate", value)
     assert str(refused.value) == f"rate must be a number above 0; got {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("x" * 100_000, "got '" + "x" * 120 + "...'"),
+        (b"x" * 100_000, "got a value of type bytes"),
+        ([1] * 100_000, "got a value of type list"),
+        (10**5000, "got a value of type int"),
+        ([10**5000], "got a value of type list"),
+    ],
+    ids=["text", "bytes", "list", "int", "list of an int"],
+)
+def test_a_refused_value_is_shortened(value: object, says: str) -> None:
+    for check in (
+        lambda: whole_number("workers", value, least=1, most=64),
+        lambda: positive_number("rate", value, most=9),
+    ):
+        with pytest.raises(InvalidInput) as refused:
+            check()
+        assert str(refused.value).endswith(says)
 
 
 def test_zero_and_infinity_where_they_are_allowed() -> None:

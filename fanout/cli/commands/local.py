@@ -149,9 +149,9 @@ def down() -> None:
     click.echo(f"{service.service} is down")
 
 
-@local.command(short_help="Play a demo in a few seconds.")
+@local.command(short_help="Play the whole story in a few seconds.")
 def demo() -> None:
-    """Play a demo in a few seconds: 2 receivers, send, logs, scale to 5, send, logs.
+    """Play the whole story in a few seconds: 2 receivers, send, logs, scale to 5, send, logs.
 
     It has a Service of its own, beside one that may be running. Exit code 0 means that all five receivers logged
     the second message.

@@ -39,7 +39,7 @@ from fanout.receiver.queue import Overflow
     type=click.IntRange(1, WORKERS_MAX),
     default=1,
     metavar="N",
-    help="Read by N threads with a socket each; 1 needs no thread.",
+    help="Empty the kernel's buffers by N threads with a socket each; 1 needs no thread.",
 )
 @option(
     "--overflow",
@@ -67,7 +67,8 @@ from fanout.receiver.queue import Overflow
     "--exec",
     "exec_",
     metavar="COMMAND",
-    help="Run this, without a shell, for each message, its standard input; its standard output is a query's reply.",
+    help="Run this for each message, without a shell: the message is its standard input, and its standard output is a "
+    "query's reply.",
 )
 @seconds_option(
     "--exec-timeout", 10.0, "Kill the command after this long: the message has failed.", most=86_400, above_zero=True

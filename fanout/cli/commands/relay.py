@@ -188,8 +188,8 @@ def _print_schema(context: click.Context, _parameter: click.Parameter, wanted: b
 def relay(options: IngressOptions, **settings: Any) -> None:
     """Bring multicast, broadcast and port ranges from outside to every pod of a headless Service.
 
-    Each datagram that comes to an ingress goes, byte for byte, to the same port of every pod. The relay never
-    forwards its own datagrams, and answers nobody. SIGTERM: it forwards what has arrived, and exits with 0.
+    Each datagram that comes to an ingress goes, byte for byte, to the same port of every pod, or to --to-port. The
+    relay never forwards its own datagrams, and answers nobody. SIGTERM: it forwards what has arrived, and exits with 0.
 
     For media servers, which have to be found and answered, there is `fanout relay ssdp`.
 

@@ -109,7 +109,7 @@ class Ingress:
             networks = tuple(map(parse_network, allow_source))
             if to_port is not None:
                 count = len(listening.ports)
-                name = "to_port" if count == 1 else f"to_port, the first of {count:,} ports in a row,"
+                name = "to_port" if count == 1 else f"to_port (--to-port), the first of {count:,} ports in a row,"
                 whole_number(name, to_port, least=1, most=65_536 - count)
             if limit is not None:
                 positive_number("limit", limit, most=LIMIT_MAX, unit="datagrams a second")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -24,7 +25,7 @@ class OnePort:
     """A port on loopback, its counts, and a socket that sends to it."""
 
     def __init__(self, sender: socket.socket, acl: Acl | None = None, guard: LoopGuard | None = None) -> None:
-        self.counts = IngressStats(str(INGRESS), INGRESS.service)
+        self.counts = IngressStats(str(INGRESS), INGRESS.service, dropped=Counter())
         self.own = SelfFilter([INGRESS])
         self.port = Port(1, open_port(INGRESS, 0), INGRESS, self.counts, self.own, acl, guard)
         self.arena = memoryview(bytearray(ARENA))

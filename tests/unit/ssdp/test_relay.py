@@ -25,7 +25,7 @@ PODS = "10.60.0.11,10.60.0.12"
         ({"interface": ""}, "interface"),
         ({"interface": "a" * 16}, "interface"),
         ({"interface": "eth0/1"}, "interface"),
-        ({"interface": "lo"}, "interface must be on a LAN; got .lo., which is not"),
+        ({"interface": "lo"}, "interface must be that of a LAN; got .lo., the loopback interface"),
         ({"service": "10.0.0.1,239.1.1.1"}, "an endpoint must be a pod's address.*; got 239.1.1.1"),
         ({"service": "255.255.255.255"}, "an endpoint must be a pod's address"),
         ({"http_ports": "0-1"}, "ports must be FIRST-LAST from 1 to 65535"),

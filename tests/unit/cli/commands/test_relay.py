@@ -153,8 +153,8 @@ def test_the_local_service_is_found_as_a_sender_finds_it(
         ("-s a --listen udp://:1 --to-port 70000", "70000"),
         (
             "-s a --listen udp://:10-20 --to-port 65530",
-            "ingress 'udp://:10-20': to_port, the first of 11 ports in a row, must be a number from 1 to 65,525; "
-            "got 65530",
+            "ingress 'udp://:10-20': to_port (--to-port), the first of 11 ports in a row, must be a number from 1 to "
+            "65,525; got 65530",
         ),
         ("-s a --listen nonsense", "ingress 'nonsense': the URL must be udp://"),
         ("-s a --listen udp://0.0.0.0:9-1", "the range 9-1 must ascend"),

@@ -16,7 +16,7 @@ from fanout.relay.core.ingress import PORTS_MAX, Ingress, IngressKind, check
 
 NO_GROUP = "group must be a multicast address (224.0.0.0/4, ff00::/8); got 10.0.0.12: for a source"
 NOT_A_NAME = "interface must be a name such as eth1, as `ls /sys/class/net` lists it; got "
-FIRST_OF_FOUR = "to_port, the first of 4 ports in a row, must be a number from 1 to 65,532"
+FIRST_OF_FOUR = r"to_port \(--to-port\), the first of 4 ports in a row, must be a number from 1 to 65,532"
 ONE_FAMILY = "source and group must be of one address family; got 10.0.0.12 and ff35::67"
 
 GOOD = [
