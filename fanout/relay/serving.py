@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from time import monotonic
 
 from fanout.errors import InvalidInput
@@ -16,6 +17,8 @@ class ServingThread:
         self._is_idle.set()
         self._thread: int | None = None
         self._turn_began_at = 0.0
+        self.wake: Callable[[], object] = lambda: None
+        """Lets its loop begin the next turn now; set by that loop."""
 
     @property
     def silence(self) -> float:

@@ -102,8 +102,6 @@ class SsdpRelay:
         self._looked_at = 0.0
         self._serving = ServingThread()
         self._stopped = threading.Event()
-        self._wake: Callable[[], object] | None = None
-        """Wakes `serve` to check whether it was stopped."""
 
     @property
     def stats(self) -> SsdpStats:
@@ -157,9 +155,8 @@ class SsdpRelay:
     def stop(self) -> None:
         """Send byebye for all devices and let `serve` return. Any thread or signal handler may call it."""
         self._stopped.set()
-        if self._wake is not None:
-            with contextlib.suppress(RuntimeError):  # the event loop is closed
-                self._wake()
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
+            self._serving.wake()
 
     def close(self) -> None:
         """Release everything; `stop` and wait where another thread is in `serve`. Closing twice is fine."""
@@ -178,7 +175,7 @@ class SsdpRelay:
         responder = self._responder
         self._proxy = Proxy(responder.port_map, lambda host: host in responder.hosts, self._lan.serves, self._http)
         woken, loop = asyncio.Event(), asyncio.get_running_loop()
-        self._wake = lambda: loop.call_soon_threadsafe(woken.set)
+        self._serving.wake = lambda: loop.call_soon_threadsafe(woken.set)
         try:
             self._watch_lan()
             while not self._stopped.is_set():
