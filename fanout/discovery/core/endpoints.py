@@ -12,6 +12,7 @@ The rules:
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from fanout.discovery.core.answer import DnsAnswer, Refusal
@@ -34,7 +35,8 @@ class Change(NamedTuple):
     left: tuple[Endpoint, ...]
 
 
-class Known(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Known:
     """The known pods of a Service at one moment; an immutable snapshot."""
 
     endpoints: tuple[Endpoint, ...] = ()
@@ -95,7 +97,7 @@ class EndpointSet:
 
     def failed(self, reason: str, now: float, jitter: float = 0.5) -> None:
         """Record a failure at `now`; known pods are kept."""
-        self.known = self.known._replace(failure=reason, failures=self.known.failures + 1)
+        self.known = replace(self.known, failure=reason, failures=self.known.failures + 1)
         delay = min(RETRY_MIN * 2.0 ** min(self._failures_in_a_row, 8), RETRY_MAX)
         self._failures_in_a_row += 1
         self.next_wakeup = now + delay * (0.9 + 0.2 * jitter)
