@@ -6,6 +6,7 @@ import errno
 import os
 
 from fanout.model import Endpoint
+from fanout.options import printable
 
 _LINE_MAX = 500
 
@@ -34,7 +35,7 @@ def exception(error: BaseException) -> str:
     except BaseException:  # the exception's own code runs here, and may raise anything
         text = "it cannot be printed"
     line = f"{name}: {text}" if text else name
-    return "".join(character if character.isprintable() else "?" for character in line)
+    return printable(line)
 
 
 def sending(endpoint: Endpoint, number: int) -> str:

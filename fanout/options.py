@@ -76,3 +76,11 @@ def shown(value: object) -> str:
     except ValueError:  # Python prints no integer of thousands of digits
         text = ""
     return text if 0 < len(text) <= _SHOWN_MAX else f"a value of type {type(value).__name__}"
+
+
+def printable(text: str, instead: str = "?") -> str:
+    """Return untrusted text with `instead` for each character that a terminal or a log line must not get.
+
+    `isprintable` is False for controls, line separators, and what changes the direction of a line.
+    """
+    return text if text.isprintable() else "".join(each if each.isprintable() else instead for each in text)

@@ -8,6 +8,7 @@ import click
 
 from fanout.cli.options import option, seconds_option
 from fanout.cli.output import EXIT_ERROR, EXIT_OK
+from fanout.options import printable
 
 
 @click.command()
@@ -43,5 +44,4 @@ def healthcheck(host: str, admin_port: int, live: bool, timeout: float) -> int:
 
 def _one_line(text: str) -> str:
     """Return the first line of untrusted text, with `?` for what cannot be printed."""
-    first = next(iter(text.splitlines()), "")
-    return "".join(character if character.isprintable() else "?" for character in first)
+    return printable(next(iter(text.splitlines()), ""))

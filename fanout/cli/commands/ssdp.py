@@ -11,6 +11,7 @@ import click
 from fanout.cli.options import is_given, option, output_option, seconds_option
 from fanout.cli.output import EXIT_NO_ENDPOINTS, EXIT_OK, aligned, console, errors_as_json, note, plural, print_json
 from fanout.errors import FanoutError
+from fanout.options import printable
 
 if TYPE_CHECKING:
     from fanout.ssdp.control_point import Found
@@ -129,13 +130,10 @@ def _fitting(rows: list[tuple[str, str, str, str]], width: int) -> list[int]:
 def _cells(device: Found) -> tuple[str, str, str, str]:
     kind = device.device_type.partition(":device:")[2] or device.device_type
     name = "(its description cannot be read)" if device.friendly_name is None else device.friendly_name
-    location, kind, host = (_shown(text).replace(" ", "%20") or "-" for text in (device.location, kind, device.host))
-    return _shown(name) or "-", location, kind, host
-
-
-def _shown(text: str) -> str:
-    """Return untrusted text as a terminal may get it."""
-    return "".join(each if each.isprintable() else "\ufffd" for each in text)
+    location, kind, host = (
+        printable(text, "\ufffd").replace(" ", "%20") or "-" for text in (device.location, kind, device.host)
+    )
+    return printable(name, "\ufffd") or "-", location, kind, host
 
 
 def _as_json(device: Found) -> dict[str, Any]:

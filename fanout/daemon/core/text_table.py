@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
+from fanout.options import printable
+
 _T = TypeVar("_T")
 _Reason = TypeVar("_Reason", bound=str)
 GAP = 2
@@ -94,7 +96,7 @@ def alarming(count: int) -> str:
 
 def shortened(text: str, most: int) -> str:
     """Return untrusted text, shortened, with `?` for what a terminal must not get."""
-    shown = "".join(character if character.isprintable() else "?" for character in text)
+    shown = printable(text)
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 

@@ -10,6 +10,8 @@ import subprocess
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from fanout.options import printable
+
 OUTPUT_MAX = 16 * 1024 * 1024
 """Bytes of standard output that are kept: the most that a reply may have."""
 _ERRORS_KEPT = 4096
@@ -92,7 +94,7 @@ def _problem(code: int, errors: bytes) -> str:
         return ""
     how = f"exit status {code}" if code > 0 else f"ended by {_signal_name(-code)}"
     lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines() if line.strip()]
-    last = "".join(character if character.isprintable() else "?" for character in lines[-1]) if lines else ""
+    last = printable(lines[-1]) if lines else ""
     return f"{how}: {last[:_LINE_MAX]}" if last else how
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fanout.model import Endpoint
+from fanout.options import printable
 from fanout.protocol.frame import ASK, QUERY, Answer, AnswerStatus, Cut, ReplyFragment, fragment
 from fanout.protocol.sending.fragments import ReplyAssembly, SendWindow
 from fanout.protocol.sending.receipt import Receipt, ReceiptStatus, Reply
@@ -220,5 +221,4 @@ class PeerExchange:
 
 def _text(detail: bytes) -> str:
     """Return a peer's text as one printable line."""
-    text = " ".join(detail.decode("utf-8", "replace").split())
-    return "".join(character if character.isprintable() else "?" for character in text)[:_DETAIL_MAX]
+    return printable(" ".join(detail.decode("utf-8", "replace").split()))[:_DETAIL_MAX]

@@ -11,6 +11,7 @@ from xml.etree.ElementTree import ParseError
 
 from defusedxml.ElementTree import DefusedXMLParser
 
+from fanout.options import printable
 from fanout.ssdp.core.message import ROOT_DEVICE
 
 SIZE_MAX = 1 << 20
@@ -131,9 +132,7 @@ class _ParserTarget:
 
 
 def _one_line(text: str) -> str:
-    words = " ".join(text.split())
-    # isprintable() is False for controls, line separators, and what changes the direction of a line.
-    return words if words.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in words)
+    return printable(" ".join(text.split()), "\ufffd")
 
 
 def _description(devices: list[_ParsedDevice]) -> Description:
