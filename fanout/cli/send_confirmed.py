@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -14,14 +14,12 @@ from fanout.cli.confirm_report import ConfirmTally, lines, pod_json, pods_by_sta
 from fanout.cli.interrupt import on_interrupt
 from fanout.cli.message_input import MessageStream
 from fanout.cli.output import plural, print_json
+from fanout.cli.send_options import SendOptions
 from fanout.cli.target import Target
 from fanout.errors import FanoutError
 from fanout.protocol.sending.receipt import ReceiptStatus
 from fanout.sender.encoder import MAX_DATAGRAM
 from fanout.sender.sync import Sender
-
-if TYPE_CHECKING:
-    from fanout.cli.commands.send import SendOptions
 
 
 def send_confirmed(

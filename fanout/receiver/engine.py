@@ -54,9 +54,7 @@ class ReceiverEngine:
         options.whole_number("workers", workers, least=1, most=WORKERS_MAX)
         self.framing = framing
         self.queue: MessageQueue = MessageQueue(capacity, Overflow.parse(overflow), takers=workers)
-        self._open = partial(
-            Listener, host, port, self.queue, receive_buffer=receive_buffer, workers=workers, framing=framing
-        )
+        self._open = partial(Listener, host, port, self.queue, receive_buffer=receive_buffer, workers=workers)
         self.listener: Listener | None = None
         self.is_stopped = False
         self.handing: threading.RLock = threading.RLock()
@@ -94,7 +92,7 @@ class ReceiverEngine:
         if self.is_stopped:
             raise Closed("the receiver was stopped: make a new one")
         if self.listener is None:
-            self.listener = self._open()
+            self.listener = self._open(framing=self.framing)
         return self.listener
 
     def close(self) -> None:

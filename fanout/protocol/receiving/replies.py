@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from fanout.protocol import frame
-from fanout.protocol.frame import ANSWER_OVERHEAD, FRAGMENT_MIN, REPLIES_UNASKED, REPLY_OVERHEAD, AnswerStatus, Cut
+from fanout.protocol.frame import (
+    ANSWER_OVERHEAD,
+    FRAGMENT_MIN,
+    REPLIES_UNASKED,
+    REPLY_OVERHEAD,
+    AnswerStatus,
+    Cut,
+    Pull,
+)
 from fanout.protocol.receiving.dedup import HandlingResult, Kept
 
-if TYPE_CHECKING:
-    from fanout.protocol.frame import Fragment, Pull
-    from fanout.protocol.receiving.receive_state import PendingReply
-
 _FRAGMENT_MOST = 0xFFFF
+
+
+class QuestionId(Protocol):
+    """What an answer repeats of its question."""
+
+    @property
+    def sender(self) -> int:
+        """Who asks."""
+
+    @property
+    def number(self) -> int:
+        """Number of the message asked about."""
+
+    @property
+    def attempt(self) -> int:
+        """How often it was sent before."""
 
 
 class AnswerBuilder:
@@ -29,7 +49,7 @@ class AnswerBuilder:
 
     def answer(
         self,
-        asked: Fragment | PendingReply,
+        asked: QuestionId,
         size: int,
         status: AnswerStatus,
         detail: bytes = b"",
@@ -43,7 +63,7 @@ class AnswerBuilder:
             self.identity, asked.number, asked.sender, asked.attempt, status, first_missing=first_missing, detail=detail
         )
 
-    def result(self, result: HandlingResult, asked: Fragment | PendingReply, size: int) -> list[bytes]:
+    def result(self, result: HandlingResult, asked: QuestionId, size: int) -> list[bytes]:
         """Return the answer to a question about a message that was settled."""
         kept = result.reply
         if kept is None:

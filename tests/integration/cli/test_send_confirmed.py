@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from fanout.cli.commands.send import PaceOptions, SendOptions
 from fanout.cli.confirm_progress import MessageInProgress
 from fanout.cli.message_input import MessageStream, limit_of
 from fanout.cli.options import PatienceOptions
 from fanout.cli.send_confirmed import send_confirmed
+from fanout.cli.send_options import PaceOptions, SendOptions
 from fanout.cli.target import TargetOptions, find_target
 from fanout.discovery.core.endpoints import Known
 from fanout.discovery.refresher import Refresher
