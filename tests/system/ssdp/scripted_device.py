@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
@@ -47,7 +48,8 @@ class ScriptedDevice:
         self.pages: dict[str, bytes | Act] = {"/description.xml": self.description(), **(pages or {})}
         self.requests: list[str] = []
         """`METHOD path` of each request."""
-        self.searches = 0
+        self.searches: Counter[str] = Counter()
+        """Searches that have come, by target."""
         self._stack = contextlib.ExitStack()
         try:
             self._answer()
@@ -109,8 +111,8 @@ class ScriptedDevice:
                 data, client = asked
                 if not data:
                     return
-                self.searches += 1
                 target = ssdp.read(data, client).target
+                self.searches[target] += 1
                 for found in self.targets():
                     if target in (ssdp.ALL, found):
                         self._searched.sendto(self.answer(found), client)
